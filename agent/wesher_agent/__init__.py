@@ -1,0 +1,1 @@
+"""The agent: one process per mesh and node, command ``wesher``."""

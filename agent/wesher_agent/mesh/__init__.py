@@ -1,0 +1,1 @@
+"""wesher's policy over gossip, pure: who is expected, who gets which tunnel."""

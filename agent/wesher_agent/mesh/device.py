@@ -1,0 +1,65 @@
+"""The whole wish for one WireGuard device, as values.
+
+`desired` makes a `DeviceConfig` from the members; the `wireguard` package brings
+a real device to it. Applying the same wish twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+
+from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
+from wesher_common.overlay import IPAddress, IPNetwork
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Endpoint:
+    """Where a peer's WireGuard socket listens."""
+
+    address: IPAddress
+    port: int
+
+    def __str__(self) -> str:
+        """Return ``1.2.3.4:51820`` or ``[2001:db8::1]:51820``."""
+        host = f"[{self.address}]" if isinstance(self.address, IPv6Address) else str(self.address)
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One ``[Peer]`` as WireGuard understands it."""
+
+    public_key: WireGuardPublicKey
+    endpoint: Endpoint | None
+    allowed_ips: tuple[IPNetwork, ...]
+    """Sorted, no network in two peers of one device."""
+    persistent_keepalive: int = 0
+    """Seconds; 0 is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    """Everything about the device that is ours to decide."""
+
+    interface: str
+    private_key: WireGuardPrivateKey = field(repr=False)
+    listen_port: int
+    address: IPAddress
+    """Ours in the overlay, set as a host address (/32 or /128)."""
+    overlay: IPNetwork
+    mtu: int
+    """Bytes; already decided, never 0."""
+    peers: tuple[Peer, ...]
+    """Sorted by public key, each key once."""
+    unreachable_overlay: bool
+    """Whether an ``unreachable`` route covers the overlay below the peers' routes."""
+
+    @property
+    def routes(self) -> tuple[IPNetwork, ...]:
+        """Networks to be routed into the device: every peer's allowed IPs, sorted."""
+        return tuple(sorted({net for peer in self.peers for net in peer.allowed_ips}, key=_order))
+
+
+def _order(network: IPNetwork) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen

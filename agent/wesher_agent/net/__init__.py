@@ -1,0 +1,1 @@
+"""asyncio round the engine: sockets, timers and the only real clock."""

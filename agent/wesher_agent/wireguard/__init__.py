@@ -1,0 +1,1 @@
+"""Brings a real WireGuard device to the wish of `wesher_agent.mesh.device`."""

@@ -1,0 +1,1 @@
+"""The smallest change from an observed device to the wished one."""

@@ -1,0 +1,1 @@
+"""WireGuard's cross-platform configuration protocol, as text to values and back."""

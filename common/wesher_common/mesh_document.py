@@ -1,0 +1,250 @@
+"""``mesh.json``: what a mesh's agents must know, as one versioned document.
+
+The operator writes it into the ConfigMap ``<mesh>-config``; agents read it as
+a mounted file and keep the last good one. Unknown keys are ignored, so that an
+older agent can read what a newer operator wrote; a newer ``version`` is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, ip_network
+from typing import Any, Literal, get_args
+
+from wesher_common.errors import InvalidSpec
+from wesher_common.names import check_interface_name, check_mesh_name
+from wesher_common.overlay import IPNetwork
+from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
+
+DOCUMENT_VERSION = 1
+FILE_NAME = "mesh.json"
+MAX_CLUSTER_SEEDS = 16
+MAX_LABEL = 255
+MIN_MTU, MAX_MTU = 1280, 65535
+MAX_KEEPALIVE = 65535
+
+EtcHosts = Literal["Qualified", "Names", "Off"]
+GossipProfile = Literal["LAN", "WAN"]
+WireGuardMode = Literal["Auto", "Kernel", "Userspace"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireGuardSettings:
+    """``spec.wireguard`` of a WesherMesh."""
+
+    interface: str = "wgoverlay"
+    port: int = 51820
+    mtu: int = 0
+    """0 takes it from the underlay."""
+    persistent_keepalive: int = 0
+    """Seconds; 0 is off."""
+    mode: WireGuardMode = "Auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GossipSettings:
+    """``spec.gossip`` of a WesherMesh."""
+
+    port: int = 7946
+    profile: GossipProfile = "WAN"
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshDocument:
+    """The document; see the module for who writes and who reads it."""
+
+    name: str
+    uid: str
+    """Of the WesherMesh: another uid under the same name is another mesh."""
+    overlay: IPNetwork
+    allocation: IPNetwork
+    """The part of ``overlay`` this cluster allocates from."""
+    cluster_name: str = ""
+    wireguard: WireGuardSettings = WireGuardSettings()
+    gossip: GossipSettings = GossipSettings()
+    etc_hosts: EtcHosts = "Qualified"
+    seed_nodes: tuple[SeedAddress, ...] = ()
+    """Members outside this cluster, from ``spec.seedNodes``."""
+    cluster_seeds: tuple[SeedAddress, ...] = ()
+    """Addresses of up to 16 of this cluster's own nodes; not part of the hash."""
+    removed: tuple[str, ...] = ()
+    """Members that were deleted on purpose: dropped at once, not waited for."""
+
+    @property
+    def config_hash(self) -> str:
+        """12 hex digits that change when an agent has something new to apply.
+
+        Cluster seeds are left out: they come and go with nodes, and an agent
+        that has joined does not need the newest.
+        """
+        settled = {key: value for key, value in self.to_dict().items() if key != "clusterSeeds"}
+        return hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON shape."""
+        return {
+            "version": DOCUMENT_VERSION,
+            "name": self.name,
+            "uid": self.uid,
+            "overlayCIDR": str(self.overlay),
+            "allocationCIDR": str(self.allocation),
+            "clusterName": self.cluster_name,
+            "wireguard": {
+                "interface": self.wireguard.interface,
+                "port": self.wireguard.port,
+                "mtu": self.wireguard.mtu,
+                "persistentKeepalive": self.wireguard.persistent_keepalive,
+                "mode": self.wireguard.mode,
+            },
+            "gossip": {
+                "port": self.gossip.port,
+                "profile": self.gossip.profile,
+                "label": self.gossip.label,
+            },
+            "etcHosts": self.etc_hosts,
+            "seedNodes": [str(seed) for seed in self.seed_nodes],
+            "clusterSeeds": [str(seed) for seed in self.cluster_seeds],
+            "removed": list(self.removed),
+        }
+
+    def to_json(self) -> str:
+        """Return the text of ``mesh.json``; equal documents give equal text."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> MeshDocument:
+        """Read ``mesh.json``.
+
+        Raises:
+            InvalidSpec: naming the key (as ``mesh.json wireguard.port``) and its rule.
+
+        """
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise InvalidSpec(FILE_NAME, f"is not JSON: {error}") from error
+        return _read(_Section(content, FILE_NAME + " "))
+
+
+class _Section:
+    """One JSON object, read field by field with the path for the error."""
+
+    def __init__(self, content: Any, path: str) -> None:
+        if not isinstance(content, Mapping):
+            raise InvalidSpec(path.rstrip(". "), "must be a JSON object")
+        self._content = content
+        self._path = path
+
+    def field(self, key: str) -> str:
+        return self._path + key
+
+    def section(self, key: str) -> _Section:
+        return _Section(self._content.get(key, {}), f"{self._path}{key}.")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._content.get(key, default)
+        if not isinstance(value, str):
+            raise InvalidSpec(self.field(key), "must be a string", value=value)
+        return value
+
+    def number(self, key: str, default: int, low: int, high: int) -> int:
+        value = self._content.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise InvalidSpec(self.field(key), f"must be a whole number from {low} to {high}", value=value)
+        return value
+
+    def choice(self, key: str, default: str, choices: tuple[str, ...]) -> Any:
+        value = self._content.get(key, default)
+        if value not in choices:
+            raise InvalidSpec(self.field(key), f"must be one of {', '.join(choices)}", value=value)
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        value = self._content.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise InvalidSpec(self.field(key), "must be a list of strings", value=value)
+        return value
+
+    def seeds(self, key: str) -> tuple[SeedAddress, ...]:
+        return tuple(
+            parse_seed(text, field=f"{self.field(key)}[{index}]")
+            for index, text in enumerate(self.texts(key))
+        )
+
+    def network(self, key: str, default: str | None = None) -> IPNetwork:
+        value = self.text(key, default)
+        return parse_overlay_network(value, field=self.field(key))
+
+
+def parse_overlay_network(text: str, *, field: str) -> IPNetwork:
+    """Read an overlay CIDR: IPv4 /8 to /30 or IPv6 /32 to /126, without host bits.
+
+    Raises:
+        InvalidSpec: it is none.
+
+    """
+    try:
+        network = ip_network(text)
+    except ValueError as error:
+        raise InvalidSpec(
+            field, "must be a network such as 10.189.0.0/16, without host bits", value=text
+        ) from error
+    shortest, longest = (8, 30) if isinstance(network, IPv4Network) else (32, 126)
+    if not shortest <= network.prefixlen <= longest:
+        raise InvalidSpec(
+            field,
+            f"the prefix of an IPv{network.version} overlay must be /{shortest} to /{longest}",
+            value=text,
+        )
+    return network
+
+
+def _read(document: _Section) -> MeshDocument:
+    version = document.number("version", 0, 0, 2**31)
+    if version != DOCUMENT_VERSION:
+        raise InvalidSpec(
+            document.field("version"),
+            f"this agent reads version {DOCUMENT_VERSION}: give agent and operator the same release",
+            value=version,
+        )
+    overlay = document.network("overlayCIDR")
+    allocation = document.network("allocationCIDR", str(overlay))
+    if allocation.version != overlay.version or not allocation.subnet_of(overlay):  # type: ignore[arg-type]
+        raise InvalidSpec(document.field("allocationCIDR"), f"must lie inside {overlay}", value=allocation)
+    wireguard, gossip = document.section("wireguard"), document.section("gossip")
+    label = gossip.text("label", "")
+    if len(label.encode()) > MAX_LABEL:
+        raise InvalidSpec(gossip.field("label"), f"must be at most {MAX_LABEL} bytes", value=label)
+    mtu = wireguard.number("mtu", 0, 0, MAX_MTU)
+    if 0 < mtu < MIN_MTU:
+        raise InvalidSpec(wireguard.field("mtu"), f"must be 0 or at least {MIN_MTU}", value=mtu)
+
+    return MeshDocument(
+        name=check_mesh_name(document.text("name"), field=document.field("name")),
+        uid=document.text("uid"),
+        overlay=overlay,
+        allocation=allocation,
+        cluster_name=document.text("clusterName", ""),
+        wireguard=WireGuardSettings(
+            interface=check_interface_name(
+                wireguard.text("interface", "wgoverlay"), field=wireguard.field("interface")
+            ),
+            port=wireguard.number("port", 51820, 1, MAX_PORT),
+            mtu=mtu,
+            persistent_keepalive=wireguard.number("persistentKeepalive", 0, 0, MAX_KEEPALIVE),
+            mode=wireguard.choice("mode", "Auto", get_args(WireGuardMode)),
+        ),
+        gossip=GossipSettings(
+            port=gossip.number("port", 7946, 1, MAX_PORT),
+            profile=gossip.choice("profile", "WAN", get_args(GossipProfile)),
+            label=label,
+        ),
+        etc_hosts=document.choice("etcHosts", "Qualified", get_args(EtcHosts)),
+        seed_nodes=document.seeds("seedNodes"),
+        cluster_seeds=document.seeds("clusterSeeds")[:MAX_CLUSTER_SEEDS],
+        removed=tuple(document.texts("removed")),
+    )

@@ -1,0 +1,94 @@
+"""Names of meshes, members and interfaces, and the rules they keep."""
+
+from __future__ import annotations
+
+import re
+
+from wesher_common.errors import InvalidSpec
+
+GROUP = "wesher.dev"
+VERSION = "v1alpha1"
+MESH_LABEL = f"{GROUP}/mesh"
+LOCATION_ANNOTATION = f"{GROUP}/location"
+ADVERTISE_ADDRESS_ANNOTATION = f"{GROUP}/advertise-address"
+NUDGE_ANNOTATION = f"{GROUP}/nudge"
+HOSTS_DOMAIN = "wesher.internal"
+
+MAX_MESH_NAME = 32
+MAX_MEMBER_NAME = 253
+MAX_INTERFACE_NAME = 15
+
+# Go wesher uses the kernel's hostname as it is, so capitals and underscores occur in the wild.
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
+_MESH = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
+_INTERFACE = re.compile(r"[^\s/:]+\Z")
+
+
+def is_member_name(name: str) -> bool:
+    """Tell whether a gossiped name is one to a hosts file: DNS labels, 253 bytes at most."""
+    return 0 < len(name) <= MAX_MEMBER_NAME and all(_LABEL.match(label) for label in name.split("."))
+
+
+def check_mesh_name(name: str, *, field: str = "metadata.name") -> str:
+    """Return the name of a mesh, or say which rule it breaks.
+
+    A dot is refused because ``<mesh>.<node>`` names a WesherNode.
+
+    Raises:
+        InvalidSpec: longer than 32, or not a lower-case DNS label.
+
+    """
+    if not _MESH.match(name):
+        raise InvalidSpec(
+            field,
+            f"must be 1 to {MAX_MESH_NAME} lower-case letters, digits or '-', "
+            "beginning and ending with a letter or digit",
+            value=name,
+        )
+    return name
+
+
+def check_interface_name(name: str, *, field: str) -> str:
+    """Return a network interface's name, or say which rule it breaks.
+
+    The rule is the kernel's ``dev_valid_name``: 1 to 15 bytes, no blank, slash or colon.
+
+    Raises:
+        InvalidSpec: the name is none the kernel would take.
+
+    """
+    if name in {".", ".."} or not _INTERFACE.match(name) or len(name.encode()) > MAX_INTERFACE_NAME:
+        raise InvalidSpec(
+            field, f"must be 1 to {MAX_INTERFACE_NAME} bytes without blank, '/' or ':'", value=name
+        )
+    return name
+
+
+def member_name(node_name: str, cluster_name: str = "") -> str:
+    """Return the name under which a Kubernetes node gossips."""
+    return f"{node_name}.{cluster_name}" if cluster_name else node_name
+
+
+def wesher_node_name(mesh: str, node_name: str) -> str:
+    """Return the name of the WesherNode that stands for a node in a mesh."""
+    return f"{mesh}.{node_name}"
+
+
+def key_secret_name(mesh: str) -> str:
+    """Return the default name of a mesh's key Secret."""
+    return f"{mesh}-key"
+
+
+def config_map_name(mesh: str) -> str:
+    """Return the name of the ConfigMap that carries a mesh's ``mesh.json``."""
+    return f"{mesh}-config"
+
+
+def daemon_set_name(mesh: str) -> str:
+    """Return the name of a mesh's agent DaemonSet."""
+    return f"{mesh}-agent"
+
+
+def released_config_map_name(mesh: str) -> str:
+    """Return the name of the ConfigMap that holds back addresses just given up."""
+    return f"{mesh}-released"

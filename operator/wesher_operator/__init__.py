@@ -1,0 +1,1 @@
+"""The operator, command ``wesher-operator``: the only writer of mesh objects."""

@@ -1,0 +1,1 @@
+"""kopf's way in: each handler wakes a reconciler and decides nothing."""

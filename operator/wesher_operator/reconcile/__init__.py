@@ -1,0 +1,1 @@
+"""From the world as it is to the world as the specs want it."""

@@ -1,0 +1,1 @@
+"""What the tests share: fakes, the virtual network, real programs and hosts."""
