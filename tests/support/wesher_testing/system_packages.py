@@ -1,0 +1,93 @@
+"""The few system packages the demo and the tests use, and putting them on the machine.
+
+Runs before the project's own environment exists, so it needs nothing but Python:
+``python3 -m wesher_testing.system_packages demo``. It names what is missing first, and
+never removes a package. Daemons are not its business: the toolbox unpacks them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+DEMO = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "nsenter": "util-linux",
+    "ping": "iputils-ping",
+    "tcpdump": "tcpdump",
+}
+"""Program to Debian package, for ``make demo``."""
+
+TEST = {
+    **DEMO,
+    "cpio": "cpio",
+    "depmod": "kmod",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "wg": "wireguard-tools",
+}
+"""Program to Debian package, for ``make test``."""
+
+_SETS = {"demo": DEMO, "test": TEST}
+
+
+def find(program: str) -> str | None:
+    """Return the path of a program, looking where administrators' programs are too."""
+    return shutil.which(program, path=os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin")
+
+
+def missing(programs: dict[str, str]) -> list[str]:
+    """Return the packages of those programs that this machine lacks, sorted."""
+    return sorted({package for program, package in programs.items() if find(program) is None})
+
+
+def main(arguments: list[str]) -> int:
+    """Install what the named set lacks; return the exit status."""
+    if len(arguments) != 1 or arguments[0] not in _SETS:
+        print(f"usage: system_packages {'|'.join(_SETS)}", file=sys.stderr)
+        return 2
+    wanted = missing(_SETS[arguments[0]])
+    if not wanted:
+        return 0
+    print(f"system packages missing for `make {arguments[0]}`: {' '.join(wanted)}", flush=True)
+    if os.environ.get("WESHER_NO_SYSTEM_PACKAGES"):
+        print("WESHER_NO_SYSTEM_PACKAGES is set: install them yourself, then run this again", file=sys.stderr)
+        return 1
+    apt_get = find("apt-get")
+    if apt_get is None:
+        print(
+            "no apt-get here: install what provides them on this system, then run this again", file=sys.stderr
+        )
+        return 1
+    return _install(apt_get, wanted)
+
+
+def _install(apt_get: str, packages: list[str]) -> int:
+    command = [apt_get, "install", "--yes", "--quiet", "--no-install-recommends", "--no-remove", *packages]
+    as_root = become_root()
+    if as_root is None:
+        print(f"neither root nor sudo here: as root, run {' '.join(command)}", file=sys.stderr)
+        return 1
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for attempt in ([apt_get, "update", "--quiet"], command):
+        print(f"+ {' '.join([*as_root, *attempt])}", flush=True)
+        status = subprocess.call([*as_root, *attempt], env=environment)
+        # Stale lists are still lists: only the installation decides.
+        if status != 0 and attempt is command:
+            print(f"apt-get could not install {' '.join(packages)}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def become_root() -> list[str] | None:
+    """Return what to put before a command that needs root: nothing, sudo, or ``None`` without either."""
+    if os.geteuid() == 0:
+        return []
+    sudo = find("sudo")
+    return [sudo] if sudo else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
