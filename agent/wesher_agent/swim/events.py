@@ -1,0 +1,193 @@
+"""What an engine reports, in the order it happened.
+
+Events are facts for the roster, the log and the metrics; nothing has to be done
+about them for the engine to go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.members import Member
+
+
+@dataclass(frozen=True, slots=True)
+class MemberJoined:
+    """A member became alive that was unknown, dead or had left."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class MemberUpdated:
+    """A living member changed its metadata."""
+
+    member: Member
+    previous: Member
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSuspected:
+    """``from_node`` got no answer from a member; it may still deny."""
+
+    member: Member
+    from_node: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemberAlive:
+    """A suspected member denied it with a higher incarnation."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFailed:
+    """A member is dead: nobody saw it deny in time."""
+
+    member: Member
+    from_node: str
+    """Who declared it; ourselves when our own suspicion ran out."""
+    confirmations: int
+    """How many other members had confirmed our suspicion by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLeft:
+    """A member said itself that it goes."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class MemberForgotten:
+    """A dead or left member was dropped; its name is unknown from now on."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class NameConflict:
+    """A name is claimed from another address than its living holder's; the holder keeps it.
+
+    ``member`` may be this node itself: then somebody else uses its name.
+    """
+
+    member: Member
+    claimed: Address
+
+
+@dataclass(frozen=True, slots=True)
+class MembersFull:
+    """A new name was not admitted, since ``Limits.members`` are known."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UdpUnreachable:
+    """A member answers over TCP only: its UDP port is blocked somewhere."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class SelfRefuted:
+    """Somebody held this node for suspect, dead or different; it denied."""
+
+    incarnation: int
+    """The new one."""
+    accused_by: str
+    """Empty when it was an alive message in our name that said something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccusationRefused:
+    """An accusation with an incarnation too near 2^32 to be denied was ignored."""
+
+    node: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class PushPullDone:
+    """A state exchange that this node began came back and was merged."""
+
+    address: Address
+    join: bool
+    members: int
+    """How many the other side knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushPullFailed:
+    """A state exchange that this node began came to nothing."""
+
+    address: Address
+    join: bool
+    error: str
+    """One line: what the transport said, or why the other's state was refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessageReceived:
+    """Bytes for the application, from whoever sits at ``sender``."""
+
+    payload: bytes
+    sender: Address
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessageFailed:
+    """A reliable user message could not be delivered."""
+
+    address: Address
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class PacketRejected:
+    """Bytes from a peer, datagram or stream, were dropped."""
+
+    reason: str
+    """Short and from a fixed set, fit for a metric label."""
+    sender: Address
+
+
+@dataclass(frozen=True, slots=True)
+class AddressChanged:
+    """This node has told the others of its new address (`Engine.change_address`)."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveDone:
+    """The leave has gone out as often as a broadcast does, or there was nobody to tell.
+
+    The engine does nothing more; stop driving it.
+    """
+
+
+Event = (
+    MemberJoined
+    | MemberUpdated
+    | MemberSuspected
+    | MemberAlive
+    | MemberFailed
+    | MemberLeft
+    | MemberForgotten
+    | NameConflict
+    | MembersFull
+    | UdpUnreachable
+    | SelfRefuted
+    | AccusationRefused
+    | PushPullDone
+    | PushPullFailed
+    | UserMessageReceived
+    | UserMessageFailed
+    | PacketRejected
+    | AddressChanged
+    | LeaveDone
+)
