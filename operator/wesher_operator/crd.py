@@ -1,0 +1,123 @@
+"""Writes the CustomResourceDefinitions out of the models in `resources`.
+
+``python -m wesher_operator.crd DIRECTORY`` (over)writes one file a kind;
+a test keeps ``charts/wesher/crds`` in step.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from wesher_common.names import GROUP, VERSION
+
+from wesher_operator.resources import Column, WesherMesh, WesherNode
+
+KINDS = (WesherMesh, WesherNode)
+_NOTE = "# Generated from operator/wesher_operator/resources.py by `python -m wesher_operator.crd`.\n"
+
+
+def definition(kind: type[WesherMesh | WesherNode]) -> dict[str, Any]:
+    """Return the CustomResourceDefinition of one kind."""
+    schema = kind.model_json_schema(by_alias=True)
+    parts = schema.get("$defs", {})
+    spec = _structural(schema["properties"]["spec"], parts, defaults=True)
+    status = _structural(schema["properties"]["status"], parts, defaults=False)
+    root: dict[str, Any] = {
+        "type": "object",
+        "description": kind.__doc__,
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status,
+        },
+        **kind.rules,
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{kind.plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Cluster",
+            "names": {
+                "kind": kind.__name__,
+                "listKind": f"{kind.__name__}List",
+                "plural": kind.plural,
+                "singular": kind.__name__.lower(),
+                "shortNames": [kind.short_name],
+                "categories": ["wesher"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": root},
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [_column(column) for column in kind.columns],
+                }
+            ],
+        },
+    }
+
+
+def file_name(kind: type[WesherMesh | WesherNode]) -> str:
+    """Return the name of the kind's file in the chart's ``crds`` folder."""
+    return f"{GROUP}_{kind.plural}.yaml"
+
+
+def to_yaml(kind: type[WesherMesh | WesherNode]) -> str:
+    """Return the file's text."""
+    return _NOTE + yaml.safe_dump(definition(kind), sort_keys=False, width=110)
+
+
+def _column(column: Column) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": column.name, "type": column.type, "jsonPath": column.path}
+    if column.wide:
+        entry["priority"] = 1
+    return entry
+
+
+def _structural(node: dict[str, Any], parts: dict[str, Any], *, defaults: bool) -> dict[str, Any]:
+    """Return a JSON schema as Kubernetes wants it: no references, no unions, no titles.
+
+    A status carries no defaults: what its writer did not say stays absent.
+    """
+    if "$ref" in node:
+        target = parts[node["$ref"].rpartition("/")[2]]
+        node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
+    if "anyOf" in node:  # only ever `X | None`: absent is how Kubernetes says None
+        (concrete,) = (choice for choice in node["anyOf"] if choice.get("type") != "null")
+        node = {**{k: v for k, v in node.items() if k not in {"anyOf", "default"}}, **concrete}
+    result = {key: value for key, value in node.items() if key not in {"title", "$defs"}}
+    if not defaults or result.get("default", ...) == "":
+        result.pop("default", None)
+    if isinstance(result.get("default"), dict) and result.get("properties"):
+        result["default"] = {}  # the API server fills in the fields' own defaults
+    if result.get("type") == "integer":
+        result["format"] = "int64"
+    if "properties" in result:
+        result["properties"] = {
+            name: _structural(part, parts, defaults=defaults) for name, part in result["properties"].items()
+        }
+    for inner in ("items", "additionalProperties"):
+        if isinstance(result.get(inner), dict):
+            result[inner] = _structural(result[inner], parts, defaults=defaults)
+    return result
+
+
+def main() -> None:
+    """Write every definition into the folder named on the command line."""
+    folder = Path(sys.argv[1])
+    for kind in KINDS:
+        (folder / file_name(kind)).write_text(to_yaml(kind))
+
+
+if __name__ == "__main__":
+    main()
