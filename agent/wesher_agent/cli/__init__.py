@@ -1,1 +1,1 @@
-"""The commands ``wesher`` offers."""
+"""The command line: which command was meant, and its answers as text for people."""

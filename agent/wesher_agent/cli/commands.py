@@ -1,0 +1,140 @@
+"""Finds the command that was meant, runs it, and turns errors into one line and exit code 1.
+
+``agent`` is the default command, as in the Go program, so that its flags work
+with or without the word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wesher_agent.cli.tables import member_table, status_text
+from wesher_agent.control import ask, find_socket
+from wesher_agent.flags import OneLineParser, add_flags, find_flag
+from wesher_agent.settings import Settings, parse_settings
+from wesher_common.errors import InvalidSpec, WesherError
+from wesher_common.keys import KEY_BYTES
+
+FAILURE = 1
+
+Environ = Mapping[str, str]
+
+
+class Command(NamedTuple):
+    """One word of the command line."""
+
+    run: Callable[[Sequence[str], Environ], int]
+    help: str
+
+
+def run(argv: Sequence[str], environ: Environ) -> int:
+    """Run one command line and return its exit code.
+
+    Args:
+        argv: the words after the program's name.
+        environ: the environment, for the flags' variables.
+
+    """
+    word, rest = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else ("agent", argv)
+    try:
+        return COMMANDS[word].run(rest, environ)
+    except WesherError as error:
+        print(f"wesher: error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        return FAILURE
+
+
+def agent_parser() -> OneLineParser:
+    """Return the parser of ``wesher agent``, which is also that of ``wesher`` alone."""
+    others = "\n".join(f"  {word:8} {command.help}" for word, command in COMMANDS.items())
+    parser = OneLineParser(
+        prog="wesher",
+        usage="wesher [agent] [flags]\n       wesher status|members|leave|keygen [flags]",
+        description="Encrypted WireGuard overlay between the members of a mesh.",
+        epilog=f"commands:\n{others}\n\nEach flag may be given as the environment variable in brackets.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=version("wesher"), help="print the version")
+    add_flags(parser)
+    return parser
+
+
+def agent_settings(argv: Sequence[str], environ: Environ) -> Settings:
+    """Read the flags of ``wesher agent``.
+
+    Raises:
+        InvalidSpec: naming flag or variable, value and rule.
+
+    """
+    return parse_settings(agent_parser().parse_args(argv), environ)
+
+
+def _agent(argv: Sequence[str], environ: Environ) -> int:
+    settings = agent_settings(argv, environ)
+    # The other commands answer at once because they do not load the agent.
+    from wesher_agent.app import run_agent  # noqa: PLC0415
+
+    return run_agent(settings)
+
+
+def _ask_parser(word: str) -> OneLineParser:
+    parser = OneLineParser(prog=f"wesher {word}", description=COMMANDS[word].help, allow_abbrev=False)
+    parser.add_argument("--interface", metavar="NAME", help="which agent, when several run here")
+    parser.add_argument("--run-dir", metavar="DIR", help="where the agents' control sockets live")
+    parser.add_argument("-o", "--output", metavar="text|json", default="text", help="text or json")
+    return parser
+
+
+def _ask(word: str, argv: Sequence[str], environ: Environ) -> tuple[Any, bool]:
+    given = _ask_parser(word).parse_args(argv)
+    if given.output not in {"text", "json"}:
+        raise InvalidSpec("--output", "must be text or json", value=given.output)
+    chosen = {}
+    for name in ("--interface", "--run-dir"):
+        flag = find_flag(name)
+        text = getattr(given, flag.attribute) or environ.get(flag.variable)
+        chosen[name] = flag.read(text, name) if text else None
+    run_dir: Path = chosen["--run-dir"] or find_flag("--run-dir").default
+    return ask(find_socket(run_dir, chosen["--interface"] or ""), word), given.output == "json"
+
+
+def _print(text: str) -> int:
+    print(text)  # noqa: T201 - a command's answer
+    return 0
+
+
+def _status(argv: Sequence[str], environ: Environ) -> int:
+    status, as_json = _ask("status", argv, environ)
+    return _print(json.dumps(status, indent=2) if as_json else status_text(status))
+
+
+def _members(argv: Sequence[str], environ: Environ) -> int:
+    members, as_json = _ask("members", argv, environ)
+    return _print(json.dumps(members, indent=2) if as_json else member_table(members))
+
+
+def _leave(argv: Sequence[str], environ: Environ) -> int:
+    left, as_json = _ask("leave", argv, environ)
+    return _print(json.dumps(left) if as_json else f"{left['node']} left the mesh on {left['interface']}")
+
+
+def _keygen(argv: Sequence[str], _environ: Environ) -> int:
+    OneLineParser(prog="wesher keygen", description=COMMANDS["keygen"].help).parse_args(argv)
+    return _print(base64.b64encode(os.urandom(KEY_BYTES)).decode())
+
+
+COMMANDS: Mapping[str, Command] = {
+    "agent": Command(_agent, "join or begin a mesh and stay in it (the default)"),
+    "status": Command(_status, "show how this host's agent does"),
+    "members": Command(_members, "list the mesh's members as this host's agent knows them"),
+    "leave": Command(_leave, "leave the mesh for good: tell the others, remove everything, end the agent"),
+    "keygen": Command(_keygen, "print a new cluster key"),
+}

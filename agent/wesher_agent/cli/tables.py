@@ -1,0 +1,75 @@
+"""The agent's answers laid out for people; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows under a heading, each column as wide as its widest entry."""
+    widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (columns, *rows)
+    )
+
+
+def age(seconds: float | None) -> str:
+    """Return a length of time as people say it: ``12s``, ``5m``, ``3h``, ``2d``; ``-`` for none."""
+    if seconds is None:
+        return "-"
+    for unit, letter in ((DAY, "d"), (HOUR, "h"), (MINUTE, "m")):
+        if seconds >= unit:
+            return f"{int(seconds // unit)}{letter}"
+    return f"{int(seconds)}s"
+
+
+def member_table(members: Sequence[Mapping[str, Any]]) -> str:
+    """Return the members as a table, ourselves included."""
+    return table(
+        ("NAME", "STATE", "OVERLAY-IP", "ENDPOINT", "HANDSHAKE", "NOTE"),
+        [
+            (
+                member["name"],
+                member["state"],
+                member["overlayIP"] or "-",
+                member["endpoint"] or "-",
+                age(member["handshakeSeconds"]),
+                member["note"],
+            )
+            for member in members
+        ],
+    )
+
+
+def status_text(status: Mapping[str, Any]) -> str:
+    """Return the agent's state as labelled lines, then what is wrong, if anything is."""
+    wireguard, gossip, peers = status["wireguard"], status["gossip"], status["peers"]
+    joined = "joined" if gossip["joined"] else "not joined"
+    known = ", ".join(f"{peers[state]} {state}" for state in ("known", "alive", "suspect", "failed"))
+    lines = [
+        ("node", status["node"]),
+        ("interface", f"{status['interface']} ({wireguard['mode']}, mtu {wireguard['mtu']})"),
+        ("overlay", f"{status['overlayIP']} in {status['overlayNet']}"),
+        ("public key", status["publicKey"]),
+        ("gossip", f"{gossip['address']} {gossip['profile']}, {joined}"),
+        ("cluster key", f"id {', '.join(status['keyIDs'])}"),
+        ("peers", f"{known}, {peers['handshake']} with a fresh handshake"),
+        ("hosts file", status["hosts"]),
+        ("up", age(status["uptimeSeconds"])),
+        ("version", status["version"]),
+    ]
+    if gossip["rejected"]:
+        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(gossip["rejected"].items()))
+        lines.append(("rejected packets", counts))
+    width = max(len(label) for label, _ in lines) + 2
+    text = "\n".join(f"{label + ':':{width}}{value}" for label, value in lines)
+    problems = [
+        f"{condition['type']} {condition['reason']}: {condition['message']}"
+        for condition in status["conditions"]
+        if condition["status"] != "True"
+    ]
+    return text + "".join(f"\n! {problem}" for problem in problems)

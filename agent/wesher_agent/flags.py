@@ -1,0 +1,427 @@
+"""The table of ``wesher agent``'s flags: name, default and the rule of each value.
+
+One row a flag, the Go program's and ours; each flag's environment variable
+follows from its name (``--cluster-port`` is ``WESHER_CLUSTER_PORT``). Rules that
+several flags keep together are in `settings`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_interface
+from pathlib import Path
+from typing import Any, NoReturn
+
+from wesher_common.errors import InvalidSpec
+from wesher_common.keys import ClusterKey
+from wesher_common.mesh_document import MAX_LABEL, MAX_MTU, MIN_MTU
+from wesher_common.names import MAX_MEMBER_NAME, check_interface_name, is_member_name
+from wesher_common.overlay import IPAddress, IPNetwork
+from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
+
+ENVIRONMENT_PREFIX = "WESHER_"
+
+# logrus names, the Go program's; Python has no level above CRITICAL or below DEBUG.
+LOG_LEVELS = {
+    "panic": logging.CRITICAL,
+    "fatal": logging.CRITICAL,
+    "error": logging.ERROR,
+    "warn": logging.WARNING,
+    "warning": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+    "trace": logging.DEBUG,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """One flag, its environment variable and the rule its value keeps."""
+
+    name: str
+    """With its dashes."""
+    help: str
+    read: Callable[[str, str], Any]
+    """Turns (text, where it stands) into the value, or raises InvalidSpec."""
+    default: Any = None
+    metavar: str = ""
+    switch: bool = False
+    """Whether the flag may stand without a value, meaning true."""
+    repeats: bool = False
+    hidden: bool = False
+    from_document: bool = False
+    """Whether mesh.json decides it in Kubernetes, so that saying it twice is refused."""
+
+    @property
+    def attribute(self) -> str:
+        """The field of `Settings`."""
+        return self.name.removeprefix("--").replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return ENVIRONMENT_PREFIX + self.attribute.upper()
+
+
+def _text(text: str, _where: str) -> str:
+    return text
+
+
+def _path(text: str, _where: str) -> Path:
+    return Path(text)
+
+
+def _yes_or_no(text: str, where: str) -> bool:
+    match text.lower():
+        case "true" | "1" | "yes":
+            return True
+        case "false" | "0" | "no":
+            return False
+    raise InvalidSpec(where, "must be true, 1, yes, false, 0 or no", value=text)
+
+
+def _whole_number(low: int, high: int, *, zero_means: str = "") -> Callable[[str, str], int]:
+    def read(text: str, where: str) -> int:
+        number = int(text) if text.isascii() and text.isdigit() else -1
+        if (number == 0 and zero_means) or low <= number <= high:
+            return number
+        rule = f"must be a whole number from {low} to {high}"
+        raise InvalidSpec(where, f"{rule}, or 0 {zero_means}" if zero_means else rule, value=text)
+
+    return read
+
+
+def _choice(*choices: str) -> Callable[[str, str], str]:
+    def read(text: str, where: str) -> str:
+        for choice in choices:
+            if text.lower() == choice.lower():
+                return choice
+        raise InvalidSpec(where, f"must be one of {', '.join(choices)}", value=text)
+
+    return read
+
+
+def _cluster_key(text: str, where: str) -> ClusterKey | None:
+    return ClusterKey.from_base64(text, field_name=where) if text else None
+
+
+def _seeds(text: str, where: str) -> tuple[SeedAddress, ...]:
+    return tuple(parse_seed(part, field=where) for part in text.split(",") if part.strip())
+
+
+def _bind_address(text: str, where: str) -> IPAddress:
+    try:
+        return ip_address(text)
+    except ValueError as error:
+        raise InvalidSpec(where, "must be an IP address", value=text) from error
+
+
+def _advertise_address(text: str, where: str) -> IPAddress:
+    address = _bind_address(text, where)
+    if address.is_unspecified or address.is_multicast:
+        raise InvalidSpec(where, "must be an address that other members can dial", value=text)
+    return address
+
+
+def _link_name(text: str, where: str) -> str:
+    return check_interface_name(text, field=where)
+
+
+def _octet_network(text: str, where: str) -> IPNetwork:
+    """Read an overlay network by the Go program's rule; host bits are cleared, as its hash does."""
+    try:
+        network = ip_interface(text if "/" in text else "").network
+    except ValueError as error:
+        raise InvalidSpec(where, "must be a network such as 10.0.0.0/8", value=text) from error
+    if network.prefixlen % 8 or not network.prefixlen:
+        raise InvalidSpec(
+            where,
+            f"unsupported overlay network size: the prefix length must be a multiple of 8, "
+            f"not {network.prefixlen}",
+            value=text,
+        )
+    return network
+
+
+def _log_level(text: str, where: str) -> int:
+    if text.lower() not in LOG_LEVELS:
+        raise InvalidSpec(where, f"must be one of {', '.join(LOG_LEVELS)}", value=text)
+    return LOG_LEVELS[text.lower()]
+
+
+def _member_name(text: str, where: str) -> str:
+    if not is_member_name(text):
+        raise InvalidSpec(
+            where, f"must be DNS labels joined by dots, at most {MAX_MEMBER_NAME} bytes", value=text
+        )
+    return text
+
+
+def _label(text: str, where: str) -> str:
+    if len(text.encode(errors="surrogateescape")) > MAX_LABEL:
+        raise InvalidSpec(where, f"must be at most {MAX_LABEL} bytes", value=text)
+    return text
+
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?\Z")
+
+
+def _duration(text: str, where: str) -> float:
+    """Read a duration as Go writes it, in whole hours, minutes and seconds."""
+    found = _DURATION.match(text)
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    total = hours * 3600 + minutes * 60 + seconds
+    if total == 0:
+        raise InvalidSpec(where, "must be a duration above zero such as 24h, 90m or 1h30m", value=text)
+    return float(total)
+
+
+FLAGS: tuple[Flag, ...] = (
+    Flag(
+        name="--cluster-key",
+        metavar="KEY",
+        read=_cluster_key,
+        help="shared key of the mesh, 32 bytes as base64 (default: the saved one, else a new one); "
+        "shows in the process list, which --cluster-key-file avoids",
+    ),
+    Flag(
+        name="--cluster-key-file",
+        metavar="FILE",
+        read=_path,
+        help="file that holds the cluster key",
+    ),
+    Flag(
+        name="--join",
+        metavar="HOST[:PORT],…",
+        read=_seeds,
+        default=(),
+        repeats=True,
+        from_document=True,
+        help="members to join through; a name may stand for many addresses, all are tried",
+    ),
+    Flag(
+        name="--init",
+        read=_yes_or_no,
+        switch=True,
+        default=False,
+        help="begin a new mesh: ignore the saved key and members",
+    ),
+    Flag(
+        name="--bind-addr",
+        metavar="ADDRESS",
+        read=_bind_address,
+        help="address to listen on for gossip (default: a public address of this host, else all)",
+    ),
+    Flag(
+        name="--bind-iface",
+        metavar="LINK",
+        read=_link_name,
+        default="",
+        help="listen on the first address of this link; not together with --bind-addr",
+    ),
+    Flag(
+        name="--advertise-addr",
+        metavar="ADDRESS",
+        read=_advertise_address,
+        help="address that others dial, when it is not the one bound",
+    ),
+    Flag(
+        name="--cluster-port",
+        metavar="PORT",
+        read=_whole_number(1, MAX_PORT),
+        default=7946,
+        from_document=True,
+        help="gossip port, UDP and TCP, the same on all members",
+    ),
+    Flag(
+        name="--wireguard-port",
+        metavar="PORT",
+        read=_whole_number(1, MAX_PORT),
+        default=51820,
+        from_document=True,
+        help="WireGuard's UDP port, the same on all members",
+    ),
+    Flag(
+        name="--overlay-net",
+        metavar="CIDR",
+        read=_octet_network,
+        default=_octet_network("10.0.0.0/8", "--overlay-net"),
+        from_document=True,
+        help="network of the overlay addresses, the same on all members; "
+        "its prefix length is a multiple of 8",
+    ),
+    Flag(
+        name="--interface",
+        metavar="NAME",
+        read=_link_name,
+        default="wgoverlay",
+        from_document=True,
+        help="WireGuard interface; also names the state file and the hosts entries",
+    ),
+    Flag(
+        name="--no-etc-hosts",
+        read=_yes_or_no,
+        switch=True,
+        default=False,
+        from_document=True,
+        help="leave the hosts file alone",
+    ),
+    Flag(
+        name="--hosts-file",
+        metavar="FILE",
+        read=_path,
+        default=Path("/etc/hosts"),
+        help="the hosts file to keep",
+    ),
+    Flag(
+        name="--log-level",
+        metavar="LEVEL",
+        read=_log_level,
+        default=logging.WARNING,
+        help="one of " + ", ".join(LOG_LEVELS),
+    ),
+    Flag(
+        name="--ip-as-name",
+        read=_yes_or_no,
+        switch=True,
+        default=False,
+        hidden=True,
+        help="use the address bound as this member's name",
+    ),
+    Flag(
+        name="--node-name",
+        metavar="NAME",
+        read=_member_name,
+        default="",
+        help="this member's name, unique in the mesh (default: the host's name)",
+    ),
+    Flag(
+        name="--gossip-profile",
+        metavar="LAN|WAN",
+        read=_choice("LAN", "WAN"),
+        default="WAN",
+        from_document=True,
+        help="how patient gossip is; the same on all members",
+    ),
+    Flag(
+        name="--label",
+        metavar="TEXT",
+        read=_label,
+        default="",
+        from_document=True,
+        help="keeps meshes with the same key apart; the same on all members",
+    ),
+    Flag(
+        name="--wireguard-mode",
+        metavar="auto|kernel|userspace",
+        read=_choice("Auto", "Kernel", "Userspace"),
+        default="Auto",
+        from_document=True,
+        help="which WireGuard to use; auto takes the kernel's where there is one",
+    ),
+    Flag(
+        name="--userspace-binary",
+        metavar="PROGRAM",
+        read=_text,
+        default="wireguard-go",
+        help="the user-space WireGuard to run where the kernel has none",
+    ),
+    Flag(
+        name="--mtu",
+        metavar="BYTES",
+        read=_whole_number(MIN_MTU, MAX_MTU, zero_means="to take it from the underlay"),
+        default=0,
+        from_document=True,
+        help="MTU of the WireGuard interface, 0 to take it from the underlay",
+    ),
+    Flag(
+        name="--unreachable-route",
+        metavar="auto|on|off",
+        read=_choice("auto", "on", "off"),
+        default="auto",
+        help="whether packets to overlay addresses nobody has are refused instead of sent in clear; "
+        "auto does so unless the host itself uses addresses of that network",
+    ),
+    Flag(
+        name="--forget-after",
+        metavar="DURATION",
+        read=_duration,
+        default=24 * 3600.0,
+        help="how long a failed member keeps its place and is looked for",
+    ),
+    Flag(
+        name="--leave-on-exit",
+        read=_yes_or_no,
+        switch=True,
+        help="whether a termination signal means leaving for good: tell the others, remove everything "
+        "(default: yes, but in Kubernetes no)",
+    ),
+    Flag(
+        name="--state-dir",
+        metavar="DIR",
+        read=_path,
+        default=Path("/var/lib/wesher"),
+        help="where the state file <interface>.json lives",
+    ),
+    Flag(
+        name="--run-dir",
+        metavar="DIR",
+        read=_path,
+        default=Path("/run/wesher"),
+        help="where the control socket <interface>.sock lives",
+    ),
+    Flag(
+        name="--kubernetes",
+        metavar="DIR",
+        read=_path,
+        help="run as a Kubernetes node's agent: DIR has the mounted cluster-key, accepted-keys and mesh.json",
+    ),
+    Flag(
+        name="--kubeconfig",
+        metavar="FILE",
+        read=_path,
+        help="how to reach the API server with --kubernetes (default: the pod's service account)",
+    ),
+)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argparse parser whose complaints are ours: raised, one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found wrong.
+
+        Raises:
+            InvalidSpec: always.
+
+        """
+        found = re.match(r"argument (?P<flag>\S+): (?P<rule>.*)", message)
+        if found:
+            raise InvalidSpec(found["flag"].split("/")[0], found["rule"])
+        if message.startswith("unrecognized arguments: "):
+            word = message.removeprefix("unrecognized arguments: ").split()[0]
+            raise InvalidSpec(word, "unknown flag" if word.startswith("-") else "unexpected argument")
+        raise InvalidSpec(self.prog, message)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare flags to argparse; their values stay text, for `settings` to read."""
+    for flag in FLAGS:
+        options: dict[str, Any] = {
+            "dest": flag.attribute,
+            "action": "append" if flag.repeats else "store",
+            "help": argparse.SUPPRESS if flag.hidden else f"{flag.help} [{flag.variable}]".replace("%", "%%"),
+            "metavar": flag.metavar or "true|false",
+        }
+        if flag.switch:
+            options |= {"nargs": "?", "const": "true"}
+        parser.add_argument(flag.name, **options)
+
+
+def find_flag(name: str) -> Flag:
+    """Return the row of one flag."""
+    return next(flag for flag in FLAGS if flag.name == name)

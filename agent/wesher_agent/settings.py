@@ -1,0 +1,153 @@
+"""What one agent was told, as one checked value.
+
+Pure: arguments and environment in, `Settings` out. It owns the rules that flags
+keep together (`flags` has the rule of each); reading files and asking the host
+for its addresses and its name is left to the shell. A flag beats its
+environment variable, and that its default.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import Any, Literal
+
+from wesher_agent.flags import FLAGS
+from wesher_common.errors import InvalidSpec
+from wesher_common.keys import ClusterKey
+from wesher_common.mesh_document import (
+    GossipProfile,
+    GossipSettings,
+    MeshDocument,
+    WireGuardMode,
+    WireGuardSettings,
+)
+from wesher_common.overlay import IPAddress, IPNetwork
+from wesher_common.seeds import SeedAddress
+
+UnreachableRoute = Literal["auto", "on", "off"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What one agent was told, checked; None and empty mean not told."""
+
+    cluster_key: ClusterKey | None
+    cluster_key_file: Path | None
+    join: tuple[SeedAddress, ...]
+    init: bool
+    """Ignore the saved state; the next save overwrites it."""
+    bind_addr: IPAddress | None
+    bind_iface: str
+    advertise_addr: IPAddress | None
+    """What other members dial, when it is not the address bound (1:1 NAT)."""
+    cluster_port: int
+    wireguard_port: int
+    overlay_net: IPNetwork
+    interface: str
+    no_etc_hosts: bool
+    hosts_file: Path
+    log_level: int
+    """A level of `logging`."""
+    ip_as_name: bool
+    node_name: str
+    """Empty means the host's name."""
+    gossip_profile: GossipProfile
+    label: str
+    wireguard_mode: WireGuardMode
+    userspace_binary: str
+    """A path, or a program on PATH."""
+    mtu: int
+    """Bytes; 0 takes it from the underlay."""
+    unreachable_route: UnreachableRoute
+    forget_after: float
+    """Seconds that a failed member is expected back."""
+    leave_on_exit: bool | None
+    """None leaves outside Kubernetes and stays inside."""
+    state_dir: Path
+    run_dir: Path
+    kubernetes: Path | None
+    """Directory with the mounted ``cluster-key``, ``accepted-keys`` and ``mesh.json``."""
+    kubeconfig: Path | None
+    """None means the pod's own service account."""
+
+    @property
+    def leaves_on_exit(self) -> bool:
+        """Whether a termination signal means leaving the mesh, not a restart."""
+        return self.kubernetes is None if self.leave_on_exit is None else self.leave_on_exit
+
+    def mesh_document(self) -> MeshDocument:
+        """Return these flags in the form in which Kubernetes gives the same facts.
+
+        So that the agent knows one description of a mesh, wherever it came from.
+        """
+        return MeshDocument(
+            name=self.interface,
+            uid="",
+            overlay=self.overlay_net,
+            allocation=self.overlay_net,
+            wireguard=WireGuardSettings(
+                interface=self.interface, port=self.wireguard_port, mtu=self.mtu, mode=self.wireguard_mode
+            ),
+            gossip=GossipSettings(port=self.cluster_port, profile=self.gossip_profile, label=self.label),
+            etc_hosts="Off" if self.no_etc_hosts else "Names",
+            seed_nodes=self.join,
+        )
+
+
+def parse_settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
+    """Read what argparse collected, and the environment for what it did not.
+
+    Raises:
+        InvalidSpec: naming the flag or variable, its value (unless a secret) and the rule.
+
+    """
+    given: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for flag in FLAGS:
+        text = getattr(arguments, flag.attribute)
+        where = flag.name
+        if text is None:
+            # An empty variable is what a template leaves behind; it says nothing.
+            text, where = environ.get(flag.variable) or None, flag.variable
+        if text is None:
+            values[flag.attribute] = flag.default
+            continue
+        given[flag.attribute] = where
+        values[flag.attribute] = flag.read(
+            ",".join(text) if flag.repeats and where == flag.name else text, where
+        )
+    _check_together(given, values)
+    return Settings(**values)
+
+
+def _check_together(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
+    for one, other in (("bind_iface", "bind_addr"), ("cluster_key_file", "cluster_key")):
+        if values[one] and values[other] is not None:
+            raise InvalidSpec(given[one], f"cannot stand together with {given[other]}")
+    if values["wireguard_port"] == values["cluster_port"]:
+        raise InvalidSpec(
+            given.get("wireguard_port") or given["cluster_port"],
+            "the gossip and WireGuard ports must differ",
+            value=values["wireguard_port"],
+        )
+    if values["ip_as_name"] and isinstance(values["bind_addr"], IPv6Address):
+        raise InvalidSpec(given["ip_as_name"], "an IPv6 address cannot be a name: use --node-name")
+    if values["kubernetes"] is not None:
+        _check_kubernetes(given)
+    elif values["kubeconfig"] is not None:
+        raise InvalidSpec(given["kubeconfig"], "needs --kubernetes")
+
+
+def _check_kubernetes(given: Mapping[str, str]) -> None:
+    for flag in FLAGS:
+        if flag.from_document and flag.attribute in given:
+            raise InvalidSpec(
+                given[flag.attribute], "with --kubernetes mesh.json decides this: change the WesherMesh"
+            )
+    for attribute in ("cluster_key", "cluster_key_file", "init"):
+        if attribute in given:
+            raise InvalidSpec(given[attribute], "with --kubernetes the mounted key ring decides the key")

@@ -1,0 +1,81 @@
+"""The commands that are answered without an agent, and how answers are laid out."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from wesher_agent.cli.commands import run
+from wesher_agent.cli.tables import age, member_table, status_text
+
+STATUS = {
+    "node": "a",
+    "interface": "wgoverlay",
+    "overlayIP": "10.0.0.1",
+    "overlayNet": "10.0.0.0/24",
+    "publicKey": "PUBLIC",
+    "keyIDs": ["0011aabb"],
+    "hosts": "written",
+    "uptimeSeconds": 7300.0,
+    "version": "1.2.3",
+    "wireguard": {"mode": "Userspace", "mtu": 1420, "port": 51820},
+    "gossip": {
+        "address": "192.0.2.1:7946",
+        "profile": "WAN",
+        "joined": True,
+        "rejected": {"truncated": 2, "decrypt": 1},
+    },
+    "peers": {"known": 2, "alive": 1, "suspect": 0, "failed": 1, "handshake": 1},
+    "conditions": [
+        {"type": "GossipJoined", "status": "True", "reason": "Joined", "message": ""},
+        {"type": "WireGuardReady", "status": "False", "reason": "NoWireGuard", "message": "install it"},
+    ],
+}
+
+
+def test_the_version_and_the_help_exit_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--version"], ["agent", "--version"], ["--help"], ["status", "--help"], ["keygen", "-h"]):
+        with pytest.raises(SystemExit) as stop:
+            run(words, {})
+        assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "--ip-as-name" not in out
+    assert "[WESHER_CLUSTER_PORT]" in out
+
+
+def test_keygen_prints_a_new_key_each_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["keygen"], {}) == run(["keygen"], {}) == 0
+    one, other = capsys.readouterr().out.split()
+    assert len(base64.b64decode(one, validate=True)) == 32
+    assert one != other
+
+
+def test_the_status_says_how_the_agent_does_and_what_is_wrong() -> None:
+    text = status_text(STATUS)
+    assert "overlay:          10.0.0.1 in 10.0.0.0/24\n" in text
+    assert "up:               2h\n" in text
+    assert "rejected packets: decrypt 1, truncated 2\n" in text
+    assert text.endswith("\n! WireGuardReady NoWireGuard: install it")
+
+
+def test_members_are_a_table_with_a_heading() -> None:
+    shared = {"handshakeSeconds": None, "note": ""}
+    members = [
+        {"name": "a", "state": "alive", "overlayIP": "10.0.0.1", "endpoint": "192.0.2.1:51820"} | shared,
+        {"name": "long.name", "state": "failed", "overlayIP": "", "endpoint": ""}
+        | shared
+        | {"handshakeSeconds": 61.0, "note": "no metadata yet"},
+    ]
+    assert member_table(members).splitlines() == [
+        "NAME       STATE   OVERLAY-IP  ENDPOINT         HANDSHAKE  NOTE",
+        "a          alive   10.0.0.1    192.0.2.1:51820  -",
+        "long.name  failed  -           -                1m         no metadata yet",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "-"), (0.4, "0s"), (59.9, "59s"), (60, "1m"), (3600, "1h"), (200000, "2d")]
+)
+def test_ages_are_in_their_largest_whole_unit(seconds: float | None, text: str) -> None:
+    assert age(seconds) == text
