@@ -1,1 +1,283 @@
-"""The smallest change from an observed device to the wished one."""
+"""The smallest change from an observed device to the wished one.
+
+Pure: a wish and an observation in, a change out. Nothing differs, nothing is
+changed. `after` tells what a device looks like once a change is made, so that
+the next change can be planned without asking the kernel again.
+
+Who applies a change, and how, is left to the backends and to `link`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+
+from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
+from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
+from wesher_common.overlay import IPNetwork
+
+IPInterface = IPv4Interface | IPv6Interface
+
+HANDSHAKE_FRESH = 180.0
+"""Seconds after which a session that saw no new handshake is dead (RejectAfterTime, WireGuard paper 6.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPeer:
+    """One peer as the device has it."""
+
+    public_key: WireGuardPublicKey
+    endpoint: Endpoint | None = None
+    """Set by us, or learned from the last authentic packet."""
+    allowed_ips: frozenset[IPNetwork] = frozenset()
+    persistent_keepalive: int = 0
+    """Seconds; 0 is off."""
+    last_handshake: float | None = None
+    """Unix time; None is never."""
+    rx_bytes: int = 0
+    tx_bytes: int = 0
+    has_preshared_key: bool = False
+    """We never set one: a peer that has one was edited by another hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedDevice:
+    """What WireGuard itself holds."""
+
+    public_key: WireGuardPublicKey | None = None
+    """None while the device has no private key."""
+    listen_port: int = 0
+    fwmark: int = 0
+    peers: Mapping[WireGuardPublicKey, ObservedPeer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedLink:
+    """What the network stack holds about the interface."""
+
+    mtu: int
+    up: bool
+    addresses: frozenset[IPInterface] = frozenset()
+    """IPv6 link-local ones left out: the kernel makes and needs them."""
+    routes: frozenset[IPNetwork] = frozenset()
+    """Networks routed into the device, by whomever."""
+    own_routes: frozenset[IPNetwork] = frozenset()
+    """Those of ``routes`` that carry our protocol number."""
+    unreachable: frozenset[IPNetwork] = frozenset()
+    """Networks under ``unreachable`` routes of ours, be it for this mesh or another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A device and its interface at one moment."""
+
+    device: ObservedDevice
+    link: ObservedLink
+
+
+@dataclass(frozen=True, slots=True)
+class PeerChange:
+    """What to send about one peer; None leaves a setting as it is."""
+
+    public_key: WireGuardPublicKey
+    remove: bool = False
+    create: bool = False
+    """Otherwise the peer is changed only if it is still there."""
+    endpoint: Endpoint | None = None
+    persistent_keepalive: int | None = None
+    allowed_ips: tuple[IPNetwork, ...] | None = None
+    """Replaces the whole set; WireGuard takes each network from the peer that had it."""
+    clear_preshared_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChange:
+    """What to send to WireGuard; None leaves a setting as it is."""
+
+    private_key: WireGuardPrivateKey | None = field(default=None, repr=False)
+    listen_port: int | None = None
+    fwmark: int | None = None
+    peers: tuple[PeerChange, ...] = ()
+    """In the order to apply them."""
+
+    def __bool__(self) -> bool:
+        """Tell whether there is anything to send."""
+        return self != DeviceChange()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChange:
+    """What to tell the network stack; None leaves a setting as it is."""
+
+    mtu: int | None = None
+    up: bool = False
+    """Whether to set the interface up."""
+    add_addresses: tuple[IPInterface, ...] = ()
+    remove_addresses: tuple[IPInterface, ...] = ()
+    add_routes: tuple[IPNetwork, ...] = ()
+    remove_routes: tuple[IPNetwork, ...] = ()
+    add_unreachable: tuple[IPNetwork, ...] = ()
+    remove_unreachable: tuple[IPNetwork, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Tell whether there is anything to do."""
+        return self != LinkChange()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Everything between an observation and a wish."""
+
+    device: DeviceChange
+    link: LinkChange
+
+    def __bool__(self) -> bool:
+        """Tell whether anything differs."""
+        return bool(self.device) or bool(self.link)
+
+
+def plan(config: DeviceConfig, observed: Observed, *, now: float) -> Change:
+    """Return the smallest change that makes ``observed`` what ``config`` wishes.
+
+    Args:
+        config: the whole wish.
+        observed: what is there.
+        now: Unix time, to tell which handshakes are fresh.
+
+    """
+    return Change(plan_device(config, observed.device, now=now), plan_link(config, observed.link))
+
+
+def plan_device(config: DeviceConfig, observed: ObservedDevice, *, now: float) -> DeviceChange:
+    """Return what to send to WireGuard.
+
+    Wished peers come first and stale ones go last: WireGuard moves a network
+    to the peer that is given it, so it changes hands without a moment in which
+    it has no owner.
+    """
+    changes: list[PeerChange] = []
+    for peer in config.peers:
+        there = observed.peers.get(peer.public_key)
+        change = _peer_change(peer, there, now) if there is not None else _new_peer(peer)
+        if change is not None:
+            changes.append(change)
+    wished = {peer.public_key for peer in config.peers}
+    changes += [PeerChange(key, remove=True) for key in sorted(observed.peers.keys() - wished)]
+    return DeviceChange(
+        private_key=None if observed.public_key == config.private_key.public else config.private_key,
+        listen_port=None if observed.listen_port == config.listen_port else config.listen_port,
+        fwmark=None if observed.fwmark == 0 else 0,
+        peers=tuple(changes),
+    )
+
+
+def plan_link(config: DeviceConfig, observed: ObservedLink) -> LinkChange:
+    """Return what to tell the network stack.
+
+    A route into the device that somebody else made serves as ours while it is
+    wished, and is otherwise left alone.
+    """
+    address = ip_interface(config.address)
+    strangers = observed.addresses - {address}
+    routes = frozenset(config.routes)
+    unreachable = frozenset({config.overlay} if config.unreachable_overlay else ())
+    return LinkChange(
+        mtu=None if observed.mtu == config.mtu else config.mtu,
+        up=not observed.up,
+        add_addresses=() if address in observed.addresses else (address,),
+        remove_addresses=tuple(sorted(strangers, key=str)),
+        add_routes=_in_order(routes - observed.routes),
+        remove_routes=_in_order(observed.own_routes - routes),
+        add_unreachable=_in_order(unreachable - observed.unreachable),
+        remove_unreachable=_in_order(
+            network
+            for network in observed.unreachable - unreachable
+            # Another mesh of this host has its own: one of ours covers our address, present or former.
+            if any(host.ip in network for host in (address, *strangers))
+        ),
+    )
+
+
+def after(observed: Observed, change: Change) -> Observed:
+    """Return what the device looks like once ``change`` is made and nobody else meddles."""
+    return Observed(_device_after(observed.device, change.device), _link_after(observed.link, change.link))
+
+
+def _new_peer(peer: Peer) -> PeerChange:
+    return PeerChange(
+        peer.public_key,
+        create=True,
+        endpoint=peer.endpoint,
+        persistent_keepalive=peer.persistent_keepalive or None,
+        allowed_ips=peer.allowed_ips,
+    )
+
+
+def _peer_change(peer: Peer, there: ObservedPeer, now: float) -> PeerChange | None:
+    change = PeerChange(
+        peer.public_key,
+        endpoint=None if _endpoint_serves(peer, there, now) else peer.endpoint,
+        persistent_keepalive=(
+            None if there.persistent_keepalive == peer.persistent_keepalive else peer.persistent_keepalive
+        ),
+        allowed_ips=None if there.allowed_ips == frozenset(peer.allowed_ips) else peer.allowed_ips,
+        clear_preshared_key=there.has_preshared_key,
+    )
+    return None if change == PeerChange(peer.public_key) else change
+
+
+def _endpoint_serves(peer: Peer, there: ObservedPeer, now: float) -> bool:
+    """Tell whether the endpoint can stay: it is the wished one, or a learned one that works."""
+    if peer.endpoint is None or peer.endpoint == there.endpoint:
+        return True
+    # A handshake from the future is a clock that was set back: no reason to disturb a session for ever.
+    return (
+        there.endpoint is not None
+        and there.last_handshake is not None
+        and abs(now - there.last_handshake) < HANDSHAKE_FRESH
+    )
+
+
+def _in_order(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    return tuple(sorted(networks, key=lambda net: (net.version, int(net.network_address), net.prefixlen)))
+
+
+def _device_after(device: ObservedDevice, change: DeviceChange) -> ObservedDevice:
+    # A network that changes hands is in the changes of both its owners, so each can be taken by itself.
+    peers = dict(device.peers)
+    for sent in change.peers:
+        if sent.remove:
+            peers.pop(sent.public_key, None)
+        else:
+            peers[sent.public_key] = _peer_after(peers.get(sent.public_key), sent)
+    return ObservedDevice(
+        public_key=device.public_key if change.private_key is None else change.private_key.public,
+        listen_port=device.listen_port if change.listen_port is None else change.listen_port,
+        fwmark=device.fwmark if change.fwmark is None else change.fwmark,
+        peers=peers,
+    )
+
+
+def _peer_after(there: ObservedPeer | None, sent: PeerChange) -> ObservedPeer:
+    peer = there or ObservedPeer(sent.public_key)
+    return replace(
+        peer,
+        endpoint=peer.endpoint if sent.endpoint is None else sent.endpoint,
+        persistent_keepalive=(
+            peer.persistent_keepalive if sent.persistent_keepalive is None else sent.persistent_keepalive
+        ),
+        allowed_ips=peer.allowed_ips if sent.allowed_ips is None else frozenset(sent.allowed_ips),
+        has_preshared_key=peer.has_preshared_key and not sent.clear_preshared_key,
+    )
+
+
+def _link_after(link: ObservedLink, change: LinkChange) -> ObservedLink:
+    return ObservedLink(
+        mtu=link.mtu if change.mtu is None else change.mtu,
+        up=link.up or change.up,
+        addresses=link.addresses.union(change.add_addresses).difference(change.remove_addresses),
+        routes=link.routes.union(change.add_routes).difference(change.remove_routes),
+        own_routes=link.own_routes.union(change.add_routes).difference(change.remove_routes),
+        unreachable=link.unreachable.union(change.add_unreachable).difference(change.remove_unreachable),
+    )

@@ -1,0 +1,53 @@
+"""What a WireGuard implementation must be able to do for us.
+
+Two fulfil it: `kernel`, the module in the Linux kernel, and `userspace`, a
+wireguard-go that we start and look after. Addresses, routes and MTU are the
+same for both and left to `link`; what to change is left to `plan`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice
+
+BackendKind = Literal["Kernel", "Userspace"]
+
+
+class Backend(Protocol):
+    """One WireGuard device of one implementation.
+
+    No method blocks the event loop. Each raises `errors.WireGuardUnavailable`
+    when the device cannot be made or reached.
+    """
+
+    @property
+    def kind(self) -> BackendKind:
+        """Which implementation it is."""
+
+    @property
+    def interface(self) -> str:
+        """The device's name."""
+
+    async def ensure(self) -> bool:
+        """Make the device exist and answer; adopt one that does.
+
+        Returns:
+            Whether it was made or started now, so that it holds no session yet.
+
+        """
+
+    async def observe(self) -> ObservedDevice:
+        """Ask WireGuard what it holds."""
+
+    async def apply(self, change: DeviceChange) -> None:
+        """Send a change, in as few messages as it takes; an empty one sends nothing."""
+
+    async def wait_lost(self) -> None:
+        """Return when the device must be made again; never, where only a look can tell."""
+
+    async def remove(self) -> None:
+        """Take the device away; one that is gone already is fine."""
+
+    def close(self) -> None:
+        """Let go of the device without touching it: it outlives us, and we adopt it later."""

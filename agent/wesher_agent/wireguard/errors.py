@@ -1,0 +1,33 @@
+"""What can keep a WireGuard device from being as wished."""
+
+from __future__ import annotations
+
+from wesher_common.errors import WesherError
+
+
+class WireGuardUnavailable(WesherError):  # noqa: N818 - reads as the fact it states
+    """The device cannot be made or reached on this machine now.
+
+    The text says what is missing and what to install or change. Gossip goes on
+    without a device, and a later try may succeed.
+    """
+
+
+class PortTaken(WireGuardUnavailable):
+    """Another program holds the UDP port.
+
+    Args:
+        port: the port that WireGuard was to listen on.
+
+    """
+
+    def __init__(self, port: int) -> None:
+        super().__init__(
+            f"UDP port {port} is taken by another program: "
+            "set --wireguard-port, or spec.wireguard.port of the mesh, to a free one"
+        )
+        self.port = port
+
+
+class MalformedReply(WireGuardUnavailable):
+    """Kernel or wireguard-go answered what their protocols do not allow."""
