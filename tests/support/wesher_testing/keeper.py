@@ -43,17 +43,14 @@ def main(directory: str) -> int:
 
 
 def _empty(held: list[subprocess.Popen[bytes]]) -> bool:
-    """Kill all inside the held namespaces, the holders last; tell whether all are gone."""
-    holders = {holder.pid for holder in held}
-    spaces = {space for pid in holders if (space := _network_of(pid)) is not None}
+    """Kill all inside the held namespaces; tell whether all are gone."""
+    spaces = {space for holder in held if (space := _network_of(holder.pid)) is not None}
     deadline = time.monotonic() + _PATIENCE
-    while (inside := set(_processes_in(spaces)) - holders) and time.monotonic() < deadline:
+    # The holders die in the first round, so whoever is on the way in finds no door in the next.
+    while (inside := list(_processes_in(spaces))) and time.monotonic() < deadline:
         for pid in inside:
             _kill(pid)
         time.sleep(0.02)
-    for holder in held:
-        holder.kill()
-        holder.wait()
     return not inside
 
 

@@ -1,0 +1,35 @@
+"""What holds for every test: the machine's means that some need, and why one is skipped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wesher_testing import toolbox
+
+_NEEDS = {
+    "needs_root": lambda: None if os.geteuid() == 0 else "needs root",
+    "needs_tun": lambda: None if Path("/dev/net/tun").exists() else "needs /dev/net/tun",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers by which a test says what it needs of the machine."""
+    config.addinivalue_line("markers", "needs_root: makes namespaces, devices or mounts")
+    config.addinivalue_line("markers", "needs_tun: makes user-space WireGuard devices")
+
+
+def pytest_report_header() -> str:
+    """Say which cache is in use, since a stale one is a usual suspect."""
+    return f"cache: {toolbox.cache_dir()}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose needs the machine does not meet; where CI=true that is a failure."""
+    for marker, lacking in _NEEDS.items():
+        if item.get_closest_marker(marker) and (reason := lacking()):
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"{reason}, and in CI nothing is skipped", pytrace=False)
+            pytest.skip(reason)
