@@ -1,13 +1,39 @@
 """memberlist's messages as values, and their msgpack bodies.
 
 Names are the library's. On the wire a message is a type byte and a msgpack map
-keyed by the Go field names (`net.go`).
+keyed by the Go field names (`net.go`). What wraps a message is `packet`'s and
+`stream`'s; the dialect and the checks of single fields are `fields`'.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any, Final
+
+from wesher_agent.wire import fields
+from wesher_agent.wire.fields import Field, Layout
+from wesher_common.errors import PeerMisbehaved
+
+
+class MessageType(IntEnum):
+    """The first byte of a message or wrapper (`net.go`, messageType)."""
+
+    PING = 0
+    INDIRECT_PING = 1
+    ACK_RESP = 2
+    SUSPECT = 3
+    ALIVE = 4
+    DEAD = 5
+    PUSH_PULL = 6
+    COMPOUND = 7
+    USER = 8
+    COMPRESS = 9
+    ENCRYPT = 10
+    NACK_RESP = 11
+    HAS_CRC = 12
+    ERR = 13
+    HAS_LABEL = 244
 
 
 class State(IntEnum):
@@ -141,3 +167,150 @@ class ErrResp:
 
 
 Message = Ping | IndirectPing | AckResp | NackResp | Suspect | Alive | Dead | PushPull | User | ErrResp
+
+
+def _versions(value: Any, key: bytes) -> Versions:
+    """Read a ``Vsn``; none at all is all zeros, which no member speaks."""
+    data = fields.octets(value, key)
+    if not data:
+        return Versions(0, 0, 0, 0, 0, 0)
+    if len(data) < _VSN_SIZE:
+        raise PeerMisbehaved("bad-versions", key.decode())
+    return Versions(*data[:_VSN_SIZE])
+
+
+def _write_versions(value: Versions) -> bytes:
+    return bytes(
+        (
+            value.protocol_min,
+            value.protocol_max,
+            value.protocol_current,
+            value.delegate_min,
+            value.delegate_max,
+            value.delegate_current,
+        )
+    )
+
+
+def _state(value: Any, key: bytes) -> State:
+    number = fields.u32(value, key)
+    if number > State.LEFT:
+        raise PeerMisbehaved("bad-state", key.decode())
+    return State(number)
+
+
+_VSN_SIZE: Final = 6
+
+_SOURCE: Final = (
+    Field(b"SourceAddr", "source_addr", fields.optional_address, omit_empty=True),
+    Field(b"SourceNode", "source_node", fields.optional_name, omit_empty=True),
+    Field(b"SourcePort", "source_port", fields.u16, omit_empty=True),
+)
+_ACCUSATION: Final = (
+    Field(b"From", "from_node", fields.optional_name),
+    Field(b"Incarnation", "incarnation", fields.u32),
+    Field(b"Node", "node", fields.name),
+)
+
+LAYOUTS: Final[dict[MessageType, Layout]] = {
+    MessageType.PING: Layout(
+        Ping, (Field(b"Node", "node", fields.optional_name), Field(b"SeqNo", "seq_no", fields.u32), *_SOURCE)
+    ),
+    MessageType.INDIRECT_PING: Layout(
+        IndirectPing,
+        (
+            Field(b"Nack", "nack", fields.flag),
+            Field(b"Node", "node", fields.optional_name),
+            Field(b"Port", "port", fields.u16),
+            Field(b"SeqNo", "seq_no", fields.u32),
+            *_SOURCE,
+            Field(b"Target", "target", fields.address),
+        ),
+    ),
+    MessageType.ACK_RESP: Layout(
+        AckResp, (Field(b"Payload", "payload", fields.octets), Field(b"SeqNo", "seq_no", fields.u32))
+    ),
+    MessageType.NACK_RESP: Layout(NackResp, (Field(b"SeqNo", "seq_no", fields.u32),)),
+    MessageType.SUSPECT: Layout(Suspect, _ACCUSATION),
+    MessageType.DEAD: Layout(Dead, _ACCUSATION),
+    MessageType.ALIVE: Layout(
+        Alive,
+        (
+            Field(b"Addr", "addr", fields.address),
+            Field(b"Incarnation", "incarnation", fields.u32),
+            Field(b"Meta", "meta", fields.meta),
+            Field(b"Node", "node", fields.name),
+            Field(b"Port", "port", fields.u16),
+            Field(b"Vsn", "vsn", _versions, write=_write_versions),
+        ),
+    ),
+    MessageType.ERR: Layout(ErrResp, (Field(b"Error", "error", fields.error_text),)),
+}
+"""The messages that are one map. `PushPull` is a header and entries, `User` raw bytes."""
+
+PUSH_NODE_STATE: Final = Layout(
+    PushNodeState,
+    (
+        Field(b"Addr", "addr", fields.address),
+        Field(b"Incarnation", "incarnation", fields.u32),
+        Field(b"Meta", "meta", fields.meta),
+        Field(b"Name", "name", fields.name),
+        Field(b"Port", "port", fields.u16),
+        Field(b"State", "state", _state, write=int),
+        Field(b"Vsn", "vsn", _versions, write=_write_versions),
+    ),
+)
+
+_TYPES: Final = {layout.build: kind for kind, layout in LAYOUTS.items()}
+
+
+def encode(message: Message) -> bytes:
+    """Return a message as it lies in a datagram: type byte and body.
+
+    A `PushPull` comes out as its stream form, the only one it has. A `User` on
+    a stream has a header of its own: see `stream.seal_stream`.
+    """
+    match message:
+        case User(payload):
+            return bytes((MessageType.USER,)) + payload
+        case PushPull(nodes, join, user_state):
+            header = fields.pack({b"Join": join, b"Nodes": len(nodes), b"UserStateLen": len(user_state)})
+            entries = [PUSH_NODE_STATE.write(node) for node in nodes]
+            return b"".join((bytes((MessageType.PUSH_PULL,)), header, *entries, user_state))
+        case _:
+            kind = _TYPES[type(message)]
+            return bytes((kind,)) + LAYOUTS[kind].write(message)
+
+
+def decode(body: bytes) -> Message:
+    """Return the message in one datagram's unwrapped body.
+
+    Raises:
+        PeerMisbehaved: ``empty``, ``unknown-type``, ``unexpected-type`` (a stream's
+            message, or a wrapper where none may be), ``malformed-body``, or a
+            field's own reason.
+
+    """
+    if not body:
+        raise PeerMisbehaved("empty")
+    kind = message_type(body[0])
+    if kind is MessageType.USER:
+        return User(body[1:])
+    layout = LAYOUTS.get(kind)
+    if layout is None or kind is MessageType.ERR:
+        raise PeerMisbehaved("unexpected-type", kind.name)
+    message: Message = layout.read(fields.unpack(body[1:]))
+    return message
+
+
+def message_type(byte: int) -> MessageType:
+    """Return the type a first byte stands for.
+
+    Raises:
+        PeerMisbehaved: ``unknown-type``.
+
+    """
+    try:
+        return MessageType(byte)
+    except ValueError as error:
+        raise PeerMisbehaved("unknown-type", str(byte)) from error
