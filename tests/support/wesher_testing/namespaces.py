@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -255,22 +254,24 @@ class Host:
     def _make_private(self) -> None:
         own = self._lab.directory / self.name
         own.mkdir(mode=0o700)
-        shutil.copytree("/etc", own / "etc", symlinks=True)
-        (own / "etc/hostname").write_text(f"{self.name}\n")
-        (own / "etc/hosts").unlink(missing_ok=True)
-        (own / "etc/hosts").write_text(f"127.0.0.1 localhost {self.name}\n::1 localhost ip6-localhost\n")
-        # Names must come from the hosts file or not at all: no query leaves a lab.
-        (own / "etc/resolv.conf").unlink(missing_ok=True)
-        (own / "etc/resolv.conf").write_text("")
-        lines = [f"hostname {self.name}", f"mount --bind {own}/etc /etc"]
+        lines = [
+            f"hostname {self.name}",
+            # In memory, so that making and dropping many small files costs nothing.
+            f"mount -t tmpfs -o mode=755 wesher-lab {own}",
+            f"cp -a /etc {own}/etc",
+            # Either can be a link or a mount of its own on the machine.
+            f"rm -f {own}/etc/hosts {own}/etc/resolv.conf",
+            f"echo {self.name} > {own}/etc/hostname",
+            f"printf '127.0.0.1 localhost {self.name}\\n::1 localhost ip6-localhost\\n' > {own}/etc/hosts",
+            # Names come from the hosts file or not at all: no query leaves a lab.
+            f": > {own}/etc/resolv.conf",
+            f"mount --bind {own}/etc /etc",
+        ]
         for place in _PRIVATE:
-            empty = own / place.strip("/")
-            empty.mkdir(parents=True)
+            lines.append(f"mkdir -p {own}{place}")
             for needed in _needed_below(place):
-                kept = empty / needed.relative_to(place)
-                kept.mkdir(parents=True, exist_ok=True)
-                lines.append(f"mount --rbind {needed} {kept}")
-            lines.append(f"mount --rbind {empty} {place}")
+                lines += [f"mkdir -p {own}{needed}", f"mount --rbind {needed} {own}{needed}"]
+            lines.append(f"mount --rbind {own}{place} {place}")
         self.run(["sh", "-ec", "\n".join(lines)])
 
 
