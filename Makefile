@@ -5,14 +5,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-from-lock
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
 
 .PHONY: help
 help: ## List the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -36,5 +37,7 @@ format: $(INSTALLED) ## Format the code and sort the imports
 	$(BIN)/ruff format .
 
 .PHONY: lock
-lock: $(INSTALLED) ## Take the newest versions that pyproject.toml allows into requirements.lock
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --group dev --no-header --upgrade --quiet pyproject.toml -o requirements.lock
+lock: $(INSTALLED) ## Take the newest versions that pyproject.toml allows into the locks
+	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --constraint requirements-dev.lock --all-extras pyproject.toml -o requirements.lock
+	$(COMPILE) --constraint requirements-dev.lock --group build -o requirements-build.lock
