@@ -1,1 +1,1 @@
-"""asyncio round the engine: sockets, timers and the only real clock."""
+"""asyncio round the SWIM engine: sockets, deadlines and the only real clock."""

@@ -1,0 +1,150 @@
+"""Which of this host's addresses to listen on and to give to others.
+
+The order is the Go program's (hashicorp/go-sockaddr): public addresses first,
+the default route's link before others, IPv4 before IPv6, the smaller network
+first. The rule is pure; `host_addresses` asks the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from wesher_common.errors import InvalidSpec
+from wesher_common.overlay import IPAddress
+
+ALL_ADDRESSES: tuple[IPAddress, ...] = (IPv4Address(0), IPv6Address(0))
+RESOLVE_TIMEOUT = 10.0
+IFF_UP = 1
+
+
+@dataclass(frozen=True, slots=True)
+class HostAddress:
+    """One address of this host."""
+
+    address: IPAddress
+    prefix_length: int
+    link: str
+    link_up: bool
+    has_default_route: bool
+    """Whether its link leads to a default gateway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """Where a member listens, and where it says it does."""
+
+    bind: tuple[IPAddress, ...]
+    advertise: IPAddress
+
+
+def choose_addresses(
+    host: Iterable[HostAddress],
+    *,
+    bind_addr: IPAddress | None,
+    bind_iface: str,
+    advertise_addr: IPAddress | None,
+    own_link: str,
+) -> Listening:
+    """Decide what to bind and what to advertise.
+
+    Args:
+        host: the addresses of this host, in the kernel's order.
+        bind_addr: as given by flag; beats everything.
+        bind_iface: a link whose first address is meant; empty for none.
+        advertise_addr: as given by flag or object; what others dial.
+        own_link: our WireGuard link, which cannot carry itself.
+
+    Raises:
+        InvalidSpec: the link does not exist or has no address, or there is nothing to advertise.
+
+    """
+    others = [entry for entry in host if entry.link != own_link]
+    bind: tuple[IPAddress, ...] = ()
+    if bind_iface:
+        bind = (_first_on(bind_iface, others),)
+    elif bind_addr is not None:
+        bind = (bind_addr,)
+    elif advertise_addr is None:
+        public = [entry for entry in _in_order(others) if entry.address.is_global]
+        bind = tuple(entry.address for entry in public[:1])
+    if bind and not bind[0].is_unspecified:
+        return Listening(bind, advertise_addr or bind[0])
+    families: set[int] = {address.version for address in bind or ALL_ADDRESSES}
+    advertise = advertise_addr or _reachable(others, families)
+    return Listening(bind or ALL_ADDRESSES, advertise)
+
+
+def _first_on(link: str, host: Iterable[HostAddress]) -> IPAddress:
+    for entry in host:
+        if entry.link == link:
+            return entry.address
+    raise InvalidSpec("--bind-iface", "is no link of this host with an address", value=link)
+
+
+def _reachable(host: Sequence[HostAddress], families: set[int]) -> IPAddress:
+    for entry in _in_order(host):
+        if entry.address.version in families and not entry.address.is_loopback:
+            return entry.address
+    raise InvalidSpec("--advertise-addr", "this host has no address that others could dial: give one")
+
+
+def _in_order(host: Iterable[HostAddress]) -> list[HostAddress]:
+    usable = [e for e in host if e.link_up and not e.address.is_link_local and not e.address.is_multicast]
+    return sorted(
+        usable,
+        key=lambda entry: (
+            entry.address.is_loopback,
+            not entry.has_default_route,
+            entry.address.version,
+            -entry.prefix_length,
+        ),
+    )
+
+
+async def host_addresses() -> list[HostAddress]:
+    """Ask the kernel for every address of this host."""
+    # Loaded here: it is heavy, and only a starting agent needs it.
+    from pyroute2 import AsyncIPRoute  # noqa: PLC0415
+
+    async with AsyncIPRoute() as route:
+        links = {link["index"]: link async for link in await route.get_links()}
+        gateways = {
+            entry.get("oif")
+            for family in (socket.AF_INET, socket.AF_INET6)
+            async for entry in await route.get_default_routes(family=family)
+        }
+        entries = [entry async for entry in await route.get_addr()]
+    found = []
+    for entry in entries:
+        # On a point-to-point link "address" is the other end.
+        text = entry.get("local") or entry.get("address")
+        link = links.get(entry["index"])
+        if text is None or link is None:
+            continue
+        found.append(
+            HostAddress(
+                address=ip_address(text),
+                prefix_length=entry["prefixlen"],
+                link=link.get("ifname"),
+                link_up=bool(link["flags"] & IFF_UP),
+                has_default_route=entry["index"] in gateways,
+            )
+        )
+    return found
+
+
+async def resolve(host: str) -> tuple[IPAddress, ...]:
+    """Return every address of a name, without duplicates.
+
+    Raises:
+        OSError: the name has none, or nobody could be asked in time.
+
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(RESOLVE_TIMEOUT):
+        answers = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))

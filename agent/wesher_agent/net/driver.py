@@ -1,0 +1,178 @@
+"""Drives one engine: gives it packets and the time, does what it asks, hands on what happened.
+
+It owns the sockets and the clock. What an event means is left to whoever takes
+it; what goes on streams is `streams`' business. Nothing raised while a packet is
+judged or an event taken passes the driver: it is logged, and the mesh runs on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from wesher_agent.net.event_log import EventLog
+from wesher_agent.net.sockets import open_sockets
+from wesher_agent.net.streams import Streams
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.events import Event, PacketRejected
+from wesher_common.overlay import IPAddress
+
+log = logging.getLogger("wesher.net")
+
+MAX_DATAGRAM = 65536
+BATCH = 32
+"""Datagrams read at one go, before anything else on the loop gets its turn."""
+
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class EngineCall(Protocol[Result_co]):
+    """A method of the engine with all but the time filled in."""
+
+    def __call__(self, *, now: float) -> Result_co:
+        """Do it."""
+
+
+class Driver:
+    """Runs one engine on the current event loop.
+
+    Args:
+        engine: not started yet.
+        on_event: takes each event after it was logged; may call `tell`.
+
+    """
+
+    def __init__(self, engine: Engine, on_event: Callable[[Event], None]) -> None:
+        self.rejected: Counter[str] = Counter()
+        """How many packets were dropped, by reason."""
+        self._engine = engine
+        self._on_event = on_event
+        self._loop = asyncio.get_running_loop()
+        self._events = EventLog(self._loop.time)
+        self._datagrams: dict[socket.AddressFamily, socket.socket] = {}
+        self._streams = Streams(engine, self._tell_safely)
+        self._timer: asyncio.TimerHandle | None = None
+        self._pumping = False
+
+    @property
+    def now(self) -> float:
+        """The time on the engine's clock, in seconds."""
+        return self._loop.time()
+
+    async def open(self, addresses: Sequence[IPAddress], port: int) -> None:
+        """Listen on UDP and TCP, then start the engine.
+
+        Args:
+            addresses: one a family; an unspecified one means all of that family.
+            port: the gossip port.
+
+        Raises:
+            InvalidSpec: the port is taken, or an address is not this host's.
+
+        """
+        for address in addresses:
+            pair = open_sockets(address, port)
+            if pair is None:
+                continue
+            self._datagrams[pair.datagram.family] = pair.datagram
+            self._loop.add_reader(pair.datagram, self._readable, pair.datagram)
+            await self._streams.listen(pair.listener)
+        self.tell(self._engine.start)
+
+    async def close(self) -> None:
+        """Close every socket, once what was written has left."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for sock in self._datagrams.values():
+            self._loop.remove_reader(sock)
+            sock.close()
+        self._datagrams.clear()
+        await self._streams.close()
+
+    def tell(self, call: EngineCall[Result_co]) -> Result_co:
+        """Call the engine at the present time, then do what it wants done."""
+        try:
+            return call(now=self.now)
+        finally:
+            self._pump()
+
+    def _tell_safely(self, call: EngineCall[Result_co]) -> Result_co | None:
+        try:
+            return self.tell(call)
+        except Exception:
+            # A fault of ours in judging one packet must not take the member down.
+            log.exception("engine failed")
+            return None
+
+    def _readable(self, sock: socket.socket) -> None:
+        for _ in range(BATCH):
+            try:
+                data, sender = sock.recvfrom(MAX_DATAGRAM)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                # What an earlier send met: an ICMP answer, say. The datagrams behind it are fine.
+                log.debug("datagram socket reported error=%s", error)
+                continue
+            try:
+                self._engine.receive_datagram(data, Address(sender[0], sender[1]), now=self.now)
+            except Exception:
+                log.exception("engine failed on a datagram")
+        self._pump()
+
+    def _pump(self) -> None:
+        """Send what is due, hand on what happened, sleep until the next deadline."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            busy = True
+            while busy:
+                busy = self._send() | self._streams.act(self._engine.stream_actions()) | self._report()
+        finally:
+            self._pumping = False
+        self._rearm()
+
+    def _send(self) -> bool:
+        datagrams = self._engine.datagrams_to_send()
+        for data, address in datagrams:
+            family = socket.AF_INET6 if ":" in address.ip else socket.AF_INET
+            sock = self._datagrams.get(family)
+            if sock is None:
+                log.debug("datagram dropped, no socket of its family to=%s", address)
+                continue
+            try:
+                sock.sendto(data, address)
+            except OSError as error:
+                # Gossip over UDP may be lost, so a full buffer or a missing route costs a retry.
+                log.debug("datagram dropped to=%s error=%s", address, error)
+        return bool(datagrams)
+
+    def _report(self) -> bool:
+        reported = False
+        while (event := self._engine.next_event()) is not None:
+            reported = True
+            if isinstance(event, PacketRejected):
+                self.rejected[event.reason] += 1
+            self._events.write(event)
+            try:
+                self._on_event(event)
+            except Exception:
+                log.exception("event not handled event=%s", type(event).__name__)
+        return reported
+
+    def _rearm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._engine.next_timer()
+        if deadline is not None and self._datagrams:
+            self._timer = self._loop.call_at(deadline, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._tell_safely(self._engine.handle_timer)

@@ -1,0 +1,113 @@
+"""Opens the gossip port, and says who has it when it is taken."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from ipaddress import IPv6Address
+from pathlib import Path
+from typing import NamedTuple
+
+from wesher_common.errors import InvalidSpec
+from wesher_common.overlay import IPAddress
+
+RECEIVE_BUFFER = 2 << 20
+"""Bytes; memberlist's ``udpRecvBufSize``: a burst waits here while the loop is busy."""
+BACKLOG = 64
+PROC = Path("/proc")
+
+
+class GossipSockets(NamedTuple):
+    """The two sockets of one address, bound and not blocking."""
+
+    datagram: socket.socket
+    listener: socket.socket
+
+
+def open_sockets(address: IPAddress, port: int) -> GossipSockets | None:
+    """Bind UDP and TCP on one address.
+
+    Returns:
+        None when the address is unspecified and this host has no such family.
+
+    Raises:
+        InvalidSpec: the port is taken, or the address is not this host's.
+
+    """
+    family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
+    opened: list[socket.socket] = []
+    try:
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            sock = socket.socket(family, kind)
+            opened.append(sock)
+            sock.setblocking(False)  # noqa: FBT003 - the library's signature
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if kind == socket.SOCK_STREAM:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            else:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            sock.bind((str(address), port))
+        opened[1].listen(BACKLOG)
+    except OSError as error:
+        for sock in opened:
+            sock.close()
+        if address.is_unspecified and error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}:
+            return None
+        protocol = "TCP" if len(opened) > 1 else "UDP"
+        raise _cannot_bind(error, protocol, address, port) from error
+    return GossipSockets(*opened)
+
+
+def _cannot_bind(error: OSError, protocol: str, address: IPAddress, port: int) -> InvalidSpec:
+    match error.errno:
+        case errno.EADDRINUSE:
+            holder = find_holder(protocol, port) or "another program"
+            return InvalidSpec(
+                "--cluster-port",
+                f"{protocol} port {port} is taken by {holder}: set --cluster-port, or spec.gossip.port "
+                "of the mesh, to a port that is free on all members",
+                value=port,
+            )
+        case errno.EADDRNOTAVAIL:
+            return InvalidSpec("--bind-addr", "is no address of this host", value=address)
+        case errno.EACCES:
+            return InvalidSpec(
+                "--cluster-port", f"not allowed to listen on {protocol} port {port}", value=port
+            )
+    return InvalidSpec(
+        "--bind-addr", f"cannot listen on {protocol} port {port}: {error.strerror}", value=address
+    )
+
+
+def find_holder(protocol: str, port: int) -> str:
+    """Return which process holds a port, as ``name (pid 12)``; empty when we may not see it.
+
+    Args:
+        protocol: ``UDP`` or ``TCP``.
+        port: the local port.
+
+    """
+    inodes = {
+        inode for family in ("", "6") for inode in _sockets_on(PROC / f"net/{protocol.lower()}{family}", port)
+    }
+    for process in PROC.glob("[0-9]*"):
+        # Processes end while we look, and others' descriptors may be hidden from us.
+        with suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                link = os.readlink(descriptor)  # noqa: PTH115 - it is no path, so Path would mangle it
+                if link.startswith("socket:[") and link[8:-1] in inodes:
+                    return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+    return ""
+
+
+def _sockets_on(listing: Path, port: int) -> Iterator[str]:
+    """Yield the inodes of sockets on a local port out of ``/proc/net/udp`` and its like."""
+    with suppress(OSError):
+        for line in listing.read_text().splitlines()[1:]:
+            fields = line.split()
+            if int(fields[1].rpartition(":")[2], 16) == port:
+                yield fields[9]

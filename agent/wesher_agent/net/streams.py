@@ -1,0 +1,167 @@
+"""The driver's TCP side: dials, listens, carries bytes, and keeps every stream's deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.profile import DEFAULT_LIMITS
+from wesher_agent.swim.streams import CloseStream, OpenStream, StreamAction, StreamId, WriteStream
+
+log = logging.getLogger("wesher.net")
+
+MAX_OPEN = 2 * DEFAULT_LIMITS.accepted_streams
+"""Connections at a time, accepted ones included; further dials fail at once and are tried again later."""
+
+Tell = Callable[[Any], Any]
+"""Calls the engine with the time; never raises."""
+
+
+class Streams:
+    """Every TCP connection of one engine, dialled and accepted."""
+
+    def __init__(self, engine: Engine, tell: Tell) -> None:
+        self._engine = engine
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._servers: list[asyncio.Server] = []
+        self._open: dict[StreamId, _Stream] = {}
+        self._dialling: dict[StreamId, asyncio.Task[None]] = {}
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Accept connections on a socket that listens already."""
+        self._servers.append(await self._loop.create_server(self._accepted, sock=listener))
+
+    async def close(self) -> None:
+        """Stop listening and dialling, and drop what is open."""
+        for server in self._servers:
+            server.close()
+        dialling = list(self._dialling.values())
+        for task in dialling:
+            task.cancel()
+        for stream in list(self._open.values()):
+            stream.end()
+        await asyncio.gather(*dialling, return_exceptions=True)
+
+    def act(self, actions: Sequence[StreamAction]) -> bool:
+        """Do what the engine asks, in order; tell whether it asked for anything."""
+        for action in actions:
+            match action:
+                case OpenStream(id=stream) if len(self._open) + len(self._dialling) >= MAX_OPEN:
+                    # Not from here: the engine is still handing out its wishes.
+                    self._loop.call_soon(self.ended, stream, "too many connections at once")
+                case OpenStream(id=stream):
+                    self._dialling[stream] = self._loop.create_task(self._dial(action))
+                case WriteStream(id=stream, data=data) if stream in self._open:
+                    self._open[stream].write(data)
+                case CloseStream(id=stream):
+                    if stream in self._dialling:
+                        self._dialling[stream].cancel()
+                    if stream in self._open:
+                        self._open[stream].end()
+        return bool(actions)
+
+    async def _dial(self, wish: OpenStream) -> None:
+        deadline = self._loop.time() + wish.timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._loop.create_connection(
+                    partial(_Stream, self, wish.id, deadline, wish.data), wish.address.ip, wish.address.port
+                )
+        except TimeoutError:
+            self.ended(wish.id, "timed out")
+        except OSError as error:
+            self.ended(wish.id, error.strerror or str(error))
+        finally:
+            self._dialling.pop(wish.id, None)
+
+    def _accepted(self) -> asyncio.Protocol:
+        return _Stream(self, None, self._loop.time() + DEFAULT_LIMITS.accepted_stream_timeout)
+
+    # What a stream reports.
+
+    def admit(self, remote: Address) -> StreamId | None:
+        """Name an accepted connection, or refuse it."""
+        return cast("StreamId | None", self._tell(partial(self._engine.stream_accepted, remote)))
+
+    def opened(self, name: StreamId, stream: _Stream) -> None:
+        """Keep a stream under its name."""
+        self._open[name] = stream
+
+    def received(self, name: StreamId, data: bytes) -> None:
+        """Hand on bytes."""
+        self._tell(partial(self._engine.stream_received, name, data))
+
+    def ended(self, name: StreamId, error: str) -> None:
+        """Hand on that a stream is no more, unless the engine ended it."""
+        self._open.pop(name, None)
+        self._tell(partial(self._engine.stream_closed, name, error=error))
+
+    def forget(self, name: StreamId) -> None:
+        """Drop a stream that the engine ended."""
+        self._open.pop(name, None)
+
+
+class _Stream(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, streams: Streams, name: StreamId | None, deadline: float, data: bytes = b"") -> None:
+        self._streams = streams
+        self._name = name
+        self._deadline = deadline
+        self._data = data
+        self._transport: asyncio.Transport | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        if self._name is None:
+            remote = transport.get_extra_info("peername")
+            self._name = self._streams.admit(Address(remote[0], remote[1]))
+        if self._name is None:
+            self._ended = True
+            self._transport.abort()
+            return
+        self._streams.opened(self._name, self)
+        self._expiry = asyncio.get_running_loop().call_at(self._deadline, self._expire)
+        if self._data:
+            self._transport.write(self._data)
+
+    def data_received(self, data: bytes) -> None:
+        if self._name is not None and not self._ended:
+            self._streams.received(self._name, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._report("closed by peer" if exc is None else str(exc))
+
+    def write(self, data: bytes) -> None:
+        """Send bytes in the order of calls."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def end(self) -> None:
+        """Close once everything written has left, or when the deadline comes."""
+        self._ended = True
+        if self._name is not None:
+            self._streams.forget(self._name)
+        if self._transport is not None:
+            self._transport.close()
+
+    def _expire(self) -> None:
+        self._report("timed out")
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _report(self, error: str) -> None:
+        if not self._ended and self._name is not None:
+            self._ended = True
+            self._streams.ended(self._name, error)
