@@ -1,9 +1,9 @@
-"""Who is expected in the mesh, and whom to dial when.
+"""Who is expected in the mesh, and whom to dial.
 
 Above the engine, which forgets the dead as memberlist does, the roster remembers
 failed members until they have been away for long, and keeps asking for seeds and
 failed members until they are among the alive. It is told of events and the time;
-it neither resolves names nor dials.
+it neither resolves names nor dials. When a wanted address is due is `dialling`'s.
 """
 
 from __future__ import annotations
@@ -11,13 +11,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import ip_address
+from math import inf
 from random import Random
+from types import MappingProxyType
+from typing import Final
 
+from wesher_agent.mesh.dialling import DialSchedule, Target
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.events import Event
+from wesher_agent.swim.events import (
+    Event,
+    MemberAlive,
+    MemberFailed,
+    MemberForgotten,
+    MemberJoined,
+    MemberLeft,
+    MemberSuspected,
+    MemberUpdated,
+    PushPullDone,
+)
+from wesher_agent.swim.members import Member
+from wesher_agent.wire.messages import State
+from wesher_common.errors import PeerMisbehaved
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import SeedAddress
+
+SEED_CAP: Final = 20.0
+"""Seconds at most between two tries of a seed, in a small mesh."""
+FAILED_CAP: Final = 50.0
+"""Seconds at most between two tries of a failed member; with a dial's own timeout under a minute."""
+RESOLVE_CAP: Final = 60.0
+"""Seconds at most between two looks at a seed's name, whose answers may change at any time."""
 
 
 class MemberState(StrEnum):
@@ -27,6 +52,19 @@ class MemberState(StrEnum):
     SUSPECT = "suspect"
     FAILED = "failed"
     LEFT = "left"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether gossip counts it among the living: a suspect may still deny."""
+        return self in {MemberState.ALIVE, MemberState.SUSPECT}
+
+
+_STATES: Final = {
+    State.ALIVE: MemberState.ALIVE,
+    State.SUSPECT: MemberState.SUSPECT,
+    State.DEAD: MemberState.FAILED,
+    State.LEFT: MemberState.LEFT,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,25 +85,28 @@ class RosterMember:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedMember:
-    """A member as the state file keeps it."""
+    """A member as the state file keeps it; those that left are not kept."""
 
     name: str
     address: Address
     raw_meta: bytes
-    state: MemberState
-    away: float
-    """Seconds it had been failed or left when saved; time while we were down does not count."""
+    away: float = 0.0
+    """Seconds it had been failed when saved; time while we were down does not count."""
 
 
 class Roster:
     """The members that are expected, and the addresses to ask for them.
 
+    After any call that takes ``now``, or changes what is wanted, ask `next_timer` again.
+
     Args:
-        name: this member's, which is never listed or dialled.
-        gossip_port: of seeds that name none.
-        overlay: answers of a resolver that lie inside are skipped when ``overlay_is_apart``,
-            else only those that are a member's overlay address.
-        overlay_is_apart: whether nothing of the underlay lies inside the overlay; so in Kubernetes.
+        name: this member's, which is never listed.
+        gossip_port: of seeds that name none, and of our own addresses.
+        overlay: the mesh's network.
+        overlay_is_apart: whether nothing of the underlay lies inside the overlay (always
+            in Kubernetes). Then nothing inside is dialled: such an answer comes from a
+            hosts file that names overlay addresses. Else only answers that are a
+            member's overlay address are passed over.
         forget_after: seconds a failed member is expected back.
         rng: for jitter.
 
@@ -81,63 +122,228 @@ class Roster:
         forget_after: float,
         rng: Random,
     ) -> None:
-        raise NotImplementedError
+        self._name = name
+        self._gossip_port = gossip_port
+        self._overlay = overlay
+        self._overlay_is_apart = overlay_is_apart
+        self._forget_after = forget_after
+        self._known: dict[str, RosterMember] = {}
+        """Those removed on purpose too, as long as gossip has them alive."""
+        self._removed: frozenset[str] = frozenset()
+        self._own: frozenset[Address] = frozenset()
+        self._own_overlay_address: IPAddress | None = None
+        self._seeds: tuple[SeedAddress, ...] = ()
+        self._answers: dict[SeedAddress, tuple[Address, ...]] = {}
+        self._skipped: tuple[str, ...] = ()
+        self._schedule = DialSchedule(rng)
+        self._changed_at: float | None = None
+        """Since when the schedule does not reflect what is known."""
+        self._forget_at = inf
 
     @property
     def members(self) -> Mapping[str, RosterMember]:
         """Every other member remembered, by name, except those removed on purpose."""
-        raise NotImplementedError
+        if self._removed.isdisjoint(self._known):
+            return MappingProxyType(self._known)
+        return {name: member for name, member in self._known.items() if name not in self._removed}
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """One line for each seed address that must not be dialled, and why; as of the last `due`."""
+        return self._skipped
 
     def observe(self, event: Event, *, now: float) -> bool:
         """Take the engine's event; tell whether `members` changed."""
-        raise NotImplementedError
+        match event:
+            case (
+                MemberJoined(member=member)
+                | MemberUpdated(member=member)
+                | MemberSuspected(member=member)
+                | MemberAlive(member=member)
+                | MemberFailed(member=member)
+                | MemberLeft(member=member)
+            ):
+                return self._note(member, now)
+            case MemberForgotten(member=member):
+                known = self._known.get(member.name)
+                if known is not None and known.state is MemberState.LEFT:
+                    del self._known[member.name]
+                    return True
+            case PushPullDone(address=address):
+                self._schedule.reached(address, now=now)
+            case _:
+                pass
+        return False
 
-    def set_own_addresses(self, addresses: Iterable[IPAddress], *, overlay_address: IPAddress | None) -> None:
-        """Say where this member itself is: every local and advertised address."""
-        raise NotImplementedError
+    def set_own_addresses(
+        self, addresses: Iterable[IPAddress], *, overlay_address: IPAddress | None, now: float
+    ) -> None:
+        """Say where this member itself is: every local and announced address."""
+        self._own = frozenset(Address(str(address), self._gossip_port) for address in addresses)
+        self._own_overlay_address = overlay_address
+        self._changed(now)
 
     def set_seeds(self, seeds: Iterable[SeedAddress], *, now: float) -> None:
         """Replace the seeds: flags, ``seedNodes`` and ``clusterSeeds`` together. New ones are due at once."""
-        raise NotImplementedError
+        self._seeds = tuple(dict.fromkeys(seeds))
+        self._answers = {seed: known for seed, known in self._answers.items() if seed in self._seeds}
+        self._changed(now)
 
-    def set_removed(self, names: Iterable[str]) -> bool:
+    def resolved(self, seed: SeedAddress, answers: Iterable[IPAddress], *, now: float) -> None:
+        """Take a resolver's answers; `due` hands out what is to be dialled of them.
+
+        An empty answer keeps the former ones: a broken resolver loses no seed.
+        """
+        found = tuple(dict.fromkeys(self._seed_address(seed, answer) for answer in answers))
+        if found and seed in self._seeds:
+            self._answers[seed] = found
+            self._changed(now)
+
+    def set_removed(self, names: Iterable[str], *, now: float) -> bool:
         """Replace the names that were deleted on purpose; tell whether `members` changed."""
-        raise NotImplementedError
+        before = set(self.members)
+        self._removed = frozenset(names)
+        for name in self._removed & self._known.keys():
+            if not self._known[name].state.is_alive:
+                del self._known[name]
+        self._changed(now)
+        return before != set(self.members)
 
     def restore(self, saved: Iterable[SavedMember], *, now: float) -> None:
-        """Expect the members of an earlier run: all are failed until heard of, and due at once."""
-        raise NotImplementedError
+        """Expect the members of an earlier run: each is failed until heard of, and due at once."""
+        for entry in saved:
+            if entry.name not in self._known and entry.name not in {self._name, *self._removed}:
+                meta, problem = _read_meta(entry.raw_meta)
+                self._known[entry.name] = RosterMember(
+                    name=entry.name,
+                    address=entry.address,
+                    raw_meta=entry.raw_meta,
+                    meta=meta,
+                    problem=problem,
+                    state=MemberState.FAILED,
+                    since=now - entry.away,
+                )
+        self._changed(now)
 
     def saved(self, *, now: float) -> tuple[SavedMember, ...]:
         """Return what `restore` takes, sorted by name."""
-        raise NotImplementedError
+        return tuple(
+            SavedMember(
+                name=name,
+                address=member.address,
+                raw_meta=member.raw_meta,
+                away=now - member.since if member.state is MemberState.FAILED else 0.0,
+            )
+            for name, member in sorted(self.members.items())
+            if member.state is not MemberState.LEFT
+        )
 
-    def next_timer(self) -> float | None:
-        """When `handle_timer` wants to be called."""
-        raise NotImplementedError
+    def next_timer(self) -> float:
+        """When `forget` and `due` want to be called; infinite while nothing is wanted or failed."""
+        if self._changed_at is not None:
+            return self._changed_at
+        return min(self._forget_at, self._schedule.next_try)
 
-    def handle_timer(self, *, now: float) -> tuple[str, ...]:
-        """Forget who has been away too long; return their names."""
-        raise NotImplementedError
+    def forget(self, *, now: float) -> tuple[str, ...]:
+        """Drop who has been failed too long; return their names."""
+        gone = tuple(
+            name
+            for name, member in self._known.items()
+            if member.state is MemberState.FAILED and now >= member.since + self._forget_after
+        )
+        for name in gone:
+            del self._known[name]
+        if gone:
+            self._changed(now)
+        return gone
 
-    def due(self, *, now: float) -> list[Address | SeedAddress]:
-        """Take what is to be tried now, at most a few at a time.
+    def due(self, *, now: float) -> list[Target]:
+        """Take what is to be tried now, a few at a time.
 
         An `Address` is to be dialled (`Engine.push_pull_with`); a `SeedAddress` is a
         name to resolve first and hand to `resolved`. Each comes again, later and
-        later, until it is among the alive; nobody need report a failure.
+        later up to its cap, until it is among the alive; nobody reports a failure.
         """
-        raise NotImplementedError
+        if self._changed_at is not None:
+            self._changed_at = None
+            alive = 1 + sum(member.state.is_alive for member in self._known.values())
+            self._schedule.want(self._wanted(), alive=alive, now=now)
+            failed = [known.since for known in self._known.values() if known.state is MemberState.FAILED]
+            self._forget_at = min(failed, default=inf) + self._forget_after
+        return self._schedule.due(now=now)
 
-    def resolved(self, seed: SeedAddress, answers: Iterable[IPAddress], *, now: float) -> Resolution:
-        """Take a resolver's answers; return which of them to dial now, and which not and why."""
-        raise NotImplementedError
+    def _changed(self, now: float) -> None:
+        if self._changed_at is None:
+            self._changed_at = now
+
+    def _note(self, member: Member, now: float) -> bool:
+        name, state = member.name, _STATES[member.state]
+        if name == self._name:
+            return False
+        known = self._known.get(name)
+        if name in self._removed and not state.is_alive:
+            self._known.pop(name, None)
+            return False
+        if known is not None and known.raw_meta == member.meta:
+            meta, problem = known.meta, known.problem
+        else:
+            meta, problem = _read_meta(member.meta)
+        noted = RosterMember(
+            name=name,
+            address=member.address,
+            raw_meta=member.meta,
+            meta=meta,
+            problem=problem,
+            state=state,
+            since=known.since if known is not None and known.state is state else now,
+        )
+        if noted == known:
+            return False
+        self._known[name] = noted
+        self._changed(now)
+        return name not in self._removed
+
+    def _seed_address(self, seed: SeedAddress, answer: IPAddress) -> Address:
+        return Address(str(answer), seed.port or self._gossip_port)
+
+    def _wanted(self) -> dict[Target, float]:
+        """Return every target with its cap; a seed's comes first and so wins."""
+        overlay_addresses = {
+            member.meta.overlay_address for member in self._known.values() if member.meta is not None
+        } | {self._own_overlay_address}
+        skipped: list[str] = []
+        wanted: dict[Target, float] = {}
+        for seed in self._seeds:
+            literal = seed.address
+            if literal is None:
+                wanted[seed] = RESOLVE_CAP
+            addresses = (
+                self._answers.get(seed, ()) if literal is None else (self._seed_address(seed, literal),)
+            )
+            for address in addresses:
+                ip = ip_address(address.ip)
+                if self._overlay_is_apart and ip in self._overlay:
+                    skipped.append(f"seed {seed}: {ip} lies inside the overlay {self._overlay}")
+                elif literal is None and ip in overlay_addresses:
+                    skipped.append(f"seed {seed}: {ip} is a member's overlay address")
+                else:
+                    wanted[address] = SEED_CAP
+        self._skipped = tuple(skipped)
+
+        alive = set(self._own)
+        for member in self._known.values():
+            if member.state.is_alive:
+                alive.add(member.address)
+            elif member.state is MemberState.FAILED and not self._is_overlay(member.address):
+                wanted.setdefault(member.address, FAILED_CAP)
+        return {target: cap for target, cap in wanted.items() if target not in alive}
+
+    def _is_overlay(self, address: Address) -> bool:
+        return self._overlay_is_apart and ip_address(address.ip) in self._overlay
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """What came of a seed's name."""
-
-    dial: tuple[Address, ...]
-    skipped: tuple[str, ...]
-    """One line for each answer that must not be dialled though nobody is alive there."""
+def _read_meta(raw: bytes) -> tuple[NodeMeta | None, str]:
+    try:
+        return NodeMeta.decode(raw), ""
+    except PeerMisbehaved as error:
+        return None, error.reason
