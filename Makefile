@@ -1,35 +1,29 @@
 # `make` alone lists the verbs.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed-from-lock
-COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
+INSTALLED := $(VENV)/.installed
+SUPPORT := PYTHONPATH=tests/support
+RING ?=
 
 .PHONY: help
 help: ## List the verbs
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(INSTALLED): requirements-dev.lock pyproject.toml
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	touch $@
+.PHONY: demo
+demo: $(INSTALLED) ## Bring a mesh up on three hosts of this machine and show it; KEEP=1 leaves it up
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.system_packages demo
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.demo
 
-.PHONY: venv
-venv: $(INSTALLED)
-
-.PHONY: lint
-lint: $(INSTALLED)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports --no-logo
-	$(BIN)/mypy
+.PHONY: test
+test: $(INSTALLED) ## Run every ring of tests, or RING="check agent ..."
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.system_packages test
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.rings $(RING)
 
 .PHONY: check
-check: lint ## Lint, types, unit and property tests, under a minute
-	$(BIN)/pytest -q tests/unit tests/property tests/repo
+check: $(INSTALLED) ## Style, types, import rules, unit and property tests, under a minute
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.rings check
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and sort the imports
@@ -37,7 +31,17 @@ format: $(INSTALLED) ## Format the code and sort the imports
 	$(BIN)/ruff format .
 
 .PHONY: lock
-lock: $(INSTALLED) ## Take the newest versions that pyproject.toml allows into the locks
-	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements-dev.lock
-	$(COMPILE) --constraint requirements-dev.lock --all-extras pyproject.toml -o requirements.lock
-	$(COMPILE) --constraint requirements-dev.lock --group build -o requirements-build.lock
+lock: $(INSTALLED) ## Take the newest versions that pyproject.toml allows into requirements.lock
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --group dev --no-header --upgrade --quiet pyproject.toml -o requirements.lock
+
+.PHONY: venv
+venv: $(INSTALLED)
+
+# Each stamp comes last, so an environment that was left half made is made again.
+$(VENV)/.locked: requirements.lock scripts/make-venv
+	@scripts/make-venv $(VENV)
+	@touch $@
+
+$(INSTALLED): $(VENV)/.locked pyproject.toml
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

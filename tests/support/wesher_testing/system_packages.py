@@ -7,6 +7,7 @@ never removes a package. Daemons are not its business: the toolbox unpacks them.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ TEST = {
 }
 """Program to Debian package, for ``make test``."""
 
-_SETS = {"demo": DEMO, "test": TEST}
+_SETS = {"demo": DEMO, "test": TEST, "venv": {}}
 
 
 def find(program: str) -> str | None:
@@ -49,9 +50,12 @@ def main(arguments: list[str]) -> int:
         print(f"usage: system_packages {'|'.join(_SETS)}", file=sys.stderr)
         return 2
     wanted = missing(_SETS[arguments[0]])
+    if arguments[0] == "venv" and importlib.util.find_spec("ensurepip") is None:
+        # Debian ships the standard library's venv without the part that puts pip into it.
+        wanted.append(f"python{sys.version_info[0]}.{sys.version_info[1]}-venv")
     if not wanted:
         return 0
-    print(f"system packages missing for `make {arguments[0]}`: {' '.join(wanted)}", flush=True)
+    print(f"system packages missing: {' '.join(wanted)}", flush=True)
     if os.environ.get("WESHER_NO_SYSTEM_PACKAGES"):
         print("WESHER_NO_SYSTEM_PACKAGES is set: install them yourself, then run this again", file=sys.stderr)
         return 1

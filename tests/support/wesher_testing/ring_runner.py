@@ -1,0 +1,230 @@
+"""Runs rings of tests one after the other and adds up what happened.
+
+Owns how a ring is run: its set-up, its time share, root by sudo, Ctrl-C, what counts
+as passed, failed and skipped, and the closing line. Which rings there are is
+`wesher_testing.rings`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from wesher_testing.cache import ToolUnavailable, cache_dir, report
+from wesher_testing.system_packages import become_root
+from wesher_testing.toolbox import REPOSITORY
+
+_LENIENCE = 1.5
+"""A ring may take this many times its share; beyond, it is ended and has failed."""
+_GRACE = 30.0
+"""Seconds a ring that was told to end has for cleaning up after itself."""
+_NO_TESTS = 5
+"""pytest's exit status when it found nothing to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One command of a ring."""
+
+    name: str
+    argv: tuple[str, ...]
+    counts_itself: bool = False
+    """Whether it is pytest and tells how many tests it ran; any other command counts as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """One ring: what it proves, what it costs, what it needs."""
+
+    name: str
+    proves: str
+    minutes: float
+    """Its share of the time budget on two cores, set-up not counted."""
+    steps: tuple[Step, ...]
+    """Run side by side when there is more than one, each one's words shown when it ends."""
+    needs_root: bool = False
+    prepare: tuple[Callable[[], object], ...] = ()
+    """What the toolbox must have ready; may raise `ToolUnavailable`."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened in one ring, or in all of them."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why things were skipped, and how many."""
+
+    def __add__(self, other: Tally) -> Tally:
+        """Add two tallies up."""
+        return Tally(
+            self.passed + other.passed,
+            self.failed + other.failed,
+            self.skipped + other.skipped,
+            self.reasons + other.reasons,
+        )
+
+    def __str__(self) -> str:
+        """Say it as the closing line does."""
+        text = f"{self.passed} passed, {self.failed} failed"
+        return f"{text}, {self.skipped} skipped" if self.skipped else text
+
+
+def run(rings: Sequence[Ring], *, set_up_minutes: float) -> int:
+    """Run rings in order, print what each did and the closing line; return the exit status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    strict = os.environ.get("CI") == "true"
+    total = Tally()
+    lines: list[str] = []
+    set_up_seconds = 0.0
+    try:
+        for ring in rings:
+            _say(f"━━ {ring.name}: {ring.proves}")
+            started = time.monotonic()
+            lacking = _prepare(ring)
+            prepared = time.monotonic()
+            set_up_seconds += prepared - started
+            tally = _run_ring(ring) if lacking is None else Tally(skipped=1, reasons=Counter([lacking]))
+            took = time.monotonic() - prepared
+            verdict = f"{tally}"
+            if tally.passed + tally.failed == 0 and not tally.skipped:
+                tally.skipped, tally.reasons = 1, Counter(["the ring is empty"])
+            if strict and tally.skipped:
+                verdict += "; nothing may be skipped in CI"
+                tally.failed, tally.skipped = tally.failed + tally.skipped, 0
+            if took > ring.minutes * 60 * _LENIENCE:
+                verdict += f"; over {_LENIENCE} x its share of {ring.minutes:g} min"
+                tally.failed += 1
+            lines.append(f"{ring.name:<10} {took:6.1f} s  {verdict}")
+            total += tally
+        if set_up_seconds > set_up_minutes * 60 * _LENIENCE:
+            lines.append(
+                f"set-up took {set_up_seconds:.0f} s, over {_LENIENCE} x its share of {set_up_minutes:g} min"
+            )
+            total.failed += 1
+    except KeyboardInterrupt:
+        _say("━━ interrupted")
+        total.failed += 1
+    _say("━━ summary")
+    for line in (*lines, f"{'set-up':<10} {set_up_seconds:6.1f} s"):
+        _say(line)
+    for reason, count in sorted(total.reasons.items()):
+        _say(f"not run: {reason} ({count})")
+    _say(str(total))
+    return 1 if total.failed or not total.passed else 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _prepare(ring: Ring) -> str | None:
+    """Get what the ring needs; return why it cannot run here, if so."""
+    if ring.needs_root and become_root() is None:
+        return f"{ring.name} needs root or sudo"
+    try:
+        for prepare in ring.prepare:
+            prepare()
+    except ToolUnavailable as error:
+        return f"{ring.name} needs a tool: {error}"
+    return None
+
+
+def _run_ring(ring: Ring) -> Tally:
+    if ring.needs_root and os.geteuid() != 0:
+        report(f"{ring.name} makes network namespaces: running it with sudo")
+    started = time.monotonic()
+    deadline = started + ring.minutes * 60 * _LENIENCE
+    alone = len(ring.steps) == 1
+    tally = Tally()
+    with tempfile.TemporaryDirectory(prefix="wesher-ring-") as scratch:
+        running: list[_Running] = []
+        try:
+            running += (_start(ring, step, Path(scratch), alone=alone) for step in ring.steps)
+            while running:
+                if time.monotonic() > deadline:
+                    _say(f"{ring.name}: out of time, ending {', '.join(one.step.name for one in running)}")
+                    _end(running)
+                for one in [one for one in running if one.child.poll() is not None]:
+                    running.remove(one)
+                    tally += _finish(one, time.monotonic() - started, alone=alone)
+                time.sleep(0.05)
+        finally:
+            _end(running)
+    return tally
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    step: Step
+    child: subprocess.Popen[bytes]
+    words: Path
+    results: Path
+
+
+def _start(ring: Ring, step: Step, scratch: Path, *, alone: bool) -> _Running:
+    words, results = scratch / f"{step.name}.txt", scratch / f"{step.name}.xml"
+    argv = [*step.argv, f"--junit-xml={results}"] if step.counts_itself else list(step.argv)
+    if ring.needs_root and os.geteuid() != 0:
+        # sudo keeps the environment but PATH; root must leave no files of its own in the checkout.
+        kept = (f"PATH={os.environ['PATH']}", f"WESHER_CACHE={cache_dir()}", "PYTHONDONTWRITEBYTECODE=1")
+        no_files = ("-p", "no:cacheprovider") if step.counts_itself else ()
+        argv = [*(become_root() or ()), "-E", "env", *kept, *argv, *no_files]
+    if alone:
+        child = subprocess.Popen(argv, cwd=REPOSITORY, stdin=subprocess.DEVNULL)
+    else:
+        with words.open("wb") as file:
+            child = subprocess.Popen(argv, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+    return _Running(step, child, words, results)
+
+
+def _finish(one: _Running, took: float, *, alone: bool) -> Tally:
+    status = one.child.returncode
+    if one.step.counts_itself:
+        tally = _count(one.results, status)
+    else:
+        tally = Tally(passed=1) if status == 0 else Tally(failed=1)
+    if not alone:
+        _say(f"{one.step.name:<14} {took:6.1f} s  {'FAILED' if tally.failed else 'ok'}")
+        if tally.failed:
+            _say(one.words.read_text(errors="replace").rstrip())
+    return tally
+
+
+def _end(running: Sequence[_Running]) -> None:
+    """Let commands clean up after themselves, as after a Ctrl-C, before they are killed."""
+    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        for one in running:
+            if one.child.poll() is None:
+                one.child.send_signal(how)
+        patience = time.monotonic() + _GRACE
+        while any(one.child.poll() is None for one in running) and time.monotonic() < patience:
+            time.sleep(0.05)
+
+
+def _count(results: Path, status: int) -> Tally:
+    """Add up pytest's own report; a status its counts do not explain is one more failure."""
+    tally = Tally()
+    cases = ET.parse(results).iter("testcase") if results.exists() else ()  # noqa: S314 - our own
+    for case in cases:
+        skipped = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            tally.failed += 1
+        elif skipped is not None:
+            tally.skipped += 1
+            tally.reasons[skipped.get("message", "no reason given")] += 1
+        else:
+            tally.passed += 1
+    if status not in (0, _NO_TESTS) and not tally.failed:
+        tally.failed += 1
+    return tally

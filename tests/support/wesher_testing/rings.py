@@ -1,0 +1,92 @@
+"""The rings of tests, from the innermost out: ``python -m wesher_testing.rings [RING ...]``.
+
+Each ring has a share of the time that everything may take on two cores; how they
+are run and counted is `wesher_testing.ring_runner`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from wesher_testing import toolbox
+from wesher_testing.ring_runner import Ring, Step, run
+
+SET_UP_MINUTES = 18.0
+"""What building and fetching all tools may take on a machine without the cache."""
+
+_BIN = Path(sys.executable).parent
+
+
+def _tool(name: str, *arguments: str) -> Step:
+    return Step(name if not arguments else f"{name} {arguments[0]}", (str(_BIN / name), *arguments))
+
+
+def _tests(*folders: str) -> Step:
+    return Step(
+        "tests",
+        (sys.executable, "-m", "pytest", "-q", *(f"tests/{folder}" for folder in folders)),
+        counts_itself=True,
+    )
+
+
+def _wireguard_go() -> object:
+    module = toolbox.REPOSITORY / "tests/support/go/wireguard"
+    return toolbox.go_binary(module, "golang.zx2c4.com/wireguard", "wireguard")
+
+
+def _api_server() -> object:
+    return toolbox.kubernetes_binary("kube-apiserver"), toolbox.kubernetes_binary("kubectl"), toolbox.etcd()
+
+
+RINGS = (
+    Ring(
+        "check",
+        "style, types, import rules, unit and property tests",
+        1,
+        (
+            _tool("ruff", "check", "."),
+            _tool("ruff", "format", "--check", "."),
+            _tool("lint-imports", "--no-logo"),
+            _tool("mypy"),
+            _tests("unit", "property", "repo"),
+        ),
+    ),
+    Ring("sim", "the gossip engine on a virtual network", 2, (_tests("sim"),)),
+    Ring(
+        "interop", "gossip with Go's memberlist and with serf", 4, (_tests("interop"),), prepare=(toolbox.go,)
+    ),
+    Ring("lab", "the network namespaces that the outer rings stand on", 1, (_tests("lab"),), needs_root=True),
+    Ring("agent", "the agent as a process", 3, (_tests("agent"),), needs_root=True, prepare=(_wireguard_go,)),
+    Ring(
+        "wireguard",
+        "user-space WireGuard devices",
+        2,
+        (_tests("wireguard"),),
+        needs_root=True,
+        prepare=(_wireguard_go,),
+    ),
+    Ring("apiserver", "the operator on a real API server", 4, (_tests("apiserver"),), prepare=(_api_server,)),
+    Ring("vm", "kernel WireGuard, on a real kernel in QEMU", 3, (_tests("vm"),)),
+    Ring(
+        "demo",
+        "a mesh of three hosts from end to end",
+        3,
+        (Step("demo", (sys.executable, "-m", "wesher_testing.demo")),),
+        needs_root=True,
+        prepare=(_api_server, _wireguard_go),
+    ),
+)
+
+
+def main(names: list[str]) -> int:
+    """Run the named rings, or all; return the exit status."""
+    known = {ring.name: ring for ring in RINGS}
+    if unknown := [name for name in names if name not in known]:
+        print(f"no ring {unknown[0]!r}: there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    return run([known[name] for name in names] or RINGS, set_up_minutes=SET_UP_MINUTES)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
