@@ -8,15 +8,46 @@ socket, clock or random source. A driver calls one of its inputs, then picks up
 
 from __future__ import annotations
 
+import math
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from random import Random
 
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.events import Event
-from wesher_agent.swim.members import LocalNode, Member
+from wesher_agent.swim.awareness import Awareness
+from wesher_agent.swim.broadcasts import Broadcasts
+from wesher_agent.swim.departure import Departure
+from wesher_agent.swim.events import Event, PacketRejected, UserMessageReceived
+from wesher_agent.swim.exchange import Exchange, push_pull_scale
+from wesher_agent.swim.gossip import Gossip
+from wesher_agent.swim.members import LocalNode, Member, MemberTable
+from wesher_agent.swim.membership import Membership
+from wesher_agent.swim.outbox import Outbox
+from wesher_agent.swim.probe import Prober
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits, Profile
+from wesher_agent.swim.relay import Relay
+from wesher_agent.swim.sequence import SequenceNumbers
 from wesher_agent.swim.streams import StreamAction, StreamId
-from wesher_agent.wire.messages import Alive, Dead, Suspect
+from wesher_agent.swim.timers import Kind, Timer, Timers
+from wesher_agent.wire.keyring import PADDED
+from wesher_agent.wire.limits import META, USER_MESSAGE
+from wesher_agent.wire.messages import (
+    AckResp,
+    Alive,
+    Dead,
+    ErrResp,
+    IndirectPing,
+    Message,
+    NackResp,
+    Ping,
+    PushPull,
+    State,
+    Suspect,
+    User,
+)
+from wesher_agent.wire.packet import PacketFormat, Wrapper, open_packet
+from wesher_common.errors import PeerMisbehaved
 
 
 class Engine:
@@ -40,86 +71,183 @@ class Engine:
         me: LocalNode,
         profile: Profile,
         *,
-        packet_format: object,
+        packet_format: PacketFormat,
         incarnation: int,
         rng: Random,
         nonce: Callable[[int], bytes],
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        raise NotImplementedError
+        self._profile = profile
+        self._rng = rng
+        self._protocol = me.versions.protocol_current
+        self._events: deque[Event] = deque()
+        self._timers = Timers()
+        self._table = MemberTable(me.name, rng)
+        self._awareness = Awareness(profile.awareness_max_multiplier)
+        self.wrappers: Counter[Wrapper] = Counter()
+        """How often each kind of wrapper was met in what arrived."""
+
+        fmt = self._for_our_protocol(packet_format)
+        emit = self._events.append
+        broadcasts = Broadcasts(profile.retransmit_mult)
+        self._outbox = Outbox(self._table, broadcasts, fmt, nonce, limits.outbox)
+        self._gossip = Gossip(
+            profile,
+            table=self._table,
+            broadcasts=broadcasts,
+            outbox=self._outbox,
+            timers=self._timers,
+            rng=rng,
+        )
+        self._membership = Membership(
+            me,
+            profile,
+            limits,
+            incarnation=incarnation,
+            table=self._table,
+            gossip=self._gossip,
+            awareness=self._awareness,
+            timers=self._timers,
+            emit=emit,
+        )
+        sequence = SequenceNumbers()
+        self._relay = Relay(
+            profile,
+            limits,
+            membership=self._membership,
+            outbox=self._outbox,
+            timers=self._timers,
+            sequence=sequence,
+        )
+        self._exchange = Exchange(
+            profile,
+            limits,
+            table=self._table,
+            membership=self._membership,
+            relay=self._relay,
+            packet_format=fmt,
+            nonce=nonce,
+            wrappers=self.wrappers,
+            acked=self._acked_over_tcp,
+            emit=emit,
+        )
+        self._prober = Prober(
+            profile,
+            table=self._table,
+            membership=self._membership,
+            awareness=self._awareness,
+            outbox=self._outbox,
+            timers=self._timers,
+            sequence=sequence,
+            ping_over_tcp=self._exchange.ping,
+            emit=emit,
+        )
+        self._departure = Departure(
+            table=self._table,
+            membership=self._membership,
+            gossip=self._gossip,
+            outbox=self._outbox,
+            timers=self._timers,
+            emit=emit,
+        )
 
     @property
     def members(self) -> Mapping[str, Member]:
         """Every known member by name, this one included, whatever its state; a live view."""
-        raise NotImplementedError
+        return self._table.view
 
     @property
     def me(self) -> Member:
         """This member."""
-        raise NotImplementedError
+        return self._membership.me
 
     @property
     def health_score(self) -> int:
         """Lifeguard's local health: 0 is healthy, below ``awareness_max_multiplier``."""
-        raise NotImplementedError
+        return self._awareness.score
 
     def start(self, *, now: float) -> None:
         """Become alive and begin probing, gossiping and exchanging state."""
-        raise NotImplementedError
+        self._membership.announce(now=now)
+        # Members started together must not probe and exchange in step.
+        self._prober.start(phase=self._rng.random() * self._profile.probe_interval, now=now)
+        if self._profile.push_pull_interval > 0:
+            phase = self._rng.random() * self._profile.push_pull_interval
+            self._timers.set(Timer(Kind.PUSH_PULL), now + phase)
 
     def next_timer(self) -> float | None:
-        """When `handle_timer` wants to be called; ``None`` before start and after leaving."""
-        raise NotImplementedError
+        """When `handle_timer` wants to be called, maybe a time past; None before start and after leaving."""
+        return -math.inf if self._exchange.is_busy else self._timers.next()
 
     def handle_timer(self, *, now: float) -> None:
         """Do everything that was due at or before ``now``."""
-        raise NotImplementedError
+        self._exchange.work(now=now)
+        while timer := self._timers.pop_due(now):
+            self._fire(timer, now)
 
     def next_event(self) -> Event | None:
         """Take the oldest event that was not taken yet."""
-        raise NotImplementedError
+        return self._events.popleft() if self._events else None
 
     def receive_datagram(self, data: bytes, sender: Address, *, now: float) -> None:
         """Take one UDP payload as it came. Never raises for what a peer sent."""
-        raise NotImplementedError
+        try:
+            packet = open_packet(data, self._outbox.packet_format)
+        except PeerMisbehaved as misbehaved:
+            self._events.append(PacketRejected(misbehaved.reason, sender))
+            return
+        self.wrappers.update(packet.wrappers)
+        for reason in sorted(set(packet.rejected)):
+            self._events.append(PacketRejected(reason, sender))
+        for message in packet.messages:
+            try:
+                self._receive(message, sender, now)
+            except PeerMisbehaved as misbehaved:
+                self._events.append(PacketRejected(misbehaved.reason, sender))
 
     def datagrams_to_send(self) -> list[tuple[bytes, Address]]:
         """Take the UDP payloads to send now."""
-        raise NotImplementedError
+        return self._outbox.drain()
 
     def stream_actions(self) -> list[StreamAction]:
         """Take what is to be done with TCP connections now, in order."""
-        raise NotImplementedError
+        return self._exchange.drain()
 
-    def stream_accepted(self, remote: Address, *, now: float) -> StreamId | None:
+    def stream_accepted(self, remote: Address, *, now: float) -> StreamId | None:  # noqa: ARG002 - every input tells the time
         """Name a connection that somebody opened; ``None`` means close it at once (too many).
 
         The driver closes it, and says so, after ``Limits.accepted_stream_timeout``.
         """
-        raise NotImplementedError
+        return self._exchange.accepted(remote)
 
     def stream_received(self, stream: StreamId, data: bytes, *, now: float) -> None:
         """Take bytes that arrived on a stream. Never raises for what a peer sent."""
-        raise NotImplementedError
+        self._exchange.received(stream, data, now=now)
 
-    def stream_closed(self, stream: StreamId, *, now: float, error: str = "closed by peer") -> None:
-        """Say that a stream could not be opened, timed out or ended; unknown ids are ignored.
+    def stream_closed(self, stream: StreamId, *, now: float, error: str | None = None) -> None:  # noqa: ARG002 - every input tells the time
+        """Say that a stream is no more; ids that are not known any more are ignored.
 
-        Not called for a stream the engine itself closed with `CloseStream`.
+        Args:
+            stream: which.
+            now: the time.
+            error: one line when it could not be opened, broke or timed out; None when
+                the other side ended it in order.
+
         """
-        raise NotImplementedError
+        self._exchange.closed(stream, error)
 
-    def join(self, addresses: Iterable[Address], *, now: float) -> None:
+    def join(self, addresses: Iterable[Address], *, now: float) -> None:  # noqa: ARG002 - every input tells the time
         """Exchange state with each address as a joiner; each ends in PushPullDone or PushPullFailed."""
-        raise NotImplementedError
+        for address in addresses:
+            self._exchange.push_pull(address, join=True)
 
-    def push_pull_with(self, address: Address, *, now: float, join: bool = True) -> None:
+    def push_pull_with(self, address: Address, *, now: float, join: bool = True) -> None:  # noqa: ARG002 - every input tells the time
         """Exchange state with one address, at any time, whether a member is known there or not."""
-        raise NotImplementedError
+        self._exchange.push_pull(address, join=join)
 
     def leave(self, *, now: float, timeout: float = 10.0) -> None:
         """Tell the others that this member goes; ends in LeaveDone within ``timeout`` seconds."""
-        raise NotImplementedError
+        self._departure.begin(going_to=None, timeout=timeout, now=now)
 
     def update_meta(self, meta: bytes, *, now: float) -> None:
         """Announce new metadata for this member.
@@ -128,20 +256,24 @@ class Engine:
             ValueError: longer than 512 bytes.
 
         """
-        raise NotImplementedError
+        if len(meta) > META.most:
+            raise ValueError(f"metadata is at most {META.most} bytes, not {len(meta)}")
+        self._membership.update_meta(meta, now=now)
 
-    def change_address(self, address: Address, *, now: float) -> None:
+    def change_address(self, address: Address, *, now: float, timeout: float = 10.0) -> None:
         """Move this member: leave from the old address, then come back from the new one.
 
-        Ends in AddressChanged. memberlist accepts a new address only for a name that has left.
+        memberlist accepts a new address only for a name that has left. Use it too
+        when `NameConflict` names ourselves with an address that was ours before.
+        Ends in AddressChanged within ``timeout`` seconds, unless a leave comes between.
         """
-        raise NotImplementedError
+        self._departure.begin(going_to=address, timeout=timeout, now=now)
 
-    def set_packet_format(self, packet_format: object) -> None:
-        """Seal and read with other keys, label or versions from now on."""
-        raise NotImplementedError
+    def set_packet_format(self, packet_format: PacketFormat) -> None:
+        """Seal and read with other keys, label or versions from now on; open streams keep theirs."""
+        self._outbox.packet_format = self._exchange.packet_format = self._for_our_protocol(packet_format)
 
-    def send_user_message(self, address: Address, payload: bytes, *, now: float, reliable: bool) -> None:
+    def send_user_message(self, address: Address, payload: bytes, *, now: float, reliable: bool) -> None:  # noqa: ARG002 - every input tells the time
         """Send bytes to the application at ``address``.
 
         Args:
@@ -151,11 +283,79 @@ class Engine:
             reliable: over a stream (may end in UserMessageFailed), else as one datagram.
 
         Raises:
-            ValueError: too long for a datagram (`Limits.user_message`).
+            ValueError: too long for a datagram, or for the other side's limit on a stream.
 
         """
-        raise NotImplementedError
+        most = USER_MESSAGE.most if reliable else self._outbox.room - 1
+        if len(payload) > most:
+            raise ValueError(f"a user message is at most {most} bytes here, not {len(payload)}")
+        if reliable:
+            self._exchange.send_user(address, payload)
+        else:
+            self._outbox.send(address, User(payload), checksum=False)
 
     def inject(self, claim: Alive | Suspect | Dead, *, now: float) -> None:
-        """Judge a claim about a member as if a peer had just gossiped it."""
-        raise NotImplementedError
+        """Judge a claim about a member as if a peer had just gossiped it.
+
+        Raises:
+            PeerMisbehaved: it is an alive that cannot be.
+
+        """
+        match claim:
+            case Alive():
+                self._membership.alive(claim, now=now)
+            case Suspect():
+                self._membership.suspect(claim, now=now)
+            case Dead():
+                self._membership.dead(claim, now=now)
+
+    def _receive(self, message: Message, sender: Address, now: float) -> None:
+        match message:
+            case Alive() | Suspect() | Dead():
+                self.inject(message, now=now)
+            case Ping():
+                self._relay.ping(message, sender)
+            case AckResp():
+                self._prober.ack(message.seq_no, now=now)
+                self._relay.ack(message.seq_no)
+            case NackResp():
+                self._prober.nack(message.seq_no)
+            case IndirectPing():
+                self._relay.indirect_ping(message, sender, now=now)
+            case User():
+                self._events.append(UserMessageReceived(message.payload, sender))
+            case PushPull() | ErrResp():
+                raise PeerMisbehaved("unexpected-type", type(message).__name__)
+
+    def _fire(self, timer: Timer, now: float) -> None:
+        match timer.kind:
+            case Kind.PROBE:
+                self._prober.turn(now=now)
+            case Kind.PROBE_TIMEOUT:
+                self._prober.timed_out(now=now)
+            case Kind.PROBE_DEADLINE:
+                self._prober.over(now=now)
+            case Kind.GOSSIP:
+                self._gossip.tick(now=now)
+                self._departure.check(now=now)
+            case Kind.PUSH_PULL:
+                self._push_pull(now)
+            case Kind.SUSPICION:
+                self._membership.suspicion_over(str(timer.subject), now=now)
+            case Kind.RELAY:
+                self._relay.unanswered(int(timer.subject))
+            case Kind.DEPARTURE:
+                self._departure.finish(now=now)
+
+    def _acked_over_tcp(self, seq_no: int) -> None:
+        self._prober.answered_tcp(seq_no)
+
+    def _push_pull(self, now: float) -> None:
+        interval = push_pull_scale(self._profile.push_pull_interval, len(self._table))
+        self._timers.set(Timer(Kind.PUSH_PULL), now + interval)
+        for member in self._table.pick(1, lambda m: m.state is State.ALIVE):
+            self._exchange.push_pull(member.address, join=False)
+
+    def _for_our_protocol(self, packet_format: PacketFormat) -> PacketFormat:
+        """Encrypt as protocol 1 does when we speak it (`net.go`, encryptionVersion)."""
+        return replace(packet_format, encryption_version=PADDED) if self._protocol == 1 else packet_format

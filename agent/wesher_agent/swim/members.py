@@ -1,12 +1,17 @@
-"""What is known of each member."""
+"""What is known of each member, and in which order they get their turn.
+
+Values and their table only; which news changes them is `membership`'s business.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from random import Random
+from types import MappingProxyType
 
 from wesher_agent.swim.address import Address
 from wesher_agent.wire.messages import State, Versions
-
 
 DEFAULT_VERSIONS = Versions()
 """Protocol 2 of [1, 5], as memberlist 0.6 speaks it, and no delegate."""
@@ -30,6 +35,11 @@ class Member:
         """Whether it is dead or has left (`state.go`, DeadOrLeft)."""
         return self.state >= State.DEAD
 
+    @property
+    def reads_checksums(self) -> bool:
+        """Whether datagrams to it carry one (protocol 5)."""
+        return self.versions.protocol_max >= 5  # noqa: PLR2004 - the version that brought them
+
 
 @dataclass(frozen=True, slots=True)
 class LocalNode:
@@ -40,3 +50,83 @@ class LocalNode:
     """Where others reach it, which need not be where it listens."""
     meta: bytes = b""
     versions: Versions = DEFAULT_VERSIONS
+
+
+class MemberTable:
+    """Every known member by name, and the shuffled ring in which they are probed.
+
+    Args:
+        own_name: this member's, which is never probed, picked or dropped.
+        rng: for the ring's order and for `pick`.
+
+    """
+
+    def __init__(self, own_name: str, rng: Random) -> None:
+        self._own_name = own_name
+        self._rng = rng
+        self._members: dict[str, Member] = {}
+        self._ring: list[str] = []
+        self._next = 0
+        self.view: Mapping[str, Member] = MappingProxyType(self._members)
+
+    def __len__(self) -> int:
+        """Return how many are known, this one and dead ones included (`state.go`, estNumNodes)."""
+        return len(self._members)
+
+    def get(self, name: str) -> Member | None:
+        """Return the member of that name."""
+        return self._members.get(name)
+
+    def put(self, member: Member) -> None:
+        """Add a member, or replace what was known of it."""
+        if member.name not in self._members:
+            # A random place keeps the time until a newcomer's first probe low on average.
+            ring = self._ring
+            ring.append(member.name)
+            place = int(self._rng.random() * len(ring))
+            ring[place], ring[-1] = ring[-1], ring[place]
+        self._members[member.name] = member
+
+    def next_to_probe(self, forget: Callable[[Member], bool]) -> tuple[Member | None, list[Member]]:
+        """Return whose turn it is, and who was dropped on the way.
+
+        When the ring wraps, members that ``forget`` names are dropped and the rest
+        are shuffled, so that everyone is probed once a round at no foreseeable time.
+        """
+        forgotten: list[Member] = []
+        for _ in range(len(self._ring) + 1):
+            if self._next >= len(self._ring):
+                forgotten += self._reset(forget)
+            if not self._ring:
+                break
+            member = self._members[self._ring[self._next]]
+            self._next += 1
+            if member.name != self._own_name and not member.is_gone:
+                return member, forgotten
+        return None, forgotten
+
+    def pick(self, k: int, eligible: Callable[[Member], bool]) -> list[Member]:
+        """Return up to ``k`` different random members other than this one (`util.go`, kRandomNodes)."""
+        ring, random, n = self._ring, self._rng.random, len(self._ring)
+        # Among few, luck would miss some; among many, trying everyone would take long.
+        names = self._rng.sample(ring, n) if n < 3 * k else (ring[int(random() * n)] for _ in range(3 * n))
+        picked: dict[str, Member] = {}
+        for name in names:
+            if len(picked) == k:
+                break
+            if name != self._own_name and eligible(self._members[name]):
+                picked[name] = self._members[name]
+        return list(picked.values())
+
+    def _reset(self, forget: Callable[[Member], bool]) -> list[Member]:
+        forgotten = [
+            member
+            for member in self._members.values()
+            if member.is_gone and member.name != self._own_name and forget(member)
+        ]
+        for member in forgotten:
+            del self._members[member.name]
+        self._ring = list(self._members)
+        self._rng.shuffle(self._ring)
+        self._next = 0
+        return forgotten

@@ -69,10 +69,8 @@ class Limits:
     """Names known at once, in whatever state; further ones are not admitted."""
     pending_acks: int = 1_024
     """Pings sent for others whose answer is awaited."""
-    user_message: int = 1_024
-    """Bytes of a user message that travels as a datagram."""
     outbox: int = 4_096
-    """Datagrams and stream actions waiting to be picked up."""
+    """Datagrams waiting to be picked up; further ones are lost."""
     accepted_streams: int = 32
     accepted_streams_per_ip: int = 4
     accepted_stream_timeout: float = 10.0
@@ -80,9 +78,3 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
-
-META_MAX_SIZE = 512
-"""Bytes of metadata a member may carry (`net.go`, MetaMaxSize)."""
-
-NAME_MAX_SIZE = 253
-"""Bytes of a member's name."""

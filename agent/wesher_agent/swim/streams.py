@@ -11,6 +11,8 @@ from typing import Literal
 
 from wesher_agent.swim.address import Address
 
+Purpose = Literal["push-pull", "ping", "user"]
+
 StreamId = int
 """Chosen by the engine for dialled and accepted streams alike; never reused."""
 
@@ -24,7 +26,8 @@ class OpenStream:
     data: bytes = field(repr=False)
     timeout: float
     """Seconds from now for the whole stream; then close it and say so with `Engine.stream_closed`."""
-    purpose: Literal["push-pull", "ping", "user"]
+    purpose: Purpose
+    """For logs and metrics; ``user`` has no answer, only an orderly end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,266 @@
+"""What is said on streams: state exchanges, pings over TCP, user messages (`net.go`, handleConn).
+
+Each stream carries one request, and back at most one answer. What a received
+state changes is `membership`'s business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+
+from wesher_agent.swim import events
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.events import Event
+from wesher_agent.swim.members import MemberTable
+from wesher_agent.swim.membership import Membership
+from wesher_agent.swim.profile import Limits, Profile
+from wesher_agent.swim.relay import Relay
+from wesher_agent.swim.streams import CloseStream, OpenStream, Purpose, StreamAction, StreamId, WriteStream
+from wesher_agent.swim.versions import verify_protocol
+from wesher_agent.wire.messages import AckResp, ErrResp, Message, Ping, PushNodeState, PushPull, User
+from wesher_agent.wire.packet import PacketFormat, Wrapper
+from wesher_agent.wire.stream import StreamReader, seal_stream
+from wesher_common.errors import PeerMisbehaved
+
+_SCALE_THRESHOLD = 32
+
+
+def push_pull_scale(interval: float, n: int) -> float:
+    """Return the time between state exchanges among ``n`` members (`util.go`)."""
+    if n <= _SCALE_THRESHOLD:
+        return interval
+    return (math.ceil(math.log2(n) - math.log2(_SCALE_THRESHOLD)) + 1.0) * interval
+
+
+@dataclass(slots=True)
+class _Stream:
+    remote: Address
+    reader: StreamReader
+    purpose: Purpose | None
+    """Why we dialled it; None when the other side did."""
+    join: bool = False
+    seq_no: int | None = None
+    """Of the ping that was sent on it."""
+
+
+class Exchange:
+    """The streams under way.
+
+    Args:
+        profile: for deadlines.
+        limits: for how many others may open.
+        table: the state that is exchanged.
+        membership: takes the other's.
+        relay: knows which pings are for us.
+        packet_format: how streams are sealed.
+        nonce: fresh bytes for encryption.
+        wrappers: counts what was met round messages.
+        acked: takes the number of a ping that was answered over TCP.
+        emit: takes what happened.
+
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        limits: Limits,
+        *,
+        table: MemberTable,
+        membership: Membership,
+        relay: Relay,
+        packet_format: PacketFormat,
+        nonce: Callable[[int], bytes],
+        wrappers: Counter[Wrapper],
+        acked: Callable[[int], None],
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._profile = profile
+        self._limits = limits
+        self._table = table
+        self._membership = membership
+        self._relay = relay
+        self.packet_format = packet_format
+        self._nonce = nonce
+        self._wrappers = wrappers
+        self._acked = acked
+        self._emit = emit
+        self._ids = count(1)
+        self._streams: dict[StreamId, _Stream] = {}
+        self._unread: deque[StreamId] = deque()
+        self._actions: list[StreamAction] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether bytes wait to be read; `work` reads some, so that no one call takes long."""
+        return bool(self._unread)
+
+    def drain(self) -> list[StreamAction]:
+        """Take what is to be done with connections."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    def push_pull(self, address: Address, *, join: bool) -> None:
+        """Exchange state with whoever is at ``address``."""
+        self._open("push-pull", address, self._own_state(join=join), self._profile.tcp_timeout, join=join)
+
+    def ping(self, address: Address, ping: Ping, timeout: float) -> None:
+        """Ping over TCP."""
+        self._open("ping", address, ping, timeout, seq_no=ping.seq_no)
+
+    def send_user(self, address: Address, payload: bytes) -> None:
+        """Deliver bytes to the application at ``address``."""
+        self._open("user", address, User(payload), self._profile.tcp_timeout)
+
+    def accepted(self, remote: Address) -> StreamId | None:
+        """Name a stream that somebody opened; None when there are too many."""
+        theirs = [stream.remote.ip for stream in self._streams.values() if stream.purpose is None]
+        if (
+            len(theirs) >= self._limits.accepted_streams
+            or theirs.count(remote.ip) >= self._limits.accepted_streams_per_ip
+        ):
+            self._emit(events.PacketRejected("too-many-streams", remote))
+            return None
+        stream = next(self._ids)
+        self._streams[stream] = _Stream(remote, StreamReader(self.packet_format), None)
+        return stream
+
+    def received(self, stream: StreamId, data: bytes, *, now: float) -> None:
+        """Take bytes that arrived."""
+        known = self._streams.get(stream)
+        if known is None:
+            return
+        try:
+            known.reader.feed(data)
+        except PeerMisbehaved as misbehaved:
+            self._refuse(stream, known, misbehaved)
+            return
+        if stream not in self._unread:
+            self._read(stream, now)
+
+    def work(self, *, now: float) -> None:
+        """Read on in the stream that has waited longest."""
+        if self._unread:
+            self._read(self._unread.popleft(), now)
+
+    def closed(self, stream: StreamId, error: str | None) -> None:
+        """Give up on a stream that is no more."""
+        known = self._streams.pop(stream, None)
+        if known is None:
+            return
+        if stream in self._unread:
+            self._unread.remove(stream)
+        match known.purpose:
+            case "push-pull":
+                self._emit(
+                    events.PushPullFailed(known.remote, known.join, error or "closed before it answered")
+                )
+            case "user" if error is not None:
+                self._emit(events.UserMessageFailed(known.remote, error))
+            case _:
+                pass
+
+    def _open(
+        self,
+        purpose: Purpose,
+        address: Address,
+        request: Message,
+        timeout: float,
+        *,
+        join: bool = False,
+        seq_no: int | None = None,
+    ) -> None:
+        stream = next(self._ids)
+        reader = StreamReader(self.packet_format, answer=True)
+        self._streams[stream] = _Stream(address, reader, purpose, join, seq_no)
+        data = seal_stream(request, self.packet_format, nonce=self._nonce)
+        self._actions.append(OpenStream(stream, address, data, timeout, purpose))
+
+    def _read(self, stream: StreamId, now: float) -> None:
+        known = self._streams[stream]
+        try:
+            message = known.reader.step()
+            if message is None:
+                if not known.reader.hungry:
+                    self._unread.append(stream)
+                return
+            self._wrappers.update(known.reader.wrappers)
+            for reason in sorted(set(known.reader.rejected)):
+                self._emit(events.PacketRejected(reason, known.remote))
+            if known.purpose is None:
+                self._serve(stream, known, message, now)
+            else:
+                self._conclude(stream, known, message, now)
+        except PeerMisbehaved as misbehaved:
+            self._refuse(stream, known, misbehaved)
+
+    def _serve(self, stream: StreamId, known: _Stream, request: Message, now: float) -> None:
+        match request:
+            case PushPull():
+                self._answer(stream, self._own_state(join=request.join))
+                self._merge(known.remote, request, now)
+            case Ping():
+                self._relay.check_addressee(request)
+                self._answer(stream, AckResp(request.seq_no))
+            case User():
+                self._close(stream)
+                self._emit(events.UserMessageReceived(request.payload, known.remote))
+            case _:
+                raise PeerMisbehaved("unexpected-type", type(request).__name__)
+
+    def _conclude(self, stream: StreamId, known: _Stream, answer: Message, now: float) -> None:
+        match answer:
+            case PushPull() if known.purpose == "push-pull":
+                self._merge(known.remote, answer, now)
+                self._close(stream)
+                self._emit(events.PushPullDone(known.remote, known.join, len(answer.nodes)))
+            case AckResp() if answer.seq_no == known.seq_no:
+                self._close(stream)
+                self._acked(answer.seq_no)
+            case ErrResp():
+                raise PeerMisbehaved("refused-by-peer", answer.error)
+            case _:
+                raise PeerMisbehaved("unexpected-type", type(answer).__name__)
+
+    def _merge(self, remote: Address, state: PushPull, now: float) -> None:
+        verify_protocol(self._table.view.values(), state.nodes)
+        for reason in self._membership.merge(state.nodes, now=now):
+            self._emit(events.PacketRejected(reason, remote))
+
+    def _own_state(self, *, join: bool) -> PushPull:
+        nodes = tuple(
+            PushNodeState(
+                member.name,
+                member.address.packed,
+                member.address.port,
+                member.meta,
+                member.incarnation,
+                member.state,
+                member.versions,
+            )
+            for member in self._table.view.values()
+        )
+        return PushPull(nodes, join)
+
+    def _answer(self, stream: StreamId, message: Message) -> None:
+        data = seal_stream(message, self.packet_format, nonce=self._nonce, answer=True)
+        self._actions.append(WriteStream(stream, data))
+        self._close(stream)
+
+    def _close(self, stream: StreamId) -> None:
+        del self._streams[stream]
+        self._actions.append(CloseStream(stream))
+
+    def _refuse(self, stream: StreamId, known: _Stream, misbehaved: PeerMisbehaved) -> None:
+        """Count what was wrong, and end the stream unless it has ended already."""
+        self._emit(events.PacketRejected(misbehaved.reason, known.remote))
+        if stream not in self._streams:
+            return
+        if known.purpose is None:
+            self._answer(stream, ErrResp(misbehaved.reason))
+        else:
+            self.closed(stream, str(misbehaved))
+            self._actions.append(CloseStream(stream))

@@ -1,0 +1,46 @@
+"""Whether everyone can understand everyone (`state.go`, verifyProtocol)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from wesher_agent.swim.members import Member
+from wesher_agent.wire.messages import PushNodeState, State, Versions
+from wesher_common.errors import PeerMisbehaved
+
+
+def verify_protocol(local: Iterable[Member], remote: Sequence[PushNodeState]) -> None:
+    """Pass a merge after which each member speaks versions that every living one understands.
+
+    Raises:
+        PeerMisbehaved: ``incompatible-version``, naming the member and the range.
+
+    """
+    spoken: dict[Versions, str] = {}
+    living: set[Versions] = set()
+    for member in local:
+        spoken[member.versions] = member.name
+        if member.state is State.ALIVE:
+            living.add(member.versions)
+    for node in remote:
+        spoken[node.vsn] = node.name
+        if node.state is State.ALIVE and node.vsn != _UNSET:
+            living.add(node.vsn)
+    if not living:
+        return
+    protocol = max(v.protocol_min for v in living), min(v.protocol_max for v in living)
+    delegate = max(v.delegate_min for v in living), min(v.delegate_max for v in living)
+    for versions, name in spoken.items():
+        _check(name, "protocol", versions.protocol_current, protocol)
+        _check(name, "delegate", versions.delegate_current, delegate)
+
+
+_UNSET = Versions(0, 0, 0, 0, 0, 0)
+"""A member that sent none; it narrows nobody's range, but has to fit it."""
+
+
+def _check(name: str, kind: str, version: int, common: tuple[int, int]) -> None:
+    if not common[0] <= version <= common[1]:
+        raise PeerMisbehaved(
+            "incompatible-version", f"{name} speaks {kind} version {version}, not {common[0]} to {common[1]}"
+        )
