@@ -1,22 +1,33 @@
 """From members to the whole wish: device, hosts entries, and what is wrong.
 
-Pure: the same members and settings give the same `Wish` on every node, so that
-of two claimants of one address all nodes program the same one.
+Pure, and the same on every node: of two claimants of one overlay address all
+program the same one, and of two members with one key too. `roster` says who is
+expected; the `wireguard` and `files` packages make it so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import lru_cache
+from ipaddress import ip_address, ip_network
+from typing import Final, Literal
 
-from wesher_agent.mesh.device import DeviceConfig
-from wesher_agent.mesh.roster import RosterMember
-from wesher_common.keys import WireGuardPrivateKey
+from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
+from wesher_agent.mesh.nodemeta import NodeMeta
+from wesher_agent.mesh.roster import MemberState, RosterMember
+from wesher_common.errors import InvalidSpec
+from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.mesh_document import EtcHosts
-from wesher_common.overlay import IPAddress, IPNetwork
+from wesher_common.names import HOSTS_DOMAIN, MAX_MEMBER_NAME, is_member_name
+from wesher_common.overlay import IPAddress, IPNetwork, allocate_address, is_reserved
 
 UnreachableRoute = Literal["auto", "on", "off"]
+
+NAT_KEEPALIVE: Final = 25
+"""Seconds; what wg(8) advises to keep a NAT's mapping open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,17 +48,19 @@ class OwnNode:
     overlay: IPNetwork
     mtu: int
     location: str = ""
+    """Members that name the same one are dialled at their internal address; empty is none."""
     behind_nat: bool = False
     persistent_keepalive: int = 0
+    """Seconds; 0 leaves it to ``behind_nat``."""
     etc_hosts: EtcHosts = "Names"
     in_kubernetes: bool = False
     unreachable_route: UnreachableRoute = "auto"
     underlay: frozenset[IPAddress] = frozenset()
-    """Local addresses, gateways, nameservers, seeds' answers, API server: never to be
-    reached through the overlay. Members' own endpoints are added from their metadata."""
+    """Local addresses, gateways, nameservers, seeds, API server: never reached through the
+    overlay. Members' own endpoints are added to them here."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class HostEntry:
     """One line of the hosts file."""
 
@@ -57,7 +70,7 @@ class HostEntry:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """Why a member has no tunnel, or not the one it asked for."""
+    """Why a member has no tunnel, or something else it should have."""
 
     member: str
     reason: str
@@ -71,9 +84,9 @@ class Wish:
     """Everything that follows from the members."""
 
     device: DeviceConfig
-    """Its ``address`` differs from ours when we lost a clash: announce the new one."""
+    """Its ``address`` differs from ours when we have to give way: announce the new one."""
     hosts: tuple[HostEntry, ...]
-    """Sorted; remote members only."""
+    """Sorted by name; remote members only, and only those with a tunnel."""
     problems: tuple[Problem, ...]
     """Sorted."""
 
@@ -83,16 +96,252 @@ def desired(own: OwnNode, members: Iterable[RosterMember]) -> Wish:
 
     Alive, suspected and failed members get a peer and a hosts entry; left ones none.
     """
-    raise NotImplementedError
+    problems: list[Problem] = []
+    expected = [member for member in members if member.state is not MemberState.LEFT]
+    underlay = own.underlay | _endpoints(own, expected)
+    claims = _one_per_key(own, _readable(own, expected, problems), problems)
+    address = _settled_address(own, claims, underlay, problems)
+    programmed = [
+        claim
+        for claim in _one_per_address(claims, problems)
+        if _may_be_routed(claim, address, underlay, problems)
+    ]
+    keepalive = own.persistent_keepalive or (NAT_KEEPALIVE if own.behind_nat else 0)
+    peers = [
+        Peer(
+            public_key=claim.key,
+            endpoint=_endpoint(own, claim.member, claim.meta),
+            allowed_ips=(_host_network(claim.address),),
+            persistent_keepalive=keepalive,
+        )
+        for claim in programmed
+    ]
+    device = DeviceConfig(
+        interface=own.interface,
+        private_key=own.private_key,
+        listen_port=own.listen_port,
+        address=address,
+        overlay=own.overlay,
+        mtu=own.mtu,
+        peers=tuple(sorted(peers, key=lambda peer: peer.public_key.raw)),
+        unreachable_overlay=unreachable_overlay(
+            own.unreachable_route, in_kubernetes=own.in_kubernetes, overlay=own.overlay, underlay=underlay
+        ),
+    )
+    return Wish(device, _hosts(own, programmed, problems), tuple(sorted(problems)))
+
+
+def unreachable_overlay(
+    mode: UnreachableRoute, *, in_kubernetes: bool, overlay: IPNetwork, underlay: Collection[IPAddress]
+) -> bool:
+    """Tell whether an ``unreachable`` route may cover the overlay below the peers' routes.
+
+    It keeps what is meant for the overlay from leaving in clear. In Kubernetes the
+    overlay overlaps nothing; elsewhere an underlay address inside it would be cut off
+    (with Go's default of 10.0.0.0/8 easily the whole LAN).
+    """
+    if mode != "auto":
+        return mode == "on"
+    return in_kubernetes or not any(address in overlay for address in underlay)
 
 
 def starting_address(
-    name: str, overlay: IPNetwork, *, saved: IPAddress | None, taken: Iterable[IPAddress]
+    name: str, overlay: IPNetwork, *, saved: IPAddress | None, taken: Collection[IPAddress]
 ) -> IPAddress:
-    """Return the overlay address to announce first, outside Kubernetes: the saved one, else the candidate."""
-    raise NotImplementedError
+    """Return the overlay address to announce first, where none is given: the saved one, else by hash.
+
+    Args:
+        name: this member's.
+        overlay: the mesh's network.
+        saved: the one this name had before a restart.
+        taken: addresses that others have, as far as known.
+
+    Raises:
+        InvalidSpec: the overlay is full.
+
+    """
+    if saved is not None and saved in overlay and not is_reserved(saved, overlay):
+        return saved
+    address = allocate_address(name, overlay, taken)
+    if address is None:
+        raise InvalidSpec("overlay network", "has no free address left: choose a larger one", value=overlay)
+    return address
 
 
 def view_hash(own: OwnNode, members: Iterable[RosterMember]) -> str:
-    """Return 12 hex digits that are equal on two nodes that see the same mesh alive."""
-    raise NotImplementedError
+    """Return 12 hex digits that are equal on two nodes that see the same members alive.
+
+    Covers name, overlay address and key of each living member. One that is not alive
+    shows by its absence, since how long it is remembered differs from node to node.
+    """
+    view = [(own.name, str(own.address), str(own.private_key.public))]
+    for member in members:
+        if member.state.is_alive:
+            meta = member.meta
+            view.append(
+                (member.name, str(meta.overlay_address), str(meta.public_key))
+                if meta
+                else (member.name, "", "")
+            )
+    return hashlib.sha256(json.dumps(sorted(view)).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A member that says which key and overlay address are its own."""
+
+    member: RosterMember
+    meta: NodeMeta
+    key: WireGuardPublicKey
+    address: IPAddress
+
+    @property
+    def rank(self) -> tuple[bool, str]:
+        """Of two claimants of an address the lower keeps it."""
+        return self.meta.is_movable, self.member.name
+
+
+def _readable(own: OwnNode, members: Iterable[RosterMember], problems: list[Problem]) -> list[_Claim]:
+    claims = []
+    for member in members:
+        claim = _claim(own, member)
+        if isinstance(claim, Problem):
+            problems.append(claim)
+        else:
+            claims.append(claim)
+    return claims
+
+
+def _claim(own: OwnNode, member: RosterMember) -> _Claim | Problem:
+    name, meta = member.name, member.meta
+    if not is_member_name(name):
+        shown = ascii(name)[1:-1][:MAX_MEMBER_NAME]
+        return Problem(shown, "BadName", "is not a name for a hosts file: give the machine a valid hostname")
+    if member.problem == "metadata-of-wesher-0.2":
+        return Problem(name, "OldRelease", "runs wesher 0.2, which cannot read our metadata: upgrade it")
+    if member.problem and member.problem != "metadata-missing":
+        return Problem(name, "BadMetadata", f"announces metadata that cannot be read ({member.problem})")
+    if meta is None or meta.public_key is None or meta.overlay_address is None:
+        return Problem(name, "NoMetadata", "has not announced its key and overlay address yet")
+    if meta.overlay_address not in own.overlay:
+        return Problem(
+            name,
+            "OutsideOverlay",
+            f"claims {meta.overlay_address} outside {own.overlay}: give all members the same overlay network",
+        )
+    return _Claim(member, meta, meta.public_key, meta.overlay_address)
+
+
+def _one_per_key(own: OwnNode, claims: list[_Claim], problems: list[Problem]) -> list[_Claim]:
+    """Keep one claim for each public key: a living member before a failed one, then the smaller name.
+
+    A failed member whose key another has is most often the same machine under its
+    former name, and not worth a report.
+    """
+    holders: dict[WireGuardPublicKey, _Claim] = {}
+    own_key = own.private_key.public
+    for claim in sorted(claims, key=lambda claim: (not claim.member.state.is_alive, claim.member.name)):
+        name = claim.member.name
+        if claim.key == own_key:
+            holder = own.name
+        elif (first := holders.setdefault(claim.key, claim)) is not claim:
+            holder = first.member.name
+        else:
+            continue
+        if claim.member.state.is_alive:
+            message = f"has the same key as {holder}: remove its state file, so that it makes its own"
+            problems.append(Problem(name, "KeyClash", message))
+    return list(holders.values())
+
+
+def _settled_address(
+    own: OwnNode, claims: list[_Claim], underlay: frozenset[IPAddress], problems: list[Problem]
+) -> IPAddress:
+    """Return our address, or the one to move to when another member keeps it or the underlay has it."""
+    mine = (own.movable, own.name)
+    lost = any(claim.address == own.address and claim.rank < mine for claim in claims)
+    if not own.movable or not (lost or own.address in underlay):
+        return own.address
+    taken = {claim.address for claim in claims} | underlay | {own.address}
+    free = allocate_address(own.name, own.overlay, taken)
+    if free is None:
+        message = f"must give up {own.address}, but {own.overlay} has no free address left"
+        problems.append(Problem(own.name, "OverlayFull", message))
+        return own.address
+    return free
+
+
+def _one_per_address(claims: list[_Claim], problems: list[Problem]) -> list[_Claim]:
+    """Keep one claim for each overlay address, by rank, so that all nodes keep the same one."""
+    holders: dict[IPAddress, _Claim] = {}
+    for claim in sorted(claims, key=lambda claim: claim.rank):
+        holder = holders.setdefault(claim.address, claim)
+        if holder is not claim:
+            problems.append(_clash(claim, holder.member.name))
+    return list(holders.values())
+
+
+def _may_be_routed(
+    claim: _Claim, own_address: IPAddress, underlay: frozenset[IPAddress], problems: list[Problem]
+) -> bool:
+    if claim.address == own_address:
+        problems.append(_clash(claim, "this member"))
+        return False
+    if claim.address in underlay:
+        message = (
+            f"claims {claim.address}, which is reached through the underlay: choose another overlay network"
+        )
+        problems.append(Problem(claim.member.name, "UnderlayAddress", message))
+        return False
+    return True
+
+
+def _clash(loser: _Claim, holder: str) -> Problem:
+    return Problem(loser.member.name, "AddressClash", f"claims {loser.address}, which {holder} has")
+
+
+def _endpoint(own: OwnNode, member: RosterMember, meta: NodeMeta) -> Endpoint:
+    if meta.internal_address is not None and own.location and own.location == meta.location:
+        return Endpoint(meta.internal_address, own.listen_port)
+    return meta.wireguard_endpoint or Endpoint(_parsed(member.address.ip), own.listen_port)
+
+
+def _endpoints(own: OwnNode, members: Iterable[RosterMember]) -> frozenset[IPAddress]:
+    """Return the addresses by which members are reached in the underlay, for gossip and for WireGuard."""
+    reached = set()
+    for member in members:
+        reached.add(_parsed(member.address.ip))
+        if member.meta is not None:
+            reached.add(_endpoint(own, member, member.meta).address)
+    return frozenset(reached)
+
+
+# With a thousand members these two would else take most of a wish's time, and each event makes a wish.
+
+
+@lru_cache(maxsize=16384)
+def _parsed(ip: str) -> IPAddress:
+    return ip_address(ip)
+
+
+@lru_cache(maxsize=16384)
+def _host_network(address: IPAddress) -> IPNetwork:
+    return ip_network(address)
+
+
+def _hosts(own: OwnNode, claims: Iterable[_Claim], problems: list[Problem]) -> tuple[HostEntry, ...]:
+    if own.etc_hosts == "Off":
+        return ()
+    parts = ("", own.mesh, HOSTS_DOMAIN) if own.mesh else ("", HOSTS_DOMAIN)
+    suffix = ".".join(parts) if own.etc_hosts == "Qualified" else ""
+    entries = []
+    for claim in claims:
+        name = claim.member.name + suffix
+        if len(name) <= MAX_MEMBER_NAME:
+            entries.append(HostEntry(claim.address, name))
+        else:
+            message = (
+                f"has no hosts entry: with {suffix} its name is longer than {MAX_MEMBER_NAME} characters"
+            )
+            problems.append(Problem(claim.member.name, "NameTooLong", message))
+    return tuple(sorted(entries, key=lambda entry: entry.name))
