@@ -96,9 +96,9 @@ def run(rings: Sequence[Ring], *, set_up_minutes: float) -> int:
             set_up_seconds += prepared - started
             tally = _run_ring(ring) if lacking is None else Tally(skipped=1, reasons=Counter([lacking]))
             took = time.monotonic() - prepared
-            verdict = f"{tally}"
-            if tally.passed + tally.failed == 0 and not tally.skipped:
-                tally.skipped, tally.reasons = 1, Counter(["the ring is empty"])
+            if tally == Tally():
+                tally = Tally(skipped=1, reasons=Counter([f"{ring.name} has no tests"]))
+            verdict = str(tally)
             if strict and tally.skipped:
                 verdict += "; nothing may be skipped in CI"
                 tally.failed, tally.skipped = tally.failed + tally.skipped, 0

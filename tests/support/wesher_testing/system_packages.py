@@ -69,18 +69,27 @@ def main(arguments: list[str]) -> int:
 
 
 def _install(apt_get: str, packages: list[str]) -> int:
-    command = [apt_get, "install", "--yes", "--quiet", "--no-install-recommends", "--no-remove", *packages]
+    command = [apt_get, "install", "--yes", "--no-install-recommends", "--no-remove", *packages]
     as_root = become_root()
     if as_root is None:
         print(f"neither root nor sudo here: as root, run {' '.join(command)}", file=sys.stderr)
         return 1
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for attempt in ([apt_get, "update", "--quiet"], command):
+    # sudo would drop it from the environment.
+    quietly = ["env", "DEBIAN_FRONTEND=noninteractive"]
+    for attempt in ([apt_get, "update"], command):
         print(f"+ {' '.join([*as_root, *attempt])}", flush=True)
-        status = subprocess.call([*as_root, *attempt], env=environment)
+        done = subprocess.run(
+            [*as_root, *quietly, *attempt],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
         # Stale lists are still lists: only the installation decides.
-        if status != 0 and attempt is command:
-            print(f"apt-get could not install {' '.join(packages)}", file=sys.stderr)
+        if done.returncode != 0 and attempt is command:
+            print(
+                f"{done.stdout}{done.stderr}\napt-get could not install {' '.join(packages)}", file=sys.stderr
+            )
             return 1
     return 0
 
