@@ -33,14 +33,7 @@ from wesher_agent.wire.messages import (
 from wesher_agent.wire.packet import ENCRYPTION, MAX_LABEL, PacketFormat, Wrapper, label_header
 from wesher_common.errors import PeerMisbehaved
 
-_FRAME_HEADER: Final = 5
-"""Bytes of an encrypted frame's type and length."""
-_HEADERS: Final = 2 + MAX_LABEL + _FRAME_HEADER
-"""The most bytes before what a reader's limit counts."""
-_NODES_A_SLICE: Final = 256
-_STREAM_TYPES: Final = frozenset({MessageType.PING, MessageType.ACK_RESP, MessageType.ERR})
-
-_PUSH_PULL_HEADER: Final = Layout(
+PUSH_PULL_HEADER: Final = Layout(
     dict,
     (
         Field(b"Join", "join", fields.flag),
@@ -48,7 +41,14 @@ _PUSH_PULL_HEADER: Final = Layout(
         Field(b"UserStateLen", "user_state", fields.u32),
     ),
 )
-_USER_HEADER: Final = Layout(dict, (Field(b"UserMsgLen", "size", fields.u32),))
+USER_HEADER: Final = Layout(dict, (Field(b"UserMsgLen", "size", fields.u32),))
+
+_FRAME_HEADER: Final = 5
+"""Bytes of an encrypted frame's type and length."""
+_HEADERS: Final = 2 + MAX_LABEL + _FRAME_HEADER
+"""The most bytes before what a reader's limit counts."""
+_NODES_A_SLICE: Final = 256
+_STREAM_TYPES: Final = frozenset({MessageType.PING, MessageType.ACK_RESP, MessageType.ERR})
 
 _Hungry = bool
 _Reading = Generator[_Hungry, None, Any]
@@ -212,13 +212,13 @@ class StreamReader:
         if kind is MessageType.PUSH_PULL:
             return (yield from self._push_pull())
         if kind is MessageType.USER:
-            size = _USER_HEADER.read((yield from self._map()))["size"]
+            size = USER_HEADER.read((yield from self._map()))["size"]
             limits.USER_MESSAGE.check(size)
             return User((yield from self._take(size)))
         raise PeerMisbehaved("unexpected-type", kind.name)
 
     def _push_pull(self) -> _Reading:
-        header = _PUSH_PULL_HEADER.read((yield from self._map()))
+        header = PUSH_PULL_HEADER.read((yield from self._map()))
         limits.NODES.check(header["nodes"])
         limits.USER_STATE.check(header["user_state"])
         nodes: list[PushNodeState] = []
