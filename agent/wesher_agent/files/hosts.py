@@ -1,24 +1,31 @@
-"""Our block in the hosts file, in Go wesher's format (``etchosts/etchosts.go``)."""
+"""Our lines in the hosts file, in Go wesher's format (``etchosts/etchosts.go``).
+
+A line is ours when it ends with our banner. Every other line stays byte for
+byte, line endings and all; Go rewrites those.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 
+from wesher_agent.files.atomic import update_file
 from wesher_agent.mesh.desired import HostEntry
 
 
 class HostsFile:
-    """The lines of one interface in a hosts file; all others are left as they are.
+    """The lines of one interface in a hosts file.
 
     Args:
         path: ``/etc/hosts``, or where the host's is mounted. It is never created.
-        interface: whose lines are ours.
+        interface: whose lines are ours; other interfaces' are as foreign as any.
 
     """
 
     def __init__(self, path: Path, interface: str) -> None:
-        raise NotImplementedError
+        self._path = path
+        self._interface = interface
 
     def apply(self, entries: Iterable[HostEntry]) -> bool:
         """Make our lines say this; tell whether the file had to change.
@@ -27,8 +34,40 @@ class HostsFile:
             CannotWrite: missing or read-only; warn once.
 
         """
-        raise NotImplementedError
+        wanted = tuple(entries)
+        return update_file(
+            self._path, lambda old: render_hosts(old, wanted, self._interface), tag=self._interface
+        )
 
     def remove(self) -> bool:
-        """Take all our lines out; tell whether there were any."""
-        raise NotImplementedError
+        """Take all our lines out; tell whether there were any.
+
+        Raises:
+            CannotWrite: missing or read-only.
+
+        """
+        return self.apply(())
+
+
+def render_hosts(old: bytes, entries: Iterable[HostEntry], interface: str) -> bytes:
+    """Return a hosts file with exactly these entries as the lines of ``interface``.
+
+    As in Go, an address that is still known keeps its place, others go, new ones
+    are appended.
+    """
+    banner = f"# ! managed automatically by wesher interface {interface}".encode()
+    wanted = {str(entry.address).encode(): _line(entry, banner) for entry in entries}
+    lines = []
+    # Not splitlines: the resolver ends a line at a line feed and nowhere else.
+    for line in BytesIO(old):
+        if not line.strip().endswith(banner):
+            lines.append(line)
+        elif ours := wanted.pop(line.split(maxsplit=1)[0], None):
+            lines.append(ours)
+    if wanted and lines and not lines[-1].endswith(b"\n"):
+        lines[-1] += b"\n"
+    return b"".join(lines) + b"".join(wanted.values())
+
+
+def _line(entry: HostEntry, banner: bytes) -> bytes:
+    return f"{entry.address}\t{entry.name}\t".encode() + banner + b"\n"

@@ -1,33 +1,30 @@
-"""The state file: what an agent must still know after a restart."""
+"""The state file: where an agent keeps what it must still know after a restart.
+
+A file that cannot be read as it should is set aside, never overwritten, and what
+is good in it is used. What it says is `state_format`'s.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import fcntl
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from wesher_agent.mesh.roster import SavedMember
-from wesher_common.keys import KeyRing, WireGuardPrivateKey
-from wesher_common.mesh_document import MeshDocument
-from wesher_common.overlay import IPAddress
+from wesher_agent.files.atomic import CannotWrite, replace_file
+from wesher_agent.files.state_format import State, parse_state, render_state
+from wesher_common.errors import InvalidSpec
 
+__all__ = ["DEFAULT_DIRECTORY", "Loaded", "State", "StateFile"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """Its content; every field may be missing."""
+DEFAULT_DIRECTORY: Final = Path("/var/lib/wesher")
+FORMER_NAME: Final = "state.json"
+"""Of the one state file before wesher 0.3; read when there is no other."""
 
-    key_ring: KeyRing | None = None
-    nodes: tuple[SavedMember, ...] = ()
-    private_key: WireGuardPrivateKey | None = None
-    name: str = ""
-    """Under which we gossiped; ``overlay_address`` counts for this name only."""
-    overlay_address: IPAddress | None = None
-    incarnation: int = 0
-    """The last one of our own."""
-    mesh: MeshDocument | None = None
-    unknown: Mapping[str, Any] = field(default_factory=dict)
-    """Keys of a newer release, written back as they were."""
+_FILE_MODE, _DIRECTORY_MODE = 0o600, 0o700
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,37 +33,112 @@ class Loaded:
 
     state: State
     warnings: tuple[str, ...] = ()
-    """One line each: where a broken file was set aside, and each field that was lost."""
+    """One line each: what could not be read, and where the file was set aside."""
 
 
 class StateFile:
-    """``/var/lib/wesher/<interface>.json``."""
+    """One interface's state file.
 
-    def __init__(self, path: Path) -> None:
-        raise NotImplementedError
+    Args:
+        path: such as ``/var/lib/wesher/wgoverlay.json``.
+        gossip_port: of saved members without one: Go does not save it.
+
+    """
+
+    def __init__(self, path: Path, *, gossip_port: int) -> None:
+        self._path = path
+        self._gossip_port = gossip_port
+        self._lock: int | None = None
+        self._broken: bytes | None = None
+        """Content that still has to be set aside before anything may be saved."""
+        self._unreadable = ""
 
     def lock(self) -> None:
-        """Keep others from this file until the process ends or `unlock`.
+        """Keep other agents from this file until `unlock`, or until the process ends.
 
         Raises:
             InvalidSpec: another agent holds it.
+            CannotWrite: the directory is closed to us; run on without.
 
         """
-        raise NotImplementedError
+        path = self._path.with_name(f".{self._path.name}.lock")
+        try:
+            self._make_directory()
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        except OSError as error:
+            raise CannotWrite(path, error.strerror or str(error)) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise InvalidSpec(
+                "state file", "is in use by another agent: give each its own --interface", value=self._path
+            ) from error
+        self._lock = descriptor
 
     def unlock(self) -> None:
-        """Let go of the lock."""
-        raise NotImplementedError
+        """Let go of the lock; without one, do nothing."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def load(self) -> Loaded:
-        """Read it, or ``state.json`` beside it (wesher before 0.3), or start empty."""
-        raise NotImplementedError
+        """Read the file, or the one of wesher before 0.3 beside it, or start empty."""
+        for path in (self._path, self._path.with_name(FORMER_NAME)):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                why = f"{path} could not be read: {error.strerror}"
+                if path == self._path:
+                    self._unreadable = why
+                return Loaded(State(), (f"{why}; starting without it",))
+            return self._parsed(path, content)
+        return Loaded(State())
 
     def save(self, state: State) -> None:
-        """Replace it.
+        """Replace the file.
 
         Raises:
             CannotWrite: warn once and run on from memory.
 
         """
-        raise NotImplementedError
+        if self._unreadable:
+            raise CannotWrite(self._path, f"what it holds is not known ({self._unreadable})")
+        try:
+            self._make_directory()
+            with suppress(FileNotFoundError):
+                if stat.S_IMODE(self._path.stat().st_mode) != _FILE_MODE:
+                    self._path.chmod(_FILE_MODE)
+        except OSError as error:
+            raise CannotWrite(self._path, error.strerror or str(error)) from error
+        if self._broken is not None:
+            self._set_aside(self._broken)
+        replace_file(self._path, render_state(state).encode(), mode=_FILE_MODE)
+
+    def _parsed(self, path: Path, content: bytes) -> Loaded:
+        state, problems = parse_state(content, gossip_port=self._gossip_port)
+        warnings = [f"{path}: {problem}" for problem in problems]
+        if problems and path == self._path:
+            self._broken = content
+            try:
+                warnings.append(f"{path} is kept as {self._set_aside(content)}")
+            except CannotWrite as error:
+                warnings.append(f"{error}; the state is not saved until it can")
+        return Loaded(state, tuple(warnings))
+
+    def _set_aside(self, content: bytes) -> Path:
+        number = 1
+        while (aside := self._path.with_name(f"{self._path.name}.corrupt-{number}")).exists():
+            with suppress(OSError):
+                if aside.read_bytes() == content:
+                    break
+            number += 1
+        else:
+            replace_file(aside, content, mode=_FILE_MODE)
+        self._broken = None
+        return aside
+
+    def _make_directory(self) -> None:
+        self._path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)

@@ -1,0 +1,202 @@
+"""What the state file says, as a value and as text.
+
+Go wesher's shape (``cluster/state.go``: ``ClusterKey`` and ``Nodes``), so that
+either program can take over from the other, and more keys of our own, which Go
+ignores. Pure; where the file lies and what becomes of a broken one is `state`'s.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any, Final, TypeVar
+
+from wesher_agent.mesh.roster import SavedMember
+from wesher_agent.swim.address import Address
+from wesher_common.errors import InvalidSpec, PeerMisbehaved
+from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
+from wesher_common.mesh_document import MeshDocument
+from wesher_common.overlay import IPAddress
+from wesher_common.seeds import MAX_PORT
+
+MAX_INCARNATION: Final = 2**32 - 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Its content; everything may be missing."""
+
+    key_ring: KeyRing | None = None
+    nodes: tuple[SavedMember, ...] = ()
+    private_key: WireGuardPrivateKey | None = field(default=None, repr=False)
+    name: str = ""
+    """Under which we gossiped; ``overlay_address`` and ``incarnation`` are that name's."""
+    overlay_address: IPAddress | None = None
+    incarnation: int = 0
+    """The last one of our own."""
+    mesh: MeshDocument | None = None
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Keys of another release, written back as they were."""
+
+
+def render_state(state: State) -> str:
+    """Return the file's text."""
+    ring = state.key_ring
+    content: dict[str, Any] = {
+        "ClusterKey": ring.primary.reveal_base64() if ring else None,
+        "Nodes": [
+            {
+                "Name": node.name,
+                "Addr": node.address.ip,
+                "Meta": base64.b64encode(node.raw_meta).decode(),
+                # Go's own, which it leaves empty: both stand in Meta.
+                "OverlayAddr": "",
+                "PubKey": "",
+                "Port": node.address.port,
+                "Away": round(node.away, 3),
+            }
+            for node in state.nodes
+        ],
+        "AcceptedKeys": [key.reveal_base64() for key in ring.accepted] if ring else [],
+        "PrivateKey": state.private_key.reveal_base64() if state.private_key else None,
+        "Name": state.name,
+        "OverlayAddress": str(state.overlay_address) if state.overlay_address else None,
+        "Incarnation": state.incarnation,
+        "Mesh": state.mesh.to_dict() if state.mesh else None,
+    }
+    return (
+        json.dumps(content | {key: state.unknown[key] for key in state.unknown.keys() - content}, indent=2)
+        + "\n"
+    )
+
+
+def parse_state(content: bytes, *, gossip_port: int) -> tuple[State, list[str]]:
+    """Read the file's text: all that is good in it, and one line for each thing that is not."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        return State(), [f"is not JSON ({error})"]
+    if not isinstance(document, dict):
+        return State(), ["must be a JSON object"]
+    return _StateReader(document, gossip_port).read()
+
+
+class _StateReader:
+    """Takes known keys out of a document; what remains is unknown. Notes what cannot be read."""
+
+    def __init__(self, document: dict[str, Any], gossip_port: int) -> None:
+        self._left = dict(document)
+        self._gossip_port = gossip_port
+        self._problems: list[str] = []
+
+    def read(self) -> tuple[State, list[str]]:
+        primary = self._take(
+            "ClusterKey", lambda value, at: ClusterKey.from_base64(_text(value, at), field_name=at)
+        )
+        accepted = self._take_list(
+            "AcceptedKeys", lambda value, at: ClusterKey.from_base64(_text(value, at), field_name=at)
+        )
+        state = State(
+            key_ring=KeyRing(primary, tuple(accepted)) if primary else None,
+            nodes=tuple(self._take_list("Nodes", self._node)),
+            private_key=self._take(
+                "PrivateKey",
+                lambda value, at: WireGuardPrivateKey.from_base64(_text(value, at), field_name=at),
+            ),
+            name=self._take("Name", _text) or "",
+            overlay_address=self._take("OverlayAddress", _ip),
+            incarnation=self._take("Incarnation", _incarnation) or 0,
+            mesh=self._take("Mesh", _mesh),
+            unknown=self._left,
+        )
+        return state, self._problems
+
+    def _take(self, key: str, read: Callable[[Any, str], T]) -> T | None:
+        value = self._left.pop(key, None)
+        return None if value is None else self._guarded(value, key, read)
+
+    def _take_list(self, key: str, read: Callable[[Any, str], T]) -> list[T]:
+        entries = self._take(key, _list) or []
+        found = [self._guarded(entry, f"{key}[{index}]", read) for index, entry in enumerate(entries)]
+        return [entry for entry in found if entry is not None]
+
+    def _guarded(self, value: Any, at: str, read: Callable[[Any, str], T]) -> T | None:
+        try:
+            return read(value, at)
+        except InvalidSpec as error:
+            self._problems.append(str(error))
+            return None
+
+    def _node(self, value: Any, at: str) -> SavedMember:
+        if not isinstance(value, dict):
+            raise InvalidSpec(at, "must be a JSON object")
+        name = _text(value.get("Name"), f"{at}.Name")
+        if not name:
+            raise InvalidSpec(f"{at}.Name", "must not be empty")
+        port = value.get("Port", self._gossip_port)
+        if not _is_number(port) or not 1 <= port <= MAX_PORT or port != int(port):
+            raise InvalidSpec(f"{at}.Port", f"must be a number from 1 to {MAX_PORT}", value=port)
+        away = value.get("Away", 0.0)
+        if not _is_number(away) or not 0 <= away < float("inf"):
+            raise InvalidSpec(f"{at}.Away", "must be a number of seconds", value=away)
+        addr = value.get("Addr")
+        try:
+            address = Address.from_wire(_ip(addr, f"{at}.Addr").packed, int(port))
+        except PeerMisbehaved as error:
+            raise InvalidSpec(f"{at}.Addr", "must be one machine's address", value=addr) from error
+        return SavedMember(
+            name=name,
+            address=address,
+            raw_meta=_base64(value.get("Meta") or "", f"{at}.Meta"),
+            away=float(away),
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: Any, at: str) -> str:
+    if not isinstance(value, str):
+        # Not shown: where text is expected, a key may stand.
+        raise InvalidSpec(at, "must be a string")
+    return value
+
+
+def _list(value: Any, at: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidSpec(at, "must be a list")
+    return value
+
+
+def _ip(value: Any, at: str) -> IPAddress:
+    try:
+        return ip_address(_text(value, at))
+    except ValueError as error:
+        raise InvalidSpec(at, "must be an IP address", value=value) from error
+
+
+def _mesh(value: Any, at: str) -> MeshDocument:
+    try:
+        return MeshDocument.from_json(json.dumps(value))
+    except InvalidSpec as error:
+        raise InvalidSpec(f"{at}: {error.field}", error.rule) from error
+
+
+def _incarnation(value: Any, at: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_INCARNATION:
+        raise InvalidSpec(at, f"must be a whole number from 0 to {MAX_INCARNATION}", value=value)
+    return value
+
+
+def _base64(value: Any, at: str) -> bytes:
+    try:
+        return base64.b64decode(_text(value, at), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidSpec(at, "must be standard base64") from error
