@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from wesher_common.names import GROUP, VERSION
 
+from wesher_common.names import GROUP, VERSION
 from wesher_operator.resources import Column, WesherMesh, WesherNode
 
 KINDS = (WesherMesh, WesherNode)

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
 from wesher_common.mesh_document import (
     MAX_KEEPALIVE,
     MAX_LABEL,
@@ -338,6 +339,9 @@ class MemberCounts(Resource):
     """`ready/desired`."""
 
 
+MemberState = Literal["Ready", "NotReady", "Stale", "Starting", "Alive"]
+
+
 class MemberStatus(Resource):
     """One member."""
 
@@ -347,7 +351,7 @@ class MemberStatus(Resource):
     """A node of this cluster, or a machine that only gossips."""
     address: str = ""
     """Overlay address."""
-    state: Literal["Ready", "NotReady", "Stale", "Starting", "Alive"]
+    state: MemberState
     """What is known about it."""
     reason: str = ""
     """Why it is not ready."""

@@ -1,1 +1,75 @@
-"""kopf's way in: each handler wakes a reconciler and decides nothing."""
+"""kopf's part: watches bring events, and each event wakes a reconciler.
+
+Only ``on.event``: kopf's state-tracking handlers patch every object at start
+and leave annotations, its indices start in quadratic time, and its timers keep
+a body per run. A handler decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import kopf
+from kubernetes.aio.client import ApiClient
+
+from wesher_common.names import GROUP, MESH_LABEL
+from wesher_operator.kube import CONFIG_MAP, DAEMON_SET, POD, Kind, watch_credentials
+from wesher_operator.reconcile.control import WATCHED, Controller
+
+_SERVER_SECONDS = 300.0
+"""How long the API server keeps a watch; the client gives it up a little later."""
+
+
+async def watch(controller: Controller, api: ApiClient, namespace: str, stop: asyncio.Event) -> None:
+    """Feed a controller with everything it watches, until stopped or SIGTERM.
+
+    Args:
+        controller: takes in what is seen.
+        api: whose credentials the watches use.
+        namespace: the operator's own; namespaced objects are watched there alone.
+        stop: set to end.
+
+    """
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    async def log_in(**_: Any) -> kopf.ConnectionInfo:
+        """Use the way in that the client has, with its token as it stands now."""
+        return await watch_credentials(api)
+
+    for kind in WATCHED:
+        _register(registry, kind, controller)
+    await kopf.operator(
+        registry=registry,
+        settings=_settings(),
+        standalone=True,
+        namespaces=[namespace],
+        stop_flag=stop,
+    )
+
+
+def _register(registry: kopf.OperatorRegistry, kind: Kind, controller: Controller) -> None:
+    @kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)
+    async def seen(event: kopf.RawEvent, **_: Any) -> None:
+        """Take in the object; the controller wakes whom it concerns."""
+        if event["type"] == "DELETED":
+            controller.deleted(kind, event["object"])
+        else:
+            controller.observed(kind, event["object"])
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.scanning.disabled = True
+    settings.posting.enabled = False
+    settings.watching.server_timeout = _SERVER_SECONDS
+    settings.watching.client_timeout = _SERVER_SECONDS + 10
+    settings.watching.connect_timeout = 30.0
+    settings.networking.request_timeout = 30.0
+    for kind in (CONFIG_MAP, DAEMON_SET, POD):
+        settings.watching.label_selectors[kind.group, kind.version, kind.plural] = MESH_LABEL
+    settings.persistence.finalizer = f"{GROUP}/unused"
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
+    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)
+    return settings

@@ -122,7 +122,13 @@ class ApiServer:
             "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
         }
         self.kubectl(
-            "patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status})
+            "patch",
+            "node",
+            name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            json.dumps({"status": status}),
         )
 
     def token(self, service_account: str, namespace: str, *, node: str | None = None) -> str:

@@ -1,0 +1,296 @@
+"""A thin client of the API server: what the operator asks and writes, nothing else.
+
+Library errors end here: an API server that cannot be asked is
+`ClusterUnavailable`, an object it refuses is `InvalidSpec`. Every write first
+asks whether this process still leads.
+
+Left to others: what to write (`reconcile.manifests`), watching (kopf, driven by
+`handlers`), the lease (`leader`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import kopf
+from kubernetes.aio import config as client_config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from wesher_common.errors import ClusterUnavailable, InvalidSpec
+from wesher_common.names import GROUP, VERSION
+
+FIELD_MANAGER = "wesher-operator"
+REQUEST_SECONDS = 10.0
+_PAGE = 500
+_WRITE_SPACING = 0.05
+_WRITE_BURST = 20
+"""20 writes a second, after that many at once: a mesh of thousands must not flood the API server."""
+_NOT_FOUND, _CONFLICT = 404, 409
+_REFUSED = frozenset({400, 422})
+_log = logging.getLogger("wesher.kube")
+
+Object = dict[str, Any]
+"""An object as JSON; it stops being one where `reconcile.world` reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of object and where the API server keeps it."""
+
+    kind: str
+    plural: str
+    group: str = ""
+    version: str = "v1"
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """``apiVersion`` of its objects."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
+        """Return the URL path of the collection, an object or its subresource."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        within = f"/namespaces/{namespace}" if self.namespaced else ""
+        return "/".join(part for part in (f"{root}{within}/{self.plural}", name, subresource) if part)
+
+
+MESH = Kind("WesherMesh", "weshermeshes", GROUP, VERSION, namespaced=False)
+WESHER_NODE = Kind("WesherNode", "weshernodes", GROUP, VERSION, namespaced=False)
+NODE = Kind("Node", "nodes", namespaced=False)
+SERVICE_CIDR = Kind("ServiceCIDR", "servicecidrs", "networking.k8s.io", namespaced=False)
+SECRET = Kind("Secret", "secrets")
+CONFIG_MAP = Kind("ConfigMap", "configmaps")
+DAEMON_SET = Kind("DaemonSet", "daemonsets", "apps")
+POD = Kind("Pod", "pods")
+EVENT = Kind("Event", "events", "events.k8s.io")
+
+
+class NotLeading(ClusterUnavailable):
+    """This process may not write now, since its lease ran out."""
+
+
+async def connect(kubeconfig: Path | None, identity: str) -> ApiClient:
+    """Return a client, by a kubeconfig file or as the pod's ServiceAccount.
+
+    Args:
+        kubeconfig: the file; None means the pod's ServiceAccount.
+        identity: who this process is; stands in the API server's audit log.
+
+    Raises:
+        InvalidSpec: the file cannot be read, or this is no pod.
+
+    """
+    configuration = Configuration()
+    configuration.connection_pool_maxsize = 16
+    try:
+        if kubeconfig is not None:
+            await client_config.load_kube_config(  # type: ignore[no-untyped-call]
+                str(kubeconfig), client_configuration=configuration
+            )
+        else:
+            client_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+    except (client_config.ConfigException, OSError, ValueError) as error:
+        if kubeconfig is None:
+            raise InvalidSpec("--kubeconfig", "must be given outside a pod") from error
+        raise InvalidSpec("--kubeconfig", f"cannot be used: {error}", value=kubeconfig) from error
+    api = ApiClient(configuration)
+    api.user_agent = f"wesher-operator/{version('wesher')} ({identity})"
+    return api
+
+
+async def watch_credentials(api: ApiClient) -> kopf.ConnectionInfo:
+    """Return the client's own way in, for kopf's watches."""
+    configuration = api.configuration
+    settings = await configuration.auth_settings()
+    header = settings.get("BearerToken", {}).get("value") or ""
+    scheme, _, token = header.rpartition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+    )
+
+
+class Cluster:
+    """The API server, as the operator uses it.
+
+    Args:
+        api: the client; whoever made it closes it.
+        namespace: the operator's own, where its namespaced objects live.
+        may_write: tells before each write whether this process leads.
+
+    """
+
+    def __init__(self, api: ApiClient, namespace: str, may_write: Callable[[], bool] = lambda: True) -> None:
+        self._api = api
+        self.namespace = namespace
+        self._may_write = may_write
+        self._next_write = 0.0
+
+    async def list(self, kind: Kind) -> list[Object]:
+        """Return every object of a kind (of our namespace, where it has one).
+
+        Raises:
+            ClusterUnavailable: the API server does not answer, or not with a list.
+
+        """
+        found: list[Object] = []
+        query = {"limit": str(_PAGE)}
+        while True:
+            page = await self._call("GET", kind.path(self.namespace), query=query)
+            if page is None:
+                raise ClusterUnavailable(f"the API server does not serve {kind.plural}.{kind.group}")
+            found += page["items"]
+            if not (rest := page["metadata"].get("continue")):
+                return found
+            query["continue"] = rest
+
+    async def serves(self, kind: Kind) -> bool:
+        """Tell whether the API server knows a kind.
+
+        Raises:
+            ClusterUnavailable: it does not answer.
+
+        """
+        return await self._call("GET", kind.path(self.namespace), query={"limit": "1"}) is not None
+
+    async def create(self, kind: Kind, body: Object) -> Object | None:
+        """Create an object; None when one of that name is there already.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer, or this process does not lead.
+            InvalidSpec: it refuses the object.
+
+        """
+        try:
+            query = {"fieldManager": FIELD_MANAGER}
+            body = {"apiVersion": kind.api_version, "kind": kind.kind, **body}
+            namespace = body["metadata"].get("namespace", self.namespace)
+            return await self._write("POST", kind.path(namespace), query=query, body=body)
+        except _AlreadyThereError:
+            return None
+
+    async def apply(self, kind: Kind, body: Object, *, subresource: str = "") -> Object:
+        """Make an object be as given, by server-side apply; return it as it now stands.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer, or this process does not lead.
+            InvalidSpec: it refuses the object.
+
+        """
+        body = {"apiVersion": kind.api_version, "kind": kind.kind, **body}
+        name = body["metadata"]["name"]
+        applied = await self._write(
+            "PATCH",
+            kind.path(self.namespace, name, subresource),
+            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+            body=body,
+            content="application/apply-patch+yaml",
+        )
+        if applied is None:
+            raise ClusterUnavailable(f"{kind.kind} {name} was deleted while it was written")
+        return applied
+
+    async def annotate(self, kind: Kind, name: str, annotations: Mapping[str, str]) -> None:
+        """Set annotations of an object that others own; its absence is no error.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer, or this process does not lead.
+
+        """
+        await self._write(
+            "PATCH",
+            kind.path(self.namespace, name),
+            query={"fieldManager": FIELD_MANAGER},
+            body={"metadata": {"annotations": dict(annotations)}},
+            content="application/merge-patch+json",
+        )
+
+    async def delete(self, kind: Kind, name: str, *, uid: str) -> None:
+        """Delete exactly that object; one that is gone, or another by now, is left alone.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer, or this process does not lead.
+
+        """
+        body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        try:
+            await self._write("DELETE", kind.path(self.namespace, name), body=body)
+        except _AlreadyThereError:
+            _log.debug("delete skipped kind=%s name=%s: another object by now", kind.kind, name)
+
+    async def _write(self, method: str, path: str, **request: Any) -> Object | None:
+        loop = asyncio.get_running_loop()
+        self._next_write = max(self._next_write + _WRITE_SPACING, loop.time())
+        await asyncio.sleep(self._next_write - loop.time() - _WRITE_BURST * _WRITE_SPACING)
+        if not self._may_write():
+            raise NotLeading("this process does not hold the lease now")
+        return await self._call(method, path, **request)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content: str = "application/json",
+    ) -> Object | None:
+        """Ask once; None means 404."""
+        try:
+            request = await self._api.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json", "Content-Type": content},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._api.call_api(*request, _request_timeout=REQUEST_SECONDS)
+            text = await response.read()  # type: ignore[no-untyped-call]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ClusterUnavailable(f"the API server does not answer: {error or 'timeout'}") from error
+        return _read(response.status, text, f"{method} {path}")
+
+
+class _AlreadyThereError(Exception):
+    """409: an object of that name is there, or it is not the one meant."""
+
+
+def _read(status: int, text: bytes, what: str) -> Object | None:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        # A proxy's page, or a 404 of a path that the API server does not serve.
+        if status == _NOT_FOUND:
+            return None
+        raise ClusterUnavailable(f"{what}: the API server said {status} without JSON") from error
+    if status < 300:  # noqa: PLR2004 - HTTP's own line
+        return dict(content)
+    message = str(content.get("message", "")).replace("\n", " ")
+    if status == _NOT_FOUND:
+        return None
+    if status == _CONFLICT:
+        raise _AlreadyThereError(message)
+    if status in _REFUSED:
+        causes = (content.get("details") or {}).get("causes") or [{}]
+        raise InvalidSpec(str(causes[0].get("field") or what), str(causes[0].get("message") or message))
+    raise ClusterUnavailable(f"{what}: {status} {message}")
+
+
+def process_identity() -> str:
+    """Return a name for this process that no other has: host, process and a random part."""
+    return f"{os.uname().nodename}-{os.getpid()}-{os.urandom(3).hex()}"

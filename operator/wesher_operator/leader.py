@@ -1,0 +1,157 @@
+"""Leadership by Lease: at most one operator acts.
+
+Built on the election of the Kubernetes client library, which has three gaps
+that are closed here: a request that hangs would keep the renewal from ever
+noticing its deadline, a transport error would end the candidate, and a process
+that was paused past its lease would act until its next renewal fails. So each
+request of the lock is bounded, its errors are failed attempts, and `holds`,
+which `kube.Cluster` asks before every write, compares the monotonic clock with
+the last renewal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import aiohttp
+from kubernetes.aio.client import ApiClient
+from kubernetes.aio.client.exceptions import ApiException
+from kubernetes.aio.leaderelection.electionconfig import Config
+from kubernetes.aio.leaderelection.leaderelection import LeaderElection
+from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
+from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+
+LEASE_NAME = "wesher-operator"
+LEASE_SECONDS = 10
+RENEW_DEADLINE = 6
+RETRY_SECONDS = 2
+_REQUEST_SECONDS = 1.5
+_log = logging.getLogger("wesher.leader")
+
+# The library logs each lost race for the lease with a traceback; the election's outcome is logged here.
+for _name in ("leaderelection", "resourcelock.leaselock"):
+    logging.getLogger(f"kubernetes.aio.leaderelection.{_name}").setLevel(logging.CRITICAL)
+
+
+class Leadership:
+    """One candidate for the lease.
+
+    Args:
+        api: a client.
+        namespace: where the Lease lives.
+        identity: what stands in it while this process leads.
+
+    """
+
+    def __init__(self, api: ApiClient, namespace: str, identity: str) -> None:
+        self._lock = _BoundedLock(LEASE_NAME, namespace, identity, api)
+        self._leading = asyncio.Event()
+        self._election: asyncio.Task[None] | None = None
+
+    def holds(self) -> bool:
+        """Tell whether this process may act now; no other can while this is true."""
+        renewed = self._lock.renewed_at
+        return renewed is not None and time.monotonic() - renewed < RENEW_DEADLINE
+
+    async def acquire(self) -> None:
+        """Wait until this process leads; afterwards the lease is renewed in the background."""
+        config = Config(
+            self._lock,
+            lease_duration=LEASE_SECONDS,
+            renew_deadline=RENEW_DEADLINE,
+            retry_period=RETRY_SECONDS,
+            onstarted_leading=self._started,
+            onstopped_leading=_nothing,
+        )
+        self._election = asyncio.create_task(LeaderElection(config).run(), name="leader election")
+        started = asyncio.create_task(self._leading.wait())
+        await asyncio.wait({self._election, started}, return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
+        if self._election.done():
+            await self._election
+        _log.info("leadership acquired identity=%s", self._lock.identity)
+
+    async def lost(self) -> None:
+        """Return when the lease could not be renewed in time, or another process had it."""
+        if self._election is None:
+            return
+        taken = asyncio.create_task(self._lock.taken.wait())
+        await asyncio.wait({self._election, taken}, return_when=asyncio.FIRST_COMPLETED)
+        taken.cancel()
+        if self._election.done():
+            await self._election
+
+    async def release(self) -> None:
+        """Give the lease up, so that another process need not wait for it to run out."""
+        if self._election is not None:
+            self._election.cancel()
+            await asyncio.wait({self._election})
+        if self.holds():
+            self._lock.renewed_at = None
+            await self._lock.give_up()
+            _log.info("leadership released identity=%s", self._lock.identity)
+
+    async def _started(self) -> None:
+        self._leading.set()
+
+
+class _BoundedLock(LeaseLock):
+    """The library's lease lock with bounded requests and a memory of the last renewal."""
+
+    def __init__(self, name: str, namespace: str, identity: str, api: ApiClient) -> None:
+        super().__init__(name, namespace, identity, api)
+        self.renewed_at: float | None = None
+        self.taken = asyncio.Event()
+
+    async def get(self, name: str, namespace: str) -> tuple[bool, Any]:
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                found, record = await super().get(name, namespace)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            _log.warning("lease not read error=%s", error or "timeout")
+            return False, ApiException(status=0, reason=str(error))
+        holder = record.holder_identity if isinstance(record, LeaderElectionRecord) else self.identity
+        if found and self.renewed_at is not None and holder != self.identity:
+            # Whoever led in between changed what we know: never lead on by a second renewal.
+            self.renewed_at = None
+            self.taken.set()
+        if self.taken.is_set():
+            return False, ApiException(status=0, reason="another process led in between")
+        return found, record
+
+    async def create(self, name: str, namespace: str, election_record: Any) -> bool:
+        return await self._attempt(super().create(name, namespace, election_record))
+
+    async def update(self, name: str, namespace: str, updated_record: Any) -> bool:
+        return await self._attempt(super().update(name, namespace, updated_record))
+
+    async def give_up(self) -> None:
+        """Empty the holder, provided nobody changed the lease since it was last read."""
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                lease = await self.api_instance.read_namespaced_lease(self.name, self.namespace)
+                if lease.spec is not None and lease.spec.holder_identity == self.identity:
+                    lease.spec.holder_identity = None
+                    await self.api_instance.replace_namespaced_lease(self.name, self.namespace, lease)
+        except (aiohttp.ClientError, OSError, TimeoutError, ApiException) as error:
+            _log.warning("lease not released error=%s", error or "timeout")
+
+    async def _attempt(self, write: Any) -> bool:
+        # The lease counts from before the request: the API server may have taken it at once.
+        asked_at = time.monotonic()
+        try:
+            async with asyncio.timeout(_REQUEST_SECONDS):
+                written = bool(await write)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            _log.warning("lease not renewed error=%s", error or "timeout")
+            return False
+        if written:
+            self.renewed_at = asked_at
+        return written
+
+
+async def _nothing() -> None:
+    """Stand in for the library's callback: `Leadership.lost` tells instead."""

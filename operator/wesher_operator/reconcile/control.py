@@ -1,0 +1,125 @@
+"""Keeps what has been seen, and runs each mesh's reconciler when there is cause.
+
+A cause is a change that concerns the mesh, a moment the reconciler asked for, or
+a failed run. Causes that come close together make one run. Every
+`RESYNC_SECONDS` everything is listed anew, since a watch that was cut off may
+have missed a deletion.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from wesher_common.errors import ClusterUnavailable
+from wesher_operator.kube import (
+    CONFIG_MAP,
+    DAEMON_SET,
+    MESH,
+    NODE,
+    POD,
+    SECRET,
+    SERVICE_CIDR,
+    WESHER_NODE,
+    Cluster,
+    Kind,
+)
+from wesher_operator.reconcile.manifests import AgentSettings
+from wesher_operator.reconcile.mesh import MeshReconciler
+from wesher_operator.reconcile.world import World
+
+WATCHED = (MESH, WESHER_NODE, NODE, SECRET, CONFIG_MAP, DAEMON_SET, POD)
+RESYNC_SECONDS = 300.0
+_DEBOUNCE_SECONDS = 0.2
+_RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+_log = logging.getLogger("wesher.control")
+
+
+class Controller:
+    """The operator's whole work while it leads.
+
+    Args:
+        cluster: the API server.
+        settings: what the installation decides about agents.
+
+    """
+
+    def __init__(self, cluster: Cluster, settings: AgentSettings) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._world = World()
+        self._causes: dict[str, asyncio.Event] = {}
+        self._workers: set[asyncio.Task[None]] = set()
+
+    def observed(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """Take in an object that was added or changed."""
+        self._wake(self._world.observe(kind, body))
+
+    def deleted(self, kind: Kind, body: Mapping[str, Any]) -> None:
+        """Take in that an object is gone."""
+        self._wake(self._world.forget(kind, body))
+
+    async def load(self) -> None:
+        """List everything: before it, nothing may be allocated.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer.
+
+        """
+        # Nodes and keys before meshes, so that a mesh is first looked at with its surroundings known.
+        for kind in (*reversed(WATCHED), SERVICE_CIDR):
+            if kind is SERVICE_CIDR and not await self._cluster.serves(kind):
+                continue  # before Kubernetes 1.33 there is no such kind
+            self._world.replace(kind, await self._cluster.list(kind))
+        self._wake(self._world.meshes)
+
+    async def resync(self) -> None:
+        """List everything again from time to time; runs until cancelled."""
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            try:
+                await self.load()
+            except ClusterUnavailable as error:
+                _log.warning("resync failed error=%s", error)
+
+    def _wake(self, meshes: Iterable[str]) -> None:
+        for name in meshes:
+            if name in self._causes:
+                self._causes[name].set()
+            elif name in self._world.meshes:
+                cause = self._causes[name] = asyncio.Event()
+                cause.set()
+                worker = asyncio.create_task(self._work(name, cause), name=f"mesh {name}")
+                self._workers.add(worker)
+                worker.add_done_callback(self._workers.discard)
+
+    async def _work(self, name: str, cause: asyncio.Event) -> None:
+        """Run one mesh's reconciler until the mesh is gone."""
+        reconciler = MeshReconciler(name, self._world, self._cluster, self._settings)
+        failures = 0
+        wait: float | None = None
+        while name in self._world.meshes:
+            try:
+                async with asyncio.timeout(wait):
+                    await cause.wait()
+            except TimeoutError:
+                pass
+            await asyncio.sleep(_DEBOUNCE_SECONDS)
+            cause.clear()
+            try:
+                again = await reconciler.reconcile()
+            except ClusterUnavailable as error:
+                _log.warning("mesh not reconciled mesh=%s error=%s", name, error)
+            except Exception:  # noqa: BLE001 - see below
+                # One mesh's trouble must not end the others; the trace is for us, the retry for the user.
+                _log.exception("mesh not reconciled mesh=%s", name)
+            else:
+                failures = 0
+                wait = max(0.0, (again - datetime.now(UTC)).total_seconds()) if again else None
+                continue
+            wait = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
+            failures += 1
+        del self._causes[name]

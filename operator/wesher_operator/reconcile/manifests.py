@@ -1,0 +1,224 @@
+"""The objects a mesh consists of, as they should be.
+
+Pure: specs in, JSON out. Whether the cluster differs is decided by `covers`,
+so that nothing is written at rest.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from wesher_common.mesh_document import FILE_NAME, MeshDocument
+from wesher_common.names import (
+    GROUP,
+    MESH_LABEL,
+    config_map_name,
+    daemon_set_name,
+    released_config_map_name,
+    wesher_node_name,
+)
+from wesher_operator.kube import MESH, Object
+from wesher_operator.reconcile.membership import RELEASED_FILE, Released
+from wesher_operator.reconcile.world import MeshFacts
+from wesher_operator.resources import WesherMeshSpec, WesherNodeSpec
+
+AGENT_SERVICE_ACCOUNT = "wesher-agent"
+HASH_ANNOTATION = f"{GROUP}/manifest-hash"
+MOUNT_PATH = "/etc/wesher"
+_MAX_NOTE = 1024
+"""The longest note that the API server takes."""
+_NAME = "app.kubernetes.io/name"
+_MANAGED_BY = {"app.kubernetes.io/managed-by": "wesher-operator", "app.kubernetes.io/part-of": "wesher"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentSettings:
+    """What the installation, not the mesh, decides about agents."""
+
+    image: str
+    pull_policy: str = "IfNotPresent"
+    log_level: str = "info"
+
+
+def key_secret(name: str, mesh: str, key: bytes) -> Object:
+    """Return a new key Secret. It has no owner: deleting a mesh must not kill a key other clouds use."""
+    data = {"cluster-key": base64.b64encode(base64.b64encode(key)).decode()}
+    return {"metadata": {"name": name, "labels": _labels(mesh)}, "type": "Opaque", "data": data}
+
+
+def config_map(mesh: MeshFacts, document: MeshDocument) -> Object:
+    """Return the ConfigMap that agents mount."""
+    return {
+        "metadata": _owned(mesh, config_map_name(mesh.name)),
+        "data": {FILE_NAME: document.to_json()},
+    }
+
+
+def released_config_map(mesh: MeshFacts, released: Released) -> Object:
+    """Return the ConfigMap that remembers who left."""
+    return {
+        "metadata": _owned(mesh, released_config_map_name(mesh.name)),
+        "data": {RELEASED_FILE: released.to_json()},
+    }
+
+
+def wesher_node(mesh: MeshFacts, spec: WesherNodeSpec) -> Object:
+    """Return the WesherNode of a node."""
+    return {
+        "metadata": _owned(mesh, wesher_node_name(mesh.name, spec.node_name)),
+        "spec": spec.model_dump(by_alias=True, exclude_defaults=True),
+    }
+
+
+def daemon_set(mesh: MeshFacts, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
+    """Return the DaemonSet that runs the agents."""
+    selector = {_NAME: "wesher-agent", MESH_LABEL: mesh.name}
+    body: Object = {
+        "metadata": _owned(mesh, daemon_set_name(mesh.name)),
+        "spec": {
+            "selector": {"matchLabels": selector},
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
+            "template": {"metadata": {"labels": selector}, "spec": _pod(mesh.name, spec, settings)},
+        },
+    }
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+    # A field that a newer release no longer sets would otherwise go unnoticed by `covers`.
+    body["metadata"]["annotations"] = {HASH_ANNOTATION: digest}
+    return body
+
+
+def event(mesh: MeshFacts, reason: str, note: str, *, warning: bool, name: str, now: datetime) -> Object:
+    """Return an Event about a mesh (events.k8s.io/v1).
+
+    Args:
+        mesh: what it is about; being cluster-scoped, its Events live in ``default``.
+        reason: CamelCase.
+        note: for people.
+        warning: whether someone should look.
+        name: a suffix that no other Event of the mesh has.
+        now: when it happened.
+
+    """
+    return {
+        "metadata": {"name": f"{mesh.name}.{name}", "namespace": "default"},
+        "eventTime": now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "reportingController": f"{GROUP}/operator",
+        "reportingInstance": "wesher-operator",
+        "action": "Reconcile",
+        "reason": reason,
+        "note": note[:_MAX_NOTE],
+        "type": "Warning" if warning else "Normal",
+        "regarding": {
+            "apiVersion": MESH.api_version,
+            "kind": MESH.kind,
+            "name": mesh.name,
+            "uid": mesh.uid,
+        },
+    }
+
+
+def covers(observed: Any, wanted: Any) -> bool:
+    """Tell whether an object already says everything that is wanted.
+
+    Fields that the API server filled in count as nothing.
+    """
+    if isinstance(wanted, Mapping):
+        return isinstance(observed, Mapping) and all(
+            covers(observed.get(key), value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, Sequence) and not isinstance(wanted, str):
+        return (
+            isinstance(observed, Sequence)
+            and len(observed) == len(wanted)
+            and all(covers(*pair) for pair in zip(observed, wanted, strict=True))
+        )
+    return bool(observed == wanted)
+
+
+def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
+    host_paths = {
+        "state": "/var/lib/wesher",
+        "control": "/run/wesher",
+        "userspace": "/var/run/wireguard",
+        # The directory: a single file that is mounted cannot be replaced by rename.
+        "etc": "/etc",
+    }
+    return {
+        "serviceAccountName": AGENT_SERVICE_ACCOUNT,
+        "hostNetwork": True,
+        "dnsPolicy": "Default",  # seeds must resolve before the cluster's own DNS runs
+        "priorityClassName": "system-node-critical",
+        "terminationGracePeriodSeconds": 15,
+        "nodeSelector": spec.node_selector,
+        "tolerations": [
+            toleration.model_dump(by_alias=True, exclude_defaults=True) for toleration in spec.tolerations
+        ],
+        "containers": [
+            {
+                "name": "agent",
+                "image": settings.image,
+                "imagePullPolicy": settings.pull_policy,
+                "command": ["wesher", "agent"],
+                "args": [
+                    f"--kubernetes={MOUNT_PATH}",
+                    "--hosts-file=/host/etc/hosts",
+                    f"--log-level={settings.log_level}",
+                ],
+                "env": [
+                    {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+                ],
+                "securityContext": {"privileged": True},
+                "volumeMounts": [
+                    {"name": "mesh", "mountPath": MOUNT_PATH, "readOnly": True},
+                    *(
+                        {"name": name, "mountPath": "/host/etc" if name == "etc" else path}
+                        for name, path in host_paths.items()
+                    ),
+                ],
+            }
+        ],
+        "volumes": [
+            {
+                "name": "mesh",
+                "projected": {
+                    "defaultMode": 0o400,
+                    "sources": [
+                        {"secret": {"name": spec.key_secret(mesh)}},
+                        {"configMap": {"name": config_map_name(mesh)}},
+                    ],
+                },
+            },
+            *(
+                {
+                    "name": name,
+                    "hostPath": {
+                        "path": path,
+                        "type": "Directory" if name == "etc" else "DirectoryOrCreate",
+                    },
+                }
+                for name, path in host_paths.items()
+            ),
+        ],
+    }
+
+
+def _labels(mesh: str) -> dict[str, str]:
+    return {MESH_LABEL: mesh, **_MANAGED_BY}
+
+
+def _owned(mesh: MeshFacts, name: str) -> Object:
+    owner = {
+        "apiVersion": MESH.api_version,
+        "kind": MESH.kind,
+        "name": mesh.name,
+        "uid": mesh.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {"name": name, "labels": _labels(mesh.name), "ownerReferences": [owner]}

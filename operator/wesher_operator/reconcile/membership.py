@@ -1,0 +1,120 @@
+"""Which nodes belong to a mesh, which have left it, and what is remembered of those.
+
+Pure. A Node that was deleted leaves at once; one that is merely unselected
+after `UNSELECTED_GRACE`, since labels and taints are sometimes edited in two
+steps. Who left stands in the mesh document's ``removed`` for `REMOVED_FOR` or
+until it returns, and its address is held back for `HELD_BACK_FOR`, so that
+nobody who has not heard of it sends to a stranger.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+from typing import Any
+
+from wesher_common.conditions import rfc3339
+from wesher_common.overlay import IPAddress
+from wesher_operator.reconcile.world import NodeFacts, Taint
+from wesher_operator.resources import Toleration, WesherMeshSpec
+
+UNSELECTED_GRACE = timedelta(seconds=60)
+HELD_BACK_FOR = timedelta(hours=1)
+REMOVED_FOR = timedelta(hours=24)
+RELEASED_FILE = "released.json"
+
+# What the DaemonSet controller tolerates by itself, since a node agent must run before these end.
+_ALWAYS_TOLERATED = frozenset(
+    f"node.kubernetes.io/{condition}"
+    for condition in (
+        "not-ready",
+        "unreachable",
+        "disk-pressure",
+        "memory-pressure",
+        "pid-pressure",
+        "unschedulable",
+        "network-unavailable",
+    )
+)
+
+
+def selected(spec: WesherMeshSpec, nodes: Iterable[NodeFacts]) -> list[NodeFacts]:
+    """Return the nodes on which the DaemonSet controller runs an agent, by name."""
+    return sorted(
+        (
+            node
+            for node in nodes
+            if all(node.labels.get(key) == value for key, value in spec.node_selector.items())
+            and all(_tolerated(taint, spec.tolerations) for taint in node.taints)
+        ),
+        key=lambda node: node.name,
+    )
+
+
+def _tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
+    if taint.effect == "PreferNoSchedule" or taint.key in _ALWAYS_TOLERATED:
+        return True
+    return any(
+        toleration.effect in {"", taint.effect}
+        and (
+            (toleration.operator == "Exists" and toleration.key in {"", taint.key})
+            or (toleration.key == taint.key and toleration.value == taint.value)
+        )
+        for toleration in tolerations
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What a mesh remembers of members that left, kept in ConfigMap ``<mesh>-released``."""
+
+    addresses: Mapping[IPAddress, datetime] = field(default_factory=dict)
+    """Held back until then."""
+    names: Mapping[str, datetime] = field(default_factory=dict)
+    """Member names, removed until then."""
+
+    @classmethod
+    def from_json(cls, text: str) -> Released:
+        """Read what `to_json` wrote; what cannot be read counts as nothing."""
+        try:
+            content: dict[str, Any] = json.loads(text)
+            return cls(
+                {ip_address(k): datetime.fromisoformat(v) for k, v in content["addresses"].items()},
+                {str(k): datetime.fromisoformat(v) for k, v in content["names"].items()},
+            )
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return cls()
+
+    def to_json(self) -> str:
+        """Return the ConfigMap's text."""
+        content = {
+            "addresses": {str(key): rfc3339(until) for key, until in self.addresses.items()},
+            "names": {key: rfc3339(until) for key, until in self.names.items()},
+        }
+        return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+    def after(
+        self, leaving: Iterable[tuple[str, IPAddress]], present: Iterable[str], *, now: datetime
+    ) -> Released:
+        """Return the memory once members left and others are (back) in the mesh.
+
+        Args:
+            leaving: member names and addresses that go now.
+            present: member names that belong to the mesh.
+            now: drops what has been remembered long enough.
+
+        """
+        leaving, back = list(leaving), set(present)
+        addresses = {key: until for key, until in self.addresses.items() if until > now}
+        names = {key: until for key, until in self.names.items() if until > now and key not in back}
+        addresses |= {address: now + HELD_BACK_FOR for _, address in leaving}
+        names |= {name: now + REMOVED_FOR for name, _ in leaving if name not in back}
+        return Released(addresses, names)
+
+    @property
+    def next_expiry(self) -> datetime | None:
+        """When the first entry is to be dropped."""
+        return min((*self.addresses.values(), *self.names.values()), default=None)

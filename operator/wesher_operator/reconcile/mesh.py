@@ -1,0 +1,318 @@
+"""Makes one mesh be as its spec says, from whatever state it is in.
+
+Level-triggered: each run looks at the whole mesh and writes what differs, so a
+run that was cut short by a crash is finished by the next, in this process or
+another. The order of writes matters where it says so.
+
+Left to others: when to run (`control`), every decision (the pure modules
+beside this one).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from wesher_common.conditions import Condition
+from wesher_common.errors import InvalidSpec
+from wesher_common.keys import KEY_BYTES, KeyRing
+from wesher_common.mesh_document import FILE_NAME, MeshDocument
+from wesher_common.names import (
+    NUDGE_ANNOTATION,
+    config_map_name,
+    daemon_set_name,
+    released_config_map_name,
+    wesher_node_name,
+)
+from wesher_common.seeds import SeedAddress
+from wesher_operator.kube import (
+    CONFIG_MAP,
+    DAEMON_SET,
+    EVENT,
+    MESH,
+    POD,
+    SECRET,
+    WESHER_NODE,
+    Cluster,
+    Kind,
+    Object,
+)
+from wesher_operator.reconcile import allocation, manifests, membership, status
+from wesher_operator.reconcile.membership import UNSELECTED_GRACE, Released
+from wesher_operator.reconcile.refusal import Refusal, refusal
+from wesher_operator.reconcile.status import Findings
+from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts, ObjectFacts, World
+from wesher_operator.resources import WesherMeshSpec
+
+_log = logging.getLogger("wesher.mesh")
+_WORSE_WHEN = {"Degraded": "True"}
+"""The status in which a condition is bad news; False for all others."""
+
+
+class MeshReconciler:
+    """One mesh's reconciler; runs of it never overlap.
+
+    Args:
+        name: of the mesh.
+        world: what has been seen; what is written is taken in at once.
+        cluster: where to write.
+        settings: what the installation decides about agents.
+        clock: the time, with a zone.
+
+    """
+
+    def __init__(
+        self,
+        name: str,
+        world: World,
+        cluster: Cluster,
+        settings: manifests.AgentSettings,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._name = name
+        self._world = world
+        self._cluster = cluster
+        self._settings = settings
+        self._clock = clock
+        self._unselected_since: dict[str, datetime] = {}
+        self._views_differ_since: datetime | None = None
+
+    async def reconcile(self) -> datetime | None:
+        """Bring the mesh nearer to its spec; return when to look again without being woken.
+
+        Raises:
+            ClusterUnavailable: the API server cannot be asked now; run again later.
+
+        """
+        mesh = self._world.meshes.get(self._name)
+        if mesh is None or mesh.deleting:
+            return None
+        now = self._clock()
+        if not mesh.status.get("conditions"):
+            # Written first, so that whoever waits for Ready has something to wait on.
+            await self._write_status(mesh, status.first_status(mesh, now=now))
+        findings, again = await self._make(mesh, now)
+        await self._publish(mesh, status.mesh_status(mesh, findings, now=now), now)
+        moments = [moment for moment in (again, status.next_change(findings, now=now)) if moment is not None]
+        return min(moments, default=None)
+
+    async def _make(self, mesh: MeshFacts, now: datetime) -> tuple[Findings, datetime | None]:
+        """Make everything but the status; return what was found and when time alone changes it."""
+        spec = mesh.spec
+        refused = refusal(mesh, self._world)
+        if spec is None or refused is not None:
+            members = self._own_members(mesh)
+            desired = membership.selected(spec, self._world.nodes.values()) if spec is not None else []
+            return Findings(desired=desired, members=members, refusal=refused), None
+
+        desired = membership.selected(spec, self._world.nodes.values())
+        again, failure, ring, key_problem = None, None, None, ""
+        try:
+            ring, key_problem = await self._key(mesh, spec)
+            released, again = await self._members(mesh, spec, desired, now)
+            document = await self._config(mesh, spec, desired, released)
+            if ring is not None or daemon_set_name(mesh.name) in self._world.daemon_sets:
+                await self._ensure(DAEMON_SET, manifests.daemon_set(mesh, spec, self._settings))
+            if ring is not None:
+                await self._nudge(mesh, document, ring)
+        except InvalidSpec as error:
+            failure = Refusal("RefusedByCluster", str(error))
+
+        members = self._own_members(mesh)
+        if not status.views_differ(members, now=now):
+            self._views_differ_since = None
+        elif self._views_differ_since is None:
+            self._views_differ_since = now
+        findings = Findings(
+            desired=desired,
+            members=members,
+            ring=ring,
+            key_problem=key_problem,
+            failure=failure,
+            views_differ_since=self._views_differ_since,
+        )
+        return findings, again
+
+    async def _key(self, mesh: MeshFacts, spec: WesherMeshSpec) -> tuple[KeyRing | None, str]:
+        name = spec.key_secret(mesh.name)
+        if name not in self._world.keys:
+            if (mesh.status.get("key") or {}).get("id"):
+                return None, (
+                    f"Secret {name} is gone; agents go on with the key they have: put it back. "
+                    "A new key would lock out every member outside this cluster"
+                )
+            made = await self._cluster.create(
+                SECRET, manifests.key_secret(name, mesh.name, os.urandom(KEY_BYTES))
+            )
+            if made is None:
+                return None, f"Secret {name} was made by another at this moment"
+            self._world.observe(SECRET, made)
+            _log.info("cluster key made mesh=%s secret=%s", mesh.name, name)
+        facts = self._world.keys[name]
+        return facts.ring, f"Secret {name}: {facts.problem}" if facts.problem else ""
+
+    async def _members(
+        self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], now: datetime
+    ) -> tuple[Released, datetime | None]:
+        known = self._world.members_of(mesh.name)
+        mine = {member.spec.node_name: member for member in self._own_members(mesh)}
+        leaving, grace_ends = self._leaving(mine, {node.name for node in desired}, now)
+
+        stored = self._released(mesh.name)
+        released = stored.after(
+            [(allocation.name_of(spec, member), member.address) for member in leaving],
+            [allocation.name_of(spec, node) for node in desired],
+            now=now,
+        )
+        if released != stored:
+            # Before the deletions: a crash in between must not forget who left.
+            await self._ensure(CONFIG_MAP, manifests.released_config_map(mesh, released))
+        foreign = [member for member in known if member.spec.mesh_ref.uid != mesh.uid]
+        for member in (*leaving, *foreign):
+            await self._cluster.delete(WESHER_NODE, member.name, uid=member.uid)
+            _log.info("member removed mesh=%s node=%s", mesh.name, member.spec.node_name)
+
+        taken = {member.address for member in known} | set(released.addresses)
+        blocked = {member.spec.node_name for member in foreign}
+        fresh = {
+            allocation.name_of(spec, node): node
+            for node in desired
+            if node.name not in mine and node.name not in blocked
+        }
+        given, _ = allocation.allocate(fresh, spec.allocation, taken)
+        addresses = {fresh[name].name: address for name, address in given.items()}
+        addresses |= {node: member.address for node, member in mine.items()}
+        for node in desired:
+            if node.name in addresses and node.name not in blocked:
+                await self._ensure_member(mesh, spec, node, addresses)
+        moments = [moment for moment in (grace_ends, released.next_expiry) if moment is not None]
+        return released, min(moments, default=None)
+
+    def _leaving(
+        self, mine: Mapping[str, MemberFacts], desired: set[str], now: datetime
+    ) -> tuple[list[MemberFacts], datetime | None]:
+        """Return the members to delete now, and when the next unselected one has had its grace."""
+        leaving = []
+        waiting: dict[str, datetime] = {}
+        for node, member in mine.items():
+            if node in desired:
+                continue
+            since = self._unselected_since.get(node, now)
+            if node not in self._world.nodes or now - since >= UNSELECTED_GRACE:
+                leaving.append(member)
+            else:
+                waiting[node] = since
+        self._unselected_since = waiting
+        return leaving, min(waiting.values()) + UNSELECTED_GRACE if waiting else None
+
+    async def _ensure_member(
+        self, mesh: MeshFacts, spec: WesherMeshSpec, node: NodeFacts, addresses: Mapping[str, Any]
+    ) -> None:
+        wanted = allocation.node_spec(mesh, spec, node, addresses[node.name])
+        member = self._world.members.get(wesher_node_name(mesh.name, node.name))
+        right = (
+            member is not None
+            and member.spec == wanted
+            and member.owner_uid == mesh.uid
+            and member.label == mesh.name
+        )
+        if not right:
+            applied = await self._cluster.apply(WESHER_NODE, manifests.wesher_node(mesh, wanted))
+            self._world.observe(WESHER_NODE, applied)
+
+    async def _config(
+        self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], released: Released
+    ) -> MeshDocument:
+        document = MeshDocument(
+            name=mesh.name,
+            uid=mesh.uid,
+            overlay=spec.overlay,
+            allocation=spec.allocation,
+            cluster_name=spec.cluster_name,
+            wireguard=spec.wireguard_settings,
+            gossip=spec.gossip_settings,
+            etc_hosts=spec.etc_hosts,
+            seed_nodes=spec.seeds,
+            removed=tuple(sorted(released.names)),
+        )
+        document = replace(
+            document, cluster_seeds=allocation.cluster_seeds(desired, self._seeds_chosen(mesh.name))
+        )
+        await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document))
+        return document
+
+    async def _nudge(self, mesh: MeshFacts, document: MeshDocument, ring: KeyRing) -> None:
+        """Make kubelets bring changed files now to the agents that report having old ones."""
+        key_ids = {key.id for key in ring}
+        wanted = ".".join([document.config_hash, *sorted(key_ids - {ring.primary.id}), ring.primary.id])
+        reports = {member.spec.node_name: member.status for member in self._own_members(mesh)}
+        for pod in [pod for pod in self._world.pods.values() if pod.mesh == mesh.name]:
+            report = reports.get(pod.node)
+            if pod.nudge == wanted or report is None or not report.config_hash:
+                continue
+            current = (
+                report.config_hash == document.config_hash
+                and report.primary_key_id == ring.primary.id
+                and set(report.key_ids) == key_ids
+            )
+            if not current:
+                await self._cluster.annotate(POD, pod.name, {NUDGE_ANNOTATION: wanted})
+
+    async def _publish(self, mesh: MeshFacts, wanted: Mapping[str, Any], now: datetime) -> None:
+        before = self._world.meshes.get(mesh.name)
+        if before is None or before.uid != mesh.uid or dict(before.status) == wanted:
+            return
+        was = {entry["type"]: entry["status"] for entry in before.status.get("conditions") or []}
+        await self._write_status(mesh, wanted)
+        for entry in wanted["conditions"]:
+            if entry["status"] not in {"Unknown", was.get(entry["type"])}:
+                await self._tell(mesh, Condition.from_dict(entry), now)
+
+    async def _tell(self, mesh: MeshFacts, condition: Condition, now: datetime) -> None:
+        bad = condition.status == _WORSE_WHEN.get(condition.type, "False")
+        text = f"{condition.type} is {condition.status}" + (
+            f": {condition.message}" if condition.message else ""
+        )
+        log = _log.warning if bad else _log.info
+        log(
+            "condition changed mesh=%s %s=%s reason=%s",
+            mesh.name,
+            condition.type,
+            condition.status,
+            condition.reason,
+        )
+        await self._cluster.create(
+            EVENT,
+            manifests.event(mesh, condition.reason, text, warning=bad, name=os.urandom(5).hex(), now=now),
+        )
+
+    async def _ensure(self, kind: Kind, wanted: Object) -> None:
+        stores = {CONFIG_MAP: self._world.config_maps, DAEMON_SET: self._world.daemon_sets}
+        observed: ObjectFacts | None = stores[kind].get(wanted["metadata"]["name"])
+        if observed is None or not manifests.covers(observed.body, wanted):
+            self._world.observe(kind, await self._cluster.apply(kind, wanted))
+            _log.debug("applied kind=%s name=%s", kind.kind, wanted["metadata"]["name"])
+
+    async def _write_status(self, mesh: MeshFacts, wanted: Mapping[str, Any]) -> None:
+        body = {"metadata": {"name": mesh.name, "uid": mesh.uid}, "status": dict(wanted)}
+        self._world.observe(MESH, await self._cluster.apply(MESH, body, subresource="status"))
+
+    def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
+        return [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid == mesh.uid]
+
+    def _released(self, mesh: str) -> Released:
+        facts = self._world.config_maps.get(released_config_map_name(mesh))
+        data = (facts.body.get("data") or {}) if facts else {}
+        return Released.from_json(data.get(membership.RELEASED_FILE, ""))
+
+    def _seeds_chosen(self, mesh: str) -> tuple[SeedAddress, ...]:
+        facts = self._world.config_maps.get(config_map_name(mesh))
+        try:
+            text = (facts.body.get("data") or {})[FILE_NAME] if facts else ""
+            return MeshDocument.from_json(text).cluster_seeds
+        except (InvalidSpec, KeyError):
+            return ()

@@ -1,0 +1,241 @@
+"""What a mesh's status says, from what its agents report and what was found.
+
+Pure. A node's own report counts, unless it is too old, or more than half of
+the others say that they cannot reach the node: a dead agent cannot report its
+own death.
+
+Left to others: writing it, and Events on transitions (`mesh`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from wesher_common.conditions import Condition, carry_over
+from wesher_common.keys import KeyRing
+from wesher_operator.reconcile.allocation import name_of
+from wesher_operator.reconcile.refusal import Refusal
+from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts
+from wesher_operator.resources import (
+    KeyStatus,
+    MemberCounts,
+    MemberState,
+    MemberStatus,
+    WesherMeshSpec,
+    WesherMeshStatus,
+)
+
+MAX_LISTED = 100
+_MAX_NAMED = 3
+_LONGEST_HEARTBEAT = timedelta(seconds=450)
+"""Agents report every 5 minutes, give or take half."""
+_REPORT_GRACE = timedelta(seconds=30)
+_ORDER = ("NotReady", "Stale", "Starting", "Ready", "Alive")
+
+
+def report_window(members: int) -> timedelta:
+    """Return how long a change may take until every agent has reported it."""
+    return timedelta(seconds=max(10.0, members * 0.3))
+
+
+def stale_after(members: int) -> timedelta:
+    """Return the age at which a report is too old to believe."""
+    return _LONGEST_HEARTBEAT + report_window(members) + _REPORT_GRACE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What one look at a mesh found."""
+
+    desired: Sequence[NodeFacts]
+    members: Sequence[MemberFacts]
+    ring: KeyRing | None = None
+    key_problem: str = ""
+    refusal: Refusal | None = None
+    failure: Refusal | None = None
+    """What the API server refused to take from us."""
+    views_differ_since: datetime | None = None
+
+
+def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> list[MemberStatus]:
+    """Return one entry a member, those not ready first, then by name."""
+    by_node = {member.spec.node_name: member for member in findings.members}
+    reporting = fresh(findings.members, now=now)
+    blamed = Counter(name for member in reporting for name in set(member.status.peers.unreachable))
+    reporters = {member.name for member in reporting}
+    mesh_size = len(findings.members)
+    entries: list[MemberStatus] = []
+    for node in findings.desired:
+        member, name = by_node.get(node.name), name_of(spec, node)
+        state: MemberState = "Starting"
+        reason = "NoFreeAddress"
+        if member is not None:
+            others = len(reporting) - (member.name in reporters)
+            state, reason = _state(member, blamed[name], others, now - stale_after(mesh_size))
+        entries.append(
+            MemberStatus(
+                name=name,
+                kind="Node",
+                address=member.spec.overlay_ip if member else "",
+                state=state,
+                reason=reason,
+            )
+        )
+    outsiders = {outsider.name: outsider for member in reporting for outsider in member.status.outsiders}
+    entries += [
+        MemberStatus(name=name, kind="Outsider", address=outsider.address, state="Alive")
+        for name, outsider in outsiders.items()
+    ]
+    return sorted(entries, key=lambda entry: (_ORDER.index(entry.state), entry.name))
+
+
+def fresh(members: Iterable[MemberFacts], *, now: datetime) -> list[MemberFacts]:
+    """Return the members whose reports are young enough to believe."""
+    members = list(members)
+    oldest = now - stale_after(len(members))
+    return [member for member in members if member.reported_at is not None and member.reported_at >= oldest]
+
+
+def views_differ(members: Iterable[MemberFacts], *, now: datetime) -> bool:
+    """Tell whether agents that report see different meshes."""
+    return len({m.status.view_hash for m in fresh(members, now=now) if m.status.view_hash}) > 1
+
+
+def next_change(findings: Findings, *, now: datetime) -> datetime | None:
+    """Return when the status changes by time alone: a report gets stale, views differ for too long."""
+    size = len(findings.members)
+    moments = [member.reported_at + stale_after(size) for member in findings.members if member.reported_at]
+    if findings.views_differ_since is not None:
+        moments.append(findings.views_differ_since + report_window(size))
+    return min((moment for moment in moments if moment >= now), default=None)
+
+
+def mesh_status(mesh: MeshFacts, findings: Findings, *, now: datetime) -> dict[str, Any]:
+    """Return ``WesherMesh.status`` as it should stand."""
+    entries = members_of(findings, mesh.spec, now=now) if mesh.spec is not None else []
+    nodes = Counter(entry.state for entry in entries if entry.kind == "Node")
+    desired = nodes.total()
+    counts = MemberCounts(
+        desired=desired,
+        ready=nodes["Ready"],
+        not_ready=nodes["NotReady"] + nodes["Starting"],
+        stale=nodes["Stale"],
+        outside=len(entries) - desired,
+        summary=f"{nodes['Ready']}/{desired}",
+    )
+    ring = findings.ring
+    status = WesherMeshStatus(
+        observed_generation=mesh.generation,
+        members=counts,
+        member_list=entries[:MAX_LISTED],
+        members_truncated=len(entries) > MAX_LISTED,
+        key=KeyStatus(id=ring.primary.id, accepted_ids=[key.id for key in ring.accepted])
+        if ring
+        else KeyStatus(),
+    )
+    conditions = _conditions(mesh, findings, entries, now=now)
+    return {
+        **status.model_dump(by_alias=True, exclude={"conditions"}),
+        "conditions": carry_over(conditions, mesh.status.get("conditions") or [], now=now),
+    }
+
+
+def first_status(mesh: MeshFacts, *, now: datetime) -> dict[str, Any]:
+    """Return the status that is written before anything else is looked at."""
+    unknown = Condition("Ready", "Unknown", "Reconciling", "", mesh.generation)
+    return {"observedGeneration": mesh.generation, "conditions": carry_over([unknown], [], now=now)}
+
+
+def _state(member: MemberFacts, blamed_by: int, others: int, oldest: datetime) -> tuple[MemberState, str]:
+    if member.reported_at is None:
+        return "Starting", "NotReported"
+    if blamed_by * 2 > others:
+        return "NotReady", "Unreachable"
+    if member.reported_at < oldest:
+        return "Stale", "NoReport"
+    ready = next((c for c in member.status.conditions if c.type == "Ready"), None)
+    if ready is None or ready.status != "True":
+        return "NotReady", ready.reason if ready else "NotReported"
+    return "Ready", ""
+
+
+def _conditions(
+    mesh: MeshFacts, findings: Findings, entries: Sequence[MemberStatus], *, now: datetime
+) -> list[Condition]:
+    said = [
+        _key_ready(findings),
+        _config_published(findings),
+        _members_ready(entries),
+        _converged(findings, now=now),
+        _degraded(findings, now=now),
+    ]
+    by_type = {condition.type: condition for condition in said}
+    hindrance = findings.refusal or findings.failure
+    if hindrance is not None:
+        ready = Condition("Ready", "False", hindrance.reason, hindrance.message)
+    else:
+        needed = [by_type[kind] for kind in ("KeyReady", "ConfigPublished", "MembersReady")]
+        first = next((condition for condition in needed if not condition.is_true), by_type["MembersReady"])
+        ready = Condition("Ready", first.status, first.reason, first.message)
+    return [Condition(c.type, c.status, c.reason, c.message, mesh.generation) for c in (ready, *said)]
+
+
+def _key_ready(findings: Findings) -> Condition:
+    if findings.ring is not None:
+        return Condition("KeyReady", "True", "KeyReady", f"key {findings.ring.primary.id} is in use")
+    if findings.key_problem:
+        return Condition("KeyReady", "False", "InvalidKey", findings.key_problem)
+    return Condition("KeyReady", "Unknown", "NotLookedAt", "")
+
+
+def _config_published(findings: Findings) -> Condition:
+    if hindrance := findings.refusal or findings.failure:
+        return Condition("ConfigPublished", "False", hindrance.reason, hindrance.message)
+    return Condition("ConfigPublished", "True", "Published", "")
+
+
+def _members_ready(entries: Sequence[MemberStatus]) -> Condition:
+    nodes = [entry for entry in entries if entry.kind == "Node"]
+    waiting = [entry for entry in nodes if entry.state != "Ready"]
+    if not nodes:
+        return Condition(
+            "MembersReady", "False", "NoNodes", "spec.nodeSelector and tolerations match no Node"
+        )
+    if not waiting:
+        return Condition("MembersReady", "True", "AllReady", f"all {len(nodes)} nodes are ready")
+    named = ", ".join(f"{entry.name} ({entry.reason or entry.state})" for entry in waiting[:_MAX_NAMED])
+    more = f" and {len(waiting) - _MAX_NAMED} more" if len(waiting) > _MAX_NAMED else ""
+    return Condition("MembersReady", "False", "MembersNotReady", f"not ready: {named}{more}")
+
+
+def _converged(findings: Findings, *, now: datetime) -> Condition:
+    if not any(member.status.view_hash for member in fresh(findings.members, now=now)):
+        return Condition("Converged", "Unknown", "NoReports", "no agent has reported its view")
+    since = findings.views_differ_since
+    if since is not None and now - since >= report_window(len(findings.members)):
+        hashes = Counter(m.status.view_hash for m in fresh(findings.members, now=now) if m.status.view_hash)
+        common = hashes.most_common(1)[0][0]
+        odd = sorted(
+            m.spec.node_name
+            for m in fresh(findings.members, now=now)
+            if m.status.view_hash and m.status.view_hash != common
+        )
+        message = f"{len(hashes)} different views; apart from most: {', '.join(odd[:_MAX_NAMED])}"
+        return Condition("Converged", "False", "ViewsDiffer", message)
+    return Condition("Converged", "True", "ViewsAgree", "")
+
+
+def _degraded(findings: Findings, *, now: datetime) -> Condition:
+    pairs = [
+        f"{member.spec.node_name} cannot reach {name}"
+        for member in fresh(findings.members, now=now)
+        for name in member.status.peers.unreachable
+    ]
+    if not pairs:
+        return Condition("Degraded", "False", "AsExpected", "")
+    more = f" and {len(pairs) - _MAX_NAMED} more" if len(pairs) > _MAX_NAMED else ""
+    return Condition("Degraded", "True", "PairsUnreachable", "; ".join(pairs[:_MAX_NAMED]) + more)
