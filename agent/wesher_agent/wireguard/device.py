@@ -7,23 +7,33 @@ What to wish for is left to `wesher_agent.mesh.desired`.
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import logging
+import socket
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from wesher_agent.mesh.device import DeviceConfig
-from wesher_agent.wireguard.backend import BackendKind
-from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_agent.wireguard import kernel, userspace
+from wesher_agent.wireguard.backend import Backend, BackendKind
+from wesher_agent.wireguard.errors import PortTaken, WireGuardUnavailable
+from wesher_agent.wireguard.kernel import KernelBackend, kernel_has_wireguard
+from wesher_agent.wireguard.link import (
+    change_link,
+    link_kind,
+    observe_link,
+    remove_own_unreachable,
+)
+from wesher_agent.wireguard.plan import Change, Observed, ObservedPeer, fulfilled, plan
+from wesher_agent.wireguard.routes import RouteConflict
+from wesher_agent.wireguard.userspace import UserspaceBackend
+from wesher_agent.wireguard.userspace_binary import find_userspace_binary
 from wesher_common.mesh_document import WireGuardMode
-from wesher_common.overlay import IPAddress, IPNetwork
 
-
-@dataclass(frozen=True, slots=True)
-class RouteConflict:
-    """A foreign route stands where one of ours should; it is never replaced."""
-
-    destination: IPNetwork
-    holder: str
-    """The foreign route in words, as ``ip route`` would say it."""
+log = logging.getLogger("wesher.wireguard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +46,32 @@ class Outcome:
     """Whether the device started without sessions: send every peer a packet, or
     they stay silent for up to 15 s."""
     conflicts: tuple[RouteConflict, ...] = ()
+    """Wished routes that cannot be had now; tried again by each `repair`."""
 
 
 class Device:
     """One WireGuard interface, its peers, address and routes.
 
-    Calls run one after the other; a failed one leaves the wish standing, and
-    the next `configure` or `repair` starts from what is really there.
+    Calls run one after the other. A failed one leaves the wish standing, and
+    the next starts from what is really there.
+
+    Args:
+        backend: what carries the device; see `open_device`.
+
     """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._lock = asyncio.Lock()
+        self._wish: DeviceConfig | None = None
+        self._settled: Observed | None = None
+        """What we left behind; None when only a look can tell."""
+        self._conflicts: tuple[RouteConflict, ...] = ()
 
     @property
     def kind(self) -> BackendKind:
         """Which WireGuard carries the device, for status."""
+        return self._backend.kind
 
     async def configure(self, config: DeviceConfig) -> Outcome:
         """Bring the device to ``config``, making it first if need be.
@@ -57,22 +81,40 @@ class Device:
 
         Raises:
             WireGuardUnavailable: the text says what to install or change.
-            InvalidSpec: the interface's name belongs to a device of another kind,
-                or the port is taken.
+            InvalidSpec: the interface's name belongs to a network device of another kind.
 
         """
+        async with self._lock:
+            before, self._wish = self._wish, config
+            if self._settled is None or before is None or _an_endpoint_moved(before, config):
+                return await self._from_what_is_there(config)
+            return await self._from_what_we_left(config, self._settled)
 
     async def repair(self) -> Outcome:
         """Look at the device as it is and bring it back to the last wish; call it every 30 s.
 
+        Nothing was wished yet: nothing is done.
+
         Raises: as `configure`.
         """
+        async with self._lock:
+            if self._wish is None:
+                return Outcome(changed=False, sessions_lost=False)
+            known = self._settled is not None
+            outcome = await self._from_what_is_there(self._wish)
+            if outcome.changed and known:
+                log.info("device repaired interface=%s", self._backend.interface)
+            return outcome
 
     async def peers(self) -> Sequence[ObservedPeer]:
         """Return every peer with handshake time, endpoint and counters, sorted by key.
 
-        Empty before the first `configure`.
+        Raises:
+            WireGuardUnavailable: the device is not there.
+
         """
+        device = await self._backend.observe()
+        return [device.peers[key] for key in sorted(device.peers)]
 
     async def wait_lost(self) -> None:
         """Return when `repair` should be called at once: the user-space program died.
@@ -80,12 +122,63 @@ class Device:
         Restarts that come too often are held back here. With the kernel's
         WireGuard it never returns; cancel it.
         """
+        await self._backend.wait_lost()
 
     async def remove(self) -> None:
         """Take away the device, and with it address and routes; nothing there is fine."""
+        async with self._lock:
+            overlay = None if self._wish is None else self._wish.overlay
+            self._wish = self._settled = None
+            await asyncio.to_thread(remove_own_unreachable, self._backend.interface, overlay)
+            await self._backend.remove()
 
     def close(self) -> None:
         """Leave everything running and let go of it; the next start adopts it."""
+        self._backend.close()
+
+    async def _from_what_is_there(self, config: DeviceConfig) -> Outcome:
+        self._settled = None
+        fresh = await self._backend.ensure()
+        device = await self._backend.observe()
+        link = await asyncio.to_thread(observe_link, self._backend.interface)
+        change = plan(config, Observed(device, link), now=time.time())
+        return await self._make(config, change, fresh=fresh)
+
+    async def _from_what_we_left(self, config: DeviceConfig, settled: Observed) -> Outcome:
+        self._settled = None
+        change = plan(config, settled, now=time.time())
+        if not change:
+            self._settled = settled
+            return Outcome(changed=False, sessions_lost=False, conflicts=self._conflicts)
+        try:
+            return await self._make(config, change, fresh=False)
+        except PortTaken:
+            raise
+        except WireGuardUnavailable:
+            # Another hand took away what we built on; the next look makes it whole.
+            return await self._from_what_is_there(config)
+
+    async def _make(self, config: DeviceConfig, change: Change, *, fresh: bool) -> Outcome:
+        if change.device.listen_port is not None:
+            _check_port_is_free(change.device.listen_port)
+        await self._backend.apply(change.device)
+        conflicts = await asyncio.to_thread(change_link, self._backend.interface, change.link)
+        tried = set(change.link.add_routes)
+        kept = tuple(
+            conflict
+            for conflict in self._conflicts
+            if conflict.destination in config.routes and conflict.destination not in tried
+        )
+        self._settled, self._conflicts = fulfilled(config), kept + conflicts
+        held = {conflict.destination for conflict in conflicts}
+        done = replace(
+            change.link, add_routes=tuple(net for net in change.link.add_routes if net not in held)
+        )
+        return Outcome(
+            changed=fresh or bool(change.device) or bool(done),
+            sessions_lost=fresh or change.device.private_key is not None,
+            conflicts=self._conflicts,
+        )
 
 
 async def open_device(mode: WireGuardMode, interface: str, *, userspace_binary: str | None = None) -> Device:
@@ -102,19 +195,42 @@ async def open_device(mode: WireGuardMode, interface: str, *, userspace_binary: 
     Raises:
         WireGuardUnavailable: neither kernel nor user space can do it; the text
             says what to install.
-        InvalidSpec: ``userspace_binary`` is not wireguard-go, or the
-            interface's name belongs to a device of another kind.
+        InvalidSpec: ``userspace_binary`` is not wireguard-go.
 
     """
+    return Device(await asyncio.to_thread(_choose_backend, mode, interface, userspace_binary))
 
 
-async def overlay_mtu(underlay: Sequence[IPAddress]) -> int:
-    """Return the MTU to use when none is set: the underlay's less 80 bytes, at least 1280.
+def _choose_backend(mode: WireGuardMode, interface: str, userspace_binary: str | None) -> Backend:
+    binary = find_userspace_binary(userspace_binary) if mode != "Kernel" else None
+    living = link_kind(interface)
+    if mode == "Kernel" or (mode == "Auto" and living == kernel.LINK_KIND):
+        return KernelBackend(interface)
+    if mode == "Userspace" or living == userspace.LINK_KIND:
+        return UserspaceBackend(interface, binary)
+    if kernel_has_wireguard():
+        return KernelBackend(interface)
+    if binary is None:
+        raise WireGuardUnavailable(f"{kernel.HOW_TO_GET_IT}; and {userspace.HOW_TO_GET_IT}")
+    return UserspaceBackend(interface, binary)
 
-    80 bytes are an IPv6 header, UDP and WireGuard's own, as wg-quick reckons.
 
-    Args:
-        underlay: addresses of the peers' endpoints. The narrowest interface or
-            route towards any of them counts; empty means the default route's.
+def _an_endpoint_moved(before: DeviceConfig, now: DeviceConfig) -> bool:
+    """Tell whether a peer's wished endpoint changed: what to do then depends on its handshake."""
+    known = {peer.public_key: peer.endpoint for peer in before.peers}
+    return any(known.get(peer.public_key, peer.endpoint) != peer.endpoint for peer in now.peers)
 
-    """
+
+def _check_port_is_free(port: int) -> None:
+    # WireGuard itself would tell us late or not at all: the kernel when the
+    # interface goes up, wireguard-go in its own log only.
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise PortTaken(port) from error
+                raise

@@ -1,8 +1,7 @@
 """The smallest change from an observed device to the wished one.
 
 Pure: a wish and an observation in, a change out. Nothing differs, nothing is
-changed. `after` tells what a device looks like once a change is made, so that
-the next change can be planned without asking the kernel again.
+changed.
 
 Who applies a change, and how, is left to the backends and to `link`.
 """
@@ -10,7 +9,7 @@ Who applies a change, and how, is left to the backends and to `link`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
@@ -199,9 +198,35 @@ def plan_link(config: DeviceConfig, observed: ObservedLink) -> LinkChange:
     )
 
 
-def after(observed: Observed, change: Change) -> Observed:
-    """Return what the device looks like once ``change`` is made and nobody else meddles."""
-    return Observed(_device_after(observed.device, change.device), _link_after(observed.link, change.link))
+def fulfilled(config: DeviceConfig) -> Observed:
+    """Return what a device looks like once it is as wished and nobody meddled or moved.
+
+    The next change can be planned against it without asking the kernel again.
+    """
+    routes = frozenset(config.routes)
+    return Observed(
+        ObservedDevice(
+            public_key=config.private_key.public,
+            listen_port=config.listen_port,
+            peers={
+                peer.public_key: ObservedPeer(
+                    peer.public_key,
+                    endpoint=peer.endpoint,
+                    allowed_ips=frozenset(peer.allowed_ips),
+                    persistent_keepalive=peer.persistent_keepalive,
+                )
+                for peer in config.peers
+            },
+        ),
+        ObservedLink(
+            mtu=config.mtu,
+            up=True,
+            addresses=frozenset({ip_interface(config.address)}),
+            routes=routes,
+            own_routes=routes,
+            unreachable=frozenset({config.overlay} if config.unreachable_overlay else ()),
+        ),
+    )
 
 
 def _new_peer(peer: Peer) -> PeerChange:
@@ -241,43 +266,3 @@ def _endpoint_serves(peer: Peer, there: ObservedPeer, now: float) -> bool:
 
 def _in_order(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
     return tuple(sorted(networks, key=lambda net: (net.version, int(net.network_address), net.prefixlen)))
-
-
-def _device_after(device: ObservedDevice, change: DeviceChange) -> ObservedDevice:
-    # A network that changes hands is in the changes of both its owners, so each can be taken by itself.
-    peers = dict(device.peers)
-    for sent in change.peers:
-        if sent.remove:
-            peers.pop(sent.public_key, None)
-        else:
-            peers[sent.public_key] = _peer_after(peers.get(sent.public_key), sent)
-    return ObservedDevice(
-        public_key=device.public_key if change.private_key is None else change.private_key.public,
-        listen_port=device.listen_port if change.listen_port is None else change.listen_port,
-        fwmark=device.fwmark if change.fwmark is None else change.fwmark,
-        peers=peers,
-    )
-
-
-def _peer_after(there: ObservedPeer | None, sent: PeerChange) -> ObservedPeer:
-    peer = there or ObservedPeer(sent.public_key)
-    return replace(
-        peer,
-        endpoint=peer.endpoint if sent.endpoint is None else sent.endpoint,
-        persistent_keepalive=(
-            peer.persistent_keepalive if sent.persistent_keepalive is None else sent.persistent_keepalive
-        ),
-        allowed_ips=peer.allowed_ips if sent.allowed_ips is None else frozenset(sent.allowed_ips),
-        has_preshared_key=peer.has_preshared_key and not sent.clear_preshared_key,
-    )
-
-
-def _link_after(link: ObservedLink, change: LinkChange) -> ObservedLink:
-    return ObservedLink(
-        mtu=link.mtu if change.mtu is None else change.mtu,
-        up=link.up or change.up,
-        addresses=link.addresses.union(change.add_addresses).difference(change.remove_addresses),
-        routes=link.routes.union(change.add_routes).difference(change.remove_routes),
-        own_routes=link.own_routes.union(change.add_routes).difference(change.remove_routes),
-        unreachable=link.unreachable.union(change.add_unreachable).difference(change.remove_unreachable),
-    )

@@ -1,0 +1,163 @@
+"""Routes as the kernel's messages (rtnetlink(7)), and what ours look like.
+
+Pure. Ours are told from everybody else's by their protocol number; listing and
+changing them is left to `link`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+from wesher_agent.wireguard.errors import MalformedReply
+from wesher_agent.wireguard.netlink import AF_INET, AF_INET6, pack_attribute, parse_attributes
+from wesher_common.overlay import IPAddress, IPNetwork
+
+PROTOCOL = 87
+"""Marks our routes (``ip route show proto 87``); free in iproute2's rt_protos and the kernel's list."""
+UNREACHABLE_METRIC = 1_000_000
+"""Behind whatever else routes the overlay's network."""
+
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+UNICAST, LOCAL, UNREACHABLE = 1, 2, 7
+
+_MAIN_TABLE = 254
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_ANY = 0, 253, 255
+_FIB_MATCH = 0x2000
+# An IPv6 metric of 0 becomes 1024; IPv4's stays, and nothing is better.
+_IPV6_METRIC = 1
+
+_HEADER = struct.Struct("=BBBBBBBBI")
+_U32 = struct.Struct("=I")
+
+
+class _Attribute:
+    """``enum rtattr_type_t``."""
+
+    DST, OIF, GATEWAY, PRIORITY, METRICS, TABLE = 1, 4, 5, 6, 8, 15
+    METRIC_MTU = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route, as far as it matters here."""
+
+    destination: IPNetwork
+    kind: int
+    """`UNICAST`, `LOCAL`, `UNREACHABLE` or another ``RTN_`` number."""
+    protocol: int
+    device: int | None
+    """Index of the interface it leads to; None where it leads to several or none."""
+    gateway: IPAddress | None
+    metric: int
+    table: int
+    mtu: int | None
+    """Bytes, where the route has its own."""
+
+    @property
+    def is_in_main_table(self) -> bool:
+        """Whether packets meet it without a rule of their own."""
+        return self.table == _MAIN_TABLE
+
+
+def pack_peer_route(network: IPNetwork, device: int, *, remove: bool = False) -> bytes:
+    """Return the body that adds or removes the route of one network into the device."""
+    metric = b"" if isinstance(network, IPv4Network) else _priority(_IPV6_METRIC)
+    scope = _SCOPE_ANY if remove else _SCOPE_LINK if isinstance(network, IPv4Network) else _SCOPE_UNIVERSE
+    return (
+        _head(network, scope, UNICAST)
+        + _destination(network)
+        + pack_attribute(_Attribute.OIF, _U32.pack(device))
+        + metric
+    )
+
+
+def pack_unreachable(network: IPNetwork, *, remove: bool = False) -> bytes:
+    """Return the body that adds or removes the ``unreachable`` route under a network."""
+    scope = _SCOPE_ANY if remove else _SCOPE_UNIVERSE
+    return _head(network, scope, UNREACHABLE) + _destination(network) + _priority(UNREACHABLE_METRIC)
+
+
+def pack_list_into(device: int, family: int) -> bytes:
+    """Return the body that lists the main table's routes into a device."""
+    header = _HEADER.pack(family, 0, 0, 0, _MAIN_TABLE, 0, 0, 0, 0)
+    return header + pack_attribute(_Attribute.OIF, _U32.pack(device))
+
+
+def pack_list_unreachable(family: int) -> bytes:
+    """Return the body that lists our ``unreachable`` routes."""
+    return _HEADER.pack(family, 0, 0, 0, _MAIN_TABLE, PROTOCOL, 0, UNREACHABLE, 0)
+
+
+def pack_lookup(network: IPNetwork) -> bytes:
+    """Return the body that asks which route holds the first address of a network now."""
+    return _ask(network.network_address, _FIB_MATCH)
+
+
+def pack_next_hop(address: IPAddress) -> bytes:
+    """Return the body that asks how a packet to an address would go."""
+    return _ask(address, 0)
+
+
+def parse_route(body: memoryview) -> Route:
+    """Read one route.
+
+    Raises:
+        MalformedReply: it is cut off, or its destination is no network.
+
+    """
+    if len(body) < _HEADER.size:
+        raise MalformedReply("kernel routes: a message without its header")
+    family, prefix, _, _, table, protocol, _, kind, _ = _HEADER.unpack_from(body)
+    attributes = dict(parse_attributes(body[_HEADER.size :]))
+    metrics = dict(parse_attributes(attributes.get(_Attribute.METRICS, memoryview(b""))))
+    default = bytes(4 if family == AF_INET else 16)
+    try:
+        destination = bytes(attributes.get(_Attribute.DST, default))
+        network = IPv4Network if len(destination) == len(IPv4Address(0).packed) else IPv6Network
+        return Route(
+            destination=network((destination, prefix)),
+            kind=kind,
+            protocol=protocol,
+            device=_number(attributes.get(_Attribute.OIF)),
+            gateway=_address(attributes.get(_Attribute.GATEWAY)),
+            metric=_number(attributes.get(_Attribute.PRIORITY)) or 0,
+            table=_number(attributes.get(_Attribute.TABLE)) or table,
+            mtu=_number(metrics.get(_Attribute.METRIC_MTU)),
+        )
+    except (ValueError, struct.error) as error:
+        raise MalformedReply("kernel routes: a route that makes no sense") from error
+
+
+def _ask(address: IPAddress, flags: int) -> bytes:
+    family = AF_INET if isinstance(address, IPv4Address) else AF_INET6
+    header = _HEADER.pack(family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, flags)
+    return header + pack_attribute(_Attribute.DST, address.packed)
+
+
+def _head(network: IPNetwork, scope: int, kind: int) -> bytes:
+    return _HEADER.pack(_family(network), network.prefixlen, 0, 0, _MAIN_TABLE, PROTOCOL, scope, kind, 0)
+
+
+def _destination(network: IPNetwork) -> bytes:
+    return pack_attribute(_Attribute.DST, network.network_address.packed)
+
+
+def _priority(metric: int) -> bytes:
+    return pack_attribute(_Attribute.PRIORITY, _U32.pack(metric))
+
+
+def _family(network: IPNetwork) -> int:
+    return AF_INET if isinstance(network, IPv4Network) else AF_INET6
+
+
+def _number(payload: memoryview | None) -> int | None:
+    return None if payload is None else int(_U32.unpack(payload)[0])
+
+
+def _address(payload: memoryview | None) -> IPAddress | None:
+    if payload is None:
+        return None
+    packed = bytes(payload)
+    return IPv4Address(packed) if len(packed) == len(IPv4Address(0).packed) else IPv6Address(packed)

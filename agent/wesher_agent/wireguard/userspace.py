@@ -1,0 +1,263 @@
+"""WireGuard in user space: a wireguard-go that we start, adopt and start again.
+
+It outlives us, as the kernel's device does: it runs in a session of its own on
+a persistent TUN device (`tun`), and the next start of ours finds it by its
+socket. The text spoken there is left to `uapi`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from wesher_agent.wireguard import uapi
+from wesher_agent.wireguard.errors import MalformedReply, PortTaken, WireGuardUnavailable
+from wesher_agent.wireguard.link import delete_link, link_kind
+from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice
+from wesher_agent.wireguard.tun import create_persistent_tun
+from wesher_common.errors import InvalidSpec, WesherError
+
+LINK_KIND = "tun"
+
+_SOCKET_DIRECTORY = Path("/var/run/wireguard")
+_START_TIMEOUT = 10.0
+_ANSWER_TIMEOUT = 10.0
+_END_TIMEOUT = 5.0
+_POLL = 0.01
+_STEADY_AFTER = 60.0
+_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
+
+_CREDENTIALS = struct.Struct("=iII")
+
+HOW_TO_GET_IT = (
+    "there is no wireguard-go: install it (`go install golang.zx2c4.com/wireguard@latest`, "
+    "Debian's wireguard-go) or name it with --userspace-binary"
+)
+
+log = logging.getLogger("wesher.wireguard")
+
+
+class UserspaceBackend:
+    """A device carried by wireguard-go.
+
+    Args:
+        interface: the device's name.
+        binary: wireguard-go, or None when there is none: then only one that
+            runs already can be adopted.
+
+    """
+
+    kind: Literal["Userspace"] = "Userspace"
+
+    def __init__(self, interface: str, binary: Path | None) -> None:
+        self.interface = interface
+        self._binary = binary
+        self._socket = _SOCKET_DIRECTORY / f"{interface}.sock"
+        self._watch: asyncio.Task[None] | None = None
+        self._pid = 0
+        self._started = 0.0
+        self._delay = 0.0
+        self._retry_at: float | None = None
+
+    async def ensure(self) -> bool:
+        """See `Backend.ensure`; a program that died lately is held back for a while.
+
+        Raises:
+            InvalidSpec: the name belongs to a network device of another kind.
+            WireGuardUnavailable: no program, no TUN, or the program ended at once.
+
+        """
+        if self._watch is not None and not self._watch.done():
+            return False
+        if await self._adopt():
+            log.info("wireguard-go adopted interface=%s pid=%d", self.interface, self._pid)
+            return False
+        self._hold_back()
+        try:
+            await self._start()
+        except WesherError:
+            self._retry_later()
+            raise
+        return True
+
+    async def observe(self) -> ObservedDevice:
+        """See `Backend.observe`."""
+        return uapi.parse_get(await self._ask(uapi.GET))
+
+    async def apply(self, change: DeviceChange) -> None:
+        """See `Backend.apply`."""
+        request = uapi.render_set(change)
+        if not request:
+            return
+        result = uapi.parse_set(await self._ask(request))
+        if result == errno.EADDRINUSE and change.listen_port is not None:
+            raise PortTaken(change.listen_port)
+        if result:
+            raise WireGuardUnavailable(
+                f"wireguard-go refused a change of {self.interface}: {os.strerror(result)}"
+            )
+
+    async def wait_lost(self) -> None:
+        """See `Backend.wait_lost`; a program that keeps dying is held back ever longer, up to 30 s."""
+        if self._watch is not None:
+            await asyncio.shield(self._watch)
+        if self._retry_at is None:
+            await asyncio.Event().wait()
+            return
+        await asyncio.sleep(self._retry_at - asyncio.get_running_loop().time())
+
+    async def remove(self) -> None:
+        """See `Backend.remove`. wireguard-go ends by itself when its device goes."""
+        if self._watch is None or self._watch.done():
+            await self._adopt()
+        watch, self._watch = self._watch, None
+        await asyncio.to_thread(delete_link, self.interface)
+        if watch is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(watch, _END_TIMEOUT)
+        self._socket.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """See `Backend.close`."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+    async def _adopt(self) -> bool:
+        """Watch the program that answers on the device's socket; tell whether there is one."""
+        try:
+            # A program that is being killed still lets one connect, but answers nothing.
+            await self._exchange(uapi.GET)
+            reader, writer = await asyncio.open_unix_connection(self._socket)
+        except (OSError, EOFError):
+            return False
+        self._pid = _peer_pid(writer)
+        self._started = asyncio.get_running_loop().time()
+        self._retry_at = None
+        self._watch = asyncio.create_task(self._until_gone(reader, writer))
+        return True
+
+    async def _start(self) -> None:
+        if self._binary is None:
+            raise WireGuardUnavailable(HOW_TO_GET_IT)
+        kind = await asyncio.to_thread(link_kind, self.interface)
+        if kind not in {None, LINK_KIND}:
+            raise InvalidSpec(
+                "interface", "is the name of another network device: choose a free one", value=self.interface
+            )
+        create_persistent_tun(self.interface)
+        self._started = asyncio.get_running_loop().time()
+        child = _spawn(self._binary, self.interface)
+        try:
+            async with asyncio.timeout(_START_TIMEOUT):
+                while not await self._adopt():
+                    if _is_gone(child):
+                        raise WireGuardUnavailable(
+                            f"{self._binary} ended at once: its own message stands above this one"
+                        )
+                    await asyncio.sleep(_POLL)
+        except TimeoutError as error:
+            os.kill(child, signal.SIGKILL)
+            raise WireGuardUnavailable(f"{self._binary} did not open {self._socket} in time") from error
+        log.info("wireguard-go started interface=%s pid=%d", self.interface, child)
+
+    async def _until_gone(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Return when wireguard-go closed a connection that asks it nothing, and has let go of its TUN."""
+        try:
+            with suppress(OSError):
+                await reader.read()
+        finally:
+            writer.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_TIMEOUT):
+                while not _is_gone(self._pid):  # noqa: ASYNC110 - a process sets no event
+                    await asyncio.sleep(_POLL)
+        if self._watch is asyncio.current_task():
+            self._retry_later()
+            log.warning("wireguard-go ended interface=%s pid=%d", self.interface, self._pid)
+
+    async def _ask(self, request: bytes) -> bytes:
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
+                return await self._exchange(request)
+        except TimeoutError as error:
+            raise WireGuardUnavailable(f"wireguard-go does not answer on {self._socket}") from error
+        except EOFError as error:
+            raise MalformedReply("wireguard-go: an answer without an end") from error
+        except asyncio.LimitOverrunError as error:
+            raise MalformedReply(f"wireguard-go: an answer of more than {uapi.MAX_REPLY} bytes") from error
+        except OSError as error:
+            raise WireGuardUnavailable(
+                f"wireguard-go is not there: {self._socket}: {error.strerror}"
+            ) from error
+
+    async def _exchange(self, request: bytes) -> bytes:
+        reader, writer = await asyncio.open_unix_connection(self._socket, limit=uapi.MAX_REPLY)
+        try:
+            writer.write(request)
+            await writer.drain()
+            return await reader.readuntil(uapi.END)
+        finally:
+            writer.close()
+
+    def _hold_back(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._retry_at is not None and now < self._retry_at:
+            raise WireGuardUnavailable(
+                f"wireguard-go keeps ending: it is started again in {self._retry_at - now:.0f} s"
+            )
+
+    def _retry_later(self) -> None:
+        """Settle when to start again: at once after a steady run, else ever later."""
+        now = asyncio.get_running_loop().time()
+        if now - self._started >= _STEADY_AFTER:
+            self._delay = 0.0
+        self._retry_at = now + self._delay
+        self._delay = min(max(2 * self._delay, _FIRST_DELAY), _LONGEST_DELAY)
+
+
+def _spawn(binary: Path, interface: str) -> int:
+    """Start wireguard-go so that it lives on when we end, and return its pid.
+
+    Its standard error stays ours: a pipe to us would kill it with its first
+    line after our end.
+    """
+    environment = {"LOG_LEVEL": "error"} | os.environ | {"WG_PROCESS_FOREGROUND": "1"}
+    try:
+        return os.posix_spawn(
+            binary,
+            [binary.name, "--foreground", interface],
+            environment,
+            file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+            setsid=True,
+            setsigmask=[],
+            setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGPIPE],
+        )
+    except OSError as error:
+        raise WireGuardUnavailable(f"{binary} could not be started: {error.strerror}") from error
+
+
+def _peer_pid(writer: asyncio.StreamWriter) -> int:
+    """Return the pid of the program that listens; 0 when it lives in another pid namespace."""
+    credentials = writer.get_extra_info("socket").getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+    )
+    pid: int = _CREDENTIALS.unpack(credentials)[0]
+    return pid
+
+
+def _is_gone(pid: int) -> bool:
+    """Tell whether a program has ended; a child of ours is taken off the kernel's list of dead."""
+    if pid == 0:
+        return True
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return not Path(f"/proc/{pid}").exists()
