@@ -1,6 +1,6 @@
 """Leadership by Lease: at most one operator acts.
 
-Built on the election of the Kubernetes client library, which has three gaps
+Built on the election of the Kubernetes client library, which has gaps
 that are closed here: a request that hangs would keep the renewal from ever
 noticing its deadline, a transport error would end the candidate, and a process
 that was paused past its lease would act until its next renewal fails. So each
@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 import aiohttp
-from kubernetes.aio.client import ApiClient
+from kubernetes.aio.client import ApiClient, V1Lease, V1ObjectMeta
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
@@ -123,7 +123,9 @@ class _BoundedLock(LeaseLock):
         return found, record
 
     async def create(self, name: str, namespace: str, election_record: Any) -> bool:
-        return await self._attempt(super().create(name, namespace, election_record))
+        # The library's own create fails on its own argument (pretty=True is no string).
+        lease = V1Lease(metadata=V1ObjectMeta(name=name), spec=self.update_lease(election_record))
+        return await self._attempt(self._create(namespace, lease))
 
     async def update(self, name: str, namespace: str, updated_record: Any) -> bool:
         return await self._attempt(super().update(name, namespace, updated_record))
@@ -138,6 +140,14 @@ class _BoundedLock(LeaseLock):
                     await self.api_instance.replace_namespaced_lease(self.name, self.namespace, lease)
         except (aiohttp.ClientError, OSError, TimeoutError, ApiException) as error:
             _log.warning("lease not released error=%s", error or "timeout")
+
+    async def _create(self, namespace: str, lease: V1Lease) -> bool:
+        try:
+            await self.api_instance.create_namespaced_lease(namespace, lease)
+        except ApiException as error:
+            _log.info("lease not created error=%s", error.reason)
+            return False
+        return True
 
     async def _attempt(self, write: Any) -> bool:
         # The lease counts from before the request: the API server may have taken it at once.

@@ -17,7 +17,7 @@ from wesher_common.names import GROUP, MESH_LABEL
 from wesher_operator.kube import CONFIG_MAP, DAEMON_SET, POD, Kind, watch_credentials
 from wesher_operator.reconcile.control import WATCHED, Controller
 
-_SERVER_SECONDS = 300.0
+_SERVER_SECONDS = 300
 """How long the API server keeps a watch; the client gives it up a little later."""
 
 
