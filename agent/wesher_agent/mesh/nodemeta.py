@@ -117,7 +117,7 @@ class NodeMeta:
             overlay_address=_overlay_address(content.get("OverlayAddr", Marshalled())),
             public_key=_public_key(_field(content, "PubKey", str, "")),
             version=_field(content, "V", int, 0),
-            internal_address=_address(internal, "Int") if internal else None,
+            internal_address=_unicast(_address(internal, "Int")) if internal else None,
             wireguard_endpoint=_endpoint(endpoint) if endpoint else None,
             location=_location(_field(content, "Loc", str, "")),
             networks=tuple([_network(entry) for entry in _field(content, "Net", list, [])]),
@@ -174,16 +174,21 @@ def _address(packed: bytes, name: str) -> IPAddress:
         raise PeerMisbehaved("metadata-address", name) from error
 
 
+def _unicast(address: IPAddress) -> IPAddress:
+    if address.is_unspecified or address.is_multicast:
+        raise PeerMisbehaved("metadata-address")
+    return address
+
+
 def _endpoint(text: str) -> Endpoint:
     try:
         seed = parse_seed(text, field="WG")
     except InvalidSpec as error:
         raise PeerMisbehaved("metadata-endpoint") from error
-    address = seed.address
     # A name is refused: whom a peer's tunnel goes to must not hang on our resolver.
-    if address is None or address.is_unspecified or address.is_multicast or not seed.port:
+    if seed.address is None or not seed.port:
         raise PeerMisbehaved("metadata-endpoint")
-    return Endpoint(address, seed.port)
+    return Endpoint(_unicast(seed.address), seed.port)
 
 
 def _location(text: str) -> str:

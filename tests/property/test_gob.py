@@ -1,0 +1,88 @@
+"""Whatever a peer's metadata holds, reading it ends in a value or in PeerMisbehaved."""
+
+import string
+from ipaddress import IPv4Address, IPv6Address, ip_network
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from wesher_agent.mesh.device import Endpoint
+from wesher_agent.mesh.gob import Field, Marshalled, decode_struct, encode_struct
+from wesher_agent.mesh.nodemeta import MAX_META, Flag, NodeMeta
+from wesher_common.errors import PeerMisbehaved
+from wesher_common.keys import WireGuardPublicKey
+from wesher_common.overlay import IPNetwork
+
+unicast = st.integers(1, 0xDFFFFFFF).map(IPv4Address) | st.integers(1, 0xFE << 120).map(IPv6Address)
+
+
+def network(address: IPv4Address | IPv6Address, prefix: int) -> IPNetwork:
+    return ip_network(
+        (int(address) >> 32 << 32 if address.version == 6 else address.packed, prefix), strict=False
+    )
+
+
+metas = st.builds(
+    NodeMeta,
+    overlay_address=st.none() | st.ip_addresses(),
+    public_key=st.none() | st.binary(min_size=32, max_size=32).filter(any).map(WireGuardPublicKey),
+    version=st.integers(0, 2**63),
+    internal_address=st.none() | unicast,
+    wireguard_endpoint=st.none() | st.builds(Endpoint, unicast, st.integers(1, 65535)),
+    location=st.text(string.ascii_letters + "-é", max_size=15),
+    networks=st.lists(st.builds(network, st.ip_addresses(), st.integers(0, 32)), max_size=4).map(tuple),
+    flags=st.integers(0, 7).map(Flag),
+)
+anything = (
+    st.integers(0, 2**64 - 1)
+    | st.text(max_size=20)
+    | st.binary(max_size=20)
+    | st.lists(st.binary(max_size=6), max_size=4)
+    | st.binary(max_size=20).map(Marshalled)
+)
+names = st.sampled_from(["OverlayAddr", "PubKey", "V", "Int", "WG", "Loc", "Net", "Fl", "Later"])
+structs = st.lists(st.builds(Field, names, anything, st.just("Addr")), max_size=10)
+
+
+def read(stream: bytes) -> None:
+    """Read as a member would, and let nothing but the one error pass."""
+    try:
+        meta = NodeMeta.decode(stream)
+    except PeerMisbehaved:
+        return
+    assert NodeMeta.decode(meta.encode()) == meta
+
+
+@settings(max_examples=100, deadline=None)
+@given(metas)
+def test_what_is_encoded_is_decoded(meta: NodeMeta) -> None:
+    assert NodeMeta.decode(meta.encode()) == meta
+
+
+@settings(max_examples=200, deadline=None)
+@given(structs)
+def test_a_struct_of_any_fields_is_read_or_refused(fields: list[Field]) -> None:
+    stream = encode_struct("nodeMeta", fields)
+    last = {field.name: field.value for field in fields if field.value}
+    if len({field.name for field in fields}) == len(fields):
+        assert decode_struct(stream) == last
+    read(stream)
+
+
+@settings(max_examples=200, deadline=None)
+@given(metas, st.lists(st.tuples(st.integers(0, MAX_META), st.integers(0, 255)), min_size=1, max_size=4))
+def test_metadata_with_changed_bytes_is_read_or_refused(
+    meta: NodeMeta, changes: list[tuple[int, int]]
+) -> None:
+    stream = bytearray(meta.encode())
+    for position, byte in changes:
+        stream[position % len(stream)] = byte
+    read(bytes(stream))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=64))
+@example(b"\xf8" + b"\xff" * 8)
+@example(b"\x01\x7f")
+def test_any_bytes_are_read_or_refused(stream: bytes) -> None:
+    read(stream)

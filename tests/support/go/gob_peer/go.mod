@@ -1,0 +1,3 @@
+module wesher.dev/tests/gob_peer
+
+go 1.21
