@@ -4,6 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
 SUPPORT := PYTHONPATH=tests/support
 RING ?=
 
@@ -31,14 +32,16 @@ format: $(INSTALLED) ## Format the code and sort the imports
 	$(BIN)/ruff format .
 
 .PHONY: lock
-lock: $(INSTALLED) ## Take the newest versions that pyproject.toml allows into requirements.lock
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --all-extras --group dev --no-header --upgrade --quiet pyproject.toml -o requirements.lock
+lock: $(INSTALLED) ## Take the newest versions that pyproject.toml allows into the locks
+	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements-dev.lock
+	$(COMPILE) --constraint requirements-dev.lock --all-extras pyproject.toml -o requirements.lock
+	$(COMPILE) --constraint requirements-dev.lock --group build -o requirements-build.lock
 
 .PHONY: venv
 venv: $(INSTALLED)
 
 # Each stamp comes last, so an environment that was left half made is made again.
-$(VENV)/.locked: requirements.lock scripts/make-venv
+$(VENV)/.locked: requirements-dev.lock scripts/make-venv
 	@scripts/make-venv $(VENV)
 	@touch $@
 
