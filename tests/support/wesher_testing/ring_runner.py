@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from wesher_testing.cache import ToolUnavailable, cache_dir, report
+from wesher_testing.cache import ToolUnavailable, report
 from wesher_testing.system_packages import become_root
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.toolbox import REPOSITORY, as_root
 
 _LENIENCE = 1.5
 """A ring may take this many times its share; beyond, it is ended and has failed."""
@@ -175,11 +175,8 @@ class _Running:
 def _start(ring: Ring, step: Step, scratch: Path, *, alone: bool) -> _Running:
     words, results = scratch / f"{step.name}.txt", scratch / f"{step.name}.xml"
     argv = [*step.argv, f"--junit-xml={results}"] if step.counts_itself else list(step.argv)
-    if ring.needs_root and os.geteuid() != 0:
-        # sudo keeps the environment but PATH; root must leave no files of its own in the checkout.
-        kept = (f"PATH={os.environ['PATH']}", f"WESHER_CACHE={cache_dir()}", "PYTHONDONTWRITEBYTECODE=1")
-        no_files = ("-p", "no:cacheprovider") if step.counts_itself else ()
-        argv = [*(become_root() or ()), "-E", "env", *kept, *argv, *no_files]
+    if ring.needs_root:
+        argv = as_root([*argv, "-p", "no:cacheprovider"] if step.counts_itself else argv)
     if alone:
         child = subprocess.Popen(argv, cwd=REPOSITORY, stdin=subprocess.DEVNULL)
     else:

@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wesher_testing.cache import ToolUnavailable, cache_dir, kept, report, run_reported
@@ -24,6 +24,7 @@ from wesher_testing.system_packages import TEST, become_root, find
 __all__ = [
     "REPOSITORY",
     "ToolUnavailable",
+    "as_root",
     "cache_dir",
     "debian_package_root",
     "etcd",
@@ -55,6 +56,25 @@ def system_program(name: str) -> Path:
     if found := find(name):
         return Path(found)
     raise ToolUnavailable(f"{name} is not on this machine: install package {TEST.get(name, name)}")
+
+
+def as_root(argv: Sequence[str]) -> list[str]:
+    """Return a command as root runs it, through sudo when we are not root.
+
+    Raises:
+        ToolUnavailable: there is neither root nor sudo.
+
+    """
+    prefix = _as_root(argv[0])
+    # Even with -E sudo replaces PATH and drops Python's variables. Root writes no bytecode,
+    # since its files in the checkout would be in its owner's way.
+    kept = {"PATH": os.environ.get("PATH", os.defpath), "WESHER_CACHE": str(cache_dir())}
+    kept |= {"PYTHONPATH": str(REPOSITORY / "tests/support"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return (
+        [*prefix, "-E", "env", *(f"{name}={value}" for name, value in kept.items()), *argv]
+        if prefix
+        else [*argv]
+    )
 
 
 @functools.cache

@@ -1,0 +1,81 @@
+"""What the demo says: stages with their times, the commands behind them, their results."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class ClaimFailed(Exception):  # noqa: N818 - reads as the fact it states
+    """Something that the demo claims turned out false; the text says what."""
+
+
+class Narrator:
+    """Speaks to a newcomer who watches the terminal."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._stages = 0
+        self._bold, self._dim, self._plain = (
+            ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("",) * 3
+        )
+        self.claims = 0
+
+    @contextmanager
+    def stage(self, title: str, why: str = "") -> Iterator[None]:
+        """Announce a stage, and when it ends tell how long it took."""
+        self._stages += 1
+        began = time.monotonic()
+        self._say(f"\n{self._bold}━━ {self._stages}. {title}{self._plain}")
+        if why:
+            self._say(textwrap.fill(why, 100, initial_indent="   ", subsequent_indent="   "))
+        yield
+        self._say(f"{self._dim}   {time.monotonic() - began:.1f} s{self._plain}")
+
+    def command(self, text: str) -> None:
+        """Show a command as it could be typed."""
+        self._say(f"   {self._bold}$ {text}{self._plain}")
+
+    def output(self, text: str) -> None:
+        """Show what a command printed."""
+        self._say(textwrap.indent(text.rstrip(), "     "))
+
+    def note(self, text: str) -> None:
+        """Tell something on the way."""
+        self._say(f"   {text}")
+
+    def claim(self, text: str, holds: object) -> None:
+        """State something and require that it is so.
+
+        Raises:
+            ClaimFailed: it is not.
+
+        """
+        if not holds:
+            raise ClaimFailed(text)
+        self.claims += 1
+        self._say(f"   ✓ {text}")
+
+    def eventually(self, text: str, holds: Callable[[], object], *, within: float) -> None:
+        """State something that becomes so within some seconds.
+
+        Raises:
+            ClaimFailed: it does not.
+
+        """
+        began = time.monotonic()
+        while not holds():
+            if time.monotonic() - began > within:
+                raise ClaimFailed(f"{text} (waited {within:.0f} s)")
+            time.sleep(0.2)
+        self.claim(f"{text} ({time.monotonic() - began:.1f} s)", holds=True)
+
+    def verdict(self, text: str) -> None:
+        """Say the last word."""
+        self._say(f"\n{self._bold}━━ {text}{self._plain} ({time.monotonic() - self._began:.0f} s)")
+
+    def _say(self, text: str) -> None:
+        print(text, flush=True)

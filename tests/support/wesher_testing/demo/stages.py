@@ -1,0 +1,270 @@
+"""The stages of the demo, in the order in which they are shown."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
+
+import yaml
+
+from wesher_testing import toolbox
+from wesher_testing.demo.narrator import ClaimFailed, Narrator
+from wesher_testing.demo.proof import Markers, show_pair, show_wires
+from wesher_testing.demo.world import MESH, NAMESPACE, World, wireguard_go
+from wesher_testing.namespaces import Host
+
+OVERLAY = "10.189.0.0/16"
+INTERFACE = "wgoverlay"
+NODES = ("node-a", "node-b", "node-c")
+OUTSIDER = "laptop"
+MESH_OBJECT = {
+    "apiVersion": "wesher.dev/v1alpha1",
+    "kind": "WesherMesh",
+    "metadata": {"name": MESH},
+    "spec": {"overlayCIDR": OVERLAY, "etcHosts": "Names", "gossip": {"profile": "LAN"}},
+}
+
+
+@dataclass(slots=True)
+class Demo:
+    """The stages, over one world."""
+
+    say: Narrator
+    world: World
+    markers: Markers = field(default_factory=Markers)
+
+    def run(self) -> None:
+        """Show everything; what is claimed and does not hold raises `ClaimFailed`."""
+        stages: tuple[Callable[[], None], ...] = (
+            self._make_hosts,
+            self._start_control_plane,
+            self._declare_mesh,
+            self._start_agents,
+            self._show_mesh,
+            self._ping_every_pair,
+            self._join_from_outside,
+            self._break_and_heal,
+            self._lose_an_agent,
+            self._show_wires,
+        )
+        for stage in stages:
+            stage()
+
+    def _make_hosts(self) -> None:
+        with self.say.stage(
+            "Hosts",
+            "Network namespaces on one LAN: a control plane, three nodes, and a machine outside Kubernetes. "
+            "tcpdump listens on every underlay interface from now on.",
+        ):
+            for name in ("control-plane", *NODES, OUTSIDER):
+                host = self.world.add_host(name)
+                self.say.note(f"{name:<14} {host.ipv4}")
+
+    def _start_control_plane(self) -> None:
+        control = self._host("control-plane")
+        with self.say.stage(
+            "API server and operator", "A real kube-apiserver and etcd, with wesher installed."
+        ):
+            self.world.start_api_server(control)
+            deploy = toolbox.REPOSITORY
+            for files in ("deploy/namespace.yaml", "charts/wesher/crds", "deploy/wesher.yaml"):
+                self._kubectl(
+                    "apply", "-f", str(deploy / files), show=f"kubectl apply -f {files}", quiet=True
+                )
+            self.world.start_operator(control)
+            for name in NODES:
+                self.world.register(self._host(name))
+            self._kubectl("get", "nodes", "-o", "wide", "--no-headers=false", show="kubectl get nodes")
+
+    def _declare_mesh(self) -> None:
+        with self.say.stage(
+            "A mesh is declared", "The operator answers with a key, a configuration, addresses."
+        ):
+            self.say.command("kubectl apply -f - <<'MESH'")
+            text = yaml.safe_dump(MESH_OBJECT, sort_keys=False)
+            self.say.output(text)
+            self.world.api.kubectl("apply", "-f", "-", stdin=text)
+            self.say.eventually(
+                "every node has an overlay address",
+                lambda: all(self.world.overlay_address(name) for name in NODES),
+                within=30,
+            )
+            self._kubectl(
+                "get", "secret,configmap,daemonset", "-n", NAMESPACE, "-l", f"wesher.dev/mesh={MESH}"
+            )
+
+    def _start_agents(self) -> None:
+        with self.say.stage(
+            "Agents",
+            "There is no kubelet here: the demo mounts the Secret and the ConfigMap as files and starts "
+            "on each node what the DaemonSet says, with a token bound to that node.",
+        ):
+            for node in self.world.nodes.values():
+                self.say.claim(f"{node.name}: key and configuration are mounted", self.world.mount(node))
+                node.start_agent()
+            self._wait_ready("the mesh is Ready")
+
+    def _show_mesh(self) -> None:
+        with self.say.stage("What an administrator sees"):
+            self._kubectl("get", "wesher")
+            self._kubectl("describe", "wmesh", MESH)
+            self._on(self._host(NODES[0]), "wesher", "members")
+
+    def _ping_every_pair(self) -> None:
+        with self.say.stage(
+            "Every pair, by name", "Each ping carries 16 random bytes that no wire may show."
+        ):
+            for a, b in itertools.permutations((self._host(name) for name in NODES), 2):
+                show_pair(self.say, a, b, self.world.overlay_address(b.name), INTERFACE)
+                self.say.claim(f"{a.name} → ping {b.name}", self.markers.ping(a, b))
+
+    def _join_from_outside(self) -> None:
+        outsider, seed = self._host(OUTSIDER), self._host(NODES[0])
+        with self.say.stage(
+            "A machine outside Kubernetes joins",
+            "It needs the cluster key and one member's address, no more.",
+        ):
+            key_file = self.world.lab.directory / "cluster-key"
+            key_file.touch(mode=0o600)
+            key_file.write_text(self.world.cluster_key() + "\n")
+            self.say.command(
+                f"wesher --cluster-key-file FILE --join {seed.ipv4} "
+                f"--overlay-net {OVERLAY} --gossip-profile LAN"
+            )
+            outsider.log_of(
+                [
+                    *(_program("wesher"), f"--cluster-key-file={key_file}", f"--join={seed.ipv4}"),
+                    *(f"--overlay-net={OVERLAY}", "--gossip-profile=LAN", "--log-level=info"),
+                    f"--userspace-binary={wireguard_go()}",
+                ],
+                self.world.lab.directory / f"{OUTSIDER}.log",
+            )
+            for node in (self._host(name) for name in NODES):
+                for source, target in ((outsider, node), (node, outsider)):
+                    self.say.eventually(
+                        f"{source.name} → ping {target.name}",
+                        partial(self.markers.ping, source, target),
+                        within=20,
+                    )
+            self.say.eventually("the mesh's status lists it as an Outsider", self._outsider_listed, within=30)
+
+    def _break_and_heal(self) -> None:
+        victim = self._host(NODES[2])
+        with self.say.stage(
+            "WireGuard is blocked on one node",
+            "Gossip still passes and every member is alive; only its tunnels are dead.",
+        ):
+            self.say.command(f"nft add rule … udp dport 51820 drop   # on {victim.name}")
+            victim.drop("udp", 51820)
+            self._wait_not_ready(victim.name)
+            self._kubectl("get", "wesher")
+            self.say.command("nft delete table …")
+            victim.allow_all()
+            self._wait_ready("the mesh is Ready again")
+            self.say.claim(
+                f"{NODES[0]} → ping {victim.name}", self.markers.ping(self._host(NODES[0]), victim)
+            )
+
+    def _lose_an_agent(self) -> None:
+        victim = self.world.nodes[NODES[1]]
+        other = self._host(NODES[0])
+        with self.say.stage(
+            "An agent stops", "A restart is not a departure: device and peers stay, and so does traffic."
+        ):
+            victim.end_agent()
+            self.say.claim(
+                f"{other.name} → ping {victim.name}, whose agent is away",
+                self.markers.ping(other, victim.host),
+            )
+            self._wait_not_ready(victim.name)
+            self._kubectl("get", "wmesh", MESH, "-o", "wide")
+            victim.start_agent()
+            self._wait_ready("its agent is back and the mesh is Ready again")
+
+    def _show_wires(self) -> None:
+        a, b = (self._host(name) for name in NODES[:2])
+        with self.say.stage("What the wires showed"):
+            self.say.claim("one marker is sent in clear on purpose", self.markers.ping_in_clear(a, b))
+            for capture in self.world.captures.values():
+                capture.stop()
+            packets = {name: capture.packets() for name, capture in self.world.captures.items()}
+            show_wires(self.say, self.markers, packets, ip_network(OVERLAY))
+
+    def _host(self, name: str) -> Host:
+        return self.world.lab.hosts[name]
+
+    def _kubectl(self, *arguments: str, show: str = "", quiet: bool = False) -> None:
+        self.say.command(show or f"kubectl {' '.join(arguments)}")
+        said = self.world.api.kubectl(*arguments)
+        if not quiet:
+            self.say.output(said)
+
+    def _on(self, host: Host, program: str, *arguments: str) -> None:
+        self.say.command(f"{program} {' '.join(arguments)}   # on {host.name}")
+        self.say.output(host.run([_program(program), *arguments]).stdout)
+
+    def _wait_ready(self, text: str) -> None:
+        def ready() -> bool:
+            self._expect_agents()
+            return self.world.condition().get("status") == "True"
+
+        self.say.eventually(text, ready, within=60)
+
+    def _wait_not_ready(self, name: str) -> None:
+        def blamed() -> bool:
+            ready = self.world.condition()
+            return ready.get("status") == "False" and name in ready.get("message", "")
+
+        self.say.eventually(f"the mesh is not Ready and names {name}", blamed, within=60)
+        self.say.note(f"Ready=False: {self.world.condition().get('message', '')}")
+
+    def _expect_agents(self) -> None:
+        for node in self.world.nodes.values():
+            if node.agent is not None and node.agent.poll() is not None:
+                raise ClaimFailed(f"the agent of {node.name} ended with status {node.agent.returncode}")
+
+    def _outsider_listed(self) -> bool:
+        mesh = self.world.api.get("weshermesh", MESH)
+        members = mesh.get("status", {}).get("memberList", [])
+        return any(member["name"] == OUTSIDER and member["kind"] == "Outsider" for member in members)
+
+
+def how_to_use(world: World) -> str:
+    """Return what someone can do with a demo that is left up, as text."""
+    directory = world.lab.directory
+    prefix = " ".join(world.api.enter)
+    _script(
+        directory / "kubectl",
+        f'exec {prefix} {toolbox.kubernetes_binary("kubectl")} --kubeconfig={world.api.kubeconfig} "$@"',
+    )
+    cases = "\n".join(
+        f'{host.name}) exec {" ".join(host.command([]))} "$@" ;;' for host in world.lab.hosts.values()
+    )
+    _script(
+        directory / "on",
+        f'host=$1; shift\nexport PATH="{Path(sys.executable).parent}:$PATH"\ncase $host in\n{cases}\nesac\n'
+        f'echo "hosts: {" ".join(world.lab.hosts)}" >&2; exit 2',
+    )
+    return (
+        f"The mesh stays up. As root, in another terminal:\n"
+        f"  {directory}/kubectl get wesher\n"
+        f"  {directory}/on node-a wesher members\n"
+        f"  {directory}/on node-a ping node-b\n"
+        f"  ls {directory}/*.log\n"
+        f"Press Ctrl-C here (or run: kill {os.getpid()}) and all of it is gone."
+    )
+
+
+def _script(path: Path, body: str) -> None:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+
+
+def _program(name: str) -> Path:
+    return Path(sys.executable).parent / name
