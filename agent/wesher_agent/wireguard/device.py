@@ -27,7 +27,7 @@ from wesher_agent.wireguard.link import (
     observe_link,
     remove_own_unreachable,
 )
-from wesher_agent.wireguard.plan import Change, Observed, ObservedPeer, fulfilled, plan
+from wesher_agent.wireguard.plan import Change, Observed, ObservedPeer, plan, plan_next
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_agent.wireguard.userspace import UserspaceBackend
 from wesher_agent.wireguard.userspace_binary import find_userspace_binary
@@ -64,8 +64,8 @@ class Device:
         self._backend = backend
         self._lock = asyncio.Lock()
         self._wish: DeviceConfig | None = None
-        self._settled: Observed | None = None
-        """What we left behind; None when only a look can tell."""
+        self._left: DeviceConfig | None = None
+        """The wish the device was left at; None when only a look can tell how it is."""
         self._conflicts: tuple[RouteConflict, ...] = ()
 
     @property
@@ -85,10 +85,11 @@ class Device:
 
         """
         async with self._lock:
-            before, self._wish = self._wish, config
-            if self._settled is None or before is None or _an_endpoint_moved(before, config):
+            self._wish = config
+            change = None if self._left is None else plan_next(self._left, config, now=time.time())
+            if change is None:
                 return await self._from_what_is_there(config)
-            return await self._from_what_we_left(config, self._settled)
+            return await self._from_what_we_left(config, change)
 
     async def repair(self) -> Outcome:
         """Look at the device as it is and bring it back to the last wish; call it every 30 s.
@@ -100,9 +101,9 @@ class Device:
         async with self._lock:
             if self._wish is None:
                 return Outcome(changed=False, sessions_lost=False)
-            known = self._settled is not None
+            settled = self._left is not None
             outcome = await self._from_what_is_there(self._wish)
-            if outcome.changed and known:
+            if outcome.changed and settled:
                 log.info("device repaired interface=%s", self._backend.interface)
             return outcome
 
@@ -128,7 +129,7 @@ class Device:
         """Take away the device, and with it address and routes; nothing there is fine."""
         async with self._lock:
             overlay = None if self._wish is None else self._wish.overlay
-            self._wish = self._settled = None
+            self._wish = self._left = None
             await asyncio.to_thread(remove_own_unreachable, self._backend.interface, overlay)
             await self._backend.remove()
 
@@ -137,25 +138,21 @@ class Device:
         self._backend.close()
 
     async def _from_what_is_there(self, config: DeviceConfig) -> Outcome:
-        self._settled = None
+        self._left = None
         fresh = await self._backend.ensure()
         device = await self._backend.observe()
         link = await asyncio.to_thread(observe_link, self._backend.interface)
         change = plan(config, Observed(device, link), now=time.time())
         return await self._make(config, change, fresh=fresh)
 
-    async def _from_what_we_left(self, config: DeviceConfig, settled: Observed) -> Outcome:
-        self._settled = None
-        change = plan(config, settled, now=time.time())
-        if not change:
-            self._settled = settled
-            return Outcome(changed=False, sessions_lost=False, conflicts=self._conflicts)
+    async def _from_what_we_left(self, config: DeviceConfig, change: Change) -> Outcome:
+        self._left = None
         try:
             return await self._make(config, change, fresh=False)
         except PortTaken:
             raise
         except WireGuardUnavailable:
-            # Another hand took away what we built on; the next look makes it whole.
+            # Another hand took away what we built on; a look makes it whole.
             return await self._from_what_is_there(config)
 
     async def _make(self, config: DeviceConfig, change: Change, *, fresh: bool) -> Outcome:
@@ -163,22 +160,22 @@ class Device:
             _check_port_is_free(change.device.listen_port)
         await self._backend.apply(change.device)
         conflicts = await asyncio.to_thread(change_link, self._backend.interface, change.link)
-        tried = set(change.link.add_routes)
-        kept = tuple(
-            conflict
-            for conflict in self._conflicts
-            if conflict.destination in config.routes and conflict.destination not in tried
-        )
-        self._settled, self._conflicts = fulfilled(config), kept + conflicts
+        self._conflicts = self._still_standing(config, change) + conflicts
+        self._left = config
         held = {conflict.destination for conflict in conflicts}
-        done = replace(
-            change.link, add_routes=tuple(net for net in change.link.add_routes if net not in held)
-        )
+        added = tuple(network for network in change.link.add_routes if network not in held)
         return Outcome(
-            changed=fresh or bool(change.device) or bool(done),
+            changed=fresh or bool(change.device) or bool(replace(change.link, add_routes=added)),
             sessions_lost=fresh or change.device.private_key is not None,
             conflicts=self._conflicts,
         )
+
+    def _still_standing(self, config: DeviceConfig, change: Change) -> tuple[RouteConflict, ...]:
+        """Return the conflicts known before that this change did not try to settle."""
+        if not self._conflicts:
+            return ()
+        open_ones = set(config.routes).difference(change.link.add_routes)
+        return tuple(conflict for conflict in self._conflicts if conflict.destination in open_ones)
 
 
 async def open_device(mode: WireGuardMode, interface: str, *, userspace_binary: str | None = None) -> Device:
@@ -213,12 +210,6 @@ def _choose_backend(mode: WireGuardMode, interface: str, userspace_binary: str |
     if binary is None:
         raise WireGuardUnavailable(f"{kernel.HOW_TO_GET_IT}; and {userspace.HOW_TO_GET_IT}")
     return UserspaceBackend(interface, binary)
-
-
-def _an_endpoint_moved(before: DeviceConfig, now: DeviceConfig) -> bool:
-    """Tell whether a peer's wished endpoint changed: what to do then depends on its handshake."""
-    known = {peer.public_key: peer.endpoint for peer in before.peers}
-    return any(known.get(peer.public_key, peer.endpoint) != peer.endpoint for peer in now.peers)
 
 
 def _check_port_is_free(port: int) -> None:

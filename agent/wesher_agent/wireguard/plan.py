@@ -9,7 +9,7 @@ Who applies a change, and how, is left to the backends and to `link`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
@@ -148,6 +148,32 @@ def plan(config: DeviceConfig, observed: Observed, *, now: float) -> Change:
     return Change(plan_device(config, observed.device, now=now), plan_link(config, observed.link))
 
 
+def plan_next(before: DeviceConfig, config: DeviceConfig, *, now: float) -> Change | None:
+    """Return the change from a device left as ``before`` to ``config``, without an observation.
+
+    Only peers that differ are looked at, so this is quick however many there are.
+
+    Returns:
+        None when the device must be observed first: a peer's wished endpoint
+        changed, and what to do then depends on its handshake.
+
+    """
+    known = {peer.public_key.raw: peer for peer in before.peers}
+    was: list[Peer] = []
+    becomes: list[Peer] = []
+    for peer in config.peers:
+        former = known.pop(peer.public_key.raw, None)
+        if former == peer:
+            continue
+        if former is not None:
+            if former.endpoint != peer.endpoint:
+                return None
+            was.append(former)
+        becomes.append(peer)
+    left_as = replace(before, peers=(*was, *known.values()))
+    return plan(replace(config, peers=tuple(becomes)), fulfilled(left_as), now=now)
+
+
 def plan_device(config: DeviceConfig, observed: ObservedDevice, *, now: float) -> DeviceChange:
     """Return what to send to WireGuard.
 
@@ -199,10 +225,7 @@ def plan_link(config: DeviceConfig, observed: ObservedLink) -> LinkChange:
 
 
 def fulfilled(config: DeviceConfig) -> Observed:
-    """Return what a device looks like once it is as wished and nobody meddled or moved.
-
-    The next change can be planned against it without asking the kernel again.
-    """
+    """Return what a device looks like once it is as wished and nobody meddled or moved."""
     routes = frozenset(config.routes)
     return Observed(
         ObservedDevice(
@@ -240,16 +263,18 @@ def _new_peer(peer: Peer) -> PeerChange:
 
 
 def _peer_change(peer: Peer, there: ObservedPeer, now: float) -> PeerChange | None:
-    change = PeerChange(
+    keeps_endpoint = _endpoint_serves(peer, there, now)
+    keeps_keepalive = there.persistent_keepalive == peer.persistent_keepalive
+    keeps_allowed_ips = there.allowed_ips == frozenset(peer.allowed_ips)
+    if keeps_endpoint and keeps_keepalive and keeps_allowed_ips and not there.has_preshared_key:
+        return None
+    return PeerChange(
         peer.public_key,
-        endpoint=None if _endpoint_serves(peer, there, now) else peer.endpoint,
-        persistent_keepalive=(
-            None if there.persistent_keepalive == peer.persistent_keepalive else peer.persistent_keepalive
-        ),
-        allowed_ips=None if there.allowed_ips == frozenset(peer.allowed_ips) else peer.allowed_ips,
+        endpoint=None if keeps_endpoint else peer.endpoint,
+        persistent_keepalive=None if keeps_keepalive else peer.persistent_keepalive,
+        allowed_ips=None if keeps_allowed_ips else peer.allowed_ips,
         clear_preshared_key=there.has_preshared_key,
     )
-    return None if change == PeerChange(peer.public_key) else change
 
 
 def _endpoint_serves(peer: Peer, there: ObservedPeer, now: float) -> bool:

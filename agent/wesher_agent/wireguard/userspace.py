@@ -90,7 +90,7 @@ class UserspaceBackend:
 
     async def observe(self) -> ObservedDevice:
         """See `Backend.observe`."""
-        return uapi.parse_get(await self._ask(uapi.GET))
+        return await asyncio.to_thread(uapi.parse_get, await self._ask(uapi.GET))
 
     async def apply(self, change: DeviceChange) -> None:
         """See `Backend.apply`."""
