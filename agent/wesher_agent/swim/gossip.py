@@ -63,8 +63,9 @@ class Gossip:
     def _arm(self, now: float) -> None:
         if _TICK not in self._timers:
             interval = self._profile.gossip_interval
-            ticks = math.floor((now - self._phase) / interval) + 1
-            self._timers.set(_TICK, self._phase + ticks * interval)
+            tick = self._phase + math.ceil((now - self._phase) / interval) * interval
+            # Rounding may give back the tick that is being handled.
+            self._timers.set(_TICK, tick if tick > now else tick + interval)
 
     def _hears_gossip(self, member: Member, now: float) -> bool:
         # The dead are told for a while, so that one that is not can deny it.
