@@ -11,6 +11,7 @@ Left to others: how the schemas become YAML (`crd`), what is done about a spec
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,9 +40,21 @@ MAX_IP_TEXT = 39
 MAX_SEED_TEXT = MAX_DNS_NAME + 6
 
 
-def cel(rule: str, message: str, **more: str) -> dict[str, Any]:
-    """Return the schema extension that makes the API server check ``rule``."""
-    return {"x-kubernetes-validations": [{"rule": rule, "message": message, **more}]}
+def cel(rule: str, message: str, *, shows: str = "", **more: str) -> dict[str, Any]:
+    """Return the schema extension that makes the API server check ``rule``.
+
+    Args:
+        rule: CEL; true for a value that may stand.
+        message: what the user reads otherwise.
+        shows: CEL for the text to show before the message, since the API server names only its type.
+            Of a number it would not know the length, and so refuse the rule.
+        more: further keys of the rule, as ``fieldPath``.
+
+    """
+    entry = {"rule": rule, "message": message, **more}
+    if shows:
+        entry["messageExpression"] = f'"\'" + {shows} + "\': " + {json.dumps(message)}'
+    return {"x-kubernetes-validations": [entry]}
 
 
 def _all_of(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -60,21 +73,25 @@ class Resource(BaseModel):
 _ANY_NETWORK = cel(
     "isCIDR(self) && cidr(self) == cidr(self).masked()",
     "must be a network such as 10.189.0.0/16, without host bits",
+    shows="self",
 )
 _OVERLAY_PREFIX = cel(
     "!isCIDR(self) || (cidr(self).ip().family() == 4"
     " ? cidr(self).prefixLength() >= 8 && cidr(self).prefixLength() <= 30"
     " : cidr(self).prefixLength() >= 32 && cidr(self).prefixLength() <= 126)",
     "the prefix must be /8 to /30 for IPv4, /32 to /126 for IPv6",
+    shows="self",
 )
 _IMMUTABLE = cel("self == oldSelf", "is immutable: every member derives its address from it")
 _DNS_NAME = cel(
     "!format.dns1123Subdomain().validate(self).hasValue()",
     "must be a lower-case DNS name",
+    shows="self",
 )
 _INTERFACE = cel(
     "self.matches('^[!-.0-9;-~]+$') && self != '.' && self != '..'",
     f"must be 1 to {MAX_INTERFACE_NAME} ASCII characters without blank, '/' or ':'",
+    shows="self",
 )
 _MTU = cel(f"self == 0 || self >= {MIN_MTU}", f"must be 0 (from the underlay) or at least {MIN_MTU}")
 _SEED_FORM = cel(
@@ -85,19 +102,21 @@ _SEED_FORM = cel(
     r" || self.matches('^([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\\.)*"
     r"([0-9]*[A-Za-z_]([A-Za-z0-9_-]*[A-Za-z0-9_])?|[0-9]+-[A-Za-z0-9_-]*[A-Za-z0-9_])\\.?(:[0-9]+)?$')",
     "must be a host name or IP address, with :port or without; IPv6 with a port is [address]:port",
+    shows="self",
 )
 _SEED_PORT = cel(
     r"isIP(self) || !self.matches(':[0-9]+$')"
     r" || (self.matches(':[0-9]{1,5}$') && int(self.substring(self.lastIndexOf(':') + 1)) >= 1"
     rf" && int(self.substring(self.lastIndexOf(':') + 1)) <= {MAX_PORT})",
     f"the port must be a number from 1 to {MAX_PORT}",
+    shows="self",
 )
 _NODE_SELECTOR = cel(
     "self.all(key, !format.qualifiedName().validate(key).hasValue()"
     " && !format.labelValue().validate(self[key]).hasValue())",
     "must be labels as a Node carries them",
 )
-_IP = cel("isIP(self)", "must be an IP address")
+_IP = cel("isIP(self)", "must be an IP address", shows="self")
 
 Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
 
@@ -191,6 +210,7 @@ class WesherMeshSpec(Resource):
                 "!has(self.allocationCIDR) || !isCIDR(self.allocationCIDR) || !isCIDR(self.overlayCIDR)"
                 " || cidr(self.overlayCIDR).containsCIDR(cidr(self.allocationCIDR))",
                 "must lie inside overlayCIDR",
+                shows="self.allocationCIDR",
                 fieldPath=".allocationCIDR",
             ),
             cel(

@@ -13,6 +13,7 @@ from typing import Any
 import kopf
 from kubernetes.aio.client import ApiClient
 
+from wesher_common.errors import ClusterUnavailable
 from wesher_common.names import GROUP, MESH_LABEL
 from wesher_operator.kube import CONFIG_MAP, DAEMON_SET, POD, Kind, watch_credentials
 from wesher_operator.reconcile.control import WATCHED, Controller
@@ -30,6 +31,9 @@ async def watch(controller: Controller, api: ApiClient, namespace: str, stop: as
         namespace: the operator's own; namespaced objects are watched there alone.
         stop: set to end.
 
+    Raises:
+        ClusterUnavailable: a watch cannot be kept up.
+
     """
     registry = kopf.OperatorRegistry()
 
@@ -40,13 +44,17 @@ async def watch(controller: Controller, api: ApiClient, namespace: str, stop: as
 
     for kind in WATCHED:
         _register(registry, kind, controller)
-    await kopf.operator(
-        registry=registry,
-        settings=_settings(),
-        standalone=True,
-        namespaces=[namespace],
-        stop_flag=stop,
-    )
+    try:
+        await kopf.operator(
+            registry=registry,
+            settings=_settings(),
+            standalone=True,
+            namespaces=[namespace],
+            stop_flag=stop,
+        )
+    except Exception as error:
+        # kopf lets the errors of its HTTP client and of asyncio through; each means that a watch has died.
+        raise ClusterUnavailable(f"a watch ended: {error}") from error
 
 
 def _register(registry: kopf.OperatorRegistry, kind: Kind, controller: Controller) -> None:

@@ -49,8 +49,8 @@ from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts, O
 from wesher_operator.resources import WesherMeshSpec
 
 _log = logging.getLogger("wesher.mesh")
-_WORSE_WHEN = {"Degraded": "True"}
-"""The status in which a condition is bad news; False for all others."""
+_TOLD = {"Ready": "False", "KeyReady": "False", "Converged": "False", "Degraded": "True"}
+"""The conditions whose transitions become Events, and the status in which each is bad news."""
 
 
 class MeshReconciler:
@@ -269,11 +269,14 @@ class MeshReconciler:
         was = {entry["type"]: entry["status"] for entry in before.status.get("conditions") or []}
         await self._write_status(mesh, wanted)
         for entry in wanted["conditions"]:
-            if entry["status"] not in {"Unknown", was.get(entry["type"])}:
-                await self._tell(mesh, Condition.from_dict(entry), now)
+            condition = Condition.from_dict(entry)
+            if condition.type not in _TOLD or condition.status in {"Unknown", was.get(condition.type)}:
+                continue
+            bad = condition.status == _TOLD[condition.type]
+            if bad or was.get(condition.type) or condition.type == "KeyReady":
+                await self._tell(mesh, condition, now, bad=bad)
 
-    async def _tell(self, mesh: MeshFacts, condition: Condition, now: datetime) -> None:
-        bad = condition.status == _WORSE_WHEN.get(condition.type, "False")
+    async def _tell(self, mesh: MeshFacts, condition: Condition, now: datetime, *, bad: bool) -> None:
         text = f"{condition.type} is {condition.status}" + (
             f": {condition.message}" if condition.message else ""
         )

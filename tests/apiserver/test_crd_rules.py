@@ -1,0 +1,196 @@
+"""Every field of a spec that can be wrong is refused by the API server in one clear line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from wesher_common.errors import InvalidSpec
+from wesher_common.seeds import parse_seed
+from wesher_operator.crd import KINDS, definition
+
+from wesher_testing.api_server import ApiServer, KubectlFailed
+
+MESH = {"overlayCIDR": "10.189.0.0/16"}
+NODE = {"meshRef": {"name": "m", "uid": "u"}, "nodeName": "n", "overlayIP": "10.189.0.1"}
+
+# (field, spec, what the refusal says beside the field)
+BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
+    ("overlayCIDR", {}, "Required value"),
+    ("overlayCIDR", {"overlayCIDR": "10.189.0.1/16"}, "'10.189.0.1/16': must be a network"),
+    ("overlayCIDR", {"overlayCIDR": "10.189.0.0"}, "'10.189.0.0': must be a network"),
+    ("overlayCIDR", {"overlayCIDR": "10.0.0.0/7"}, "/8 to /30"),
+    ("overlayCIDR", {"overlayCIDR": "10.189.0.0/31"}, "/8 to /30"),
+    ("overlayCIDR", {"overlayCIDR": "fd00::/16"}, "/32 to /126"),
+    ("overlayCIDR", {"overlayCIDR": "fd00::/127"}, "/32 to /126"),
+    ("allocationCIDR", {**MESH, "allocationCIDR": "10.190.0.0/24"}, "must lie inside overlayCIDR"),
+    ("allocationCIDR", {**MESH, "allocationCIDR": "10.189.0.1/24"}, "'10.189.0.1/24': must be a network"),
+    ("allocationCIDR", {**MESH, "allocationCIDR": "10.189.0.0/31"}, "/8 to /30"),
+    ("clusterName", {**MESH, "clusterName": "Two Words"}, "'Two Words': must be a lower-case DNS name"),
+    ("clusterName", {**MESH, "clusterName": "a" * 64}, "63"),
+    (
+        "clusterKeySecretRef.name",
+        {**MESH, "clusterKeySecretRef": {"name": "No_Secret"}},
+        "'No_Secret': must be a lower-case DNS name",
+    ),
+    ("seedNodes[0]", {**MESH, "seedNodes": ["http://a"]}, "'http://a': must be a host name or IP address"),
+    (
+        "seedNodes[1]",
+        {**MESH, "seedNodes": ["a", "b:70000"]},
+        "'b:70000': the port must be a number from 1 to 65535",
+    ),
+    ("seedNodes", {**MESH, "seedNodes": ["a"] * 65}, "64"),
+    ("nodeSelector", {**MESH, "nodeSelector": {"a b": "c"}}, "must be labels as a Node carries them"),
+    ("nodeSelector", {**MESH, "nodeSelector": {"a": "b c"}}, "must be labels as a Node carries them"),
+    ("tolerations[0].key", {**MESH, "tolerations": [{"key": "k" * 317}]}, "316"),
+    ("tolerations[0].operator", {**MESH, "tolerations": [{"operator": "Likes"}]}, '"Equal", "Exists"'),
+    ("tolerations[0].value", {**MESH, "tolerations": [{"key": "k", "value": "v" * 64}]}, "63"),
+    ("tolerations[0].effect", {**MESH, "tolerations": [{"key": "k", "effect": "Never"}]}, '"NoSchedule"'),
+    ("tolerations[0].tolerationSeconds", {**MESH, "tolerations": [{"tolerationSeconds": "1"}]}, "integer"),
+    ("wireguard.interface", {**MESH, "wireguard": {"interface": "a/b"}}, "'a/b': must be 1 to 15"),
+    ("wireguard.interface", {**MESH, "wireguard": {"interface": ".."}}, "'..': must be 1 to 15"),
+    ("wireguard.interface", {**MESH, "wireguard": {"interface": "sixteen-letters-"}}, "15"),
+    ("wireguard.interface", {**MESH, "wireguard": {"interface": ""}}, "at least 1"),
+    ("wireguard.port", {**MESH, "wireguard": {"port": 0}}, "greater than or equal to 1"),
+    ("wireguard.port", {**MESH, "wireguard": {"port": 65536}}, "less than or equal to 65535"),
+    (
+        "wireguard.mtu",
+        {**MESH, "wireguard": {"mtu": 1279}},
+        "must be 0 (from the underlay) or at least 1280",
+    ),
+    ("wireguard.mtu", {**MESH, "wireguard": {"mtu": 65536}}, "less than or equal to 65535"),
+    (
+        "wireguard.persistentKeepalive",
+        {**MESH, "wireguard": {"persistentKeepalive": -1}},
+        "greater than or equal to 0",
+    ),
+    ("wireguard.mode", {**MESH, "wireguard": {"mode": "Magic"}}, '"Auto", "Kernel", "Userspace"'),
+    ("gossip.port", {**MESH, "gossip": {"port": 70000}}, "less than or equal to 65535"),
+    ("gossip.port", {**MESH, "gossip": {"port": 51820}}, "must differ from wireguard.port"),
+    ("gossip.profile", {**MESH, "gossip": {"profile": "MAN"}}, '"LAN", "WAN"'),
+    ("gossip.label", {**MESH, "gossip": {"label": "l" * 256}}, "255"),
+    ("gossip.label", {**MESH, "gossip": {"label": "ü" * 128}}, "255 bytes"),
+    ("addresses.prefer", {**MESH, "addresses": {"prefer": []}}, "at least 1"),
+    ("addresses.prefer[0]", {**MESH, "addresses": {"prefer": ["Hostname"]}}, '"InternalIP", "ExternalIP"'),
+    ("etcHosts", {**MESH, "etcHosts": "Sometimes"}, '"Qualified", "Names", "Off"'),
+    ("routes.advertisePodCIDRs", {**MESH, "routes": {"advertisePodCIDRs": "yes"}}, "boolean"),
+]
+
+BAD_NODES: list[tuple[str, dict[str, Any], str]] = [
+    ("meshRef.name", {**NODE, "meshRef": {"name": "n" * 33, "uid": "u"}}, "32"),
+    ("meshRef.uid", {**NODE, "meshRef": {"name": "m", "uid": ""}}, "at least 1"),
+    ("nodeName", {**NODE, "nodeName": "n" * 254}, "253"),
+    ("overlayIP", {**NODE, "overlayIP": "10.189.0"}, "'10.189.0': must be an IP address"),
+    ("routes[0]", {**NODE, "routes": ["10.0.0.1/8"]}, "'10.0.0.1/8': must be a network"),
+    ("advertiseAddress", {**NODE, "advertiseAddress": "host"}, "'host': must be an IP address"),
+    ("location", {**NODE, "location": "a b"}, "must be a word"),
+]
+
+BAD = [("WesherMesh", "m", *case) for case in BAD_MESHES] + [
+    ("WesherNode", "m.n", *case) for case in BAD_NODES
+]
+
+
+def create(api: ApiServer, kind: str, name: str, spec: dict[str, Any], *more: str) -> None:
+    """Create an object in a dry run: checked as for real, kept nowhere."""
+    body = {"apiVersion": "wesher.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+    api.kubectl("create", *(more or ("--dry-run=server",)), "-f", "-", stdin=json.dumps(body))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "field", "spec", "says"),
+    BAD,
+    ids=[f"{case[0]}-{case[2]}-{n}" for n, case in enumerate(BAD)],
+)
+def test_a_bad_value_is_refused_with_its_field_and_rule(
+    installed: ApiServer, kind: str, name: str, field: str, spec: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(KubectlFailed) as refused:
+        create(installed, kind, name, spec)
+    lines = [line for line in str(refused.value).splitlines() if f"spec.{field}:" in line]
+    assert any(says in line for line in lines), refused.value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_of_a_spec_has_a_bad_value_above(kind: type[Any]) -> None:
+    """A field that is added without a case fails here."""
+    cases = {"WesherMesh": BAD_MESHES, "WesherNode": BAD_NODES}[kind.__name__]
+    tried = {field.replace("[0]", "").replace("[1]", "") for field, _, _ in cases}
+    schema = definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    assert set(leaves(schema)) - tried == set()
+
+
+def leaves(schema: dict[str, Any], path: str = "") -> Iterator[str]:
+    """Yield the path of every field that holds a value."""
+    inner = schema.get("items", schema)
+    if "properties" not in inner:
+        yield path
+        return
+    for name, part in inner["properties"].items():
+        yield from leaves(part, f"{path}.{name}" if path else name)
+
+
+@pytest.mark.parametrize("name", ["with.dot", "a" * 33])
+def test_a_mesh_name_that_could_not_name_its_nodes_is_refused(installed: ApiServer, name: str) -> None:
+    with pytest.raises(KubectlFailed, match=r"metadata\.name must be at most 32 characters without '\.'"):
+        create(installed, "WesherMesh", name, MESH)
+
+
+def test_a_wesher_node_is_named_after_its_mesh_and_node(installed: ApiServer) -> None:
+    with pytest.raises(
+        KubectlFailed, match=r"metadata\.name must be <spec\.meshRef\.name>\.<spec\.nodeName>"
+    ):
+        create(installed, "WesherNode", "other", NODE)
+
+
+def test_the_overlay_network_never_changes(api: ApiServer) -> None:
+    create(api, "WesherMesh", "m", MESH, "--save-config")
+    with pytest.raises(KubectlFailed, match=r"spec\.overlayCIDR.*is immutable"):
+        api.kubectl("patch", "wmesh", "m", "--type=merge", "-p", '{"spec":{"overlayCIDR":"10.188.0.0/16"}}')
+
+
+def test_a_wesher_node_never_stands_for_another_node(api: ApiServer) -> None:
+    create(api, "WesherNode", "m.n", NODE, "--save-config")
+    with pytest.raises(KubectlFailed, match=r"spec\.nodeName.*is immutable"):
+        api.kubectl("patch", "wnode", "m.n", "--type=merge", "-p", '{"spec":{"nodeName":"other"}}')
+
+
+def test_a_mesh_of_one_field_gets_the_documented_defaults(api: ApiServer) -> None:
+    create(api, "WesherMesh", "m", MESH, "--save-config")
+    spec = api.get("wmesh", "m")["spec"]
+    assert spec["wireguard"] == {
+        "interface": "wgoverlay",
+        "port": 51820,
+        "mtu": 0,
+        "persistentKeepalive": 0,
+        "mode": "Auto",
+    }
+    assert spec["gossip"] == {"port": 7946, "profile": "WAN"}
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert spec["addresses"] == {"prefer": ["InternalIP"]}
+    assert spec["etcHosts"] == "Qualified"
+
+
+SEEDS = [
+    *("host", "host.example.com", "host.example.com.", "a_b", "1a", "1-2a", "10.0.0.1", "fd00::1"),
+    *("host:7946", "10.0.0.1:1", "[fd00::1]:65535", "[fd00::1]", "x:65535"),
+    *("10.0.0", "10.0.0.256", "1.2.3.4:0", "host:", "host:x", "[fd00::1", "[fd00::1]x"),
+    *("-a", "a-", "a..b", "a b", "999", "host:65536", "fd00::1::2", "é"),
+]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_api_server_and_the_agent_agree_on_what_a_seed_is(installed: ApiServer, seed: str) -> None:
+    try:
+        parse_seed(seed, field="seed")
+        readable = True
+    except InvalidSpec:
+        readable = False
+    try:
+        create(installed, "WesherMesh", "m", {**MESH, "seedNodes": [seed]})
+        admitted = True
+    except KubectlFailed:
+        admitted = False
+    assert admitted == readable
