@@ -325,10 +325,10 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         name="--userspace-binary",
-        metavar="PROGRAM",
+        metavar="FILE",
         read=_text,
-        default="wireguard-go",
-        help="the user-space WireGuard to run where the kernel has none",
+        default="",
+        help="path of wireguard-go, to run where the kernel has no WireGuard (default: found on PATH)",
     ),
     Flag(
         name="--mtu",

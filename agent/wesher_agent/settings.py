@@ -59,7 +59,7 @@ class Settings:
     label: str
     wireguard_mode: WireGuardMode
     userspace_binary: str
-    """A path, or a program on PATH."""
+    """A path; empty means wireguard-go on PATH."""
     mtu: int
     """Bytes; 0 takes it from the underlay."""
     unreachable_route: UnreachableRoute

@@ -2,7 +2,7 @@
 
 The order is the Go program's (hashicorp/go-sockaddr): public addresses first,
 the default route's link before others, IPv4 before IPv6, the smaller network
-first. The rule is pure; `host_addresses` asks the kernel.
+first. Asking the kernel for them is left to others; names are resolved here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from wesher_common.overlay import IPAddress
 
 ALL_ADDRESSES: tuple[IPAddress, ...] = (IPv4Address(0), IPv6Address(0))
 RESOLVE_TIMEOUT = 10.0
-IFF_UP = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,11 @@ class Listening:
     """Where a member listens, and where it says it does."""
 
     bind: tuple[IPAddress, ...]
+    """One a family, or one."""
     advertise: IPAddress
+    """What others dial."""
+    internal: IPAddress | None
+    """A local address for members nearby, when ``advertise`` is none of this host's (1:1 NAT)."""
 
 
 def choose_addresses(
@@ -48,6 +51,7 @@ def choose_addresses(
     bind_iface: str,
     advertise_addr: IPAddress | None,
     own_link: str,
+    everywhere: bool = False,
 ) -> Listening:
     """Decide what to bind and what to advertise.
 
@@ -57,6 +61,7 @@ def choose_addresses(
         bind_iface: a link whose first address is meant; empty for none.
         advertise_addr: as given by flag or object; what others dial.
         own_link: our WireGuard link, which cannot carry itself.
+        everywhere: whether to listen on all addresses unless told where, even with a public one.
 
     Raises:
         InvalidSpec: the link does not exist or has no address, or there is nothing to advertise.
@@ -68,14 +73,19 @@ def choose_addresses(
         bind = (_first_on(bind_iface, others),)
     elif bind_addr is not None:
         bind = (bind_addr,)
-    elif advertise_addr is None:
+    elif advertise_addr is None and not everywhere:
         public = [entry for entry in _in_order(others) if entry.address.is_global]
         bind = tuple(entry.address for entry in public[:1])
-    if bind and not bind[0].is_unspecified:
-        return Listening(bind, advertise_addr or bind[0])
     families: set[int] = {address.version for address in bind or ALL_ADDRESSES}
-    advertise = advertise_addr or _reachable(others, families)
-    return Listening(bind or ALL_ADDRESSES, advertise)
+    if bind and not bind[0].is_unspecified:
+        local: IPAddress | None = bind[0]
+    else:
+        local = _reachable(others, families)
+    advertise = advertise_addr or local
+    if advertise is None:
+        raise InvalidSpec("--advertise-addr", "this host has no address that others could dial: give one")
+    is_ours = any(entry.address == advertise for entry in others)
+    return Listening(bind or ALL_ADDRESSES, advertise, None if is_ours else local)
 
 
 def _first_on(link: str, host: Iterable[HostAddress]) -> IPAddress:
@@ -85,11 +95,11 @@ def _first_on(link: str, host: Iterable[HostAddress]) -> IPAddress:
     raise InvalidSpec("--bind-iface", "is no link of this host with an address", value=link)
 
 
-def _reachable(host: Sequence[HostAddress], families: set[int]) -> IPAddress:
+def _reachable(host: Sequence[HostAddress], families: set[int]) -> IPAddress | None:
     for entry in _in_order(host):
         if entry.address.version in families and not entry.address.is_loopback:
             return entry.address
-    raise InvalidSpec("--advertise-addr", "this host has no address that others could dial: give one")
+    return None
 
 
 def _in_order(host: Iterable[HostAddress]) -> list[HostAddress]:
@@ -103,38 +113,6 @@ def _in_order(host: Iterable[HostAddress]) -> list[HostAddress]:
             -entry.prefix_length,
         ),
     )
-
-
-async def host_addresses() -> list[HostAddress]:
-    """Ask the kernel for every address of this host."""
-    # Loaded here: it is heavy, and only a starting agent needs it.
-    from pyroute2 import AsyncIPRoute  # noqa: PLC0415
-
-    async with AsyncIPRoute() as route:
-        links = {link["index"]: link async for link in await route.get_links()}
-        gateways = {
-            entry.get("oif")
-            for family in (socket.AF_INET, socket.AF_INET6)
-            async for entry in await route.get_default_routes(family=family)
-        }
-        entries = [entry async for entry in await route.get_addr()]
-    found = []
-    for entry in entries:
-        # On a point-to-point link "address" is the other end.
-        text = entry.get("local") or entry.get("address")
-        link = links.get(entry["index"])
-        if text is None or link is None:
-            continue
-        found.append(
-            HostAddress(
-                address=ip_address(text),
-                prefix_length=entry["prefixlen"],
-                link=link.get("ifname"),
-                link_up=bool(link["flags"] & IFF_UP),
-                has_default_route=entry["index"] in gateways,
-            )
-        )
-    return found
 
 
 async def resolve(host: str) -> tuple[IPAddress, ...]:

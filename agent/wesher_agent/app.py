@@ -1,0 +1,64 @@
+"""Starts an agent, tells it when to stop, and decides how it ends.
+
+A termination signal means leaving the mesh for good outside Kubernetes, as in the
+Go program, and a restart inside, unless the mesh or this node is gone by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+from wesher_agent.runtime.agent import Agent
+from wesher_agent.runtime.beginning import begin
+from wesher_agent.runtime.systemd import notify
+from wesher_agent.settings import Settings
+
+log = logging.getLogger("wesher.agent")
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def run_agent(settings: Settings) -> int:
+    """Run one agent until it is told to stop; return its exit code.
+
+    Raises:
+        InvalidSpec: it could not begin, and the user must change something.
+
+    """
+    logging.basicConfig(format=LOG_FORMAT, level=settings.log_level)
+    asyncio.run(_run(settings))
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    beginning = await begin(settings)
+    agent = Agent(beginning)
+    await agent.start()
+    signalled = _stop_on_signals(agent)
+    notify("READY=1")
+    await agent.run()
+    notify("STOPPING=1")
+    await agent.end(leave=agent.leave_wanted or (signalled.is_set() and await _is_for_good(agent)))
+
+
+def _stop_on_signals(agent: Agent) -> asyncio.Event:
+    loop, signalled = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop() -> None:
+        # A second signal finds the default action again and kills.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        signalled.set()
+        agent.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    return signalled
+
+
+async def _is_for_good(agent: Agent) -> bool:
+    if agent.settings.leaves_on_exit:
+        return True
+    return agent.link is not None and await agent.link.is_gone()

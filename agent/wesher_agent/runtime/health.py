@@ -1,0 +1,72 @@
+"""The conditions of a node, out of what is known of its parts; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+
+from wesher_common.conditions import Condition
+
+SHOWN_NAMES = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What each part last said of itself; an empty problem is none."""
+
+    device_ready: bool
+    device_reason: str
+    """CamelCase, when it is not ready."""
+    device_problem: str
+    others_alive: int
+    asks_for_others: bool
+    """Whether seeds or members of an earlier run are being looked for."""
+    name_conflict: str
+    """Where another member of our name sits; empty when there is none."""
+    source_problem: str
+    """Why the mounted key ring or mesh.json cannot be used."""
+    unreachable: tuple[str, ...]
+    mostly_unreachable: bool
+
+
+def conditions(health: Health) -> tuple[Condition, ...]:
+    """Return Ready, WireGuardReady, GossipJoined and KeyCurrent."""
+    parts = (_wireguard(health), _gossip(health), _key(health))
+    return (_ready(health, parts), *parts)
+
+
+def _wireguard(health: Health) -> Condition:
+    if health.device_ready:
+        return Condition("WireGuardReady", "True", "DeviceReady")
+    return Condition("WireGuardReady", "False", health.device_reason, health.device_problem)
+
+
+def _gossip(health: Health) -> Condition:
+    if health.name_conflict:
+        message = f"another member at {health.name_conflict} uses this node's name"
+        return Condition("GossipJoined", "False", "NameConflict", message)
+    if health.others_alive:
+        return Condition("GossipJoined", "True", "Joined")
+    if health.asks_for_others:
+        message = "none of the seeds and known members answers"
+        return Condition("GossipJoined", "False", "NobodyAnswers", message)
+    return Condition("GossipJoined", "True", "OnlyMember")
+
+
+def _key(health: Health) -> Condition:
+    if health.source_problem:
+        return Condition("KeyCurrent", "False", "InvalidConfig", health.source_problem)
+    return Condition("KeyCurrent", "True", "Current")
+
+
+def _ready(health: Health, parts: tuple[Condition, ...]) -> Condition:
+    for part in parts:
+        if not part.is_true:
+            return Condition("Ready", "False", part.reason, part.message)
+    if health.mostly_unreachable:
+        names = ", ".join(
+            chain(health.unreachable[:SHOWN_NAMES], ["…"] * (len(health.unreachable) > SHOWN_NAMES))
+        )
+        message = f"most peers do not answer through the tunnel: {names}"
+        return Condition("Ready", "False", "PeersUnreachable", message)
+    return Condition("Ready", "True", "Ready")

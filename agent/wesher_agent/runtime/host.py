@@ -1,0 +1,96 @@
+"""This host as the network sees it: addresses, gateways and nameservers. Blocking, but short."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from wesher_agent.net.addresses import HostAddress
+from wesher_agent.wireguard.netlink import parse_attributes
+from wesher_agent.wireguard.netlink_socket import NETLINK_ROUTE, NetlinkSocket
+from wesher_agent.wireguard.route_messages import RTM_GETROUTE, Route, parse_route
+from wesher_common.overlay import IPAddress
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+
+_RTM_GETADDR = 22
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_ADDRESS_HEADER = struct.Struct("=BBBBI")
+_ROUTE_HEADER = bytes(12)
+_SIOCGIFFLAGS = 0x8913
+_IFREQ = struct.Struct("16sH22x")
+_IFF_UP = 1
+
+
+@dataclass(frozen=True, slots=True)
+class HostNetwork:
+    """One look at the host."""
+
+    addresses: tuple[HostAddress, ...]
+    gateways: frozenset[IPAddress]
+    nameservers: frozenset[IPAddress]
+
+    def underlay(self, own_link: str) -> frozenset[IPAddress]:
+        """Return every address that must stay reachable outside the overlay."""
+        local = {entry.address for entry in self.addresses if entry.link != own_link}
+        return frozenset(local | self.gateways | self.nameservers)
+
+
+def look_at_host() -> HostNetwork:
+    """Ask the kernel, and the resolver's file."""
+    with NetlinkSocket(NETLINK_ROUTE) as kernel:
+        routes = [parse_route(body) for body in kernel.dump(RTM_GETROUTE, _ROUTE_HEADER)]
+        bodies = kernel.dump(_RTM_GETADDR, bytes(_ADDRESS_HEADER.size))
+    defaults = {route.device for route in routes if _is_default(route)}
+    return HostNetwork(
+        addresses=tuple(_addresses(bodies, defaults)),
+        gateways=frozenset(route.gateway for route in routes if route.gateway is not None),
+        nameservers=frozenset(_nameservers()),
+    )
+
+
+def _is_default(route: Route) -> bool:
+    return route.destination.prefixlen == 0 and route.gateway is not None and route.is_in_main_table
+
+
+def _addresses(bodies: list[memoryview], defaults: set[int | None]) -> Iterator[HostAddress]:
+    for body in bodies:
+        _, prefix_length, _, _, index = _ADDRESS_HEADER.unpack_from(body)
+        attributes = dict(parse_attributes(body[_ADDRESS_HEADER.size :]))
+        # On a point-to-point link the plain address is the other end's.
+        packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+        # A link that went meanwhile takes its addresses along.
+        with suppress(OSError):
+            name = socket.if_indextoname(index)
+            if packed is not None:
+                yield HostAddress(
+                    address=ip_address(bytes(packed)),
+                    prefix_length=prefix_length,
+                    link=name,
+                    link_up=_is_up(name),
+                    has_default_route=index in defaults,
+                )
+
+
+def _is_up(link: str) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(link.encode(), 0))
+    return bool(_IFREQ.unpack(answer)[1] & _IFF_UP)
+
+
+def _nameservers() -> Iterator[IPAddress]:
+    try:
+        lines = RESOLV_CONF.read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        words = line.split()
+        if len(words) > 1 and words[0] == "nameserver":
+            with suppress(ValueError):
+                yield ip_address(words[1].partition("%")[0])

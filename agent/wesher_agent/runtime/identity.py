@@ -1,0 +1,98 @@
+"""Who this member is: its key ring, its name, its first incarnation.
+
+Pure decisions over what was given, saved or can be made; the order is the Go
+program's (flag, saved, new), with the key file and the mounted ring before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from wesher_agent.settings import Settings
+from wesher_common.errors import InvalidSpec
+from wesher_common.keys import KEY_BYTES, ClusterKey, KeyRing
+from wesher_common.names import is_member_name, member_name
+from wesher_common.overlay import IPAddress
+
+MAX_INCARNATION = 2**32 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDecision:
+    """The ring to use, and whether its key was made just now."""
+
+    ring: KeyRing
+    generated: bool = False
+
+
+def decide_key(
+    *,
+    mounted: KeyRing | None,
+    given: ClusterKey | None,
+    saved: KeyRing | None,
+    entropy: Callable[[int], bytes],
+) -> KeyDecision:
+    """Choose the key ring.
+
+    Args:
+        mounted: Kubernetes' ring, which beats everything.
+        given: from a flag, a variable or the key file.
+        saved: from the state file, unless it is to be ignored.
+        entropy: makes random bytes for a new key.
+
+    """
+    if mounted is not None:
+        return KeyDecision(mounted)
+    if given is not None:
+        return KeyDecision(KeyRing(given))
+    if saved is not None:
+        return KeyDecision(saved)
+    return KeyDecision(KeyRing(ClusterKey(entropy(KEY_BYTES))), generated=True)
+
+
+def read_key_file(settings: Settings) -> ClusterKey | None:
+    """Return the key that flag or key file give, or None.
+
+    Raises:
+        InvalidSpec: the file cannot be read or holds no key.
+
+    """
+    if settings.cluster_key_file is None:
+        return settings.cluster_key
+    try:
+        text = settings.cluster_key_file.read_text()
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is no text"
+        raise InvalidSpec(
+            "--cluster-key-file", f"cannot be read: {why}", value=settings.cluster_key_file
+        ) from error
+    return ClusterKey.from_base64(text, field_name=f"--cluster-key-file {str(settings.cluster_key_file)!r}")
+
+
+def decide_name(settings: Settings, *, host_name: str, cluster_name: str, bind: IPAddress) -> str:
+    """Return the name to gossip under.
+
+    Args:
+        settings: may give a name, or ask for the address as name.
+        host_name: the host's, as the kernel has it.
+        cluster_name: Kubernetes' part of the name; empty elsewhere.
+        bind: the address listened on.
+
+    Raises:
+        InvalidSpec: the host's name is none a hosts file could hold.
+
+    """
+    name = settings.node_name or host_name
+    if settings.ip_as_name and isinstance(bind, IPv4Address) and not bind.is_unspecified:
+        name = str(bind)
+    name = member_name(name, cluster_name)
+    if not is_member_name(name):
+        raise InvalidSpec("the host's name", "cannot be a member's name: give --node-name", value=name)
+    return name
+
+
+def first_incarnation(*, wall_clock: float, saved: int) -> int:
+    """Return an incarnation above any this name has used, even with the saved one lost."""
+    return min(max(int(wall_clock), saved + 1), MAX_INCARNATION)

@@ -1,0 +1,167 @@
+"""An agent's dealings with the API server: its address from there, its status to there.
+
+Made only with ``--kubernetes``, and only then is the client library loaded: it is
+as heavy as the rest of the agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from random import Random
+from typing import TYPE_CHECKING
+
+from wesher_agent.kube.node_spec import NodeSpec, ObjectGone
+from wesher_agent.kube.node_status import NodeStatus
+from wesher_agent.kube.schedule import ReportSchedule
+from wesher_agent.settings import Settings
+from wesher_common.errors import ClusterUnavailable, InvalidSpec
+from wesher_common.mesh_document import MeshDocument
+
+if TYPE_CHECKING:
+    from wesher_agent.kube.own_objects import OwnObjects
+
+log = logging.getLogger("wesher.kube")
+
+FIRST_LOOK_SECONDS = 3.0
+"""How long a start waits for an API server that does not answer."""
+GONE_SECONDS, GONE_INTERVAL = 5.0, 0.5
+"""How long a termination looks for the end of its mesh: pod and object go in any order."""
+MISSING_FIRST, MISSING_LONGEST = 1.0, 30.0
+SETTLE_SECONDS = 0.5
+"""News that come together are reported together."""
+
+
+class KubernetesLink:
+    """The connection to the API server, and what is known from there.
+
+    Args:
+        objects: the client.
+        mesh_uid: of the mesh we belong to.
+
+    """
+
+    def __init__(self, objects: OwnObjects, mesh_uid: str) -> None:
+        self.node: NodeSpec | None = None
+        """As last seen; kept while nobody can be asked."""
+        self._objects = objects
+        self._mesh_uid = mesh_uid
+        self._problem = ""
+        self._woken = asyncio.Event()
+
+    @classmethod
+    async def connect(cls, settings: Settings, document: MeshDocument, node_name: str) -> KubernetesLink:
+        """Load the client and configure it; nothing is asked yet.
+
+        Raises:
+            InvalidSpec: there is no way to the API server.
+
+        """
+        from wesher_agent.kube.own_objects import OwnObjects  # noqa: PLC0415
+
+        objects = await OwnObjects.connect(
+            settings.kubeconfig, document.name, node_name, agent_version=version("wesher")
+        )
+        return cls(objects, document.uid)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._objects.close()
+
+    async def look(self) -> bool:
+        """Ask for our WesherNode, briefly; tell whether it was seen."""
+        try:
+            async with asyncio.timeout(FIRST_LOOK_SECONDS):
+                return await self._ask(self._objects.node)
+        except TimeoutError:
+            self._say("the API server does not answer")
+            return False
+
+    def wake(self) -> None:
+        """Say that there may be something to report."""
+        self._woken.set()
+
+    async def run(
+        self, status: Callable[[], NodeStatus], on_node: Callable[[NodeSpec], None], *, rng: Random
+    ) -> None:
+        """Report until cancelled, and ask for our address while it is missing.
+
+        Args:
+            status: what there is to report now.
+            on_node: takes our WesherNode each time it was seen.
+            rng: for the spread.
+
+        """
+        loop = asyncio.get_running_loop()
+        schedule = ReportSchedule(rng, now=loop.time())
+        missing = MISSING_FIRST
+        while True:
+            self._woken.clear()
+            now, present = loop.time(), status()
+            schedule.observe(present.own, present.view, members=present.peers.known + 1, now=now)
+            if schedule.next_report(now=now) <= now:
+                taken = await self._report(present)
+                (schedule.reported if taken else schedule.failed)(now=loop.time())
+            wait = schedule.next_report(now=now) - loop.time()
+            if self.node is None or self.node.overlay_address is None:
+                wait = min(wait, missing)
+                missing = min(MISSING_LONGEST, 2 * missing)
+                await self._ask(self._objects.node)
+            if self.node is not None:
+                on_node(self.node)
+            await self._rest(wait)
+
+    async def is_gone(self) -> bool:
+        """Tell whether this node is to leave its mesh for good, asking for up to five seconds."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + GONE_SECONDS
+        uid = self.node.uid if self.node is not None else ""
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    if await self._objects.is_gone(mesh_uid=self._mesh_uid, node_uid=uid):
+                        return True
+            except (ClusterUnavailable, TimeoutError) as error:
+                log.debug("not told whether we are to leave error=%s", error)
+            if loop.time() + GONE_INTERVAL >= deadline:
+                return False
+            await asyncio.sleep(GONE_INTERVAL)
+
+    async def _report(self, present: NodeStatus) -> bool:
+        observed = self.node.conditions if self.node is not None else ()
+        body = present.to_dict(observed, now=datetime.now(UTC))
+
+        async def apply() -> NodeSpec:
+            return await self._objects.apply_status(body)
+
+        return await self._ask(apply)
+
+    async def _ask(self, question: Callable[[], Awaitable[NodeSpec]]) -> bool:
+        try:
+            self.node = await question()
+        except ObjectGone:
+            self._say("this node's WesherNode does not exist: the operator has not made it, or deleted it")
+        except (ClusterUnavailable, InvalidSpec) as error:
+            self._say(str(error))
+        else:
+            if self._problem:
+                log.warning("api server answers again")
+            self._problem = ""
+            return True
+        return False
+
+    def _say(self, problem: str) -> None:
+        if problem != self._problem:
+            log.warning("api server not used, the mesh runs on without it error=%s", problem)
+        self._problem = problem
+
+    async def _rest(self, wait: float) -> None:
+        try:
+            async with asyncio.timeout(max(wait, SETTLE_SECONDS)):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(SETTLE_SECONDS)

@@ -1,0 +1,106 @@
+"""Sends the probes that `probing` plans, and reads the answers off the device."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv6Address
+from random import Random
+
+from wesher_agent.runtime.probing import ProbePlan
+from wesher_agent.runtime.tunnel import Tunnel
+from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_common.keys import WireGuardPublicKey
+from wesher_common.overlay import IPAddress
+
+log = logging.getLogger("wesher.probe")
+
+DISCARD_PORT = 9
+LOOK_SECONDS = 1.0
+"""Between looks at the counters while an answer is awaited."""
+PAUSE_SECONDS = 0.005
+"""Between two datagrams, since each may cost a handshake."""
+
+
+class Prober:
+    """Keeps asking peers through the tunnel.
+
+    Args:
+        tunnel: whose counters tell who answered.
+        rng: for the order.
+        on_change: called when the unreachable peers are others than before.
+
+    """
+
+    def __init__(self, tunnel: Tunnel, rng: Random, *, on_change: Callable[[], None]) -> None:
+        self.plan = ProbePlan(rng)
+        self.observed: Mapping[WireGuardPublicKey, ObservedPeer] = {}
+        """The device's peers as last looked at."""
+        self._tunnel = tunnel
+        self._on_change = on_change
+        self._peers: dict[str, tuple[WireGuardPublicKey, IPAddress]] = {}
+        self._woken = asyncio.Event()
+
+    def set_peers(self, peers: Mapping[str, tuple[WireGuardPublicKey, IPAddress]]) -> None:
+        """Replace who is asked: by name, key and overlay address."""
+        self._peers = dict(peers)
+        self.plan.set_peers(self._peers, now=asyncio.get_running_loop().time())
+        self._woken.set()
+
+    async def look(self) -> None:
+        """Read the device's counters."""
+        self.observed = await self._tunnel.peers()
+
+    def ask_everyone(self) -> None:
+        """Send every peer something as soon as possible, so that sessions are made at once."""
+        self.plan.start_over(now=asyncio.get_running_loop().time())
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._woken.clear()
+            if self._tunnel.ready and self._peers:
+                await self.look()
+                now = loop.time()
+                changed = self.plan.judge(self._received(), now=now)
+                wanted = self.plan.due(self._received(), now=now)
+                await _send([self._peers[name][1] for name in wanted])
+                if changed:
+                    log.info("unreachable peers changed peers=%s", ",".join(self.plan.unreachable) or "-")
+                    self._on_change()
+            await self._rest(loop)
+
+    async def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
+        timer = self.plan.next_timer()
+        wait = LOOK_SECONDS
+        if timer is not None and not self.plan.is_waiting:
+            wait = max(LOOK_SECONDS, timer - loop.time())
+        try:
+            async with asyncio.timeout(wait):
+                await self._woken.wait()
+        except TimeoutError:
+            pass
+
+    def _received(self) -> dict[str, int]:
+        return {
+            name: self.observed[key].rx_bytes
+            for name, (key, _) in self._peers.items()
+            if key in self.observed
+        }
+
+
+async def _send(addresses: Iterable[IPAddress]) -> None:
+    """Send one byte to each address's discard port; what cannot be sent shows as no answer."""
+    for address in addresses:
+        family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)  # noqa: FBT003 - the library's signature
+            try:
+                sock.sendto(b"\0", (str(address), DISCARD_PORT))
+            except OSError as error:
+                log.debug("probe not sent to=%s error=%s", address, error)
+        await asyncio.sleep(PAUSE_SECONDS)

@@ -1,0 +1,137 @@
+"""Which peers are reachable through the tunnel, found out by asking them.
+
+A probe is one small datagram to a peer's overlay address. Whatever runs there,
+its WireGuard must answer with something authenticated: a handshake, the ICMP
+error, or the passive keepalive it owes ten seconds after data it has nothing to
+say to (WireGuard paper, 6.5). So a peer is reachable when the device received
+bytes from it after the probe, and this holds for Go members too. `ProbePlan` is
+pure; sending and reading the counters is left to the shell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+ROUND_SECONDS = 30.0
+AGAIN_SECONDS = 10.0
+"""How soon a peer that did not answer is asked again."""
+ANSWER_SECONDS = 12.0
+"""A passive keepalive takes ten."""
+FEWEST = 3
+
+
+@dataclass(slots=True)
+class _Asked:
+    at: float
+    received: int
+    """The device's counter for that peer when it was asked."""
+
+
+class ProbePlan:
+    """Whom to probe when, and what came of it.
+
+    Peers are named by whatever the caller likes; the plan keeps what is true of
+    those that are there now.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self._rng = rng
+        self._peers: set[str] = set()
+        self._queue: list[str] = []
+        self._asked: dict[str, _Asked] = {}
+        self._answered: dict[str, bool] = {}
+        self._next_round = -math.inf
+
+    @property
+    def unreachable(self) -> tuple[str, ...]:
+        """Peers whose last finished probe got no answer, sorted."""
+        return tuple(sorted(peer for peer, answered in self._answered.items() if not answered))
+
+    @property
+    def reachable(self) -> frozenset[str]:
+        """Peers whose last finished probe was answered."""
+        return frozenset(peer for peer, answered in self._answered.items() if answered)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an answer is awaited."""
+        return bool(self._asked)
+
+    @property
+    def mostly_failing(self) -> bool:
+        """Whether more than half of the last finished probes got no answer."""
+        return 2 * sum(not answered for answered in self._answered.values()) > len(self._answered)
+
+    def set_peers(self, peers: Iterable[str], *, now: float) -> None:
+        """Replace who is there; newcomers are probed with the next round, which is now."""
+        present = set(peers)
+        new = sorted(present - self._peers)
+        for gone in self._peers - present:
+            self._asked.pop(gone, None)
+            self._answered.pop(gone, None)
+        self._peers = present
+        self._queue = [peer for peer in self._queue if peer in present]
+        if new:
+            self._rng.shuffle(new)
+            self._queue[:0] = new
+            self._next_round = min(self._next_round, now)
+
+    def start_over(self, *, now: float) -> None:
+        """Forget every answer, and ask everybody now."""
+        self._asked.clear()
+        self._answered.clear()
+        self._next_round = now
+
+    def next_timer(self) -> float | None:
+        """When `due` or `judge` wants to be called; None while there is nobody."""
+        if not self._peers:
+            return None
+        return min([self._next_round, *(asked.at + ANSWER_SECONDS for asked in self._asked.values())])
+
+    def due(self, received: Mapping[str, int], *, now: float) -> list[str]:
+        """Take the peers to send a probe to now.
+
+        Args:
+            received: the device's counter of bytes received, by peer.
+            now: the time.
+
+        """
+        if now < self._next_round:
+            return []
+        wanted = [peer for peer in self._unheard() if peer not in self._asked]
+        quota = max(FEWEST, math.ceil(math.log2(len(self._peers) + 1)))
+        while len(wanted) < quota:
+            if not self._queue:
+                self._queue = self._rest(wanted)
+            if not self._queue:
+                break
+            wanted.append(self._queue.pop(0))
+        for peer in wanted:
+            self._asked[peer] = _Asked(now, received.get(peer, 0))
+        self._next_round = now + (AGAIN_SECONDS if self.unreachable else ROUND_SECONDS)
+        return wanted
+
+    def judge(self, received: Mapping[str, int], *, now: float) -> bool:
+        """Compare the counters with those at the probes; tell whether `unreachable` changed."""
+        before = self.unreachable
+        for peer, asked in list(self._asked.items()):
+            if received.get(peer, 0) > asked.received:
+                self._answered[peer] = True
+            elif now >= asked.at + ANSWER_SECONDS:
+                self._answered[peer] = False
+            else:
+                continue
+            del self._asked[peer]
+        return self.unreachable != before
+
+    def _unheard(self) -> list[str]:
+        """Return those never probed yet, and those that did not answer."""
+        return sorted(peer for peer in self._peers if not self._answered.get(peer, False))
+
+    def _rest(self, wanted: list[str]) -> list[str]:
+        rest = sorted(self._peers - set(wanted) - self._asked.keys())
+        self._rng.shuffle(rest)
+        return rest

@@ -1,0 +1,180 @@
+"""The machine's side of the mesh: the WireGuard device and the hosts file, brought to the wish.
+
+Takes a `Wish` whenever there is a new one, keeps looking at the device in
+between, and remembers in words why something is not as wished. A machine
+without WireGuard, or with a read-only hosts file, is a state to report and to
+try again, never a reason to stop gossiping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+from wesher_agent.files.atomic import CannotWrite
+from wesher_agent.files.hosts import HostsFile
+from wesher_agent.mesh.desired import HostEntry, Wish
+from wesher_agent.settings import Settings
+from wesher_agent.wireguard.device import Device, Outcome, open_device
+from wesher_agent.wireguard.errors import PortTaken, WireGuardUnavailable
+from wesher_agent.wireguard.mtu import overlay_mtu
+from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_common.errors import InvalidSpec, WesherError
+from wesher_common.keys import WireGuardPublicKey
+from wesher_common.mesh_document import WireGuardSettings
+from wesher_common.overlay import IPAddress
+
+log = logging.getLogger("wesher.tunnel")
+
+REPAIR_SECONDS = 30.0
+
+
+class Tunnel:
+    """One interface and one hosts block.
+
+    Args:
+        settings: which program to run in user space.
+        hosts: the hosts file; None leaves it alone.
+        on_change: called when what there is to report changed.
+        on_sessions_lost: called when peers must be sent something, lest they stay silent.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        hosts: HostsFile | None,
+        *,
+        on_change: Callable[[], None],
+        on_sessions_lost: Callable[[], None],
+    ) -> None:
+        self.ready = False
+        self.reason = "Starting"
+        self.problem = "the device has not been set up yet"
+        self.mtu = 0
+        self.hosts_state = "off" if hosts is None else "not written yet"
+        self._settings = settings
+        self._hosts = hosts
+        self._entries: tuple[HostEntry, ...] | None = None
+        self._device: Device | None = None
+        self._on_change = on_change
+        self._on_sessions_lost = on_sessions_lost
+        self._mtu_for: frozenset[IPAddress] | None = None
+        self._opened = asyncio.Event()
+
+    @property
+    def mode(self) -> str:
+        """``Kernel`` or ``Userspace``; empty while there is no device."""
+        return self._device.kind if self._device is not None else ""
+
+    async def decide_mtu(self, wished: int, underlay: Iterable[IPAddress]) -> int:
+        """Return the MTU to use: the one wished, or what the way to these addresses allows."""
+        addresses = frozenset(underlay)
+        if wished:
+            self.mtu = wished
+        elif addresses != self._mtu_for or not self.mtu:
+            self.mtu = await asyncio.to_thread(overlay_mtu, addresses)
+            self._mtu_for = addresses
+        return self.mtu
+
+    def waits_for_address(self) -> None:
+        """Say that there can be no device yet, since the operator gave no address."""
+        self._report(
+            ready=False, reason="NoAddress", problem="the operator has not given an overlay address yet"
+        )
+
+    async def apply(self, wish: Wish, wireguard: WireGuardSettings) -> None:
+        """Bring device and hosts file to a wish; what cannot be done is remembered and tried again."""
+        try:
+            if self._device is None:
+                self._device = await open_device(
+                    wireguard.mode,
+                    wireguard.interface,
+                    userspace_binary=self._settings.userspace_binary or None,
+                )
+                self._opened.set()
+            self._done(await self._device.configure(wish.device))
+        except WesherError as error:
+            self._failed(error)
+        await self._write_hosts(wish.hosts)
+
+    async def keep(self) -> None:
+        """Look at the device for ever: every 30 s, and at once when its program died."""
+        await self._opened.wait()
+        while self._device is not None:
+            lost = asyncio.ensure_future(self._device.wait_lost())
+            await asyncio.wait([lost], timeout=REPAIR_SECONDS)
+            lost.cancel()
+            await asyncio.gather(lost, return_exceptions=True)
+            try:
+                self._done(await self._device.repair())
+            except WesherError as error:
+                self._failed(error)
+
+    async def peers(self) -> Mapping[WireGuardPublicKey, ObservedPeer]:
+        """Return what the device knows of each peer; nothing while there is no device."""
+        if self._device is None:
+            return {}
+        try:
+            return {peer.public_key: peer for peer in await self._device.peers()}
+        except WesherError as error:
+            log.debug("device not read error=%s", error)
+            return {}
+
+    async def remove(self) -> None:
+        """Take the device and our hosts entries away."""
+        if self._device is not None:
+            try:
+                await self._device.remove()
+            except WesherError as error:
+                log.warning("device not removed error=%s", error)
+        if self._hosts is not None:
+            try:
+                await asyncio.to_thread(self._hosts.remove)
+            except CannotWrite as error:
+                log.warning("hosts entries not removed error=%s", error)
+
+    def close(self) -> None:
+        """Leave everything as it is for the next start."""
+        if self._device is not None:
+            self._device.close()
+
+    def _done(self, outcome: Outcome) -> None:
+        if not self.ready:
+            log.info("device ready mode=%s mtu=%d", self.mode, self.mtu)
+        self._report(ready=True, reason="", problem="")
+        if outcome.sessions_lost:
+            self._on_sessions_lost()
+
+    def _failed(self, error: WesherError) -> None:
+        match error:
+            case PortTaken():
+                reason = "PortTaken"
+            case WireGuardUnavailable():
+                reason = "WireGuardUnavailable"
+            case InvalidSpec():
+                reason = "Conflict"
+            case _:
+                reason = "Failed"
+        if self.problem != str(error):
+            log.error("device not ready reason=%s error=%s", reason, error)
+        self._report(ready=False, reason=reason, problem=str(error))
+
+    def _report(self, *, ready: bool, reason: str, problem: str) -> None:
+        changed = (ready, reason, problem) != (self.ready, self.reason, self.problem)
+        self.ready, self.reason, self.problem = ready, reason, problem
+        if changed:
+            self._on_change()
+
+    async def _write_hosts(self, entries: tuple[HostEntry, ...]) -> None:
+        if self._hosts is None:
+            return
+        try:
+            await asyncio.to_thread(self._hosts.apply, entries)
+        except CannotWrite as error:
+            if not self.hosts_state.startswith("skipped"):
+                log.warning("hosts file skipped error=%s", error)
+            self.hosts_state = f"skipped: {error}"
+        else:
+            self.hosts_state = "written"
