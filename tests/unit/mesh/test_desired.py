@@ -1,0 +1,175 @@
+"""From members to device, hosts entries and problems."""
+
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from wesher_agent.mesh.desired import (
+    HostEntry,
+    Problem,
+    desired,
+)
+from wesher_agent.mesh.device import Endpoint, Peer
+from wesher_agent.mesh.roster import MemberState, RosterMember
+from wesher_common.overlay import candidate_address
+from wesher_testing.members import OVERLAY, go_meta, meta, own_node, peers, private_key, reasons, remembered
+
+
+def test_a_member_becomes_a_peer_and_a_hosts_entry() -> None:
+    own = own_node()
+    wish = desired(own, [remembered("b", "192.0.2.2")])
+    address = candidate_address("b", OVERLAY)
+    assert wish.device.peers == (
+        Peer(
+            public_key=private_key("b").public,
+            endpoint=Endpoint(ip_address("192.0.2.2"), 51820),
+            allowed_ips=(ip_network(address),),
+        ),
+    )
+    assert wish.hosts == (HostEntry(address, "b"),)
+    assert wish.problems == ()
+    device = wish.device
+    assert (device.address, device.listen_port, device.mtu, device.overlay) == (
+        own.address,
+        51820,
+        1420,
+        OVERLAY,
+    )
+    assert (device.interface, device.private_key) == ("wgoverlay", own.private_key)
+
+
+def test_an_ipv6_overlay_over_an_ipv6_underlay() -> None:
+    overlay = ip_network("2001:db8::/64")
+    own = own_node(overlay=overlay, address=candidate_address("me", overlay))
+    member = remembered(
+        "b", "2001:db8:ffff::2", announced=meta("b", overlay_address=candidate_address("b", overlay))
+    )
+    wish = desired(own, [member])
+    assert peers(wish) == {f"{candidate_address('b', overlay)}/128": "[2001:db8:ffff::2]:51820"}
+
+
+@pytest.mark.parametrize("state", [MemberState.ALIVE, MemberState.SUSPECT, MemberState.FAILED])
+def test_who_is_expected_keeps_peer_and_hosts_entry(state: MemberState) -> None:
+    wish = desired(own_node(), [remembered("b", state=state)])
+    assert (len(wish.device.peers), len(wish.hosts)) == (1, 1)
+
+
+def test_who_left_has_neither() -> None:
+    wish = desired(own_node(), [remembered("b", state=MemberState.LEFT)])
+    assert (wish.device.peers, wish.hosts, wish.problems) == ((), (), ())
+
+
+def test_peers_are_sorted_whatever_the_order_of_members() -> None:
+    members = [remembered(name, f"192.0.2.{number}") for number, name in enumerate("bcdefg", start=1)]
+    wish = desired(own_node(), members)
+    assert wish == desired(own_node(), reversed(members))
+    assert [peer.public_key.raw for peer in wish.device.peers] == sorted(
+        peer.public_key.raw for peer in wish.device.peers
+    )
+
+
+@pytest.mark.parametrize(
+    ("own_location", "announced", "endpoint"),
+    [
+        ("", {}, "192.0.2.2:51820"),
+        ("", {"internal_address": ip_address("10.9.0.2")}, "192.0.2.2:51820"),
+        ("berlin", {"internal_address": ip_address("10.9.0.2"), "location": "berlin"}, "10.9.0.2:51820"),
+        ("berlin", {"internal_address": ip_address("10.9.0.2"), "location": "paris"}, "192.0.2.2:51820"),
+        ("berlin", {"location": "berlin"}, "192.0.2.2:51820"),
+        ("", {"wireguard_endpoint": Endpoint(ip_address("198.51.100.2"), 4500)}, "198.51.100.2:4500"),
+        (
+            "berlin",
+            {
+                "wireguard_endpoint": Endpoint(ip_address("198.51.100.2"), 4500),
+                "internal_address": ip_address("10.9.0.2"),
+                "location": "berlin",
+            },
+            "10.9.0.2:51820",
+        ),
+    ],
+)
+def test_the_endpoint_is_the_nearest_that_the_member_names(
+    own_location: str, announced: dict[str, Any], endpoint: str
+) -> None:
+    wish = desired(
+        own_node(location=own_location), [remembered("b", "192.0.2.2", announced=meta("b", **announced))]
+    )
+    assert list(peers(wish).values()) == [endpoint]
+
+
+@pytest.mark.parametrize(
+    ("changes", "keepalive"),
+    [
+        ({}, 0),
+        ({"behind_nat": True}, 25),
+        ({"behind_nat": True, "persistent_keepalive": 10}, 10),
+        ({"persistent_keepalive": 60}, 60),
+    ],
+)
+def test_keepalive_is_ours_to_send_behind_nat(changes: dict[str, Any], keepalive: int) -> None:
+    (peer,) = desired(own_node(**changes), [remembered("b")]).device.peers
+    assert peer.persistent_keepalive == keepalive
+
+
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        (remembered("b", problem="metadata-missing"), "NoMetadata"),
+        (remembered("b", announced=meta("b", public_key=None)), "NoMetadata"),
+        (remembered("b", announced=meta("b", overlay_address=None)), "NoMetadata"),
+        (remembered("b", problem="gob-truncated"), "BadMetadata"),
+        (remembered("b", problem="metadata-public-key"), "BadMetadata"),
+        (remembered("b", problem="metadata-of-wesher-0.2"), "OldRelease"),
+        (remembered("b", announced=meta("b", overlay_address=ip_address("10.190.0.1"))), "OutsideOverlay"),
+        (remembered("b", announced=meta("b", overlay_address=ip_address("2001:db8::1"))), "OutsideOverlay"),
+        (remembered("b", announced=meta("b", public_key=private_key("me").public)), "KeyClash"),
+        (remembered("b", announced=go_meta("b", overlay_address=ip_address("192.0.2.1"))), "OutsideOverlay"),
+    ],
+)
+def test_a_member_that_cannot_have_a_tunnel_is_a_problem_and_blocks_nobody(
+    member: RosterMember, reason: str
+) -> None:
+    wish = desired(own_node(), [member, remembered("c", "192.0.2.3")])
+    assert reasons(wish) == {"b": reason}
+    assert [entry.name for entry in wish.hosts] == ["c"]
+    assert len(wish.device.peers) == 1
+
+
+def test_a_name_that_is_none_gets_no_tunnel_and_cannot_forge_a_line() -> None:
+    wish = desired(own_node(), [remembered("evil\n10.0.0.1 bank.example")])
+    assert wish.device.peers == ()
+    assert wish.problems == (
+        Problem(
+            r"evil\n10.0.0.1 bank.example",
+            "BadName",
+            "is not a name for a hosts file: give the machine a valid hostname",
+        ),
+    )
+
+
+def test_qualified_names_end_in_the_mesh_and_our_domain() -> None:
+    wish = desired(own_node(etc_hosts="Qualified", mesh="prod"), [remembered("b.berlin")])
+    assert [entry.name for entry in wish.hosts] == ["b.berlin.prod.wesher.internal"]
+
+
+def test_outside_kubernetes_a_qualified_name_has_no_mesh() -> None:
+    wish = desired(own_node(etc_hosts="Qualified"), [remembered("b")])
+    assert [entry.name for entry in wish.hosts] == ["b.wesher.internal"]
+
+
+def test_off_is_off() -> None:
+    wish = desired(own_node(etc_hosts="Off"), [remembered("b")])
+    assert (wish.hosts, len(wish.device.peers)) == ((), 1)
+
+
+def test_a_name_too_long_with_its_suffix_keeps_its_tunnel() -> None:
+    name = ".".join(["x" * 61] * 4)
+    wish = desired(own_node(etc_hosts="Qualified", mesh="prod"), [remembered(name)])
+    assert (len(wish.device.peers), wish.hosts) == (1, ())
+    assert reasons(wish) == {name: "NameTooLong"}
+
+
+def test_entries_are_sorted_by_name() -> None:
+    wish = desired(own_node(), [remembered(name, f"192.0.2.{ord(name)}") for name in "dcb"])
+    assert [entry.name for entry in wish.hosts] == ["b", "c", "d"]

@@ -1,0 +1,77 @@
+"""What is reached through the underlay is never routed into the overlay."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from wesher_agent.mesh.desired import (
+    OwnNode,
+    desired,
+    unreachable_overlay,
+)
+from wesher_testing.members import meta, own_node, peers, reasons, remembered
+
+WIDE = ip_network("10.0.0.0/8")
+"""Go's default, inside which many a LAN lies."""
+
+
+def own_in_wide(**changes: Any) -> OwnNode:
+    return own_node(overlay=WIDE, address=ip_address("10.200.0.1"), **changes)
+
+
+def test_a_peer_whose_overlay_address_is_the_gateway_is_refused() -> None:
+    own = own_in_wide(underlay=frozenset({ip_address("10.1.0.1")}))
+    wish = desired(own, [remembered("b", announced=meta("b", overlay_address=ip_address("10.1.0.1")))])
+    assert wish.device.peers == ()
+    assert reasons(wish) == {"b": "UnderlayAddress"}
+
+
+def test_a_peer_whose_overlay_address_is_anothers_endpoint_is_refused() -> None:
+    wish = desired(
+        own_in_wide(),
+        [
+            remembered("b", "10.1.0.2", announced=meta("b", overlay_address=ip_address("10.1.0.3"))),
+            remembered("c", "10.1.0.3", announced=meta("c", overlay_address=ip_address("10.200.0.3"))),
+        ],
+    )
+    assert reasons(wish) == {"b": "UnderlayAddress"}
+    assert peers(wish) == {"10.200.0.3/32": "10.1.0.3:51820"}
+
+
+def test_we_leave_an_address_that_the_underlay_has() -> None:
+    own = own_in_wide(underlay=frozenset({ip_address("10.200.0.1")}))
+    wish = desired(own, [])
+    assert wish.device.address != own.address
+    assert wish.device.address in WIDE
+
+
+@pytest.mark.parametrize(
+    ("mode", "in_kubernetes", "underlay", "wanted"),
+    [
+        ("auto", False, [], True),
+        ("auto", False, ["192.0.2.1"], True),
+        ("auto", False, ["192.0.2.1", "10.1.0.1"], False),
+        ("auto", True, ["10.1.0.1"], True),
+        ("on", False, ["10.1.0.1"], True),
+        ("off", True, [], False),
+        ("auto", False, ["2001:db8::1"], True),
+    ],
+)
+def test_the_unreachable_route_never_cuts_off_the_underlay_unasked(
+    mode: Any,
+    in_kubernetes: bool,  # noqa: FBT001 - a row of a table
+    underlay: list[str],
+    wanted: bool,  # noqa: FBT001 - a row of a table
+) -> None:
+    addresses = [ip_address(text) for text in underlay]
+    got = unreachable_overlay(mode, in_kubernetes=in_kubernetes, overlay=WIDE, underlay=addresses)
+    assert got is wanted
+
+
+def test_a_members_endpoint_inside_the_overlay_takes_the_unreachable_route_away() -> None:
+    outside = remembered("b", "192.0.2.2", announced=meta("b", overlay_address=ip_address("10.200.0.2")))
+    inside = replace(outside, address=outside.address._replace(ip="10.1.0.2"))
+    assert desired(own_in_wide(), [outside]).device.unreachable_overlay
+    assert not desired(own_in_wide(), [inside]).device.unreachable_overlay

@@ -1,0 +1,48 @@
+"""A view's hash: equal on two nodes that see the same members alive."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from wesher_agent.mesh.desired import (
+    view_hash,
+)
+from wesher_agent.mesh.roster import MemberState, RosterMember
+from wesher_testing.members import meta, own_node, private_key, remembered
+
+
+def test_two_nodes_that_see_each_other_agree() -> None:
+    one = view_hash(own_node("a"), [remembered("b")])
+    other = view_hash(own_node("b"), [remembered("a")])
+    assert one == other
+    assert len(one) == 12
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        [],
+        [remembered("b", state=MemberState.FAILED)],
+        [remembered("b", state=MemberState.LEFT)],
+        [remembered("b", announced=meta("b", overlay_address=ip_address("10.189.0.9")))],
+        [remembered("b", announced=meta("b", public_key=private_key("c").public))],
+        [remembered("b", problem="gob-truncated")],
+        [remembered("b"), remembered("c")],
+    ],
+)
+def test_anything_that_matters_changes_it(different: list[RosterMember]) -> None:
+    assert view_hash(own_node("a"), different) != view_hash(own_node("a"), [remembered("b")])
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        [remembered("b", "192.0.2.99")],
+        [remembered("b", state=MemberState.SUSPECT)],
+        [remembered("b"), remembered("c", state=MemberState.FAILED)],
+        [remembered("b"), remembered("c", state=MemberState.LEFT)],
+    ],
+)
+def test_what_nodes_may_know_differently_does_not(same: list[RosterMember]) -> None:
+    """How long a failed member is remembered, or suspected, differs from node to node."""
+    assert view_hash(own_node("a"), same) == view_hash(own_node("a"), [remembered("b")])
