@@ -12,7 +12,7 @@ from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event
 from wesher_agent.swim.gossip import Gossip
-from wesher_agent.swim.members import MemberTable
+from wesher_agent.swim.members import Member, MemberTable
 from wesher_agent.swim.membership import Membership
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.timers import Kind, Timer, Timers
@@ -68,8 +68,8 @@ class Departure:
             self.finish(now=now)
 
     def check(self, *, now: float) -> None:
-        """Finish when the news has gone out as often as it should."""
-        if self._said is not None and not self._gossip.is_spreading(self._said.node):
+        """Finish when the news has gone out as often as it should, or nobody is left to hear it."""
+        if self._said is not None and not (self._gossip.is_spreading(self._said.node) and self._living()):
             self.finish(now=now)
 
     def finish(self, *, now: float) -> None:
@@ -91,8 +91,11 @@ class Departure:
 
     def _tell_everyone(self, *messages: Message) -> int:
         """Send to every living member at once; return how many they are."""
-        me = self._membership.me.name
-        living = [m for m in self._table.view.values() if not m.is_gone and m.name != me]
+        living = self._living()
         for member in living:
             self._outbox.send(member.address, *messages, checksum=member.reads_checksums, fill=False)
         return len(living)
+
+    def _living(self) -> list[Member]:
+        me = self._membership.me.name
+        return [m for m in self._table.view.values() if not m.is_gone and m.name != me]
