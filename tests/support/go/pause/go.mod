@@ -1,0 +1,3 @@
+module wesher.dev/tests/pause
+
+go 1.24

@@ -1,0 +1,85 @@
+"""containerd on a node of a lab: its configuration, and images in its store.
+
+The programs are Debian's, unpacked. What a pod's network looks like is decided by
+`wesher_testing.kubelets`, which writes the CNI configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from wesher_testing.image import Image, pause_image
+from wesher_testing.toolbox import debian_package_root
+
+SOCKET = "/run/containerd/containerd.sock"
+CNI_CONFIGURATION = "/etc/cni/net.d"
+
+_CONFIGURATION = """
+version = 2
+oom_score = 0
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{pause}"
+  # A machine may not let us lower any score: containers then keep ours.
+  restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+  BinaryName = "{runc}"
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "{plugins}"
+  conf_dir = "{configuration}"
+"""
+
+
+def containerd(etc: Path) -> list[str]:
+    """Write containerd's configuration below a node's ``/etc`` and return the command that runs it."""
+    programs = debian_package_root("containerd") / "usr/bin"
+    (etc / "containerd").mkdir(exist_ok=True)
+    (etc / "containerd/config.toml").write_text(
+        _CONFIGURATION.format(
+            pause=pause_image().name,
+            runc=debian_package_root("runc") / "usr/bin/runc",
+            plugins=debian_package_root("containernetworking-plugins") / "usr/lib/cni",
+            configuration=CNI_CONFIGURATION,
+        )
+    )
+    # containerd finds its shim on PATH.
+    path = f"{programs}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    return ["env", f"PATH={path}", str(programs / "containerd")]
+
+
+def is_up(command: Callable[[Sequence[str]], Sequence[str]]) -> bool:
+    """Tell whether a node's containerd answers; ``command`` is as for `load`."""
+    asked = subprocess.run(
+        command([*_ctr(), "version"]), stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False
+    )
+    return asked.returncode == 0
+
+
+def load(
+    images: Iterable[Image], command: Callable[[Sequence[str]], Sequence[str]]
+) -> list[subprocess.Popen[str]]:
+    """Start importing images into a node's store; the caller waits for the processes.
+
+    Args:
+        images: what to import.
+        command: turns a command line into one that runs it on the node.
+
+    """
+    return [
+        subprocess.Popen(
+            command([*_ctr(), "--namespace", "k8s.io", "images", "import", str(image.archive)]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for image in images
+    ]
+
+
+def _ctr() -> list[str]:
+    return [str(debian_package_root("containerd") / "usr/bin/ctr"), "--address", SOCKET]

@@ -1,0 +1,262 @@
+"""A real cluster on one machine: a control plane, and nodes with kubelet, containerd and kube-proxy.
+
+Every node is a host of a `wesher_testing.namespaces.Lab` with processes and mounts of its
+own, so pods really run and a node can lose its power. What `wesher_testing.components`
+tells each program stands there. There is no cluster DNS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+from wesher_testing import cgroups, components, containers, node_init
+from wesher_testing.api_server import ApiServer, KubectlFailed, api_server
+from wesher_testing.cache import report
+from wesher_testing.image import Image, pause_image
+from wesher_testing.namespaces import Host, Lab
+from wesher_testing.toolbox import system_program
+
+_PATIENCE = 120.0
+"""Seconds in which a part must come up; a whole cluster takes about fifteen."""
+
+_FORGET = """
+find /run -xdev -mindepth 1 -delete
+nft flush ruleset
+for device in $(ls /sys/class/net); do
+    case $device in lo|eth*) ;; *) ip link delete "$device" ;; esac
+done
+"""
+
+
+class ClusterFailed(RuntimeError):  # noqa: N818 - reads as the fact it states
+    """A part of the cluster did not come up; the text says which, with its last words."""
+
+
+class Node:
+    """One node of a cluster.
+
+    Attributes:
+        name: its name to Kubernetes, which is its hostname.
+        host: what it stands on; its files and its cable survive a crash.
+        directory: its programs' configuration and logs.
+
+    """
+
+    def __init__(self, host: Host, api: ApiServer, cgroup: str) -> None:
+        self.name = host.name
+        self.host = host
+        self.directory = api.directory / host.name
+        self.directory.mkdir()
+        self._programs = {
+            "containerd": containers.containerd(host.root / "etc"),
+            "kubelet": components.kubelet(api, host.name, host.ipv4, directory=self.directory, cgroup=cgroup),
+            "kube-proxy": components.kube_proxy(api, host.name, directory=self.directory),
+        }
+        self._init: subprocess.Popen[str] | None = None
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._first_process = 0
+
+    def boot(self) -> None:
+        """Start the node, for the first time or after `crash`; it is Ready some seconds later."""
+        self._init = self.host.popen(
+            [
+                *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+                *(sys.executable, "-I", node_init.__file__, self.directory),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # it complains when its child is killed, which is how a node ends
+            text=True,
+            start_new_session=True,
+        )
+        if self._init.stdout is None or not self._init.stdout.readline():
+            raise ClusterFailed(f"{self.name}: no namespaces for its processes")
+        self._first_process = int(Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children").read_text())
+        for program, argv in self._programs.items():
+            self._running.append(_start(self.command(argv), self.directory / f"{program}.log"))
+
+    def crash(self) -> None:
+        """Cut the power: every process dies at once, and all that a reboot forgets is forgotten."""
+        if self._init is None:
+            return
+        # The kernel lets a first process go only when all others of its namespace are buried.
+        os.kill(self._first_process, signal.SIGKILL)
+        self._init.communicate()
+        self._init = None
+        for program in self._running:
+            program.wait()
+        self._running.clear()
+        self.host.run(["sh", "-c", _FORGET], check=False)
+
+    def command(self, argv: Sequence[str | Path]) -> list[str]:
+        """Return the command line that runs ``argv`` on the node, among its processes and mounts."""
+        enter = (str(system_program("nsenter")), f"--target={self._first_process}")
+        return [*enter, "--net", "--mount", "--uts", "--pid", "--", *map(str, argv)]
+
+    def run(self, argv: Sequence[str | Path], *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end on the node, within a minute."""
+        return subprocess.run(
+            self.command(argv),
+            check=check,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def log_of(self, program: str) -> str:
+        """Return what ``containerd``, ``kubelet`` or ``kube-proxy`` has said since the first boot."""
+        return (self.directory / f"{program}.log").read_text(errors="replace")
+
+    def connect_pods(self, network: str) -> None:
+        """Tell containerd which addresses the node's pods get; the node is not Ready before."""
+        directory = self.host.root / containers.CNI_CONFIGURATION.strip("/")
+        directory.mkdir(parents=True, exist_ok=True)
+        bridge = {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "hairpinMode": True,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": network}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+                "dataDir": "/run/cni-addresses",
+            },
+        }
+        content = {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge]}
+        (directory / "pods.conflist").write_text(json.dumps(content))
+
+
+class Cluster:
+    """A running cluster.
+
+    Attributes:
+        api: its API server, with ``kubectl``.
+        lab: the hosts and networks it stands on.
+        control_plane: the host of the API server; no pods run there.
+
+    """
+
+    def __init__(self, lab: Lab, api: ApiServer, control_plane: Host, cgroup: str) -> None:
+        self.lab = lab
+        self.api = api
+        self.control_plane = control_plane
+        self._cgroup = cgroup
+        self._nodes: dict[str, Node] = {}
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes by name, in the order they were added."""
+        return self._nodes
+
+    def add_nodes(self, *names: str, images: Sequence[Image] = ()) -> None:
+        """Add nodes that hold the images, and wait until they are Ready."""
+        added = [Node(self.lab.host(name), self.api, self._cgroup) for name in names]
+        for node in added:
+            self._nodes[node.name] = node
+            # The API server calls kubelets by their names, for logs.
+            with (self.control_plane.root / "etc/hosts").open("a") as hosts:
+                hosts.write(f"{node.host.ipv4} {node.name}\n")
+            node.boot()
+        self._load((pause_image(), *images), added)
+        self._connect_pods()
+        self.wait_until_ready(*names)
+
+    def load(self, *images: Image) -> None:
+        """Import images into every node's store."""
+        self._load(images, self._nodes.values())
+
+    def wait_until_ready(self, *names: str) -> None:
+        """Wait until the named nodes are Ready, all when none is named."""
+        for name in names or self._nodes:
+            try:
+                self.api.kubectl("wait", "--for=condition=Ready", f"node/{name}", "--timeout=55s")
+            except KubectlFailed as error:
+                raise ClusterFailed(f"{error}: {self._nodes[name].log_of('kubelet')[-2000:]}") from error
+
+    def close(self) -> None:
+        """Cut every node's power."""
+        for node in self._nodes.values():
+            node.crash()
+
+    def _load(self, images: Sequence[Image], nodes: Collection[Node]) -> None:
+        for node in nodes:
+            _wait_until(partial(containers.is_up, node.command), partial(node.log_of, "containerd"))
+        loading = [each for node in nodes for each in containers.load(images, node.command)]
+        for load in loading:
+            said, _ = load.communicate()
+            if load.returncode != 0:
+                raise ClusterFailed(f"an image could not be imported: {said}")
+
+    def _connect_pods(self) -> None:
+        """Tell every node which pod network it was allocated, and everybody else the way there."""
+        networks: dict[str, str] = {}
+
+        def all_are_allocated() -> bool:
+            for node in self.api.get("nodes")["items"]:
+                if network := node["spec"].get("podCIDR"):
+                    networks[node["metadata"]["name"]] = network
+            return self._nodes.keys() <= networks.keys()
+
+        _wait_until(all_are_allocated, lambda: f"pod networks for {sorted(self._nodes)}, only: {networks}")
+        for name, node in self._nodes.items():
+            node.connect_pods(networks[name])
+            for host in (
+                self.control_plane,
+                *(each.host for each in self._nodes.values() if each is not node),
+            ):
+                host.run(["ip", "route", "replace", networks[name], "via", str(node.host.ipv4)])
+
+
+@contextmanager
+def cluster(*names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
+    """Run a cluster with nodes of these names until the block ends; nothing of it is left then."""
+    with ExitStack() as stack:
+        cgroup = stack.enter_context(cgroups.group())
+        lab = stack.enter_context(Lab())
+        control_plane = lab.host("control-plane")
+        report("starting the API server")
+        api = stack.enter_context(
+            api_server(address=str(control_plane.ipv4), enter=control_plane.command([]))
+        )
+        for program, argv in (
+            ("kube-controller-manager", components.controller_manager(api)),
+            ("kube-scheduler", components.scheduler(api)),
+        ):
+            stack.callback(_end, _start(control_plane.command(argv), api.directory / f"{program}.log"))
+        made = Cluster(lab, api, control_plane, cgroup)
+        stack.callback(made.close)
+        report(f"starting {len(names)} nodes")
+        made.add_nodes(*names, images=images)
+        yield made
+
+
+def _start(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as words:
+        # A session of its own: Ctrl-C ends it by our clean-up, and not before it.
+        return subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=words, stderr=words, start_new_session=True
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def _wait_until(is_so: Callable[[], bool], trouble: Callable[[], str]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise ClusterFailed(f"not within {_PATIENCE:.0f} s: {trouble()[-2000:]}")
+        time.sleep(0.1)
