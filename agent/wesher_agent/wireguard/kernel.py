@@ -56,7 +56,7 @@ class KernelBackend:
 
     async def remove(self) -> None:
         """See `Backend.remove`."""
-        await asyncio.to_thread(delete_link, self.interface)
+        await asyncio.to_thread(delete_link, self.interface, LINK_KIND)
 
     def close(self) -> None:
         """Nothing is held: the device is the kernel's."""

@@ -37,7 +37,7 @@ def link_kind(interface: str) -> str | None:
     """
     with IPRoute() as kernel:
         found = _find(kernel, interface)
-    return None if found is None else found.get(("linkinfo", "kind")) or ""
+    return None if found is None else _kind_of(found)
 
 
 def create_link(interface: str, kind: str) -> None:
@@ -51,14 +51,14 @@ def create_link(interface: str, kind: str) -> None:
         _do(f"could not make {interface}", lambda: kernel.link("add", ifname=interface, kind=kind))
 
 
-def delete_link(interface: str) -> None:
-    """Remove a network device and whatever hangs on it; none there is fine.
+def delete_link(interface: str, kind: str) -> None:
+    """Remove a network device of that kind and whatever hangs on it; none of it there is fine.
 
     With a thousand peers in the kernel this takes many seconds.
     """
     with IPRoute() as kernel:
         found = _find(kernel, interface)
-        if found is not None:
+        if found is not None and _kind_of(found) == kind:
             _do(
                 f"could not remove {interface}",
                 lambda: kernel.link("del", index=found["index"]),
@@ -172,6 +172,10 @@ def _find(kernel: IPRoute, interface: str) -> Any:
             return None
         raise WireGuardUnavailable(f"could not look at {interface}: {_explain(error.code)}") from error
     return found
+
+
+def _kind_of(found: Any) -> str:
+    return found.get(("linkinfo", "kind")) or ""
 
 
 def _existing(kernel: IPRoute, interface: str) -> Any:

@@ -20,7 +20,7 @@ _ETHERNET = 1500
 _SIOCGIFMTU = 0x8921
 _IFREQ = struct.Struct("16si20x")
 # Documentation addresses (RFC 5737, RFC 3849): only the default route leads there, and nothing is sent.
-_ANYWHERE = (IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1"))
+_ANYWHERE = (IPv4Address("198.51.100.254"), IPv6Address("2001:db8:ffff::1"))
 
 
 def overlay_mtu(endpoints: Iterable[IPAddress] = ()) -> int:

@@ -32,6 +32,7 @@ _START_TIMEOUT = 10.0
 _ANSWER_TIMEOUT = 10.0
 _END_TIMEOUT = 5.0
 _POLL = 0.01
+_MOMENT = 1.0
 _STEADY_AFTER = 60.0
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 
@@ -115,14 +116,17 @@ class UserspaceBackend:
         await asyncio.sleep(self._retry_at - asyncio.get_running_loop().time())
 
     async def remove(self) -> None:
-        """See `Backend.remove`. wireguard-go ends by itself when its device goes."""
+        """See `Backend.remove`."""
         if self._watch is None or self._watch.done():
             await self._adopt()
         watch, self._watch = self._watch, None
-        await asyncio.to_thread(delete_link, self.interface)
-        if watch is not None:
+        if watch is not None and not watch.done():
+            if self._pid:
+                os.kill(self._pid, signal.SIGTERM)
             with suppress(TimeoutError):
                 await asyncio.wait_for(watch, _END_TIMEOUT)
+        # A program whose pid we cannot know ends by itself when its device goes.
+        await asyncio.to_thread(delete_link, self.interface, LINK_KIND)
         self._socket.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -194,9 +198,16 @@ class UserspaceBackend:
         except asyncio.LimitOverrunError as error:
             raise MalformedReply(f"wireguard-go: an answer of more than {uapi.MAX_REPLY} bytes") from error
         except OSError as error:
+            await self._let_it_end()
             raise WireGuardUnavailable(
                 f"wireguard-go is not there: {self._socket}: {error.strerror}"
             ) from error
+
+    async def _let_it_end(self) -> None:
+        """Wait a moment for a program that closed its socket, so that the next `ensure` starts another."""
+        if self._watch is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._watch), _MOMENT)
 
     async def _exchange(self, request: bytes) -> bytes:
         reader, writer = await asyncio.open_unix_connection(self._socket, limit=uapi.MAX_REPLY)
@@ -260,4 +271,13 @@ def _is_gone(pid: int) -> bool:
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
-        return not Path(f"/proc/{pid}").exists()
+        return _is_dead_or_unknown(pid)
+
+
+def _is_dead_or_unknown(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    # The state follows the name, which may hold anything (proc_pid_stat(5)).
+    return status.rpartition(")")[2].split()[0] in {"Z", "X"}

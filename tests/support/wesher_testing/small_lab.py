@@ -1,0 +1,254 @@
+"""Hosts and processes for stories about devices, where there is nothing but Python, ip, wg and ping.
+
+The same stories run on a machine and inside a VM that has no shell. Everything
+lives in namespaces under one process, so that when it ends the kernel ends the
+rest: see `in_private_world`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import select
+import signal
+import subprocess
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+_CLONE_NEWNS, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000
+_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class StoryFailed(AssertionError):  # noqa: N818 - reads as the fact it states
+    """A story did not go as it should; the text holds the trace from inside."""
+
+
+def in_private_world(story: Callable[[], Any], *, timeout: float) -> Any:
+    """Run a story as the first process of pid, network and mount namespaces of its own.
+
+    When it returns, fails or is too slow, the kernel kills what it started.
+
+    Returns:
+        What the story returned, as JSON can carry it.
+
+    Raises:
+        StoryFailed: it raised, or was not done in time.
+
+    """
+    reading, writing = os.pipe()
+    outer = os.fork()
+    if outer == 0:
+        os.close(reading)
+        _die_with_parent()
+        _must(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWPID), "unshare")
+        inner = os.fork()
+        if inner == 0:
+            _be_first_process(story, writing)
+        os.close(writing)
+        os.waitpid(inner, 0)
+        os._exit(0)
+    os.close(writing)
+    try:
+        report = _read_all(reading, timeout)
+    finally:
+        os.close(reading)
+        os.kill(outer, signal.SIGKILL)
+        os.waitpid(outer, 0)
+    if report is None:
+        raise StoryFailed(f"not done within {timeout:.0f} s")
+    if not report:
+        raise StoryFailed("its process ended without a word")
+    outcome = json.loads(report)
+    if "failure" in outcome:
+        raise StoryFailed(outcome["failure"])
+    return outcome["result"]
+
+
+class AgentRaised(Exception):  # noqa: N818 - reads as the fact it states
+    """A call raised in the agent's process; ``kind`` is the error's class there."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+        self.text = text
+
+
+@dataclass(slots=True)
+class Host:
+    """A network and mount namespace with loopback up and an empty ``/run/wireguard``."""
+
+    holder: int
+    address: IPv4Address = field(default_factory=lambda: IPv4Address("127.0.0.1"))
+    """On the cable to the other host, where there is one."""
+
+    def run(self, *argv: str, check: bool = True, timeout: float = 20.0) -> str:
+        """Run a program to its end in this host and return what it printed."""
+        done = subprocess.run(
+            argv,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: _enter(self.holder),
+        )
+        if check and done.returncode != 0:
+            raise StoryFailed(f"{' '.join(argv)}: status {done.returncode}: {done.stderr}{done.stdout}")
+        return done.stdout + done.stderr
+
+    def json(self, *argv: str) -> Any:
+        """Return what ``ip -j`` says."""
+        return json.loads(self.run("ip", "-j", *argv) or "[]")
+
+    def start(self, *argv: str) -> subprocess.Popen[str]:
+        """Start a program in this host; its output is read when it has ended."""
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=lambda: _enter(self.holder),  # noqa: PLW1509 - as above
+        )
+
+    def agent(self, make_state: Callable[[], Awaitable[Any]]) -> Agent:
+        """Start a process of ours in this host, with an event loop and a state of its own."""
+        return Agent(self, make_state)
+
+
+class Agent:
+    """A process in a host that runs coroutine functions on its own state, one after the other."""
+
+    def __init__(self, host: Host, make_state: Callable[[], Awaitable[Any]]) -> None:
+        self._ours, theirs = Pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._ours.close()
+            _enter(host.holder)
+            asyncio.run(_serve(theirs, make_state))
+            os._exit(0)
+        theirs.close()
+
+    def call(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+        """Return what a module-level coroutine function returned there.
+
+        Raises:
+            AgentRaised: it raised.
+
+        """
+        self._ours.send((function, arguments))
+        result, error = self._ours.recv()
+        if error is not None:
+            raise AgentRaised(*error)
+        return result
+
+    def kill(self) -> None:
+        """End the process as SIGKILL does: nothing is tidied up."""
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self._ours.close()
+
+
+def make_host() -> Host:
+    """Return a new host, with no cable yet."""
+    reading, writing = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        _must(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET), "unshare")
+        _private_run()
+        os.write(writing, b"+")
+        signal.pause()
+        os._exit(0)
+    os.close(writing)
+    if os.read(reading, 1) != b"+":
+        raise StoryFailed("a host could not be made: namespaces need root")
+    os.close(reading)
+    host = Host(holder)
+    host.run("ip", "link", "set", "lo", "up")
+    return host
+
+
+def two_hosts() -> tuple[Host, Host]:
+    """Return two hosts on one cable: 192.0.2.1 and 192.0.2.2 on ``eth0``."""
+    first, second = make_host(), make_host()
+    first.run(
+        "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", str(second.holder)
+    )
+    for number, host in enumerate((first, second), start=1):
+        host.address = IPv4Address(f"192.0.2.{number}")
+        host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
+        host.run("ip", "address", "add", f"2001:db8::{number}/64", "dev", "eth0", "nodad")
+        host.run("ip", "link", "set", "eth0", "up")
+    return first, second
+
+
+def mount(kind: str, target: str, *, flags: int = 0) -> None:
+    """Mount a file system without a device."""
+    _must(_libc.mount(kind.encode(), target.encode(), kind.encode(), flags, None), f"mount {target}")
+
+
+def _be_first_process(story: Callable[[], Any], writing: int) -> NoReturn:
+    _die_with_parent()
+    try:
+        _must(_libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None), "mount /")
+        mount("proc", "/proc")
+        outcome = {"result": story()}
+    except BaseException:  # noqa: BLE001 - whatever it is, the other side prints it
+        outcome = {"failure": traceback.format_exc()}
+    with os.fdopen(writing, "w") as pipe:
+        json.dump(outcome, pipe)
+    os._exit(0)
+
+
+def _private_run() -> None:
+    os.makedirs("/run/wireguard", exist_ok=True)  # noqa: PTH103 - nothing else here needs a Path
+    mount("tmpfs", "/run/wireguard")
+
+
+def _enter(holder: int) -> None:
+    for name in ("net", "mnt"):
+        with open(f"/proc/{holder}/ns/{name}") as namespace:  # noqa: PTH123 - as above
+            _must(_libc.setns(namespace.fileno(), 0), f"setns {name}")
+
+
+def _die_with_parent() -> None:
+    _must(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl")
+
+
+async def _serve(connection: Connection, make_state: Callable[[], Awaitable[Any]]) -> None:
+    state = await make_state()
+    while True:
+        try:
+            function, arguments = await asyncio.to_thread(connection.recv)
+        except EOFError:
+            return
+        result = error = None
+        try:
+            result = await function(state, *arguments)
+        except Exception as raised:  # noqa: BLE001 - it is raised where the call was made
+            error = (type(raised).__name__, str(raised) or traceback.format_exc())
+        connection.send((result, error))
+
+
+def _read_all(descriptor: int, timeout: float) -> bytes | None:
+    data = b""
+    while select.select([descriptor], [], [], timeout)[0]:
+        more = os.read(descriptor, 1 << 16)
+        if not more:
+            return data
+        data += more
+    return None
+
+
+def _must(result: int, what: str) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")

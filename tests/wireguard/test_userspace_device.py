@@ -1,0 +1,21 @@
+"""A real wireguard-go under our user-space backend, in namespaces of this machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from wesher_testing.device_stories import Carrier, names, tell
+from wesher_testing.toolbox import REPOSITORY, go_binary
+
+
+@pytest.fixture(scope="session")
+def carrier() -> Carrier:
+    module = REPOSITORY / "tests/support/go/wireguard"
+    return Carrier("Userspace", str(go_binary(module, "golang.zx2c4.com/wireguard", "wireguard")))
+
+
+@pytest.mark.parametrize("story", names("Userspace"))
+def test_in_user_space(story: str, carrier: Carrier) -> None:
+    figures = tell(story, carrier)
+    for what, seconds in (figures or {}).items():
+        print(f"{what}: {seconds * 1000:.1f} ms")
