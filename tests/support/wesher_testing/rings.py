@@ -6,6 +6,7 @@ are run and counted is `wesher_testing.ring_runner`.
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -85,6 +86,8 @@ def main(names: list[str]) -> int:
     if unknown := [name for name in names if name not in known]:
         print(f"no ring {unknown[0]!r}: there are {', '.join(known)}", file=sys.stderr)
         return 2
+    # So that children are ended on SIGTERM as they are on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run([known[name] for name in names] or RINGS, set_up_minutes=SET_UP_MINUTES)
 
 

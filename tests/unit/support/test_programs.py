@@ -1,0 +1,105 @@
+"""Which of the machine's programs are taken, and what is said about those that are missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wesher_testing import system_packages, toolbox
+from wesher_testing.demo.world import project
+
+
+def program(directory: Path, name: str, says: str) -> Path:
+    """Write a program that says something, whatever it is asked."""
+    directory.mkdir(exist_ok=True)
+    path = directory / name
+    path.write_text(f"#!/bin/sh\necho '{says}'\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def nothing_on_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(
+        toolbox, "find", lambda name: str(path) if (path := tmp_path / "bin" / name).exists() else None
+    )
+    monkeypatch.setenv("WESHER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+
+
+def built(tmp_path: Path, name: str) -> Path:
+    """Put a program where the toolbox keeps what it built."""
+    directory = tmp_path / f"cache/kubernetes-v{toolbox.KUBERNETES_VERSION}"
+    directory.mkdir(parents=True)
+    return program(directory, name, "built")
+
+
+def kubernetes(name: str) -> Path:
+    """Ask anew, past what an earlier test was told."""
+    return toolbox.kubernetes_binary.__wrapped__(name)
+
+
+def test_kubebuilders_assets_come_before_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
+    program(tmp_path / "bin", "kube-apiserver", "Kubernetes v1.33.1")
+    offered = program(tmp_path / "assets", "kube-apiserver", "Kubernetes v1.32.0")
+    assert kubernetes("kube-apiserver") == offered
+
+
+@pytest.mark.parametrize("says", ["Kubernetes v1.31.9", "no version at all"])
+def test_a_program_too_old_or_silent_about_its_version_is_passed_over(says: str, tmp_path: Path) -> None:
+    program(tmp_path / "bin", "kube-apiserver", says)
+    kept = built(tmp_path, "kube-apiserver")
+    assert kubernetes("kube-apiserver") == kept
+
+
+def test_kubectl_tells_its_version_in_json(tmp_path: Path) -> None:
+    offered = program(tmp_path / "bin", "kubectl", '{"clientVersion": {"gitVersion": "v1.34.1"}}')
+    assert kubernetes("kubectl") == offered
+
+
+def test_a_go_that_is_new_enough_is_taken_from_the_machine(tmp_path: Path) -> None:
+    offered = program(tmp_path / "bin", "go", "go version go1.26.8 linux/amd64")
+    assert toolbox.go.__wrapped__() == offered
+
+
+def test_a_missing_program_is_named_with_its_package() -> None:
+    with pytest.raises(toolbox.ToolUnavailable, match="nft is not on this machine: install package nftables"):
+        toolbox.system_program("nft")
+
+
+def test_a_machine_without_debians_tools_is_told_what_is_missing() -> None:
+    with pytest.raises(toolbox.ToolUnavailable, match="serf: this machine has no apt-get and dpkg-deb"):
+        toolbox.debian_package_root.__wrapped__("serf")
+
+
+def test_missing_system_packages_are_only_listed_when_asked_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(system_packages._SETS, "demo", {"no-such-program": "its-package", "sh": "dash"})
+    monkeypatch.setenv("WESHER_NO_SYSTEM_PACKAGES", "1")
+    assert system_packages.main(["demo"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "system packages missing: its-package\n"
+    assert "WESHER_NO_SYSTEM_PACKAGES is set" in said.err
+
+
+def test_where_everything_is_there_nothing_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(system_packages._SETS, "demo", {"sh": "dash"})
+    assert system_packages.main(["demo"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_projected_volume_changes_in_one_step_and_keeps_only_the_newest(tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    project(volume, {"cluster-key": b"one", "mesh.json": b"{}"})
+    with (volume / "cluster-key").open("rb") as before:
+        project(volume, {"cluster-key": b"two", "mesh.json": b"{}"})
+        assert before.read() == b"one"
+    assert (volume / "cluster-key").read_bytes() == b"two"
+    assert (volume / "cluster-key").readlink() == Path("..data/cluster-key")
+    assert len([entry for entry in volume.iterdir() if entry.name.startswith("..")]) == 2
