@@ -33,14 +33,14 @@ def run_agent(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> None:
-    beginning = await begin(settings)
-    agent = Agent(beginning)
+    agent = Agent(await begin(settings))
     await agent.start()
     signalled = _stop_on_signals(agent)
     notify("READY=1")
     await agent.run()
     notify("STOPPING=1")
-    await agent.end(leave=agent.leave_wanted or (signalled.is_set() and await _is_for_good(agent)))
+    leave = agent.leave_wanted or (signalled.is_set() and await _is_for_good(settings, agent))
+    await agent.end(leave=leave)
 
 
 def _stop_on_signals(agent: Agent) -> asyncio.Event:
@@ -58,7 +58,7 @@ def _stop_on_signals(agent: Agent) -> asyncio.Event:
     return signalled
 
 
-async def _is_for_good(agent: Agent) -> bool:
-    if agent.settings.leaves_on_exit:
+async def _is_for_good(settings: Settings, agent: Agent) -> bool:
+    if settings.leaves_on_exit:
         return True
     return agent.link is not None and await agent.link.is_gone()

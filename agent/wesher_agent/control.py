@@ -49,7 +49,7 @@ class ControlServer:
         self._path = path
         self._handlers = handlers
         self._server: asyncio.Server | None = None
-        self._open = 0
+        self._answering: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         """Listen, in place of a socket that a killed agent left behind.
@@ -67,22 +67,28 @@ class ControlServer:
             os.umask(old_mask)
 
     async def close(self) -> None:
-        """Stop listening and remove the socket; answers under way are finished by their own."""
-        if self._server is not None:
-            self._server.close()
-            self._path.unlink(missing_ok=True)
+        """Stop listening, let answers under way get out, remove the socket."""
+        if self._server is None:
+            return
+        self._server.close()
+        self._path.unlink(missing_ok=True)
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=REQUEST_TIMEOUT)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open += 1
+        task = asyncio.current_task()
+        if task is None or len(self._answering) >= MAX_CONNECTIONS:
+            writer.close()
+            return
+        self._answering.add(task)
         try:
-            if self._open <= MAX_CONNECTIONS:
-                writer.write(json.dumps(await self._answer(reader)).encode() + b"\n")
-                async with asyncio.timeout(REQUEST_TIMEOUT):
-                    await writer.drain()
+            writer.write(json.dumps(await self._answer(reader)).encode() + b"\n")
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                await writer.drain()
         except (OSError, TimeoutError) as error:
             log.debug("control connection ended early error=%r", error)
         finally:
-            self._open -= 1
+            self._answering.discard(task)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

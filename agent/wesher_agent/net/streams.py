@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -77,7 +78,7 @@ class Streams:
         except TimeoutError:
             self.ended(wish.id, "timed out")
         except OSError as error:
-            self.ended(wish.id, error.strerror or str(error))
+            self.ended(wish.id, os.strerror(error.errno).lower() if error.errno else str(error))
         finally:
             self._dialling.pop(wish.id, None)
 

@@ -17,8 +17,7 @@ from wesher_agent.files.state import StateFile
 from wesher_agent.files.state_format import State
 from wesher_agent.mesh.desired import starting_address
 from wesher_agent.mesh.nodemeta import NodeMeta
-from wesher_agent.net.addresses import Listening, choose_addresses
-from wesher_agent.runtime.host import HostNetwork, look_at_host
+from wesher_agent.runtime.host import look_at_host
 from wesher_agent.runtime.identity import (
     KeyDecision,
     decide_key,
@@ -27,6 +26,7 @@ from wesher_agent.runtime.identity import (
     read_key_file,
 )
 from wesher_agent.runtime.kubernetes import KubernetesLink
+from wesher_agent.runtime.myself import Myself, listen_where
 from wesher_agent.runtime.sources import MountedDirectory
 from wesher_agent.settings import Settings
 from wesher_common.errors import PeerMisbehaved
@@ -42,19 +42,13 @@ class Beginning:
     """One agent's start, all decisions taken."""
 
     settings: Settings
-    document: MeshDocument
     mounted: MountedDirectory | None
     link: KubernetesLink | None
     state_file: StateFile
     saved: State = field(repr=False)
     ring: KeyRing
-    private_key: WireGuardPrivateKey
-    name: str
     incarnation: int
-    host: HostNetwork
-    listening: Listening
-    overlay_address: IPAddress | None
-    """None in Kubernetes until the operator gave one."""
+    myself: Myself
 
 
 async def begin(settings: Settings) -> Beginning:
@@ -79,49 +73,32 @@ async def begin(settings: Settings) -> Beginning:
     if settings.kubernetes is not None:
         link = await KubernetesLink.connect(settings, document, settings.node_name or socket.gethostname())
         await link.look()
-    listening = choose(settings, document, link, host)
+    listening = listen_where(settings, document, link.node if link is not None else None, host)
     name = decide_name(
         settings,
         host_name=socket.gethostname(),
         cluster_name=document.cluster_name,
         bind=listening.bind[0],
     )
-    beginning = Beginning(
+    _show_new_key(key, settings, document)
+    return Beginning(
         settings=settings,
-        document=document,
         mounted=mounted,
         link=link,
         state_file=state_file,
         saved=saved,
         ring=key.ring,
-        private_key=saved.private_key or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES)),
-        name=name,
         incarnation=first_incarnation(wall_clock=time.time(), saved=saved.incarnation),
-        host=host,
-        listening=listening,
-        overlay_address=_overlay_address(name, document, link, saved),
-    )
-    _show_new_key(key, settings, document)
-    return beginning
-
-
-def choose(
-    settings: Settings, document: MeshDocument, link: KubernetesLink | None, host: HostNetwork
-) -> Listening:
-    """Decide where to listen, and what to say where.
-
-    Raises:
-        InvalidSpec: the flags' link has no address, or there is nothing to advertise.
-
-    """
-    given = link.node.advertise_address if link is not None and link.node is not None else None
-    return choose_addresses(
-        host.addresses,
-        bind_addr=settings.bind_addr,
-        bind_iface=settings.bind_iface,
-        advertise_addr=settings.advertise_addr or given,
-        own_link=document.wireguard.interface,
-        everywhere=link is not None,
+        myself=Myself(
+            name=name,
+            key=saved.private_key or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES)),
+            settings=settings,
+            document=document,
+            host=host,
+            listening=listening,
+            overlay_address=_overlay_address(name, document, link, saved),
+            node=link.node if link is not None else None,
+        ),
     )
 
 

@@ -32,7 +32,6 @@ class Snapshot:
     address: str
     """Where we gossip, as others dial it."""
     members: Mapping[str, RosterMember]
-    device: DeviceConfig | None
     problems: tuple[Problem, ...]
     observed: Mapping[WireGuardPublicKey, ObservedPeer]
     reachable: frozenset[str]

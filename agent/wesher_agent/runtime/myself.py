@@ -1,0 +1,172 @@
+"""This member: what it is, what it says of itself, and what of that can change while it runs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from wesher_agent.kube.node_spec import NodeSpec
+from wesher_agent.mesh.desired import OwnNode
+from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
+from wesher_agent.net.addresses import ALL_ADDRESSES, Listening, choose_addresses
+from wesher_agent.runtime.host import HostNetwork
+from wesher_agent.settings import Settings
+from wesher_agent.swim.address import Address
+from wesher_common.errors import InvalidSpec
+from wesher_common.keys import WireGuardPrivateKey
+from wesher_common.mesh_document import MeshDocument
+from wesher_common.overlay import IPAddress
+from wesher_common.seeds import SeedAddress
+
+log = logging.getLogger("wesher.agent")
+
+
+class Myself:
+    """One member of one mesh.
+
+    Args:
+        name: under which it gossips.
+        key: its WireGuard key.
+        settings: as given.
+        document: the mesh.
+        host: where it runs.
+        listening: where it listens.
+        overlay_address: None in Kubernetes until the operator gave one.
+        node: the WesherNode as last seen.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        key: WireGuardPrivateKey,
+        settings: Settings,
+        document: MeshDocument,
+        host: HostNetwork,
+        listening: Listening,
+        overlay_address: IPAddress | None,
+        node: NodeSpec | None,
+    ) -> None:
+        self.name = name
+        self.key = key
+        self.document = document
+        self.host = host
+        self.listening = listening
+        self.overlay_address = overlay_address
+        self.node = node
+        self._settings = settings
+
+    @property
+    def in_kubernetes(self) -> bool:
+        """Whether the operator decides about this member."""
+        return self._settings.kubernetes is not None
+
+    @property
+    def gossip_address(self) -> Address:
+        """What other members dial."""
+        return Address(str(self.listening.advertise), self.document.gossip.port)
+
+    @property
+    def addresses(self) -> frozenset[IPAddress]:
+        """Every address that is this host's, or leads to it."""
+        return frozenset({entry.address for entry in self.host.addresses} | {self.listening.advertise})
+
+    @property
+    def underlay(self) -> frozenset[IPAddress]:
+        """Addresses that must never be reached through the overlay, as far as this host knows them."""
+        seeds = {seed.address for seed in self.document.seed_nodes if seed.address is not None}
+        return self.host.underlay(self.document.wireguard.interface) | seeds
+
+    @property
+    def seeds(self) -> tuple[SeedAddress, ...]:
+        """Where to ask for members."""
+        return (*self.document.seed_nodes, *self.document.cluster_seeds)
+
+    @property
+    def has_seeds_elsewhere(self) -> bool:
+        """Whether any seed leads to somebody else, as far as its text tells."""
+        return any(seed.address not in self.addresses for seed in self.seeds)
+
+    def meta(self) -> bytes:
+        """Return what we gossip of ourselves."""
+        flags = Flag.IN_KUBERNETES if self.in_kubernetes else Flag.MOVABLE
+        if self.listening.internal is not None:
+            flags |= Flag.BEHIND_NAT
+        meta = NodeMeta(
+            overlay_address=self.overlay_address,
+            public_key=self.key.public,
+            version=META_VERSION,
+            internal_address=self.listening.internal,
+            location=self._location,
+            networks=self.node.routes if self.node is not None else (),
+            flags=flags,
+        )
+        try:
+            return meta.encode()
+        except InvalidSpec as error:
+            log.warning("routes not announced error=%s", error)
+            return replace(meta, networks=()).encode()
+
+    def own_node(self, mtu: int) -> OwnNode | None:
+        """Return what the device depends on; None while we have no overlay address."""
+        if self.overlay_address is None:
+            return None
+        document = self.document
+        return OwnNode(
+            name=self.name,
+            mesh=document.name if self.in_kubernetes else "",
+            interface=document.wireguard.interface,
+            private_key=self.key,
+            listen_port=document.wireguard.port,
+            address=self.overlay_address,
+            movable=not self.in_kubernetes,
+            overlay=document.overlay,
+            mtu=mtu,
+            location=self._location,
+            behind_nat=self.listening.internal is not None,
+            persistent_keepalive=document.wireguard.persistent_keepalive,
+            etc_hosts=document.etc_hosts,
+            in_kubernetes=self.in_kubernetes,
+            unreachable_route=self._settings.unreachable_route,
+            underlay=self.underlay,
+        )
+
+    def look_at_addresses(self) -> bool:
+        """Choose anew what to announce, after host or WesherNode changed; tell whether it is another."""
+        if self.listening.bind != ALL_ADDRESSES:
+            return False
+        try:
+            listening = listen_where(self._settings, self.document, self.node, self.host)
+        except InvalidSpec as error:
+            log.warning("no address to announce, the former one stays error=%s", error)
+            return False
+        changed = listening.advertise != self.listening.advertise
+        self.listening = listening
+        return changed
+
+    @property
+    def _location(self) -> str:
+        return (
+            self.node.location if self.node is not None and self.node.location else self.document.cluster_name
+        )
+
+
+def listen_where(
+    settings: Settings, document: MeshDocument, node: NodeSpec | None, host: HostNetwork
+) -> Listening:
+    """Decide where to listen, and what to say where.
+
+    Raises:
+        InvalidSpec: the flags' link has no address, or there is nothing to advertise.
+
+    """
+    given = node.advertise_address if node is not None else None
+    return choose_addresses(
+        host.addresses,
+        bind_addr=settings.bind_addr,
+        bind_iface=settings.bind_iface,
+        advertise_addr=settings.advertise_addr or given,
+        own_link=document.wireguard.interface,
+        everywhere=settings.kubernetes is not None,
+    )

@@ -1,0 +1,90 @@
+"""Dials whom the roster wants dialled, resolves the names it wants resolved."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from wesher_agent.mesh.roster import Roster
+from wesher_agent.net.addresses import resolve
+from wesher_agent.net.driver import Driver
+from wesher_agent.swim.engine import Engine
+from wesher_common.seeds import SeedAddress
+
+log = logging.getLogger("wesher.roster")
+
+SHORTEST_REST = 0.05
+"""Seconds; a burst of events is looked at once."""
+
+
+class Seeker:
+    """Keeps the roster's time.
+
+    Args:
+        roster: says whom to dial when.
+        engine: exchanges state with them.
+        driver: runs the engine.
+        on_change: called when the roster forgot somebody.
+
+    """
+
+    def __init__(
+        self, roster: Roster, engine: Engine, driver: Driver, *, on_change: Callable[[], None]
+    ) -> None:
+        self._roster = roster
+        self._engine = engine
+        self._driver = driver
+        self._on_change = on_change
+        self._woken = asyncio.Event()
+        self._failed: set[SeedAddress] = set()
+
+    def wake(self) -> None:
+        """Say that the roster may want something else by now."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Seek until cancelled."""
+        skipped: set[str] = set()
+        async with asyncio.TaskGroup() as resolving:
+            while True:
+                self._woken.clear()
+                self._look(resolving)
+                for line in set(self._roster.skipped) - skipped:
+                    log.warning("seed address skipped: %s", line)
+                skipped = set(self._roster.skipped)
+                await self._rest()
+
+    def _look(self, resolving: asyncio.TaskGroup) -> None:
+        now = self._driver.now
+        for name in self._roster.forget(now=now):
+            log.warning("member forgotten, it was away too long node=%s", name)
+            self._on_change()
+        for target in self._roster.due(now=now):
+            if isinstance(target, SeedAddress):
+                resolving.create_task(self._resolve(target))
+            else:
+                self._driver.tell(partial(self._engine.push_pull_with, target))
+
+    async def _rest(self) -> None:
+        timer = self._roster.next_timer()
+        wait = None if timer is None else max(SHORTEST_REST, timer - self._driver.now)
+        try:
+            async with asyncio.timeout(wait):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(SHORTEST_REST)
+
+    async def _resolve(self, seed: SeedAddress) -> None:
+        try:
+            answers = await resolve(seed.host)
+        except (OSError, UnicodeError) as error:
+            if seed not in self._failed:
+                log.warning("seed not resolved seed=%s error=%s", seed, error or "no answer in time")
+            self._failed.add(seed)
+            return
+        self._failed.discard(seed)
+        self._roster.resolved(seed, answers, now=self._driver.now)
+        self.wake()
