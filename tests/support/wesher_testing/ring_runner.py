@@ -13,7 +13,8 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -147,20 +148,33 @@ def _run_ring(ring: Ring) -> Tally:
     alone = len(ring.steps) == 1
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="wesher-ring-") as scratch:
-        running: list[_Running] = []
-        try:
-            running += (_start(ring, step, Path(scratch), alone=alone) for step in ring.steps)
+        with _noted_signals() as told_to_end:
+            running = [_start(ring, step, Path(scratch), alone=alone) for step in ring.steps]
             while running:
-                if time.monotonic() > deadline:
-                    _say(f"{ring.name}: out of time, ending {', '.join(one.step.name for one in running)}")
+                if told_to_end or time.monotonic() > deadline:
+                    why = "told to end" if told_to_end else "out of time"
+                    _say(f"{ring.name}: {why}, ending {', '.join(one.step.name for one in running)}")
                     _end(running)
                 for one in [one for one in running if one.child.poll() is not None]:
                     running.remove(one)
                     tally += _finish(one, time.monotonic() - started, alone=alone)
                 time.sleep(0.05)
-        finally:
-            _end(running)
+        if told_to_end:
+            raise KeyboardInterrupt
     return tally
+
+
+@contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """Collect the signals that end a run, which as exceptions could lose a child just started."""
+    noted: list[int] = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, lambda received, _frame: noted.append(received)) for number in signals]
+    try:
+        yield noted
+    finally:
+        for number, handler in zip(signals, handlers, strict=True):
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True, slots=True)
