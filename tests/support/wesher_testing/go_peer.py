@@ -78,8 +78,11 @@ class GoPeer:
             wanted = {"event": event, **fields}
             return [told for told in self.events if wanted.items() <= told.items()]
 
-        async with self._told, asyncio.timeout(timeout):
-            await self._told.wait_for(matching)
+        try:
+            async with self._told, asyncio.timeout(timeout):
+                await self._told.wait_for(matching)
+        except TimeoutError:
+            raise AssertionError(f"{self.name} told no {event} {fields} but {self.events}") from None
         return matching()[0]
 
     async def until_members(

@@ -239,12 +239,11 @@ func (m *member) tell(what string, node *memberlist.Node) {
 
 func describe(node *memberlist.Node) event {
 	return event{
-		"name":  node.Name,
-		"addr":  node.Addr.String(),
-		"port":  node.Port,
-		"meta":  hex.EncodeToString(node.Meta),
-		"state": [...]string{"alive", "suspect", "dead", "left"}[node.State],
-		"vsn":   []int{int(node.PMin), int(node.PMax), int(node.PCur), int(node.DMin), int(node.DMax), int(node.DCur)},
+		"name": node.Name,
+		"addr": node.Addr.String(),
+		"port": node.Port,
+		"meta": hex.EncodeToString(node.Meta),
+		"vsn":  []int{int(node.PMin), int(node.PMax), int(node.PCur), int(node.DMin), int(node.DMax), int(node.DCur)},
 	}
 }
 
