@@ -1,0 +1,118 @@
+"""Our lines in the hosts file, and everybody else's."""
+
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+
+from wesher_agent.files.atomic import CannotWrite
+from wesher_agent.files.hosts import HostsFile, render_hosts
+from wesher_agent.mesh.desired import HostEntry
+
+BANNER = b"# ! managed automatically by wesher interface wgoverlay"
+FOREIGN = b"127.0.0.1\tlocalhost\n\n# a comment\n::1  ip6-localhost   # not ours\n"
+
+
+def entry(address: str, name: str) -> HostEntry:
+    return HostEntry(ip_address(address), name)
+
+
+def line(address: str, name: str) -> bytes:
+    return f"{address}\t{name}\t".encode() + BANNER + b"\n"
+
+
+def render(old: bytes, *entries: HostEntry) -> bytes:
+    return render_hosts(old, entries, "wgoverlay")
+
+
+def test_new_lines_are_appended_in_gos_format() -> None:
+    assert render(FOREIGN, entry("10.0.0.2", "b"), entry("2001:db8::3", "c")) == FOREIGN + (
+        b"10.0.0.2\tb\t# ! managed automatically by wesher interface wgoverlay\n"
+        b"2001:db8::3\tc\t# ! managed automatically by wesher interface wgoverlay\n"
+    )
+
+
+def test_a_line_that_still_holds_stays_where_it_is() -> None:
+    old = line("10.0.0.2", "b") + FOREIGN + line("10.0.0.3", "c")
+    assert render(old, entry("10.0.0.3", "c"), entry("10.0.0.2", "b")) == old
+
+
+def test_an_address_with_a_new_name_is_rewritten_in_place() -> None:
+    old = line("10.0.0.2", "b") + FOREIGN
+    assert render(old, entry("10.0.0.2", "renamed")) == line("10.0.0.2", "renamed") + FOREIGN
+
+
+def test_who_is_gone_loses_its_line_and_only_that() -> None:
+    old = FOREIGN + line("10.0.0.2", "b") + line("10.0.0.3", "c") + b"192.0.2.1 last\n"
+    assert render(old, entry("10.0.0.3", "c")) == FOREIGN + line("10.0.0.3", "c") + b"192.0.2.1 last\n"
+    assert render(old) == FOREIGN + b"192.0.2.1 last\n"
+
+
+def test_a_line_that_stands_twice_is_kept_once() -> None:
+    assert render(line("10.0.0.2", "b") * 2, entry("10.0.0.2", "b")) == line("10.0.0.2", "b")
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        FOREIGN.replace(b"\n", b"\r\n"),
+        b"# caf\xe9 in latin-1\n",
+        b"10.0.0.9\tx\t# " + b"long" * 20000 + b"\n",
+        b"10.0.0.2\tb\t# ! managed automatically by wesher interface wgoverlay2\n",
+        b"10.0.0.2\tb\t# ! managed automatically by wesher interface wg\n",
+        b"10.0.0.2\tb\t# ! managed automatically by wesher interface wgoverlay - not\n",
+        b"\n\n\n",
+        b"",
+        b"odd\rreturn\n",
+    ],
+)
+def test_foreign_lines_stay_byte_for_byte(foreign: bytes) -> None:
+    with_ours = render(foreign, entry("10.0.0.2", "b"))
+    assert with_ours == foreign + line("10.0.0.2", "b")
+    assert render(with_ours) == foreign
+
+
+def test_a_last_line_without_end_gets_one_only_when_something_follows() -> None:
+    assert render(b"127.0.0.1 localhost") == b"127.0.0.1 localhost"
+    assert render(b"127.0.0.1 localhost", entry("10.0.0.2", "b")) == b"127.0.0.1 localhost\n" + line(
+        "10.0.0.2", "b"
+    )
+
+
+def test_a_line_of_ours_that_was_edited_around_its_banner_is_still_ours() -> None:
+    old = b"  10.0.0.2  b " + BANNER + b"  \r\n"
+    assert render(old, entry("10.0.0.2", "b")) == line("10.0.0.2", "b")
+
+
+def test_the_file_is_written_only_when_something_changes(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes(FOREIGN)
+    hosts = HostsFile(path, "wgoverlay")
+    assert hosts.apply([entry("10.0.0.2", "b")])
+    inode = path.stat().st_ino
+    assert not hosts.apply([entry("10.0.0.2", "b")])
+    assert path.stat().st_ino == inode
+    assert hosts.remove()
+    assert path.read_bytes() == FOREIGN
+    assert not hosts.remove()
+
+
+def test_two_interfaces_share_a_file_without_touching_each_others_lines(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes(FOREIGN)
+    one, two = HostsFile(path, "wg1"), HostsFile(path, "wg2")
+    one.apply([entry("10.1.0.2", "b")])
+    two.apply([entry("10.2.0.2", "b"), entry("10.2.0.3", "c")])
+    one.apply([entry("10.1.0.3", "c")])
+    assert path.read_bytes().count(b"interface wg2") == 2
+    one.remove()
+    two.remove()
+    assert path.read_bytes() == FOREIGN
+
+
+def test_a_missing_hosts_file_is_said_and_not_created(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    with pytest.raises(CannotWrite) as problem:
+        HostsFile(path, "wgoverlay").apply([entry("10.0.0.2", "b")])
+    assert str(problem.value) == f"{path} could not be written: No such file or directory"
+    assert not path.exists()

@@ -1,0 +1,336 @@
+"""The state file: what survives a restart, and what a broken file costs."""
+
+import base64
+import json
+import stat
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wesher_agent.files.atomic import CannotWrite
+from wesher_agent.files.state import State, StateFile
+from wesher_agent.files.state_format import parse_state, render_state
+from wesher_agent.mesh.roster import SavedMember
+from wesher_agent.swim.address import Address
+from wesher_common.errors import InvalidSpec
+from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
+from wesher_common.mesh_document import MeshDocument
+from wesher_testing.members import meta
+from wesher_testing.mount_namespace import run_with_own_mounts
+
+KEY = ClusterKey(bytes(range(32)))
+NODE = SavedMember(name="b", address=Address("192.0.2.2", 7947), raw_meta=meta("b").encode(), away=12.5)
+FULL = State(
+    key_ring=KeyRing(KEY, (ClusterKey(bytes(range(1, 33))),)),
+    nodes=(NODE, SavedMember(name="c", address=Address("2001:db8::3", 7946), raw_meta=b"")),
+    private_key=WireGuardPrivateKey.from_random(bytes(range(2, 34))),
+    name="a",
+    overlay_address=ip_address("10.189.0.7"),
+    incarnation=1_800_000_000,
+    mesh=MeshDocument(
+        name="prod", uid="u-1", overlay=ip_network("10.189.0.0/16"), allocation=ip_network("10.189.0.0/16")
+    ),
+    unknown={"Tombstones": [{"Name": "d"}]},
+)
+# As wesher 0.3 writes it (cluster/state.go), save for the shortened Meta.
+GO_STATE = """{
+  "ClusterKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+  "Nodes": [
+    {
+      "Name": "b",
+      "Addr": "192.0.2.2",
+      "Meta": "MX8D",
+      "OverlayAddr": "",
+      "PubKey": ""
+    },
+    {
+      "Name": "c",
+      "Addr": "2001:db8::3",
+      "Meta": null,
+      "OverlayAddr": "",
+      "PubKey": ""
+    }
+  ]
+}"""
+
+
+def state_file(path: Path) -> StateFile:
+    return StateFile(path, gossip_port=7946)
+
+
+def changed(**changes: Any) -> bytes:
+    return json.dumps({**json.loads(render_state(FULL)), **changes}).encode()
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    file = state_file(tmp_path / "wgoverlay.json")
+    file.save(FULL)
+    loaded = file.load()
+    assert (loaded.state, loaded.warnings) == (FULL, ())
+
+
+def test_an_empty_state_is_saved_and_loaded(tmp_path: Path) -> None:
+    file = state_file(tmp_path / "wgoverlay.json")
+    file.save(State())
+    assert file.load().state == State()
+
+
+def test_without_a_file_it_starts_empty(tmp_path: Path) -> None:
+    loaded = state_file(tmp_path / "wgoverlay.json").load()
+    assert (loaded.state, loaded.warnings) == (State(), ())
+
+
+def test_file_and_directory_are_closed_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "wesher" / "wgoverlay.json"
+    state_file(path).save(FULL)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_file_open_to_others_is_closed_at_the_next_save(tmp_path: Path) -> None:
+    path = tmp_path / "wgoverlay.json"
+    path.write_text("{}")
+    path.chmod(0o644)
+    state_file(path).save(FULL)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_gos_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "wgoverlay.json"
+    path.write_text(GO_STATE)
+    loaded = StateFile(path, gossip_port=8000).load()
+    assert loaded.warnings == ()
+    assert loaded.state == State(
+        key_ring=KeyRing(KEY),
+        nodes=(
+            SavedMember(name="b", address=Address("192.0.2.2", 8000), raw_meta=bytes([0x31, 0x7F, 3])),
+            SavedMember(name="c", address=Address("2001:db8::3", 8000), raw_meta=b""),
+        ),
+    )
+
+
+def test_a_go_node_finds_its_fields_in_ours() -> None:
+    content = json.loads(render_state(FULL))
+    assert base64.b64decode(content["ClusterKey"]) == KEY.secret
+    first = content["Nodes"][0]
+    assert (first["Name"], first["Addr"], base64.b64decode(first["Meta"])) == (
+        "b",
+        "192.0.2.2",
+        NODE.raw_meta,
+    )
+    assert (first["OverlayAddr"], first["PubKey"]) == ("", "")
+
+
+def test_no_key_of_ours_is_one_of_gos_in_another_case() -> None:
+    """encoding/json matches names without regard to case, so such a key would be read as Go's."""
+    content = json.loads(render_state(FULL))
+    for level in (content, content["Nodes"][0]):
+        assert len({key.lower() for key in level}) == len(level)
+    assert {"name", "addr", "meta", "overlayaddr", "pubkey"} == {
+        key.lower() for key in content["Nodes"][0]
+    } - {
+        "port",
+        "away",
+    }
+
+
+def test_the_file_of_wesher_before_0_3_is_read_when_there_is_no_other(tmp_path: Path) -> None:
+    former = tmp_path / "state.json"
+    former.write_text(GO_STATE)
+    file = state_file(tmp_path / "wgoverlay.json")
+    assert file.load().state.key_ring == KeyRing(KEY)
+    file.save(FULL)
+    assert file.load().state == FULL
+    assert former.read_text() == GO_STATE
+
+
+def test_keys_of_another_release_are_kept(tmp_path: Path) -> None:
+    file = state_file(tmp_path / "wgoverlay.json")
+    file.save(FULL)
+    file.save(file.load().state)
+    assert json.loads((tmp_path / "wgoverlay.json").read_text())["Tombstones"] == [{"Name": "d"}]
+
+
+def test_a_state_shows_no_secret() -> None:
+    shown = repr(FULL)
+    for secret in (KEY.reveal_base64(), FULL.private_key.reveal_base64() if FULL.private_key else ""):
+        assert secret not in shown
+    assert "Tombstones" not in shown
+    assert str(KEY.secret) not in shown
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"[" * 100_000, b'"x"'])
+def test_a_file_that_is_no_state_is_set_aside_and_not_overwritten(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "wgoverlay.json"
+    path.write_bytes(content)
+    file = state_file(path)
+    loaded = file.load()
+    assert loaded.state == State()
+    assert len(loaded.warnings) == 2
+    assert loaded.warnings[1] == f"{path} is kept as {path}.corrupt-1"
+    file.save(FULL)
+    aside = tmp_path / "wgoverlay.json.corrupt-1"
+    assert (aside.read_bytes(), stat.S_IMODE(aside.stat().st_mode)) == (content, 0o600)
+    assert state_file(path).load().state == FULL
+
+
+def test_each_broken_file_is_set_aside_once(tmp_path: Path) -> None:
+    path = tmp_path / "wgoverlay.json"
+    for content in (b"one", b"one", b"two"):
+        path.write_bytes(content)
+        state_file(path).load()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "wgoverlay.json",
+        "wgoverlay.json.corrupt-1",
+        "wgoverlay.json.corrupt-2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"ClusterKey": "c2hvcnQ="}, "ClusterKey: must decode to exactly 32 bytes, not 5"),
+        ({"ClusterKey": "!"}, "ClusterKey: must be standard base64"),
+        ({"ClusterKey": 5}, "ClusterKey: must be a string"),
+        ({"AcceptedKeys": ["c2hvcnQ="]}, "AcceptedKeys[0]: must decode to exactly 32 bytes, not 5"),
+        ({"AcceptedKeys": "x"}, "AcceptedKeys: must be a list"),
+        ({"PrivateKey": "c2hvcnQ="}, "PrivateKey: must decode to exactly 32 bytes, not 5"),
+        ({"PrivateKey": []}, "PrivateKey: must be a string"),
+        ({"Name": 5}, "Name: must be a string"),
+        ({"OverlayAddress": "10.0.0"}, "OverlayAddress '10.0.0': must be an IP address"),
+        ({"Incarnation": -1}, "Incarnation '-1': must be a whole number from 0 to 4294967295"),
+        ({"Incarnation": 2**32}, "Incarnation '4294967296': must be a whole number from 0 to 4294967295"),
+        ({"Incarnation": True}, "Incarnation 'True': must be a whole number from 0 to 4294967295"),
+        (
+            {"Mesh": {"version": 2}},
+            "Mesh: mesh.json version: this agent reads version 1: give agent and operator the same release",
+        ),
+        ({"Mesh": "x"}, "Mesh: mesh.json: must be a JSON object"),
+        ({"Nodes": {}}, "Nodes: must be a list"),
+        ({"Nodes": ["b"]}, "Nodes[0]: must be a JSON object"),
+        ({"Nodes": [{"Addr": "192.0.2.2"}]}, "Nodes[0].Name: must be a string"),
+        ({"Nodes": [{"Name": "", "Addr": "192.0.2.2"}]}, "Nodes[0].Name: must not be empty"),
+        ({"Nodes": [{"Name": "b"}]}, "Nodes[0].Addr: must be a string"),
+        ({"Nodes": [{"Name": "b", "Addr": "x"}]}, "Nodes[0].Addr 'x': must be an IP address"),
+        (
+            {"Nodes": [{"Name": "b", "Addr": "0.0.0.0"}]},
+            "Nodes[0].Addr '0.0.0.0': must be one machine's address",
+        ),
+        (
+            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Port": 0}]},
+            "Nodes[0].Port '0': must be a number from 1 to 65535",
+        ),
+        (
+            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Port": "x"}]},
+            "Nodes[0].Port 'x': must be a number from 1 to 65535",
+        ),
+        (
+            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Meta": "!"}]},
+            "Nodes[0].Meta: must be standard base64",
+        ),
+        ({"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Meta": 5}]}, "Nodes[0].Meta: must be a string"),
+        (
+            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": -1}]},
+            "Nodes[0].Away '-1': must be a number of seconds",
+        ),
+        (
+            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("inf")}]},
+            "Nodes[0].Away 'inf': must be a number of seconds",
+        ),
+        (
+            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("nan")}]},
+            "Nodes[0].Away 'nan': must be a number of seconds",
+        ),
+    ],
+)
+def test_a_bad_field_is_named_and_the_others_are_used(changes: dict[str, Any], problem: str) -> None:
+    state, problems = parse_state(changed(**changes), gossip_port=7946)
+    assert problems == [problem]
+    if "PrivateKey" not in changes:
+        assert state.private_key == FULL.private_key
+    if "ClusterKey" not in changes and "AcceptedKeys" not in changes:
+        assert state.key_ring == FULL.key_ring
+    assert state.unknown == FULL.unknown
+
+
+def test_a_bad_field_sets_the_file_aside_too(tmp_path: Path) -> None:
+    """What was in it may be worth more than what is left of it."""
+    path = tmp_path / "wgoverlay.json"
+    path.write_bytes(changed(PrivateKey="c2hvcnQ="))
+    loaded = state_file(path).load()
+    assert loaded.warnings == (
+        f"{path}: PrivateKey: must decode to exactly 32 bytes, not 5",
+        f"{path} is kept as {path}.corrupt-1",
+    )
+    assert loaded.state.key_ring == FULL.key_ring
+
+
+def test_a_file_that_cannot_be_read_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "wgoverlay.json"
+    path.mkdir()
+    file = state_file(path)
+    loaded = file.load()
+    assert loaded.warnings == (f"{path} could not be read: Is a directory; starting without it",)
+    with pytest.raises(CannotWrite, match="what it holds is not known"):
+        file.save(FULL)
+
+
+def test_a_second_agent_on_the_same_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "wesher" / "wgoverlay.json"
+    first, second = state_file(path), state_file(path)
+    first.lock()
+    with pytest.raises(InvalidSpec) as refusal:
+        second.lock()
+    assert (
+        str(refusal.value)
+        == f"state file {str(path)!r}: is in use by another agent: give each its own --interface"
+    )
+    other = state_file(path.with_name("wg2.json"))
+    other.lock()
+    first.unlock()
+    second.lock()
+    second.unlock()
+    other.unlock()
+
+
+def test_a_lock_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "wesher").write_text("a file where the directory should be")
+    with pytest.raises(CannotWrite, match="could not be written: File exists"):
+        state_file(tmp_path / "wesher" / "wgoverlay.json").lock()
+
+
+@pytest.mark.needs_root
+def test_with_a_full_disk_the_old_state_stands_and_a_broken_one_is_not_lost(tmp_path: Path) -> None:
+    script = """
+        from wesher_agent.files.atomic import CannotWrite
+        from wesher_agent.files.state import State, StateFile
+        mount("-t", "tmpfs", "-o", "size=16k", "tmpfs", "/mnt")
+        path = Path("/mnt/wgoverlay.json")
+        path.write_text("{ broken")
+        filler = Path("/mnt/filler")
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(512)):
+                    pass
+            except OSError:
+                pass
+        file = StateFile(path, gossip_port=7946)
+        print(*file.load().warnings, sep="\\n")
+        try:
+            file.save(State(name="a"))
+        except CannotWrite as error:
+            print(error)
+        print(path.read_text())
+        filler.unlink()
+        file.save(State(name="a"))
+        print(file.load().state.name, Path(f"{path}.corrupt-1").read_text())
+    """
+    full = "/mnt/wgoverlay.json.corrupt-1 could not be written: No space left on device"
+    assert run_with_own_mounts(script, tmp_path).splitlines()[1:] == [
+        f"{full}; the state is not saved until it can",
+        full,
+        "{ broken",
+        "a { broken",
+    ]
