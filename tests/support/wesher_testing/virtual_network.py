@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
+from typing import TypeVar
 
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
@@ -21,6 +22,8 @@ from wesher_agent.swim.profile import DEFAULT_LIMITS, LAN, Limits, Profile
 from wesher_agent.swim.streams import CloseStream, OpenStream, StreamAction, StreamId, WriteStream
 from wesher_agent.wire.messages import Message, State, Versions
 from wesher_agent.wire.packet import UDP_PAYLOAD, PacketFormat, open_packet
+
+E = TypeVar("E", bound=Event)
 
 PLAIN = PacketFormat(keyring=None, compress=False)
 PORT = 7946
@@ -39,6 +42,8 @@ class Node:
         self.engine = engine
         self.address = address
         """Where its sockets are, which is not what it says after `VirtualNetwork.move`."""
+        self.appears_as: Address | None = None
+        """Where its datagrams seem to come from, behind a NAT."""
         self.events: list[Event] = []
         self.sent: list[tuple[float, Address, bytes]] = []
         """Every datagram, when `VirtualNetwork.record` is set."""
@@ -64,7 +69,7 @@ class Node:
         """Return what it holds of another."""
         return self.engine.members[other.name]
 
-    def happened(self, kind: type[Event]) -> list[Event]:
+    def happened(self, kind: type[E]) -> list[E]:
         """Return the events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
 
@@ -323,7 +328,7 @@ class VirtualNetwork:
             return
         if not self._is_open(source, target) or (self.loss and self._rng.random() < self.loss):
             return
-        sender = source.address
+        sender = source.appears_as or source.address
         self._arrive(target, self._delay(), lambda e, now: e.receive_datagram(data, sender, now=now))
 
     def stream_action(self, node: Node, action: StreamAction) -> None:

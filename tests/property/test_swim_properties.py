@@ -1,0 +1,86 @@
+"""Whatever is claimed in whatever order, some things always hold of a gossip engine."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.broadcasts import Broadcasts
+from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.members import LocalNode
+from wesher_agent.swim.profile import LAN
+from wesher_agent.swim.timers import Kind, Timer
+from wesher_agent.wire.messages import Alive, Dead, State, Suspect, Versions
+from wesher_agent.wire.packet import UDP_PAYLOAD, PacketFormat
+
+names = st.sampled_from(["me", "x", "y", "z"])
+incarnations = st.one_of(st.integers(0, 6), st.integers(2**32 - 4, 2**32 - 1))
+addresses = st.sampled_from([Address("10.0.0.1", 7946), Address("10.0.0.2", 7946)])
+claims = st.one_of(
+    st.builds(
+        lambda incarnation, node, address, meta: Alive(
+            incarnation, node, address.packed, address.port, meta, Versions()
+        ),
+        incarnations,
+        names,
+        addresses,
+        st.sampled_from([b"", b"meta"]),
+    ),
+    st.builds(Suspect, incarnations, names, names),
+    st.builds(Dead, incarnations, names, names),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(claims, st.sampled_from([0.0, 0.1, 3.0, 40.0])), max_size=30))
+def test_an_engine_never_wraps_never_doubts_itself_and_times_every_suspicion(
+    story: list[tuple[Alive | Suspect | Dead, float]],
+) -> None:
+    engine = Engine(
+        LocalNode("me", Address("10.0.0.1", 7946)),
+        LAN,
+        packet_format=PacketFormat(None),
+        incarnation=1,
+        rng=Random(1),
+        nonce=bytes,
+    )
+    now, before = 0.0, engine.me.incarnation
+    engine.start(now=now)
+    for claim, pause in story:
+        engine.inject(claim, now=now)
+        assert engine.me.state is State.ALIVE
+        assert before <= engine.me.incarnation <= 2**32 - 1
+        assert engine.members["me"] == engine.me
+        before = engine.me.incarnation
+        for name, member in engine.members.items():
+            timed = Timer(Kind.SUSPICION, name) in engine._timers
+            assert timed == (member.state is State.SUSPECT)
+        now += pause
+        while (at := engine.next_timer()) is not None and at <= now:
+            engine.handle_timer(now=at)
+            engine.stream_actions()
+            assert all(len(data) <= UDP_PAYLOAD for data, _ in engine.datagrams_to_send())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.binary(min_size=1, max_size=300)), max_size=40),
+    st.lists(st.integers(0, 1400), max_size=60),
+)
+def test_the_queue_keeps_its_budget_and_ends(pieces: list[tuple[int, bytes]], limits: list[int]) -> None:
+    broadcasts = Broadcasts(4)
+    for name, message in pieces:
+        broadcasts.queue(str(name), message)
+    newest = {str(name): message for name, message in pieces}
+    assert len(broadcasts) == len(newest)
+
+    for limit in limits:
+        taken = broadcasts.take(overhead=2, limit=limit, n=50)
+        assert sum(len(message) + 2 for message in taken) <= limit
+
+    while broadcasts.take(overhead=2, limit=1400, n=50):
+        pass
+    assert len(broadcasts) == 0

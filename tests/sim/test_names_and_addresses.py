@@ -1,0 +1,285 @@
+"""Whose name it is, from which address, and what to do when two disagree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.events import (
+    AccusationRefused,
+    AddressChanged,
+    LeaveDone,
+    MemberFailed,
+    MemberJoined,
+    MemberLeft,
+    NameConflict,
+    SelfRefuted,
+)
+from wesher_agent.swim.membership import MAX_INCARNATION
+from wesher_agent.swim.profile import LAN
+from wesher_agent.wire.messages import Alive, Dead, State, Suspect
+from wesher_testing.virtual_network import Node, VirtualNetwork
+
+Make = Callable[..., VirtualNetwork]
+ELSEWHERE = Address("10.7.7.7", 7946)
+
+
+def alive_of(node: Node, *, incarnation: int, address: Address | None = None, meta: bytes = b"") -> Alive:
+    """Return an alive message in a node's name, whoever sends it."""
+    me = node.engine.me
+    where = address or me.address
+    return Alive(incarnation, me.name, where.packed, where.port, meta, me.versions)
+
+
+def test_a_second_holder_of_a_name_stays_out_and_is_told(net: VirtualNetwork) -> None:
+    a, b = net.start("a", "b")
+    usurper = net.add("b", label="other b", incarnation=50)
+
+    net.join(usurper, a)
+    net.run(10.0)
+
+    assert a.knows(b).address == b.address
+    assert NameConflict(a.knows(b), usurper.address) in a.happened(NameConflict)
+    assert usurper.happened(NameConflict), "it learns that its own name is taken"
+    assert {e.member.name for e in usurper.happened(NameConflict)} == {"b"}
+    assert not b.happened(SelfRefuted) or a.sees(b) is State.ALIVE
+
+
+def test_the_name_of_one_that_left_may_return_from_another_address(net: VirtualNetwork) -> None:
+    a, b, c = net.start("a", "b", "c")
+    b.act(lambda engine, now: engine.leave(now=now))
+    net.run_until(lambda: b.happened(LeaveDone), deadline=5.0)
+    net.crash(b)
+
+    heir = net.add("b", incarnation=2)
+    net.join(heir, a)
+
+    net.run_until(lambda: a.sees(heir) is c.sees(heir) is State.ALIVE, deadline=2.0)
+    assert c.knows(heir).address == heir.address
+
+
+def test_a_dead_name_may_not_return_from_another_address_before_it_is_forgotten(net: VirtualNetwork) -> None:
+    """Memberlist's default: DeadNodeReclaimTime is 0."""
+    a, b = net.start("a", "b")
+    net.crash(b)
+    net.run_until(lambda: a.sees(b) is State.DEAD, deadline=10.0)
+    heir = net.add("b", incarnation=2)
+
+    net.join(heir, a)
+    net.run(5.0)
+    assert a.sees(heir) is State.DEAD
+    assert a.happened(NameConflict)
+
+    net.run_until(lambda: a.sees(heir) is None, deadline=60.0)
+    net.join(heir, a)
+    net.run_until(lambda: a.sees(heir) is State.ALIVE, deadline=1.0)
+
+
+def test_a_dead_name_may_return_from_another_address_after_the_reclaim_time(make_net: Make) -> None:
+    net = make_net(profile=replace(LAN, dead_node_reclaim_time=5.0))
+    a, b = net.start("a", "b")
+    net.crash(b)
+    net.run_until(lambda: a.sees(b) is State.DEAD, deadline=10.0)
+    heir = net.add("b", incarnation=2)
+
+    net.join(heir, a)
+    net.run(1.0)
+    assert a.sees(heir) is State.DEAD
+    net.run(5.0)
+    net.join(heir, a)
+
+    net.run_until(lambda: a.sees(heir) is State.ALIVE, deadline=1.0)
+    assert a.knows(heir).address == heir.address
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_member_that_changes_its_address_is_found_there_by_all(make_net: Make, seed: int) -> None:
+    net = make_net(seed)
+    nodes = net.start(*(f"n{i}" for i in range(20)))
+    mover, rest = nodes[4], [*nodes[:4], *nodes[5:]]
+    new = Address("10.44.0.1", 7946)
+
+    net.move(mover, new)
+    mover.act(lambda engine, now: engine.change_address(new, now=now))
+    net.run_until(
+        lambda: all(n.sees(mover) is State.ALIVE and n.knows(mover).address == new for n in rest),
+        deadline=5.0,
+    )
+
+    [changed] = mover.happened(AddressChanged)
+    assert changed.member.address == new
+    assert not [e for n in rest for e in n.happened(MemberFailed)]
+    net.run(30.0)
+    assert all(n.sees(mover) is State.ALIVE for n in rest)
+
+
+def test_a_restart_at_another_address_takes_its_name_back_once_told(net: VirtualNetwork) -> None:
+    """The conflict names an address that was its own; changing to the present one frees it."""
+    a, b, c = net.start("a", "b", "c")
+    net.crash(b)
+    again = net.add("b", incarnation=9)
+    net.join(again, a)
+    net.run_until(
+        lambda: NameConflict(again.engine.me, b.address) in again.happened(NameConflict), deadline=1.0
+    )
+
+    again.act(lambda engine, now: engine.change_address(again.address, now=now))
+
+    net.run_until(lambda: again.happened(AddressChanged), deadline=5.0)
+    net.run_until(
+        lambda: all(n.knows(again).address == again.address and n.sees(again) is State.ALIVE for n in (a, c)),
+        deadline=40.0,
+    )
+
+
+def test_a_leave_ends_a_move(net: VirtualNetwork) -> None:
+    a, b = net.start("a", "b")
+
+    b.act(lambda engine, now: engine.change_address(ELSEWHERE, now=now))
+    b.act(lambda engine, now: engine.leave(now=now))
+    b.act(lambda engine, now: engine.change_address(ELSEWHERE, now=now))
+    net.run_until(lambda: b.happened(LeaveDone), deadline=5.0)
+    net.run(5.0)
+
+    assert a.sees(b) is State.LEFT
+    assert not b.happened(AddressChanged)
+    assert len(a.happened(MemberLeft)) == 1
+
+
+def test_metadata_set_on_the_way_to_a_new_address_is_announced_there(net: VirtualNetwork) -> None:
+    a, b = net.start("a", "b")
+
+    b.act(lambda engine, now: engine.change_address(b.address, now=now))
+    b.act(lambda engine, now: engine.update_meta(b"new", now=now))
+    assert b.engine.me.state is State.LEFT
+    net.run_until(lambda: a.sees(b) is State.ALIVE, deadline=5.0)
+
+    net.run_until(lambda: a.knows(b).meta == b"new", deadline=1.0)
+
+
+def test_a_restarted_member_denies_what_is_remembered_of_its_former_self(net: VirtualNetwork) -> None:
+    """Same incarnation, other metadata: only a higher incarnation makes others listen."""
+    a, b = net.start("a", "b")
+    net.crash(b)
+    again = net.add("b", address=b.address, meta=b"second life")
+
+    net.join(again, a)
+    net.run_until(lambda: a.knows(again).meta == b"second life", deadline=2.0)
+
+    assert again.engine.me.incarnation == 2
+    assert again.happened(SelfRefuted) == [SelfRefuted(2, "")]
+
+
+def test_an_echo_of_what_we_say_ourselves_is_not_denied(net: VirtualNetwork) -> None:
+    a, _ = net.start("a", "b")
+    a.act(lambda engine, now: engine.inject(alive_of(a, incarnation=1), now=now))
+    assert a.engine.me.incarnation == 1
+    assert not a.happened(SelfRefuted)
+
+
+def test_old_news_about_ourselves_is_not_denied(net: VirtualNetwork) -> None:
+    a = net.add("a", incarnation=10)
+    for claim in (
+        alive_of(a, incarnation=9, meta=b"x"),
+        Suspect(9, "a", "b"),
+        Dead(9, "a", "b"),
+        Dead(9, "a", "a"),
+    ):
+        a.act(lambda engine, now, claim=claim: engine.inject(claim, now=now))
+    assert a.engine.me.incarnation == 10
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [Suspect(41, "a", "liar"), Dead(41, "a", "liar"), Dead(41, "a", "a")],
+    ids=["suspect", "dead", "left"],
+)
+def test_every_accusation_is_denied_with_an_incarnation_above_it(
+    net: VirtualNetwork, claim: Suspect | Dead
+) -> None:
+    a, b = net.start("a", "b")
+
+    a.act(lambda engine, now: engine.inject(claim, now=now))
+
+    assert a.engine.me.incarnation == 42
+    assert a.engine.me.state is State.ALIVE
+    assert a.engine.health_score == 1
+    net.run_until(lambda: b.knows(a).incarnation == 42, deadline=1.0)
+
+
+def test_a_lie_about_our_metadata_is_denied_above_the_lie(net: VirtualNetwork) -> None:
+    a, b = net.start("a", "b")
+    lie = alive_of(a, incarnation=7, meta=b"lie")
+    b.act(lambda engine, now: engine.inject(lie, now=now))
+    assert b.knows(a).meta == b"lie"
+
+    net.run_until(lambda: b.knows(a).meta == b"", deadline=2.0)
+
+    assert a.engine.me.incarnation == 8
+
+
+def test_the_last_incarnation_but_one_can_still_be_denied(net: VirtualNetwork) -> None:
+    a, b = net.start("a", "b")
+    for node in (a, b):
+        node.act(lambda engine, now: engine.inject(Suspect(MAX_INCARNATION - 1, "a", "liar"), now=now))
+
+    net.run_until(lambda: b.sees(a) is State.ALIVE, deadline=2.0)
+
+    assert b.knows(a).incarnation == a.engine.me.incarnation == MAX_INCARNATION
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [Suspect(MAX_INCARNATION, "a", "x"), Dead(MAX_INCARNATION, "a", "x"), Dead(MAX_INCARNATION, "a", "a")],
+)
+def test_an_accusation_that_could_not_be_denied_is_believed_by_nobody(
+    net: VirtualNetwork, claim: Suspect | Dead
+) -> None:
+    """Memberlist wraps to 0 here, and the accused can never answer again."""
+    a, b = net.start("a", "b")
+    for node in (a, b):
+        node.act(lambda engine, now: engine.inject(claim, now=now))
+
+    net.run(20.0)
+
+    for node in (a, b):
+        assert node.happened(AccusationRefused) == [AccusationRefused("a", MAX_INCARNATION)]
+    assert b.sees(a) is State.ALIVE
+    assert a.engine.me.incarnation == b.knows(a).incarnation == 1
+
+
+def test_an_alive_in_our_name_that_could_not_be_outdone_is_not_answered(net: VirtualNetwork) -> None:
+    a, _ = net.start("a", "b")
+
+    a.act(lambda engine, now: engine.inject(alive_of(a, incarnation=MAX_INCARNATION, meta=b"lie"), now=now))
+
+    assert a.engine.me.incarnation == 1
+    assert a.happened(AccusationRefused) == [AccusationRefused("a", MAX_INCARNATION)]
+
+
+def test_a_member_at_the_last_incarnation_can_still_be_found_dead(net: VirtualNetwork) -> None:
+    a, b = net.start("a", "b", join=False)
+    net.crash(b)
+    old = net.add("b", incarnation=MAX_INCARNATION)
+    net.join(old, a)
+    net.run_until(lambda: a.sees(old) is State.ALIVE, deadline=1.0)
+
+    net.crash(old)
+
+    net.run_until(lambda: a.sees(old) is State.DEAD, deadline=12.0)
+
+
+def test_a_member_that_returns_after_its_death_is_reported_as_joined(net: VirtualNetwork) -> None:
+    a, b = net.start("a", "b")
+    net.crash(b)
+    net.run_until(lambda: a.sees(b) is State.DEAD, deadline=10.0)
+    again = net.add("b", address=b.address, incarnation=5)
+
+    net.join(again, a)
+    net.run_until(lambda: a.sees(again) is State.ALIVE, deadline=1.0)
+
+    kinds = [type(e) for e in a.events if isinstance(e, (MemberJoined, MemberFailed))]
+    assert kinds == [MemberJoined, MemberFailed, MemberJoined]

@@ -1,0 +1,147 @@
+"""Every state, every claim, older, equal and newer: what is believed afterwards (`state.go`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.members import LocalNode, Member
+from wesher_agent.swim.profile import LAN
+from wesher_agent.swim.versions import verify_protocol
+from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspect, Versions
+from wesher_agent.wire.packet import PacketFormat
+from wesher_common.errors import PeerMisbehaved
+
+HERE, THERE = Address("10.0.0.2", 7946), Address("10.0.0.3", 7946)
+KNOWN = 5
+ALIVE, SUSPECT, DEAD, LEFT = State.ALIVE, State.SUSPECT, State.DEAD, State.LEFT
+
+
+def engine_that_holds_x(state: State) -> Engine:
+    """Return an engine that believes x to be in ``state`` at incarnation 5."""
+    engine = Engine(
+        LocalNode("me", Address("10.0.0.1", 7946)),
+        LAN,
+        packet_format=PacketFormat(None),
+        incarnation=1,
+        rng=Random(1),
+        nonce=bytes,
+    )
+    engine.start(now=0.0)
+    engine.inject(alive(KNOWN), now=0.0)
+    match state:
+        case State.SUSPECT:
+            engine.inject(Suspect(KNOWN, "x", "y"), now=0.0)
+        case State.DEAD:
+            engine.inject(Dead(KNOWN, "x", "y"), now=0.0)
+        case State.LEFT:
+            engine.inject(Dead(KNOWN, "x", "x"), now=0.0)
+    assert engine.members["x"].state is state
+    return engine
+
+
+def alive(incarnation: int, address: Address = HERE) -> Alive:
+    """Return an alive message of x."""
+    return Alive(incarnation, "x", address.packed, address.port, b"", Versions())
+
+
+CLAIMS = {
+    "alive": alive,
+    "alive elsewhere": lambda incarnation: alive(incarnation, THERE),
+    "suspect": lambda incarnation: Suspect(incarnation, "x", "z"),
+    "dead": lambda incarnation: Dead(incarnation, "x", "z"),
+    "left": lambda incarnation: Dead(incarnation, "x", "x"),
+}
+
+# For each claim and known state: what it is afterwards when the claim's incarnation is lower, equal, higher.
+RULES = {
+    ("alive", ALIVE): (ALIVE, ALIVE, ALIVE),
+    ("alive", SUSPECT): (SUSPECT, SUSPECT, ALIVE),
+    ("alive", DEAD): (DEAD, DEAD, ALIVE),
+    ("alive", LEFT): (LEFT, LEFT, ALIVE),
+    ("alive elsewhere", ALIVE): (ALIVE, ALIVE, ALIVE),
+    ("alive elsewhere", SUSPECT): (SUSPECT, SUSPECT, SUSPECT),
+    ("alive elsewhere", DEAD): (DEAD, DEAD, DEAD),
+    ("alive elsewhere", LEFT): (ALIVE, ALIVE, ALIVE),
+    ("suspect", ALIVE): (ALIVE, SUSPECT, SUSPECT),
+    ("suspect", SUSPECT): (SUSPECT, SUSPECT, SUSPECT),
+    ("suspect", DEAD): (DEAD, DEAD, DEAD),
+    ("suspect", LEFT): (LEFT, LEFT, LEFT),
+    ("dead", ALIVE): (ALIVE, DEAD, DEAD),
+    ("dead", SUSPECT): (SUSPECT, DEAD, DEAD),
+    ("dead", DEAD): (DEAD, DEAD, DEAD),
+    ("dead", LEFT): (LEFT, LEFT, LEFT),
+    ("left", ALIVE): (ALIVE, LEFT, LEFT),
+    ("left", SUSPECT): (SUSPECT, LEFT, LEFT),
+    ("left", DEAD): (DEAD, DEAD, DEAD),
+    ("left", LEFT): (LEFT, LEFT, LEFT),
+}
+
+
+@pytest.mark.parametrize("age", [-1, 0, 1], ids=["older", "equal", "newer"])
+@pytest.mark.parametrize(("claim", "known"), RULES, ids=lambda value: str(getattr(value, "name", value)))
+def test_what_is_believed_afterwards(claim: str, known: State, age: int) -> None:
+    engine = engine_that_holds_x(known)
+
+    engine.inject(CLAIMS[claim](KNOWN + age), now=1.0)
+
+    assert engine.members["x"].state is RULES[claim, known][age + 1]
+    moved = claim == "alive elsewhere" and known is LEFT
+    assert engine.members["x"].address == (THERE if moved else HERE)
+
+
+def test_an_unknown_name_is_admitted_only_alive_and_with_an_incarnation() -> None:
+    engine = engine_that_holds_x(ALIVE)
+    for claim in (Suspect(1, "n", "z"), Dead(1, "n", "z"), replace(alive(0), node="n")):
+        engine.inject(claim, now=1.0)
+        assert "n" not in engine.members
+
+    engine.inject(replace(alive(1), node="n"), now=1.0)
+    assert engine.members["n"].state is ALIVE
+
+
+def push_state(name: str, versions: Versions, state: State = ALIVE) -> PushNodeState:
+    """Return one entry of another's view."""
+    return PushNodeState(name, HERE.packed, HERE.port, b"", 1, state, versions)
+
+
+def local(versions: Versions, state: State = ALIVE) -> Member:
+    """Return a member of ours."""
+    return Member("l", HERE, b"", 1, state, versions, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "compatible"),
+    [
+        (Versions(1, 5, 2, 0, 0, 0), Versions(1, 5, 2, 0, 0, 0), True),
+        (Versions(1, 5, 2, 0, 0, 0), Versions(1, 2, 2, 0, 0, 0), True),
+        (Versions(1, 5, 3, 0, 0, 0), Versions(1, 2, 2, 0, 0, 0), False),
+        (Versions(1, 5, 2, 0, 0, 0), Versions(3, 5, 4, 0, 0, 0), False),
+        (Versions(1, 5, 2, 2, 5, 4), Versions(1, 5, 2, 2, 4, 4), True),
+        (Versions(1, 5, 2, 2, 5, 5), Versions(1, 5, 2, 2, 4, 4), False),
+        (Versions(1, 5, 2, 2, 5, 4), Versions(1, 5, 2, 0, 0, 0), False),
+        (Versions(1, 5, 2, 0, 0, 0), Versions(0, 0, 0, 0, 0, 0), False),
+    ],
+)
+def test_a_merge_needs_everyone_to_understand_everyone(
+    ours: Versions, theirs: Versions, *, compatible: bool
+) -> None:
+    if compatible:
+        verify_protocol([local(ours)], [push_state("r", theirs)])
+    else:
+        with pytest.raises(PeerMisbehaved, match="incompatible-version"):
+            verify_protocol([local(ours)], [push_state("r", theirs)])
+
+
+def test_the_ranges_of_members_that_are_not_alive_do_not_count_but_what_they_speak_does() -> None:
+    narrow = Versions(1, 2, 2, 0, 0, 0)
+    verify_protocol([local(Versions(1, 5, 3, 0, 0, 0))], [push_state("r", narrow, SUSPECT)])
+
+    with pytest.raises(PeerMisbehaved, match="r speaks protocol version 1, not 2 to 5"):
+        verify_protocol(
+            [local(Versions(2, 5, 3, 0, 0, 0))], [push_state("r", Versions(1, 1, 1, 0, 0, 0), DEAD)]
+        )
