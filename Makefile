@@ -10,12 +10,21 @@ RING ?=
 
 .PHONY: help
 help: ## List the verbs
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(INSTALLED) ## Bring a mesh up on three hosts of this machine and show it; KEEP=1 leaves it up
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.system_packages demo
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.demo
+
+.PHONY: cluster
+cluster: $(INSTALLED) ## Bring up a cluster of NODES=3 real kubelets that holds the image
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.system_packages cluster
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.cluster up
+
+.PHONY: cluster-down
+cluster-down: $(INSTALLED) ## Take that cluster away
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.cluster down
 
 .PHONY: test
 test: $(INSTALLED) ## Run every ring of tests, or RING="check agent ..."

@@ -59,7 +59,7 @@ def kept(name: str, make: Callable[[Path], None]) -> Path:
             (drafts / entry.name).rename(entry)
         finally:
             shutil.rmtree(drafts)
-        _hand_back(entry)
+        hand_back(entry)
     return entry
 
 
@@ -115,7 +115,7 @@ def _locked(name: str) -> Iterator[None]:
         yield
 
 
-def _hand_back(entry: Path) -> None:
+def hand_back(entry: Path) -> None:
     """Give what root made through sudo to the user whose cache it is.
 
     Otherwise the next run without sudo could neither add to a directory nor lock.

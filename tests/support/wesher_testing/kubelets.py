@@ -58,7 +58,9 @@ class Node:
         self.directory.mkdir()
         self._programs = {
             "containerd": containers.containerd(host.root / "etc"),
-            "kubelet": components.kubelet(api, host.name, host.ipv4, directory=self.directory, cgroup=cgroup),
+            "kubelet": components.kubelet(
+                api, host.name, host.ipv4, directory=self.directory, cgroup=f"{cgroup}/{host.name}"
+            ),
             "kube-proxy": components.kube_proxy(api, host.name, directory=self.directory),
         }
         self._init: subprocess.Popen[str] | None = None

@@ -22,8 +22,15 @@ DEMO = {
 }
 """Program to Debian package, for ``make demo``."""
 
-TEST = {
+CLUSTER = {
     **DEMO,
+    "buildah": "buildah",
+    "debootstrap": "debootstrap",
+}
+"""Program to Debian package, for ``make cluster``."""
+
+TEST = {
+    **CLUSTER,
     "cpio": "cpio",
     "depmod": "kmod",
     "qemu-system-x86_64": "qemu-system-x86",
@@ -31,7 +38,7 @@ TEST = {
 }
 """Program to Debian package, for ``make test``."""
 
-_SETS = {"demo": DEMO, "test": TEST, "venv": {}}
+_SETS = {"cluster": CLUSTER, "demo": DEMO, "test": TEST, "venv": {}}
 
 
 def find(program: str) -> str | None:
