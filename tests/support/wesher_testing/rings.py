@@ -73,7 +73,7 @@ RINGS = (
         "demo",
         "a mesh of three hosts from end to end",
         3,
-        (Step("demo", (sys.executable, "-m", "wesher_testing.demo")),),
+        (Step("demo", ("env", "--unset=KEEP", sys.executable, "-m", "wesher_testing.demo")),),
         needs_root=True,
         prepare=(_api_server, _wireguard_go),
     ),

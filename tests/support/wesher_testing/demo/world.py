@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,9 @@ class World:
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.lab)
+        # The lab's keeper removes it even when we are killed, and with it what others put there.
+        tempfile.tempdir = str(self.lab.directory)
+        self._stack.callback(setattr, tempfile, "tempdir", None)
         return self
 
     def __exit__(
