@@ -15,7 +15,7 @@ from ipaddress import IPv4Network, ip_network
 from typing import Any, Literal, get_args
 
 from wesher_common.errors import InvalidSpec
-from wesher_common.names import check_interface_name, check_mesh_name
+from wesher_common.names import check_interface_name, check_mesh_name, is_member_name
 from wesher_common.overlay import IPNetwork
 from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
 
@@ -23,6 +23,7 @@ DOCUMENT_VERSION = 1
 FILE_NAME = "mesh.json"
 MAX_CLUSTER_SEEDS = 16
 MAX_LABEL = 255
+MAX_CLUSTER_NAME = 63
 MIN_MTU, MAX_MTU = 1280, 65535
 MAX_KEEPALIVE = 65535
 
@@ -125,7 +126,7 @@ class MeshDocument:
         """
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidSpec(FILE_NAME, f"is not JSON: {error}") from error
         return _read(_Section(content, FILE_NAME + " "))
 
@@ -147,9 +148,9 @@ class _Section:
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self._content.get(key, default)
-        if not isinstance(value, str):
+        if not _is_text(value):
             raise InvalidSpec(self.field(key), "must be a string", value=value)
-        return value
+        return str(value)
 
     def number(self, key: str, default: int, low: int, high: int) -> int:
         value = self._content.get(key, default)
@@ -165,7 +166,7 @@ class _Section:
 
     def texts(self, key: str) -> list[str]:
         value = self._content.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        if not isinstance(value, list) or not all(map(_is_text, value)):
             raise InvalidSpec(self.field(key), "must be a list of strings", value=value)
         return value
 
@@ -180,6 +181,11 @@ class _Section:
         return parse_overlay_network(value, field=self.field(key))
 
 
+def _is_text(value: Any) -> bool:
+    # JSON can name half of a surrogate pair, which no file, name or hash can hold.
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 def parse_overlay_network(text: str, *, field: str) -> IPNetwork:
     """Read an overlay CIDR: IPv4 /8 to /30 or IPv6 /32 to /126, without host bits.
 
@@ -189,10 +195,11 @@ def parse_overlay_network(text: str, *, field: str) -> IPNetwork:
     """
     try:
         network = ip_network(text)
-    except ValueError as error:
-        raise InvalidSpec(
-            field, "must be a network such as 10.189.0.0/16, without host bits", value=text
-        ) from error
+    except ValueError:
+        network = None
+    # ip_network takes a scope (fe80::%eth0/64), which means something on one machine only.
+    if network is None or "%" in text:
+        raise InvalidSpec(field, "must be a network such as 10.189.0.0/16, without host bits", value=text)
     shortest, longest = (8, 30) if isinstance(network, IPv4Network) else (32, 126)
     if not shortest <= network.prefixlen <= longest:
         raise InvalidSpec(
@@ -219,6 +226,13 @@ def _read(document: _Section) -> MeshDocument:
     label = gossip.text("label", "")
     if len(label.encode()) > MAX_LABEL:
         raise InvalidSpec(gossip.field("label"), f"must be at most {MAX_LABEL} bytes", value=label)
+    cluster_name = document.text("clusterName", "")
+    if cluster_name and not (is_member_name(cluster_name) and len(cluster_name) <= MAX_CLUSTER_NAME):
+        raise InvalidSpec(
+            document.field("clusterName"),
+            f"must be at most {MAX_CLUSTER_NAME} letters, digits, '-' or '.', as in a DNS name",
+            value=cluster_name,
+        )
     mtu = wireguard.number("mtu", 0, 0, MAX_MTU)
     if 0 < mtu < MIN_MTU:
         raise InvalidSpec(wireguard.field("mtu"), f"must be 0 or at least {MIN_MTU}", value=mtu)
@@ -228,7 +242,7 @@ def _read(document: _Section) -> MeshDocument:
         uid=document.text("uid"),
         overlay=overlay,
         allocation=allocation,
-        cluster_name=document.text("clusterName", ""),
+        cluster_name=cluster_name,
         wireguard=WireGuardSettings(
             interface=check_interface_name(
                 wireguard.text("interface", "wgoverlay"), field=wireguard.field("interface")

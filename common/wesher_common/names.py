@@ -21,7 +21,7 @@ MAX_INTERFACE_NAME = 15
 # Go wesher uses the kernel's hostname as it is, so capitals and underscores occur in the wild.
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
 _MESH = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
-_INTERFACE = re.compile(r"[^\s/:]+\Z")
+_INTERFACE = re.compile(r"[^\s/:%]+\Z")
 
 
 def is_member_name(name: str) -> bool:
@@ -51,15 +51,17 @@ def check_mesh_name(name: str, *, field: str = "metadata.name") -> str:
 def check_interface_name(name: str, *, field: str) -> str:
     """Return a network interface's name, or say which rule it breaks.
 
-    The rule is the kernel's ``dev_valid_name``: 1 to 15 bytes, no blank, slash or colon.
+    The rule is the kernel's ``dev_valid_name``: 1 to 15 bytes, no blank, slash or colon;
+    and no ``%``, which the kernel takes for a pattern, nor anything that does not print.
 
     Raises:
         InvalidSpec: the name is none the kernel would take.
 
     """
-    if name in {".", ".."} or not _INTERFACE.match(name) or len(name.encode()) > MAX_INTERFACE_NAME:
+    valid = name.isprintable() and _INTERFACE.match(name) and name not in {".", ".."}
+    if not valid or len(name.encode()) > MAX_INTERFACE_NAME:
         raise InvalidSpec(
-            field, f"must be 1 to {MAX_INTERFACE_NAME} bytes without blank, '/' or ':'", value=name
+            field, f"must be 1 to {MAX_INTERFACE_NAME} bytes without blank, '/', ':' or '%'", value=name
         )
     return name
 

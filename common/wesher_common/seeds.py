@@ -16,6 +16,7 @@ from wesher_common.overlay import IPAddress
 MAX_PORT = 65535
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
 _MAX_HOST = 253
+_PORT_DIGITS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def parse_seed(text: str, *, field: str) -> SeedAddress:
         field: where it stands, for the error.
 
     Raises:
-        InvalidSpec: neither an address nor a host name, or a port outside 1 to 65535.
+        InvalidSpec: neither one machine's address nor a host name, or a port outside 1 to 65535.
 
     """
     host, port = text.strip(), None
@@ -65,6 +66,8 @@ def parse_seed(text: str, *, field: str) -> SeedAddress:
     seed = SeedAddress(host, port)
     if seed.address is None and not _is_host_name(host):
         raise InvalidSpec(field, "must be a host name or IP address, with :port or without", value=text)
+    if seed.address is not None and (seed.address.is_unspecified or seed.address.is_multicast):
+        raise InvalidSpec(field, "must be one machine's address", value=text)
     return seed
 
 
@@ -79,6 +82,7 @@ def _is_host_name(host: str) -> bool:
 
 
 def _port(text: str, field: str, value: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_PORT:
+    # The length first: Python refuses to read a number of thousands of digits.
+    if not text.isascii() or not text.isdigit() or len(text) > _PORT_DIGITS or not 1 <= int(text) <= MAX_PORT:
         raise InvalidSpec(field, f"the port must be a number from 1 to {MAX_PORT}", value=value)
     return int(text)

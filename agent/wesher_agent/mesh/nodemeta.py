@@ -188,7 +188,7 @@ def _endpoint(text: str) -> Endpoint:
     # A name is refused: whom a peer's tunnel goes to must not hang on our resolver.
     if seed.address is None or not seed.port:
         raise PeerMisbehaved("metadata-endpoint")
-    return Endpoint(_unicast(seed.address), seed.port)
+    return Endpoint(seed.address, seed.port)
 
 
 def _location(text: str) -> str:

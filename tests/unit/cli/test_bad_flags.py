@@ -32,7 +32,7 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     "--init": [(["maybe"], "--init 'maybe': must be true, 1, yes, false, 0 or no")],
     "--bind-addr": [(["eth0"], "--bind-addr 'eth0': must be an IP address")],
     "--bind-iface": [
-        (["a/b"], "--bind-iface 'a/b': must be 1 to 15 bytes without blank, '/' or ':'"),
+        (["a/b"], "--bind-iface 'a/b': must be 1 to 15 bytes without blank, '/', ':' or '%'"),
         (["eth0", "--bind-addr", "10.0.0.1"], "--bind-iface: cannot stand together with --bind-addr"),
     ],
     "--advertise-addr": [
