@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from wesher_common.errors import PeerMisbehaved
@@ -93,20 +94,17 @@ def decode_struct(stream: bytes) -> dict[str, Value]:
             value. An interface is refused too: nothing that we read has one.
 
     """
-    types: dict[int, _Type] = {}
-    messages = _Reader(stream, 0, len(stream), types)
-    while True:
-        message = messages.part()
-        type_id = message.signed()
-        if type_id >= 0:
-            break
-        if -type_id in types or -type_id <= max(Basic):
-            raise PeerMisbehaved("gob-type-id", str(type_id))
-        types[-type_id] = message.definition()
-    kind = types.get(type_id)
+    messages = _Reader(stream, 0, len(stream), {})
+    type_id = -1
+    while type_id < 0:
+        definitions = messages.position
+        value = messages.part()
+        type_id = value.signed()
+    value.types = _types_of(stream[:definitions])
+    kind = value.types.get(type_id)
     if not isinstance(kind, _Struct):
         raise PeerMisbehaved("gob-not-a-struct")
-    return message.struct(kind, depth=0)
+    return value.struct(kind, depth=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +134,20 @@ class _SelfMarshalling:
 _Type = _Struct | _List | _Map | _SelfMarshalling
 
 
+# Members of one release define the same types, and reading them takes most of a stream's time.
+@lru_cache(maxsize=64)
+def _types_of(definitions: bytes) -> dict[int, _Type]:
+    types: dict[int, _Type] = {}
+    messages = _Reader(definitions, 0, len(definitions), types)
+    while messages.position < len(definitions):
+        message = messages.part()
+        type_id = -message.signed()
+        if type_id in types or type_id <= max(Basic):
+            raise PeerMisbehaved("gob-type-id", str(type_id))
+        types[type_id] = message.definition()
+    return types
+
+
 class _Form(IntEnum):
     """Which field of Go's ``wireType`` is set, and so what kind of type is defined."""
 
@@ -151,33 +163,33 @@ class _Form(IntEnum):
 class _Reader:
     """A cursor over one part of a stream; all that it reads lies inside that part."""
 
-    __slots__ = ("_at", "_data", "_end", "_types")
+    __slots__ = ("_data", "_end", "position", "types")
 
-    def __init__(self, data: bytes, at: int, end: int, types: dict[int, _Type]) -> None:
+    def __init__(self, data: bytes, position: int, end: int, types: dict[int, _Type]) -> None:
         self._data = data
-        self._at = at
+        self.position = position
         self._end = end
-        self._types = types
+        self.types = types
 
     def take(self, count: int) -> bytes:
-        start = self._at
+        start = self.position
         if count > self._end - start:
             raise PeerMisbehaved("gob-truncated")
-        self._at = start + count
-        return self._data[start : self._at]
+        self.position = start + count
+        return self._data[start : self.position]
 
     def part(self) -> _Reader:
         """Return a reader over the next counted part, and go past it."""
         count = self.unsigned()
-        start = self._at
+        start = self.position
         self.take(count)
-        return _Reader(self._data, start, self._at, self._types)
+        return _Reader(self._data, start, self.position, self.types)
 
     def unsigned(self) -> int:
-        if self._at >= self._end:
+        if self.position >= self._end:
             raise PeerMisbehaved("gob-truncated")
-        first = self._data[self._at]
-        self._at += 1
+        first = self._data[self.position]
+        self.position += 1
         if first < 0x80:  # noqa: PLR2004 - the format's own limit for one byte
             return first
         size = 0x100 - first
@@ -201,7 +213,7 @@ class _Reader:
     def count(self) -> int:
         """Read how many elements follow; each takes a byte at least."""
         count = self.unsigned()
-        if count > self._end - self._at:
+        if count > self._end - self.position:
             raise PeerMisbehaved("gob-truncated")
         return count
 
@@ -271,7 +283,7 @@ class _Reader:
             raise PeerMisbehaved("gob-too-deep")
         if read := _BASIC_READERS.get(type_id):
             return read(self)
-        match self._types.get(type_id):
+        match self.types.get(type_id):
             case _SelfMarshalling():
                 return Marshalled(self.counted())
             case _Struct() as kind:

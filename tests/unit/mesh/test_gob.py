@@ -40,6 +40,10 @@ def message(*parts: bytes) -> bytes:
     return bytes([len(body)]) + body
 
 
+EMPTY = message(b"\xff\x80\x00")
+"""A struct of type 64 without a field, whatever that type is."""
+
+
 def self_containing() -> bytes:
     """Return the definition of type 64 as a slice of itself; 128 and 127 are how gob writes 64 and -64."""
     return message(bytes([0x7F, 2, 1, 2, 0xFF, 128, 0, 1, 0xFF, 128, 0, 0]))
@@ -107,12 +111,12 @@ def test_a_stream_cut_anywhere_is_refused(length: int) -> None:
     [
         (b"", "gob-truncated"),
         (b"\xf7" + bytes(9), "gob-number-too-long"),
-        (TYPES + TYPES, "gob-type-id"),
-        (message(b"\x0b\x03\0\0"), "gob-type-id"),
-        (message(b"\x7f\x00"), "gob-type-form"),
-        (message(b"\x7f\x09\x00\x00"), "gob-type-form"),
-        (message(b"\x7f\x03\x04\x00\x00"), "gob-type-form"),
-        (message(b"\x7f\x01\x01\x03\x02\x00\x00\x00"), "gob-type-form"),
+        (TYPES + TYPES + EMPTY, "gob-type-id"),
+        (message(b"\x0b\x03\0\0") + EMPTY, "gob-type-id"),
+        (message(b"\x7f\x00") + EMPTY, "gob-type-form"),
+        (message(b"\x7f\x09\x00\x00") + EMPTY, "gob-type-form"),
+        (message(b"\x7f\x03\x04\x00\x00") + EMPTY, "gob-type-form"),
+        (message(b"\x7f\x01\x01\x03\x02\x00\x00\x00") + EMPTY, "gob-type-form"),
         (message(b"\xff\x80\x00"), "gob-not-a-struct"),
         (self_containing() + message(b"\xff\x80\x00"), "gob-not-a-struct"),
         (TYPES + message(b"\xff\x80\x03\x00\x00"), "gob-field-number"),
