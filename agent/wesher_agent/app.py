@@ -28,6 +28,8 @@ def run_agent(settings: Settings) -> int:
 
     """
     logging.basicConfig(format=LOG_FORMAT, level=settings.log_level)
+    # Its debug lines are about event loops, not about the mesh.
+    logging.getLogger("asyncio").setLevel(max(settings.log_level, logging.INFO))
     asyncio.run(_run(settings))
     return 0
 

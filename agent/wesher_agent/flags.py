@@ -131,6 +131,10 @@ def _link_name(text: str, where: str) -> str:
     return check_interface_name(text, field=where)
 
 
+def _link_or_none(text: str, where: str) -> str:
+    return _link_name(text, where) if text else ""
+
+
 def _octet_network(text: str, where: str) -> IPNetwork:
     """Read an overlay network by the Go program's rule; host bits are cleared, as its hash does."""
     try:
@@ -219,7 +223,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         name="--bind-iface",
         metavar="LINK",
-        read=_link_name,
+        read=_link_or_none,
         default="",
         help="listen on the first address of this link; not together with --bind-addr",
     ),

@@ -154,7 +154,7 @@ class Tunnel:
             case WireGuardUnavailable():
                 reason = "WireGuardUnavailable"
             case InvalidSpec():
-                reason = "Conflict"
+                reason = "InvalidSetting"
             case _:
                 reason = "Failed"
         if self.problem != str(error):

@@ -99,7 +99,7 @@ def decompress_slices(data: bytes, limit: Limit) -> Generator[None, None, bytes]
     output = bytearray()
     starts: list[int] = []
     width, left = _FIRST_WIDTH, _CODES_OF_FIRST_WIDTH
-    bit = 0
+    bit = worked = 0
     while True:
         codes = _codes(data, bit, width, min(left, _SLICE))
         if not codes:
@@ -117,7 +117,10 @@ def decompress_slices(data: bytes, limit: Limit) -> Generator[None, None, bytes]
             starts.clear()
         else:
             return bytes(output)
-        yield
+        worked += put_out + 1
+        if worked >= _SLICE:
+            worked = 0
+            yield
 
 
 def _put_out(codes: list[int], output: bytearray, starts: list[int], limit: Limit) -> int:

@@ -1,0 +1,42 @@
+"""A lab for each test, and agents in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wesher_testing.agents import AgentProcess
+from wesher_testing.namespaces import Host, Lab
+
+Start = Callable[..., AgentProcess]
+
+
+@pytest.fixture
+def started() -> Iterator[list[AgentProcess]]:
+    """Return the agents that were started; when the lab is gone, so are they."""
+    agents: list[AgentProcess] = []
+    yield agents
+    for agent in agents:
+        agent.process.wait(10)
+
+
+@pytest.fixture
+def lab(started: list[AgentProcess]) -> Iterator[Lab]:
+    """Return an empty lab."""
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture
+def start(started: list[AgentProcess]) -> Start:
+    """Return what starts an agent in a host; it takes what `AgentProcess` takes."""
+
+    def start_agent(host: Host, *flags: str | Path, **options: Any) -> AgentProcess:
+        agent = AgentProcess(host, *flags, **options)
+        started.append(agent)
+        return agent
+
+    return start_agent

@@ -1,0 +1,162 @@
+"""Agents find each other, make tunnels, go and come back."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from ipaddress import ip_network
+
+import pytest
+
+from wesher_common.overlay import candidate_address, fnv1a_128
+from wesher_testing.agents import KEY, WESHER, AgentProcess, pings, wait_for_ping, wait_until
+from wesher_testing.namespaces import Host, Lab
+
+Start = Callable[..., AgentProcess]
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
+
+
+def _pair(lab: Lab, start: Start, *flags: str) -> tuple[AgentProcess, AgentProcess]:
+    a, b = lab.host("a"), lab.host("b")
+    first = start(a, "--cluster-key", KEY, *flags)
+    first.wait_for("a")
+    second = start(b, "--cluster-key", KEY, "--join", str(a.ipv4), *flags)
+    first.wait_for("a", "b")
+    second.wait_for("a", "b")
+    return first, second
+
+
+def _links(host: Host) -> str:
+    return host.run(["ip", "-o", "link"]).stdout
+
+
+def _hosts(host: Host) -> str:
+    return (host.root / "etc/hosts").read_text()
+
+
+def test_three_agents_form_a_mesh_in_which_every_pair_pings_by_name(lab: Lab, start: Start) -> None:
+    hosts = [lab.host(name) for name in ("a", "b", "c")]
+    agents = [start(host, "--cluster-key", KEY, "--join", str(hosts[0].ipv4)) for host in hosts]
+    for agent in agents:
+        agent.wait_for("a", "b", "c")
+    for host in hosts:
+        for other in hosts:
+            if other is not host:
+                wait_for_ping(host, other.name)
+                address = agents[0].members()[other.name]["overlayIP"]
+                route = host.run(["ip", "route", "get", address]).stdout
+                assert "dev wgoverlay" in route
+                assert f"{address}\t{other.name}\t# ! managed automatically by wesher" in _hosts(host)
+    assert agents[0].ask("status")["peers"]["handshake"] == 2
+    assert all(condition["status"] == "True" for condition in agents[0].ask("status")["conditions"])
+
+
+def test_an_agent_waits_for_its_seed_for_as_long_as_it_takes(lab: Lab, start: Start) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    second = start(b, "--cluster-key", KEY, "--join", str(a.ipv4))
+    second.wait_for("b")
+    assert second.conditions()["GossipJoined"] == "NobodyAnswers"
+    first = start(a, "--cluster-key", KEY)
+    second.wait_for("a", "b")
+    first.wait_for("a", "b")
+
+
+def test_a_killed_agent_rejoins_from_its_state_with_its_key_and_address(lab: Lab, start: Start) -> None:
+    first, second = _pair(lab, start)
+    wait_for_ping(first.host, "b")
+    before = first.members()["b"]
+    second.end(signal.SIGKILL)
+    assert "wgoverlay" in _links(second.host)
+    again = start(second.host)
+    again.wait_for("a", "b")
+    wait_for_ping(first.host, "b")
+    after = first.members()["b"]
+    assert (after["publicKey"], after["overlayIP"]) == (before["publicKey"], before["overlayIP"])
+
+
+def test_a_stopped_agent_leaves_and_takes_everything_with_it(lab: Lab, start: Start) -> None:
+    first, second = _pair(lab, start)
+    wait_for_ping(first.host, "b")
+    assert second.end() == 0
+    assert "wgoverlay" not in _links(second.host)
+    assert "managed automatically" not in _hosts(second.host)
+    assert not (second.host.root / "run/wesher/wgoverlay.sock").exists()
+    first.wait_for("a", deadline=3.0)
+    assert first.members()["b"]["state"] == "left"
+    wait_until(lambda: "managed" not in _hosts(first.host), deadline=3.0, what="b is out of a's hosts file")
+
+
+def test_the_leave_command_does_the_same(lab: Lab, start: Start) -> None:
+    first, second = _pair(lab, start)
+    assert second.ask("leave") == {"node": "b", "interface": "wgoverlay"}
+    assert second.process.wait(5) == 0
+    assert "wgoverlay" not in _links(second.host)
+    first.wait_for("a", deadline=3.0)
+
+
+def test_told_to_stay_a_stopped_agent_keeps_its_device_and_place_for_the_next(lab: Lab, start: Start) -> None:
+    first, second = _pair(lab, start, "--leave-on-exit=false")
+    wait_for_ping(first.host, "b")
+    assert second.end() == 0
+    assert "wgoverlay" in _links(second.host)
+    assert "managed automatically" in _hosts(second.host)
+    assert pings(first.host, "b")
+    again = start(second.host)
+    again.wait_for("a", "b")
+    assert first.members()["b"]["state"] == "alive"
+    assert pings(first.host, "b")
+
+
+def test_members_and_overlay_may_be_ipv6(lab: Lab, start: Start) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    shared = ("--cluster-key", KEY, "--overlay-net", "fd42::/32", "--bind-iface=")
+    first = start(a, *shared, "--bind-addr", str(a.ipv6))
+    start(b, *shared, "--bind-addr", str(b.ipv6), "--join", f"[{a.ipv6}]:7946")
+    first.wait_for("a", "b")
+    wait_for_ping(a, "b")
+    member = first.members()["b"]
+    assert member["overlayIP"] == str(candidate_address("b", ip_network("fd42::/32")))
+    assert member["endpoint"] == f"[{b.ipv6}]:51820"
+
+
+def test_names_that_hash_to_one_address_are_settled_and_both_can_be_reached(lab: Lab, start: Start) -> None:
+    one, other = _names_that_collide()
+    a, b = lab.host(one), lab.host(other)
+    flags = ("--cluster-key", KEY, "--overlay-net", "10.77.1.0/24")
+    first, second = start(a, *flags), start(b, *flags, "--join", str(a.ipv4))
+    first.wait_for(one, other)
+    second.wait_for(one, other)
+    wait_for_ping(a, other)
+    wait_for_ping(b, one)
+    kept, moved = (first.members()[name]["overlayIP"] for name in sorted((one, other)))
+    assert kept == str(candidate_address(one, ip_network("10.77.1.0/24")))
+    assert moved != kept
+    assert "overlay address given up" in first.own_log + second.own_log
+
+
+def _names_that_collide() -> tuple[str, str]:
+    seen: dict[int, str] = {}
+    for number in range(1000):
+        name = f"node{number}"
+        host_part = fnv1a_128(name.encode()) & 0xFF
+        if 0 < host_part < 0xFF and host_part in seen:
+            return seen[host_part], name
+        seen[host_part] = name
+    raise AssertionError("no two of a thousand names share eight bits")
+
+
+def test_two_meshes_on_one_host_do_not_know_of_each_other(lab: Lab, start: Start) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    shared = ("--cluster-key", KEY, "--join", str(a.ipv4))
+    other = ("--cluster-port=7947", "--wireguard-port=51821", "--overlay-net=10.99.0.0/16")
+    one = [start(host, *shared) for host in (a, b)]
+    two = [start(host, *shared, *other, interface="wg7") for host in (a, b)]
+    for agents, network in ((one, "10.74."), (two, "10.99.")):
+        agents[0].wait_for("a", "b")
+        address = agents[0].members()["b"]["overlayIP"]
+        assert address.startswith(network)
+        wait_for_ping(a, address)
+    ambiguous = a.run([WESHER, "status"], check=False)
+    assert ambiguous.returncode == 1
+    assert "several agents run on this host: name one of wg7, wgoverlay" in ambiguous.stderr

@@ -1,0 +1,245 @@
+"""What an agent needs, keeps and says on its host, and what stands in its way."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from wesher_common.keys import ClusterKey
+from wesher_testing.agents import (
+    KEY,
+    SECRET,
+    WESHER,
+    AgentProcess,
+    run_to_end,
+    wait_for_ping,
+    wait_until,
+    wireguard_go,
+)
+from wesher_testing.namespaces import Host, Lab
+
+Start = Callable[..., AgentProcess]
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
+
+
+def test_a_new_key_is_shown_on_a_terminal(lab: Lab, start: Start) -> None:
+    host = lab.host("a")
+    ours, theirs = pty.openpty()
+    agent = start(host, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL)
+    os.close(theirs)
+    agent.wait_for("a")
+    shown = os.read(ours, 1000).decode()
+    os.close(ours)
+    found = re.search(r"new cluster key generated: (\S+)", shown)
+    assert found
+    assert [ClusterKey.from_base64(found[1]).id] == agent.ask("status")["keyIDs"]
+
+
+def test_elsewhere_the_log_says_how_to_read_a_new_key_and_not_what_it_is(lab: Lab, start: Start) -> None:
+    host = lab.host("a")
+    agent = start(host)
+    agent.wait_for("a")
+    hint = re.search(r"read it as root with: (.*)", agent.own_log)
+    assert hint
+    state = (host.root / "var/lib/wesher/wgoverlay.json").read_text()
+    key = re.search(r'"ClusterKey": "([^"]+)"', state)
+    assert key
+    assert key[1] not in agent.own_log
+    assert hint[1] == "jq -r .ClusterKey /var/lib/wesher/wgoverlay.json"
+
+
+def test_secrets_are_in_no_log_status_or_argument_list(lab: Lab, start: Start) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    for host in (a, b):
+        (host.root / "etc/cluster-key").write_text(KEY + "\n")
+    flags = ("--cluster-key-file=/etc/cluster-key", f"--join={a.ipv4}")
+    first, second = start(a, *flags), start(b, *flags)
+    second.wait_for("a", "b")
+    wait_for_ping(b, "a")
+    state = (b.root / "var/lib/wesher/wgoverlay.json").read_text()
+    secrets = [KEY, SECRET.hex(), repr(SECRET), *re.findall(r'"[^"]*Private[^"]*": "([^"]+)"', state)]
+    assert len(secrets) == 4
+    shown = [
+        first.own_log,
+        second.own_log,
+        Path(f"/proc/{second.process.pid}/cmdline").read_text(),
+        *(b.run([WESHER, command, "-o", "json"]).stdout for command in ("status", "members")),
+    ]
+    for text in shown:
+        assert text
+        assert not [secret for secret in secrets if secret in text]
+
+
+def test_the_commands_show_tables_and_say_when_nobody_runs(lab: Lab, start: Start) -> None:
+    host = lab.host("a")
+    nobody = host.run([WESHER, "status"], check=False)
+    assert (nobody.returncode, nobody.stdout) == (1, "")
+    assert nobody.stderr == "wesher: error: no agent runs here: no control socket in /run/wesher\n"
+    agent = start(host, "--cluster-key", KEY)
+    agent.wait_for("a")
+    assert host.run([WESHER, "members"]).stdout.split()[:3] == ["NAME", "STATE", "OVERLAY-IP"]
+    assert "overlay:     10." in host.run([WESHER, "status"]).stdout
+
+
+def test_a_gossip_port_that_is_taken_is_one_line_with_port_holder_and_field(lab: Lab, start: Start) -> None:
+    host = lab.host("a")
+    start(host, "--cluster-key", KEY).wait_for("a")
+    second = run_to_end(host, "--cluster-key", KEY, "--interface=wg7", "--wireguard-port=51821")
+    assert second.returncode == 1
+    line = second.stderr.splitlines()[-1]
+    assert re.match(
+        r"wesher: error: --cluster-port '7946': UDP port 7946 is taken by wesher \(pid \d+\): set ",
+        line,
+    )
+    assert "wg7" not in host.run(["ip", "-o", "link"]).stdout
+
+
+def test_a_wireguard_port_that_is_taken_is_said_and_gossip_goes_on(lab: Lab, start: Start) -> None:
+    host = lab.host("a")
+    start(host, "--cluster-key", KEY).wait_for("a")
+    second = start(host, "--cluster-key", KEY, "--cluster-port=7947", interface="wg7")
+    second.wait_for("a")
+    wait_until(
+        lambda: second.conditions()["WireGuardReady"] == "PortTaken", deadline=5.0, what="the port is taken"
+    )
+    assert "UDP port 51820 is taken by another program: set --wireguard-port" in second.own_log
+
+
+def test_a_state_file_in_use_is_one_line(lab: Lab, start: Start) -> None:
+    host = lab.host("a")
+    start(host, "--cluster-key", KEY).wait_for("a")
+    second = run_to_end(host, "--cluster-key", KEY, "--cluster-port=7947", "--wireguard-port=51821")
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1] == (
+        "wesher: error: state file '/var/lib/wesher/wgoverlay.json': "
+        "is in use by another agent: give each its own --interface"
+    )
+
+
+def test_a_corrupt_state_file_is_set_aside_and_the_agent_begins_anew(lab: Lab, start: Start) -> None:
+    host = lab.host("a")
+    directory = host.root / "var/lib/wesher"
+    directory.mkdir()
+    (directory / "wgoverlay.json").write_text("{ no json")
+    agent = start(host, "--cluster-key", KEY)
+    agent.wait_for("a")
+    assert "is kept as" in agent.own_log
+    kept = [path for path in directory.iterdir() if path.read_text() == "{ no json"]
+    assert len(kept) == 1
+
+
+def test_an_unprivileged_agent_with_cap_net_admin_does_all_but_the_hosts_file(lab: Lab, start: Start) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    start(a, "--cluster-key", KEY)
+    for directory in ("run/wesher", "run/wireguard", "var/lib/wesher"):
+        (b.root / directory).mkdir()
+        os.chown(b.root / directory, 65534, 65534)
+    wrapper = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    wrapper += [
+        "--inh-caps=-all,+net_admin",
+        "--ambient-caps=-all,+net_admin",
+        "--bounding-set=-all,+net_admin",
+    ]
+    _open_tun_to_all(b)
+    binary = b.root / "run/wireguard-go"
+    shutil.copy(wireguard_go(), binary)
+    flags = ("--cluster-key", KEY, "--join", str(a.ipv4), "--userspace-binary=/run/wireguard-go")
+    agent = start(b, *flags, wrapper=wrapper)
+    agent.wait_for("a", "b")
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    assert "Uid:\t65534" in status
+    wait_for_ping(b, agent.members()["a"]["overlayIP"])
+    assert agent.own_log.count("hosts file skipped") == 1
+    assert agent.ask("status")["hosts"].startswith("skipped")
+
+
+def _open_tun_to_all(host: Host) -> None:
+    """Give a host a TUN device that needs no root, as most distributions do, and this machine need not."""
+    host.run(["sh", "-ec", "mknod /run/tun c 10 200; chmod 666 /run/tun; mount --bind /run/tun /dev/net/tun"])
+
+
+@pytest.mark.parametrize("mounted", ["read-only /etc", "read-only hosts file"])
+def test_a_hosts_file_that_cannot_be_written_is_one_warning_and_no_more(
+    lab: Lab, start: Start, mounted: str
+) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    start(a, "--cluster-key", KEY)
+    place = "/etc" if mounted == "read-only /etc" else "/etc/hosts"
+    b.run(["mount", "--bind", place, place])
+    b.run(["mount", "-o", "remount,ro,bind", place])
+    agent = start(b, "--cluster-key", KEY, "--join", str(a.ipv4))
+    agent.wait_for("a", "b")
+    wait_for_ping(b, agent.members()["a"]["overlayIP"])
+    assert agent.own_log.count("hosts file skipped") == 1
+    assert agent.conditions()["Ready"] == "Ready"
+
+
+def test_a_hosts_file_that_is_a_mount_of_its_own_is_written_in_place(lab: Lab, start: Start) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    start(a, "--cluster-key", KEY)
+    b.run(["mount", "--bind", "/etc/hosts", "/etc/hosts"])
+    start(b, "--cluster-key", KEY, "--join", str(a.ipv4)).wait_for("a", "b")
+    wait_for_ping(b, "a")
+
+
+def test_without_any_wireguard_gossip_goes_on_and_the_status_says_what_to_install(
+    lab: Lab, start: Start
+) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    start(a, "--cluster-key", KEY)
+    agent = start(b, "--cluster-key", KEY, "--join", str(a.ipv4), "--userspace-binary=/nowhere/wireguard-go")
+    agent.wait_for("a", "b")
+    problem = {entry["type"]: entry for entry in agent.ask("status")["conditions"]}["WireGuardReady"]
+    assert problem["status"] == "False"
+    assert "/nowhere/wireguard-go" in problem["message"]
+
+
+def test_junk_from_the_network_is_counted_and_harms_nobody(lab: Lab, start: Start) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    agent = start(a, "--cluster-key", KEY)
+    agent.wait_for("a")
+    _send_junk(b, str(a.ipv4))
+    wait_until(
+        lambda: sum(agent.ask("status")["gossip"]["rejected"].values()) >= 16,
+        deadline=5.0,
+        what="the junk was counted",
+    )
+    start(b, "--cluster-key", KEY, "--join", str(a.ipv4)).wait_for("a", "b")
+
+
+def _send_junk(host: Host, target: str) -> None:
+    program = f"""
+import os, socket
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for size in (0, 1, 2, 13, 29, 100, 1400, 9000, 60000, 7):
+    udp.sendto(os.urandom(size), ({target!r}, 7946))
+for size in (1, 5, 100, 70000, 3) * 2:
+    with socket.create_connection(({target!r}, 7946), timeout=2) as tcp:
+        try:
+            tcp.sendall(b"\\x0a" + os.urandom(size))
+            tcp.shutdown(socket.SHUT_WR)
+            tcp.recv(1)
+        except OSError:
+            pass
+"""
+    host.run(["python3", "-c", program])
+
+
+def test_a_key_of_another_mesh_keeps_members_apart(lab: Lab, start: Start) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    agent = start(a, "--cluster-key", KEY)
+    agent.wait_for("a")
+    other = start(b, "--join", str(a.ipv4))
+    wait_until(
+        lambda: agent.ask("status")["gossip"]["rejected"], deadline=10.0, what="a wrong key was counted"
+    )
+    assert agent.sees("a")
+    assert other.sees("b")

@@ -1,0 +1,145 @@
+"""The real ``wesher`` as processes in a lab's hosts.
+
+An agent here is what a user starts: the installed command with flags. Tests ask
+it over its control socket, as the commands do, and look at the host it runs on.
+"""
+
+from __future__ import annotations
+
+import base64
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from wesher_agent.control import AgentUnreachable, ask
+from wesher_testing import toolbox
+from wesher_testing.namespaces import Host
+
+WESHER = Path(sys.executable).parent / "wesher"
+SECRET = bytes(range(100, 132))
+KEY = base64.b64encode(SECRET).decode()
+_LOOK_SECONDS = 0.1
+
+
+def wireguard_go() -> Path:
+    """Return the user-space WireGuard that agents are given."""
+    return toolbox.go_binary(
+        toolbox.REPOSITORY / "tests/support/go/wireguard", "golang.zx2c4.com/wireguard", "wireguard"
+    )
+
+
+def wait_until(reached: Callable[[], object], *, deadline: float, what: str) -> float:
+    """Wait for something in the real world; return how many seconds it took.
+
+    Raises:
+        AssertionError: it did not come about within ``deadline`` seconds.
+
+    """
+    start = time.monotonic()
+    while not reached():
+        assert time.monotonic() < start + deadline, f"not within {deadline} s: {what}"
+        time.sleep(_LOOK_SECONDS)
+    return time.monotonic() - start
+
+
+class AgentProcess:
+    """One running agent.
+
+    Args:
+        host: where it runs.
+        flags: further than `STANDARD_FLAGS`, whose values they may override.
+        wrapper: what to start it through, such as setpriv.
+        interface: its WireGuard interface.
+        options: for ``subprocess.Popen``.
+
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        *flags: str | Path,
+        wrapper: Sequence[str] = (),
+        interface: str = "wgoverlay",
+        **options: Any,
+    ) -> None:
+        self.host = host
+        self.interface = interface
+        self.log = host.root / "run/agent.log"
+        command = [*wrapper, WESHER, *standard_flags(), f"--interface={interface}", *flags]
+        self._before = self.log_text
+        if options:
+            self.process: subprocess.Popen[Any] = host.popen(command, **options)
+        else:
+            self.process = host.log_of(command, self.log)
+
+    @property
+    def log_text(self) -> str:
+        """Everything this host's agents have said so far."""
+        return self.log.read_text() if self.log.exists() else ""
+
+    @property
+    def own_log(self) -> str:
+        """What this one has said."""
+        return self.log_text.removeprefix(self._before)
+
+    def ask(self, command: str) -> Any:
+        """Return the agent's answer; None while nobody answers."""
+        try:
+            return ask(self.host.root / f"run/wesher/{self.interface}.sock", command)
+        except AgentUnreachable:
+            return None
+
+    def members(self) -> dict[str, dict[str, Any]]:
+        """Return the members by name, nobody while the agent does not answer."""
+        return {entry["name"]: entry for entry in self.ask("members") or []}
+
+    def conditions(self) -> dict[str, str]:
+        """Return the reason of each condition."""
+        return {entry["type"]: entry["reason"] for entry in self.ask("status")["conditions"]}
+
+    def sees(self, *alive: str) -> bool:
+        """Tell whether exactly these are alive, ourselves included."""
+        return {name for name, entry in self.members().items() if entry["state"] == "alive"} == set(alive)
+
+    def wait_for(self, *alive: str, deadline: float = 15.0) -> float:
+        """Wait until exactly these are alive; return how long it took."""
+        try:
+            what = f"{self.host.name} sees {', '.join(alive)}"
+            return wait_until(lambda: self.sees(*alive), deadline=deadline, what=what)
+        except AssertionError as error:
+            error.add_note(self.own_log[-3000:])
+            raise
+
+    def end(self, number: int = signal.SIGTERM, *, deadline: float = 15.0) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(deadline)
+
+
+def standard_flags() -> list[str | Path]:
+    """Return what every agent is started with: fast gossip, the lab's link, our WireGuard."""
+    return [
+        "--gossip-profile=LAN",
+        "--bind-iface=eth0",
+        "--log-level=debug",
+        f"--userspace-binary={wireguard_go()}",
+    ]
+
+
+def run_to_end(host: Host, *flags: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run an agent that is expected to end by itself at once."""
+    return host.run([WESHER, *standard_flags(), *flags], check=False, timeout=10)
+
+
+def pings(host: Host, target: str) -> bool:
+    """Tell whether a name or address answers a ping."""
+    return host.run(["ping", "-c1", "-W2", target], check=False).returncode == 0
+
+
+def wait_for_ping(host: Host, target: str, *, deadline: float = 10.0) -> float:
+    """Wait until a name or address answers a ping; return how long it took."""
+    return wait_until(lambda: pings(host, target), deadline=deadline, what=f"{host.name} pings {target}")
