@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -18,18 +21,52 @@ def installed() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def api(installed: ApiServer) -> Iterator[ApiServer]:
-    """The API server without Nodes, meshes or what they left; nothing here collects garbage."""
+    """Lend the API server; afterwards delete Nodes, meshes and what they left, as no controller does here."""
     yield installed
-    for kind in ("weshermeshes", "weshernodes", "nodes"):
-        installed.kubectl("delete", kind, "--all", "--wait=false")
-    installed.kubectl(
-        "delete", "secret,configmap,daemonset,pod,lease", "--all", "--wait=false", "-n", NAMESPACE
-    )
+    # Meshes first and by themselves, so that an operator makes nothing anew.
+    installed.kubectl("delete", "weshermeshes", "--all")
+    installed.kubectl("delete", "weshernodes,nodes", "--all", "--wait=false")
+    children = "secret,configmap,daemonset,pod"
+    installed.kubectl("delete", children, "--all", "--wait=false", "--grace-period=0", "-n", NAMESPACE)
 
 
 @pytest.fixture
-def operator(api: ApiServer) -> Iterator[OperatorProcess]:
-    """The operator, leading."""
-    with run_operator(api) as process:
+def mesh(api: ApiServer) -> Callable[..., None]:
+    """Declare a mesh: ``mesh(name, **spec)``."""
+
+    def declare(name: str = "demo", **spec: Any) -> None:
+        spec = {"overlayCIDR": "10.189.0.0/16", **spec}
+        api.apply(
+            {
+                "apiVersion": "wesher.dev/v1alpha1",
+                "kind": "WesherMesh",
+                "metadata": {"name": name},
+                "spec": spec,
+            }
+        )
+
+    return declare
+
+
+@pytest.fixture
+def report(api: ApiServer) -> Callable[..., None]:
+    """Report as the agent of a node would: ``report(node, **status)``."""
+
+    def write(node: str, mesh: str = "demo", **status: Any) -> None:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        ready = {"type": "Ready", "status": "True", "reason": "Ready", "lastTransitionTime": now}
+        body = {"conditions": [ready], "viewHash": "same", "lastReportTime": now, **status}
+        api.kubectl(
+            *("patch", "wnode", f"{mesh}.{node}", "--subresource=status", "--type=merge"),
+            *("-p", json.dumps({"status": body})),
+        )
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def operator(installed: ApiServer) -> Iterator[OperatorProcess]:
+    """Run the operator for a file of tests and wait until it leads."""
+    with run_operator(installed) as process:
         eventually(process.leads, within=15)
         yield process

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from wesher_common.errors import InvalidSpec
 from wesher_common.seeds import parse_seed
 from wesher_operator.crd import KINDS, definition
-
 from wesher_testing.api_server import ApiServer, KubectlFailed
 
 MESH = {"overlayCIDR": "10.189.0.0/16"}
@@ -105,7 +105,7 @@ def create(api: ApiServer, kind: str, name: str, spec: dict[str, Any], *more: st
     ids=[f"{case[0]}-{case[2]}-{n}" for n, case in enumerate(BAD)],
 )
 def test_a_bad_value_is_refused_with_its_field_and_rule(
-    installed: ApiServer, kind: str, name: str, field: str, spec: dict[str, Any], says: str
+    installed: ApiServer, *, kind: str, name: str, field: str, spec: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(KubectlFailed) as refused:
         create(installed, kind, name, spec)

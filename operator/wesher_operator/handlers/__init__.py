@@ -42,6 +42,11 @@ async def watch(controller: Controller, api: ApiClient, namespace: str, stop: as
         """Use the way in that the client has, with its token as it stands now."""
         return await watch_credentials(api)
 
+    @kopf.on.cleanup(registry=registry)
+    async def finish(**_: Any) -> None:
+        """End the reconcilers before kopf waits for every task made since its start."""
+        await controller.stop()
+
     for kind in WATCHED:
         _register(registry, kind, controller)
     try:

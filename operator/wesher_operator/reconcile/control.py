@@ -85,6 +85,13 @@ class Controller:
             except ClusterUnavailable as error:
                 _log.warning("resync failed error=%s", error)
 
+    async def stop(self) -> None:
+        """End every reconciler where it stands; whoever leads next goes on from there."""
+        workers = list(self._workers)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
     def _wake(self, meshes: Iterable[str]) -> None:
         for name in meshes:
             if name in self._causes:

@@ -10,7 +10,7 @@ nobody who has not heard of it sends to a stranger.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -68,6 +68,51 @@ def _tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Departures:
+    """Which nodes leave a mesh."""
+
+    now: tuple[str, ...]
+    """These leave at once."""
+    waiting: dict[str, datetime]
+    """These are unselected since then, and leave when they stay so."""
+
+    @property
+    def grace_ends(self) -> datetime | None:
+        """When the first of those waiting leaves."""
+        return min(self.waiting.values()) + UNSELECTED_GRACE if self.waiting else None
+
+
+def departures(
+    members: Iterable[str],
+    desired: Container[str],
+    existing: Container[str],
+    waiting: Mapping[str, datetime],
+    *,
+    now: datetime,
+) -> Departures:
+    """Tell which members leave.
+
+    Args:
+        members: names of the nodes that have a WesherNode.
+        desired: names of the nodes that should have one.
+        existing: names of the Nodes there are.
+        waiting: what the last call returned as such.
+        now: the time.
+
+    """
+    leaving, still = [], {}
+    for node in members:
+        if node in desired:
+            continue
+        since = waiting.get(node, now)
+        if node not in existing or now - since >= UNSELECTED_GRACE:
+            leaving.append(node)
+        else:
+            still[node] = since
+    return Departures(tuple(leaving), still)
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """What a mesh remembers of members that left, kept in ConfigMap ``<mesh>-released``."""
 
@@ -110,8 +155,11 @@ class Released:
         leaving, back = list(leaving), set(present)
         addresses = {key: until for key, until in self.addresses.items() if until > now}
         names = {key: until for key, until in self.names.items() if until > now and key not in back}
-        addresses |= {address: now + HELD_BACK_FOR for _, address in leaving}
-        names |= {name: now + REMOVED_FOR for name, _ in leaving if name not in back}
+        for name, address in leaving:
+            # One that is being deleted already keeps its time.
+            addresses.setdefault(address, now + HELD_BACK_FOR)
+            if name not in back:
+                names.setdefault(name, now + REMOVED_FOR)
         return Released(addresses, names)
 
     @property

@@ -42,7 +42,7 @@ from wesher_operator.kube import (
     Object,
 )
 from wesher_operator.reconcile import allocation, manifests, membership, status
-from wesher_operator.reconcile.membership import UNSELECTED_GRACE, Released
+from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.refusal import Refusal, refusal
 from wesher_operator.reconcile.status import Findings
 from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts, ObjectFacts, World
@@ -160,7 +160,11 @@ class MeshReconciler:
     ) -> tuple[Released, datetime | None]:
         known = self._world.members_of(mesh.name)
         mine = {member.spec.node_name: member for member in self._own_members(mesh)}
-        leaving, grace_ends = self._leaving(mine, {node.name for node in desired}, now)
+        departures = membership.departures(
+            mine, {node.name for node in desired}, self._world.nodes, self._unselected_since, now=now
+        )
+        self._unselected_since = departures.waiting
+        leaving = [mine[node] for node in departures.now]
 
         stored = self._released(mesh.name)
         released = stored.after(
@@ -189,25 +193,8 @@ class MeshReconciler:
         for node in desired:
             if node.name in addresses and node.name not in blocked:
                 await self._ensure_member(mesh, spec, node, addresses)
-        moments = [moment for moment in (grace_ends, released.next_expiry) if moment is not None]
+        moments = [moment for moment in (departures.grace_ends, released.next_expiry) if moment is not None]
         return released, min(moments, default=None)
-
-    def _leaving(
-        self, mine: Mapping[str, MemberFacts], desired: set[str], now: datetime
-    ) -> tuple[list[MemberFacts], datetime | None]:
-        """Return the members to delete now, and when the next unselected one has had its grace."""
-        leaving = []
-        waiting: dict[str, datetime] = {}
-        for node, member in mine.items():
-            if node in desired:
-                continue
-            since = self._unselected_since.get(node, now)
-            if node not in self._world.nodes or now - since >= UNSELECTED_GRACE:
-                leaving.append(member)
-            else:
-                waiting[node] = since
-        self._unselected_since = waiting
-        return leaving, min(waiting.values()) + UNSELECTED_GRACE if waiting else None
 
     async def _ensure_member(
         self, mesh: MeshFacts, spec: WesherMeshSpec, node: NodeFacts, addresses: Mapping[str, Any]

@@ -1,0 +1,408 @@
+"""What the operator makes of a WesherMesh on a real API server."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from wesher_common.keys import KeyRing
+from wesher_common.mesh_document import MeshDocument
+from wesher_common.overlay import candidate_address, is_reserved
+from wesher_testing.api_server import ApiServer
+from wesher_testing.operator_process import NAMESPACE, OperatorProcess, eventually
+
+Mesh = Callable[..., None]
+Report = Callable[..., None]
+SOON = 20.0
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+
+@pytest.fixture
+def nodes(api: ApiServer) -> None:
+    for number, name in enumerate("abc", start=1):
+        api.node(name, f"192.168.7.{number}")
+
+
+def condition(api: ApiServer, kind: str, mesh: str = "demo") -> dict[str, Any]:
+    """Return one condition of a mesh; empty while there is none."""
+    status = (api.get("wmesh", mesh) or {}).get("status", {})
+    return next((entry for entry in status.get("conditions", []) if entry["type"] == kind), {})
+
+
+def until_condition(
+    api: ApiServer, kind: str, status: str, *, mesh: str = "demo", reason: str = ""
+) -> dict[str, Any]:
+    """Wait until a condition has a status, and a reason where one is given."""
+
+    def right(found: dict[str, Any]) -> bool:
+        return found.get("status") == status and reason in {"", found["reason"]}
+
+    return eventually(lambda: condition(api, kind, mesh), within=SOON, until=right)
+
+
+def places(api: ApiServer, mesh: str = "demo") -> dict[str, dict[str, Any]]:
+    """Return the specs of a mesh's WesherNodes by node."""
+    found = api.get("wnode", "-l", f"wesher.dev/mesh={mesh}")["items"]
+    return {item["spec"]["nodeName"]: item["spec"] for item in found}
+
+
+def until_places(api: ApiServer, *names: str, mesh: str = "demo") -> dict[str, dict[str, Any]]:
+    """Wait until exactly these nodes have a place in a mesh."""
+    return eventually(lambda: places(api, mesh), within=SOON, until=lambda found: set(found) == set(names))
+
+
+def child(api: ApiServer, kind: str, name: str) -> Any:
+    return api.get(kind, name, "-n", NAMESPACE)
+
+
+def document(api: ApiServer, mesh: str = "demo") -> MeshDocument:
+    return MeshDocument.from_json(child(api, "configmap", f"{mesh}-config")["data"]["mesh.json"])
+
+
+def put_secret(api: ApiServer, name: str, key: bytes) -> None:
+    entry = base64.b64encode(base64.b64encode(key)).decode()
+    metadata = {"name": name, "namespace": NAMESPACE}
+    api.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": {"cluster-key": entry}})
+
+
+def test_a_mesh_gets_its_key_config_agents_and_a_place_for_each_node(
+    api: ApiServer, nodes: None, mesh: Mesh
+) -> None:
+    mesh()
+    found = until_places(api, "a", "b", "c")
+    network = ip_network("10.189.0.0/16")
+    for name, spec in found.items():
+        assert spec["overlayIP"] == str(candidate_address(name, network))
+        assert spec["advertiseAddress"] == f"192.168.7.{'abc'.index(name) + 1}"
+
+    secret = eventually(lambda: child(api, "secret", "demo-key"), within=SOON)
+    ring = KeyRing.from_files(base64.b64decode(secret["data"]["cluster-key"]).decode())
+    assert "ownerReferences" not in secret["metadata"]  # a deleted mesh must not take it along
+
+    agents = eventually(lambda: child(api, "daemonset", "demo-agent"), within=SOON)
+    pod = agents["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["hostNetwork"]
+    assert container["securityContext"]["privileged"]
+    assert agents["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"] == "10%"
+    assert agents["metadata"]["ownerReferences"][0]["kind"] == "WesherMesh"
+
+    assert document(api).cluster_seeds != ()
+    status = eventually(lambda: api.get("wmesh", "demo").get("status", {}).get("key"), within=SOON)
+    assert status["id"] == ring.primary.id
+
+
+def test_a_mesh_is_ready_when_every_node_reports_so_and_its_columns_and_events_tell(
+    api: ApiServer, nodes: None, mesh: Mesh, report: Report
+) -> None:
+    mesh()
+    until_places(api, "a", "b", "c")
+    assert condition(api, "Ready")["status"] != "True"
+    report("a")
+    report("b")
+    waiting = eventually(
+        lambda: condition(api, "Ready"), within=SOON, until=lambda found: "a (" not in found["message"]
+    )
+    assert waiting["message"] == "not ready: c (NotReported)"
+    report("c")
+    until_condition(api, "Ready", "True")
+
+    header, line = api.kubectl("get", "wmesh").splitlines()
+    assert header.split() == ["NAME", "READY", "MEMBERS", "CIDR", "KEY", "AGE"]
+    assert line.split()[:4] == ["demo", "True", "3/3", "10.189.0.0/16"]
+    wide = api.kubectl("get", "wmesh", "-o", "wide").splitlines()[0]
+    assert wide.split()[5:8] == ["CONVERGED", "INTERFACE", "MESSAGE"]
+    assert "weshernode.wesher.dev/demo.a" in api.kubectl("get", "wesher")
+    described = eventually(
+        lambda: api.kubectl("describe", "wmesh", "demo"), within=SOON, until=lambda text: "AllReady" in text
+    )
+    assert re.search(r"Normal\s+AllReady.*Ready is True", described)
+
+
+def test_a_node_that_the_others_cannot_reach_is_named_until_it_recovers(
+    api: ApiServer, nodes: None, mesh: Mesh, report: Report
+) -> None:
+    mesh()
+    until_places(api, "a", "b", "c")
+    for node in "abc":
+        report(node)
+    until_condition(api, "Ready", "True")
+
+    blaming = {"peers": {"unreachable": ["b"]}}
+    report("a", **blaming)
+    assert until_condition(api, "Degraded", "True")["message"] == "a cannot reach b"
+    assert condition(api, "Ready")["status"] == "True"  # one pair alone is no dead node
+
+    report("c", **blaming)
+    assert until_condition(api, "Ready", "False")["message"] == "not ready: b (Unreachable)"
+    first = api.get("wmesh", "demo")["status"]["memberList"][0]
+    assert (first["name"], first["state"], first["reason"]) == ("b", "NotReady", "Unreachable")
+
+    for node in "ac":
+        report(node, peers={"unreachable": []})
+    until_condition(api, "Ready", "True")
+    until_condition(api, "Degraded", "False")
+
+
+def test_a_node_whose_reports_stopped_is_stale(
+    api: ApiServer, nodes: None, mesh: Mesh, report: Report
+) -> None:
+    mesh()
+    until_places(api, "a", "b", "c")
+    for node in "ab":
+        report(node)
+    long_ago = (datetime.now(UTC) - timedelta(minutes=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    report("c", lastReportTime=long_ago)
+    eventually(
+        lambda: condition(api, "Ready"),
+        within=SOON,
+        until=lambda found: found["message"] == "not ready: c (NoReport)",
+    )
+    assert api.get("wmesh", "demo")["status"]["members"]["stale"] == 1
+
+
+def test_names_that_hash_alike_get_different_addresses_and_a_full_network_names_who_has_none(
+    api: ApiServer, mesh: Mesh
+) -> None:
+    for number in range(1, 8):
+        api.node(f"n{number}", f"192.168.7.{number}")
+    mesh(overlayCIDR="10.189.0.0/29")
+    eventually(lambda: places(api), within=SOON, until=lambda found: len(found) == 6)
+    network = ip_network("10.189.0.0/29")
+    addresses = {ip_address(spec["overlayIP"]) for spec in places(api).values()}
+    assert len(addresses) == 6
+    assert not any(is_reserved(address, network) for address in addresses)
+    moved = [n for n, spec in places(api).items() if spec["overlayIP"] != str(candidate_address(n, network))]
+    assert moved
+    eventually(
+        lambda: [m["reason"] for m in api.get("wmesh", "demo")["status"].get("memberList", [])],
+        within=SOON,
+        until=lambda reasons: reasons.count("NoFreeAddress") == 1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({}, "interface wgoverlay; wireguard.interface wgoverlay1 is free"),
+        ({"wireguard": {"interface": "wg2"}}, "port 51820; wireguard.port 51821 is free"),
+        ({"wireguard": {"interface": "wg2", "port": 1}}, "port 7946; gossip.port 7947 is free"),
+        (
+            {"wireguard": {"interface": "wg2", "port": 1}, "gossip": {"port": 2}},
+            "addresses of 10.189.4.0/24; overlayCIDR 10.189.",
+        ),
+    ],
+)
+def test_a_newer_mesh_that_wants_what_an_older_one_has_is_refused_by_name_and_makes_nothing(
+    api: ApiServer, nodes: None, mesh: Mesh, spec: dict[str, Any], says: str
+) -> None:
+    mesh("elder")
+    until_places(api, "a", "b", "c", mesh="elder")
+    before = child(api, "daemonset", "elder-agent")["metadata"]["resourceVersion"]
+    mesh("young", overlayCIDR="10.189.4.0/24", **spec)
+    refused = until_condition(api, "Ready", "False", mesh="young")
+    assert refused["reason"] == "Conflict"
+    assert f"meshes young and elder both want {says}" in refused["message"]
+    assert child(api, "daemonset", "young-agent") is None
+    assert places(api, "young") == {}
+    assert child(api, "daemonset", "elder-agent")["metadata"]["resourceVersion"] == before
+
+    api.kubectl("delete", "wmesh", "elder")
+    until_condition(api, "ConfigPublished", "True", mesh="young")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "says"),
+    [
+        ("10.244.0.0/16", "overlaps the pod network 10.244.3.0/24 of Node p"),
+        ("10.96.0.0/24", "overlaps the Service network 10.96.0.0/16"),
+        ("192.168.7.0/24", "overlaps the InternalIP 192.168.7.9 of Node p"),
+    ],
+)
+def test_an_overlay_on_top_of_the_clusters_own_networks_is_refused_and_a_free_one_is_named(
+    api: ApiServer, mesh: Mesh, overlay: str, says: str
+) -> None:
+    api.node("p", "192.168.7.9", podCIDRs=["10.244.3.0/24"])
+    mesh(overlayCIDR=overlay)
+    refused = until_condition(api, "Ready", "False", reason="OverlappingNetwork")
+    assert says in refused["message"]
+    free = ip_network(re.search(r"(\S+) is free$", refused["message"])[1])
+    assert free.prefixlen == ip_network(overlay).prefixlen
+    for taken in ("10.244.3.0/24", "10.96.0.0/16", "192.168.7.9/32", overlay):
+        assert not free.overlaps(ip_network(taken))
+    assert child(api, "daemonset", "demo-agent") is None
+
+
+def test_a_key_that_is_not_32_bytes_is_refused_without_being_shown_and_a_good_one_heals(
+    api: ApiServer, nodes: None, mesh: Mesh, operator: OperatorProcess
+) -> None:
+    secret = b"sixteen bytes!!!"
+    put_secret(api, "mine", secret)
+    mesh(clusterKeySecretRef={"name": "mine"})
+    refused = until_condition(api, "KeyReady", "False")
+    assert refused["reason"] == "InvalidKey"
+    assert refused["message"] == "Secret mine: cluster-key: must decode to exactly 32 bytes, not 16"
+    assert until_condition(api, "Ready", "False", reason="InvalidKey")
+    assert child(api, "daemonset", "demo-agent") is None
+
+    put_secret(api, "mine", bytes(range(32)))
+    until_condition(api, "KeyReady", "True")
+    eventually(lambda: child(api, "daemonset", "demo-agent"), within=SOON)
+    shown = operator.log + api.kubectl("get", "wmesh,wnode,events", "-A", "-o", "json")
+    for key in (secret, bytes(range(32))):
+        assert base64.b64encode(key).decode() not in shown
+
+
+def test_a_key_that_is_there_already_is_used_and_left_alone(api: ApiServer, nodes: None, mesh: Mesh) -> None:
+    put_secret(api, "demo-key", bytes(range(32)))
+    before = child(api, "secret", "demo-key")["metadata"]["resourceVersion"]
+    mesh()
+    until_condition(api, "KeyReady", "True")
+    assert child(api, "secret", "demo-key")["metadata"]["resourceVersion"] == before
+
+
+def test_a_key_that_vanishes_is_not_replaced_by_another(api: ApiServer, nodes: None, mesh: Mesh) -> None:
+    """A new key would lock out every member outside this cluster, and nobody would know why."""
+    mesh()
+    until_condition(api, "KeyReady", "True")
+    api.kubectl("delete", "secret", "demo-key", "-n", NAMESPACE)
+    lost = until_condition(api, "KeyReady", "False")
+    assert "Secret demo-key is gone" in lost["message"]
+    assert child(api, "secret", "demo-key") is None
+
+
+def test_a_deleted_node_leaves_at_once_and_its_address_is_held_back(
+    api: ApiServer, nodes: None, mesh: Mesh
+) -> None:
+    mesh(overlayCIDR="10.189.0.0/30")
+    eventually(lambda: places(api), within=SOON, until=lambda found: len(found) == 2)
+    api.kubectl("delete", "node", "a")
+    until_places(api, "b")
+    eventually(lambda: document(api).removed, within=SOON, until=lambda names: names == ("a",))
+    # c has waited for an address all along, and the one that a had is free: but not within the hour.
+    assert condition(api, "Ready")["message"].endswith("c (NoFreeAddress)")
+    released = json.loads(child(api, "configmap", "demo-released")["data"]["released.json"])
+    assert len(released["addresses"]) == 1
+
+    api.node("a", "192.168.7.1")
+    eventually(lambda: document(api).removed, within=SOON, until=lambda names: names == ())
+
+
+def test_agents_run_and_addresses_are_given_only_where_the_node_selector_says(
+    api: ApiServer, nodes: None, mesh: Mesh
+) -> None:
+    api.kubectl("label", "node", "b", "role=edge")
+    mesh(nodeSelector={"role": "edge"})
+    until_places(api, "b")
+    agents = eventually(lambda: child(api, "daemonset", "demo-agent"), within=SOON)
+    assert agents["spec"]["template"]["spec"]["nodeSelector"] == {"role": "edge"}
+    api.kubectl("label", "node", "c", "role=edge")
+    until_places(api, "b", "c")
+
+
+def test_annotations_and_cluster_name_say_where_a_node_is_and_how_it_is_reached(
+    api: ApiServer, mesh: Mesh
+) -> None:
+    api.node("a", "192.168.7.1", annotations={"wesher.dev/advertise-address": "203.0.113.7"})
+    api.node("b", "192.168.7.2", annotations={"wesher.dev/location": "attic"})
+    mesh(clusterName="home")
+    found = until_places(api, "a", "b")
+    assert (found["a"]["advertiseAddress"], found["a"]["location"]) == ("203.0.113.7", "home")
+    assert (found["b"]["advertiseAddress"], found["b"]["location"]) == ("192.168.7.2", "attic")
+    assert found["a"]["overlayIP"] == str(candidate_address("a.home", ip_network("10.189.0.0/16")))
+
+
+def test_an_agent_with_an_old_config_is_nudged_and_one_with_the_new_is_not(
+    api: ApiServer, nodes: None, mesh: Mesh, report: Report
+) -> None:
+    mesh()
+    until_places(api, "a", "b", "c")
+    until_condition(api, "KeyReady", "True")
+    key = api.get("wmesh", "demo")["status"]["key"]["id"]
+    for node in "ab":
+        labels = {"wesher.dev/mesh": "demo"}
+        api.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": f"agent-{node}", "namespace": NAMESPACE, "labels": labels},
+                "spec": {
+                    "nodeName": node,
+                    "serviceAccountName": "wesher-agent",
+                    "containers": [{"name": "agent", "image": "wesher:test"}],
+                },
+            }
+        )
+    keys = {"primaryKeyID": key, "keyIDs": [key]}
+    report("a", configHash=document(api).config_hash, **keys)
+    report("b", configHash="0ld", **keys)
+
+    def nudges() -> set[str]:
+        pods = api.get("pod", "-n", NAMESPACE)["items"]
+        nudged = (
+            pod["metadata"] for pod in pods if "wesher.dev/nudge" in pod["metadata"].get("annotations", {})
+        )
+        return {pod["name"] for pod in nudged}
+
+    assert eventually(nudges, within=SOON) == {"agent-b"}
+    mesh(etcHosts="Off")
+    eventually(nudges, within=SOON, until=lambda names: names == {"agent-a", "agent-b"})
+
+
+def test_what_was_edited_or_deleted_by_hand_is_put_right(api: ApiServer, nodes: None, mesh: Mesh) -> None:
+    mesh()
+    until_places(api, "a", "b", "c")
+    eventually(lambda: child(api, "daemonset", "demo-agent"), within=SOON)
+    patch = '{"spec":{"template":{"spec":{"hostNetwork":false}}}}'
+    api.kubectl("patch", "daemonset", "demo-agent", "-n", NAMESPACE, "-p", patch)
+    api.kubectl("patch", "configmap", "demo-config", "-n", NAMESPACE, "-p", '{"data":{"mesh.json":"{}"}}')
+    api.kubectl("patch", "wnode", "demo.a", "--type=merge", "-p", '{"spec":{"location":"moon"}}')
+    eventually(
+        lambda: child(api, "daemonset", "demo-agent")["spec"]["template"]["spec"].get("hostNetwork"),
+        within=SOON,
+    )
+    eventually(lambda: child(api, "configmap", "demo-config")["data"]["mesh.json"] != "{}", within=SOON)
+    eventually(lambda: "location" not in places(api)["a"], within=SOON)
+
+
+def test_nothing_is_written_at_rest(api: ApiServer, nodes: None, mesh: Mesh, report: Report) -> None:
+    mesh()
+    until_places(api, "a", "b", "c")
+    for node in "abc":
+        report(node)
+    until_condition(api, "Ready", "True")
+    settled = eventually_quiet(lambda: operator_writes(api))
+    assert settled > 0  # so the filter finds what it looks for
+    time.sleep(20)  # what is measured is that nothing happens in this time
+    written = operator_writes(api)[settled:]
+    assert [(event["verb"], event["requestURI"]) for event in written] == []
+
+
+def operator_writes(api: ApiServer) -> list[dict[str, Any]]:
+    """Return what an operator wrote, oldest first; its lease, which is renewed all the time, left out."""
+    return [
+        event
+        for event in api.audit_events()
+        if event["userAgent"].startswith("wesher-operator")
+        and event["verb"] not in {"get", "list", "watch"}
+        and "/leases" not in event["requestURI"]
+    ]
+
+
+def eventually_quiet(writes: Callable[[], list[Any]], *, quiet: float = 2.0) -> int:
+    """Wait until no write was added for a while and return how many there are."""
+    count, since = len(writes()), time.monotonic()
+    while time.monotonic() - since < quiet:
+        time.sleep(0.2)
+        if len(writes()) != count:
+            count, since = len(writes()), time.monotonic()
+    return count
