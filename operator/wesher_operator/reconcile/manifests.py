@@ -171,7 +171,7 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
                     f"--log-level={settings.log_level}",
                 ],
                 "env": [
-                    {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+                    {"name": "WESHER_NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
                 ],
                 "securityContext": {"privileged": True},
                 "volumeMounts": [

@@ -51,7 +51,7 @@ class Node:
             *(_BIN / "wesher", "agent", f"--kubernetes={self.mount}", f"--kubeconfig={self.kubeconfig}"),
             *("--log-level=info", f"--userspace-binary={wireguard_go()}"),
         ]
-        self.agent = self.host.log_of(argv, self.log, env={**os.environ, "NODE_NAME": self.name})
+        self.agent = self.host.log_of(argv, self.log, env={**os.environ, "WESHER_NODE_NAME": self.name})
 
     def end_agent(self) -> None:
         """Send what a kubelet sends to restart a container, and wait until it is gone."""
