@@ -1,0 +1,192 @@
+"""Engines and sockets together, on the loopback: what virtual time cannot show."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from wesher_agent.net.driver import Driver
+from wesher_agent.net.sockets import find_holder, open_sockets
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.events import (
+    Event,
+    LeaveDone,
+    MemberJoined,
+    PacketRejected,
+    PushPullDone,
+    PushPullFailed,
+)
+from wesher_agent.swim.members import LocalNode
+from wesher_agent.swim.profile import LOCAL
+from wesher_agent.wire.keyring import Keyring
+from wesher_agent.wire.packet import PacketFormat
+from wesher_common.errors import InvalidSpec
+
+FAST = replace(LOCAL, gossip_interval=0.01, probe_interval=0.1, probe_timeout=0.05, push_pull_interval=0.5)
+DEADLINE = 5.0
+
+
+@dataclass
+class _Peer:
+    """One engine with its driver, and what it reported."""
+
+    name: str
+    ip: str
+    port: int
+    key: bytes = bytes(32)
+    events: list[Event] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def open(self) -> None:
+        self.engine = Engine(
+            LocalNode(name=self.name, address=self.address),
+            FAST,
+            packet_format=PacketFormat(Keyring(self.key), compress=False),
+            incarnation=1,
+            rng=Random(1),
+            nonce=os.urandom,
+        )
+        self.driver = Driver(self.engine, self.take)
+        await self.driver.open([ip_address(self.ip)], self.port)
+
+    @property
+    def address(self) -> Address:
+        return Address(self.ip, self.port)
+
+    def take(self, event: Event) -> None:
+        self.events.append(event)
+        self.news.set()
+
+    async def until(self, reached: Callable[[], object]) -> None:
+        async with asyncio.timeout(DEADLINE):
+            while not reached():
+                self.news.clear()
+                await self.news.wait()
+
+    def happened(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def join(self, other: _Peer) -> None:
+        self.driver.tell(partial(self.engine.join, [other.address]))
+
+
+Open = Callable[..., Awaitable[_Peer]]
+
+
+def free_port(ip: str) -> int:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with closing(socket.socket(family)) as probe:
+        probe.bind((ip, 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+async def open_peer() -> AsyncIterator[Open]:
+    """Return what starts a peer on the loopback, each on a port of its own."""
+    async with AsyncExitStack() as stack:
+
+        async def make(name: str, ip: str = "127.0.0.1", **options: bytes) -> _Peer:
+            peer = _Peer(name, ip, free_port(ip), **options)
+            await peer.open()
+            stack.push_async_callback(peer.driver.close)
+            return peer
+
+        yield make
+
+
+@pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])
+async def test_two_members_meet_probe_each_other_and_one_leaves(open_peer: Open, ip: str) -> None:
+    a, b = await open_peer("a", ip), await open_peer("b", ip)
+    b.join(a)
+    await a.until(lambda: a.happened(MemberJoined))
+    await b.until(lambda: b.happened(PushPullDone))
+    b.driver.tell(b.engine.leave)
+    await b.until(lambda: b.happened(LeaveDone))
+    await a.until(lambda: a.engine.members["b"].is_gone)
+
+
+async def test_a_seed_that_is_not_there_is_a_failed_exchange_with_its_reason(open_peer: Open) -> None:
+    a = await open_peer("a")
+    nobody = Address("127.0.0.1", free_port("127.0.0.1"))
+    a.driver.tell(partial(a.engine.join, [nobody]))
+    await a.until(lambda: a.happened(PushPullFailed))
+    (failed,) = a.happened(PushPullFailed)
+    assert isinstance(failed, PushPullFailed)
+    assert failed.error == "connection refused"
+
+
+async def test_another_key_is_counted_by_reason_and_nobody_joins(open_peer: Open) -> None:
+    a, b = await open_peer("a"), await open_peer("b", key=b"x" * 32)
+    b.join(a)
+    await b.until(lambda: b.happened(PushPullFailed))
+    await a.until(lambda: a.happened(PacketRejected))
+    assert sum(a.driver.rejected.values()) == len(a.happened(PacketRejected))
+    assert set(a.engine.members) == {"a"}
+
+
+async def test_a_fault_in_taking_an_event_stops_neither_events_nor_gossip(
+    open_peer: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = await open_peer("a"), await open_peer("b")
+    take, broken = a.take, []
+
+    def fail_once(event: Event) -> None:
+        if not broken:
+            broken.append(event)
+            raise ValueError("a fault of ours")
+        take(event)
+
+    a.driver._on_event = fail_once
+    b.join(a)
+    c = await open_peer("c")
+    c.join(a)
+    await a.until(lambda: len(a.engine.members) == 3)
+    assert "event not handled" in caplog.text
+
+
+async def test_more_connections_than_one_address_may_have_are_closed_at_once(open_peer: Open) -> None:
+    a = await open_peer("a")
+    opened = [await asyncio.open_connection(a.ip, a.port) for _ in range(6)]
+    reads = [asyncio.ensure_future(reader.read(1)) for reader, _ in opened]
+    closed, kept = await asyncio.wait(reads, timeout=0.3)
+    assert (len(closed), len(kept)) == (2, 4)
+    for _, writer in opened:
+        writer.close()
+    await asyncio.wait(kept)
+
+
+async def test_a_port_in_use_names_protocol_port_holder_and_flag(open_peer: Open) -> None:
+    a = await open_peer("a")
+    me = f"{Path('/proc/self/comm').read_text().strip()} (pid {os.getpid()})"
+    with pytest.raises(InvalidSpec) as error:
+        open_sockets(ip_address(a.ip), a.port)
+    assert str(error.value) == (
+        f"--cluster-port '{a.port}': UDP port {a.port} is taken by {me}: set --cluster-port, "
+        "or spec.gossip.port of the mesh, to a port that is free on all members"
+    )
+
+
+async def test_a_tcp_port_in_use_frees_the_udp_port_again() -> None:
+    with closing(socket.socket()) as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(InvalidSpec, match=f"TCP port {port} is taken by"):
+            open_sockets(ip_address("127.0.0.1"), port)
+        assert find_holder("UDP", port) == ""
+
+
+def test_an_address_that_is_not_ours_is_refused() -> None:
+    with pytest.raises(InvalidSpec, match=r"--bind-addr '192\.0\.2\.77': is no address of this host"):
+        open_sockets(ip_address("192.0.2.77"), free_port("127.0.0.1"))
