@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +341,8 @@ def _write_certificates(directory: Path, address: str) -> None:
         .sign(ca_key, hashes.SHA256())
     )
     (directory / "ca.crt").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-    addresses = {ip_address(address), ip_address("127.0.0.1")}
+    # The last is what pods call it by: its Service's address.
+    addresses = {ip_address(address), ip_address("127.0.0.1"), ip_network(SERVICE_NETWORK)[1]}
     names = [x509.DNSName("localhost"), *(x509.IPAddress(each) for each in sorted(addresses, key=str))]
     for file, subject, usage in (
         ("server", _name("kube-apiserver"), ExtendedKeyUsageOID.SERVER_AUTH),
