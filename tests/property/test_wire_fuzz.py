@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from wesher_agent.wire.fields import pack
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.limits import DATAGRAM
 from wesher_agent.wire.lzw import compress, decompress
@@ -38,6 +39,8 @@ from wesher_common.errors import PeerMisbehaved
 INPUTS = 20_000
 STALL = 0.05
 """Seconds of processor time that one input may cost."""
+TRIES = 5
+"""How often a slow one is tried again, since on a busy machine anything is slow once."""
 
 PLAIN = PacketFormat(None, compress=False)
 COMPRESSING = PacketFormat(None)
@@ -81,7 +84,7 @@ STREAMS = [
     seal_stream(message, fmt, nonce=nonce)
     for message, fmt in itertools.product(STREAM_MESSAGES, [PLAIN, COMPRESSING, ENCRYPTED])
 ]
-COMPRESSED = [compress(bytes(500)), compress(bytes(range(256)) * 3), compress(b"".join(PARTS))]
+COMPRESSED = [compress(bytes(500)), compress(bytes(range(256))), compress(b"".join(PARTS[:3]))]
 
 
 def mutated(corpus: Sequence[bytes], seed: int) -> Iterator[bytes]:
@@ -123,6 +126,16 @@ def read_stream(data: bytes) -> None:
         reader.message()
 
 
+def is_quick(decoder: Callable[[bytes], None], data: bytes) -> bool:
+    for _ in range(TRIES):
+        began = time.process_time()
+        with contextlib.suppress(PeerMisbehaved):
+            decoder(data)
+        if time.process_time() - began < STALL:
+            return True
+    return False
+
+
 def unpack(data: bytes) -> None:
     decompress(data, DATAGRAM)
 
@@ -134,15 +147,11 @@ def unpack(data: bytes) -> None:
 )
 def test_damaged_input_is_refused_at_once(decoder: Callable[[bytes], None], corpus: Sequence[bytes]) -> None:
     for data in mutated(corpus, seed=1):
-        began = time.process_time()
         try:
-            with contextlib.suppress(PeerMisbehaved):
-                decoder(data)
+            assert is_quick(decoder, data)
         except Exception as error:
             error.add_note(f"input: {data.hex()}")
             raise
-        took = time.process_time() - began
-        assert took < STALL, f"{took:.3f} s for {data.hex()}"
 
 
 @pytest.mark.parametrize("corpus", [DATAGRAMS, STREAMS, COMPRESSED], ids=["datagrams", "streams", "lzw"])
@@ -162,13 +171,17 @@ def test_the_corpus_is_sound_before_it_is_damaged(corpus: Sequence[bytes]) -> No
             assert compress(decompress(data, DATAGRAM)) == data
 
 
-def test_the_worst_datagram_that_fits_takes_no_longer_than_a_stall() -> None:
-    """All of the limit spent on the smallest parts, compressed: the most work a byte can buy."""
-    inner = b"\x07\xff" + bytes(2 * 255)
-    parts = [inner] * 120
-    worst = seal(parts, COMPRESSING, checksum=False, nonce=nonce)
-    assert len(worst) < 2000
-    began = time.process_time()
-    with pytest.raises(PeerMisbehaved):
-        open_packet(worst, PLAIN)
-    assert time.process_time() - began < STALL
+@pytest.mark.parametrize(
+    "worst",
+    [
+        seal([b"\x07\xff" + bytes(2 * 255)] * 120, COMPRESSING, checksum=False, nonce=nonce),
+        seal([encode(ALIVE)] * 130, COMPRESSING, checksum=False, nonce=nonce),
+        b"\x09" + pack({b"Algo": 0, b"Buf": random.Random(1).randbytes(65_000)}),
+        b"\x09" + pack({b"Algo": 0, b"Buf": b"\x00" + bytes(65_000)}),
+        b"\x09" + pack({b"Algo": 0, b"Buf": compress(b"\x08" + random.Random(2).randbytes(45_000))}),
+    ],
+    ids=["empty parts", "repeated messages", "noise", "one literal for ever", "incompressible"],
+)
+def test_the_most_work_that_a_datagram_can_ask_for_is_quick(worst: bytes) -> None:
+    assert len(worst) <= DATAGRAM.most
+    assert is_quick(read_datagram, worst)

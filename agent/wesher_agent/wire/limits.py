@@ -38,8 +38,8 @@ class Limit:
 DATAGRAM: Final = Limit(64 * 1024, "bytes", "datagram-too-large")
 """One datagram, and all that its compressed parts unpack to together."""
 
-DATAGRAM_MESSAGES: Final = Limit(4096, "messages", "too-many-messages")
-"""Messages in one datagram; without it, empty parts cost more time than bytes."""
+DATAGRAM_PARTS: Final = Limit(1024, "parts", "too-many-parts")
+"""Parts of all compounds in one datagram; without it, empty parts cost more time than bytes."""
 
 NESTING: Final = Limit(4, "wrappers", "nested-too-deep")
 """Compound and compression wrappers inside each other."""

@@ -142,6 +142,8 @@ class _Opening:
     messages: list[Message] = field(default_factory=list)
     wrappers: set[Wrapper] = field(default_factory=set)
     rejected: list[str] = field(default_factory=list)
+    parts: int = 0
+    """How many parts the compounds so far have; they share one limit."""
     unpacked: int = 0
     """Bytes that compressed parts have become so far; they share one limit."""
 
@@ -176,7 +178,6 @@ class _Opening:
                     limits.NESTING.check(depth + 1)
                     self.unwrap(self.decompress(body), depth + 1)
                 case _:
-                    limits.DATAGRAM_MESSAGES.check(len(self.messages) + len(self.rejected) + 1)
                     self.messages.append(decode(body))
         except PeerMisbehaved as error:
             self.rejected.append(error.reason)
@@ -187,6 +188,8 @@ class _Opening:
         place = COMPOUND_HEADER + COMPOUND_ENTRY * count
         if not count or len(body) < place:
             raise PeerMisbehaved("truncated", "compound")
+        self.parts += count
+        limits.DATAGRAM_PARTS.check(self.parts)
         for size in struct.unpack_from(f">{count}H", body, COMPOUND_HEADER):
             if place + size > len(body):
                 # Go loses this part and all behind it, and counts the rest.

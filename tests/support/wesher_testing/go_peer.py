@@ -41,6 +41,8 @@ class GoPeer:
         self.name = name
         self.address = address
         self.port = port
+        self.meta = ""
+        """What it says of itself, where that is text."""
         self.events: list[JSON] = []
         """Everything it told unasked, in order."""
         self._process = process
@@ -65,6 +67,24 @@ class GoPeer:
     async def members(self) -> dict[str, JSON]:
         """Return whom it holds for alive or suspect, by name."""
         return {member["name"]: member for member in (await self.ask("members"))["members"]}
+
+    async def alive(self) -> dict[str, str]:
+        """Return the metadata, as text, of everyone it holds for alive or suspect."""
+        return {name: bytes.fromhex(told["meta"]).decode() for name, told in (await self.members()).items()}
+
+    async def join(self, address: str) -> None:
+        """Exchange state with the member at an address, at its own port."""
+        await self.ask(f"join {address}:{self.port}")
+
+    async def update(self, meta: str) -> None:
+        """Announce other metadata."""
+        self.meta = meta
+        await self.ask(f"meta {meta.encode().hex()}")
+
+    async def leave(self) -> None:
+        """Leave, and end once that has gone out."""
+        await self.ask("leave")
+        await self.crash()
 
     async def received(self) -> dict[str, int]:
         """Return how often it met each wrapper on what it received."""
@@ -176,6 +196,7 @@ async def go_peer(
         limit=1 << 24,
     )
     peer = GoPeer(process, name, address, port)
+    peer.meta = meta.decode(errors="replace")
     try:
         await peer.told("ready")
         yield peer

@@ -41,12 +41,13 @@ def datagram(size: int) -> None:
     open_datagram(encode(User(bytes(size - 1))))
 
 
-def messages(count: int) -> tuple[str, ...]:
-    """Open a compound of compounds of empty user messages."""
-    full, rest = divmod(count, 255)
+def parts(count: int) -> tuple[str, ...]:
+    """Open a compound of five compounds of empty user messages, each compound itself a part."""
+    each, rest = divmod(count - 5, 5)
     user = encode(User(b""))
-    parts = [seal([user] * 255, PLAIN, checksum=False, nonce=no_nonce)] * full + [user] * rest
-    return open_datagram(seal(parts, PLAIN, checksum=False, nonce=no_nonce))
+    sizes = [each + (number < rest) for number in range(5)]
+    inner = [seal([user] * size, PLAIN, checksum=False, nonce=no_nonce) for size in sizes]
+    return open_datagram(seal(inner, PLAIN, checksum=False, nonce=no_nonce))
 
 
 def nested_compounds(depth: int) -> None:
@@ -95,7 +96,7 @@ def container(entries: int) -> None:
 
 REACHING: dict[str, Callable[[int], tuple[str, ...] | None]] = {
     "DATAGRAM": datagram,
-    "DATAGRAM_MESSAGES": messages,
+    "DATAGRAM_PARTS": parts,
     "NESTING": nested_compounds,
     "FRAME": encrypted_frame,
     "DECOMPRESSED": unpacked_stream,

@@ -113,4 +113,4 @@ def test_a_bomb_stops_at_its_limit() -> None:
 def test_long_data_comes_in_slices() -> None:
     """An event loop can do something else between them."""
     slices = decompress_slices(compress(scattered(100_000)), DECOMPRESSED)
-    assert sum(1 for _ in slices) > 50
+    assert sum(1 for _ in slices) > 20

@@ -113,6 +113,14 @@ def test_a_large_push_pull_comes_in_slices() -> None:
     assert slices >= 7
 
 
+def test_a_small_message_takes_one_step() -> None:
+    """Slices are for large ones; a small one should not wait for its turn again."""
+    for fmt in FORMATS:
+        reader = StreamReader(fmt)
+        reader.feed(seal_stream(PUSH_PULL, fmt, nonce=nonce))
+        assert reader.step() == PUSH_PULL
+
+
 def test_bytes_behind_the_message_are_dropped() -> None:
     reader = StreamReader(PLAIN)
     reader.feed(encode(AckResp(1)) + bytes(10))
