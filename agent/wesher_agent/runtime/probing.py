@@ -108,7 +108,9 @@ class ProbePlan:
                 self._queue = self._rest(wanted)
             if not self._queue:
                 break
-            wanted.append(self._queue.pop(0))
+            peer = self._queue.pop(0)
+            if peer not in wanted and peer not in self._asked:
+                wanted.append(peer)
         for peer in wanted:
             self._asked[peer] = _Asked(now, received.get(peer, 0))
         self._next_round = now + (AGAIN_SECONDS if self.unreachable else ROUND_SECONDS)

@@ -1,0 +1,99 @@
+"""Whom an agent probes when, and what it concludes, in time that is a number."""
+
+from __future__ import annotations
+
+from random import Random
+
+from wesher_agent.runtime.probing import AGAIN_SECONDS, ANSWER_SECONDS, ROUND_SECONDS, ProbePlan
+
+
+def plan_for(*peers: str) -> ProbePlan:
+    plan = ProbePlan(Random(1))
+    plan.set_peers(peers, now=0.0)
+    return plan
+
+
+def answered(plan: ProbePlan, peers: list[str], *, now: float) -> None:
+    """Let probes go out and all peers answer them."""
+    plan.due({}, now=now)
+    plan.judge(dict.fromkeys(peers, 100), now=now + 1)
+
+
+def test_everybody_is_asked_at_once_after_the_start() -> None:
+    peers = [f"p{number}" for number in range(20)]
+    assert sorted(plan_for(*peers).due({}, now=0.0)) == sorted(peers)
+
+
+def test_later_a_few_are_asked_each_round_until_all_had_their_turn() -> None:
+    peers = [f"p{number}" for number in range(20)]
+    plan = plan_for(*peers)
+    answered(plan, peers, now=0.0)
+    received, asked = dict.fromkeys(peers, 100), []
+    for turn in range(1, 5):
+        now = turn * ROUND_SECONDS
+        assert plan.due(received, now=now - 0.1) == []
+        wanted = plan.due(received, now=now)
+        assert len(wanted) == 5  # log2 of 20
+        asked += wanted
+        received.update({peer: received[peer] + 1 for peer in wanted})
+        plan.judge(received, now=now + 1)
+    assert sorted(asked) == sorted(peers)
+
+
+def test_a_peer_from_which_bytes_came_since_is_reachable() -> None:
+    plan = plan_for("a", "b")
+    plan.due({"a": 50, "b": 50}, now=0.0)
+    assert not plan.judge({"a": 51, "b": 50}, now=1.0)
+    assert plan.reachable == {"a"}
+    assert plan.unreachable == ()
+
+
+def test_a_peer_that_stays_silent_is_unreachable_and_asked_again_soon() -> None:
+    plan = plan_for("a", "b", "c")
+    plan.due({}, now=0.0)
+    plan.judge({"a": 1, "b": 1}, now=1.0)
+    assert not plan.judge({"a": 1, "b": 1}, now=ANSWER_SECONDS - 0.1)
+    assert plan.judge({"a": 1, "b": 1}, now=ANSWER_SECONDS)
+    assert plan.unreachable == ("c",)
+    assert not plan.mostly_failing
+    assert "c" in plan.due({"a": 1, "b": 1}, now=ROUND_SECONDS)
+    assert plan.next_timer() == ROUND_SECONDS + AGAIN_SECONDS
+    assert plan.judge({"a": 1, "b": 1, "c": 1}, now=ROUND_SECONDS + 1)
+    assert plan.unreachable == ()
+
+
+def test_most_probes_fail_only_when_more_than_half_do() -> None:
+    plan = plan_for("a", "b")
+    plan.due({}, now=0.0)
+    plan.judge({"a": 1}, now=ANSWER_SECONDS)
+    assert plan.unreachable == ("b",)
+    assert not plan.mostly_failing
+    alone = plan_for("b")
+    alone.due({}, now=0.0)
+    alone.judge({}, now=ANSWER_SECONDS)
+    assert alone.mostly_failing
+
+
+def test_a_newcomer_is_asked_at_once_and_who_went_counts_no_more() -> None:
+    plan = plan_for("a", "b")
+    plan.due({}, now=0.0)
+    plan.judge({"a": 1}, now=ANSWER_SECONDS)
+    plan.set_peers(["a", "c"], now=20.0)
+    assert plan.unreachable == ()
+    assert plan.next_timer() == 20.0
+    assert "c" in plan.due({"a": 1}, now=20.0)
+
+
+def test_starting_over_asks_everybody_again() -> None:
+    plan = plan_for("a", "b")
+    answered(plan, ["a", "b"], now=0.0)
+    plan.start_over(now=5.0)
+    assert plan.reachable == frozenset()
+    assert sorted(plan.due({"a": 100, "b": 100}, now=5.0)) == ["a", "b"]
+
+
+def test_with_nobody_there_is_nothing_to_do() -> None:
+    plan = plan_for()
+    assert plan.next_timer() is None
+    assert plan.due({}, now=0.0) == []
+    assert not plan.mostly_failing

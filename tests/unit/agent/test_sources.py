@@ -1,0 +1,73 @@
+"""The mounted directory, changed as a kubelet changes it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+from wesher_agent.runtime.sources import MountedDirectory
+from wesher_common.errors import InvalidSpec
+
+OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+DOCUMENT = json.dumps({"version": 1, "name": "m", "uid": "u", "overlayCIDR": "10.9.0.0/16"})
+
+
+def mount(directory: Path, version: str, **files: str) -> None:
+    """Show files through a symbolic link that is swapped, as the kubelet's atomic writer does."""
+    real = directory / f"..{version}"
+    real.mkdir(parents=True)
+    for name, text in files.items():
+        (real / name.replace("_", "-").replace("-json", ".json")).write_text(text)
+    swap = directory / "..data_tmp"
+    swap.symlink_to(real.name)
+    swap.rename(directory / "..data")
+    for path in real.iterdir():
+        shown = directory / path.name
+        if not shown.is_symlink():
+            shown.symlink_to(Path("..data") / path.name)
+
+
+def test_key_ring_and_document_are_read(tmp_path: Path) -> None:
+    mount(tmp_path, "1", mesh_json=DOCUMENT, cluster_key=OLD, accepted_keys=f"{NEW}\n")
+    content = MountedDirectory(tmp_path).read()
+    assert content.document.name == "m"
+    assert [key.reveal_base64() for key in content.ring] == [OLD, NEW]
+
+
+def test_a_swapped_directory_is_seen_and_one_that_is_the_same_is_not(tmp_path: Path) -> None:
+    mount(tmp_path, "1", mesh_json=DOCUMENT, cluster_key=OLD)
+    mounted = MountedDirectory(tmp_path)
+    assert mounted.has_changed()
+    mounted.read()
+    assert not mounted.has_changed()
+    mount(tmp_path, "2", mesh_json=DOCUMENT, cluster_key=NEW, accepted_keys=OLD)
+    assert mounted.has_changed()
+    assert mounted.read().ring.primary.reveal_base64() == NEW
+
+
+@pytest.mark.parametrize(
+    ("files", "line"),
+    [
+        ({"cluster_key": OLD}, "mesh.json: is missing in"),
+        ({"mesh_json": DOCUMENT}, "cluster-key: is missing in"),
+        ({"mesh_json": DOCUMENT, "cluster_key": "x"}, "cluster-key: must be standard base64"),
+        (
+            {"mesh_json": DOCUMENT, "cluster_key": OLD, "accepted_keys": f"{NEW}\nx"},
+            "accepted-keys line 2: must be",
+        ),
+        ({"mesh_json": "{", "cluster_key": OLD}, "mesh.json: is not JSON"),
+        ({"mesh_json": DOCUMENT.replace("10.9", "10.300"), "cluster_key": OLD}, "mesh.json overlayCIDR"),
+    ],
+)
+def test_what_is_missing_or_broken_is_named_once_until_it_changes(
+    tmp_path: Path, files: dict[str, str], line: str
+) -> None:
+    mount(tmp_path, "1", **files)
+    mounted = MountedDirectory(tmp_path)
+    with pytest.raises(InvalidSpec) as error:
+        mounted.read()
+    assert str(error.value).startswith(line)
+    assert not mounted.has_changed()
