@@ -9,8 +9,10 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from typing import get_args
 
-from wesher_testing import toolbox
+from wesher_testing import go_peer, toolbox
+from wesher_testing.demo.world import wireguard_go
 from wesher_testing.ring_runner import Ring, Step, run
 
 SET_UP_MINUTES = 18.0
@@ -23,21 +25,30 @@ def _tool(name: str, *arguments: str) -> Step:
     return Step(name if not arguments else f"{name} {arguments[0]}", (str(_BIN / name), *arguments))
 
 
-def _tests(*folders: str) -> Step:
+def _tests(*folders: str, marked: str = "") -> Step:
+    paths = (f"tests/{folder}" for folder in folders)
     return Step(
         "tests",
-        (sys.executable, "-m", "pytest", "-q", *(f"tests/{folder}" for folder in folders)),
+        (sys.executable, "-m", "pytest", "-q", *(("-m", marked) if marked else ()), *paths),
         counts_itself=True,
     )
 
 
-def _wireguard_go() -> object:
-    module = toolbox.REPOSITORY / "tests/support/go/wireguard"
-    return toolbox.go_binary(module, "golang.zx2c4.com/wireguard", "wireguard")
+def _gossip_peers() -> object:
+    built = [go_peer.binary(library) for library in get_args(go_peer.Library)]
+    return built, toolbox.debian_package_root("serf")
 
 
 def _api_server() -> object:
-    return toolbox.kubernetes_binary("kube-apiserver"), toolbox.kubernetes_binary("kubectl"), toolbox.etcd()
+    return _kubernetes("kube-apiserver", "kubectl"), toolbox.etcd()
+
+
+def _cluster() -> object:
+    return _kubernetes("kube-controller-manager", "kube-proxy", "kube-scheduler", "kubelet")
+
+
+def _kubernetes(*names: str) -> object:
+    return [toolbox.kubernetes_binary(name) for name in names]
 
 
 RINGS = (
@@ -50,32 +61,50 @@ RINGS = (
             _tool("ruff", "format", "--check", "."),
             _tool("lint-imports", "--no-logo"),
             _tool("mypy"),
-            _tests("unit", "property", "repo"),
+            _tests("unit", "property", "repo", marked="not needs_root"),
         ),
     ),
     Ring("sim", "the gossip engine on a virtual network", 2, (_tests("sim"),)),
     Ring(
-        "interop", "gossip with Go's memberlist and with serf", 4, (_tests("interop"),), prepare=(toolbox.go,)
+        "interop",
+        "gossip with Go's memberlist and with serf",
+        4,
+        (_tests("interop"),),
+        prepare=(_gossip_peers,),
     ),
-    Ring("lab", "the network namespaces that the outer rings stand on", 1, (_tests("lab"),), needs_root=True),
-    Ring("agent", "the agent as a process", 3, (_tests("agent"),), needs_root=True, prepare=(_wireguard_go,)),
+    Ring(
+        "lab",
+        "what needs root but no mesh: files on real mounts, and the namespaces that the outer rings stand on",
+        1,
+        (_tests("lab", "unit", marked="needs_root"),),
+        needs_root=True,
+    ),
+    Ring("agent", "the agent as a process", 3, (_tests("agent"),), needs_root=True, prepare=(wireguard_go,)),
     Ring(
         "wireguard",
         "user-space WireGuard devices",
         2,
         (_tests("wireguard"),),
         needs_root=True,
-        prepare=(_wireguard_go,),
+        prepare=(wireguard_go,),
     ),
-    Ring("apiserver", "the operator on a real API server", 4, (_tests("apiserver"),), prepare=(_api_server,)),
     Ring("vm", "kernel WireGuard, on a real kernel in QEMU", 3, (_tests("vm"),)),
+    Ring("apiserver", "the operator on a real API server", 4, (_tests("apiserver"),), prepare=(_api_server,)),
     Ring(
         "demo",
         "a mesh of three hosts from end to end",
         3,
         (Step("demo", ("env", "--unset=KEEP", sys.executable, "-m", "wesher_testing.demo")),),
         needs_root=True,
-        prepare=(_api_server, _wireguard_go),
+        prepare=(_api_server, wireguard_go),
+    ),
+    Ring(
+        "cluster",
+        "the image and the chart on real kubelets",
+        15,
+        (_tests("cluster"),),
+        needs_root=True,
+        prepare=(_api_server, _cluster),
     ),
 )
 

@@ -236,33 +236,34 @@ class Demo:
 
 
 def how_to_use(world: World) -> str:
-    """Return what someone can do with a demo that is left up, as text."""
-    directory = world.lab.directory
-    prefix = " ".join(world.api.enter)
-    _script(
-        directory / "kubectl",
-        f'exec {prefix} {toolbox.kubernetes_binary("kubectl")} --kubeconfig={world.api.kubeconfig} "$@"',
-    )
-    cases = "\n".join(
-        f'{host.name}) exec {" ".join(host.command([]))} "$@" ;;' for host in world.lab.hosts.values()
-    )
+    """Write scripts that reach into a demo that is left up, and return how to use and end it."""
+    directory, hosts = world.lab.directory, world.lab.hosts
+    kubectl = [*world.api.enter, toolbox.kubernetes_binary("kubectl"), f"--kubeconfig={world.api.kubeconfig}"]
+    _script(directory / "kubectl", f'exec {" ".join(map(str, kubectl))} "$@"')
+    enter = (f'{name}) shift; exec {" ".join(host.command([]))} "$@" ;;' for name, host in hosts.items())
     _script(
         directory / "on",
-        f'host=$1; shift\nexport PATH="{Path(sys.executable).parent}:$PATH"\ncase $host in\n{cases}\nesac\n'
-        f'echo "hosts: {" ".join(world.lab.hosts)}" >&2; exit 2',
+        f'export PATH="{_program("wesher").parent}:$PATH"',
+        'case "$1" in',
+        *enter,
+        "esac",
+        f'echo "usage: $0 HOST COMMAND..., with HOST one of {", ".join(hosts)}" >&2',
+        "exit 2",
     )
-    return (
-        f"The mesh stays up. As root, in another terminal:\n"
-        f"  {directory}/kubectl get wesher\n"
-        f"  {directory}/on node-a wesher members\n"
-        f"  {directory}/on node-a ping node-b\n"
-        f"  ls {directory}/*.log\n"
-        f"Press Ctrl-C here (or run: kill {os.getpid()}) and all of it is gone."
+    return "\n".join(
+        (
+            "The mesh stays up. As root, in another terminal:",
+            f"  {directory}/kubectl get wesher",
+            f"  {directory}/on {NODES[0]} wesher members",
+            f"  {directory}/on {NODES[0]} ping {NODES[1]}",
+            f"  ls {directory}/*.log",
+            f"Press Ctrl-C here (or run: kill {os.getpid()}) and all of it is gone.",
+        )
     )
 
 
-def _script(path: Path, body: str) -> None:
-    path.write_text(f"#!/bin/sh\n{body}\n")
+def _script(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(("#!/bin/sh", *lines)) + "\n")
     path.chmod(0o755)
 
 
