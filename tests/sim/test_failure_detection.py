@@ -94,7 +94,7 @@ def test_the_answer_to_the_ping_that_tells_of_a_suspicion_carries_the_denial(net
 
     packets = [messages_in(data) for _, to, data in b.sent if to == a.address]
     [answer, *_] = [packet for packet in packets if isinstance(packet[0], AckResp)]
-    assert [m.node for m in answer if isinstance(m, Alive)] == ["b"]
+    assert "b" in [m.node for m in answer if isinstance(m, Alive)]
 
 
 def test_a_member_that_cannot_hear_one_other_is_saved_by_a_third(make_net: Make) -> None:

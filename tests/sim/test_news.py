@@ -250,7 +250,7 @@ def test_two_halves_that_forgot_each_other_meet_again_by_one_exchange(net: Virtu
     nodes = net.start(*(f"n{i}" for i in range(10)))
     left, right = nodes[:5], nodes[5:]
     net.partition(left, right)
-    net.run_until(lambda: all(n.sees(o) is None for n in left for o in right), deadline=240.0)
+    net.run_until(lambda: all(n.sees(o) is o.sees(n) is None for n in left for o in right), deadline=240.0)
     net.heal()
 
     left[2].act(lambda engine, now: engine.push_pull_with(right[3].address, now=now))
