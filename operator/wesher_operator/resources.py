@@ -429,7 +429,11 @@ class WesherNodeSpec(Resource):
         [], max_length=16
     )
     """Networks behind this node that other clusters may reach through it."""
-    advertise_address: str = Field("", max_length=MAX_IP_TEXT, json_schema_extra=_IP)
+    advertise_address: str = Field(
+        "",
+        max_length=MAX_IP_TEXT,
+        json_schema_extra=cel("self == '' || isIP(self)", "must be an IP address", shows="self"),
+    )
     """The address that members of other locations dial."""
     location: str = Field(
         "",

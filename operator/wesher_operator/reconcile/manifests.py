@@ -72,7 +72,8 @@ def wesher_node(mesh: MeshFacts, spec: WesherNodeSpec) -> Object:
     """Return the WesherNode of a node."""
     return {
         "metadata": _owned(mesh, wesher_node_name(mesh.name, spec.node_name)),
-        "spec": spec.model_dump(by_alias=True, exclude_defaults=True),
+        # In full: only what is applied can be put right when others edit it.
+        "spec": spec.model_dump(by_alias=True),
     }
 
 

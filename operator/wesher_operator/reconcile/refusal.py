@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from wesher_common.names import MAX_INTERFACE_NAME
-from wesher_common.overlay import IPNetwork
+from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT
 from wesher_operator.reconcile.world import MeshFacts, World
 from wesher_operator.resources import WesherMeshSpec
 
-# Where free networks are looked for: the chart's default first, then all private space.
-_PRIVATE_V4 = ("10.189.0.0/16", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")
-_PRIVATE_V6 = ("fd00::/8",)
+# Where free networks are looked for, and from which address on: clusters and homes crowd the beginning.
+_PRIVATE_V4 = (
+    ("10.0.0.0/8", "10.189.0.0"),
+    ("172.16.0.0/12", "172.24.0.0"),
+    ("192.168.0.0/16", "192.168.0.0"),
+)
+_PRIVATE_V6 = (("fd00::/8", "fd00:bd::"),)
 _MAX_TRIES = 4096
 
 
@@ -100,22 +104,24 @@ def _occupied(world: World) -> list[IPNetwork]:
 def free_network(like: IPNetwork, occupied: Iterable[IPNetwork]) -> str:
     """Return a private network of the same size that overlaps none of those occupied."""
     occupied = list(occupied)
-    for text in _PRIVATE_V4 if like.version == 4 else _PRIVATE_V6:  # noqa: PLR2004 - IP's version
-        space = ip_network(text)
-        prefix = max(like.prefixlen, space.prefixlen)
-        for candidate in _subnets(space, prefix):
+    for space, start in _PRIVATE_V4 if like.version == 4 else _PRIVATE_V6:  # noqa: PLR2004 - IP's version
+        for candidate in _subnets(ip_network(space), ip_address(start), like.prefixlen):
             if not any(candidate.overlaps(network) for network in occupied):
                 return str(candidate)
     return "no private network of that size"
 
 
-def _subnets(space: IPNetwork, prefix: int) -> Iterator[IPNetwork]:
-    """Yield the first few subnets without building the whole space."""
+def _subnets(space: IPNetwork, start: IPAddress, prefix: int) -> Iterator[IPNetwork]:
+    """Yield some subnets of a space from ``start`` on, going round."""
+    if prefix < space.prefixlen:
+        return
     make = IPv4Network if isinstance(space, IPv4Network) else IPv6Network
     step = 1 << (space.max_prefixlen - prefix)
+    count = 1 << (prefix - space.prefixlen)
     first = int(space.network_address)
-    for index in range(min(1 << (prefix - space.prefixlen), _MAX_TRIES)):
-        yield make((first + index * step, prefix))
+    begin = (int(start) - first) // step
+    for index in range(min(count, _MAX_TRIES)):
+        yield make((first + (begin + index) % count * step, prefix))
 
 
 def _shared(one: IPNetwork, other: IPNetwork) -> IPNetwork:

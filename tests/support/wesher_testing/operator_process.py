@@ -46,6 +46,14 @@ class OperatorProcess:
         """Tell whether it has become the leader."""
         return "leadership acquired" in self.log
 
+    def pause(self) -> None:
+        """Stop it where it stands, as a starved or migrated machine does."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """End it without a chance to clean up."""
         self.process.kill()
@@ -89,6 +97,7 @@ def run_operator(
         yield OperatorProcess(process, log_file)
     finally:
         if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
             process.terminate()
             try:
                 process.wait(timeout=_END_SECONDS)

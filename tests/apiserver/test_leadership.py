@@ -1,0 +1,117 @@
+"""Of several operators one acts, and when it dies another goes on where it stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from wesher_testing.api_server import ApiServer, api_server
+from wesher_testing.operator_process import NAMESPACE, eventually, run_operator
+
+TAKE_OVER_SECONDS = 20.0
+NODES = 60
+
+
+def writes(api: ApiServer) -> list[dict[str, Any]]:
+    """Return what operators changed of meshes, oldest first; leases are not of a mesh."""
+    found = [
+        event
+        for event in api.audit_events()
+        if event["userAgent"].startswith("wesher-operator")
+        and event["verb"] not in {"get", "list", "watch"}
+        and "/leases" not in event["requestURI"]
+    ]
+    return sorted(found, key=lambda event: event["requestReceivedTimestamp"])
+
+
+def addresses(api: ApiServer) -> list[str]:
+    return [item["spec"]["overlayIP"] for item in api.get("wnode")["items"]]
+
+
+@pytest.fixture
+def fresh(api: ApiServer) -> ApiServer:
+    """Lend the API server with no lease held."""
+    api.kubectl("delete", "lease", "--all", "-n", NAMESPACE)
+    return api
+
+
+def test_when_the_leader_is_killed_in_mid_write_the_other_finishes_and_their_writes_never_mix(
+    fresh: ApiServer, mesh: Callable[..., None]
+) -> None:
+    # Nodes by one kubectl, since each by itself takes longer than the operator needs for it.
+    fresh.apply(
+        *(
+            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{number:02}"}}
+            for number in range(NODES)
+        )
+    )
+    before = len(writes(fresh))
+    with run_operator(fresh, name="one") as one:
+        eventually(one.leads, within=15)
+        with run_operator(fresh, name="two") as two:
+            mesh(overlayCIDR="10.189.0.0/24")
+            # A fresh mesh of this size is written for seconds, at 20 writes a second.
+            eventually(lambda: len(addresses(fresh)), within=15, until=lambda count: count > NODES // 4)
+            one.kill()
+            killed_at = time.monotonic()
+            assert len(addresses(fresh)) < NODES  # so it was in mid-write
+            eventually(lambda: len(addresses(fresh)) == NODES, within=TAKE_OVER_SECONDS)
+            assert time.monotonic() - killed_at <= TAKE_OVER_SECONDS
+            assert two.leads()
+
+    assert len(set(addresses(fresh))) == NODES
+    authors = [event["userAgent"] for event in writes(fresh)[before:]]
+    assert len(set(authors)) == 2
+    assert authors == sorted(authors, key=authors.index)  # all of the one's come before all of the other's
+
+
+def test_a_leader_that_was_paused_past_its_lease_writes_nothing_more_and_ends(
+    fresh: ApiServer, mesh: Callable[..., None]
+) -> None:
+    fresh.node("a", "192.168.7.1")
+    with run_operator(fresh, name="one") as one:
+        eventually(one.leads, within=15)
+        one.pause()
+        with run_operator(fresh, name="two") as two:
+            eventually(two.leads, within=TAKE_OVER_SECONDS)
+            before = len(writes(fresh))
+            mesh()
+            eventually(lambda: len(addresses(fresh)), within=15)
+            one.resume()
+            assert one.process.wait(timeout=15) == 3
+            assert "leadership lost" in one.log
+            fresh.node("b", "192.168.7.2")
+            eventually(lambda: len(addresses(fresh)), within=15, until=lambda count: count == 2)
+            assert len({event["userAgent"] for event in writes(fresh)[before:]}) == 1
+
+
+def test_a_leader_that_is_told_to_stop_hands_over_at_once(fresh: ApiServer) -> None:
+    with run_operator(fresh, name="one") as one:
+        eventually(one.leads, within=15)
+        assert one.stop() == 0
+    with run_operator(fresh, name="two") as two:
+        asked_at = time.monotonic()
+        eventually(two.leads, within=15)
+        assert time.monotonic() - asked_at < 8  # a lease that had to run out would take 10 s alone
+
+
+def test_an_operator_without_its_crds_says_which_is_missing_and_what_to_do() -> None:
+    with api_server() as bare:
+        arguments = ["--agent-image=x", "--namespace=default", f"--kubeconfig={bare.kubeconfig}"]
+        ended = subprocess.run(
+            [sys.executable, "-m", "wesher_operator", "run", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "wesher-operator: CustomResourceDefinition weshermeshes.wesher.dev: "
+        "is missing: apply charts/wesher/crds, or install the chart\n"
+    )
