@@ -51,7 +51,8 @@ class Setting:
     def format(self) -> PacketFormat:
         """The format of our members."""
         keyring = None if self.encryption is None else Keyring(KEY)
-        return PacketFormat(keyring, self.label.encode(), compress=self.compress)
+        version = 0 if self.encryption == 0 else 1
+        return PacketFormat(keyring, self.label.encode(), version, self.compress)
 
     @property
     def versions(self) -> Versions:

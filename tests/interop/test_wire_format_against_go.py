@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 
@@ -29,6 +30,7 @@ from wesher_agent.wire.packet import PacketFormat, Wrapper
 from wesher_agent.wire.stream import seal_stream
 from wesher_testing.go_peer import LIBRARIES, GoPeer, Library, go_peer
 from wesher_testing.loopback import loopback_addresses
+from wesher_testing.side_by_side import Outcomes, Scenario, run_side_by_side, selected
 from wesher_testing.wire_member import WireMember, wire_member
 
 KEY = bytes(range(32))
@@ -88,9 +90,8 @@ OUR_WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize("wrapping", WRAPPINGS.values(), ids=WRAPPINGS)
-@pytest.mark.parametrize("library", LIBRARIES)
-async def test_every_message_is_understood_both_ways(library: Library, wrapping: Wrapping) -> None:
+async def say_everything(library: Library, wrapping: Wrapping) -> None:
+    """Let a Go member and ours exchange every message there is."""
     go_address, our_address, third_address = loopback_addresses(3)
     async with (
         go_peer(
@@ -117,6 +118,7 @@ async def test_every_message_is_understood_both_ways(library: Library, wrapping:
         await watch_go_suspect(go, ours, third)
         await see_go_change_and_leave(go, ours)
 
+        assert (ours.rejected, third.rejected) == ([], [])
         assert ours.wrappers.keys() & OUR_WRAPPERS == wrapping.expected
         received = await go.received()
         assert received.keys() & OUR_WRAPPERS == wrapping.expected
@@ -243,3 +245,21 @@ async def state_of(name: str, go: GoPeer, ours: WireMember) -> State:
     answer = await ours.ask(PushPull((), join=False), of=go.address)
     assert isinstance(answer, PushPull)
     return next(node.state for node in answer.nodes if node.name == name)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    f"{library}-{name}": partial(say_everything, library, wrapping)
+    for library in LIBRARIES
+    for name, wrapping in WRAPPINGS.items()
+}
+
+
+@pytest.fixture(scope="module")
+def outcomes(request: pytest.FixtureRequest) -> Outcomes:
+    """Run the selected scenarios side by side."""
+    return run_side_by_side(SCENARIOS, selected(request, "scenario"))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_message_is_understood_both_ways(scenario: str, outcomes: Outcomes) -> None:
+    outcomes.require(scenario)

@@ -28,6 +28,7 @@ from wesher_agent.wire.messages import (
 )
 from wesher_agent.wire.packet import PacketFormat, Wrapper, open_packet, seal
 from wesher_agent.wire.stream import StreamReader, seal_stream
+from wesher_common.errors import PeerMisbehaved
 
 _PATIENCE = 20.0
 
@@ -48,6 +49,8 @@ class WireMember(asyncio.DatagramProtocol):
         self.wrappers: Counter[Wrapper] = Counter()
         """How often each wrapper was met on a datagram."""
         self.stream_wrappers: Counter[Wrapper] = Counter()
+        self.rejected: list[str] = []
+        """Why something that arrived could not be read."""
         self.answers_pings = True
         self.refuses_push_pulls = ""
         """What to answer a push/pull with in place of our state."""
@@ -116,9 +119,13 @@ class WireMember(asyncio.DatagramProtocol):
         self._transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        """Keep what was said, and answer pings. A packet that cannot be read fails the test."""
-        opened = open_packet(data, self.format)
-        assert not opened.rejected, opened
+        """Keep what was said, and answer pings."""
+        try:
+            opened = open_packet(data, self.format)
+        except PeerMisbehaved as misbehaved:
+            self.rejected.append(str(misbehaved))
+            return
+        self.rejected.extend(opened.rejected)
         self.wrappers.update(opened.wrappers)
         for message in opened.messages:
             if isinstance(message, Ping) and self.answers_pings:
@@ -128,7 +135,11 @@ class WireMember(asyncio.DatagramProtocol):
     async def serve(self, incoming: asyncio.StreamReader, outgoing: asyncio.StreamWriter) -> None:
         """Take one request and answer it."""
         try:
-            request = await self._read(incoming, StreamReader(self.format))
+            try:
+                request = await self._read(incoming, StreamReader(self.format))
+            except PeerMisbehaved as misbehaved:
+                self.rejected.append(str(misbehaved))
+                return
             if request is None:
                 return
             answer: Message | None = None
@@ -150,7 +161,7 @@ class WireMember(asyncio.DatagramProtocol):
             if not data:
                 return None
             reader.feed(data)
-        assert not reader.rejected, reader.rejected
+        self.rejected.extend(reader.rejected)
         self.stream_wrappers.update(reader.wrappers)
         return message
 
