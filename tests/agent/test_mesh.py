@@ -146,6 +146,20 @@ def _names_that_collide() -> tuple[str, str]:
     raise AssertionError("no two of a thousand names share eight bits")
 
 
+def test_a_name_that_is_taken_stays_its_first_holders_and_the_other_says_so(lab: Lab, start: Start) -> None:
+    first, second = _pair(lab, start)
+    a, b = first.host, second.host
+    third = start(lab.host("c"), "--cluster-key", KEY, "--join", str(a.ipv4), "--node-name=b")
+    wait_until(
+        lambda: third.ask("status") and third.conditions()["GossipJoined"] == "NameConflict",
+        deadline=10.0,
+        what="the newcomer knows that its name is taken",
+    )
+    assert f"other={b.ipv4}:7946" in third.own_log or f"holder={b.ipv4}:7946" in third.own_log
+    assert first.members()["b"]["address"] == f"{b.ipv4}:7946"
+    assert second.sees("a", "b")
+
+
 def test_two_meshes_on_one_host_do_not_know_of_each_other(lab: Lab, start: Start) -> None:
     a, b = lab.host("a"), lab.host("b")
     shared = ("--cluster-key", KEY, "--join", str(a.ipv4))

@@ -54,6 +54,7 @@ class AgentProcess:
         flags: further than `STANDARD_FLAGS`, whose values they may override.
         wrapper: what to start it through, such as setpriv.
         interface: its WireGuard interface.
+        bare: whether to leave `standard_flags` away, which mesh.json decides in Kubernetes.
         options: for ``subprocess.Popen``.
 
     """
@@ -64,12 +65,14 @@ class AgentProcess:
         *flags: str | Path,
         wrapper: Sequence[str] = (),
         interface: str = "wgoverlay",
+        bare: bool = False,
         **options: Any,
     ) -> None:
         self.host = host
         self.interface = interface
         self.log = host.root / "run/agent.log"
-        command = [*wrapper, WESHER, *standard_flags(), f"--interface={interface}", *flags]
+        usual = _common_flags() if bare else [*standard_flags(), f"--interface={interface}"]
+        command = [*wrapper, WESHER, *usual, *flags]
         self._before = self.log_text
         if options:
             self.process: subprocess.Popen[Any] = host.popen(command, **options)
@@ -121,13 +124,12 @@ class AgentProcess:
 
 
 def standard_flags() -> list[str | Path]:
-    """Return what every agent is started with: fast gossip, the lab's link, our WireGuard."""
-    return [
-        "--gossip-profile=LAN",
-        "--bind-iface=eth0",
-        "--log-level=debug",
-        f"--userspace-binary={wireguard_go()}",
-    ]
+    """Return what every agent outside Kubernetes is started with: fast gossip and the lab's link."""
+    return [*_common_flags(), "--gossip-profile=LAN", "--bind-iface=eth0"]
+
+
+def _common_flags() -> list[str | Path]:
+    return ["--log-level=debug", f"--userspace-binary={wireguard_go()}"]
 
 
 def run_to_end(host: Host, *flags: str | Path) -> subprocess.CompletedProcess[str]:

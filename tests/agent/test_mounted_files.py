@@ -1,0 +1,206 @@
+"""An agent in Kubernetes as far as files go: its key ring and mesh.json, with no API server to ask."""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wesher_agent.files.state_format import State, render_state
+from wesher_common.keys import ClusterKey, KeyRing
+from wesher_common.overlay import IPAddress
+from wesher_testing.agents import WESHER, AgentProcess, pings, wait_for_ping, wait_until, wireguard_go
+from wesher_testing.namespaces import Host, Lab
+
+Start = Callable[..., AgentProcess]
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
+
+OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+MOUNT = "/run/mesh"
+KUBECONFIG = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "current-context": "c",
+    "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+    "users": [{"name": "u", "user": {"token": "none"}}],
+    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+}
+
+
+def document(seed: Host, **changes: Any) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "name": "m",
+        "uid": "u-1",
+        "overlayCIDR": "10.99.0.0/16",
+        "gossip": {"profile": "LAN"},
+        "clusterSeeds": [str(seed.ipv4)],
+    } | changes
+
+
+def mount(host: Host, mesh: dict[str, Any] | str, *, key: str = OLD, accepted: str = "") -> None:
+    """Put the files there, each replaced as a whole."""
+    directory = host.root / MOUNT.removeprefix("/")
+    directory.mkdir(exist_ok=True)
+    text = mesh if isinstance(mesh, str) else json.dumps(mesh)
+    for name, content in (("mesh.json", text), ("cluster-key", key), ("accepted-keys", accepted)):
+        fresh = directory / f".{name}"
+        fresh.write_text(content)
+        fresh.rename(directory / name)
+
+
+def remember(host: Host, address: IPAddress) -> None:
+    """Leave the state file of an earlier run, in which the operator had given an address."""
+    state = State(key_ring=KeyRing(ClusterKey(b"s" * 32)), name=host.name, overlay_address=address)
+    path = host.root / "var/lib/wesher/wgoverlay.json"
+    path.parent.mkdir()
+    path.write_text(render_state(state))
+
+
+def flags(host: Host) -> tuple[str, ...]:
+    (host.root / "run/kubeconfig").write_text(json.dumps(KUBECONFIG))
+    return (f"--kubernetes={MOUNT}", "--kubeconfig=/run/kubeconfig")
+
+
+@pytest.fixture
+def start_inside(start: Start) -> Start:
+    """Return what starts an agent as a DaemonSet's container would be, but for the API server."""
+
+    def start_agent(host: Host) -> AgentProcess:
+        return start(host, *flags(host), bare=True)
+
+    return start_agent
+
+
+def test_without_an_api_server_a_restarted_mesh_comes_back_from_its_files(
+    lab: Lab, start_inside: Start
+) -> None:
+    hosts = [lab.host("a"), lab.host("b")]
+    for number, host in enumerate(hosts):
+        mount(host, document(hosts[0]))
+        remember(host, ip_address(f"10.99.0.{number + 10}"))
+    agents = [start_inside(host) for host in hosts]
+    for agent in agents:
+        agent.wait_for("a", "b")
+    wait_for_ping(hosts[0], "b.m.wesher.internal")
+    assert agents[0].members()["b"]["overlayIP"] == "10.99.0.11"
+    assert agents[0].ask("status")["keyIDs"] == [ClusterKey.from_base64(OLD).id]
+    assert agents[0].log_text.count("api server not used") == 1
+
+
+def test_before_the_operator_gave_an_address_an_agent_gossips_and_says_what_it_waits_for(
+    lab: Lab, start_inside: Start
+) -> None:
+    host = lab.host("a")
+    mount(host, document(host))
+    agent = start_inside(host)
+    agent.wait_for("a")
+    assert agent.conditions()["WireGuardReady"] == "NoAddress"
+    assert agent.conditions()["GossipJoined"] == "OnlyMember"
+
+
+def test_keys_are_exchanged_under_traffic_by_files_alone(lab: Lab, start_inside: Start) -> None:
+    hosts = [lab.host("a"), lab.host("b")]
+    for number, host in enumerate(hosts):
+        mount(host, document(hosts[0]))
+        remember(host, ip_address(f"10.99.0.{number + 10}"))
+    agents = [start_inside(host) for host in hosts]
+    for agent in agents:
+        agent.wait_for("a", "b")
+    old, new = ClusterKey.from_base64(OLD).id, ClusterKey.from_base64(NEW).id
+    for key, accepted, ids in ((OLD, NEW, [old, new]), (NEW, OLD, [new, old]), (NEW, "", [new])):
+        for host in hosts:
+            mount(host, document(hosts[0]), key=key, accepted=accepted)
+        for host, agent in zip(hosts, agents, strict=True):
+            wait_until(
+                lambda agent=agent, ids=ids: agent.ask("status")["keyIDs"] == ids,  # type: ignore[misc]
+                deadline=6.0,
+                what=f"the ring of {host.name} is {ids}",
+            )
+    assert all(agent.sees("a", "b") for agent in agents)
+    assert "member failed" not in agents[0].log_text
+    assert not agents[0].ask("status")["gossip"]["rejected"]
+
+
+def test_broken_files_change_nothing_and_are_named_until_they_are_mended(
+    lab: Lab, start_inside: Start
+) -> None:
+    host = lab.host("a")
+    mount(host, document(host))
+    agent = start_inside(host)
+    agent.wait_for("a")
+    mount(host, "{", key="junk")
+    wait_until(lambda: agent.conditions()["KeyCurrent"] == "InvalidConfig", deadline=6.0, what="it is said")
+    assert agent.ask("status")["keyIDs"] == [ClusterKey.from_base64(OLD).id]
+    assert agent.own_log.count("mounted files not used") == 1
+    mount(host, document(host))
+    wait_until(lambda: agent.conditions()["KeyCurrent"] == "Current", deadline=6.0, what="it is well again")
+
+
+def test_a_removed_member_loses_its_tunnel_at_once(lab: Lab, start_inside: Start) -> None:
+    hosts = [lab.host("a"), lab.host("b")]
+    for number, host in enumerate(hosts):
+        mount(host, document(hosts[0]))
+        remember(host, ip_address(f"10.99.0.{number + 10}"))
+    first, second = start_inside(hosts[0]), start_inside(hosts[1])
+    first.wait_for("a", "b")
+    wait_for_ping(hosts[0], "10.99.0.11")
+    second.end(signal.SIGKILL)
+    mount(hosts[0], document(hosts[0], removed=["b"]))
+    wait_until(lambda: first.members().keys() == {"a"}, deadline=6.0, what="b is gone")
+    wait_until(lambda: not pings(hosts[0], "10.99.0.11"), deadline=6.0, what="b's tunnel is gone")
+    assert "b.m.wesher.internal" not in (hosts[0].root / "etc/hosts").read_text()
+
+
+def test_a_stopped_agent_stays_in_the_mesh_when_nobody_says_that_it_is_gone(
+    lab: Lab, start_inside: Start
+) -> None:
+    host = lab.host("a")
+    mount(host, document(host))
+    remember(host, ip_address("10.99.0.10"))
+    agent = start_inside(host)
+    agent.wait_for("a")
+    wait_until(lambda: agent.conditions()["WireGuardReady"] == "DeviceReady", deadline=6.0, what="a device")
+    assert agent.end(deadline=10.0) == 0
+    assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout
+    assert "left=no" in agent.own_log
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"version": 2}, "wesher: error: mesh.json version '2': this agent reads version 1"),
+        ({"overlayCIDR": "10.0.0.1/16"}, "wesher: error: mesh.json overlayCIDR '10.0.0.1/16': must be"),
+    ],
+)
+def test_files_that_are_broken_at_the_start_are_one_line_and_exit_code_1(
+    lab: Lab, changes: dict[str, Any], line: str
+) -> None:
+    host = lab.host("a")
+    mount(host, document(host, **changes))
+    done = host.run([WESHER, *flags(host), f"--userspace-binary={wireguard_go()}"], check=False, timeout=10)
+    assert done.returncode == 1
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_mount_is_one_line_and_exit_code_1(lab: Lab) -> None:
+    host = lab.host("a")
+    done = host.run([WESHER, *flags(host)], check=False, timeout=10)
+    assert (done.returncode, done.stderr) == (1, f"wesher: error: mesh.json: is missing in {MOUNT}\n")
+
+
+def test_a_state_file_is_not_where_secrets_lie_open(lab: Lab, start_inside: Start) -> None:
+    host = lab.host("a")
+    mount(host, document(host))
+    start_inside(host).wait_for("a")
+    state: Path = host.root / "var/lib/wesher/wgoverlay.json"
+    assert state.stat().st_mode & 0o777 == 0o600
+    assert state.parent.stat().st_mode & 0o777 == 0o700
