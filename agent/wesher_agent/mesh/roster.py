@@ -282,7 +282,8 @@ class Roster:
             return False
         known = self._known.get(name)
         if name in self._removed and not state.is_alive:
-            self._known.pop(name, None)
+            if self._known.pop(name, None) is not None:
+                self._changed(now)
             return False
         if known is not None and known.raw_meta == member.meta:
             meta, problem = known.meta, known.problem

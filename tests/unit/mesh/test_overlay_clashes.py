@@ -65,6 +65,12 @@ def test_the_loser_moves_to_the_next_free_address() -> None:
     assert wish.problems == ()
 
 
+def test_the_loser_does_not_move_to_an_address_of_the_underlay() -> None:
+    gateway = TWIN_ADDRESS + 1
+    wish = desired(own_node(TWINS[1], underlay=frozenset({gateway})), [remembered(TWINS[0])])
+    assert wish.device.address == TWIN_ADDRESS + 2
+
+
 def test_the_winner_stays_and_does_not_program_the_loser() -> None:
     wish = desired(own_node(TWINS[0]), [remembered(TWINS[1])])
     assert wish.device.address == TWIN_ADDRESS

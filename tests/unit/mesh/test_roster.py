@@ -176,7 +176,9 @@ def test_a_seed_is_asked_for_until_somebody_is_alive_there_and_again_when_nobody
     joined(who, "b", "192.0.2.2", now=3 * DAY)
     assert run(who, start=3 * DAY, end=4 * DAY) == []
     failed(who, "b", "192.0.2.2", now=4 * DAY)
-    assert run(who, start=4 * DAY, end=6 * DAY)[-1][0] >= 6 * DAY - SEED_CAP, "even after it was forgotten"
+    tries = run(who, start=4 * DAY, end=6 * DAY)
+    assert max(gaps(tries)) <= SEED_CAP, "a failed member that is a seed is asked as often as a seed"
+    assert tries[-1][0] >= 6 * DAY - SEED_CAP, "even after it was forgotten"
 
 
 def test_a_seed_keeps_its_port() -> None:
@@ -211,6 +213,15 @@ def test_a_seed_that_answers_for_a_member_elsewhere_is_asked_seldom() -> None:
     who.observe(PushPullDone(seed, join=True, members=2), now=1.0)
     tries = run(who, start=1.0, end=1.0 + REACHED_WAIT)
     assert tries[0][0] >= 1.0 + REACHED_WAIT / 2
+
+
+def test_a_seed_that_answered_and_then_no_longer_does_is_asked_in_seconds_again() -> None:
+    who = roster()
+    who.set_seeds([SeedAddress("198.51.100.7")], now=0.0)
+    run(who, start=0.0, end=100.0)
+    who.observe(PushPullDone(Address("198.51.100.7", 7946), join=True, members=2), now=100.0)
+    tries = run(who, start=100.0, end=100.0 + REACHED_WAIT + 10.0)
+    assert gaps(tries)[0] <= 2.0
 
 
 def test_a_name_is_resolved_and_each_answer_dialled() -> None:
@@ -271,6 +282,15 @@ def test_where_underlay_and_overlay_overlap_only_a_members_overlay_address_is_sk
     assert who.skipped == (f"seed b: {overlay_address} is a member's overlay address",)
 
 
+def test_an_address_that_the_user_typed_is_dialled_though_a_member_claims_it() -> None:
+    """Else a member could keep us from a seed by claiming its address."""
+    who = roster(overlay=ip_network("10.0.0.0/8"))
+    claimed = meta("b").overlay_address
+    joined(who, "b", "10.1.0.2")
+    who.set_seeds([SeedAddress(str(claimed))], now=1.0)
+    assert who.due(now=1.0) == [Address(str(claimed), 7946)]
+
+
 def test_members_of_an_earlier_run_are_expected_and_asked_for_at_once() -> None:
     first = roster()
     joined(first, "b", "192.0.2.2")
@@ -318,6 +338,17 @@ def test_a_removed_member_that_is_alive_comes_back_when_it_is_removed_no_longer(
     assert not who.set_removed(["b", "x"], now=2.0)
     assert who.set_removed([], now=3.0)
     assert who.members["b"].state is MemberState.ALIVE
+
+
+def test_a_seed_where_a_removed_member_fails_is_asked_again() -> None:
+    who = roster()
+    joined(who, "b", "192.0.2.2")
+    who.set_seeds([SeedAddress("192.0.2.2")], now=0.0)
+    who.set_removed(["b"], now=0.0)
+    assert run(who, start=0.0, end=100.0) == []
+    gone = MemberFailed(gossiped("b", "192.0.2.2", state=State.DEAD), from_node="a", confirmations=0)
+    who.observe(gone, now=100.0)
+    assert who.due(now=100.0) == [B]
 
 
 def test_a_large_mesh_shares_the_dialling() -> None:
