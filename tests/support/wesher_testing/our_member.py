@@ -75,9 +75,9 @@ class OurMember:
         members = self.engine.members.values()
         return {member.name: text_of(member.meta) for member in members if not member.is_gone}
 
-    async def join(self, address: str) -> None:
+    async def join(self, address: str, port: int = GOSSIP_PORT) -> None:
         """Exchange state with the member at an address."""
-        target = Address(address, GOSSIP_PORT)
+        target = Address(address, port)
         before = len(self.events)
         self.driver.tell(partial(self.engine.join, [target]))
         done = await self.reported(PushPullDone, PushPullFailed, since=before)
@@ -133,12 +133,13 @@ async def our_member(
     *,
     profile: Profile,
     fmt: PacketFormat,
+    port: int = GOSSIP_PORT,
     versions: Versions = DEFAULT_VERSIONS,
 ) -> AsyncIterator[OurMember]:
     """Run one of our members for as long as the block lasts."""
-    me = LocalNode(name, Address(address, GOSSIP_PORT), meta.encode(), versions)
+    me = LocalNode(name, Address(address, port), meta.encode(), versions)
     member = OurMember(me, profile, fmt)
-    await member.driver.open([ip_address(address)], GOSSIP_PORT)
+    await member.driver.open([ip_address(address)], port)
     try:
         yield member
     finally:
