@@ -210,13 +210,6 @@ class _Reader:
     def counted(self) -> bytes:
         return self.take(self.unsigned())
 
-    def count(self) -> int:
-        """Read how many elements follow; each takes a byte at least."""
-        count = self.unsigned()
-        if count > self._end - self.position:
-            raise PeerMisbehaved("gob-truncated")
-        return count
-
     def field_numbers(self) -> Iterator[int]:
         """Yield the numbers of a struct's fields; the caller reads each field's value before the next."""
         number = -1
@@ -242,7 +235,7 @@ class _Reader:
             if number == 0:
                 self._named()
             elif form is _Form.STRUCT and number == 1:
-                fields = tuple([self._named() for _ in range(self.count())])
+                fields = tuple([self._named() for _ in range(self.unsigned())])
             elif number in numbers:
                 numbers[number] = self.signed()
             else:
@@ -289,10 +282,10 @@ class _Reader:
             case _Struct() as kind:
                 return self.struct(kind, depth=depth)
             case _List(element):
-                return [self.value(element, depth=depth + 1) for _ in range(self.count())]
+                return [self.value(element, depth=depth + 1) for _ in range(self.unsigned())]
             case _Map(key, element):
                 both = (key, element)
-                return [self.value(one, depth=depth + 1) for _ in range(self.count()) for one in both]
+                return [self.value(one, depth=depth + 1) for _ in range(self.unsigned()) for one in both]
         raise PeerMisbehaved("gob-type-id", str(type_id))
 
     def boolean(self) -> bool:

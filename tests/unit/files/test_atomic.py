@@ -221,6 +221,25 @@ def test_a_full_disk_leaves_the_old_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs_root
+def test_a_full_disk_under_a_mounted_file_leaves_its_content(tmp_path: Path) -> None:
+    """Rewriting in place has destroyed the beginning by the time the disk is full."""
+    script = """
+        from wesher_agent.files.atomic import CannotWrite, replace_file
+        mount("-t", "tmpfs", "-o", "size=64k", "tmpfs", "/mnt")
+        Path("/mnt/real").write_bytes(b"old")
+        Path("hosts").touch()
+        mount("--bind", "/mnt/real", "hosts")
+        try:
+            replace_file(Path("hosts"), b"new" * 70_000)
+        except CannotWrite as error:
+            print(error)
+        print(Path("/mnt/real").read_text())
+    """
+    line = f"{tmp_path}/hosts could not be written: No space left on device\n"
+    assert run_with_own_mounts(script, tmp_path) == line + "old\n"
+
+
+@pytest.mark.needs_root
 def test_without_rights_to_the_directory_a_writable_file_is_rewritten_in_place(tmp_path: Path) -> None:
     script = """
         import os

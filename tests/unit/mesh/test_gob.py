@@ -140,7 +140,7 @@ def test_values_nested_in_themselves_end_at_a_depth() -> None:
 
 
 def test_a_count_larger_than_the_stream_allocates_nothing() -> None:
-    """Every element takes a byte, so a count beyond what is left is a lie."""
+    """Every element takes a byte, so reading ends with the stream however many are announced."""
     field = b"\x01\x01x\x01\xff\x80\0"
     holder = message(b"\xff\x81\x03\x01\x02\xff\x82\x00\x01\x01" + field + b"\0\0")
     with pytest.raises(PeerMisbehaved) as refusal:
