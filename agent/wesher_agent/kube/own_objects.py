@@ -28,7 +28,7 @@ class OwnObjects:
     """The agent's client of the API server.
 
     Args:
-        api: the connection; `close` closes it.
+        api: the connection; `aclose` closes it.
         mesh: name of the WesherMesh.
         node: name of the Kubernetes Node this agent runs on.
 
@@ -64,7 +64,7 @@ class OwnObjects:
         api.user_agent = f"wesher-agent/{agent_version}"
         return cls(api, mesh, node)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connection."""
         await self._api.close()  # type: ignore[no-untyped-call]
 

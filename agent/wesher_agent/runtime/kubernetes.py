@@ -69,7 +69,7 @@ class KubernetesLink:
 
     async def close(self) -> None:
         """Close the connection."""
-        await self._objects.close()
+        await self._objects.aclose()
 
     async def look(self) -> bool:
         """Ask for our WesherNode, briefly; tell whether it was seen."""

@@ -1,0 +1,124 @@
+"""The agent's own client against a real API server, with the rights of an agent's token."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from wesher_agent.kube.node_spec import ObjectGone
+from wesher_agent.kube.node_status import NodeStatus, Outsider, PeerCounts
+from wesher_agent.kube.own_objects import OwnObjects
+from wesher_common.conditions import Condition
+from wesher_common.errors import ClusterUnavailable
+from wesher_testing.api_server import ApiServer
+from wesher_testing.operator_process import NAMESPACE
+
+STATUS = NodeStatus(
+    observed_generation=1,
+    conditions=(
+        Condition("Ready", "False", "NoAddress", "waits"),
+        Condition("KeyCurrent", "True", "Current"),
+    ),
+    public_key="A" * 43 + "=",
+    endpoint="192.0.2.1:51820",
+    key_ids=("0011aabb",),
+    primary_key_id="0011aabb",
+    config_hash="00112233aabb",
+    agent_version="0.1.0",
+    wireguard_mode="Userspace",
+    mtu=1420,
+    peers=PeerCounts(known=10, alive=9, suspect=0, failed=1, handshake=9, unreachable=tuple("abcdefghij")),
+    view_hash="aabbccddeeff",
+    outsiders=(
+        Outsider(name="laptop", address="10.9.0.9", endpoint="192.0.2.9:7946", kind="wesher", public_key="k"),
+    ),
+)
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def node_a(api: ApiServer) -> dict[str, Any]:
+    """Make a mesh, a node and its place in it; return the WesherNode."""
+    api.node("a", "192.168.7.1")
+    api.apply(_object("WesherMesh", "m", {"overlayCIDR": "10.9.0.0/16"}))
+    spec = {
+        "meshRef": {"name": "m", "uid": "u"},
+        "nodeName": "a",
+        "overlayIP": "10.9.0.5",
+        "location": "east",
+    }
+    api.apply(_object("WesherNode", "m.a", spec))
+    return api.get("weshernode", "m.a")
+
+
+@pytest.fixture
+async def objects(api: ApiServer, node_a: dict[str, Any]) -> AsyncIterator[OwnObjects]:
+    """Return the client of the agent on node a."""
+    kubeconfig = api.kubeconfig_for(api.token("wesher-agent", NAMESPACE, node="a"), "agent-a")
+    async with aclosing(await OwnObjects.connect(kubeconfig, "m", "a", agent_version="0.1.0")) as client:
+        yield client
+
+
+def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "wesher.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+async def test_an_agent_reads_what_the_operator_gave_it(objects: OwnObjects, node_a: dict[str, Any]) -> None:
+    node = await objects.node()
+    assert (node.overlay_address, node.location) == (ip_address("10.9.0.5"), "east")
+    assert node.uid == node_a["metadata"]["uid"]
+
+
+async def test_a_whole_report_is_accepted_and_comes_back_with_the_spec(
+    objects: OwnObjects, api: ApiServer, node_a: dict[str, Any]
+) -> None:
+    node = await objects.apply_status(STATUS.to_dict((), now=NOW))
+    assert node.overlay_address == ip_address("10.9.0.5")
+    stored = api.get("weshernode", "m.a", "--show-managed-fields")
+    assert stored["spec"] == node_a["spec"]
+    assert stored["status"] == STATUS.to_dict((), now=NOW)
+    assert stored["status"]["peers"]["unreachable"] == list("abcdefgh")
+    managers = {entry["manager"] for entry in stored["metadata"]["managedFields"] if "subresource" in entry}
+    assert managers == {"wesher-agent"}
+
+
+async def test_a_condition_that_did_not_change_keeps_its_time(objects: OwnObjects) -> None:
+    first = await objects.apply_status(STATUS.to_dict((), now=NOW))
+    later = datetime(2026, 1, 2, 4, 0, 0, tzinfo=UTC)
+    again = await objects.apply_status(STATUS.to_dict(first.conditions, now=later))
+    assert {entry["lastTransitionTime"] for entry in again.conditions} == {"2026-01-02T03:04:05Z"}
+
+
+async def test_an_agent_is_gone_when_its_node_object_is_or_its_mesh_or_another_took_their_names(
+    objects: OwnObjects, api: ApiServer, node_a: dict[str, Any]
+) -> None:
+    mesh_uid, node_uid = await objects.mesh_uid(), node_a["metadata"]["uid"]
+    assert not await objects.is_gone(mesh_uid=mesh_uid, node_uid=node_uid)
+    assert not await objects.is_gone(mesh_uid=mesh_uid, node_uid="")
+    assert await objects.is_gone(mesh_uid="another", node_uid=node_uid)
+    assert await objects.is_gone(mesh_uid=mesh_uid, node_uid="another")
+    api.kubectl("delete", "weshernode", "m.a")
+    assert await objects.is_gone(mesh_uid=mesh_uid, node_uid=node_uid)
+    with pytest.raises(ObjectGone):
+        await objects.apply_status(STATUS.to_dict((), now=NOW))
+
+
+async def test_a_deleted_mesh_means_gone(objects: OwnObjects, api: ApiServer) -> None:
+    mesh_uid = await objects.mesh_uid()
+    api.kubectl("delete", "weshermesh", "m")
+    assert await objects.is_gone(mesh_uid=mesh_uid, node_uid="")
+
+
+async def test_a_token_that_is_refused_means_nothing(api: ApiServer, node_a: dict[str, Any]) -> None:
+    nobody = {"apiVersion": "v1", "kind": "ServiceAccount"}
+    api.apply({**nobody, "metadata": {"name": "nobody", "namespace": NAMESPACE}})
+    for token in ("junk", api.token("nobody", NAMESPACE)):
+        client = await OwnObjects.connect(api.kubeconfig_for(token, "refused"), "m", "a", agent_version="0")
+        async with aclosing(client):
+            with pytest.raises(ClusterUnavailable, match=r"answered 401|answered 403"):
+                await client.is_gone(mesh_uid="another", node_uid="another")
