@@ -44,7 +44,8 @@ async def watch(controller: Controller, api: ApiClient, namespace: str, stop: as
 
     @kopf.on.cleanup(registry=registry)
     async def finish(**_: Any) -> None:
-        """End the reconcilers before kopf waits for every task made since its start."""
+        """End what kopf would wait for: reconcilers started since, and its own wait for ``stop``."""
+        stop.set()
         await controller.stop()
 
     for kind in WATCHED:

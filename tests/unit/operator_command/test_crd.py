@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from wesher_operator.crd import KINDS, definition, file_name, to_yaml
+from wesher_testing.toolbox import REPOSITORY
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_charts_crds_are_what_the_models_say(kind: type[Any]) -> None:
+    """Run `python -m wesher_operator.crd charts/wesher/crds` when this fails."""
+    assert (REPOSITORY / "charts/wesher/crds" / file_name(kind)).read_text() == to_yaml(kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_field_of_a_spec_is_described(kind: type[Any]) -> None:
+    schema = definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    assert undescribed(schema["spec"], "spec") + undescribed(schema["status"], "status") == []
+
+
+def undescribed(schema: dict[str, Any], path: str) -> list[str]:
+    found = [] if schema.get("description") else [path]
+    for name, part in schema.get("items", schema).get("properties", {}).items():
+        found += undescribed(part, f"{path}.{name}")
+    return found

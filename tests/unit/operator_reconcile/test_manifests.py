@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from wesher_operator.reconcile.manifests import AgentSettings, covers, daemon_set
+from wesher_operator.reconcile.world import MeshFacts
+from wesher_operator.resources import WesherMeshSpec
+
+
+@pytest.mark.parametrize(
+    ("observed", "wanted", "enough"),
+    [
+        ({"a": 1, "added": 2}, {"a": 1}, True),
+        ({"a": 2}, {"a": 1}, False),
+        ({}, {"a": {}}, False),
+        ({"a": [{"b": 1, "added": 2}]}, {"a": [{"b": 1}]}, True),
+        ({"a": [{"b": 1}, {"b": 2}]}, {"a": [{"b": 1}]}, False),
+        ({"a": "10%"}, {"a": "10%"}, True),
+        (None, {"a": 1}, False),
+    ],
+)
+def test_an_object_covers_a_wish_when_it_says_all_of_it_whatever_was_filled_in(
+    observed: Any, wanted: Any, *, enough: bool
+) -> None:
+    assert covers(observed, wanted) is enough
+
+
+def agents(image: str = "wesher:1", **spec: Any) -> dict[str, Any]:
+    parsed = WesherMeshSpec.model_validate({"overlayCIDR": "10.189.0.0/16", **spec})
+    facts = MeshFacts(
+        name="demo", uid="u", generation=1, created="", deleting=False, spec=parsed, problem="", status={}
+    )
+    return daemon_set(facts, parsed, AgentSettings(image=image))
+
+
+def test_agents_mount_the_named_secret_and_the_config_as_one_directory() -> None:
+    pod = agents(clusterKeySecretRef={"name": "mine"})["spec"]["template"]["spec"]
+    sources = pod["volumes"][0]["projected"]["sources"]
+    assert sources == [{"secret": {"name": "mine"}}, {"configMap": {"name": "demo-config"}}]
+    (container,) = pod["containers"]
+    mounted = container["volumeMounts"][0]["mountPath"]
+    assert f"--kubernetes={mounted}" in container["args"]
+
+
+def test_the_hosts_directory_is_mounted_since_a_mounted_file_cannot_be_replaced() -> None:
+    pod = agents()["spec"]["template"]["spec"]
+    assert {"name": "etc", "hostPath": {"path": "/etc", "type": "Directory"}} in pod["volumes"]
+
+
+def test_agents_tolerate_everything_unless_told_otherwise() -> None:
+    assert agents()["spec"]["template"]["spec"]["tolerations"] == [{"operator": "Exists"}]
+    assert agents(tolerations=[])["spec"]["template"]["spec"]["tolerations"] == []
+
+
+def test_a_new_image_or_a_field_no_longer_set_changes_the_manifest_hash() -> None:
+    def digest(body: dict[str, Any]) -> str:
+        return json.dumps(body["metadata"]["annotations"])
+
+    assert digest(agents()) == digest(agents())
+    assert digest(agents()) != digest(agents(image="wesher:2"))
+    assert digest(agents()) != digest(agents(nodeSelector={"a": "b"}))

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from wesher_operator.reconcile.membership import HELD_BACK_FOR, REMOVED_FOR, Released, departures, selected
+from wesher_operator.reconcile.world import NodeFacts, Taint
+from wesher_operator.resources import WesherMeshSpec
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def node(
+    name: str = "n", *, labels: dict[str, str] | None = None, taints: tuple[Taint, ...] = ()
+) -> NodeFacts:
+    return NodeFacts(
+        name=name,
+        labels=labels or {},
+        addresses=(),
+        pod_cidrs=(),
+        taints=taints,
+        location="",
+        advertise_address="",
+    )
+
+
+def spec(**fields: Any) -> WesherMeshSpec:
+    return WesherMeshSpec.model_validate({"overlayCIDR": "10.189.0.0/16", **fields})
+
+
+CONTROL_PLANE = Taint("node-role.kubernetes.io/control-plane", "", "NoSchedule")
+
+
+@pytest.mark.parametrize(
+    ("tolerations", "taint", "runs"),
+    [
+        (None, CONTROL_PLANE, True),  # the default tolerates everything
+        ([], CONTROL_PLANE, False),
+        ([], Taint("node.kubernetes.io/not-ready", "", "NoExecute"), True),
+        ([], Taint("soft", "", "PreferNoSchedule"), True),
+        ([{"key": "gpu", "value": "yes"}], Taint("gpu", "yes", "NoSchedule"), True),
+        ([{"key": "gpu", "value": "yes"}], Taint("gpu", "no", "NoSchedule"), False),
+        ([{"key": "gpu", "operator": "Exists"}], Taint("gpu", "no", "NoSchedule"), True),
+        (
+            [{"key": "gpu", "operator": "Exists", "effect": "NoExecute"}],
+            Taint("gpu", "", "NoSchedule"),
+            False,
+        ),
+        ([{"operator": "Exists", "effect": "NoSchedule"}], Taint("gpu", "", "NoSchedule"), True),
+    ],
+)
+def test_a_tainted_node_is_selected_where_the_daemon_set_controller_would_run_an_agent(
+    tolerations: list[dict[str, str]] | None, taint: Taint, *, runs: bool
+) -> None:
+    fields = {} if tolerations is None else {"tolerations": tolerations}
+    assert bool(selected(spec(**fields), [node(taints=(taint,))])) is runs
+
+
+def test_a_node_is_selected_by_all_labels_of_the_selector() -> None:
+    nodes = [
+        node("b", labels={"role": "edge", "zone": "1"}),
+        node("a", labels={"role": "edge", "zone": "1"}),
+        node("c", labels={"role": "edge"}),
+    ]
+    wanted = spec(nodeSelector={"role": "edge", "zone": "1"})
+    assert [each.name for each in selected(wanted, nodes)] == ["a", "b"]
+
+
+def test_a_deleted_node_leaves_at_once() -> None:
+    assert departures(["a"], {"b"}, {"b"}, {}, now=NOW).now == ("a",)
+
+
+def test_an_unselected_node_leaves_after_a_minute_unless_it_is_selected_again() -> None:
+    first = departures(["a"], set(), {"a"}, {}, now=NOW)
+    assert first.now == ()
+    assert first.grace_ends == NOW + timedelta(seconds=60)
+    later = departures(["a"], set(), {"a"}, first.waiting, now=NOW + timedelta(seconds=59))
+    assert later.now == ()
+    ended = departures(["a"], set(), {"a"}, later.waiting, now=NOW + timedelta(seconds=60))
+    assert ended.now == ("a",)
+    assert departures(["a"], {"a"}, {"a"}, later.waiting, now=NOW + timedelta(hours=1)).waiting == {}
+
+
+ADDRESS = ip_address("10.189.0.7")
+
+
+def test_an_address_given_up_is_held_back_an_hour_and_the_name_stays_removed_a_day() -> None:
+    released = Released().after([("a", ADDRESS)], [], now=NOW)
+    assert released.addresses == {ADDRESS: NOW + HELD_BACK_FOR}
+    assert released.names == {"a": NOW + REMOVED_FOR}
+    after_an_hour = released.after([], [], now=NOW + HELD_BACK_FOR)
+    assert after_an_hour.addresses == {}
+    assert set(after_an_hour.names) == {"a"}
+    assert after_an_hour.after([], [], now=NOW + REMOVED_FOR) == Released()
+
+
+def test_a_name_that_returns_is_removed_no_longer() -> None:
+    released = Released().after([("a", ADDRESS)], [], now=NOW)
+    assert released.after([], ["a"], now=NOW).names == {}
+
+
+def test_a_deletion_that_is_repeated_does_not_start_the_hour_anew() -> None:
+    released = Released().after([("a", ADDRESS)], [], now=NOW)
+    assert released.after([("a", ADDRESS)], [], now=NOW + timedelta(minutes=5)) == released
+
+
+def test_what_was_released_survives_its_config_map_and_a_broken_one_counts_as_nothing() -> None:
+    released = Released().after([("a", ADDRESS), ("b.home", ip_address("fd00::7"))], [], now=NOW)
+    assert Released.from_json(released.to_json()) == released
+    for broken in ("", "[]", "{}", '{"addresses": {"x": "y"}, "names": {}}', "null"):
+        assert Released.from_json(broken) == Released()

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import Any
+
+from wesher_common.conditions import rfc3339
+from wesher_common.keys import ClusterKey, KeyRing
+from wesher_operator.reconcile.refusal import Refusal
+from wesher_operator.reconcile.status import Findings, mesh_status, next_change, report_window, stale_after
+from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts
+from wesher_operator.resources import WesherMeshSpec, WesherNodeSpec, WesherNodeStatus
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+RING = KeyRing(ClusterKey(bytes(32)))
+
+
+def mesh(**status: Any) -> MeshFacts:
+    spec = WesherMeshSpec.model_validate({"overlayCIDR": "10.189.0.0/16"})
+    return MeshFacts(
+        "demo", "uid", 3, "2026-11-22T00:00:00Z", deleting=False, spec=spec, problem="", status=status
+    )
+
+
+def node(name: str) -> NodeFacts:
+    address = (("InternalIP", ip_address("10.0.0.1")),)
+    return NodeFacts(name, {}, address, (), (), location="", advertise_address="")
+
+
+def member(name: str, *, ago: float | None = 0, ready: bool = True, **status: Any) -> MemberFacts:
+    spec = {"meshRef": {"name": "demo", "uid": "uid"}, "nodeName": name, "overlayIP": "10.189.0.1"}
+    if ago is not None:
+        condition = {
+            "type": "Ready",
+            "status": "True" if ready else "False",
+            "reason": "Ready" if ready else "ProbesFailed",
+            "lastTransitionTime": rfc3339(NOW),
+        }
+        reported = rfc3339(NOW - timedelta(seconds=ago))
+        status = {"conditions": [condition], "viewHash": "v", "lastReportTime": reported, **status}
+    return MemberFacts(
+        name=f"demo.{name}",
+        uid="u",
+        deleting=False,
+        owner_uid="uid",
+        label="demo",
+        spec=WesherNodeSpec.model_validate(spec),
+        status=WesherNodeStatus.model_validate(status),
+    )
+
+
+def status_of(*members: MemberFacts, now: datetime = NOW, **findings: Any) -> dict[str, Any]:
+    desired = [node(each.spec.node_name) for each in members]
+    found = Findings(**{"desired": desired, "members": members, "ring": RING, **findings})
+    return mesh_status(mesh(), found, now=now)
+
+
+def condition(status: dict[str, Any], kind: str) -> tuple[str, str, str]:
+    entry = next(entry for entry in status["conditions"] if entry["type"] == kind)
+    return entry["status"], entry["reason"], entry["message"]
+
+
+def test_a_mesh_whose_nodes_are_all_ready_is_ready() -> None:
+    status = status_of(member("a"), member("b"))
+    assert condition(status, "Ready") == ("True", "AllReady", "all 2 nodes are ready")
+    assert status["members"]["summary"] == "2/2"
+    assert status["key"]["id"] == RING.primary.id
+    assert status["observedGeneration"] == 3
+
+
+def test_each_kind_of_trouble_is_counted_and_named_with_the_worst_first() -> None:
+    old = stale_after(4).total_seconds() + 1
+    status = status_of(member("a"), member("b", ready=False), member("c", ago=old), member("d", ago=None))
+    assert condition(status, "Ready") == (
+        "False",
+        "MembersNotReady",
+        "not ready: b (ProbesFailed), c (NoReport), d (NotReported)",
+    )
+    assert [(m["name"], m["state"]) for m in status["memberList"]] == [
+        ("b", "NotReady"),
+        ("c", "Stale"),
+        ("d", "Starting"),
+        ("a", "Ready"),
+    ]
+    counts = status["members"]
+    assert (counts["desired"], counts["ready"], counts["notReady"], counts["stale"]) == (4, 1, 2, 1)
+
+
+def test_many_that_are_not_ready_are_counted_after_the_first_three() -> None:
+    status = status_of(*(member(f"n{number}", ready=False) for number in range(5)))
+    assert condition(status, "Ready")[2].endswith("n2 (ProbesFailed) and 2 more")
+
+
+def test_a_node_is_unreachable_when_more_than_half_of_the_others_say_so() -> None:
+    blame = {"peers": {"unreachable": ["c"]}}
+    half = status_of(member("a", **blame), member("b"), member("c"))
+    assert condition(half, "Ready")[0] == "True"
+    assert condition(half, "Degraded") == ("True", "PairsUnreachable", "a cannot reach c")
+    most = status_of(member("a", **blame), member("b", **blame), member("c"))
+    assert condition(most, "Ready") == ("False", "MembersNotReady", "not ready: c (Unreachable)")
+
+
+def test_what_a_dead_agent_said_of_others_long_ago_counts_no_more() -> None:
+    old = stale_after(3).total_seconds() + 1
+    blame = {"peers": {"unreachable": ["c"]}}
+    status = status_of(member("a", ago=old, **blame), member("b", ago=old, **blame), member("c"))
+    assert [m["name"] for m in status["memberList"] if m["state"] == "Ready"] == ["c"]
+
+
+def test_outsiders_are_listed_once_and_do_not_count_as_desired() -> None:
+    outsider = {"name": "laptop", "address": "10.189.9.9"}
+    status = status_of(member("a", outsiders=[outsider]), member("b", outsiders=[outsider]))
+    assert status["members"]["outside"] == 1
+    assert status["members"]["desired"] == 2
+    assert status["memberList"][-1]["kind"] == "Outsider"
+
+
+def test_a_list_of_more_than_a_hundred_is_cut_and_says_so() -> None:
+    status = status_of(*(member(f"n{number:03}") for number in range(101)))
+    assert len(status["memberList"]) == 100
+    assert status["membersTruncated"]
+    assert status["members"]["desired"] == 101
+
+
+def test_views_that_differ_are_unconverged_once_every_agent_had_time_to_report() -> None:
+    members = member("a"), member("b"), member("c", viewHash="other")
+    window = report_window(3)
+    young = status_of(*members, views_differ_since=NOW - window / 2)
+    assert condition(young, "Converged")[0] == "True"
+    old = status_of(*members, views_differ_since=NOW - window)
+    assert condition(old, "Converged") == ("False", "ViewsDiffer", "2 different views; apart from most: c")
+    assert condition(status_of(member("a", ago=None)), "Converged")[0] == "Unknown"
+
+
+def test_a_refused_mesh_is_not_ready_for_that_reason_and_publishes_nothing() -> None:
+    status = status_of(member("a"), refusal=Refusal("Conflict", "two want one"))
+    assert condition(status, "Ready") == ("False", "Conflict", "two want one")
+    assert condition(status, "ConfigPublished")[0] == "False"
+
+
+def test_a_bad_key_outranks_members_in_the_ready_condition() -> None:
+    status = status_of(member("a", ready=False), ring=None, key_problem="Secret k: has no entry cluster-key")
+    assert condition(status, "Ready") == ("False", "InvalidKey", "Secret k: has no entry cluster-key")
+
+
+def test_a_mesh_without_nodes_says_so() -> None:
+    assert condition(status_of(), "Ready")[1] == "NoNodes"
+
+
+def test_the_same_findings_later_give_the_same_status() -> None:
+    members = member("a"), member("b", ready=False)
+    first = status_of(*members)
+    found = Findings(desired=[node("a"), node("b")], members=members, ring=RING)
+    assert mesh_status(mesh(**first), found, now=NOW + timedelta(minutes=5)) == first
+
+
+def test_the_status_is_looked_at_again_when_the_first_report_gets_too_old() -> None:
+    members = member("a", ago=100), member("b", ago=10), member("c", ago=None)
+    found = Findings(desired=[], members=members)
+    moment = next_change(found, now=NOW)
+    assert moment == NOW - timedelta(seconds=100) + stale_after(3)
+    assert next_change(Findings(desired=[], members=()), now=NOW) is None
