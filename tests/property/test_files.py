@@ -30,7 +30,7 @@ def foreign(content: bytes) -> list[bytes]:
     return [line for line in content.split(b"\n") if line and not line.strip().endswith(BANNER + b"wg")]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(lines, entries)
 def test_foreign_lines_survive_and_ours_are_exactly_the_entries(
     old: list[bytes], wanted: list[HostEntry]
@@ -74,11 +74,11 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(node_keys | st.text(max_size=3), inner, max_size=4)
     ),
-    max_leaves=10,
+    max_leaves=6,
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(known, json_values, max_size=8))
 def test_any_json_is_read_as_far_as_it_makes_sense(document: dict[str, Any]) -> None:
     state, problems = parse_state(json.dumps(document).encode(), gossip_port=7946)

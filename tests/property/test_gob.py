@@ -59,7 +59,7 @@ def test_what_is_encoded_is_decoded(meta: NodeMeta) -> None:
     assert NodeMeta.decode(meta.encode()) == meta
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(structs)
 def test_a_struct_of_any_fields_is_read_or_refused(fields: list[Field]) -> None:
     stream = encode_struct("nodeMeta", fields)
@@ -69,7 +69,7 @@ def test_a_struct_of_any_fields_is_read_or_refused(fields: list[Field]) -> None:
     read(stream)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(metas, st.lists(st.tuples(st.integers(0, MAX_META), st.integers(0, 255)), min_size=1, max_size=4))
 def test_metadata_with_changed_bytes_is_read_or_refused(
     meta: NodeMeta, changes: list[tuple[int, int]]
@@ -80,7 +80,7 @@ def test_metadata_with_changed_bytes_is_read_or_refused(
     read(bytes(stream))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=64))
 @example(b"\xf8" + b"\xff" * 8)
 @example(b"\x01\x7f")

@@ -35,7 +35,7 @@ claims = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(claims, max_size=8, unique_by=lambda member: member.name), st.booleans())
 def test_no_address_and_no_key_is_programmed_twice(members: list[RosterMember], movable: bool) -> None:  # noqa: FBT001 - hypothesis draws it
     own = own_node("j", overlay=SMALL, address=candidate_address("j", SMALL), movable=movable)
@@ -53,7 +53,7 @@ def test_no_address_and_no_key_is_programmed_twice(members: list[RosterMember], 
     assert living <= tunnelled | {problem.member for problem in wish.problems}, "missing without a word"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.sets(st.text("abcdefghijklmnop", min_size=1, max_size=3), min_size=2, max_size=9),
     st.integers(0, 3),

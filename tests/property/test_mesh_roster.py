@@ -101,7 +101,7 @@ class Model:
             table[name] = address
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(steps, st.integers(0, 2**32))
 def test_the_expected_are_dialled_for_ever_and_nobody_else(story: list[Step], dice: int) -> None:
     model = Model(dice)
