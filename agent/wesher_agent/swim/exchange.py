@@ -45,6 +45,8 @@ class _Stream:
     join: bool = False
     seq_no: int | None = None
     """Of the ping that was sent on it."""
+    ended: str | None = None
+    """What was said when it ended with bytes still to be read."""
 
 
 class Exchange:
@@ -148,11 +150,17 @@ class Exchange:
 
     def closed(self, stream: StreamId, error: str | None) -> None:
         """Give up on a stream that is no more."""
-        known = self._streams.pop(stream, None)
+        known = self._streams.get(stream)
         if known is None:
             return
         if stream in self._unread:
-            self._unread.remove(stream)
+            # All may be here and only wait for its turn: memberlist hangs up once it has answered.
+            known.ended = error or "closed before it answered"
+            return
+        self._give_up(stream, known, error)
+
+    def _give_up(self, stream: StreamId, known: _Stream, error: str | None) -> None:
+        del self._streams[stream]
         match known.purpose:
             case "push-pull":
                 self._emit(
@@ -186,6 +194,8 @@ class Exchange:
             if message is None:
                 if not known.reader.hungry:
                     self._unread.append(stream)
+                elif known.ended is not None:
+                    self._give_up(stream, known, known.ended)
                 return
             self._wrappers.update(known.reader.wrappers)
             for reason in sorted(set(known.reader.rejected)):
