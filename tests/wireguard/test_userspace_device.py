@@ -7,6 +7,8 @@ import pytest
 from wesher_testing.device_stories import Carrier, names, tell
 from wesher_testing.toolbox import REPOSITORY, go_binary
 
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
+
 
 @pytest.fixture(scope="session")
 def carrier() -> Carrier:
@@ -15,7 +17,7 @@ def carrier() -> Carrier:
 
 
 @pytest.mark.parametrize("story", names("Userspace"))
-def test_in_user_space(story: str, carrier: Carrier) -> None:
+def test_in_user_space(story: str, carrier: Carrier, pytestconfig: pytest.Config) -> None:
     figures = tell(story, carrier)
     for what, seconds in (figures or {}).items():
-        print(f"{what}: {seconds * 1000:.1f} ms")
+        pytestconfig.get_terminal_writer().line(f"  {what}: {seconds * 1000:.1f} ms")

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 _CLONE_NEWNS, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
 _PR_SET_PDEATHSIG = 1
+_PROGRAM_TIMEOUT = 30.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -87,38 +88,31 @@ class Host:
     """A network and mount namespace with loopback up and an empty ``/run/wireguard``."""
 
     holder: int
+    _orders: Connection
     address: IPv4Address = field(default_factory=lambda: IPv4Address("127.0.0.1"))
     """On the cable to the other host, where there is one."""
 
-    def run(self, *argv: str, check: bool = True, timeout: float = 20.0) -> str:
+    def run(self, *argv: str, check: bool = True) -> str:
         """Run a program to its end in this host and return what it printed."""
-        done = subprocess.run(
-            argv,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            preexec_fn=lambda: _enter(self.holder),
-        )
-        if check and done.returncode != 0:
-            raise StoryFailed(f"{' '.join(argv)}: status {done.returncode}: {done.stderr}{done.stdout}")
-        return done.stdout + done.stderr
+        self._orders.send(("run", argv))
+        status, said, complained = self._orders.recv()
+        if check and status != 0:
+            raise StoryFailed(f"{' '.join(argv)}: status {status}: {complained}{said}")
+        return str(said if check else said + complained)
 
     def json(self, *argv: str) -> Any:
         """Return what ``ip -j`` says."""
         return json.loads(self.run("ip", "-j", *argv) or "[]")
 
-    def start(self, *argv: str) -> subprocess.Popen[str]:
-        """Start a program in this host; its output is read when it has ended."""
-        return subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            preexec_fn=lambda: _enter(self.holder),  # noqa: PLW1509 - as above
-        )
+    def start(self, *argv: str) -> None:
+        """Start a program in this host; `finish` waits for it. One at a time."""
+        self._orders.send(("start", argv))
+        self._orders.recv()
+
+    def finish(self) -> str:
+        """Return what the program that was started printed, once it has ended."""
+        self._orders.send(("finish", ()))
+        return str(self._orders.recv()[1])
 
     def agent(self, make_state: Callable[[], Awaitable[Any]]) -> Agent:
         """Start a process of ours in this host, with an event loop and a state of its own."""
@@ -133,9 +127,7 @@ class Agent:
         self.pid = os.fork()
         if self.pid == 0:
             self._ours.close()
-            _enter(host.holder)
-            asyncio.run(_serve(theirs, make_state))
-            os._exit(0)
+            _only_ever(lambda: _be_agent(host, theirs, make_state))
         theirs.close()
 
     def call(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
@@ -160,19 +152,13 @@ class Agent:
 
 def make_host() -> Host:
     """Return a new host, with no cable yet."""
-    reading, writing = os.pipe()
+    ours, theirs = Pipe()
     holder = os.fork()
     if holder == 0:
-        _must(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET), "unshare")
-        _private_run()
-        os.write(writing, b"+")
-        signal.pause()
-        os._exit(0)
-    os.close(writing)
-    if os.read(reading, 1) != b"+":
-        raise StoryFailed("a host could not be made: namespaces need root")
-    os.close(reading)
-    host = Host(holder)
+        ours.close()
+        _only_ever(lambda: _be_host(theirs))
+    theirs.close()
+    host = Host(holder, ours)
     host.run("ip", "link", "set", "lo", "up")
     return host
 
@@ -207,6 +193,49 @@ def _be_first_process(story: Callable[[], Any], writing: int) -> NoReturn:
     with os.fdopen(writing, "w") as pipe:
         json.dump(outcome, pipe)
     os._exit(0)
+
+
+def _only_ever(task: Callable[[], object]) -> NoReturn:
+    """End this forked process with the task, lest it go on with what its parent is doing."""
+    try:
+        task()
+    except (EOFError, KeyboardInterrupt):
+        pass
+    except BaseException:  # noqa: BLE001 - there is nobody to raise it to
+        traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _be_agent(host: Host, calls: Connection, make_state: Callable[[], Awaitable[Any]]) -> None:
+    _enter(host.holder)
+    asyncio.run(_serve(calls, make_state))
+
+
+def _be_host(orders: Connection) -> NoReturn:
+    """Run programs in namespaces of its own: starting them here spares a fork of all of Python."""
+    _must(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET), "unshare")
+    _private_run()
+    started: subprocess.Popen[str] | None = None
+    options: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+        "text": True,
+    }
+    while True:
+        what, argv = orders.recv()
+        if what == "start":
+            started = subprocess.Popen(argv, **options)
+            orders.send((0, "", ""))
+            continue
+        program = started if what == "finish" and started is not None else subprocess.Popen(argv, **options)
+        try:
+            said, complained = program.communicate(timeout=_PROGRAM_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            said, complained = "", "not done in time"
+        orders.send((program.wait(), said, complained))
 
 
 def _private_run() -> None:

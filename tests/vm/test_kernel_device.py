@@ -1,0 +1,29 @@
+"""The kernel's WireGuard under our kernel backend, in a VM: one boot, then each story as a test."""
+
+from __future__ import annotations
+
+import pytest
+
+from wesher_testing.device_stories import names
+from wesher_testing.vm import Told, tell_in_vm
+
+_STORIES = names("Kernel")
+_LONGEST = 240.0
+
+
+@pytest.fixture(scope="session")
+def told(request: pytest.FixtureRequest) -> Told:
+    wanted = {item.callspec.params["story"] for item in request.session.items if hasattr(item, "callspec")}
+    told = tell_in_vm([name for name in _STORIES if name in wanted], timeout=_LONGEST)
+    writer = request.config.get_terminal_writer()
+    writer.line(f"Linux {told.kernel} by {told.accelerator}: {told.seconds:.0f} s")
+    return told
+
+
+@pytest.mark.parametrize("story", _STORIES)
+def test_in_the_kernel(story: str, told: Told, pytestconfig: pytest.Config) -> None:
+    outcome = told.stories[story]
+    if "failure" in outcome:
+        pytest.fail(outcome["failure"], pytrace=False)
+    for what, seconds in (outcome["figures"] or {}).items():
+        pytestconfig.get_terminal_writer().line(f"  {what}: {seconds * 1000:.1f} ms")
