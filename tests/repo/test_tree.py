@@ -75,7 +75,7 @@ def test_nothing_is_marked_as_unfinished() -> None:
 
 
 def test_no_file_names_a_place_on_a_developers_machine() -> None:
-    places = re.compile(r"(?<![\w.])/(home|Users|work|root)/\w")
+    places = re.compile(r"(?<![\w.}])/(home|Users|work|root)/\w")
     assert [
         (place, line) for place, line in lines_of(":!tests/support/go/**/go.sum") if places.search(line)
     ] == []

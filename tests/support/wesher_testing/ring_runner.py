@@ -130,7 +130,12 @@ def _say(line: str) -> None:
 
 def _prepare(ring: Ring) -> str | None:
     """Get what the ring needs; return why it cannot run here, if so."""
-    if ring.needs_root and become_root() is None:
+    if ring.needs_root and (prefix := become_root()):
+        report(f"{ring.name} needs root: running it with sudo")
+        # Asked now, since the ring itself runs where it could not read a password.
+        if subprocess.call([*prefix, "-v"]) != 0:
+            return f"{ring.name} needs root, and sudo refused"
+    elif ring.needs_root and prefix is None:
         return f"{ring.name} needs root or sudo"
     try:
         for prepare in ring.prepare:
@@ -141,8 +146,6 @@ def _prepare(ring: Ring) -> str | None:
 
 
 def _run_ring(ring: Ring) -> Tally:
-    if ring.needs_root and os.geteuid() != 0:
-        report(f"{ring.name} makes network namespaces: running it with sudo")
     started = time.monotonic()
     deadline = started + ring.minutes * 60 * _LENIENCE
     alone = len(ring.steps) == 1
@@ -190,11 +193,13 @@ def _start(ring: Ring, step: Step, scratch: Path, *, alone: bool) -> _Running:
     argv = [*step.argv, f"--junit-xml={results}"] if step.counts_itself else list(step.argv)
     if ring.needs_root:
         argv = as_root([*argv, "-p", "no:cacheprovider"] if step.counts_itself else argv)
-    if alone:
-        child = subprocess.Popen(argv, cwd=REPOSITORY, stdin=subprocess.DEVNULL)
-    else:
-        with words.open("wb") as file:
-            child = subprocess.Popen(argv, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+    with words.open("wb") as file:
+        output = None if alone else file
+        # In a group of its own: a Ctrl-C at the terminal then reaches it once, through us. A second
+        # one would end pytest in the middle of its clean-up.
+        child = subprocess.Popen(
+            argv, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+        )
     return _Running(step, child, words, results)
 
 

@@ -75,6 +75,26 @@ def test_a_machine_without_debians_tools_is_told_what_is_missing() -> None:
         toolbox.debian_package_root.__wrapped__("serf")
 
 
+def test_a_command_for_root_takes_through_sudo_what_sudo_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolbox, "become_root", lambda: ["/usr/bin/sudo"])
+    monkeypatch.setenv("PATH", "/opt/go/bin:/usr/bin")
+    assert toolbox.as_root(["python3", "-m", "pytest"]) == [
+        *("/usr/bin/sudo", "-E", "env", "PATH=/opt/go/bin:/usr/bin", f"WESHER_CACHE={toolbox.cache_dir()}"),
+        *(f"PYTHONPATH={toolbox.REPOSITORY}/tests/support", "PYTHONDONTWRITEBYTECODE=1"),
+        *("python3", "-m", "pytest"),
+    ]
+
+
+def test_a_command_for_root_is_itself_where_we_are_root_and_impossible_without_sudo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(toolbox, "become_root", list)
+    assert toolbox.as_root(["true"]) == ["true"]
+    monkeypatch.setattr(toolbox, "become_root", lambda: None)
+    with pytest.raises(toolbox.ToolUnavailable, match="true needs root or sudo"):
+        toolbox.as_root(["true"])
+
+
 def test_missing_system_packages_are_only_listed_when_asked_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
