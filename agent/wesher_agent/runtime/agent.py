@@ -42,7 +42,7 @@ from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import LAN, WAN
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.packet import PacketFormat
-from wesher_common.errors import InvalidSpec
+from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress
@@ -77,12 +77,13 @@ class Agent:
         self._conflict: tuple[float, str] | None = None
         self._wish: Wish | None = None
         self._save_failed = False
+        self._interface_goes = False
 
         settings, document = begun.settings, self._me.document
         interface = document.wireguard.interface
         self._tunnel = Tunnel(
             settings,
-            None if document.etc_hosts == "Off" else HostsFile(settings.hosts_file, interface),
+            None if settings.no_etc_hosts else HostsFile(settings.hosts_file, interface),
             on_change=self._report_soon,
             on_sessions_lost=self._ask_everyone,
         )
@@ -176,6 +177,7 @@ class Agent:
         if leave:
             self._driver.tell(partial(self._engine.leave, timeout=LEAVE_SECONDS))
             await self._left.wait()
+        if leave or self._interface_goes:
             await self._tunnel.remove()
         else:
             self._tunnel.close()
@@ -233,7 +235,7 @@ class Agent:
             log.warning("member %s %s reason=%s", problem.member, problem.message, problem.reason)
         self._wish = wish
         self._prober.set_peers(tunnel_peers(wish.device, members))
-        await self._tunnel.apply(wish, me.document.wireguard)
+        await self._tunnel.apply(wish, me.document.wireguard, me.document.etc_hosts)
         self._report_soon()
 
     def _move_to(self, address: IPAddress) -> None:
@@ -275,7 +277,11 @@ class Agent:
     async def _watch_host(self) -> None:
         while True:
             await asyncio.sleep(REPAIR_SECONDS)
-            host = await asyncio.to_thread(look_at_host)
+            try:
+                host = await asyncio.to_thread(look_at_host)
+            except (WesherError, OSError) as error:
+                log.warning("host's addresses not read error=%s", error)
+                continue
             if host != self._me.host:
                 self._me.host = host
                 self._look_at_addresses()
@@ -314,6 +320,8 @@ class Agent:
             return
         if _needs_restart(me.document, content.document):
             log.warning("mesh.json changed what only a restart can apply, restarting")
+            # The next start knows of the new interface only.
+            self._interface_goes = me.document.wireguard.interface != content.document.wireguard.interface
             self.stop()
             return
         me.document = content.document
@@ -410,7 +418,6 @@ def _needs_restart(old: MeshDocument, new: MeshDocument) -> bool:
         return (
             (document.name, document.uid, document.overlay, document.cluster_name, document.gossip),
             (device.interface, device.mode),
-            document.etc_hosts == "Off",
         )
 
     return settled(old) != settled(new)

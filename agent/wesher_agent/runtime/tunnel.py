@@ -22,12 +22,14 @@ from wesher_agent.wireguard.mtu import overlay_mtu
 from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.keys import WireGuardPublicKey
-from wesher_common.mesh_document import WireGuardSettings
+from wesher_common.mesh_document import EtcHosts, WireGuardSettings
 from wesher_common.overlay import IPAddress
 
 log = logging.getLogger("wesher.tunnel")
 
 REPAIR_SECONDS = 30.0
+USUAL_MTU = 1420
+"""Bytes; Ethernet's less WireGuard's envelope, and the Go program's only one."""
 
 
 class Tunnel:
@@ -35,7 +37,7 @@ class Tunnel:
 
     Args:
         settings: which program to run in user space.
-        hosts: the hosts file; None leaves it alone.
+        hosts: the hosts file; None leaves it alone, whatever the mesh wants.
         on_change: called when what there is to report changed.
         on_sessions_lost: called when peers must be sent something, lest they stay silent.
 
@@ -73,8 +75,12 @@ class Tunnel:
         addresses = frozenset(underlay)
         if wished:
             self.mtu = wished
-        elif addresses != self._mtu_for or not self.mtu:
-            self.mtu = await asyncio.to_thread(overlay_mtu, addresses)
+        elif addresses != self._mtu_for:
+            try:
+                self.mtu = await asyncio.to_thread(overlay_mtu, addresses)
+            except (WesherError, OSError) as error:
+                log.warning("mtu of the underlay not known error=%s", error)
+                self.mtu = self.mtu or USUAL_MTU
             self._mtu_for = addresses
         return self.mtu
 
@@ -84,7 +90,7 @@ class Tunnel:
             ready=False, reason="NoAddress", problem="the operator has not given an overlay address yet"
         )
 
-    async def apply(self, wish: Wish, wireguard: WireGuardSettings) -> None:
+    async def apply(self, wish: Wish, wireguard: WireGuardSettings, etc_hosts: EtcHosts) -> None:
         """Bring device and hosts file to a wish; what cannot be done is remembered and tried again."""
         try:
             if self._device is None:
@@ -95,9 +101,9 @@ class Tunnel:
                 )
                 self._opened.set()
             self._done(await self._device.configure(wish.device))
-        except WesherError as error:
+        except (WesherError, OSError) as error:
             self._failed(error)
-        await self._write_hosts(wish.hosts)
+        await self._write_hosts(wish.hosts, wanted=etc_hosts != "Off")
 
     async def keep(self) -> None:
         """Look at the device for ever: every 30 s, and at once when its program died."""
@@ -109,7 +115,7 @@ class Tunnel:
             await asyncio.gather(lost, return_exceptions=True)
             try:
                 self._done(await self._device.repair())
-            except WesherError as error:
+            except (WesherError, OSError) as error:
                 self._failed(error)
 
     async def peers(self) -> Mapping[WireGuardPublicKey, ObservedPeer]:
@@ -118,7 +124,7 @@ class Tunnel:
             return {}
         try:
             return {peer.public_key: peer for peer in await self._device.peers()}
-        except WesherError as error:
+        except (WesherError, OSError) as error:
             log.debug("device not read error=%s", error)
             return {}
 
@@ -127,7 +133,7 @@ class Tunnel:
         if self._device is not None:
             try:
                 await self._device.remove()
-            except WesherError as error:
+            except (WesherError, OSError) as error:
                 log.warning("device not removed error=%s", error)
         if self._hosts is not None:
             try:
@@ -147,7 +153,7 @@ class Tunnel:
         if outcome.sessions_lost:
             self._on_sessions_lost()
 
-    def _failed(self, error: WesherError) -> None:
+    def _failed(self, error: WesherError | OSError) -> None:
         match error:
             case PortTaken():
                 reason = "PortTaken"
@@ -167,8 +173,8 @@ class Tunnel:
         if changed:
             self._on_change()
 
-    async def _write_hosts(self, entries: tuple[HostEntry, ...]) -> None:
-        if self._hosts is None:
+    async def _write_hosts(self, entries: tuple[HostEntry, ...], *, wanted: bool) -> None:
+        if self._hosts is None or (not wanted and self.hosts_state == "off"):
             return
         try:
             await asyncio.to_thread(self._hosts.apply, entries)
@@ -177,4 +183,4 @@ class Tunnel:
                 log.warning("hosts file skipped error=%s", error)
             self.hosts_state = f"skipped: {error}"
         else:
-            self.hosts_state = "written"
+            self.hosts_state = "written" if wanted else "off"
