@@ -1,53 +1,43 @@
-"""Control groups of a lab's containers: named after the process that made them, and removed with them.
+"""Control groups that containers leave when they are killed rather than stopped.
 
-Works on both versions of the kernel's interface. A container's group outlives the
-container when nobody removes it, so what a killed run left is swept by the next.
+Works on both versions of the kernel's interface. Only groups that bear the name of a
+known container are touched: the machine's own containerd uses the same parent.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from os import getpid
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
-_PREFIX = "wesher-lab-"
+_PARENT = "k8s.io"
+"""Where containerd puts what a kubelet gives no parent: its namespace for Kubernetes."""
+
 _PATIENCE = 10.0
-"""Seconds in which the killed processes inside must have left."""
+"""Seconds in which killed processes must have left their group."""
 
 
-@contextmanager
-def group() -> Iterator[str]:
-    """Name a control group, such as ``/wesher-lab-42``, and remove it with all below it at the end.
-
-    Whoever puts processes into it makes it, and has ended them before.
-    """
-    for name in {path.name for path in _made()}:
-        if not Path("/proc", name.removeprefix(_PREFIX)).exists():
-            _remove(name)
-    name = f"{_PREFIX}{getpid()}"
-    try:
-        yield f"/{name}"
-    finally:
-        _remove(name)
-
-
-def _made() -> list[Path]:
+def groups_of(containers: Collection[str]) -> list[Path]:
+    """Return the control groups of containers, given by their ids."""
     # The second pattern is for version 1, where every controller has a tree of its own.
-    return [*_ROOT.glob(f"{_PREFIX}*"), *_ROOT.glob(f"*/{_PREFIX}*")]
+    parents = (*_ROOT.glob(_PARENT), *_ROOT.glob(f"*/{_PARENT}"))
+    return [group for parent in parents for name in containers if (group := parent / name).is_dir()]
 
 
-def _remove(name: str) -> None:
+def remove_groups_of(containers: Collection[str]) -> None:
+    """Remove the control groups of containers whose processes were all killed."""
     deadline = time.monotonic() + _PATIENCE
-    while tops := [path for path in _made() if path.name == name]:
-        for top in tops:
-            deepest_first = sorted((path for path in top.rglob("*") if path.is_dir()), reverse=True)
-            for path in (*deepest_first, top):
-                # Busy until its last process is buried; gone when another controller's tree is the same one.
+    while left := groups_of(containers):
+        for group in left:
+            for path in (*sorted((each for each in group.rglob("*") if each.is_dir()), reverse=True), group):
+                # Busy until its last process is buried; gone when two controllers share a tree.
                 with suppress(OSError):
                     path.rmdir()
+            # The parent goes with its last child; a machine's own containerd makes it anew.
+            with suppress(OSError):
+                group.parent.rmdir()
         if time.monotonic() > deadline:
-            raise RuntimeError(f"control group {name} is still in use: {tops[0]}")
+            raise RuntimeError(f"control group {left[0]} is still in use")
         time.sleep(0.02)

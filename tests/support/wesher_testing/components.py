@@ -45,7 +45,7 @@ def scheduler(api: ApiServer) -> list[str]:
     ]
 
 
-def kubelet(api: ApiServer, node: str, address: IPv4Address, *, directory: Path, cgroup: str) -> list[str]:
+def kubelet(api: ApiServer, node: str, address: IPv4Address, *, directory: Path) -> list[str]:
     """Write a kubelet's configuration into ``directory`` and return the command that runs it on its node.
 
     Args:
@@ -53,7 +53,6 @@ def kubelet(api: ApiServer, node: str, address: IPv4Address, *, directory: Path,
         node: its node's name.
         address: its node's internal address.
         directory: a directory that outlives the node's reboots.
-        cgroup: the control group above all its pods'.
 
     """
     path = directory / "kubelet.yaml"
@@ -69,7 +68,8 @@ def kubelet(api: ApiServer, node: str, address: IPv4Address, *, directory: Path,
         # Pods are bounded by nothing, so that the machine's control groups may be of either version.
         "failCgroupV1": False,
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": cgroup,
+        # It would set bounds there; there is no such group, so the machine's own stay untouched.
+        "cgroupRoot": "/wesher-lab",
         "cgroupsPerQOS": False,
         "enforceNodeAllocatable": [],
         "localStorageCapacityIsolation": False,

@@ -15,6 +15,9 @@ from wesher_testing.image import Image, pause_image
 from wesher_testing.toolbox import debian_package_root
 
 SOCKET = "/run/containerd/containerd.sock"
+TASKS = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
+"""Where each running container has a directory of its id."""
+
 CNI_CONFIGURATION = "/etc/cni/net.d"
 
 _CONFIGURATION = """

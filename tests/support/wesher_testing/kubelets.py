@@ -25,16 +25,11 @@ from wesher_testing.image import Image, pause_image
 from wesher_testing.namespaces import Host, Lab
 from wesher_testing.toolbox import system_program
 
+_AFTER_CONTAINERD = ("sh", "-c", f'until [ -S {containers.SOCKET} ]; do sleep 0.1; done; exec "$@"', "sh")
+"""What holds a program back until containerd listens; a kubelet would give up."""
+
 _PATIENCE = 120.0
 """Seconds in which a part must come up; a whole cluster takes about fifteen."""
-
-_FORGET = """
-find /run -xdev -mindepth 1 -delete
-nft flush ruleset
-for device in $(ls /sys/class/net); do
-    case $device in lo|eth*) ;; *) ip link delete "$device" ;; esac
-done
-"""
 
 
 class ClusterFailed(RuntimeError):  # noqa: N818 - reads as the fact it states
@@ -51,16 +46,17 @@ class Node:
 
     """
 
-    def __init__(self, host: Host, api: ApiServer, cgroup: str) -> None:
+    def __init__(self, host: Host, api: ApiServer) -> None:
         self.name = host.name
         self.host = host
         self.directory = api.directory / host.name
         self.directory.mkdir()
         self._programs = {
             "containerd": containers.containerd(host.root / "etc"),
-            "kubelet": components.kubelet(
-                api, host.name, host.ipv4, directory=self.directory, cgroup=f"{cgroup}/{host.name}"
-            ),
+            "kubelet": [
+                *_AFTER_CONTAINERD,
+                *components.kubelet(api, host.name, host.ipv4, directory=self.directory),
+            ],
             "kube-proxy": components.kube_proxy(api, host.name, directory=self.directory),
         }
         self._init: subprocess.Popen[str] | None = None
@@ -97,7 +93,21 @@ class Node:
         for program in self._running:
             program.wait()
         self._running.clear()
-        self.host.run(["sh", "-c", _FORGET], check=False)
+        cgroups.remove_groups_of(self.containers())
+        self.host.run(["find", "/run", "-xdev", "-mindepth", "1", "-delete"], check=False)
+        self.host.run(["nft", "flush", "ruleset"])
+        for device in self.devices() - {"lo"}:
+            if not device.startswith("eth"):
+                self.host.run(["ip", "link", "delete", device], check=False)
+
+    def containers(self) -> set[str]:
+        """Return the ids of the containers that the node runs, or ran until it lost its power."""
+        tasks = self.host.root / containers.TASKS.strip("/")
+        return {task.name for task in tasks.iterdir()} if tasks.exists() else set()
+
+    def devices(self) -> set[str]:
+        """Return the names of the node's network devices."""
+        return {link["ifname"] for link in json.loads(self.host.run(["ip", "-json", "link"]).stdout)}
 
     def command(self, argv: Sequence[str | Path]) -> list[str]:
         """Return the command line that runs ``argv`` on the node, among its processes and mounts."""
@@ -149,11 +159,10 @@ class Cluster:
 
     """
 
-    def __init__(self, lab: Lab, api: ApiServer, control_plane: Host, cgroup: str) -> None:
+    def __init__(self, lab: Lab, api: ApiServer, control_plane: Host) -> None:
         self.lab = lab
         self.api = api
         self.control_plane = control_plane
-        self._cgroup = cgroup
         self._nodes: dict[str, Node] = {}
 
     @property
@@ -163,7 +172,7 @@ class Cluster:
 
     def add_nodes(self, *names: str, images: Sequence[Image] = ()) -> None:
         """Add nodes that hold the images, and wait until they are Ready."""
-        added = [Node(self.lab.host(name), self.api, self._cgroup) for name in names]
+        added = [Node(self.lab.host(name), self.api) for name in names]
         for node in added:
             self._nodes[node.name] = node
             # The API server calls kubelets by their names, for logs.
@@ -182,9 +191,25 @@ class Cluster:
         """Wait until the named nodes are Ready, all when none is named."""
         for name in names or self._nodes:
             try:
-                self.api.kubectl("wait", "--for=condition=Ready", f"node/{name}", "--timeout=55s")
+                self.repeat("wait", "--for=condition=Ready", f"node/{name}", "--timeout=5s")
             except KubectlFailed as error:
                 raise ClusterFailed(f"{error}: {self._nodes[name].log_of('kubelet')[-2000:]}") from error
+
+    def repeat(self, *arguments: str, seconds: float = 120.0) -> str:
+        """Run kubectl, again and again within so many seconds, until it succeeds; return what it printed.
+
+        Raises:
+            KubectlFailed: it never did; the text holds its last error.
+
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.api.kubectl(*arguments)
+            except KubectlFailed:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def close(self) -> None:
         """Cut every node's power."""
@@ -224,7 +249,6 @@ class Cluster:
 def cluster(*names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
     """Run a cluster with nodes of these names until the block ends; nothing of it is left then."""
     with ExitStack() as stack:
-        cgroup = stack.enter_context(cgroups.group())
         lab = stack.enter_context(Lab())
         control_plane = lab.host("control-plane")
         report("starting the API server")
@@ -236,7 +260,7 @@ def cluster(*names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
             ("kube-scheduler", components.scheduler(api)),
         ):
             stack.callback(_end, _start(control_plane.command(argv), api.directory / f"{program}.log"))
-        made = Cluster(lab, api, control_plane, cgroup)
+        made = Cluster(lab, api, control_plane)
         stack.callback(made.close)
         report(f"starting {len(names)} nodes")
         made.add_nodes(*names, images=images)
