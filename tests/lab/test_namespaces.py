@@ -25,7 +25,7 @@ def lab() -> Iterator[Lab]:
 
 
 def reaches(host: Host, address: object) -> bool:
-    return host.run(["ping", "-c", "1", "-W", "1", str(address)], check=False).returncode == 0
+    return host.run(["ping", "-c", "3", "-i", "0.2", "-W", "1", str(address)], check=False).returncode == 0
 
 
 def test_hosts_on_a_network_reach_each_other_in_both_families(lab: Lab) -> None:

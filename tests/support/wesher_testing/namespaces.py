@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -28,6 +30,8 @@ from wesher_testing.toolbox import REPOSITORY, system_program
 
 _PRIVATE = ("/run", "/var/lib")
 """Directories that each host has for itself, empty at first."""
+_PATIENCE = 10.0
+"""Seconds for the kernel to do what it was told."""
 
 
 class CommandFailed(RuntimeError):  # noqa: N818 - reads as the fact it states
@@ -200,13 +204,11 @@ class Host:
 
     def cut(self) -> None:
         """Pull the cable out of every network: no carrier, nothing passes."""
-        for index in range(len(self.networks)):
-            self._lab.in_switch("ip", "link", "set", self._port(index), "down")
+        self._set_cables("down")
 
     def restore(self) -> None:
-        """Plug the cables in again."""
-        for index in range(len(self.networks)):
-            self._lab.in_switch("ip", "link", "set", self._port(index), "up")
+        """Plug the cables in again; when this returns they carry."""
+        self._set_cables("up")
 
     def drop(self, protocol: str, port: int) -> None:
         """Drop all packets of a protocol (``udp``, ``tcp``) from or to a port, both ways."""
@@ -234,6 +236,20 @@ class Host:
             for hook in ("input", "output", "forward")
         )
         self.run(["nft", "-f", "-"], text_in=f"table inet lab {{\n{chains}}}\n")
+
+    def _set_cables(self, state: str) -> None:
+        devices = [f"eth{index}" for index in range(len(self.networks))]
+        for index in range(len(devices)):
+            self._lab.in_switch("ip", "link", "set", self._port(index), state)
+        # The kernel tells the other end of a cable a little later.
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            told = json.loads(self.run(["ip", "-json", "link", "show"]).stdout)
+            states = {link["ifname"]: link["operstate"].lower() for link in told}
+            if all(states[device] in (state, "lowerlayer" + state) for device in devices):
+                return
+            time.sleep(0.02)
+        raise CommandFailed(f"the cables of {self.name} did not go {state} in {_PATIENCE:.0f} s")
 
     def _port(self, index: int) -> str:
         return f"port{self._number}.{index}"
