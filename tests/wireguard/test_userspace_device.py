@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from wesher_testing.device_stories import Carrier, names, tell
+from wesher_testing.device_bench import Carrier
+from wesher_testing.device_stories import names, tell
 from wesher_testing.toolbox import REPOSITORY, go_binary
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]

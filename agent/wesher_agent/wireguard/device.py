@@ -12,8 +12,8 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from wesher_agent.mesh.device import DeviceConfig
@@ -84,7 +84,7 @@ class Device:
             InvalidSpec: the interface's name belongs to a network device of another kind.
 
         """
-        async with self._lock:
+        async with self._one_at_a_time():
             self._wish = config
             change = None if self._left is None else plan_next(self._left, config, now=time.time())
             if change is None:
@@ -98,7 +98,7 @@ class Device:
 
         Raises: as `configure`.
         """
-        async with self._lock:
+        async with self._one_at_a_time():
             if self._wish is None:
                 return Outcome(changed=False, sessions_lost=False)
             settled = self._left is not None
@@ -114,7 +114,8 @@ class Device:
             WireGuardUnavailable: the device is not there.
 
         """
-        device = await self._backend.observe()
+        with self._translated():
+            device = await self._backend.observe()
         return [device.peers[key] for key in sorted(device.peers)]
 
     async def wait_lost(self) -> None:
@@ -127,7 +128,7 @@ class Device:
 
     async def remove(self) -> None:
         """Take away the device, and with it address and routes; nothing there is fine."""
-        async with self._lock:
+        async with self._one_at_a_time():
             overlay = None if self._wish is None else self._wish.overlay
             self._wish = self._left = None
             await asyncio.to_thread(remove_own_unreachable, self._backend.interface, overlay)
@@ -136,6 +137,20 @@ class Device:
     def close(self) -> None:
         """Leave everything running and let go of it; the next start adopts it."""
         self._backend.close()
+
+    @asynccontextmanager
+    async def _one_at_a_time(self) -> AsyncIterator[None]:
+        async with self._lock:
+            with self._translated():
+                yield
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn what the operating system refuses, such as a socket, into our own error."""
+        try:
+            yield
+        except OSError as error:
+            raise WireGuardUnavailable(f"{self._backend.interface}: {error}") from error
 
     async def _from_what_is_there(self, config: DeviceConfig) -> Outcome:
         self._left = None

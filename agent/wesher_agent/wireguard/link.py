@@ -76,7 +76,7 @@ def observe_link(interface: str) -> ObservedLink:
     with IPRoute(strict_check=True) as kernel, NetlinkSocket(NETLINK_ROUTE) as fast:
         found = _existing(kernel, interface)
         index = found["index"]
-        addresses = [_address_of(entry) for entry in kernel.get_addr(index=index)]
+        addresses = _addresses(kernel, index)
         into = routes.list_into(fast, index)
         unreachable = routes.list_unreachable(fast)
     return ObservedLink(
@@ -122,11 +122,7 @@ def remove_own_unreachable(interface: str, overlay: IPNetwork | None) -> None:
     """
     with IPRoute(strict_check=True) as kernel, NetlinkSocket(NETLINK_ROUTE) as fast:
         found = _find(kernel, interface)
-        hosts = (
-            []
-            if found is None
-            else [_address_of(entry).ip for entry in kernel.get_addr(index=found["index"])]
-        )
+        hosts = [] if found is None else [address.ip for address in _addresses(kernel, found["index"])]
         networks = {route.destination for route in routes.list_unreachable(fast)}
         routes.remove_unreachable(
             fast, [net for net in networks if net == overlay or any(host in net for host in hosts)]
@@ -153,6 +149,13 @@ def _change_address(kernel: IPRoute, interface: str, index: int, verb: str, addr
         lambda: kernel.addr(verb, index=index, address=str(address.ip), prefixlen=address.network.prefixlen),
         fine={errno.EEXIST, errno.EADDRNOTAVAIL},
     )
+
+
+def _addresses(kernel: IPRoute, index: int) -> list[IPInterface]:
+    try:
+        return [_address_of(entry) for entry in kernel.get_addr(index=index)]
+    except NetlinkError as error:
+        raise WireGuardUnavailable(f"could not list addresses: {_explain(error.code)}") from error
 
 
 def _address_of(entry: Any) -> IPInterface:

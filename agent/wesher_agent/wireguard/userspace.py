@@ -137,8 +137,9 @@ class UserspaceBackend:
     async def _adopt(self) -> bool:
         """Watch the program that answers on the device's socket; tell whether there is one."""
         try:
-            # A program that is being killed still lets one connect, but answers nothing.
-            await self._exchange(uapi.GET)
+            # A program that is being killed, or hangs, still lets one connect, but answers nothing.
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
+                await self._exchange(uapi.GET)
             reader, writer = await asyncio.open_unix_connection(self._socket)
         except (OSError, EOFError):
             return False
@@ -156,6 +157,7 @@ class UserspaceBackend:
             raise InvalidSpec(
                 "interface", "is the name of another network device: choose a free one", value=self.interface
             )
+        _check_socket_directory()
         create_persistent_tun(self.interface)
         self._started = asyncio.get_running_loop().time()
         child = _spawn(self._binary, self.interface)
@@ -169,6 +171,7 @@ class UserspaceBackend:
                     await asyncio.sleep(_POLL)
         except TimeoutError as error:
             os.kill(child, signal.SIGKILL)
+            await asyncio.to_thread(os.waitpid, child, 0)
             raise WireGuardUnavailable(f"{self._binary} did not open {self._socket} in time") from error
         log.info("wireguard-go started interface=%s pid=%d", self.interface, child)
 
@@ -234,13 +237,26 @@ class UserspaceBackend:
         self._delay = min(max(2 * self._delay, _FIRST_DELAY), _LONGEST_DELAY)
 
 
+def _check_socket_directory() -> None:
+    try:
+        _SOCKET_DIRECTORY.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WireGuardUnavailable(f"could not make {_SOCKET_DIRECTORY}: {error.strerror}") from error
+    if not os.access(_SOCKET_DIRECTORY, os.W_OK):
+        raise WireGuardUnavailable(
+            f"wireguard-go keeps its socket in {_SOCKET_DIRECTORY}, which may not be written: "
+            "make it the agent's (RuntimeDirectory=wireguard under systemd)"
+        )
+
+
 def _spawn(binary: Path, interface: str) -> int:
     """Start wireguard-go so that it lives on when we end, and return its pid.
 
     Its standard error stays ours: a pipe to us would kill it with its first
     line after our end.
     """
-    environment = {"LOG_LEVEL": "error"} | os.environ | {"WG_PROCESS_FOREGROUND": "1"}
+    # Ours may hold the cluster key.
+    environment = {"LOG_LEVEL": os.environ.get("LOG_LEVEL", "error"), "WG_PROCESS_FOREGROUND": "1"}
     try:
         return os.posix_spawn(
             binary,

@@ -42,6 +42,7 @@ def _is_wireguard_go(path: str) -> bool:
     try:
         answer = subprocess.run(  # noqa: S603 - the program the administrator named, or PATH's
             [path, "--version"],
+            env={},  # ours may hold the cluster key
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -7,55 +7,70 @@ test.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import random
-import re
 import signal
-import socket
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
+from wesher_agent.mesh.device import Endpoint, Peer
 from wesher_agent.wireguard.backend import BackendKind
-from wesher_agent.wireguard.device import Device, Outcome, open_device
-from wesher_agent.wireguard.kernel import KernelBackend
-from wesher_agent.wireguard.mtu import overlay_mtu
-from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_agent.wireguard.route_messages import PROTOCOL
-from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
-from wesher_common.overlay import IPAddress, IPNetwork
+from wesher_testing.device_bench import (
+    INTERFACE,
+    OVERLAY,
+    PORT,
+    Carrier,
+    a_peer,
+    a_wish,
+    addresses,
+    an_agent,
+    carrier_pid,
+    configure,
+    connect,
+    count_messages,
+    equal,
+    hide_programs,
+    hold_the_port,
+    holds,
+    kind_of,
+    link,
+    looks_as_wished,
+    lost_pings,
+    made_up_peers,
+    messages,
+    mtu_towards,
+    nothing,
+    open_again,
+    open_it,
+    open_with_a_secret,
+    open_without_tun,
+    peers,
+    private_key,
+    refusal,
+    remove,
+    remove_and_watch_the_loop,
+    repair,
+    repair_at_once_when_gone,
+    repair_when_lost,
+    routes,
+    unreachable,
+    wait_for_it,
+    wg,
+    wg_peers,
+    wish_of,
+)
 from wesher_testing.small_lab import (
-    Agent,
-    AgentRaised,
-    Host,
     in_private_world,
     make_host,
-    mount,
     two_hosts,
 )
 
-INTERFACE = "wgstory"
-PORT = 51820
-OVERLAY = IPv4Network("10.189.0.0/16")
-
 _STORY_TIMEOUT = 90.0
-_UNREACHABLE = {"type": "unreachable", "dst": str(OVERLAY), "protocol": str(PROTOCOL)}
-
-
-@dataclass(frozen=True, slots=True)
-class Carrier:
-    """Which WireGuard the stories are about."""
-
-    kind: BackendKind
-    binary: str | None = None
-    """Path of wireguard-go, for user space."""
-
 
 Story = Callable[[Carrier], Any]
 STORIES: dict[str, Story] = {}
@@ -90,285 +105,6 @@ def _only(kind: BackendKind) -> Callable[[Story], Story]:
         return _story(story)
 
     return mark
-
-
-# What an agent is asked to do in its own process.
-
-
-async def open_it(mode: str, binary: str | None, interface: str = INTERFACE) -> Device:
-    return await open_device(mode, interface, userspace_binary=binary)  # type: ignore[arg-type]
-
-
-async def nothing() -> None:
-    return None
-
-
-async def configure(device: Device, config: DeviceConfig) -> tuple[Outcome, float]:
-    start = time.perf_counter()
-    outcome = await device.configure(config)
-    return outcome, time.perf_counter() - start
-
-
-async def repair(device: Device) -> Outcome:
-    return await device.repair()
-
-
-async def repair_when_lost(device: Device) -> Outcome:
-    await device.wait_lost()
-    return await device.repair()
-
-
-async def peers(device: Device) -> Sequence[ObservedPeer]:
-    return await device.peers()
-
-
-async def remove(device: Device) -> float:
-    start = time.perf_counter()
-    await device.remove()
-    return time.perf_counter() - start
-
-
-async def kind_of(device: Device) -> str:
-    return device.kind
-
-
-async def carrier_pid(device: Device) -> int:
-    pid: int = device._backend._pid  # type: ignore[attr-defined]
-    return pid
-
-
-async def open_again(_: Any, mode: str, binary: str | None, interface: str = INTERFACE) -> str:
-    return (await open_it(mode, binary, interface)).kind
-
-
-async def count_messages(device: Device) -> None:
-    """From now on, remember how many messages each change takes."""
-    backend = device._backend
-    backend.sent = []  # type: ignore[attr-defined]
-    if isinstance(backend, KernelBackend):
-        send = backend._send
-
-        def counting_send(bodies: list[bytes], listen_port: int | None) -> None:
-            backend.sent.append(len(bodies))  # type: ignore[attr-defined]
-            send(bodies, listen_port)
-
-        backend._send = counting_send  # type: ignore[method-assign]
-        return
-    ask = backend._ask  # type: ignore[attr-defined]
-
-    async def counting_ask(request: bytes) -> bytes:
-        if request.startswith(b"set"):
-            backend.sent.append(1)  # type: ignore[attr-defined]
-        return await ask(request)  # type: ignore[no-any-return]
-
-    backend._ask = counting_ask  # type: ignore[attr-defined]
-
-
-async def messages(device: Device) -> list[int]:
-    """Return how many messages each change took since the last time, unsent ones left out."""
-    sent: list[int] = device._backend.sent  # type: ignore[attr-defined]
-    device._backend.sent = []  # type: ignore[attr-defined]
-    return sent
-
-
-async def remove_and_watch_the_loop(device: Device) -> tuple[float, float]:
-    """Return how long a removal took, and the longest time in which the event loop did nothing."""
-    longest = 0.0
-
-    async def tick() -> None:
-        nonlocal longest
-        while True:
-            before = time.perf_counter()
-            await asyncio.sleep(0.005)
-            longest = max(longest, time.perf_counter() - before)
-
-    watching = asyncio.create_task(tick())
-    took = await remove(device)
-    watching.cancel()
-    return took, longest
-
-
-async def repair_at_once_when_gone(device: Device) -> Outcome:
-    await device._backend._watch  # type: ignore[attr-defined]
-    return await device.repair()
-
-
-async def open_without_tun(binary: str | None) -> Device:
-    mount("tmpfs", "/dev/net")
-    return await open_it("Userspace", binary)
-
-
-async def hide_programs(_: Any) -> None:
-    os.environ["PATH"] = "/nonexistent"
-
-
-async def hold_the_port() -> socket.socket:
-    holder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    holder.bind(("", PORT))
-    return holder
-
-
-async def wait_for_it(_: Any) -> None:
-    """Return once the agent's state is there."""
-
-
-async def mtu_towards(_: Any, addresses: Sequence[IPAddress]) -> int:
-    return overlay_mtu(addresses)
-
-
-# What is wished.
-
-
-def private_key(number: int) -> WireGuardPrivateKey:
-    return WireGuardPrivateKey.from_random(number.to_bytes(32))
-
-
-def a_peer(number: int, *allowed: IPNetwork | str, endpoint: Endpoint | None = None) -> Peer:
-    """Return the peer with the overlay address 10.189.x.y of its number."""
-    networks = tuple(ip_network(net) for net in allowed) or (IPv4Network((int(OVERLAY[0]) + number, 32)),)
-    where = endpoint or Endpoint(IPv4Address("198.51.100.1"), 10000 + number)
-    return Peer(private_key(1000 + number).public, where, networks)
-
-
-def made_up_peers(count: int, *, first: int = 2) -> tuple[Peer, ...]:
-    """Return peers with keys nobody has: cheap to make in thousands."""
-    dice = random.Random(first)
-    return tuple(
-        Peer(
-            WireGuardPublicKey(dice.randbytes(32)),
-            Endpoint(IPv4Address("198.51.100.1"), 10000 + number),
-            (IPv4Network((int(OVERLAY[0]) + number, 32)),),
-        )
-        for number in range(first, first + count)
-    )
-
-
-def a_wish(*wished: Peer, number: int = 1, **other: Any) -> DeviceConfig:
-    """Return the wish of the host with that number, listening on `PORT`."""
-    values: dict[str, Any] = {
-        "interface": INTERFACE,
-        "private_key": private_key(1000 + number),
-        "listen_port": PORT,
-        "address": OVERLAY[number],
-        "overlay": OVERLAY,
-        "mtu": 1400,
-        "peers": tuple(sorted(wished, key=lambda peer: peer.public_key)),
-        "unreachable_overlay": True,
-    }
-    return DeviceConfig(**{**values, **other})
-
-
-# What is looked at, by other means than ours.
-
-
-def equal(actual: object, expected: object, what: str) -> None:
-    if actual != expected:
-        raise AssertionError(f"{what}: {actual!r}, where {expected!r} was expected")
-
-
-def holds(fact: object, what: str) -> None:
-    if not fact:
-        raise AssertionError(f"does not hold: {what}")
-
-
-def an_agent(host: Host, carrier: Carrier, interface: str = INTERFACE) -> Agent:
-    return host.agent(partial(open_it, carrier.kind, carrier.binary, interface))
-
-
-def addresses(host: Host, interface: str = INTERFACE) -> set[str]:
-    return _addresses(host.json("address", "show", "dev", interface)[0])
-
-
-def _addresses(interface: dict[str, Any]) -> set[str]:
-    entries = interface["addr_info"]
-    return {f"{entry['local']}/{entry['prefixlen']}" for entry in entries if entry["scope"] != "link"}
-
-
-def routes(host: Host, interface: str = INTERFACE, *, version: int = 4) -> set[str]:
-    """Return what is routed into the interface with our protocol number."""
-    entries = host.json(f"-{version}", "route", "show", "dev", interface, "proto", str(PROTOCOL))
-    return {str(ip_network(entry["dst"])) for entry in entries}
-
-
-def unreachable(host: Host) -> set[str]:
-    entries = host.json("route", "show", "type", "unreachable", "proto", str(PROTOCOL))
-    return {entry["dst"] for entry in entries}
-
-
-def link(host: Host, interface: str = INTERFACE) -> dict[str, Any]:
-    found: dict[str, Any] = host.json("link", "show", "dev", interface)[0]
-    return found
-
-
-def wg(host: Host, field: str, interface: str = INTERFACE) -> str:
-    return host.run("wg", "show", interface, field).strip()
-
-
-def wg_peers(host: Host, field: str, interface: str = INTERFACE) -> dict[str, str]:
-    """Return a field of each peer by public key, as wg(8) sees them."""
-    return dict(line.split("\t", 1) for line in wg(host, field, interface).splitlines())
-
-
-def looks_as_wished(host: Host, config: DeviceConfig) -> None:
-    """Look at everything a wish is about, with wg(8) and ip(8)."""
-    device, *lines = (line.split("\t") for line in wg(host, "dump").splitlines())
-    _, public_key, listen_port, fwmark = device
-    equal(
-        (public_key, listen_port, fwmark),
-        (str(config.private_key.public), str(config.listen_port), "off"),
-        "public key, listen port, fwmark",
-    )
-    equal(
-        {key: (endpoint, set(allowed.split(","))) for key, _, endpoint, allowed, *_ in lines},
-        {
-            str(peer.public_key): (str(peer.endpoint), {str(net) for net in peer.allowed_ips})
-            for peer in config.peers
-        },
-        "endpoints and allowed ips",
-    )
-    (interface,) = host.json("address", "show", "dev", INTERFACE)
-    equal(_addresses(interface), {f"{config.address}/{config.address.max_prefixlen}"}, "addresses")
-    equal(("UP" in interface["flags"], interface["mtu"]), (True, config.mtu), "up, and mtu")
-    entries = host.json("route", "show", "proto", str(PROTOCOL))
-    equal(
-        {str(ip_network(entry["dst"])) for entry in entries if entry.get("dev") == INTERFACE},
-        {str(network) for network in config.routes},
-        "routes into the device",
-    )
-    equal(
-        {entry["dst"] for entry in entries if entry.get("type") == "unreachable"},
-        {str(config.overlay)} if config.unreachable_overlay else set(),
-        "unreachable",
-    )
-
-
-def _wish_of(me: Host, other: Host, number: int, *, endpoint: Endpoint | None = None) -> DeviceConfig:
-    other_number = 3 - number
-    where = endpoint or Endpoint(other.address, PORT)
-    return a_wish(a_peer(other_number, endpoint=where), number=number)
-
-
-def _connect(first: Host, second: Host, carrier: Carrier) -> tuple[Agent, Agent]:
-    """Give two hosts a device each, with the overlay addresses 10.189.0.1 and .2."""
-    agents = an_agent(first, carrier), an_agent(second, carrier)
-    agents[0].call(configure, _wish_of(first, second, 1))
-    agents[1].call(configure, _wish_of(second, first, 2))
-    return agents
-
-
-def lost_pings(output: str) -> int:
-    found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
-    if found is None:
-        raise AssertionError(f"ping said nothing to count: {output}")
-    return int(found[1]) - int(found[2])
-
-
-def refusal(call: Callable[[], object]) -> AgentRaised:
-    try:
-        result = call()
-    except AgentRaised as raised:
-        return raised
-    raise AssertionError(f"nothing was raised, but returned {result!r}")
 
 
 # The stories.
@@ -550,7 +286,7 @@ def a_changed_overlay_address_or_key_replaces_the_old_one(carrier: Carrier) -> N
 @_story
 def two_hosts_reach_each_other_through_the_tunnel(carrier: Carrier) -> None:
     first, second = two_hosts()
-    _connect(first, second, carrier)
+    connect(first, second, carrier)
     # 1372 bytes of data make a packet of the whole MTU.
     said = first.run("ping", "-c", "5", "-i", "0.2", "-M", "do", "-s", "1372", "-w", "10", "10.189.0.2")
     equal(lost_pings(said), 0, "pings lost")
@@ -573,12 +309,12 @@ def nothing_for_the_overlay_leaves_in_clear(carrier: Carrier) -> None:
 @_story
 def a_restarted_agent_adopts_the_device_and_loses_no_packet(carrier: Carrier) -> None:
     first, second = two_hosts()
-    agent, _ = _connect(first, second, carrier)
+    agent, _ = connect(first, second, carrier)
     first.run("ping", "-c", "1", "-w", "5", "10.189.0.2")
     first.start("ping", "-i", "0.02", "-c", "100", "-W", "1", "10.189.0.2")
     agent.kill()
     again = first.agent(partial(open_it, "Auto", carrier.binary))
-    outcome, _ = again.call(configure, _wish_of(first, second, 1))
+    outcome, _ = again.call(configure, wish_of(first, second, 1))
     equal((outcome.changed, outcome.sessions_lost), (False, False), "what the second start did")
     equal(again.call(kind_of), carrier.kind, "the living device's backend")
     equal(lost_pings(first.finish()), 0, "pings lost over the restart")
@@ -587,14 +323,14 @@ def a_restarted_agent_adopts_the_device_and_loses_no_packet(carrier: Carrier) ->
 @_story
 def an_endpoint_that_roamed_is_left_alone_while_it_works(carrier: Carrier) -> None:
     first, second = two_hosts()
-    agent, other = _connect(first, second, carrier)
+    agent, other = connect(first, second, carrier)
     first.run("ping", "-c", "1", "-w", "5", "10.189.0.2")
-    other.call(configure, replace(_wish_of(second, first, 2), listen_port=40000))
+    other.call(configure, replace(wish_of(second, first, 2), listen_port=40000))
     second.run("ping", "-c", "2", "-i", "0.2", "-w", "5", "10.189.0.1")
     learned = {str(private_key(1002).public): f"{second.address}:40000"}
     equal(wg_peers(first, "endpoints"), learned, "the learned endpoint")
     holds(not agent.call(repair).changed, "a look")
-    moved = _wish_of(first, second, 1, endpoint=Endpoint(second.address, 41000))
+    moved = wish_of(first, second, 1, endpoint=Endpoint(second.address, 41000))
     agent.call(configure, moved)
     equal(wg_peers(first, "endpoints"), learned, "the endpoint after another was wished")
     (peer,) = agent.call(peers)
@@ -722,7 +458,7 @@ def removing_a_thousand_peers_does_not_hold_up_the_event_loop(carrier: Carrier) 
 @_only("Userspace")
 def a_killed_program_is_started_again_with_everything_back(carrier: Carrier) -> dict[str, float]:
     first, second = two_hosts()
-    agent, _ = _connect(first, second, carrier)
+    agent, _ = connect(first, second, carrier)
     first.run("ping", "-c", "1", "-w", "5", "10.189.0.2")
     victim = agent.call(carrier_pid)
     os.kill(victim, signal.SIGKILL)
@@ -731,9 +467,18 @@ def a_killed_program_is_started_again_with_everything_back(carrier: Carrier) -> 
     took = time.perf_counter() - start
     equal((outcome.changed, outcome.sessions_lost), (True, True), "outcome")
     holds(agent.call(carrier_pid) != victim, "another process")
-    looks_as_wished(first, _wish_of(first, second, 1))
+    looks_as_wished(first, wish_of(first, second, 1))
     equal(lost_pings(first.run("ping", "-c", "2", "-i", "0.2", "-w", "10", "10.189.0.2")), 0, "pings lost")
     return {"back after": took}
+
+
+@_only("Userspace")
+def the_program_gets_none_of_our_environment(carrier: Carrier) -> None:
+    """Show that what an agent was started with, perhaps the cluster key, stays with it."""
+    agent = make_host().agent(partial(open_with_a_secret, carrier.binary))
+    agent.call(configure, a_wish(a_peer(2)))
+    environment = Path(f"/proc/{agent.call(carrier_pid)}/environ").read_text()
+    holds("LOG_LEVEL" in environment and "SECRET" not in environment, environment)
 
 
 @_only("Userspace")

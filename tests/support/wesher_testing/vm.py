@@ -79,7 +79,8 @@ def tell_in_vm(stories: Sequence[str], *, timeout: float) -> Told:
 
     Raises:
         ToolUnavailable: there is no QEMU or no kernel to be had.
-        GuestFailed: the VM broke down; single stories that fail are returned.
+        GuestFailed: the VM broke down before any story was told; one that
+            failed is returned with its reason, one not reached is absent.
 
     """
     kernel, base = _image()
@@ -112,29 +113,30 @@ def _boot(kernel: Path, initrd: Path, accelerator: _Accelerator, timeout: float)
     ]
     start = time.monotonic()
     told = Told(accelerator=accelerator.name)
-    machine = subprocess.Popen(
+    with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd=initrd.parent,
-    )
-    try:
-        for line in _lines(machine, first=start + accelerator.patience, last=start + timeout):
-            if "kernel" in line:
-                told.kernel = line["kernel"]
-            elif "story" in line:
-                told.stories[line.pop("story")] = line
-            elif "broken" in line:
-                raise GuestFailed(line["broken"])
-            elif "done" in line:
-                told.seconds = time.monotonic() - start
-                return told
-    finally:
-        machine.kill()
-        machine.wait()
+    ) as machine:
+        try:
+            for line in _lines(machine, first=start + accelerator.patience, last=start + timeout):
+                if "kernel" in line:
+                    told.kernel = line["kernel"]
+                elif "story" in line:
+                    told.stories[line.pop("story")] = line
+                elif "broken" in line:
+                    raise GuestFailed(line["broken"])
+                elif "done" in line:
+                    told.seconds = time.monotonic() - start
+                    return told
+        finally:
+            machine.kill()
     if not told.kernel:
         return None
+    if told.stories:
+        return told
     raise GuestFailed(
         f"the VM ended too soon or too late; its console:\n{console.read_text(errors='replace')[-4000:]}"
     )

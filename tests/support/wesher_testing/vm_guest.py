@@ -54,13 +54,14 @@ def main() -> None:
 
 def _tell(stories: list[str], say: object) -> None:
     from wesher_testing import device_stories  # noqa: PLC0415 - its path was not known before
+    from wesher_testing.device_bench import Carrier  # noqa: PLC0415
     from wesher_testing.small_lab import StoryFailed  # noqa: PLC0415
 
     assert callable(say)
     for name in stories:
         start = time.monotonic()
         try:
-            figures = device_stories.tell(name, device_stories.Carrier("Kernel"))
+            figures = device_stories.tell(name, Carrier("Kernel"))
             say(story=name, seconds=time.monotonic() - start, figures=figures)
         except StoryFailed as failed:
             say(story=name, seconds=time.monotonic() - start, failure=str(failed))
