@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from contextlib import AsyncExitStack
 
 from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.beginning import begin
@@ -35,14 +36,15 @@ def run_agent(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> None:
-    agent = Agent(await begin(settings))
-    await agent.start()
-    signalled = _stop_on_signals(agent)
-    notify("READY=1")
-    await agent.run()
-    notify("STOPPING=1")
-    leave = agent.leave_wanted or (signalled.is_set() and await _is_for_good(settings, agent))
-    await agent.end(leave=leave)
+    async with AsyncExitStack() as held:
+        agent = Agent(await begin(settings, held))
+        await agent.start()
+        signalled = _stop_on_signals(agent)
+        notify("READY=1")
+        await agent.run()
+        notify("STOPPING=1")
+        leave = agent.leave_wanted or (signalled.is_set() and await _is_for_good(settings, agent))
+        await agent.end(leave=leave)
 
 
 def _stop_on_signals(agent: Agent) -> asyncio.Event:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -131,8 +132,9 @@ class Agent:
 
         """
         await self._driver.open(self._me.listening.bind, self._me.document.gossip.port)
-        # The key is kept before anybody is asked to join us with it.
         await self._save_state()
+        if self._begun.key_is_new:
+            self._show_key()
         try:
             await self._control.start()
         except OSError as error:
@@ -145,6 +147,14 @@ class Agent:
             self._me.overlay_address or "-",
             self._ring.primary.id,
         )
+
+    def _show_key(self) -> None:
+        if sys.stdout.isatty():
+            text = self._ring.primary.reveal_base64()
+            print(f"new cluster key generated: {text}", flush=True)  # noqa: T201 - for a terminal's eyes only
+            return
+        path = self._begun.settings.state_dir / f"{self._me.document.wireguard.interface}.json"
+        log.warning("new cluster key generated, read it as root with: jq -r .ClusterKey %s", path)
 
     async def run(self) -> None:
         """Do everything there is to do until `stop`."""
@@ -182,11 +192,8 @@ class Agent:
         else:
             self._tunnel.close()
         await self._driver.close()
-        if self.link is not None:
-            await self.link.close()
         self._ended.set()
         await self._control.close()
-        self._begun.state_file.unlock()
         log.info("agent ended left=%s", "yes" if leave else "no")
 
     # What the engine says.

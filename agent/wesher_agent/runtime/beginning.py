@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from wesher_agent.files.atomic import CannotWrite
@@ -18,13 +18,7 @@ from wesher_agent.files.state_format import State
 from wesher_agent.mesh.desired import starting_address
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.runtime.host import look_at_host
-from wesher_agent.runtime.identity import (
-    KeyDecision,
-    decide_key,
-    decide_name,
-    first_incarnation,
-    read_key_file,
-)
+from wesher_agent.runtime.identity import decide_key, decide_name, first_incarnation, read_key_file
 from wesher_agent.runtime.kubernetes import KubernetesLink
 from wesher_agent.runtime.myself import Myself, listen_where
 from wesher_agent.runtime.sources import MountedDirectory
@@ -47,12 +41,18 @@ class Beginning:
     state_file: StateFile
     saved: State = field(repr=False)
     ring: KeyRing
+    key_is_new: bool
+    """Made just now, so that nobody else can have it."""
     incarnation: int
     myself: Myself
 
 
-async def begin(settings: Settings) -> Beginning:
+async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
     """Read files, host and API server, and decide.
+
+    Args:
+        settings: as given.
+        held: takes over what must be let go of at the end.
 
     Raises:
         InvalidSpec: a file, the host's name or address, or another agent stands in the way.
@@ -66,12 +66,14 @@ async def begin(settings: Settings) -> Beginning:
         document, ring = content.document, content.ring
     given = read_key_file(settings)
     state_file = _open_state(settings, document)
+    held.callback(state_file.unlock)
     saved = _load_state(settings, state_file)
     key = decide_key(mounted=ring, given=given, saved=saved.key_ring, entropy=os.urandom)
     host = look_at_host()
     link = None
     if settings.kubernetes is not None:
         link = await KubernetesLink.connect(settings, document, settings.node_name or socket.gethostname())
+        held.push_async_callback(link.close)
         await link.look()
     listening = listen_where(settings, document, link.node if link is not None else None, host)
     name = decide_name(
@@ -80,7 +82,6 @@ async def begin(settings: Settings) -> Beginning:
         cluster_name=document.cluster_name,
         bind=listening.bind[0],
     )
-    _show_new_key(key, settings, document)
     return Beginning(
         settings=settings,
         mounted=mounted,
@@ -88,6 +89,7 @@ async def begin(settings: Settings) -> Beginning:
         state_file=state_file,
         saved=saved,
         ring=key.ring,
+        key_is_new=key.generated,
         incarnation=first_incarnation(wall_clock=time.time(), saved=saved.incarnation),
         myself=Myself(
             name=name,
@@ -138,14 +140,3 @@ def _overlay_address(
     return starting_address(
         name, document.allocation, saved=former, taken={address for address in taken if address is not None}
     )
-
-
-def _show_new_key(key: KeyDecision, settings: Settings, document: MeshDocument) -> None:
-    if not key.generated:
-        return
-    if sys.stdout.isatty():
-        text = key.ring.primary.reveal_base64()
-        print(f"new cluster key generated: {text}", flush=True)  # noqa: T201 - a terminal's eyes only
-        return
-    path = settings.state_dir / f"{document.wireguard.interface}.json"
-    log.warning("new cluster key generated, read it as root with: jq -r .ClusterKey %s", path)
