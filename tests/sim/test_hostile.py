@@ -153,6 +153,15 @@ def test_confirmations_by_one_accuser_count_once(net: VirtualNetwork) -> None:
     assert a.sees(b) is State.SUSPECT
 
 
+def test_a_missing_port_is_taken_to_be_ours(net: VirtualNetwork) -> None:
+    """Protocol 1 had none in its messages."""
+    a = net.add("a", address=Address("10.0.0.1", 1234))
+
+    net.inject(a, packet(alive("x", port=0)), MALLORY)
+
+    assert a.engine.members["x"].address == Address("10.50.0.1", 1234)
+
+
 def test_accusations_of_a_gone_member_change_nothing(net: VirtualNetwork) -> None:
     a = net.add("a")
     net.inject(a, packet(alive("x"), Dead(1, "x", "x")), MALLORY)
@@ -212,6 +221,9 @@ def test_indirect_pings_are_taken_on_up_to_the_limit(net: VirtualNetwork) -> Non
 
     net.inject(a, packet(IndirectPing(99, target, PORT, "x", nack=False)), MALLORY)
     assert len(rejections(a)) == 20, "room again once the first were given up"
+    a.sent.clear()
+    net.run(1.0)
+    assert not [to for _, to, _ in a.sent if to == MALLORY], "who asks for no nack gets none"
 
 
 def test_one_datagram_cannot_make_us_send_more_than_the_limit(net: VirtualNetwork) -> None:

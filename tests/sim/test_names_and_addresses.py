@@ -21,7 +21,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.membership import MAX_INCARNATION
 from wesher_agent.swim.profile import LAN
 from wesher_agent.wire.messages import Alive, Dead, State, Suspect
-from wesher_testing.virtual_network import Node, VirtualNetwork
+from wesher_testing.virtual_network import Node, VirtualNetwork, messages_in
 
 Make = Callable[..., VirtualNetwork]
 ELSEWHERE = Address("10.7.7.7", 7946)
@@ -114,6 +114,19 @@ def test_a_member_that_changes_its_address_is_found_there_by_all(make_net: Make,
     assert not [e for n in rest for e in n.happened(MemberFailed)]
     net.run(30.0)
     assert all(n.sees(mover) is State.ALIVE for n in rest)
+
+
+def test_the_new_address_is_told_together_with_the_leave_from_the_old(net: VirtualNetwork) -> None:
+    """Whoever missed the leave would refuse the new address as another's."""
+    a, b, _ = net.start("a", "b", "c")
+    net.record = True
+
+    b.act(lambda engine, now: engine.change_address(ELSEWHERE, now=now))
+    net.run_until(lambda: b.happened(AddressChanged), deadline=5.0)
+
+    told = [messages_in(data) for _, to, data in b.sent if to == a.address]
+    assert [type(m) for m in told[0]] == [Dead]
+    assert [Dead, Alive] in [[type(m) for m in packet] for packet in told]
 
 
 def test_a_restart_at_another_address_takes_its_name_back_once_told(net: VirtualNetwork) -> None:

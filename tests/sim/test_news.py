@@ -20,7 +20,7 @@ from wesher_agent.swim.events import (
     UserMessageReceived,
 )
 from wesher_agent.swim.profile import LAN, LOCAL, WAN, Profile
-from wesher_agent.wire.messages import Dead, State
+from wesher_agent.wire.messages import Alive, Dead, State, Suspect
 from wesher_testing.virtual_network import VirtualNetwork, messages_in
 
 Make = Callable[..., VirtualNetwork]
@@ -83,12 +83,13 @@ def test_one_seed_of_two_is_enough(net: VirtualNetwork) -> None:
 def test_a_leave_is_known_to_all_of_fifty_at_once_and_is_no_failure(
     make_net: Make, profile: Profile, deadline: float
 ) -> None:
+    """Each is told directly, so that nobody waits for gossip to come by."""
     net = make_net(profile=profile)
     nodes = net.start(*(f"n{i}" for i in range(50)))
     leaver, rest = nodes[0], nodes[1:]
 
     leaver.act(lambda engine, now: engine.leave(now=now))
-    net.run_until(lambda: all(n.sees(leaver) is State.LEFT for n in rest), deadline=deadline)
+    net.run_until(lambda: all(n.sees(leaver) is State.LEFT for n in rest), deadline=0.05)
     net.run_until(lambda: leaver.happened(LeaveDone), deadline=deadline)
 
     assert leaver.engine.next_timer() is None
@@ -98,8 +99,8 @@ def test_a_leave_is_known_to_all_of_fifty_at_once_and_is_no_failure(
 
 def test_a_leave_reaches_all_through_heavy_loss(make_net: Make) -> None:
     """The direct word and the gossip make up for each other."""
-    net = make_net(loss=0.3)
-    nodes = net.start(*(f"n{i}" for i in range(30)))
+    net = make_net(loss=0.2)
+    nodes = net.start(*(f"n{i}" for i in range(20)))
 
     nodes[0].act(lambda engine, now: engine.leave(now=now))
 
@@ -271,3 +272,50 @@ def test_news_is_sent_as_often_as_memberlist_sends_it_and_then_no_more(net: Virt
     for node in nodes[:3]:
         sent = [m for _, _, data in node.sent for m in messages_in(data) if isinstance(m, Dead)]
         assert len(sent) == LAN.retransmit_mult
+
+
+def test_the_dead_are_gossiped_to_for_their_time_and_those_who_left_never(net: VirtualNetwork) -> None:
+    """So that one wrongly held for dead hears of it; who left wants to hear nothing."""
+    a, b, dead, left = net.start("a", "b", "dead", "left")
+    left.act(lambda engine, now: engine.leave(now=now))
+    net.run(5.0)
+    net.crash(left)
+    net.crash(dead)
+    net.run_until(lambda: a.sees(dead) is b.sees(dead) is State.DEAD, deadline=40.0)
+    net.record = True
+
+    def told(target: Address, seconds: float) -> int:
+        a.sent.clear()
+        a.act(lambda engine, now: engine.update_meta(b"%f" % now, now=now))
+        net.run(seconds)
+        return sum(to == target for _, to, _ in a.sent)
+
+    assert told(dead.address, 5.0) > 0
+    assert told(left.address, 5.0) == 0
+    net.run(LAN.gossip_to_the_dead_time - 9.0)
+    assert told(dead.address, 5.0) == 0
+
+
+def test_each_confirmation_of_a_suspicion_is_passed_on(net: VirtualNetwork) -> None:
+    """Else nobody could gather the voices of several accusers."""
+    a, b, _ = net.start("a", "b", "c")
+    net.cut(b)
+    for i in range(6):
+        name = f"x{i}"
+        claim = Alive(1, name, Address(f"10.60.0.{i + 1}", 7946).packed, 7946, b"", b.engine.me.versions)
+        a.act(lambda engine, now, claim=claim: engine.inject(claim, now=now))
+    net.run(0.1)
+    net.record = True
+
+    for accuser in ("first", "second", "third", "fourth"):
+        a.act(lambda engine, now, accuser=accuser: engine.inject(Suspect(1, "b", accuser), now=now))
+        net.run(0.3)
+
+    sent = {
+        m.from_node
+        for _, _, data in a.sent
+        for m in messages_in(data)
+        if isinstance(m, Suspect) and m.node == "b"
+    }
+    assert {"first", "second", "third"} <= sent
+    assert "fourth" not in sent, "two confirmations are enough, so a third is not news"

@@ -80,7 +80,6 @@ class Membership:
         emit: Callable[[Event], None],
     ) -> None:
         self._own_name = me.name
-        self._own_port = me.address.port
         self._speaks_ports = me.versions.protocol_current > 1
         self._profile = profile
         self._limits = limits
@@ -121,7 +120,6 @@ class Membership:
             state=State.ALIVE,
             state_change=me.state_change if me.state is State.ALIVE else now,
         )
-        self._own_port = self._me.address.port
         self._table.put(self._me)
         return self._spread_own_alive(now)
 
@@ -256,7 +254,7 @@ class Membership:
 
     def _address(self, addr: bytes, port: int) -> Address:
         # Protocol 1 had no ports; a missing one is taken to be everybody's.
-        return Address.from_wire(addr, port if port and self._speaks_ports else self._own_port)
+        return Address.from_wire(addr, port if port and self._speaks_ports else self._me.address.port)
 
     def _admit(self, claim: Alive, address: Address, now: float) -> None:
         if len(self._table) >= self._limits.members:
