@@ -14,6 +14,7 @@ from wesher_testing.cgroups import groups_of
 from wesher_testing.components import POD_NETWORK
 from wesher_testing.image import Image, pause_image
 from wesher_testing.kubelets import Cluster, cluster
+from wesher_testing.pods import node_daemonset, restricted_pod, run_restricted
 from wesher_testing.toolbox import kubernetes_binary
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
@@ -59,7 +60,7 @@ def test_every_node_is_ready_with_its_address_and_a_pod_network_of_its_own(runni
 
 def test_a_daemonset_pod_sees_its_node_as_an_agent_must(running: Cluster, image: Image) -> None:
     """It has its node's devices, /dev/net/tun and /etc; and kubectl shows what it says."""
-    running.api.apply(_daemonset("agent-like", image, ["python3", "-c", _SEEN_BY_AN_AGENT]))
+    running.api.apply(node_daemonset("agent-like", image, ["python3", "-c", _SEEN_BY_AN_AGENT]))
     try:
         running.repeat("rollout", "status", "daemonset/agent-like", "--timeout=10s")
         running.repeat("wait", "--for=condition=Ready", "pod", "-l", "app=agent-like", "--timeout=10s")
@@ -79,15 +80,7 @@ def test_a_daemonset_pod_sees_its_node_as_an_agent_must(running: Cluster, image:
 
 def test_a_restricted_pod_reaches_the_api_server_by_its_service(running: Cluster, image: Image) -> None:
     """The image runs as the operator will: no root, no capability, nothing to write to."""
-    pod = _restricted_pod("operator-like", image, ["python3", "-c", _SEEN_BY_AN_OPERATOR])
-    running.api.apply(pod)
-    try:
-        running.repeat(
-            "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/operator-like", "--timeout=10s"
-        )
-        told = json.loads(running.api.kubectl("logs", "operator-like"))
-    finally:
-        running.api.kubectl("delete", "pod", "operator-like", "--now")
+    told = json.loads(run_restricted(running, image, ["python3", "-c", _SEEN_BY_AN_OPERATOR]))
 
     assert told["user"] == 65532
     assert told["server"] == json.loads(running.api.kubectl("get", "--raw", "/version"))["gitVersion"]
@@ -96,7 +89,7 @@ def test_a_restricted_pod_reaches_the_api_server_by_its_service(running: Cluster
 def test_a_node_without_power_is_noticed_and_comes_back_with_its_pods(running: Cluster, image: Image) -> None:
     """What a crash leaves behind does not keep the node's pods from starting again."""
     victim = running.nodes["node-3"]
-    running.api.apply(_daemonset("survivor", image, ["python3", "-c", "import signal; signal.pause()"]))
+    running.api.apply(node_daemonset("survivor", image, ["python3", "-c", "import signal; signal.pause()"]))
     try:
         running.repeat("rollout", "status", "daemonset/survivor", "--timeout=10s")
         victim.crash()
@@ -114,12 +107,15 @@ def test_a_node_without_power_is_noticed_and_comes_back_with_its_pods(running: C
         running.api.kubectl("delete", "daemonset", "survivor")
 
 
-def test_a_cluster_leaves_nothing_behind() -> None:
+def test_a_cluster_leaves_nothing_behind_not_even_of_a_late_node() -> None:
     """No process, control group, mount or file of it is left when its block ends."""
-    with cluster("lone") as made:
-        made.api.apply(_restricted_pod("stubborn", pause_image(), ["/pause"]))
+    with cluster("early") as made:
+        made.add_nodes("late")
+        stubborn = restricted_pod("stubborn", pause_image(), ["/pause"])
+        stubborn["spec"]["nodeName"] = "late"
+        made.api.apply(stubborn)
         made.repeat("wait", "--for=condition=Ready", "pod/stubborn", "--timeout=10s")
-        containers = made.nodes["lone"].containers()
+        containers = made.nodes["late"].containers()
         groups = groups_of(containers)
         processes = {pid for group in groups for pid in (group / "cgroup.procs").read_text().split()}
         directory = made.api.directory
@@ -129,56 +125,6 @@ def test_a_cluster_leaves_nothing_behind() -> None:
     assert not groups_of(containers)
     assert not directory.exists()
     assert str(directory) not in Path("/proc/self/mountinfo").read_text()
-
-
-def _daemonset(name: str, image: Image, command: list[str]) -> dict[str, Any]:
-    container = {
-        "name": "main",
-        "image": image.name,
-        "imagePullPolicy": "Never",
-        "command": command,
-        "securityContext": {"privileged": True, "runAsUser": 0, "readOnlyRootFilesystem": True},
-        "volumeMounts": [{"name": "etc", "mountPath": "/host/etc"}],
-    }
-    pod = {
-        "hostNetwork": True,
-        "dnsPolicy": "Default",
-        "tolerations": [{"operator": "Exists"}],
-        "terminationGracePeriodSeconds": 0,
-        "volumes": [{"name": "etc", "hostPath": {"path": "/etc", "type": "Directory"}}],
-        "containers": [container],
-    }
-    labels = {"app": name}
-    template = {"metadata": {"labels": labels}, "spec": pod}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {"selector": {"matchLabels": labels}, "template": template},
-    }
-
-
-def _restricted_pod(name: str, image: Image, command: list[str]) -> dict[str, Any]:
-    security = {
-        "runAsNonRoot": True,
-        "readOnlyRootFilesystem": True,
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    container = {
-        "name": "main",
-        "image": image.name,
-        "imagePullPolicy": "Never",
-        "command": command,
-        "securityContext": security,
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": "default"},
-        "spec": {"restartPolicy": "Never", "dnsPolicy": "Default", "containers": [container]},
-    }
 
 
 def _first_line(running: Cluster, pod: dict[str, Any]) -> dict[str, Any]:
