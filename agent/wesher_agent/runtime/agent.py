@@ -86,6 +86,7 @@ class Agent:
             settings,
             None if settings.no_etc_hosts else HostsFile(settings.hosts_file, interface),
             on_change=self._report_soon,
+            on_retry=self._apply_again,
             on_sessions_lost=self._ask_everyone,
         )
         self._prober = Prober(self._tunnel, self._rng, on_change=self._report_soon)
@@ -218,6 +219,9 @@ class Agent:
     def _report_soon(self) -> None:
         if self.link is not None:
             self.link.wake()
+
+    def _apply_again(self) -> None:
+        self._apply.wake()
 
     def _ask_everyone(self) -> None:
         self._prober.ask_everyone()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
 from wesher_agent.mesh.desired import HostEntry, Wish
+from wesher_agent.runtime.worker import finish
 from wesher_agent.settings import Settings
 from wesher_agent.wireguard.device import Device, Outcome, open_device
 from wesher_agent.wireguard.errors import PortTaken, WireGuardUnavailable
@@ -39,6 +40,7 @@ class Tunnel:
         settings: which program to run in user space.
         hosts: the hosts file; None leaves it alone, whatever the mesh wants.
         on_change: called when what there is to report changed.
+        on_retry: called when `apply` should be tried again.
         on_sessions_lost: called when peers must be sent something, lest they stay silent.
 
     """
@@ -49,6 +51,7 @@ class Tunnel:
         hosts: HostsFile | None,
         *,
         on_change: Callable[[], None],
+        on_retry: Callable[[], None],
         on_sessions_lost: Callable[[], None],
     ) -> None:
         self.ready = False
@@ -61,6 +64,7 @@ class Tunnel:
         self._entries: tuple[HostEntry, ...] | None = None
         self._device: Device | None = None
         self._on_change = on_change
+        self._on_retry = on_retry
         self._on_sessions_lost = on_sessions_lost
         self._mtu_for: frozenset[IPAddress] | None = None
         self._opened = asyncio.Event()
@@ -107,16 +111,26 @@ class Tunnel:
 
     async def keep(self) -> None:
         """Look at the device for ever: every 30 s, and at once when its program died."""
-        await self._opened.wait()
-        while self._device is not None:
+        while True:
+            if self._device is None:
+                await self._try_again_later()
+                continue
             lost = asyncio.ensure_future(self._device.wait_lost())
             await asyncio.wait([lost], timeout=REPAIR_SECONDS)
             lost.cancel()
             await asyncio.gather(lost, return_exceptions=True)
             try:
-                self._done(await self._device.repair())
+                self._done(await finish(self._device.repair()))
             except (WesherError, OSError) as error:
                 self._failed(error)
+
+    async def _try_again_later(self) -> None:
+        try:
+            async with asyncio.timeout(REPAIR_SECONDS):
+                await self._opened.wait()
+        except TimeoutError:
+            # Somebody may have installed what was missing.
+            self._on_retry()
 
     async def peers(self) -> Mapping[WireGuardPublicKey, ObservedPeer]:
         """Return what the device knows of each peer; nothing while there is no device."""

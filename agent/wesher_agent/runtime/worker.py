@@ -4,6 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def finish(work: Awaitable[T]) -> T:
+    """Await some work; when cancelled meanwhile, let it come to its end first.
+
+    For changes of the machine, which must not be left half done with a thread
+    still at them while somebody undoes them.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 class Worker:
@@ -25,9 +42,9 @@ class Worker:
         self._woken.set()
 
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled; an action under way is finished first."""
         while True:
             await self._woken.wait()
             self._woken.clear()
-            await self._action()
+            await finish(self._action())
             await asyncio.sleep(self._pause)

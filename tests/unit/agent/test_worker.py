@@ -15,6 +15,7 @@ class _Job:
 
     def __init__(self) -> None:
         self.runs = 0
+        self.ended = False
         self.begun = asyncio.Event()
         self.may_end = asyncio.Event()
 
@@ -22,6 +23,7 @@ class _Job:
         self.runs += 1
         self.begun.set()
         await self.may_end.wait()
+        self.ended = True
 
 
 @pytest.fixture
@@ -66,3 +68,17 @@ async def test_reasons_that_come_during_a_run_cost_one_more(worker: Worker, job:
     job.may_end.set()
     await _settle()
     assert job.runs == 2
+
+
+async def test_a_worker_that_is_stopped_finishes_what_it_is_at(job: _Job) -> None:
+    worker = Worker(job)
+    task = asyncio.create_task(worker.run())
+    worker.wake()
+    await job.begun.wait()
+    task.cancel()
+    await _settle()
+    assert not task.done()
+    job.may_end.set()
+    await asyncio.wait([task], timeout=1.0)
+    assert task.cancelled()
+    assert job.ended
