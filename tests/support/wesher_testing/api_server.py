@@ -182,18 +182,21 @@ class ApiServerFailed(Exception):  # noqa: N818 - reads as the fact it states
 
 
 @contextmanager
-def api_server(*, address: str = "127.0.0.1", enter: Sequence[str] = ()) -> Iterator[ApiServer]:
+def api_server(
+    *, address: str = "127.0.0.1", enter: Sequence[str] = (), parent: Path | None = None
+) -> Iterator[ApiServer]:
     """Run etcd and a kube-apiserver on free ports until the block ends.
 
     Args:
         address: where the API server listens, and what its certificate names beside loopback.
         enter: a command prefix such as ``nsenter --net=/run/netns/X`` for both processes.
             etcd stays on that place's loopback.
+        parent: where to make the directory for keys, logs and etcd's data.
 
     """
     programs = toolbox.etcd(), toolbox.kubernetes_binary("kube-apiserver")
     with ExitStack() as stack:
-        directory = Path(tempfile.mkdtemp(prefix="wesher-api-"))
+        directory = Path(tempfile.mkdtemp(prefix="wesher-api-", dir=parent))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         _write_certificates(directory, address)
         (directory / "audit.yaml").write_text(yaml.safe_dump(_AUDIT_POLICY))
