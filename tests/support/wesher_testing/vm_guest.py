@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 import tty
+from collections.abc import Callable
 from pathlib import Path
 
 MODULES = Path("/modules")
@@ -52,12 +53,11 @@ def main() -> None:
     _libc.reboot(_RB_AUTOBOOT)
 
 
-def _tell(stories: list[str], say: object) -> None:
+def _tell(stories: list[str], say: Callable[..., None]) -> None:
     from wesher_testing import device_stories  # noqa: PLC0415 - its path was not known before
     from wesher_testing.device_bench import Carrier  # noqa: PLC0415
     from wesher_testing.small_lab import StoryFailed  # noqa: PLC0415
 
-    assert callable(say)
     for name in stories:
         start = time.monotonic()
         try:
