@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from wesher_testing.device_stories import names
@@ -14,16 +16,14 @@ _LONGEST = 250.0
 @pytest.fixture(scope="session")
 def told(request: pytest.FixtureRequest) -> Told:
     wanted = {item.callspec.params["story"] for item in request.session.items if hasattr(item, "callspec")}
-    told = tell_in_vm([name for name in _STORIES if name in wanted], timeout=_LONGEST)
-    writer = request.config.get_terminal_writer()
-    writer.line(f"Linux {told.kernel} by {told.accelerator}: {told.seconds:.0f} s")
-    return told
+    return tell_in_vm([name for name in _STORIES if name in wanted], timeout=_LONGEST)
 
 
 @pytest.mark.parametrize("story", _STORIES)
-def test_in_the_kernel(story: str, told: Told, pytestconfig: pytest.Config) -> None:
+def test_in_the_kernel(story: str, told: Told, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = told.stories.get(story, {"failure": f"not reached within {_LONGEST:.0f} s"})
     if "failure" in outcome:
         pytest.fail(outcome["failure"], pytrace=False)
-    for what, seconds in (outcome["figures"] or {}).items():
-        pytestconfig.get_terminal_writer().line(f"  {what}: {seconds * 1000:.1f} ms")
+    with capsys.disabled():
+        for what, seconds in (outcome["figures"] or {}).items():
+            sys.stdout.write(f"\n  {what}: {seconds * 1000:.1f} ms")
