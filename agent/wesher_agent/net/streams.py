@@ -99,8 +99,8 @@ class Streams:
         """Hand on bytes."""
         self._tell(partial(self._engine.stream_received, name, data))
 
-    def ended(self, name: StreamId, error: str) -> None:
-        """Hand on that a stream is no more, unless the engine ended it."""
+    def ended(self, name: StreamId, error: str | None) -> None:
+        """Hand on that a stream is no more, unless the engine ended it; no error when in order."""
         self._open.pop(name, None)
         self._tell(partial(self._engine.stream_closed, name, error=error))
 
@@ -142,7 +142,7 @@ class _Stream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
-        self._report("closed by peer" if exc is None else str(exc))
+        self._report(None if exc is None else str(exc))
 
     def write(self, data: bytes) -> None:
         """Send bytes in the order of calls."""
@@ -162,7 +162,7 @@ class _Stream(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _report(self, error: str) -> None:
+    def _report(self, error: str | None) -> None:
         if not self._ended and self._name is not None:
             self._ended = True
             self._streams.ended(self._name, error)

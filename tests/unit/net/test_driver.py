@@ -26,6 +26,8 @@ from wesher_agent.swim.events import (
     PacketRejected,
     PushPullDone,
     PushPullFailed,
+    UserMessageFailed,
+    UserMessageReceived,
 )
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import LOCAL
@@ -124,6 +126,16 @@ async def test_a_seed_that_is_not_there_is_a_failed_exchange_with_its_reason(ope
     (failed,) = a.happened(PushPullFailed)
     assert isinstance(failed, PushPullFailed)
     assert failed.error == "connection refused"
+
+
+async def test_a_user_message_that_arrived_is_not_reported_as_failed(open_peer: Open) -> None:
+    """The receiver hangs up once it has read the message; that end is in order."""
+    a, b = await open_peer("a"), await open_peer("b")
+    b.driver.tell(partial(b.engine.send_user_message, a.address, b"hello", reliable=True))
+    await a.until(lambda: a.happened(UserMessageReceived))
+    b.join(a)
+    await b.until(lambda: b.happened(PushPullDone))
+    assert not b.happened(UserMessageFailed)
 
 
 async def test_another_key_is_counted_by_reason_and_nobody_joins(open_peer: Open) -> None:
