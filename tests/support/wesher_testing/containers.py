@@ -37,6 +37,13 @@ oom_score = 0
 """
 
 
+def prepare() -> None:
+    """Unpack the programs and build the image that every node needs."""
+    for package in ("containerd", "runc", "containernetworking-plugins"):
+        debian_package_root(package)
+    pause_image()
+
+
 def containerd(etc: Path) -> list[str]:
     """Write containerd's configuration below a node's ``/etc`` and return the command that runs it."""
     programs = debian_package_root("containerd") / "usr/bin"

@@ -23,7 +23,7 @@ from wesher_testing.api_server import ApiServer, KubectlFailed, api_server
 from wesher_testing.cache import report
 from wesher_testing.image import Image, pause_image
 from wesher_testing.namespaces import Host, Lab
-from wesher_testing.toolbox import system_program
+from wesher_testing.toolbox import etcd, kubernetes_binary, system_program
 
 _AFTER_CONTAINERD = ("sh", "-c", f'until [ -S {containers.SOCKET} ]; do sleep 0.1; done; exec "$@"', "sh")
 """What holds a program back until containerd listens; a kubelet would give up."""
@@ -245,15 +245,27 @@ class Cluster:
                 host.run(["ip", "route", "replace", networks[name], "via", str(node.host.ipv4)])
 
 
+def prepare() -> None:
+    """Build or unpack every program that a cluster runs, so that none is waited for half-way."""
+    etcd()
+    for name in (
+        *("kube-apiserver", "kube-controller-manager", "kube-scheduler"),
+        *("kubelet", "kube-proxy", "kubectl"),
+    ):
+        kubernetes_binary(name)
+    containers.prepare()
+
+
 @contextmanager
 def cluster(*names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
     """Run a cluster with nodes of these names until the block ends; nothing of it is left then."""
+    prepare()
     with ExitStack() as stack:
         lab = stack.enter_context(Lab())
         control_plane = lab.host("control-plane")
         report("starting the API server")
         api = stack.enter_context(
-            api_server(address=str(control_plane.ipv4), enter=control_plane.command([]))
+            api_server(address=str(control_plane.ipv4), enter=control_plane.command([]), parent=lab.directory)
         )
         for program, argv in (
             ("kube-controller-manager", components.controller_manager(api)),
