@@ -127,8 +127,11 @@ def event(mesh: MeshFacts, reason: str, note: str, *, warning: bool, name: str, 
 def covers(observed: Any, wanted: Any) -> bool:
     """Tell whether an object already says everything that is wanted.
 
-    Fields that the API server filled in count as nothing.
+    Fields that the API server filled in count as nothing, and one that is wished
+    empty may be absent, since the API server drops those.
     """
+    if observed is None:
+        return wanted in ({}, [])
     if isinstance(wanted, Mapping):
         return isinstance(observed, Mapping) and all(
             covers(observed.get(key), value) for key, value in wanted.items()
@@ -174,7 +177,8 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
                 "env": [
                     {"name": "WESHER_NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
                 ],
-                "securityContext": {"privileged": True},
+                # The image runs as nobody by itself, as the operator needs no more.
+                "securityContext": {"privileged": True, "runAsUser": 0},
                 "volumeMounts": [
                     {"name": "mesh", "mountPath": MOUNT_PATH, "readOnly": True},
                     *(

@@ -15,7 +15,10 @@ from wesher_operator.resources import WesherMeshSpec
     [
         ({"a": 1, "added": 2}, {"a": 1}, True),
         ({"a": 2}, {"a": 1}, False),
-        ({}, {"a": {}}, False),
+        ({}, {"a": {}, "b": []}, True),
+        ({"a": {"added": 1}}, {"a": {}}, True),
+        ({"a": [1]}, {"a": []}, False),
+        ({}, {"a": False}, False),
         ({"a": [{"b": 1, "added": 2}]}, {"a": [{"b": 1}]}, True),
         ({"a": [{"b": 1}, {"b": 2}]}, {"a": [{"b": 1}]}, False),
         ({"a": "10%"}, {"a": "10%"}, True),
