@@ -27,8 +27,8 @@ _PACKAGES = ("ca-certificates", "python3", "python3-pip")
 _STAND_IN = f"localhost/wesher-stand-in:{_RELEASE}"
 _EPOCH = 1767225600
 """Seconds since 1970 that everything in the images is dated, as in the Dockerfile."""
-_STALE = 86400.0
-"""Seconds after which an archive of older sources is nobody's any more."""
+_STALE = 3600.0
+"""Seconds after which an archive of other sources is nobody's any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def _build(name: str, context: Path, *options: str) -> None:
         f"building image {name}",
         [
             *(str(system_program("buildah")), "build", "--isolation", "chroot", "--network", "host"),
-            *("--pull=never", "--quiet", "--platform", f"linux/{_architecture()}"),
+            *("--pull=never", "--quiet", "--force-rm", "--platform", f"linux/{_architecture()}"),
             *("--timestamp", str(_EPOCH), *options, "--tag", name, str(context)),
         ],
         env=_environment(),
@@ -163,6 +163,8 @@ def _environment() -> dict[str, str]:
     configuration = storage / "storage.conf"
     configuration.write_text(
         f'[storage]\ndriver = "overlay"\ngraphroot = "{storage}/layers"\nrunroot = "{storage}/run"\n'
+        # Otherwise a mount of the layers' directory stays after buildah has ended.
+        '[storage.options.overlay]\nskip_mount_home = "true"\n'
     )
     return {**os.environ, "CONTAINERS_STORAGE_CONF": str(configuration)}
 
