@@ -31,8 +31,6 @@ CLUSTER = {
 
 TEST = {
     **CLUSTER,
-    "cpio": "cpio",
-    "depmod": "kmod",
     "qemu-system-x86_64": "qemu-system-x86",
     "wg": "wireguard-tools",
 }
