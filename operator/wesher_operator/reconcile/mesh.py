@@ -139,19 +139,23 @@ class MeshReconciler:
 
     async def _key(self, mesh: MeshFacts, spec: WesherMeshSpec) -> tuple[KeyRing | None, str]:
         name = spec.key_secret(mesh.name)
-        if name not in self._world.keys:
-            if (mesh.status.get("key") or {}).get("id"):
-                return None, (
-                    f"Secret {name} is gone; agents go on with the key they have: put it back. "
-                    "A new key would lock out every member outside this cluster"
-                )
+        in_use = bool((mesh.status.get("key") or {}).get("id"))
+        seen = self._world.keys.get(name)
+        if seen is None and in_use:
+            return None, (
+                f"Secret {name} is gone; agents go on with the key they have: put it back. "
+                "A new key would lock out every member outside this cluster"
+            )
+        if not in_use and (seen is None or seen.ring is not None):
+            # Also where one was seen: it may be deleted by now, and the news of that still on the way.
             made = await self._cluster.create(
                 SECRET, manifests.key_secret(name, mesh.name, os.urandom(KEY_BYTES))
             )
-            if made is None:
+            if made is not None:
+                self._world.observe(SECRET, made)
+                _log.info("cluster key made mesh=%s secret=%s", mesh.name, name)
+            elif seen is None:
                 return None, f"Secret {name} was made by another at this moment"
-            self._world.observe(SECRET, made)
-            _log.info("cluster key made mesh=%s secret=%s", mesh.name, name)
         facts = self._world.keys[name]
         return facts.ring, f"Secret {name}: {facts.problem}" if facts.problem else ""
 
