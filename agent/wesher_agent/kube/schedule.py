@@ -67,8 +67,6 @@ class ReportSchedule:
 
     def failed(self, *, now: float) -> None:
         """Say that a report did not get through: it is due again, later each time."""
-        self._earn(now)
-        self._tokens -= 1.0
         wait = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**self._failures)
         self._failures += 1
         self._due = now + wait * self._rng.uniform(0.5, 1.5)

@@ -97,22 +97,22 @@ class KubernetesLink:
         """
         loop = asyncio.get_running_loop()
         schedule = ReportSchedule(rng, now=loop.time())
-        missing = MISSING_FIRST
+        look_again, pause = loop.time(), MISSING_FIRST
         while True:
             self._woken.clear()
-            now, present = loop.time(), status()
-            schedule.observe(present.own, present.view, members=present.peers.known + 1, now=now)
-            if schedule.next_report(now=now) <= now:
-                taken = await self._report(present)
-                (schedule.reported if taken else schedule.failed)(now=loop.time())
-            wait = schedule.next_report(now=now) - loop.time()
-            if self.node is None or self.node.overlay_address is None:
-                wait = min(wait, missing)
-                missing = min(MISSING_LONGEST, 2 * missing)
+            if self._is_without_address and look_again <= loop.time():
                 await self._ask(self._objects.node)
+                look_again, pause = loop.time() + pause, min(MISSING_LONGEST, 2 * pause)
+            waits = [look_again - loop.time()] if self._is_without_address else []
+            # Before there is a WesherNode, nothing could take a report.
             if self.node is not None:
+                waits.append(await self._report_when_due(schedule, status(), loop.time))
                 on_node(self.node)
-            await self._rest(wait)
+            await self._rest(min(waits))
+
+    @property
+    def _is_without_address(self) -> bool:
+        return self.node is None or self.node.overlay_address is None
 
     async def is_gone(self) -> bool:
         """Tell whether this node is to leave its mesh for good, asking for up to five seconds."""
@@ -129,6 +129,16 @@ class KubernetesLink:
             if loop.time() + GONE_INTERVAL >= deadline:
                 return False
             await asyncio.sleep(GONE_INTERVAL)
+
+    async def _report_when_due(
+        self, schedule: ReportSchedule, present: NodeStatus, clock: Callable[[], float]
+    ) -> float:
+        """Report if it is time to; return in how many seconds it is again."""
+        schedule.observe(present.own, present.view, members=present.peers.known + 1, now=clock())
+        if schedule.next_report(now=clock()) <= clock():
+            taken = await self._report(present)
+            (schedule.reported if taken else schedule.failed)(now=clock())
+        return schedule.next_report(now=clock()) - clock()
 
     async def _report(self, present: NodeStatus) -> bool:
         observed = self.node.conditions if self.node is not None else ()

@@ -1,0 +1,101 @@
+"""An agent's reporting and its question whether it is gone, against a real API server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from ipaddress import ip_address
+from random import Random
+from typing import Any
+
+import pytest
+
+from wesher_agent.kube.node_spec import NodeSpec
+from wesher_agent.kube.node_status import NodeStatus, PeerCounts
+from wesher_agent.kube.own_objects import OwnObjects
+from wesher_agent.runtime.kubernetes import KubernetesLink
+from wesher_common.conditions import Condition
+from wesher_testing.api_server import ApiServer
+from wesher_testing.operator_process import NAMESPACE
+
+FIRST = NodeStatus(
+    observed_generation=1,
+    conditions=(Condition("Ready", "False", "Starting", "not yet"),),
+    public_key="",
+    endpoint="192.0.2.1:51820",
+    key_ids=(),
+    primary_key_id="",
+    config_hash="",
+    agent_version="0.1.0",
+    wireguard_mode="",
+    mtu=0,
+    peers=PeerCounts(known=0, alive=0, suspect=0, failed=0, handshake=0, unreachable=()),
+    view_hash="",
+    outsiders=(),
+)
+READY = replace(FIRST, conditions=(Condition("Ready", "True", "Ready"),))
+
+
+@pytest.fixture
+def mesh_uid(api: ApiServer) -> str:
+    """Make a mesh and a node, without a place in it yet; return the mesh's uid."""
+    api.node("a", "192.168.7.1")
+    api.apply(_object("WesherMesh", "m", {"overlayCIDR": "10.9.0.0/16"}))
+    return str(api.get("weshermesh", "m")["metadata"]["uid"])
+
+
+@pytest.fixture
+async def link(api: ApiServer, mesh_uid: str) -> AsyncIterator[KubernetesLink]:
+    """Return the link of the agent on node a."""
+    kubeconfig = api.kubeconfig_for(api.token("wesher-agent", NAMESPACE, node="a"), "agent-a")
+    async with aclosing(await OwnObjects.connect(kubeconfig, "m", "a", agent_version="0")) as objects:
+        yield KubernetesLink(objects, mesh_uid)
+
+
+def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "wesher.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+def _give_place(api: ApiServer) -> None:
+    spec = {"meshRef": {"name": "m", "uid": "u"}, "nodeName": "a", "overlayIP": "10.9.0.5"}
+    api.apply(_object("WesherNode", "m.a", spec))
+
+
+async def test_an_agent_waits_for_its_place_then_reports_and_at_once_again_when_it_is_ready(
+    api: ApiServer, link: KubernetesLink, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not await link.look()
+    assert "WesherNode does not exist" in caplog.text
+    present, seen = [FIRST], asyncio.Queue[NodeSpec]()
+    running = asyncio.create_task(link.run(lambda: present[-1], seen.put_nowait, rng=Random(1)))
+    await asyncio.to_thread(_give_place, api)
+    async with asyncio.timeout(10):
+        node = await seen.get()
+        assert node.overlay_address == ip_address("10.9.0.5")
+        assert [entry["reason"] for entry in node.conditions] == ["Starting"]
+        present.append(READY)
+        link.wake()
+        while (await seen.get()).conditions[0]["status"] != "True":
+            continue
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    stored = await asyncio.to_thread(api.get, "weshernode", "m.a")
+    assert [entry["reason"] for entry in stored["status"]["conditions"]] == ["Ready"]
+
+
+async def test_an_object_deleted_while_it_is_asked_for_means_gone(
+    api: ApiServer, link: KubernetesLink
+) -> None:
+    _give_place(api)
+    assert await link.look()
+    asking = asyncio.create_task(link.is_gone())
+    await asyncio.to_thread(api.kubectl, "delete", "weshernode", "m.a")
+    assert await asking
+
+
+async def test_an_object_that_stays_means_a_restart(api: ApiServer, link: KubernetesLink) -> None:
+    _give_place(api)
+    await link.look()
+    assert not await link.is_gone()
