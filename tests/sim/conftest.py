@@ -41,5 +41,7 @@ def pytest_runtest_makereport(
     if report.failed:
         for network in item.stash.get(_NETWORKS, []):
             again = f"run it again with WESHER_SIM_SEED={network.seed}"
-            report.sections.append(("virtual network", f"{network!r}: {again}\n{network.picture()}"))
+            report.sections.append(
+                ("virtual network", f"{network!r}: {again}\n{network.picture()}\n{network.trace}")
+            )
     return report

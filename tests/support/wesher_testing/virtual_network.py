@@ -22,6 +22,8 @@ from wesher_agent.swim.profile import DEFAULT_LIMITS, LAN, Limits, Profile
 from wesher_agent.swim.streams import CloseStream, OpenStream, StreamAction, StreamId, WriteStream
 from wesher_agent.wire.messages import Message, State, Versions
 from wesher_agent.wire.packet import UDP_PAYLOAD, PacketFormat, open_packet
+from wesher_testing.virtual_invariants import Invariants
+from wesher_testing.virtual_trace import Trace
 
 E = TypeVar("E", bound=Event)
 
@@ -48,6 +50,8 @@ class Node:
         self.sent: list[tuple[float, Address, bytes]] = []
         """Every datagram, when `VirtualNetwork.record` is set."""
         self.awake_from = 0.0
+        self.incarnations: dict[str, tuple[int, Address]] = {}
+        """The highest seen of each member, and from where: `Invariants` compares with it."""
         self._network = network
         self._wake_at: float | None = None
         self.connections: dict[StreamId, _Connection] = {}
@@ -78,6 +82,24 @@ class Node:
         call(self.engine, self._network.now)
         self.pump()
 
+    def later(self, delay: float, call: Callable[[], None]) -> None:
+        """Do something after a while, as soon as this node is awake; never once it has crashed."""
+        network = self._network
+
+        def do() -> None:
+            if not network.runs(self):
+                return
+            if self.awake_from > network.now:
+                network.at(self.awake_from, do)
+            else:
+                call()
+
+        network.at(network.now + delay, do)
+
+    def heard(self, event: Event) -> None:
+        """Take what the engine reports."""
+        self.events.append(event)
+
     def pump(self) -> None:
         """Carry out what the engine wants: what a driver does, without sockets."""
         network, engine = self._network, self.engine
@@ -86,7 +108,10 @@ class Node:
         for action in engine.stream_actions():
             network.stream_action(self, action)
         while (event := engine.next_event()) is not None:
-            self.events.append(event)
+            network.trace.heard(self.name, event)
+            network.invariants.heard(self, event)
+            self.heard(event)
+        network.invariants.acted(self)
         at = engine.next_timer()
         if at is not None and (self._wake_at is None or at < self._wake_at):
             self._wake_at = max(at, network.now)
@@ -148,6 +173,8 @@ class VirtualNetwork:
         self.record = False
         self.datagrams = 0
         self.nodes: dict[str, Node] = {}
+        self.trace = Trace(lambda: self.now)
+        self.invariants = Invariants(self)
         self._rng = Random(seed)
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._count = count()
@@ -200,10 +227,8 @@ class VirtualNetwork:
             label: what tests call it, where two use one name.
 
         """
-        if address is None:
-            number = next(self._addresses)
-            address = Address(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", PORT)
-        rng = Random(self._rng.getrandbits(64))
+        address = address or self.new_address()
+        rng = self.new_dice()
         engine = Engine(
             LocalNode(name, address, meta, versions),
             profile or self.profile,
@@ -214,10 +239,24 @@ class VirtualNetwork:
             limits=limits,
         )
         node = Node(self, label or name, engine, address)
-        self.nodes[node.name] = node
-        self._at[address] = node
-        node.act(lambda engine, now: engine.start(now=now))
+        self.place(node)
         return node
+
+    def new_address(self) -> Address:
+        """Return an address that no node has had."""
+        number = next(self._addresses)
+        return Address(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}", PORT)
+
+    def new_dice(self) -> Random:
+        """Return dice of their own for one node."""
+        return Random(self._rng.getrandbits(64))
+
+    def place(self, node: Node) -> None:
+        """Put a node where its sockets are, and start its engine."""
+        self.trace.say(f"{node.name} starts at {node.address}")
+        self.nodes[node.name] = node
+        self._at[node.address] = node
+        node.act(lambda engine, now: engine.start(now=now))
 
     def join(self, node: Node, *seeds: Node) -> None:
         """Let a node exchange state with others as a joiner."""
@@ -227,6 +266,7 @@ class VirtualNetwork:
 
     def crash(self, node: Node) -> None:
         """End a node without a word; its host goes on refusing connections."""
+        self.trace.say(f"{node.name} crashes")
         del self.nodes[node.name]
         del self._at[node.address]
 
@@ -236,11 +276,13 @@ class VirtualNetwork:
 
     def block(self, source: Node, target: Node) -> None:
         """Lose everything one way; without it no TCP connection works either."""
+        self.trace.say(f"nothing gets from {source.name} to {target.name}")
         self._blocked.add((source.name, target.name))
 
     def partition(self, *sides: Iterable[Node]) -> None:
         """Lose everything between nodes of different sides."""
         groups = [list(side) for side in sides]
+        self.trace.say("cut: " + " | ".join(" ".join(node.name for node in group) for group in groups))
         for group in groups:
             for other in groups:
                 if other is not group:
@@ -248,19 +290,23 @@ class VirtualNetwork:
 
     def block_udp(self, node: Node) -> None:
         """Lose every datagram to and from a node; TCP works."""
+        self.trace.say(f"no datagram gets from or to {node.name}")
         self._no_udp.add(node.name)
 
     def heal(self) -> None:
         """Lift every cut, block and partition."""
+        self.trace.say("every cut is healed")
         self._blocked.clear()
         self._no_udp.clear()
 
     def pause(self, node: Node, seconds: float) -> None:
         """Stop a node as a busy machine does: what arrives meanwhile it reads afterwards."""
+        self.trace.say(f"{node.name} pauses for {seconds:g} s")
         node.awake_from = self.now + seconds
 
     def move(self, node: Node, address: Address) -> None:
         """Give a node's host another address; the engine does not know."""
+        self.trace.say(f"{node.name} moves to {address}")
         del self._at[node.address]
         node.address = address
         self._at[address] = node
@@ -268,8 +314,10 @@ class VirtualNetwork:
     # Time
 
     def run(self, seconds: float) -> None:
-        """Let time pass."""
-        self._run_to(self.now + seconds)
+        """Let time pass, and look at everything once in a while."""
+        end = self.now + seconds
+        while self.now < end:
+            self._run_to(min(end, self.invariants.next_look))
 
     def run_until(self, reached: Callable[[], object], *, deadline: float) -> float:
         """Let time pass until something holds, and return how long that took.
@@ -306,6 +354,7 @@ class VirtualNetwork:
             self.now = max(self.now, at)
             call()
         self.now = time
+        self.invariants.look()
 
     # What nodes do
 

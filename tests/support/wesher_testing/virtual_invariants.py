@@ -1,0 +1,81 @@
+"""What must hold in every simulation at every moment, whatever the test is about.
+
+After each input of a node its own incarnation and what it reports are looked at,
+and all that every node keeps once in a while, more seldom the more there are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.events import Event, MemberForgotten
+from wesher_agent.swim.members import Member
+from wesher_agent.swim.profile import DEFAULT_LIMITS
+
+if TYPE_CHECKING:
+    from wesher_testing.virtual_network import Node, VirtualNetwork
+
+_PAIRS_A_SECOND = 2500
+"""How many members' views are looked at, so that looking costs little beside living."""
+_NOISE = 64
+"""Entries of lists that may wait to be cleared, over those that are in use."""
+
+
+class Invariants:
+    """The watch over one network."""
+
+    def __init__(self, network: VirtualNetwork) -> None:
+        self._network = network
+        self.next_look = 0.0
+        """When `look` does something again."""
+
+    def acted(self, node: Node) -> None:
+        """Check a node that was just told something."""
+        me = node.engine.me
+        known = node.incarnations.get(me.name)
+        if known is None or known[0] != me.incarnation:
+            self._check(node, me)
+
+    def heard(self, node: Node, event: Event) -> None:
+        """Check what a node's engine reported."""
+        if isinstance(event, MemberForgotten):
+            node.incarnations.pop(event.member.name, None)
+
+    def look(self) -> None:
+        """Check all that every node keeps, if it is time."""
+        network = self._network
+        if network.now < self.next_look:
+            return
+        for node in network.nodes.values():
+            for member in node.engine.members.values():
+                self._check(node, member)
+            self._check_memory(node)
+        self.next_look = network.now + max(1.0, len(network.nodes) ** 2 / _PAIRS_A_SECOND)
+
+    def _check(self, node: Node, member: Member) -> None:
+        highest, address = node.incarnations.get(member.name, (0, member.address))
+        if member.incarnation < highest:
+            # A name that was given up counts anew where it is taken up.
+            assert member.address != address, self._report(
+                node, f"went back from incarnation {highest} of {member.name} to {member.incarnation}"
+            )
+        node.incarnations[member.name] = (member.incarnation, Address(*member.address))
+
+    def _check_memory(self, node: Node) -> None:
+        engine, limits = node.engine, DEFAULT_LIMITS
+        members = len(engine.members)
+        kept = {
+            "news": (len(engine._gossip._broadcasts), members),
+            "suspicions": (len(engine._membership._suspicions), members),
+            "deadlines": (len(engine._timers._heap), 2 * len(engine._timers._due) + _NOISE + 1),
+            "packets": (len(engine._outbox._packets), 0),
+            "relayed pings": (len(engine._relay._pending), limits.pending_acks),
+            "streams": (len(engine._exchange._streams), limits.accepted_streams + 4 * members + _NOISE),
+            "events": (len(engine._events), 0),
+        }
+        for what, (count, most) in kept.items():
+            assert count <= most, self._report(node, f"keeps {count} {what}, at most {most} are due")
+
+    def _report(self, node: Node, what: str) -> str:
+        return f"{node.name} {what}; {self._network!r}"
