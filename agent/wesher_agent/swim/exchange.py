@@ -244,7 +244,7 @@ class Exchange:
         nodes = tuple(
             PushNodeState(
                 member.name,
-                member.address.packed,
+                member.addr,
                 member.address.port,
                 member.meta,
                 member.incarnation,

@@ -13,6 +13,8 @@ from types import MappingProxyType
 from wesher_agent.swim.address import Address
 from wesher_agent.wire.messages import State, Versions
 
+_MAPPED = bytes(10) + b"\xff\xff"
+
 DEFAULT_VERSIONS = Versions()
 """Protocol 2 of [1, 5], as memberlist 0.6 speaks it, and no delegate."""
 
@@ -29,6 +31,14 @@ class Member:
     versions: Versions
     state_change: float
     """When ``state`` was entered, on the engine's clock."""
+    is_mapped: bool = False
+    """Whether it writes its IPv4 address in 16 bytes, as memberlist does that listens on 0.0.0.0."""
+
+    @property
+    def addr(self) -> bytes:
+        """What it calls its ``Addr``, byte for byte: memberlist takes another form for another address."""
+        packed = self.address.packed
+        return _MAPPED + packed if self.is_mapped else packed
 
     @property
     def is_gone(self) -> bool:

@@ -50,6 +50,20 @@ def _shared(versions: Versions) -> Versions:
     return versions
 
 
+def _claimed(claim: Alive, address: Address, *, since: float) -> Member:
+    """Return the member that a believed claim describes."""
+    return Member(
+        claim.node,
+        address,
+        claim.meta,
+        claim.incarnation,
+        State.ALIVE,
+        _shared(claim.vsn),
+        since,
+        is_mapped=len(claim.addr) != len(address.packed),
+    )
+
+
 class Membership:
     """The judge of alive, suspect and dead.
 
@@ -230,7 +244,7 @@ class Membership:
                 known is not None
                 and node.state == known.state == State.ALIVE
                 and node.incarnation <= known.incarnation
-                and node.addr == known.address.packed
+                and node.addr == known.addr
                 and node.port == known.address.port
                 and node.name != self._own_name
             ):
@@ -262,9 +276,7 @@ class Membership:
             return
         if claim.incarnation == 0:
             return
-        member = Member(
-            claim.node, address, claim.meta, claim.incarnation, State.ALIVE, _shared(claim.vsn), now
-        )
+        member = _claimed(claim, address, since=now)
         self._table.put(member)
         self._gossip.spread(claim.node, claim, now=now)
         self._emit(events.MemberJoined(member))
@@ -285,15 +297,7 @@ class Membership:
 
     def _believe_alive(self, known: Member, claim: Alive, address: Address, now: float) -> None:
         self._end_suspicion(claim.node)
-        member = Member(
-            claim.node,
-            address,
-            claim.meta,
-            claim.incarnation,
-            State.ALIVE,
-            _shared(claim.vsn),
-            known.state_change if known.state is State.ALIVE else now,
-        )
+        member = _claimed(claim, address, since=known.state_change if known.state is State.ALIVE else now)
         self._table.put(member)
         self._gossip.spread(claim.node, claim, now=now)
         if known.is_gone:

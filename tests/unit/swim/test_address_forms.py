@@ -1,0 +1,77 @@
+"""IPv4 addresses in 16 bytes: one address to us, another to memberlist, which compares bytes."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.events import MemberJoined
+from wesher_agent.swim.members import LocalNode
+from wesher_agent.swim.profile import LAN
+from wesher_agent.swim.streams import WriteStream
+from wesher_agent.wire.messages import Alive, PushNodeState, PushPull, State, Versions
+from wesher_agent.wire.packet import PacketFormat
+from wesher_agent.wire.stream import StreamReader, seal_stream
+
+IN_CLEAR = PacketFormat(None, compress=False)
+X, ASKER = Address("10.0.0.2", 7946), Address("10.0.0.9", 40000)
+SHORT = X.packed
+LONG = bytes(10) + b"\xff\xff" + X.packed
+
+
+@pytest.fixture
+def engine() -> Engine:
+    """Return an engine that knows nobody."""
+    engine = Engine(
+        LocalNode("me", Address("10.0.0.1", 7946)),
+        LAN,
+        packet_format=IN_CLEAR,
+        incarnation=1,
+        rng=Random(1),
+        nonce=bytes,
+    )
+    engine.start(now=0.0)
+    return engine
+
+
+def alive(incarnation: int, addr: bytes) -> Alive:
+    """Return an alive message of x."""
+    return Alive(incarnation, "x", addr, X.port, b"", Versions())
+
+
+def told_to_others(engine: Engine) -> PushNodeState:
+    """Return what the engine says of x to whoever exchanges state with it."""
+    stream = engine.stream_accepted(ASKER, now=0.0)
+    assert stream is not None
+    request = seal_stream(PushPull((), join=False), IN_CLEAR, nonce=bytes)
+    engine.stream_received(stream, request, now=0.0)
+    [answer] = [action.data for action in engine.stream_actions() if isinstance(action, WriteStream)]
+    reader = StreamReader(IN_CLEAR, answer=True)
+    reader.feed(answer)
+    state = reader.message()
+    assert isinstance(state, PushPull)
+    return next(node for node in state.nodes if node.name == "x")
+
+
+@pytest.mark.parametrize("addr", [SHORT, LONG], ids=["4 bytes", "16 bytes"])
+def test_a_members_address_is_passed_on_in_the_form_it_gave(engine: Engine, addr: bytes) -> None:
+    """Else the next memberlist would hold the member's own words for another's claim, for ever."""
+    engine.inject(alive(1, addr), now=0.0)
+
+    assert engine.members["x"].address == X
+    assert told_to_others(engine).addr == addr
+
+
+@pytest.mark.parametrize(("first", "then"), [(SHORT, LONG), (LONG, SHORT)])
+def test_a_member_that_changes_the_form_is_no_other_member(engine: Engine, first: bytes, then: bytes) -> None:
+    """A Go member that is given an address to announce, instead of 0.0.0.0, writes it in 4 bytes."""
+    engine.inject(alive(1, first), now=0.0)
+    engine.inject(alive(2, then), now=1.0)
+
+    events = list(iter(engine.next_event, None))
+    assert [type(event) for event in events] == [MemberJoined]
+    assert (told_to_others(engine).addr, told_to_others(engine).incarnation) == (then, 2)
+    assert engine.members["x"].state is State.ALIVE
