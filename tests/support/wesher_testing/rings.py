@@ -13,6 +13,7 @@ from typing import get_args
 
 from wesher_testing import go_peer, toolbox
 from wesher_testing.demo.world import wireguard_go
+from wesher_testing.helm import VERSIONS, helm
 from wesher_testing.ring_runner import Ring, Step, run
 
 SET_UP_MINUTES = 18.0
@@ -41,6 +42,10 @@ def _gossip_peers() -> object:
 
 def _api_server() -> object:
     return _kubernetes("kube-apiserver", "kubectl"), toolbox.etcd()
+
+
+def _helm() -> object:
+    return [helm(version) for version in VERSIONS]
 
 
 def _cluster() -> object:
@@ -89,7 +94,13 @@ RINGS = (
         prepare=(wireguard_go,),
     ),
     Ring("vm", "kernel WireGuard, on a real kernel in QEMU", 3, (_tests("vm"),)),
-    Ring("apiserver", "the operator on a real API server", 4, (_tests("apiserver"),), prepare=(_api_server,)),
+    Ring(
+        "apiserver",
+        "the operator and the chart on a real API server",
+        4,
+        (_tests("apiserver"),),
+        prepare=(_api_server, _helm),
+    ),
     Ring(
         "demo",
         "a mesh of three hosts from end to end",
@@ -104,7 +115,7 @@ RINGS = (
         15,
         (_tests("cluster"),),
         needs_root=True,
-        prepare=(_api_server, _cluster),
+        prepare=(_api_server, _cluster, _helm),
     ),
 )
 

