@@ -179,7 +179,8 @@ def test_a_hosts_file_that_cannot_be_written_is_one_warning_and_no_more(
     agent.wait_for("a", "b")
     wait_for_ping(b, agent.members()["a"]["overlayIP"])
     assert agent.own_log.count("hosts file skipped") == 1
-    assert agent.conditions()["Ready"] == "Ready"
+    # Once its peers have been asked through the tunnel.
+    wait_until(lambda: agent.conditions()["Ready"] == "Ready", deadline=13.0, what="the node is ready")
 
 
 def test_a_hosts_file_that_is_a_mount_of_its_own_is_written_in_place(lab: Lab, start: Start) -> None:

@@ -81,6 +81,11 @@ class NodeStatus:
     outsiders: tuple[Outsider, ...]
 
     @property
+    def is_undecided(self) -> bool:
+        """Whether it cannot be told yet if this node is ready; lasts seconds after a start."""
+        return any(c.type == "Ready" and c.status == "Unknown" for c in self.conditions)
+
+    @property
     def own(self) -> Hashable:
         """The part that is about this node itself."""
         return (

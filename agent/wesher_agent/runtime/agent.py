@@ -365,6 +365,7 @@ class Agent:
             asks_for_others=expected or self._me.has_seeds_elsewhere,
             name_conflict=self._standing_conflict(),
             source_problem=self._source_problem,
+            tunnels_asked=plan.is_settled,
             unreachable=plan.unreachable,
             mostly_unreachable=plan.mostly_failing,
         )

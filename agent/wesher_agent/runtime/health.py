@@ -25,6 +25,8 @@ class Health:
     """Where another member of our name sits; empty when there is none."""
     source_problem: str
     """Why the mounted key ring or mesh.json cannot be used."""
+    tunnels_asked: bool
+    """Whether every peer of the beginning was asked through its tunnel once."""
     unreachable: tuple[str, ...]
     mostly_unreachable: bool
 
@@ -63,6 +65,8 @@ def _ready(health: Health, parts: tuple[Condition, ...]) -> Condition:
     for part in parts:
         if not part.is_true:
             return Condition("Ready", "False", part.reason, part.message)
+    if health.others_alive and not health.tunnels_asked:
+        return Condition("Ready", "Unknown", "Probing", "peers are being asked through the tunnel")
     if health.mostly_unreachable:
         names = ", ".join(
             chain(health.unreachable[:SHOWN_NAMES], ["…"] * (len(health.unreachable) > SHOWN_NAMES))

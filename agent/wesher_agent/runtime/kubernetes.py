@@ -134,6 +134,9 @@ class KubernetesLink:
         self, schedule: ReportSchedule, present: NodeStatus, clock: Callable[[], float]
     ) -> float:
         """Report if it is time to; return in how many seconds it is again."""
+        if present.is_undecided:
+            # A restarted agent's last report is nearer the truth than not knowing.
+            return SETTLE_SECONDS
         schedule.observe(present.own, present.view, members=present.peers.known + 1, now=clock())
         if schedule.next_report(now=clock()) <= clock():
             taken = await self._report(present)

@@ -30,7 +30,8 @@ class Prober:
     Args:
         tunnel: whose counters tell who answered.
         rng: for the order.
-        on_change: called when the unreachable peers are others than before.
+        on_change: called when the unreachable peers are others than before, and once all
+            peers of the beginning were asked.
 
     """
 
@@ -66,11 +67,13 @@ class Prober:
             if self._tunnel.ready and self._peers:
                 await self.look()
                 now = loop.time()
+                known = self.plan.unreachable
                 changed = self.plan.judge(self._received(), now=now)
                 wanted = self.plan.due(self._received(), now=now)
                 await _send([self._peers[name][1] for name in wanted])
-                if changed:
+                if self.plan.unreachable != known:
                     log.info("unreachable peers changed peers=%s", ",".join(self.plan.unreachable) or "-")
+                if changed:
                     self._on_change()
             await self._rest(loop)
 

@@ -44,6 +44,13 @@ class ProbePlan:
         self._asked: dict[str, _Asked] = {}
         self._answered: dict[str, bool] = {}
         self._next_round = -math.inf
+        self._first_round: set[str] | None = None
+        self._is_settled = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether each peer there was at the first round has answered or let its time pass."""
+        return self._is_settled
 
     @property
     def unreachable(self) -> tuple[str, ...]:
@@ -83,6 +90,7 @@ class ProbePlan:
         """Forget every answer, and ask everybody now."""
         self._asked.clear()
         self._answered.clear()
+        self._first_round = None
         self._next_round = now
 
     def next_timer(self) -> float | None:
@@ -113,12 +121,14 @@ class ProbePlan:
                 wanted.append(peer)
         for peer in wanted:
             self._asked[peer] = _Asked(now, received.get(peer, 0))
+        if self._first_round is None:
+            self._first_round = set(wanted)
         self._next_round = now + (AGAIN_SECONDS if self.unreachable else ROUND_SECONDS)
         return wanted
 
     def judge(self, received: Mapping[str, int], *, now: float) -> bool:
-        """Compare the counters with those at the probes; tell whether `unreachable` changed."""
-        before = self.unreachable
+        """Compare the counters with those at the probes; tell whether a conclusion changed."""
+        before = self.unreachable, self.is_settled
         for peer, asked in list(self._asked.items()):
             if received.get(peer, 0) > asked.received:
                 self._answered[peer] = True
@@ -127,7 +137,10 @@ class ProbePlan:
             else:
                 continue
             del self._asked[peer]
-        return self.unreachable != before
+        if self._first_round is not None:
+            self._first_round -= self._answered.keys()
+            self._is_settled = self._is_settled or not self._first_round & self._peers
+        return (self.unreachable, self.is_settled) != before
 
     def _unheard(self) -> list[str]:
         """Return those never probed yet, and those that did not answer."""

@@ -14,6 +14,7 @@ WELL = Health(
     asks_for_others=True,
     name_conflict="",
     source_problem="",
+    tunnels_asked=True,
     unreachable=(),
     mostly_unreachable=False,
 )
@@ -49,6 +50,16 @@ def test_a_name_used_twice_and_mounted_files_that_are_broken_are_named() -> None
     assert said(replace(WELL, name_conflict="192.0.2.7:7946"))["GossipJoined"] == ("False", "NameConflict")
     broken = replace(WELL, source_problem="cluster-key: must be standard base64")
     assert said(broken)["KeyCurrent"] == said(broken)["Ready"] == ("False", "InvalidConfig")
+
+
+def test_a_node_is_not_called_ready_before_its_tunnels_were_asked() -> None:
+    new = replace(WELL, tunnels_asked=False)
+    assert said(new)["Ready"] == ("Unknown", "Probing")
+    assert said(replace(new, device_ready=False, device_reason="PortTaken"))["Ready"] == (
+        "False",
+        "PortTaken",
+    )
+    assert said(replace(new, others_alive=0, asks_for_others=False))["Ready"] == ("True", "Ready")
 
 
 def test_one_dead_pair_leaves_a_node_ready_but_losing_most_does_not() -> None:

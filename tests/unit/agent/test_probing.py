@@ -48,6 +48,28 @@ def test_a_peer_from_which_bytes_came_since_is_reachable() -> None:
     assert plan.unreachable == ()
 
 
+def test_the_beginning_is_over_once_each_of_its_peers_has_answered_or_had_its_time() -> None:
+    plan = plan_for("a", "b")
+    plan.due({}, now=0.0)
+    assert not plan.judge({"a": 1}, now=1.0)
+    plan.set_peers(["a", "b", "late"], now=2.0)
+    plan.due({"a": 1}, now=2.0)
+    assert not plan.is_settled
+    assert plan.judge({"a": 1}, now=ANSWER_SECONDS)
+    assert plan.is_settled
+
+
+def test_a_device_made_anew_at_the_beginning_has_everybody_asked_again_first() -> None:
+    plan = plan_for("a")
+    plan.due({}, now=0.0)
+    plan.start_over(now=1.0)
+    plan.judge({}, now=1.0)
+    assert not plan.is_settled
+    plan.due({}, now=1.0)
+    assert plan.judge({"a": 1}, now=2.0)
+    assert plan.is_settled
+
+
 def test_a_peer_that_stays_silent_is_unreachable_and_asked_again_soon() -> None:
     plan = plan_for("a", "b", "c")
     plan.due({}, now=0.0)
