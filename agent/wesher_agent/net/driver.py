@@ -27,6 +27,8 @@ log = logging.getLogger("wesher.net")
 MAX_DATAGRAM = 65536
 BATCH = 32
 """Datagrams read at one go, before anything else on the loop gets its turn."""
+BATCH_SECONDS = 0.005
+"""After which a batch ends early: a compressed datagram can take as long as a hundred others."""
 
 Result_co = TypeVar("Result_co", covariant=True)
 
@@ -110,7 +112,10 @@ class Driver:
             return None
 
     def _readable(self, sock: socket.socket) -> None:
+        until = self.now + BATCH_SECONDS
         for _ in range(BATCH):
+            if self.now > until:
+                break
             try:
                 data, sender = sock.recvfrom(MAX_DATAGRAM)
             except BlockingIOError:
@@ -134,9 +139,12 @@ class Driver:
             busy = True
             while busy:
                 busy = self._send() | self._streams.act(self._engine.stream_actions()) | self._report()
+        except Exception:
+            # Without its next deadline the member would sleep for ever.
+            log.exception("engine failed")
         finally:
             self._pumping = False
-        self._rearm()
+            self._rearm()
 
     def _send(self) -> bool:
         datagrams = self._engine.datagrams_to_send()

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -19,6 +20,9 @@ log = logging.getLogger("wesher.net")
 
 MAX_OPEN = 2 * DEFAULT_LIMITS.accepted_streams
 """Connections at a time, accepted ones included; further dials fail at once and are tried again later."""
+
+FLUSH_SECONDS = 1.0
+"""How long the last answers may take to leave when everything is closed."""
 
 Tell = Callable[[Any], Any]
 """Calls the engine with the time; never raises."""
@@ -34,13 +38,16 @@ class Streams:
         self._servers: list[asyncio.Server] = []
         self._open: dict[StreamId, _Stream] = {}
         self._dialling: dict[StreamId, asyncio.Task[None]] = {}
+        self._connected: set[_Stream] = set()
+        """Those that the engine ended too, until what was written on them has left."""
+        self._disconnected = asyncio.Event()
 
     async def listen(self, listener: socket.socket) -> None:
         """Accept connections on a socket that listens already."""
         self._servers.append(await self._loop.create_server(self._accepted, sock=listener))
 
     async def close(self) -> None:
-        """Stop listening and dialling, and drop what is open."""
+        """Stop listening and dialling, and end what is open once what was written has left."""
         for server in self._servers:
             server.close()
         dialling = list(self._dialling.values())
@@ -49,6 +56,13 @@ class Streams:
         for stream in list(self._open.values()):
             stream.end()
         await asyncio.gather(*dialling, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                while self._connected:
+                    self._disconnected.clear()
+                    await self._disconnected.wait()
+        for stream in list(self._connected):
+            stream.abort()
 
     def act(self, actions: Sequence[StreamAction]) -> bool:
         """Do what the engine asks, in order; tell whether it asked for anything."""
@@ -91,6 +105,15 @@ class Streams:
         """Name an accepted connection, or refuse it."""
         return cast("StreamId | None", self._tell(partial(self._engine.stream_accepted, remote)))
 
+    def connected(self, stream: _Stream) -> None:
+        """Know of a connection, whether or not the engine will."""
+        self._connected.add(stream)
+
+    def disconnected(self, stream: _Stream) -> None:
+        """Know that nothing is left of a connection."""
+        self._connected.discard(stream)
+        self._disconnected.set()
+
     def opened(self, name: StreamId, stream: _Stream) -> None:
         """Keep a stream under its name."""
         self._open[name] = stream
@@ -123,6 +146,7 @@ class _Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._streams.connected(self)
         if self._name is None:
             remote = transport.get_extra_info("peername")
             self._name = self._streams.admit(Address(remote[0], remote[1]))
@@ -142,6 +166,7 @@ class _Stream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
+        self._streams.disconnected(self)
         self._report(None if exc is None else str(exc))
 
     def write(self, data: bytes) -> None:
@@ -157,10 +182,14 @@ class _Stream(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def _expire(self) -> None:
-        self._report("timed out")
+    def abort(self) -> None:
+        """Close at once, whatever was written."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _expire(self) -> None:
+        self._report("timed out")
+        self.abort()
 
     def _report(self, error: str | None) -> None:
         if not self._ended and self._name is not None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +23,7 @@ from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import (
     Event,
     LeaveDone,
+    MemberFailed,
     MemberJoined,
     PacketRejected,
     PushPullDone,
@@ -32,6 +34,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import LOCAL
 from wesher_agent.wire.keyring import Keyring
+from wesher_agent.wire.messages import Alive, Versions
 from wesher_agent.wire.packet import PacketFormat
 from wesher_common.errors import InvalidSpec
 
@@ -47,6 +50,7 @@ class _Peer:
     ip: str
     port: int
     key: bytes = bytes(32)
+    nonce: Callable[[int], bytes] = os.urandom
     events: list[Event] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -57,7 +61,7 @@ class _Peer:
             packet_format=PacketFormat(Keyring(self.key), compress=False),
             incarnation=1,
             rng=Random(1),
-            nonce=os.urandom,
+            nonce=self.nonce,
         )
         self.driver = Driver(self.engine, self.take)
         await self.driver.open([ip_address(self.ip)], self.port)
@@ -202,3 +206,48 @@ async def test_a_tcp_port_in_use_frees_the_udp_port_again() -> None:
 def test_an_address_that_is_not_ours_is_refused() -> None:
     with pytest.raises(InvalidSpec, match=r"--bind-addr '192\.0\.2\.77': is no address of this host"):
         open_sockets(ip_address("192.0.2.77"), free_port("127.0.0.1"))
+
+
+async def test_a_fault_in_sealing_a_packet_does_not_stop_the_clock(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody else is there to wake the member up, so its own deadlines must."""
+    faults = [OSError("no entropy")]
+
+    def nonce(size: int) -> bytes:
+        if faults:
+            raise faults.pop()
+        return os.urandom(size)
+
+    a = _Peer("a", "127.0.0.1", free_port("127.0.0.1"), nonce=nonce)
+    await a.open()
+    silent = Alive(1, "b", ip_address("127.0.0.1").packed, free_port("127.0.0.1"), b"", Versions())
+    a.driver.tell(partial(a.engine.inject, silent))
+    await a.until(lambda: a.happened(MemberFailed))
+    await a.driver.close()
+    assert not faults
+    assert "no entropy" in caplog.text
+
+
+async def test_the_last_words_leave_before_everything_is_closed() -> None:
+    """An agent's event loop ends right after its driver."""
+    message = os.urandom(1 << 20)
+    heard: Future[None] = Future()
+    received: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        heard.set_result(None)
+        received.set_result(1 + len(await reader.read()))
+        writer.close()
+
+    async def speak(to: Address) -> None:
+        speaker = _Peer("speaker", "127.0.0.1", free_port("127.0.0.1"))
+        await speaker.open()
+        speaker.driver.tell(partial(speaker.engine.send_user_message, to, message, reliable=True))
+        await asyncio.wrap_future(heard)
+        await speaker.driver.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        listener = server.sockets[0]
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await asyncio.to_thread(asyncio.run, speak(Address(*listener.getsockname())))
+        assert await asyncio.wait_for(received, DEADLINE) > len(message)
