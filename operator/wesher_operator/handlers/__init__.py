@@ -11,6 +11,7 @@ import asyncio
 from typing import Any
 
 import kopf
+from kopf._core.engines import peering as kopf_peering
 from kubernetes.aio.client import ApiClient
 
 from wesher_common.errors import ClusterUnavailable
@@ -57,6 +58,8 @@ async def watch(controller: Controller, api: ApiClient, namespace: str, stop: as
             standalone=True,
             namespaces=[namespace],
             stop_flag=stop,
+            # Otherwise kopf asks the system for the user's name, and a pod's user need not have one.
+            identity=kopf_peering.Identity("wesher-operator"),
         )
     except Exception as error:
         # kopf lets the errors of its HTTP client and of asyncio through; each means that a watch has died.
