@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from threading import Thread
+from typing import Any
 
 from wesher_common.errors import InvalidSpec
 from wesher_common.overlay import IPAddress
@@ -120,9 +123,28 @@ async def resolve(host: str) -> tuple[IPAddress, ...]:
 
     Raises:
         OSError: the name has none, or nobody could be asked in time.
+        ValueError: it cannot be a host's name.
 
     """
     loop = asyncio.get_running_loop()
+    answers: asyncio.Future[tuple[IPAddress, ...]] = loop.create_future()
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            addresses = tuple(dict.fromkeys(ip_address(answer[4][0]) for answer in found))
+        except (OSError, ValueError) as error:
+            tell(answers.set_exception, error)
+        else:
+            tell(answers.set_result, addresses)
+
+    def tell(settle: Callable[[Any], None], outcome: object) -> None:
+        # By now the loop may have ended, or nobody may wait any more.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(lambda: None if answers.done() else settle(outcome))
+
+    # Not in the loop's own pool: a resolver that does not answer would hold up the
+    # work on files and devices there, and the end of the process, for half a minute.
+    Thread(target=ask, name=f"resolve {host}", daemon=True).start()
     async with asyncio.timeout(RESOLVE_TIMEOUT):
-        answers = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return tuple(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))
+        return await answers
