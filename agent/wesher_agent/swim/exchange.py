@@ -21,6 +21,7 @@ from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.relay import Relay
 from wesher_agent.swim.streams import CloseStream, OpenStream, Purpose, StreamAction, StreamId, WriteStream
 from wesher_agent.swim.versions import verify_protocol
+from wesher_agent.wire import limits as wire_limits
 from wesher_agent.wire.messages import AckResp, ErrResp, Message, Ping, PushNodeState, PushPull, User
 from wesher_agent.wire.packet import PacketFormat, Wrapper
 from wesher_agent.wire.stream import StreamReader, seal_stream
@@ -127,7 +128,9 @@ class Exchange:
             self._emit(events.PacketRejected("too-many-streams", remote))
             return None
         stream = next(self._ids)
-        self._streams[stream] = _Stream(remote, StreamReader(self.packet_format), None)
+        self._streams[stream] = _Stream(
+            remote, StreamReader(self.packet_format, limit=self._request_limit()), None
+        )
         return stream
 
     def received(self, stream: StreamId, data: bytes, *, now: float) -> None:
@@ -182,10 +185,17 @@ class Exchange:
         seq_no: int | None = None,
     ) -> None:
         stream = next(self._ids)
-        reader = StreamReader(self.packet_format, answer=True)
+        # Who joins knows of nobody yet, and may be told of thousands.
+        limit = wire_limits.LARGEST_FRAME if purpose == "push-pull" else wire_limits.FRAME.most
+        reader = StreamReader(self.packet_format, limit=limit, answer=True)
         self._streams[stream] = _Stream(address, reader, purpose, join, seq_no)
         data = seal_stream(request, self.packet_format, nonce=self._nonce)
         self._actions.append(OpenStream(stream, address, data, timeout, purpose))
+
+    def _request_limit(self) -> int:
+        """Return how long a request may be: others know about as many members as we do."""
+        known = wire_limits.NODE_BYTES * len(self._table)
+        return min(max(wire_limits.FRAME.most, known), wire_limits.LARGEST_FRAME)
 
     def _read(self, stream: StreamId, now: float) -> None:
         known = self._streams[stream]

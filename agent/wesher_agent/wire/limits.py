@@ -47,6 +47,12 @@ NESTING: Final = Limit(4, "wrappers", "nested-too-deep")
 FRAME: Final = Limit(1024 * 1024, "bytes", "frame-too-large")
 """A stream as it arrives, before anything in it is authenticated; a reader can be given another."""
 
+LARGEST_FRAME: Final = 4 * 1024 * 1024
+"""What a reader should be given at most: for an answer we asked for, or where many members are known."""
+
+NODE_BYTES: Final = 1024
+"""More than any entry of a push/pull takes, so that the known members tell how long one may be."""
+
 DECOMPRESSED: Final = Limit(4 * 1024 * 1024, "bytes", "decompressed-too-large")
 """What a stream's compressed body unpacks to."""
 
