@@ -34,6 +34,7 @@ MALFORMED = (msgpack.UnpackException, ValueError)
 _LABEL = rb"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME = re.compile(_LABEL + rb"(?:\." + _LABEL + rb")*\Z")
 _ADDRESS_SIZES = (4, 16)
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _U16_MAX = (1 << 16) - 1
 _U32_MAX = (1 << 32) - 1
 
@@ -181,10 +182,12 @@ def optional_name(value: Any, key: bytes) -> str:
 
 
 def error_text(value: Any, key: bytes) -> str:
-    """Read a peer's words; bytes that are no UTF-8 are replaced."""
+    """Read a peer's words as one line; what cannot be printed is replaced."""
     data = octets(value, key)
     limits.ERROR_TEXT.check(len(data))
-    return data.decode(errors="replace")
+    text = data.decode(errors="replace")
+    # They end up in logs, where a line break would begin a line of the peer's making.
+    return "".join(letter if letter.isprintable() else _REPLACEMENT for letter in text)
 
 
 def _integer(value: Any, key: bytes, most: int) -> int:

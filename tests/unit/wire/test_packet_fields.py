@@ -217,3 +217,8 @@ def test_a_bad_field_of_the_compression_wrapper_is_refused_in_packet_and_stream(
     with pytest.raises(PeerMisbehaved) as of_packet:
         open_packet(data, PLAIN)
     assert [of_stream.value.reason, of_packet.value.reason] == [reason, reason]
+
+
+def test_a_peers_words_are_one_line_whatever_it_says() -> None:
+    said = fields.error_text(b"no\n2026-01-01 ERROR wesher: forged\x1b[31m \xff", b"Error")
+    assert said == "no\ufffd2026-01-01 ERROR wesher: forged\ufffd[31m \ufffd"
