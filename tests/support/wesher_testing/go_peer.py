@@ -157,6 +157,7 @@ async def go_peer(
     meta: bytes = b"",
     user_state: bytes = b"",
     tcp_pings: bool = True,
+    mapped: bool = False,
 ) -> AsyncIterator[GoPeer]:
     """Start a Go member, and end it without leaving on the way out.
 
@@ -173,9 +174,10 @@ async def go_peer(
         meta: its metadata.
         user_state: what it adds to push/pulls.
         tcp_pings: whether it falls back to pings over TCP.
+        mapped: whether it writes its IPv4 address in 16 bytes, as a member bound to 0.0.0.0 does.
 
     """
-    switches = {"compress": compress, "tcp-pings": tcp_pings}
+    switches = {"compress": compress, "tcp-pings": tcp_pings, "mapped": mapped}
     values = {
         "name": name,
         "bind": address,

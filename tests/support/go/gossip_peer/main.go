@@ -41,6 +41,7 @@ func run(commands io.Reader, out *jsonLines) error {
 		protocol = flag.Int("protocol", 2, "the protocol to speak; 1 encrypts in version 0")
 		meta     = flag.String("meta", "", "the metadata in hex")
 		state    = flag.String("state", "", "the user state of push/pulls in hex")
+		mapped   = flag.Bool("mapped", false, "write the own IPv4 address in 16 bytes, as a member bound to 0.0.0.0 does")
 		tcpPings = flag.Bool("tcp-pings", true, "fall back to pings over TCP")
 		verbose  = flag.Bool("verbose", false, "write memberlist's log to standard error")
 	)
@@ -76,7 +77,7 @@ func run(commands io.Reader, out *jsonLines) error {
 	}
 	config.Delegate, config.Events, config.Conflict = member, member, member
 
-	transport, err := newTransport(config, ring)
+	transport, err := newTransport(config, ring, *mapped)
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 type transport struct {
 	*memberlist.NetTransport
 	udpOff, tcpOff atomic.Bool
+	mapped         bool
 	counts         *counts
 	packets        chan *memberlist.Packet
 	streams        chan net.Conn
@@ -21,7 +22,7 @@ type transport struct {
 
 var errCut = errors.New("cut by the test")
 
-func newTransport(config *memberlist.Config, ring *memberlist.Keyring) (*transport, error) {
+func newTransport(config *memberlist.Config, ring *memberlist.Keyring, mapped bool) (*transport, error) {
 	inner, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
 		BindAddrs: []string{config.BindAddr},
 		BindPort:  config.BindPort,
@@ -32,6 +33,7 @@ func newTransport(config *memberlist.Config, ring *memberlist.Keyring) (*transpo
 	}
 	t := &transport{
 		NetTransport: inner,
+		mapped:       mapped,
 		counts:       newCounts(ring, config.Label),
 		packets:      make(chan *memberlist.Packet),
 		streams:      make(chan net.Conn),
@@ -54,6 +56,14 @@ func newTransport(config *memberlist.Config, ring *memberlist.Keyring) (*transpo
 		}
 	}()
 	return t, nil
+}
+
+func (t *transport) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
+	addr, port, err := t.NetTransport.FinalAdvertiseAddr(ip, port)
+	if t.mapped {
+		addr = addr.To16()
+	}
+	return addr, port, err
 }
 
 func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
