@@ -60,6 +60,8 @@ def parse_seed(text: str, *, field: str) -> SeedAddress:
         if not bracket or (rest and not rest.startswith(":")):
             raise InvalidSpec(field, "an IPv6 address with a port is written [address]:port", value=text)
         port = _port(rest[1:], field, text) if rest else None
+        if SeedAddress(host).address is None:
+            raise InvalidSpec(field, "an IPv6 address with a port is written [address]:port", value=text)
     elif host.count(":") == 1:
         host, _, after = host.partition(":")
         port = _port(after, field, text)

@@ -89,8 +89,8 @@ _DNS_NAME = cel(
     shows="self",
 )
 _INTERFACE = cel(
-    "self.matches('^[!-.0-9;-~]+$') && self != '.' && self != '..'",
-    f"must be 1 to {MAX_INTERFACE_NAME} ASCII characters without blank, '/' or ':'",
+    "self.matches('^[!-$&-.0-9;-~]+$') && self != '.' && self != '..'",
+    f"must be 1 to {MAX_INTERFACE_NAME} ASCII characters without blank, '/', ':' or '%'",
     shows="self",
 )
 _MTU = cel(f"self == 0 || self >= {MIN_MTU}", f"must be 0 (from the underlay) or at least {MIN_MTU}")

@@ -51,6 +51,7 @@ BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
     ("tolerations[0].tolerationSeconds", {**MESH, "tolerations": [{"tolerationSeconds": "1"}]}, "integer"),
     ("wireguard.interface", {**MESH, "wireguard": {"interface": "a/b"}}, "'a/b': must be 1 to 15"),
     ("wireguard.interface", {**MESH, "wireguard": {"interface": ".."}}, "'..': must be 1 to 15"),
+    ("wireguard.interface", {**MESH, "wireguard": {"interface": "wg%d"}}, "without blank, '/', ':' or '%'"),
     ("wireguard.interface", {**MESH, "wireguard": {"interface": "sixteen-letters-"}}, "15"),
     ("wireguard.interface", {**MESH, "wireguard": {"interface": ""}}, "at least 1"),
     ("wireguard.port", {**MESH, "wireguard": {"port": 0}}, "greater than or equal to 1"),
@@ -176,7 +177,18 @@ def test_a_mesh_of_one_field_gets_the_documented_defaults(api: ApiServer) -> Non
 SEEDS = [
     *("host", "host.example.com", "host.example.com.", "a_b", "1a", "1-2a", "10.0.0.1", "fd00::1"),
     *("host:7946", "10.0.0.1:1", "[fd00::1]:65535", "[fd00::1]", "x:65535"),
-    *("10.0.0", "10.0.0.256", "1.2.3.4:0", "host:", "host:x", "[fd00::1", "[fd00::1]x"),
+    *(
+        "10.0.0",
+        "10.0.0.256",
+        "1.2.3.4:0",
+        "host:",
+        "host:x",
+        "[fd00::1",
+        "[fd00::1]x",
+        "[host]:1",
+        "[host]",
+        "[10.0.0.1]:1",
+    ),
     *("-a", "a-", "a..b", "a b", "999", "host:65536", "fd00::1::2", "é"),
 ]
 

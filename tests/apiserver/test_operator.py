@@ -112,7 +112,7 @@ def test_a_mesh_is_ready_when_every_node_reports_so_and_its_columns_and_events_t
     eventually(
         lambda: condition(api, "Ready")["message"],
         within=SOON,
-        until=lambda message: message == "not ready: c (NotReported)",
+        until=lambda message: message == "no report yet from: c",
     )
     report("c")
     until_condition(api, "Ready", "True")
@@ -127,6 +127,7 @@ def test_a_mesh_is_ready_when_every_node_reports_so_and_its_columns_and_events_t
         lambda: api.kubectl("describe", "wmesh", "demo"), within=SOON, until=lambda text: "AllReady" in text
     )
     assert re.search(r"Normal\s+AllReady.*Ready is True", described)
+    assert "Warning" not in described  # a mesh that is merely new is nobody's trouble
 
 
 def test_a_node_that_the_others_cannot_reach_is_named_until_it_recovers(
@@ -296,6 +297,7 @@ def test_a_deleted_node_leaves_at_once_and_its_address_is_held_back(
 
     api.node("a", "192.168.7.1")
     eventually(lambda: document(api).removed, within=SOON, until=lambda names: names == ())
+    assert until_places(api, "a", "b")["a"]["overlayIP"] in released["addresses"]
 
 
 def test_agents_run_and_addresses_are_given_only_where_the_node_selector_says(
@@ -320,6 +322,21 @@ def test_annotations_and_cluster_name_say_where_a_node_is_and_how_it_is_reached(
     assert (found["a"]["advertiseAddress"], found["a"]["location"]) == ("203.0.113.7", "home")
     assert (found["b"]["advertiseAddress"], found["b"]["location"]) == ("192.168.7.2", "attic")
     assert found["a"]["overlayIP"] == str(candidate_address("a.home", ip_network("10.189.0.0/16")))
+
+
+def test_an_annotation_that_cannot_be_used_is_told_by_an_event_and_stops_nothing(
+    api: ApiServer, nodes: None, mesh: Mesh
+) -> None:
+    api.kubectl("annotate", "node", "a", "wesher.dev/advertise-address=example.com")
+    mesh()
+    assert until_places(api, "a", "b", "c")["a"]["advertiseAddress"] == "192.168.7.1"
+    until_condition(api, "Degraded", "True", reason="InvalidAnnotation")
+    described = eventually(
+        lambda: api.kubectl("describe", "wmesh", "demo"),
+        within=SOON,
+        until=lambda text: re.search(r"Warning\s+InvalidAnnotation", text) is not None,
+    )
+    assert "Node a annotation wesher.dev/advertise-address 'example.com': must be an IP address" in described
 
 
 def test_an_agent_with_an_old_config_is_nudged_and_one_with_the_new_is_not(

@@ -7,7 +7,6 @@ never changes while the WesherNode lives.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import ip_address
 
 from wesher_common.mesh_document import MAX_CLUSTER_SEEDS
 from wesher_common.names import member_name
@@ -58,11 +57,8 @@ def node_spec(
 
 def advertise_address(spec: WesherMeshSpec, node: NodeFacts) -> str:
     """Return the address others dial: the node's annotation, else its first preferred address."""
-    try:
-        return str(ip_address(node.advertise_address))
-    except ValueError:
-        address = node.address(spec.addresses.prefer)
-        return str(address) if address else ""
+    address = node.advertise_address or node.address(spec.addresses.prefer)
+    return str(address) if address else ""
 
 
 def cluster_seeds(nodes: Iterable[NodeFacts], chosen: Iterable[SeedAddress]) -> tuple[SeedAddress, ...]:

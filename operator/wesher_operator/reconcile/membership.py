@@ -4,7 +4,7 @@ Pure. A Node that was deleted leaves at once; one that is merely unselected
 after `UNSELECTED_GRACE`, since labels and taints are sometimes edited in two
 steps. Who left stands in the mesh document's ``removed`` for `REMOVED_FOR` or
 until it returns, and its address is held back for `HELD_BACK_FOR`, so that
-nobody who has not heard of it sends to a stranger.
+nobody who has not heard of it sends to a stranger. The one who had it gets it again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from wesher_common.conditions import rfc3339
-from wesher_common.overlay import IPAddress
+from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_operator.reconcile.world import NodeFacts, Taint
 from wesher_operator.resources import Toleration, WesherMeshSpec
 
@@ -113,11 +113,20 @@ def departures(
 
 
 @dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Why an address is not given to just anybody."""
+
+    until: datetime
+    name: str
+    """The member that had it, and gets it again when it returns; empty where that was not kept."""
+
+
+@dataclass(frozen=True, slots=True)
 class Released:
     """What a mesh remembers of members that left, kept in ConfigMap ``<mesh>-released``."""
 
-    addresses: Mapping[IPAddress, datetime] = field(default_factory=dict)
-    """Held back until then."""
+    addresses: Mapping[IPAddress, HeldBack] = field(default_factory=dict)
+    """Held back, for all but one."""
     names: Mapping[str, datetime] = field(default_factory=dict)
     """Member names, removed until then."""
 
@@ -126,8 +135,12 @@ class Released:
         """Read what `to_json` wrote; what cannot be read counts as nothing."""
         try:
             content: dict[str, Any] = json.loads(text)
+            holders = content.get("holders", {})
             return cls(
-                {ip_address(k): datetime.fromisoformat(v) for k, v in content["addresses"].items()},
+                {
+                    ip_address(k): HeldBack(datetime.fromisoformat(v), str(holders.get(k, "")))
+                    for k, v in content["addresses"].items()
+                },
                 {str(k): datetime.fromisoformat(v) for k, v in content["names"].items()},
             )
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -136,28 +149,37 @@ class Released:
     def to_json(self) -> str:
         """Return the ConfigMap's text."""
         content = {
-            "addresses": {str(key): rfc3339(until) for key, until in self.addresses.items()},
+            "addresses": {str(key): rfc3339(held.until) for key, held in self.addresses.items()},
+            "holders": {str(key): held.name for key, held in self.addresses.items()},
             "names": {key: rfc3339(until) for key, until in self.names.items()},
         }
         return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
     def after(
-        self, leaving: Iterable[tuple[str, IPAddress]], present: Iterable[str], *, now: datetime
+        self,
+        leaving: Iterable[tuple[str, IPAddress]],
+        present: Iterable[str],
+        placed: Container[str] = (),
+        *,
+        now: datetime,
     ) -> Released:
         """Return the memory once members left and others are (back) in the mesh.
 
         Args:
             leaving: member names and addresses that go now.
             present: member names that belong to the mesh.
+            placed: those of them that have their address, and so need none kept for them.
             now: drops what has been remembered long enough.
 
         """
         leaving, back = list(leaving), set(present)
-        addresses = {key: until for key, until in self.addresses.items() if until > now}
+        addresses = {
+            key: held for key, held in self.addresses.items() if held.until > now and held.name not in placed
+        }
         names = {key: until for key, until in self.names.items() if until > now and key not in back}
         for name, address in leaving:
             # One that is being deleted already keeps its time.
-            addresses.setdefault(address, now + HELD_BACK_FOR)
+            addresses.setdefault(address, HeldBack(now + HELD_BACK_FOR, name))
             if name not in back:
                 names.setdefault(name, now + REMOVED_FOR)
         return Released(addresses, names)
@@ -165,4 +187,11 @@ class Released:
     @property
     def next_expiry(self) -> datetime | None:
         """When the first entry is to be dropped."""
-        return min((*self.addresses.values(), *self.names.values()), default=None)
+        return min((*(held.until for held in self.addresses.values()), *self.names.values()), default=None)
+
+    def kept_for(self, name: str, network: IPNetwork) -> IPAddress | None:
+        """Return the address that is held back for a member, provided it lies in ``network``."""
+        return next(
+            (address for address, held in self.addresses.items() if held.name == name and address in network),
+            None,
+        )

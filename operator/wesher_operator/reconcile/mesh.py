@@ -174,6 +174,7 @@ class MeshReconciler:
         released = stored.after(
             [(allocation.name_of(spec, member), member.address) for member in leaving],
             [allocation.name_of(spec, node) for node in desired],
+            {allocation.name_of(spec, member) for node, member in mine.items() if node not in departures.now},
             now=now,
         )
         if released != stored:
@@ -191,7 +192,13 @@ class MeshReconciler:
             for node in desired
             if node.name not in mine and node.name not in blocked
         }
-        given, _ = allocation.allocate(fresh, spec.allocation, taken)
+        given = {
+            name: kept
+            for name in fresh
+            if (kept := released.kept_for(name, spec.allocation)) is not None
+            and all(member.address != kept for member in known)
+        }
+        given |= allocation.allocate(fresh.keys() - given.keys(), spec.allocation, taken)[0]
         addresses = {fresh[name].name: address for name, address in given.items()}
         addresses |= {node: member.address for node, member in mine.items()}
         for node in desired:

@@ -34,6 +34,8 @@ _MAX_NAMED = 3
 _LONGEST_HEARTBEAT = timedelta(seconds=450)
 """Agents report every 5 minutes, give or take half."""
 _REPORT_GRACE = timedelta(seconds=30)
+_STARTING = timedelta(minutes=3)
+"""How long an agent may take until its first report, its image's way to the node included."""
 _ORDER = ("NotReady", "Stale", "Starting", "Ready", "Alive")
 
 
@@ -75,7 +77,7 @@ def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> li
         reason = "NoFreeAddress"
         if member is not None:
             others = len(reporting) - (member.name in reporters)
-            state, reason = _state(member, blamed[name], others, now - stale_after(mesh_size))
+            state, reason = _state(member, blamed[name], others, now - stale_after(mesh_size), now)
         entries.append(
             MemberStatus(
                 name=name,
@@ -109,6 +111,11 @@ def next_change(findings: Findings, *, now: datetime) -> datetime | None:
     """Return when the status changes by time alone: a report gets stale, views differ for too long."""
     size = len(findings.members)
     moments = [member.reported_at + stale_after(size) for member in findings.members if member.reported_at]
+    moments += [
+        member.created_at + _STARTING
+        for member in findings.members
+        if member.created_at and not member.reported_at
+    ]
     if findings.views_differ_since is not None:
         moments.append(findings.views_differ_since + report_window(size))
     return min((moment for moment in moments if moment >= now), default=None)
@@ -150,9 +157,12 @@ def first_status(mesh: MeshFacts, *, now: datetime) -> dict[str, Any]:
     return {"observedGeneration": mesh.generation, "conditions": carry_over([unknown], [], now=now)}
 
 
-def _state(member: MemberFacts, blamed_by: int, others: int, oldest: datetime) -> tuple[MemberState, str]:
+def _state(
+    member: MemberFacts, blamed_by: int, others: int, oldest: datetime, now: datetime
+) -> tuple[MemberState, str]:
     if member.reported_at is None:
-        return "Starting", "NotReported"
+        late = member.created_at is not None and now - member.created_at >= _STARTING
+        return "NotReady" if late else "Starting", "NotReported"
     if blamed_by * 2 > others:
         return "NotReady", "Unreachable"
     if member.reported_at < oldest:
@@ -209,6 +219,9 @@ def _members_ready(entries: Sequence[MemberStatus]) -> Condition:
         return Condition("MembersReady", "True", "AllReady", f"all {len(nodes)} nodes are ready")
     named = ", ".join(f"{entry.name} ({entry.reason or entry.state})" for entry in waiting[:_MAX_NAMED])
     more = f" and {len(waiting) - _MAX_NAMED} more" if len(waiting) > _MAX_NAMED else ""
+    if all(entry.state == "Starting" and entry.reason == "NotReported" for entry in waiting):
+        names = ", ".join(entry.name for entry in waiting[:_MAX_NAMED])
+        return Condition("MembersReady", "Unknown", "WaitingForAgents", f"no report yet from: {names}{more}")
     return Condition("MembersReady", "False", "MembersNotReady", f"not ready: {named}{more}")
 
 
@@ -235,7 +248,10 @@ def _degraded(findings: Findings, *, now: datetime) -> Condition:
         for member in fresh(findings.members, now=now)
         for name in member.status.peers.unreachable
     ]
-    if not pairs:
+    problems = [problem for node in findings.desired for problem in node.problems]
+    if not pairs and not problems:
         return Condition("Degraded", "False", "AsExpected", "")
-    more = f" and {len(pairs) - _MAX_NAMED} more" if len(pairs) > _MAX_NAMED else ""
-    return Condition("Degraded", "True", "PairsUnreachable", "; ".join(pairs[:_MAX_NAMED]) + more)
+    found = pairs + problems
+    more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
+    reason = "PairsUnreachable" if pairs else "InvalidAnnotation"
+    return Condition("Degraded", "True", reason, "; ".join(found[:_MAX_NAMED]) + more)

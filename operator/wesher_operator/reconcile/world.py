@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,6 +44,8 @@ from wesher_operator.kube import (
     Object,
 )
 from wesher_operator.resources import WesherMeshSpec, WesherNodeSpec, WesherNodeStatus
+
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,12 @@ class NodeFacts:
     """Type (as ``InternalIP``) and address, in the Node's order; names are left out."""
     pod_cidrs: tuple[IPNetwork, ...]
     taints: tuple[Taint, ...]
-    location: str
-    advertise_address: str
+    location: str = ""
+    """As annotated; empty where it is not."""
+    advertise_address: IPAddress | None = None
+    """As annotated."""
+    problems: tuple[str, ...] = ()
+    """Its annotations that cannot be used, each with its rule."""
 
     def address(self, kinds: Iterable[str]) -> IPAddress | None:
         """Return the first address of the first type that the Node has one of."""
@@ -111,6 +118,7 @@ class MemberFacts:
     """Value of the mesh label."""
     spec: WesherNodeSpec
     status: WesherNodeStatus
+    created_at: datetime | None = None
 
     @property
     def address(self) -> IPAddress:
@@ -274,6 +282,15 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
             addresses.append((str(entry["type"]), ip_address(entry["address"])))
         except ValueError:  # a host name
             continue
+    location, advertise_address, problems = "", None, []
+    try:
+        location = _location(annotations, metadata["name"])
+    except InvalidSpec as error:
+        problems.append(str(error))
+    try:
+        advertise_address = _advertise_address(annotations, metadata["name"])
+    except InvalidSpec as error:
+        problems.append(str(error))
     return NodeFacts(
         name=metadata["name"],
         labels=metadata.get("labels") or {},
@@ -282,14 +299,39 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
         taints=tuple(
             Taint(taint["key"], taint.get("value", ""), taint["effect"]) for taint in spec.get("taints") or []
         ),
-        location=annotations.get(LOCATION_ANNOTATION, ""),
-        advertise_address=annotations.get(ADVERTISE_ADDRESS_ANNOTATION, ""),
+        location=location,
+        advertise_address=advertise_address,
+        problems=tuple(problems),
     )
+
+
+def _location(annotations: Mapping[str, str], node: str) -> str:
+    text = annotations.get(LOCATION_ANNOTATION, "")
+    if text and not _LABEL_VALUE.match(text):
+        rule = "must be a word such as a label's value; it is ignored"
+        raise InvalidSpec(f"Node {node} annotation {LOCATION_ANNOTATION}", rule, value=text)
+    return text
+
+
+def _advertise_address(annotations: Mapping[str, str], node: str) -> IPAddress | None:
+    text = annotations.get(ADVERTISE_ADDRESS_ANNOTATION, "")
+    if not text:
+        return None
+    field = f"Node {node} annotation {ADVERTISE_ADDRESS_ANNOTATION}"
+    rule = "must be an IP address that other members can dial; the Node's own are used"
+    try:
+        address = ip_address(text)
+    except ValueError as error:
+        raise InvalidSpec(field, rule, value=text) from error
+    if address.is_unspecified or address.is_multicast or "%" in text:
+        raise InvalidSpec(field, rule, value=text)
+    return address
 
 
 def _member(body: Mapping[str, Any]) -> MemberFacts:
     metadata = body["metadata"]
     owners = metadata.get("ownerReferences") or [{}]
+    created = metadata.get("creationTimestamp")
     return MemberFacts(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -298,6 +340,7 @@ def _member(body: Mapping[str, Any]) -> MemberFacts:
         label=(metadata.get("labels") or {}).get(MESH_LABEL, ""),
         spec=WesherNodeSpec.model_validate(body["spec"]),
         status=WesherNodeStatus.model_validate(body.get("status") or {}),
+        created_at=datetime.fromisoformat(created) if created else None,
     )
 
 

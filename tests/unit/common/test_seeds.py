@@ -68,6 +68,8 @@ ONE = "must be one machine's address"
         ("[2001:db8::1]7946", BRACKETS),
         ("[2001:db8::1]:", PORT),
         ("[host", BRACKETS),
+        ("[host]", BRACKETS),
+        ("[host]:1", BRACKETS),
         ("2001:db8::1:x", NEITHER),
         ("0.0.0.0", ONE),
         ("[::]:7946", ONE),

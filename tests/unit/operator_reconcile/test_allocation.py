@@ -42,8 +42,6 @@ def node(name: str, *addresses: tuple[str, str]) -> NodeFacts:
         addresses=tuple((kind, ip_address(text)) for kind, text in addresses),
         pod_cidrs=(),
         taints=(),
-        location="",
-        advertise_address="",
     )
 
 

@@ -1,12 +1,19 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
 
-from wesher_operator.reconcile.membership import HELD_BACK_FOR, REMOVED_FOR, Released, departures, selected
+from wesher_operator.reconcile.membership import (
+    HELD_BACK_FOR,
+    REMOVED_FOR,
+    HeldBack,
+    Released,
+    departures,
+    selected,
+)
 from wesher_operator.reconcile.world import NodeFacts, Taint
 from wesher_operator.resources import WesherMeshSpec
 
@@ -22,8 +29,6 @@ def node(
         addresses=(),
         pod_cidrs=(),
         taints=taints,
-        location="",
-        advertise_address="",
     )
 
 
@@ -89,7 +94,7 @@ ADDRESS = ip_address("10.189.0.7")
 
 def test_an_address_given_up_is_held_back_an_hour_and_the_name_stays_removed_a_day() -> None:
     released = Released().after([("a", ADDRESS)], [], now=NOW)
-    assert released.addresses == {ADDRESS: NOW + HELD_BACK_FOR}
+    assert released.addresses == {ADDRESS: HeldBack(NOW + HELD_BACK_FOR, "a")}
     assert released.names == {"a": NOW + REMOVED_FOR}
     after_an_hour = released.after([], [], now=NOW + HELD_BACK_FOR)
     assert after_an_hour.addresses == {}
@@ -100,6 +105,18 @@ def test_an_address_given_up_is_held_back_an_hour_and_the_name_stays_removed_a_d
 def test_a_name_that_returns_is_removed_no_longer() -> None:
     released = Released().after([("a", ADDRESS)], [], now=NOW)
     assert released.after([], ["a"], now=NOW).names == {}
+
+
+def test_an_address_is_kept_for_the_one_who_had_it_until_it_has_its_place_again() -> None:
+    overlay = ip_network("10.189.0.0/16")
+    released = Released().after([("a", ADDRESS)], [], now=NOW)
+    back = released.after([], ["a"], now=NOW)
+    assert back.kept_for("a", overlay) == ADDRESS
+    assert back.kept_for("b", overlay) is None
+    assert back.kept_for("a", ip_network("10.189.128.0/17")) is None
+    assert back.after([], ["a"], {"a"}, now=NOW) == Released()
+    again = released.after([], ["a"], {"a"}, now=NOW).after([("a", ADDRESS)], [], now=NOW + HELD_BACK_FOR)
+    assert again.addresses[ADDRESS].until == NOW + 2 * HELD_BACK_FOR
 
 
 def test_a_deletion_that_is_repeated_does_not_start_the_hour_anew() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
@@ -24,10 +25,12 @@ def mesh(**status: Any) -> MeshFacts:
 
 def node(name: str) -> NodeFacts:
     address = (("InternalIP", ip_address("10.0.0.1")),)
-    return NodeFacts(name, {}, address, (), (), location="", advertise_address="")
+    return NodeFacts(name, {}, address, (), ())
 
 
-def member(name: str, *, ago: float | None = 0, ready: bool = True, **status: Any) -> MemberFacts:
+def member(
+    name: str, *, ago: float | None = 0, ready: bool = True, age: float = 0, **status: Any
+) -> MemberFacts:
     spec = {"meshRef": {"name": "demo", "uid": "uid"}, "nodeName": name, "overlayIP": "10.189.0.1"}
     if ago is not None:
         condition = {
@@ -46,6 +49,7 @@ def member(name: str, *, ago: float | None = 0, ready: bool = True, **status: An
         label="demo",
         spec=WesherNodeSpec.model_validate(spec),
         status=WesherNodeStatus.model_validate(status),
+        created_at=NOW - timedelta(seconds=age),
     )
 
 
@@ -84,6 +88,25 @@ def test_each_kind_of_trouble_is_counted_and_named_with_the_worst_first() -> Non
     ]
     counts = status["members"]
     assert (counts["desired"], counts["ready"], counts["notReady"], counts["stale"]) == (4, 1, 2, 1)
+
+
+def test_a_mesh_whose_agents_have_only_begun_waits_for_them_for_three_minutes() -> None:
+    young = status_of(member("a"), member("b", ago=None))
+    assert condition(young, "Ready") == ("Unknown", "WaitingForAgents", "no report yet from: b")
+    late = member("b", ago=None, age=180)
+    assert condition(status_of(member("a"), late), "Ready") == (
+        "False",
+        "MembersNotReady",
+        "not ready: b (NotReported)",
+    )
+    waiting = Findings(desired=[], members=[member("b", ago=None, age=100)])
+    assert next_change(waiting, now=NOW) == NOW + timedelta(seconds=80)
+
+
+def test_an_annotation_that_cannot_be_used_degrades_the_mesh_and_is_named() -> None:
+    status = status_of(member("a"), desired=[replace(node("a"), problems=("Node a annotation x 'y': rule",))])
+    assert condition(status, "Degraded") == ("True", "InvalidAnnotation", "Node a annotation x 'y': rule")
+    assert condition(status, "Ready")[0] == "True"
 
 
 def test_many_that_are_not_ready_are_counted_after_the_first_three() -> None:
@@ -155,8 +178,8 @@ def test_the_same_findings_later_give_the_same_status() -> None:
 
 
 def test_the_status_is_looked_at_again_when_the_first_report_gets_too_old() -> None:
-    members = member("a", ago=100), member("b", ago=10), member("c", ago=None)
+    members = member("a", ago=100), member("b", ago=10), member("c", ago=None, age=180)
     found = Findings(desired=[], members=members)
-    moment = next_change(found, now=NOW)
+    moment = next_change(found, now=NOW + timedelta(seconds=1))
     assert moment == NOW - timedelta(seconds=100) + stale_after(3)
     assert next_change(Findings(desired=[], members=()), now=NOW) is None

@@ -22,6 +22,23 @@ def node(version: int, *, address: str = "10.0.0.1", heartbeat: str = "") -> dic
     }
 
 
+def test_an_annotation_that_cannot_be_used_is_ignored_and_named_with_its_rule() -> None:
+    body = node(2)
+    body["metadata"]["annotations"] = {
+        "wesher.dev/advertise-address": "example.com",
+        "wesher.dev/location": "rack 1",
+    }
+    world = World()
+    world.observe(NODE, body)
+    facts = world.nodes["a"]
+    assert (facts.location, facts.advertise_address) == ("", None)
+    location, address = facts.problems
+    assert location.startswith("Node a annotation wesher.dev/location 'rack 1': must be a word such as")
+    assert address.startswith(
+        "Node a annotation wesher.dev/advertise-address 'example.com': must be an IP address"
+    )
+
+
 def place(version: int, ip: str = "10.189.0.1") -> dict[str, Any]:
     return {
         "metadata": {"name": "demo.a", "uid": "n", "resourceVersion": str(version)},
