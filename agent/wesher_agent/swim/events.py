@@ -71,7 +71,8 @@ class MemberForgotten:
 class NameConflict:
     """A name is claimed from another address than its living holder's; the holder keeps it.
 
-    ``member`` may be this node itself: then somebody else uses its name.
+    ``member`` may be this node itself: then somebody else uses its name, or others
+    still look for it at an address that it had before (`Engine.change_address`).
     """
 
     member: Member

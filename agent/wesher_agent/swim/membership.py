@@ -264,7 +264,15 @@ class Membership:
             case State.LEFT:
                 self.dead(Dead(node.incarnation, node.name, node.name), now=now)
             case State.SUSPECT | State.DEAD:
+                if node.state is State.SUSPECT and node.name == self._own_name:
+                    self._compare_own_address(node)
                 self.suspect(Suspect(node.incarnation, node.name, self._own_name), now=now)
+
+    def _compare_own_address(self, node: PushNodeState) -> None:
+        # They refuse all we say from here until they have given up on us there, unless we leave from there.
+        address = self._address(node.addr, node.port)
+        if address != self._me.address and not self.leaving:
+            self._emit(events.NameConflict(self._me, address))
 
     def _address(self, addr: bytes, port: int) -> Address:
         # Protocol 1 had no ports; a missing one is taken to be everybody's.
