@@ -87,7 +87,7 @@ class Driver:
         self.tell(self._engine.start)
 
     async def close(self) -> None:
-        """Close every socket, once what was written has left."""
+        """Close every socket, once what was written has left or within a second or so."""
         if self._timer is not None:
             self._timer.cancel()
         for sock in self._datagrams.values():

@@ -61,7 +61,13 @@ class EventLog:
                 log.debug("member forgotten by gossip node=%s", m.name)
             case NameConflict(member=m, claimed=claimed):
                 if self._is_news(("conflict", m.name, claimed)):
-                    log.error("name claimed twice node=%s holder=%s other=%s", m.name, m.address, claimed)
+                    log.error(
+                        "name claimed from two addresses, unless the member moved give one of the two "
+                        "another name node=%s holder=%s other=%s",
+                        m.name,
+                        m.address,
+                        claimed,
+                    )
             case MembersFull(name=name):
                 if self._is_news("full"):
                     log.error("member not admitted, too many are known node=%s", name)
@@ -71,7 +77,8 @@ class EventLog:
             case SelfRefuted(incarnation=incarnation, accused_by=accuser):
                 log.info("suspicion of ourselves denied by=%s incarnation=%d", accuser or "-", incarnation)
             case AccusationRefused(node=node, incarnation=incarnation):
-                log.warning("accusation refused node=%s incarnation=%d", node, incarnation)
+                if self._is_news(("accusation", node)):
+                    log.warning("accusation refused node=%s incarnation=%d", node, incarnation)
             case PushPullDone(address=address, members=count, join=join):
                 level = logging.INFO if join else logging.DEBUG
                 log.log(level, "state exchanged with=%s members=%d", address, count)

@@ -1,0 +1,46 @@
+"""What the log says of events, and how often."""
+
+from __future__ import annotations
+
+import pytest
+
+from wesher_agent.net.event_log import MAX_REMEMBERED, QUIET, EventLog
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.events import AccusationRefused, Event, NameConflict
+from wesher_agent.swim.members import DEFAULT_VERSIONS, Member
+from wesher_agent.wire.messages import State
+
+B = Member("b", Address("10.0.0.2", 7946), b"", 1, State.ALIVE, DEFAULT_VERSIONS, 0.0)
+STANDING: list[Event] = [
+    NameConflict(B, Address("10.0.0.3", 7946)),
+    AccusationRefused("b", 2**32 - 1),
+]
+
+
+@pytest.mark.parametrize("event", STANDING, ids=lambda event: type(event).__name__)
+def test_a_fault_that_keeps_coming_is_said_again_only_after_a_while(
+    event: Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = 1000.0
+    log = EventLog(lambda: now)
+    for _ in range(5):
+        log.write(event)
+    assert len(caplog.messages) == 1
+    now += QUIET + 1
+    log.write(event)
+    assert len(caplog.messages) == 2
+
+
+def test_how_many_faults_are_remembered_is_not_for_others_to_choose() -> None:
+    log = EventLog(lambda: 0.0)
+    for port in range(1, 3 * MAX_REMEMBERED):
+        log.write(NameConflict(B, Address("10.0.0.3", port)))
+    assert len(log._said) <= MAX_REMEMBERED
+
+
+def test_a_conflict_says_who_claims_the_name_and_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    EventLog(lambda: 0.0).write(STANDING[0])
+    assert caplog.messages == [
+        "name claimed from two addresses, unless the member moved give one of the two another name "
+        "node=b holder=10.0.0.2:7946 other=10.0.0.3:7946"
+    ]
