@@ -40,7 +40,8 @@ def test_how_many_faults_are_remembered_is_not_for_others_to_choose() -> None:
 
 def test_a_conflict_says_who_claims_the_name_and_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
     EventLog(lambda: 0.0).write(STANDING[0])
-    assert caplog.messages == [
+    (message,) = caplog.messages
+    assert message == (
         "name claimed from two addresses, unless the member moved give one of the two another name "
         "node=b holder=10.0.0.2:7946 other=10.0.0.3:7946"
-    ]
+    )
