@@ -61,6 +61,7 @@ known = st.sampled_from(
         "AcceptedKeys",
         "PrivateKey",
         "Name",
+        "GossipAddress",
         "OverlayAddress",
         "Incarnation",
         "Mesh",

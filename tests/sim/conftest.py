@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from wesher_testing.virtual_mesh import VirtualMesh
 from wesher_testing.virtual_network import VirtualNetwork
 
 SEED = int(os.environ.get("WESHER_SIM_SEED", "1"))
 _NETWORKS = pytest.StashKey[list[VirtualNetwork]]()
+_FIGURES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture
@@ -22,6 +24,18 @@ def make_net(request: pytest.FixtureRequest) -> Callable[..., VirtualNetwork]:
     def make(seed: int = SEED, **settings: Any) -> VirtualNetwork:
         made.append(VirtualNetwork(seed, **settings))
         return made[-1]
+
+    return make
+
+
+@pytest.fixture
+def make_mesh(request: pytest.FixtureRequest) -> Callable[..., VirtualMesh]:
+    """Return a maker of meshes of agents; it takes what `VirtualMesh` takes."""
+    made = request.node.stash.setdefault(_NETWORKS, [])
+
+    def make(seed: int = SEED, **settings: Any) -> VirtualMesh:
+        made.append(mesh := VirtualMesh(seed, **settings))
+        return mesh
 
     return make
 
@@ -38,6 +52,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Say with which seed a failed simulation can be run again."""
     report = yield
+    if report.when == "call":
+        figures = item.config.stash.setdefault(_FIGURES, [])
+        for network in item.stash.get(_NETWORKS, []):
+            figures += [f"{item.name}: {figure}" for figure in network.figures]
     if report.failed:
         for network in item.stash.get(_NETWORKS, []):
             again = f"run it again with WESHER_SIM_SEED={network.seed}"
@@ -45,3 +63,11 @@ def pytest_runtest_makereport(
                 ("virtual network", f"{network!r}: {again}\n{network.picture()}\n{network.trace}")
             )
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what was measured."""
+    if figures := terminalreporter.config.stash.get(_FIGURES, []):
+        terminalreporter.section("figures")
+        for figure in figures:
+            terminalreporter.line(figure)

@@ -21,7 +21,7 @@ from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress
-from wesher_common.seeds import MAX_PORT
+from wesher_common.seeds import MAX_PORT, parse_seed
 
 MAX_INCARNATION: Final = 2**32 - 1
 
@@ -36,7 +36,9 @@ class State:
     nodes: tuple[SavedMember, ...] = ()
     private_key: WireGuardPrivateKey | None = field(default=None, repr=False)
     name: str = ""
-    """Under which we gossiped; ``overlay_address`` and ``incarnation`` are that name's."""
+    """Under which we gossiped; the addresses and ``incarnation`` are that name's."""
+    gossip_address: Address | None = None
+    """Where others dialled us."""
     overlay_address: IPAddress | None = None
     incarnation: int = 0
     """The last one of our own."""
@@ -66,6 +68,7 @@ def render_state(state: State) -> str:
         "AcceptedKeys": [key.reveal_base64() for key in ring.accepted] if ring else [],
         "PrivateKey": state.private_key.reveal_base64() if state.private_key else None,
         "Name": state.name,
+        "GossipAddress": str(state.gossip_address) if state.gossip_address else None,
         "OverlayAddress": str(state.overlay_address) if state.overlay_address else None,
         "Incarnation": state.incarnation,
         "Mesh": state.mesh.to_dict() if state.mesh else None,
@@ -110,6 +113,7 @@ class _StateReader:
                 lambda value, at: WireGuardPrivateKey.from_base64(_text(value, at), field_name=at),
             ),
             name=self._take("Name", _text) or "",
+            gossip_address=self._take("GossipAddress", _gossip_address),
             overlay_address=self._take("OverlayAddress", _ip),
             incarnation=self._take("Incarnation", _incarnation) or 0,
             mesh=self._take("Mesh", _mesh),
@@ -180,6 +184,13 @@ def _ip(value: Any, at: str) -> IPAddress:
         return ip_address(_text(value, at))
     except ValueError as error:
         raise InvalidSpec(at, "must be an IP address", value=value) from error
+
+
+def _gossip_address(value: Any, at: str) -> Address:
+    seed = parse_seed(_text(value, at), field=at)
+    if seed.address is None or seed.port is None:
+        raise InvalidSpec(at, "must be an IP address and a port", value=value)
+    return Address(str(seed.address), seed.port)
 
 
 def _mesh(value: Any, at: str) -> MeshDocument:

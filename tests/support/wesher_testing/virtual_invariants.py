@@ -16,10 +16,10 @@ from wesher_agent.swim.profile import DEFAULT_LIMITS
 if TYPE_CHECKING:
     from wesher_testing.virtual_network import Node, VirtualNetwork
 
-_PAIRS_A_SECOND = 2500
+_PAIRS_A_SECOND = 500
 """How many members' views are looked at, so that looking costs little beside living."""
-_NOISE = 64
-"""Entries of lists that may wait to be cleared, over those that are in use."""
+_SLACK = 64
+"""What may be in use besides, or wait to be cleared, whatever the number of members."""
 
 
 class Invariants:
@@ -68,10 +68,10 @@ class Invariants:
         kept = {
             "news": (len(engine._gossip._broadcasts), members),
             "suspicions": (len(engine._membership._suspicions), members),
-            "deadlines": (len(engine._timers._heap), 2 * len(engine._timers._due) + _NOISE + 1),
+            "deadlines": (len(engine._timers._heap), 4 * (members + _SLACK)),
             "packets": (len(engine._outbox._packets), 0),
             "relayed pings": (len(engine._relay._pending), limits.pending_acks),
-            "streams": (len(engine._exchange._streams), limits.accepted_streams + 4 * members + _NOISE),
+            "streams": (len(engine._exchange._streams), limits.accepted_streams + 4 * members + _SLACK),
             "events": (len(engine._events), 0),
         }
         for what, (count, most) in kept.items():

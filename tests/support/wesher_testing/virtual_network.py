@@ -7,6 +7,7 @@ run that failed can be run again. It is printed with every failure.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -174,6 +175,8 @@ class VirtualNetwork:
         self.datagrams = 0
         self.nodes: dict[str, Node] = {}
         self.trace = Trace(lambda: self.now)
+        self.figures: list[str] = []
+        """What a test measured, shown when all have ended."""
         self.invariants = Invariants(self)
         self._rng = Random(seed)
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -333,6 +336,11 @@ class VirtualNetwork:
             self._run_to(self.now + _GRAIN)
         return self.now - start
 
+    def figure(self, text: str) -> None:
+        """Note what was measured."""
+        self.trace.say(text)
+        self.figures.append(text)
+
     def picture(self) -> str:
         """Return who holds whom for what, for a failure's report."""
         lines = []
@@ -469,6 +477,11 @@ class VirtualNetwork:
 
     def _delay(self) -> float:
         return self._rng.uniform(*self.delay)
+
+
+def soaking(short: float, long: float) -> float:
+    """Return the short form's measure, or the long one's when ``WESHER_SOAK`` is set."""
+    return long if os.environ.get("WESHER_SOAK") else short
 
 
 def messages_in(data: bytes, packet_format: PacketFormat = PLAIN) -> tuple[Message, ...]:

@@ -27,6 +27,7 @@ FULL = State(
     nodes=(NODE, SavedMember(name="c", address=Address("2001:db8::3", 7946), raw_meta=b"")),
     private_key=WireGuardPrivateKey.from_random(bytes(range(2, 34))),
     name="a",
+    gossip_address=Address("192.0.2.1", 7946),
     overlay_address=ip_address("10.189.0.7"),
     incarnation=1_800_000_000,
     mesh=MeshDocument(
@@ -199,6 +200,8 @@ def test_each_broken_file_is_set_aside_once(tmp_path: Path) -> None:
         ({"PrivateKey": "c2hvcnQ="}, "PrivateKey: must decode to exactly 32 bytes, not 5"),
         ({"PrivateKey": []}, "PrivateKey: must be a string"),
         ({"Name": 5}, "Name: must be a string"),
+        ({"GossipAddress": "b:7946"}, "GossipAddress 'b:7946': must be an IP address and a port"),
+        ({"GossipAddress": "10.0.0.1"}, "GossipAddress '10.0.0.1': must be an IP address and a port"),
         ({"OverlayAddress": "10.0.0"}, "OverlayAddress '10.0.0': must be an IP address"),
         ({"Incarnation": -1}, "Incarnation '-1': must be a whole number from 0 to 4294967295"),
         ({"Incarnation": 2**32}, "Incarnation '4294967296': must be a whole number from 0 to 4294967295"),

@@ -1,0 +1,319 @@
+"""Agents on the virtual network: engine, roster and state file, joined as the real agent joins them.
+
+No WireGuard and no files are touched: what the device should be is computed, and
+a state file is its text. Names are looked up in `VirtualMesh.dns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from wesher_agent.files.state_format import State, parse_state, render_state
+from wesher_agent.mesh.desired import OwnNode, Wish, desired, starting_address
+from wesher_agent.mesh.dialling import Target
+from wesher_agent.mesh.gossip_profile import gossip_profile
+from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
+from wesher_agent.mesh.roster import MemberState, Roster
+from wesher_agent.runtime.identity import first_incarnation
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.events import Event, NameConflict
+from wesher_agent.swim.members import LocalNode
+from wesher_common.keys import WireGuardPublicKey
+from wesher_common.mesh_document import GossipProfile
+from wesher_common.overlay import IPAddress, IPNetwork
+from wesher_common.seeds import SeedAddress, parse_seed
+from wesher_testing.members import private_key
+from wesher_testing.virtual_network import PORT, Node, VirtualNetwork
+
+EPOCH = 1_800_000_000.0
+"""Wall-clock seconds at virtual time 0."""
+BURST, APPLY_PAUSE, SAVE_PAUSE = 0.05, 0.1, 1.0
+"""Seconds the real agent lets pass before it looks at the roster, the device or the file again."""
+
+
+class VirtualAgent(Node):
+    """One agent. Made by `VirtualMesh.boot`."""
+
+    def __init__(self, mesh: VirtualMesh, own: OwnNode, engine: Engine, roster: Roster, saved: State) -> None:
+        super().__init__(mesh, own.name, engine, engine.me.address)
+        self.roster = roster
+        self.wish: Wish | None = None
+        """As last applied."""
+        self._mesh = mesh
+        self._own = own
+        self._saved = saved
+        self._former_address = saved.gossip_address
+        self._look_at: float | None = None
+        self._pending: set[Callable[[], None]] = set()
+
+    @property
+    def expects(self) -> set[str]:
+        """The members it would have a tunnel to."""
+        return {n for n, member in self.roster.members.items() if member.state is not MemberState.LEFT}
+
+    @property
+    def is_content(self) -> bool:
+        """Whether roster and gossip agree on who is alive, and nobody is suspected or failed."""
+        members = self.roster.members
+        return all(member.state is MemberState.ALIVE for member in members.values()) and (
+            {*members, self.name} == self.alive
+        )
+
+    @property
+    def state_file(self) -> State:
+        """What a restart would find."""
+        return self._saved
+
+    @property
+    def owners(self) -> dict[IPAddress, WireGuardPublicKey]:
+        """Whose tunnel each overlay address goes to, its own too."""
+        assert self.wish is not None
+        device = self.wish.device
+        routed = {net.network_address: peer.public_key for peer in device.peers for net in peer.allowed_ips}
+        return {device.address: device.private_key.public, **routed}
+
+    def heard(self, event: Event) -> None:
+        """Tell the roster, as the agent does."""
+        super().heard(event)
+        match event:
+            case NameConflict(member=member, claimed=claimed) if member.name == self.name:
+                if claimed == self._former_address != self.address:
+                    self.later(0.0, self._say_where)
+            case _:
+                pass
+        if self.roster.observe(event, now=self._mesh.now):
+            self._changed()
+        self._arm()
+
+    def pump(self) -> None:
+        """Do what the engine wants, then see what the roster wants."""
+        super().pump()
+        self._arm()
+
+    def begin(self) -> None:
+        """Show the device as it is before anybody was met, and keep what we are."""
+        self._apply()
+        self._save()
+        self._arm()
+
+    def set_seeds(self, seeds: Iterable[str]) -> None:
+        """Have other seeds from now on, as a changed mesh.json brings."""
+        self.roster.set_seeds([parse_seed(seed, field="seed") for seed in seeds], now=self._mesh.now)
+        self._arm()
+
+    def set_removed(self, names: Iterable[str]) -> None:
+        """Have other names removed from now on, as a changed mesh.json brings."""
+        if self.roster.set_removed(names, now=self._mesh.now):
+            self._changed()
+        self._arm()
+
+    def moved(self) -> None:
+        """See that the host's address is another."""
+        self._set_own_addresses()
+        self._say_where()
+
+    def _say_where(self) -> None:
+        self.act(lambda engine, now: engine.change_address(self.address, now=now))
+
+    def _changed(self) -> None:
+        self._soon(APPLY_PAUSE, self._apply)
+        self._soon(SAVE_PAUSE, self._save)
+
+    def _soon(self, pause: float, action: Callable[[], None]) -> None:
+        """Do something once after a pause, however often it is asked for meanwhile."""
+        if action in self._pending:
+            return
+
+        def do() -> None:
+            self._pending.discard(action)
+            action()
+
+        self._pending.add(action)
+        self.later(pause, do)
+
+    def _arm(self) -> None:
+        """See to it that the roster is looked at when it wants to be."""
+        at = max(self.roster.next_timer(), self._mesh.now + BURST)
+        if at != float("inf") and (self._look_at is None or at < self._look_at):
+            self._look_at = at
+            self.later(at - self._mesh.now, lambda: self._look(at))
+
+    def _look(self, at: float) -> None:
+        if self._look_at != at:
+            return
+        self._look_at = None
+        now = self._mesh.now
+        if self.roster.forget(now=now):
+            self._changed()
+        for target in self.roster.due(now=now):
+            self._try(target)
+        self._arm()
+
+    def _try(self, target: Target) -> None:
+        if isinstance(target, SeedAddress):
+            answers = [ip_address(answer) for answer in self._mesh.dns.get(target.host, ())]
+            if answers:
+                self.roster.resolved(target, answers, now=self._mesh.now)
+        else:
+            self.act(lambda engine, now: engine.push_pull_with(target, now=now))
+
+    def _apply(self) -> None:
+        members = self.roster.members.values()
+        wish = desired(self._own, members)
+        if wish.device.address != self._own.address:
+            self._own = replace(self._own, address=wish.device.address)
+            meta = own_meta(self._own)
+            self.act(lambda engine, now: engine.update_meta(meta, now=now))
+            self._set_own_addresses()
+            wish = desired(self._own, members)
+        self.wish = wish
+        networks = [net for peer in wish.device.peers for net in peer.allowed_ips]
+        assert len({*networks, ip_network(wish.device.address)}) == len(networks) + 1, (
+            f"{self.name} programs two owners of one address: {networks}; {self._mesh!r}"
+        )
+
+    def _set_own_addresses(self) -> None:
+        self.roster.set_own_addresses(
+            [ip_address(self.address.ip)], overlay_address=self._own.address, now=self._mesh.now
+        )
+
+    def _save(self) -> None:
+        self._saved = State(
+            nodes=self.roster.saved(now=self._mesh.now),
+            private_key=self._own.private_key,
+            name=self.name,
+            gossip_address=self.engine.me.address,
+            overlay_address=self._own.address,
+            incarnation=self.engine.me.incarnation,
+        )
+
+
+class VirtualMesh(VirtualNetwork):
+    """Agents of one mesh.
+
+    Args:
+        seed: as of `VirtualNetwork`.
+        gossip: the mesh's profile.
+        overlay: its network.
+        forget_after: seconds a failed member is expected back.
+        settings: further ones of `VirtualNetwork`.
+
+    """
+
+    def __init__(
+        self,
+        seed: int = 1,
+        *,
+        gossip: GossipProfile = "LAN",
+        overlay: str = "192.168.0.0/16",
+        forget_after: float = 24 * 3600.0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(seed, profile=gossip_profile(gossip), **settings)
+        self.overlay: IPNetwork = ip_network(overlay)
+        self.dns: dict[str, tuple[str, ...]] = {}
+        """What names resolve to, for every agent alike."""
+        self.wall_clock_error = 0.0
+        """Seconds by which every host's clock is wrong."""
+        self._forget_after = forget_after
+
+    @property
+    def agents(self) -> list[VirtualAgent]:
+        """All that run."""
+        return [node for node in self.nodes.values() if isinstance(node, VirtualAgent)]
+
+    def form(self, count: int, *, seeds: int = 3) -> list[VirtualAgent]:
+        """Boot agents that know of the first few, and run until all have met and programmed each other."""
+        where = [f"10.0.0.{i + 1}" for i in range(min(seeds, count))]
+        agents = [self.boot(f"n{i:02}", seeds=where) for i in range(count)]
+        self.run_until(self.is_whole, deadline=60.0)
+        return agents
+
+    def boot(
+        self,
+        name: str,
+        *,
+        seeds: Iterable[str] = (),
+        address: Address | None = None,
+        state: State | None = None,
+    ) -> VirtualAgent:
+        """Start an agent.
+
+        Args:
+            name: the member's.
+            seeds: as users write them.
+            address: where; by default an address of its own.
+            state: what an earlier run left, read from its file's text; None when nothing.
+
+        """
+        saved = State()
+        if state is not None:
+            saved, problems = parse_state(render_state(state).encode(), gossip_port=PORT)
+            assert not problems
+        address = address or self.new_address()
+        rng = self.new_dice()
+        metas = [NodeMeta.decode(node.raw_meta) for node in saved.nodes]
+        taken = {meta.overlay_address for meta in metas if meta.overlay_address is not None}
+        overlay_address = starting_address(name, self.overlay, saved=saved.overlay_address, taken=taken)
+        key = saved.private_key or private_key(f"{name} {rng.random()}")
+        own = OwnNode(
+            name=name,
+            interface="wgoverlay",
+            private_key=key,
+            listen_port=51820,
+            address=overlay_address,
+            movable=True,
+            overlay=self.overlay,
+            mtu=1420,
+        )
+        roster = Roster(
+            name,
+            gossip_port=PORT,
+            overlay=self.overlay,
+            overlay_is_apart=True,
+            forget_after=self._forget_after,
+            rng=rng,
+        )
+        roster.set_own_addresses([ip_address(address.ip)], overlay_address=overlay_address, now=self.now)
+        roster.set_seeds([parse_seed(seed, field="seed") for seed in seeds], now=self.now)
+        roster.restore(saved.nodes, now=self.now)
+        engine = Engine(
+            LocalNode(name, address, own_meta(own)),
+            self.profile,
+            packet_format=self.packet_format,
+            incarnation=first_incarnation(
+                wall_clock=EPOCH + self.now + self.wall_clock_error, saved=saved.incarnation
+            ),
+            rng=rng,
+            nonce=rng.randbytes,
+        )
+        agent = VirtualAgent(self, own, engine, roster, saved)
+        self.place(agent)
+        agent.begin()
+        return agent
+
+    def is_whole(self, agents: Iterable[VirtualAgent] | None = None) -> bool:
+        """Whether agents, all by default, see just each other, alive, and agree on every tunnel."""
+        agents = self.agents if agents is None else list(agents)
+        names = {agent.name for agent in agents}
+        if not all(agent.is_content and agent.alive == names for agent in agents):
+            return False
+        if any(agent.knows(other).address != other.address for agent in agents for other in agents):
+            return False
+        owners = {agent.engine.me.meta: agent.owners for agent in agents}
+        first = next(iter(owners.values()))
+        return len(first) == len(agents) and all(known == first for known in owners.values())
+
+
+def own_meta(own: OwnNode) -> bytes:
+    """Return what an agent outside Kubernetes announces."""
+    return NodeMeta(
+        overlay_address=own.address,
+        public_key=own.private_key.public,
+        version=META_VERSION,
+        flags=Flag.MOVABLE,
+    ).encode()
