@@ -1,10 +1,11 @@
 """Which nodes belong to a mesh, which have left it, and what is remembered of those.
 
-Pure. A Node that was deleted leaves at once; one that is merely unselected
-after `UNSELECTED_GRACE`, since labels and taints are sometimes edited in two
-steps. Who left stands in the mesh document's ``removed`` for `REMOVED_FOR` or
-until it returns, and its address is held back for `HELD_BACK_FOR`, so that
-nobody who has not heard of it sends to a stranger. The one who had it gets it again.
+Pure. A Node that was deleted leaves at once; one that is merely unselected when the
+DaemonSet controller ends its agent, which then sees that it is to clean up, else
+after `UNSELECTED_GRACE`, since taints are sometimes edited in two steps. Who left
+stands in the mesh document's ``removed`` for `REMOVED_FOR` or until it returns, and
+its address is held back for `HELD_BACK_FOR`, so that nobody who has not heard of it
+sends to a stranger. The one who had it gets it again.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ def departures(
     members: Iterable[str],
     desired: Container[str],
     existing: Container[str],
+    ending: Container[str],
     waiting: Mapping[str, datetime],
     *,
     now: datetime,
@@ -96,6 +98,7 @@ def departures(
         members: names of the nodes that have a WesherNode.
         desired: names of the nodes that should have one.
         existing: names of the Nodes there are.
+        ending: names of the nodes whose agent was told to end.
         waiting: what the last call returned as such.
         now: the time.
 
@@ -105,7 +108,7 @@ def departures(
         if node in desired:
             continue
         since = waiting.get(node, now)
-        if node not in existing or now - since >= UNSELECTED_GRACE:
+        if node not in existing or node in ending or now - since >= UNSELECTED_GRACE:
             leaving.append(node)
         else:
             still[node] = since

@@ -165,7 +165,12 @@ class MeshReconciler:
         known = self._world.members_of(mesh.name)
         mine = {member.spec.node_name: member for member in self._own_members(mesh)}
         departures = membership.departures(
-            mine, {node.name for node in desired}, self._world.nodes, self._unselected_since, now=now
+            mine,
+            {node.name for node in desired},
+            self._world.nodes,
+            {pod.node for pod in self._world.pods.values() if pod.mesh == mesh.name and pod.ending},
+            self._unselected_since,
+            now=now,
         )
         self._unselected_since = departures.waiting
         leaving = [mine[node] for node in departures.now]
@@ -248,7 +253,7 @@ class MeshReconciler:
         key_ids = {key.id for key in ring}
         wanted = ".".join([document.config_hash, *sorted(key_ids - {ring.primary.id}), ring.primary.id])
         reports = {member.spec.node_name: member.status for member in self._own_members(mesh)}
-        for pod in [pod for pod in self._world.pods.values() if pod.mesh == mesh.name]:
+        for pod in [each for each in self._world.pods.values() if each.mesh == mesh.name and not each.ending]:
             report = reports.get(pod.node)
             if pod.nudge == wanted or report is None or not report.config_hash:
                 continue

@@ -151,6 +151,8 @@ class PodFacts:
     node: str
     nudge: str
     """What was last written into its nudge annotation."""
+    ending: bool
+    """Whether it was told to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,13 +364,14 @@ def _key(body: Mapping[str, Any]) -> KeyFacts:
 def _pod(body: Mapping[str, Any]) -> PodFacts | None:
     metadata = body["metadata"]
     mesh = (metadata.get("labels") or {}).get(MESH_LABEL)
-    if not mesh or "deletionTimestamp" in metadata:
+    if not mesh:
         return None
     return PodFacts(
         name=metadata["name"],
         mesh=mesh,
         node=(body.get("spec") or {}).get("nodeName", ""),
         nudge=(metadata.get("annotations") or {}).get(NUDGE_ANNOTATION, ""),
+        ending="deletionTimestamp" in metadata,
     )
 
 

@@ -75,18 +75,22 @@ def test_a_node_is_selected_by_all_labels_of_the_selector() -> None:
 
 
 def test_a_deleted_node_leaves_at_once() -> None:
-    assert departures(["a"], {"b"}, {"b"}, {}, now=NOW).now == ("a",)
+    assert departures(["a"], {"b"}, {"b"}, (), {}, now=NOW).now == ("a",)
 
 
 def test_an_unselected_node_leaves_after_a_minute_unless_it_is_selected_again() -> None:
-    first = departures(["a"], set(), {"a"}, {}, now=NOW)
+    first = departures(["a"], set(), {"a"}, (), {}, now=NOW)
     assert first.now == ()
     assert first.grace_ends == NOW + timedelta(seconds=60)
-    later = departures(["a"], set(), {"a"}, first.waiting, now=NOW + timedelta(seconds=59))
+    later = departures(["a"], set(), {"a"}, (), first.waiting, now=NOW + timedelta(seconds=59))
     assert later.now == ()
-    ended = departures(["a"], set(), {"a"}, later.waiting, now=NOW + timedelta(seconds=60))
+    ended = departures(["a"], set(), {"a"}, (), later.waiting, now=NOW + timedelta(seconds=60))
     assert ended.now == ("a",)
-    assert departures(["a"], {"a"}, {"a"}, later.waiting, now=NOW + timedelta(hours=1)).waiting == {}
+    assert departures(["a"], {"a"}, {"a"}, (), later.waiting, now=NOW + timedelta(hours=1)).waiting == {}
+
+
+def test_an_unselected_node_whose_agent_is_ending_leaves_while_the_agent_can_still_see_it() -> None:
+    assert departures(["a", "b"], {"b"}, {"a", "b"}, {"a", "b"}, {}, now=NOW).now == ("a",)
 
 
 ADDRESS = ip_address("10.189.0.7")
