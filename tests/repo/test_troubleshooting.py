@@ -1,0 +1,60 @@
+"""Whatever reason a user is shown, the troubleshooting page says what to do about it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+PAGE = REPOSITORY / "docs/troubleshooting.md"
+SOURCES = [
+    *(REPOSITORY / "agent/wesher_agent").rglob("*.py"),
+    *(REPOSITORY / "operator/wesher_operator").rglob("*.py"),
+]
+
+
+def text(node: ast.expr | None) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def reasons(tree: ast.AST) -> Iterator[str]:
+    """Yield each reason that stands in the code as a literal, where it is bad news."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name("Condition"), args=[_, status, reason, *_]):
+                # What is True is as it should be.
+                if text(status) != "True":
+                    yield text(reason)
+            case ast.Call(func=ast.Name("Problem"), args=[_, reason, *_]):
+                yield text(reason)
+            case ast.Call(func=ast.Name("Refusal"), args=[reason, *_]):
+                yield text(reason)
+            case ast.keyword("reason", value) | ast.Assign(targets=[ast.Name("reason")], value=value):
+                yield from (
+                    (text(value),)
+                    if not isinstance(value, ast.IfExp)
+                    else (
+                        text(value.body),
+                        text(value.orelse),
+                    )
+                )
+
+
+def test_every_reason_has_its_line_on_the_page() -> None:
+    page = PAGE.read_text()
+    found = {
+        reason
+        for source in SOURCES
+        for reason in reasons(ast.parse(source.read_text()))
+        # Other reasons are words of logs and metrics, or of the state that is as it should be.
+        if reason[:1].isupper() and reason != "AsExpected"
+    }
+    assert len(found) > 25
+    assert sorted(reason for reason in found if f"| `{reason}` |" not in page) == []
+
+
+def test_the_page_names_no_reason_that_is_never_given() -> None:
+    sources = "\n".join(source.read_text() for source in SOURCES)
+    named = {line.split("`")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `")}
+    assert sorted(reason for reason in named if f'"{reason}"' not in sources) == []
