@@ -1,4 +1,7 @@
-"""One cluster of three real kubelets, with the project's image on every node, for all tests here."""
+"""One cluster of three real kubelets, with the chart installed on it, for all tests here.
+
+Each test leaves the cluster and its mesh as it found them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from wesher_testing.image import Image, wesher_image
+from wesher_testing.installation import Mesh, install
 from wesher_testing.kubelets import Cluster, cluster
 
 
@@ -19,3 +23,17 @@ def image() -> Image:
 def running(image: Image) -> Iterator[Cluster]:
     with cluster("node-1", "node-2", "node-3", images=[image]) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def installed(running: Cluster, image: Image) -> Mesh:
+    """Return the mesh that installing the chart gives."""
+    install(running, image)
+    return Mesh(running)
+
+
+@pytest.fixture
+def mesh(installed: Mesh) -> Mesh:
+    """Return the same mesh, once it is Ready."""
+    installed.wait_until_ready()
+    return installed

@@ -32,7 +32,13 @@ class HelmFailed(Exception):  # noqa: N818 - reads as the fact it states
     """Helm refused; the text is what it said."""
 
 
-def run_helm(version: HelmVersion, *arguments: str | Path, seconds: float = 60, home: Path) -> str:
+def run_helm(
+    version: HelmVersion,
+    *arguments: str | Path,
+    seconds: float = 60,
+    home: Path,
+    enter: Sequence[str] = (),
+) -> str:
     """Run Helm and return what it printed.
 
     Args:
@@ -40,12 +46,13 @@ def run_helm(version: HelmVersion, *arguments: str | Path, seconds: float = 60, 
         arguments: without the program's name.
         seconds: after which it is ended.
         home: where it may keep its cache and settings; the user's own stay untouched.
+        enter: what to prefix the command with so that it runs where the API server can be reached.
 
     Raises:
         HelmFailed: it refused.
 
     """
-    return _run([helm(version), *arguments], seconds, home)
+    return _run([*enter, helm(version), *arguments], seconds, home)
 
 
 def _run(command: Sequence[str | Path], seconds: float, home: Path) -> str:

@@ -175,6 +175,8 @@ class Cluster:
         added = [Node(self.lab.host(name), self.api) for name in names]
         for node in added:
             self._nodes[node.name] = node
+            # Without one a Service's address leads nowhere; there is nothing behind it.
+            node.host.run(["ip", "route", "replace", "default", "via", str(self.control_plane.ipv4)])
             # The API server calls kubelets by their names, for logs.
             with (self.control_plane.root / "etc/hosts").open("a") as hosts:
                 hosts.write(f"{node.host.ipv4} {node.name}\n")

@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from wesher_testing import go_peer, toolbox
+from wesher_testing import go_peer, kubelets, toolbox
 from wesher_testing.demo.world import wireguard_go
 from wesher_testing.helm import VERSIONS, helm
+from wesher_testing.image import wesher_image
 from wesher_testing.ring_runner import Ring, Step, run
 
 SET_UP_MINUTES = 18.0
@@ -49,7 +50,8 @@ def _helm() -> object:
 
 
 def _cluster() -> object:
-    return _kubernetes("kube-controller-manager", "kube-proxy", "kube-scheduler", "kubelet")
+    kubelets.prepare()
+    return wesher_image(), helm(3)
 
 
 def _kubernetes(*names: str) -> object:

@@ -1,0 +1,79 @@
+"""``helm install``, and the mesh that it gives: Ready, carrying traffic, and showing none of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from wesher_testing.capture import Capture, addressed_in, holding, wireguard_pairs
+from wesher_testing.installation import NAMESPACE, Mesh
+from wesher_testing.kubelets import Cluster
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
+
+
+def test_every_pair_of_nodes_talks_and_no_wire_shows_what(
+    running: Cluster, mesh: Mesh, tmp_path: Path
+) -> None:
+    """The mesh is Ready, every node reaches every other, and the underlay carries WireGuard alone."""
+    markers: dict[tuple[str, str], bytes] = {}
+    with ExitStack() as stack:
+        captures = [
+            stack.enter_context(Capture(node.host, "eth0", tmp_path / f"{name}.pcap"))
+            for name, node in running.nodes.items()
+        ]
+        for pair in itertools.permutations(running.nodes, 2):
+            markers[pair] = os.urandom(16)
+            assert mesh.ping(*pair, marker=markers[pair]), pair
+        clear = os.urandom(16)
+        one, other = (node.host for node in [*running.nodes.values()][:2])
+        one.run(["ping", "-c", "1", "-p", clear.hex(), str(other.ipv4)])
+    packets = [packet for capture in captures for packet in capture.packets()]
+
+    seen = wireguard_pairs(packets)
+    hosts = {name: node.host.ipv4 for name, node in running.nodes.items()}
+    assert [pair for pair in markers if not seen[hosts[pair[0]], hosts[pair[1]]]] == []
+    assert [pair for pair, marker in markers.items() if holding(packets, marker)] == []
+    assert addressed_in(packets, mesh.overlay) == []
+    assert holding(packets, clear), "what is sent in clear on purpose is caught"
+
+
+def test_members_names_lead_into_the_tunnel(running: Cluster, mesh: Mesh) -> None:
+    """Each node resolves each other's qualified name, to its overlay address."""
+    addresses = mesh.addresses()
+    for source, target in itertools.permutations(running.nodes, 2):
+        name = f"{target}.{mesh.name}.wesher.internal"
+        looked_up = running.nodes[source].run(["getent", "hosts", name]).stdout.split()
+        assert looked_up[0] == addresses[target]
+        told = running.nodes[source].run(["ip", "route", "get", addresses[target]]).stdout
+        assert f" dev {mesh.interface} " in told
+
+
+def test_an_administrator_sees_what_is_so(running: Cluster, mesh: Mesh) -> None:
+    """Columns, conditions and the agents' own words agree."""
+    shown = running.api.kubectl("get", "wmesh", mesh.name, "--no-headers").split()
+    assert shown[:4] == [mesh.name, "True", "3/3", str(mesh.overlay)]
+
+    for name, agent in mesh.agents().items():
+        listed = running.api.kubectl(
+            "exec", f"--namespace={NAMESPACE}", agent["metadata"]["name"], "--", "wesher", "members"
+        )
+        assert [line.split()[0] for line in listed.splitlines()[1:]] == sorted(running.nodes), name
+
+
+def test_agents_run_as_root_with_the_nodes_network_and_the_operator_as_nobody(
+    running: Cluster, mesh: Mesh
+) -> None:
+    """Each has what it needs, and the operator no more."""
+    for agent in mesh.agents().values():
+        assert agent["spec"]["hostNetwork"]
+        said = running.api.kubectl(
+            "exec", f"--namespace={NAMESPACE}", agent["metadata"]["name"], "--", "id", "-u"
+        )
+        assert said.strip() == "0"
+    operator = running.api.kubectl("exec", f"--namespace={NAMESPACE}", "deploy/wesher-operator", "--", "id")
+    assert operator.startswith("uid=65532 gid=65532")

@@ -1,0 +1,142 @@
+"""wesher on a cluster as its users have it: the chart installed by Helm, and its meshes to look at."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import Any
+
+from wesher_testing.helm import CHART, HelmVersion, run_helm
+from wesher_testing.image import Image
+from wesher_testing.kubelets import Cluster, Node
+
+NAMESPACE = "wesher-system"
+RELEASE = "wesher"
+DEFAULT_OVERLAY = IPv4Network("10.189.0.0/16")
+"""What the chart's values say."""
+OPERATOR = "app.kubernetes.io/name=wesher-operator"
+_READY_SECONDS = 120.0
+"""Until a mesh is Ready; on a machine with nothing else to do it takes fifteen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """A WesherMesh of a cluster, there or not."""
+
+    cluster: Cluster
+    name: str = "default"
+    interface: str = "wgoverlay"
+    overlay: IPv4Network = DEFAULT_OVERLAY
+
+    def apply(self, **spec: Any) -> None:
+        """Apply the mesh with the rest of its spec."""
+        self.cluster.api.apply(
+            {
+                "apiVersion": "wesher.dev/v1alpha1",
+                "kind": "WesherMesh",
+                "metadata": {"name": self.name},
+                "spec": {"overlayCIDR": str(self.overlay), **spec},
+            }
+        )
+
+    def delete(self) -> None:
+        """Delete the mesh, if it is there, and wait until the garbage collector has taken what is its own."""
+        self.cluster.api.kubectl("delete", "wmesh", self.name, "--ignore-not-found")
+        wait = ("wait", "--for=delete", "pods", f"--namespace={NAMESPACE}", f"--selector={self._selector}")
+        self.cluster.repeat(*wait, "--timeout=10s")
+
+    def objects(self) -> list[str]:
+        """Return the names of what the operator made for the mesh, as kind/name; keys are not among it."""
+        kinds = "daemonsets,configmaps,weshernodes,pods"
+        shown = self.cluster.api.kubectl(
+            *("get", kinds, f"--namespace={NAMESPACE}", f"--selector={self._selector}", "--output=name")
+        )
+        return shown.split()
+
+    def wait_until_ready(self, seconds: float = _READY_SECONDS) -> None:
+        """Wait for what ``kubectl wait`` waits for."""
+        wait = ("wait", "--for=condition=Ready", f"wmesh/{self.name}", "--timeout=5s")
+        self.cluster.repeat(*wait, seconds=seconds)
+
+    @property
+    def _selector(self) -> str:
+        return f"wesher.dev/mesh={self.name}"
+
+    def addresses(self) -> dict[str, str]:
+        """Return the overlay addresses by node."""
+        return {each["spec"]["nodeName"]: each["spec"]["overlayIP"] for each in self.weshernodes()}
+
+    def weshernodes(self) -> list[dict[str, Any]]:
+        """Return the WesherNodes."""
+        found: list[dict[str, Any]] = self.cluster.api.get("weshernodes", f"--selector={self._selector}")[
+            "items"
+        ]
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """Return the status of the mesh, empty while it has none."""
+        found: dict[str, Any] = (self.cluster.api.get("wmesh", self.name) or {}).get("status", {})
+        return found
+
+    def condition(self, kind: str) -> dict[str, str]:
+        """Return one of the mesh's conditions, empty while it has none."""
+        conditions = self.status().get("conditions", [])
+        return next((each for each in conditions if each["type"] == kind), {})
+
+    def agents(self) -> dict[str, dict[str, Any]]:
+        """Return the agents' pods by node, those that are ending left out."""
+        pods = self.cluster.api.get("pods", f"--namespace={NAMESPACE}", f"--selector={self._selector}")[
+            "items"
+        ]
+        return {
+            pod["spec"]["nodeName"]: pod
+            for pod in pods
+            if "deletionTimestamp" not in pod["metadata"] and "nodeName" in pod["spec"]
+        }
+
+    def ping(self, source: str, target: str, *, marker: bytes = bytes(16)) -> bool:
+        """Ping one node's overlay address from another; tell whether it answered."""
+        command = ["ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "2", "-p", marker.hex()]
+        pinged = self.cluster.nodes[source].host.run([*command, self.addresses()[target]], check=False)
+        return pinged.returncode == 0
+
+    def traces_on(self, node: Node) -> list[str]:
+        """Return everything of the mesh that a node shows: device, routes, hosts entries, sockets."""
+        shown = [f"device {self.interface}"] if self.interface in node.devices() else []
+        routes = node.host.run(["ip", "route", "show", "table", "all"]).stdout.splitlines()
+        ours = re.compile(
+            rf"\bdev {re.escape(self.interface)}\b|^unreachable {re.escape(str(self.overlay))} "
+        )
+        shown += [route.strip() for route in routes if ours.search(route)]
+        hosts = (node.host.root / "etc/hosts").read_text().splitlines()
+        shown += [line for line in hosts if line.endswith(f"wesher interface {self.interface}")]
+        sockets = (f"run/wesher/{self.interface}.sock", f"run/wireguard/{self.interface}.sock")
+        shown += [socket for socket in sockets if (node.host.root / socket).exists()]
+        return shown
+
+
+def install(cluster: Cluster, image: Image, *more: str, version: HelmVersion = 3) -> None:
+    """Install the chart with an image that the nodes hold, as README says; ``more`` is for Helm."""
+    repository, _, tag = image.name.rpartition(":")
+    _helm(
+        cluster,
+        version,
+        *("install", RELEASE, str(CHART), "--create-namespace", "--wait", "--timeout=2m"),
+        *("--set", f"image.repository={repository}", "--set", f"image.tag={tag}", *more),
+    )
+
+
+def uninstall(cluster: Cluster, *, version: HelmVersion = 3) -> None:
+    """Take the release away."""
+    _helm(cluster, version, "uninstall", RELEASE, "--wait", "--timeout=2m")
+
+
+def _helm(cluster: Cluster, version: HelmVersion, *arguments: str) -> str:
+    return run_helm(
+        version,
+        *(f"--kubeconfig={cluster.api.kubeconfig}", f"--namespace={NAMESPACE}", *arguments),
+        seconds=150,
+        home=cluster.api.directory / "helm",
+        enter=cluster.api.enter,
+    )

@@ -1,0 +1,80 @@
+"""Pings between all pairs of a cluster's nodes, and how long any of them went unanswered.
+
+Ten a second for each pair and direction, over the overlay, from when it starts to when it
+stops: what an administrator's traffic feels of an update.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import signal
+import subprocess
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from wesher_testing.kubelets import Node
+
+_INTERVAL = 0.1
+_ANSWERED = re.compile(r"bytes from .* icmp_seq=(\d+) ")
+_SENT = re.compile(r"^(\d+) packets transmitted", re.MULTILINE)
+
+
+class Pinging:
+    """Pings that run while its context lasts.
+
+    Args:
+        nodes: who pings whom: every one all others.
+        addresses: the overlay address of each, by name.
+
+    """
+
+    def __init__(self, nodes: Mapping[str, Node], addresses: Mapping[str, str]) -> None:
+        self._pings: dict[tuple[str, str], subprocess.Popen[str]] = {}
+        self._nodes = nodes
+        self._addresses = addresses
+        self.outages: dict[tuple[str, str], float] = {}
+        """By (from, to), once stopped: the longest time without an answer, in seconds."""
+
+    def __enter__(self) -> Self:
+        for pair in itertools.permutations(self._nodes, 2):
+            source, target = pair
+            command = ["ping", "-n", "-i", str(_INTERVAL), self._addresses[target]]
+            self._pings[pair] = self._nodes[source].host.popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for ping in self._pings.values():
+            # So that it prints its summary.
+            ping.send_signal(signal.SIGINT)
+        for pair, ping in self._pings.items():
+            try:
+                said, _ = ping.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                ping.kill()
+                said, _ = ping.communicate()
+            self.outages[pair] = longest_outage(said)
+
+    def lost_at(self, node: str) -> float:
+        """Return the longest outage between a node and any other, in seconds."""
+        return max(seconds for pair, seconds in self.outages.items() if node in pair)
+
+
+def longest_outage(said: str) -> float:
+    """Return how long a ping that was ended by SIGINT went without an answer at most, in seconds."""
+    sent = _SENT.search(said)
+    if sent is None:
+        raise ValueError(f"not the words of a ping that ended: {said[-500:]}")
+    marks = [0, *sorted({int(number) for number in _ANSWERED.findall(said)}), int(sent[1]) + 1]
+    missing = max(after - before - 1 for before, after in itertools.pairwise(marks))
+    return missing * _INTERVAL
