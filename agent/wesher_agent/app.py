@@ -41,10 +41,14 @@ async def _run(settings: Settings) -> None:
         await agent.start()
         signalled = _stop_on_signals(agent)
         notify("READY=1")
-        await agent.run()
-        notify("STOPPING=1")
-        leave = agent.leave_wanted or (signalled.is_set() and await _is_for_good(settings, agent))
-        await agent.end(leave=leave)
+        leave = False
+        try:
+            await agent.run()
+            notify("STOPPING=1")
+            leave = agent.leave_wanted or (signalled.is_set() and await _is_for_good(settings, agent))
+        finally:
+            # A fault of ours ends the process, but not without its state being saved.
+            await agent.end(leave=leave)
 
 
 def _stop_on_signals(agent: Agent) -> asyncio.Event:

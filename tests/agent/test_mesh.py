@@ -49,7 +49,11 @@ def test_three_agents_form_a_mesh_in_which_every_pair_pings_by_name(lab: Lab, st
                 assert "dev wgoverlay" in route
                 assert f"{address}\t{other.name}\t# ! managed automatically by wesher" in _hosts(host)
     assert agents[0].ask("status")["peers"]["handshake"] == 2
-    assert all(condition["status"] == "True" for condition in agents[0].ask("status")["conditions"])
+    wait_until(
+        lambda: all(condition["status"] == "True" for condition in agents[0].ask("status")["conditions"]),
+        deadline=13.0,
+        what="every condition is True",
+    )
 
 
 def test_an_agent_waits_for_its_seed_for_as_long_as_it_takes(lab: Lab, start: Start) -> None:
@@ -73,6 +77,27 @@ def test_a_killed_agent_rejoins_from_its_state_with_its_key_and_address(lab: Lab
     wait_for_ping(first.host, "b")
     after = first.members()["b"]
     assert (after["publicKey"], after["overlayIP"]) == (before["publicKey"], before["overlayIP"])
+
+
+def test_a_killed_agent_returns_from_another_address_before_it_was_missed(lab: Lab, start: Start) -> None:
+    """Others hold the name at its former address; whoever comes back says itself that it left from there."""
+    first, second = _pair(lab, start)
+    a, b = first.host, second.host
+    overlay = first.members()["b"]["overlayIP"]
+    second.end(signal.SIGKILL)
+    elsewhere = b.ipv4 + 100
+    b.run(["ip", "address", "del", f"{b.ipv4}/24", "dev", "eth0"])
+    b.run(["ip", "address", "add", f"{elsewhere}/24", "dev", "eth0"])
+    third = start(b)
+    wait_until(
+        lambda: str(elsewhere) in first.members()["b"]["endpoint"],
+        deadline=8.0,
+        what="a knows where b is now",
+    )
+    assert "others look for this node at its former address" in third.own_log
+    assert third.conditions()["GossipJoined"] == "Joined"
+    assert first.members()["b"]["overlayIP"] == overlay
+    wait_for_ping(a, overlay)
 
 
 def test_a_stopped_agent_leaves_and_takes_everything_with_it(lab: Lab, start: Start) -> None:

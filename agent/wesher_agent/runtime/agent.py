@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from ipaddress import ip_address
+from math import inf
 from random import Random
 from typing import Any
 
@@ -26,6 +27,7 @@ from wesher_agent.files.state_format import State
 from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.kube.node_status import NodeStatus
 from wesher_agent.mesh.desired import Wish, desired
+from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.roster import MemberState, Roster
 from wesher_agent.net.driver import Driver
 from wesher_agent.runtime.beginning import Beginning
@@ -37,10 +39,10 @@ from wesher_agent.runtime.sources import POLL_SECONDS, Mounted, MountedDirectory
 from wesher_agent.runtime.tunnel import REPAIR_SECONDS, Tunnel
 from wesher_agent.runtime.views import Snapshot, members_answer, node_status, status_answer, tunnel_peers
 from wesher_agent.runtime.worker import Worker
+from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import Event, LeaveDone, NameConflict
+from wesher_agent.swim.events import Event, LeaveDone, NameConflict, PacketRejected
 from wesher_agent.swim.members import LocalNode
-from wesher_agent.swim.profile import LAN, WAN
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.packet import PacketFormat
 from wesher_common.errors import InvalidSpec, WesherError
@@ -51,6 +53,8 @@ from wesher_common.overlay import IPAddress
 log = logging.getLogger("wesher.agent")
 
 SAVE_PAUSE, APPLY_PAUSE = 1.0, 0.1
+MOVE_SECONDS = 60.0
+"""Between two tellings that we have moved: an old packet sent again must not make us tell all the time."""
 CONFLICT_SECONDS = 90.0
 """How long ago somebody else may have used our name for it to be a standing fault."""
 LEAVE_SECONDS = 10.0
@@ -76,11 +80,16 @@ class Agent:
         self._rng = Random(os.urandom(8))
         self._source_problem = ""
         self._conflict: tuple[float, str] | None = None
+        self._former_addresses: set[Address] = set()
+        """Where others may still look for us."""
+        self._moved_at = -inf
         self._wish: Wish | None = None
         self._save_failed = False
         self._interface_goes = False
 
         settings, document = begun.settings, self._me.document
+        if begun.saved.gossip_address is not None and begun.saved.name == self._me.name:
+            self._former_addresses.add(begun.saved.gossip_address)
         interface = document.wireguard.interface
         self._tunnel = Tunnel(
             settings,
@@ -93,7 +102,7 @@ class Agent:
         self._roster = self._make_roster()
         self._engine = Engine(
             LocalNode(name=self._me.name, address=self._me.gossip_address, meta=self._me.meta()),
-            LAN if document.gossip.profile == "LAN" else WAN,
+            gossip_profile(document.gossip.profile),
             packet_format=_packet_format(self._ring, document),
             incarnation=begun.incarnation,
             rng=self._rng,
@@ -203,13 +212,24 @@ class Agent:
         now = self._driver.now
         match event:
             case NameConflict(member=member, claimed=claimed) if member.name == self._me.name:
-                self._conflict = (now, str(claimed))
-                self._report_soon()
+                self._settle_conflict(claimed, now)
             case LeaveDone():
                 self._left.set()
+            case PacketRejected():
+                return
         if self._roster.observe(event, now=now):
             self._members_changed()
         self._seeker.wake()
+
+    def _settle_conflict(self, claimed: Address, now: float) -> None:
+        """Leave from an address that was ours, where others still look for us; anything else is a fault."""
+        if claimed not in self._former_addresses:
+            self._conflict = (now, str(claimed))
+            self._report_soon()
+        elif now - self._moved_at > MOVE_SECONDS:
+            self._moved_at = now
+            log.info("others look for this node at its former address, telling them former=%s", claimed)
+            self._driver.tell(partial(self._engine.change_address, self._me.gossip_address))
 
     def _members_changed(self) -> None:
         self._apply.wake()
@@ -269,6 +289,7 @@ class Agent:
             nodes=self._roster.saved(now=self._driver.now),
             private_key=self._me.key,
             name=self._me.name,
+            gossip_address=self._engine.me.address,
             overlay_address=self._me.overlay_address,
             incarnation=max(self._begun.incarnation, self._engine.me.incarnation),
             mesh=self._me.document if self._me.in_kubernetes else None,
@@ -299,9 +320,12 @@ class Agent:
                 self._apply.wake()
 
     def _look_at_addresses(self) -> None:
+        former = self._engine.me.address
         moved = self._me.look_at_addresses()
         self._announce()
         if moved:
+            self._former_addresses = (self._former_addresses | {former}) - {self._me.gossip_address}
+            self._save.wake()
             self._driver.tell(partial(self._engine.change_address, self._me.gossip_address))
 
     async def _watch_mounted(self, mounted: MountedDirectory) -> None:

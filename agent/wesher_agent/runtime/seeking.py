@@ -80,7 +80,8 @@ class Seeker:
     async def _resolve(self, seed: SeedAddress) -> None:
         try:
             answers = await resolve(seed.host)
-        except (OSError, UnicodeError) as error:
+        # Names that cannot be encoded are ValueErrors; a machine out of threads raises RuntimeError.
+        except (OSError, ValueError, RuntimeError) as error:
             if seed not in self._failed:
                 log.warning("seed not resolved seed=%s error=%s", seed, error or "no answer in time")
             self._failed.add(seed)

@@ -189,65 +189,78 @@ def test_each_broken_file_is_set_aside_once(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"ClusterKey": "c2hvcnQ="}, "ClusterKey: must decode to exactly 32 bytes, not 5"),
-        ({"ClusterKey": "!"}, "ClusterKey: must be standard base64"),
-        ({"ClusterKey": 5}, "ClusterKey: must be a string"),
-        ({"AcceptedKeys": ["c2hvcnQ="]}, "AcceptedKeys[0]: must decode to exactly 32 bytes, not 5"),
-        ({"AcceptedKeys": "x"}, "AcceptedKeys: must be a list"),
-        ({"PrivateKey": "c2hvcnQ="}, "PrivateKey: must decode to exactly 32 bytes, not 5"),
-        ({"PrivateKey": []}, "PrivateKey: must be a string"),
-        ({"Name": 5}, "Name: must be a string"),
-        ({"GossipAddress": "b:7946"}, "GossipAddress 'b:7946': must be an IP address and a port"),
-        ({"GossipAddress": "10.0.0.1"}, "GossipAddress '10.0.0.1': must be an IP address and a port"),
-        ({"OverlayAddress": "10.0.0"}, "OverlayAddress '10.0.0': must be an IP address"),
-        ({"Incarnation": -1}, "Incarnation '-1': must be a whole number from 0 to 4294967295"),
-        ({"Incarnation": 2**32}, "Incarnation '4294967296': must be a whole number from 0 to 4294967295"),
-        ({"Incarnation": True}, "Incarnation 'True': must be a whole number from 0 to 4294967295"),
-        (
-            {"Mesh": {"version": 2}},
-            "Mesh: mesh.json version: this agent reads version 1: give agent and operator the same release",
-        ),
-        ({"Mesh": "x"}, "Mesh: mesh.json: must be a JSON object"),
-        ({"Nodes": {}}, "Nodes: must be a list"),
-        ({"Nodes": ["b"]}, "Nodes[0]: must be a JSON object"),
-        ({"Nodes": [{"Addr": "192.0.2.2"}]}, "Nodes[0].Name: must be a string"),
-        ({"Nodes": [{"Name": "", "Addr": "192.0.2.2"}]}, "Nodes[0].Name: must not be empty"),
-        ({"Nodes": [{"Name": "b"}]}, "Nodes[0].Addr: must be a string"),
-        ({"Nodes": [{"Name": "b", "Addr": "x"}]}, "Nodes[0].Addr 'x': must be an IP address"),
-        (
-            {"Nodes": [{"Name": "b", "Addr": "0.0.0.0"}]},
-            "Nodes[0].Addr '0.0.0.0': must be one machine's address",
-        ),
-        (
-            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Port": 0}]},
-            "Nodes[0].Port '0': must be a number from 1 to 65535",
-        ),
-        (
-            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Port": "x"}]},
-            "Nodes[0].Port 'x': must be a number from 1 to 65535",
-        ),
-        (
-            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Meta": "!"}]},
-            "Nodes[0].Meta: must be standard base64",
-        ),
-        ({"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Meta": 5}]}, "Nodes[0].Meta: must be a string"),
-        (
-            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": -1}]},
-            "Nodes[0].Away '-1': must be a number of seconds",
-        ),
-        (
-            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("inf")}]},
-            "Nodes[0].Away 'inf': must be a number of seconds",
-        ),
-        (
-            {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("nan")}]},
-            "Nodes[0].Away 'nan': must be a number of seconds",
-        ),
-    ],
-)
+BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
+    ({"ClusterKey": "c2hvcnQ="}, "ClusterKey: must decode to exactly 32 bytes, not 5"),
+    ({"ClusterKey": "!"}, "ClusterKey: must be standard base64"),
+    ({"ClusterKey": 5}, "ClusterKey: must be a string"),
+    ({"AcceptedKeys": ["c2hvcnQ="]}, "AcceptedKeys[0]: must decode to exactly 32 bytes, not 5"),
+    ({"AcceptedKeys": "x"}, "AcceptedKeys: must be a list"),
+    ({"PrivateKey": "c2hvcnQ="}, "PrivateKey: must decode to exactly 32 bytes, not 5"),
+    ({"PrivateKey": []}, "PrivateKey: must be a string"),
+    ({"Name": 5}, "Name: must be a string"),
+    ({"GossipAddress": "b:7946"}, "GossipAddress 'b:7946': must be an IP address and a port"),
+    ({"GossipAddress": "10.0.0.1"}, "GossipAddress '10.0.0.1': must be an IP address and a port"),
+    ({"OverlayAddress": "10.0.0"}, "OverlayAddress '10.0.0': must be an IP address"),
+    ({"Incarnation": -1}, "Incarnation '-1': must be a whole number from 0 to 4294967295"),
+    ({"Incarnation": 2**32}, "Incarnation '4294967296': must be a whole number from 0 to 4294967295"),
+    ({"Incarnation": True}, "Incarnation 'True': must be a whole number from 0 to 4294967295"),
+    (
+        {"Mesh": {"version": 2}},
+        "Mesh: mesh.json version: this agent reads version 1: give agent and operator the same release",
+    ),
+    ({"Mesh": "x"}, "Mesh: mesh.json: must be a JSON object"),
+    ({"Nodes": {}}, "Nodes: must be a list"),
+    ({"Nodes": ["b"]}, "Nodes[0]: must be a JSON object"),
+    ({"Nodes": [{"Addr": "192.0.2.2"}]}, "Nodes[0].Name: must be a string"),
+    ({"Nodes": [{"Name": "", "Addr": "192.0.2.2"}]}, "Nodes[0].Name: must not be empty"),
+    ({"Nodes": [{"Name": "b"}]}, "Nodes[0].Addr: must be a string"),
+    ({"Nodes": [{"Name": "b", "Addr": "x"}]}, "Nodes[0].Addr 'x': must be an IP address"),
+    (
+        {"Nodes": [{"Name": "b", "Addr": "0.0.0.0"}]},
+        "Nodes[0].Addr '0.0.0.0': must be one machine's address",
+    ),
+    (
+        {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Port": 0}]},
+        "Nodes[0].Port '0': must be a number from 1 to 65535",
+    ),
+    (
+        {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Port": "x"}]},
+        "Nodes[0].Port 'x': must be a number from 1 to 65535",
+    ),
+    (
+        {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Meta": "!"}]},
+        "Nodes[0].Meta: must be standard base64",
+    ),
+    ({"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Meta": 5}]}, "Nodes[0].Meta: must be a string"),
+    (
+        {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": -1}]},
+        "Nodes[0].Away '-1': must be a number of seconds",
+    ),
+    (
+        {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("inf")}]},
+        "Nodes[0].Away 'inf': must be a number of seconds",
+    ),
+    (
+        {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("nan")}]},
+        "Nodes[0].Away 'nan': must be a number of seconds",
+    ),
+]
+"""What may stand in the file's place of a good value, and the one line it costs."""
+UNREAD = {"OverlayAddr", "PubKey"}
+"""Go's fields of a node that it leaves empty itself."""
+
+
+def test_every_field_of_the_file_has_a_bad_value_above() -> None:
+    written = json.loads(render_state(FULL))
+    tried = {key for changes, _ in BAD_FIELDS for key in changes}
+    assert written.keys() - FULL.unknown.keys() - tried == set()
+    problems = " ".join(problem for _, problem in BAD_FIELDS)
+    assert {
+        f"Nodes[0].{key}" for key in written["Nodes"][0].keys() - UNREAD if f"Nodes[0].{key}" not in problems
+    } == set()
+
+
+@pytest.mark.parametrize(("changes", "problem"), BAD_FIELDS)
 def test_a_bad_field_is_named_and_the_others_are_used(changes: dict[str, Any], problem: str) -> None:
     state, problems = parse_state(changed(**changes), gossip_port=7946)
     assert problems == [problem]
