@@ -15,7 +15,7 @@ import pytest
 from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.kube.node_status import NodeStatus, PeerCounts
 from wesher_agent.kube.own_objects import OwnObjects
-from wesher_agent.runtime.kubernetes import KubernetesLink
+from wesher_agent.runtime.kubernetes import FIRST_LOOK_SECONDS, KubernetesLink
 from wesher_common.conditions import Condition
 from wesher_testing.api_server import ApiServer
 from wesher_testing.operator_process import NAMESPACE
@@ -66,7 +66,7 @@ def _give_place(api: ApiServer) -> None:
 async def test_an_agent_waits_for_its_place_then_reports_and_at_once_again_when_it_is_ready(
     api: ApiServer, link: KubernetesLink, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert not await link.look()
+    assert not await link.look(FIRST_LOOK_SECONDS)
     assert "WesherNode does not exist" in caplog.text
     present, seen = [FIRST], asyncio.Queue[NodeSpec]()
     running = asyncio.create_task(link.run(lambda: present[-1], seen.put_nowait, rng=Random(1)))
@@ -89,7 +89,7 @@ async def test_an_object_deleted_while_it_is_asked_for_means_gone(
     api: ApiServer, link: KubernetesLink
 ) -> None:
     _give_place(api)
-    assert await link.look()
+    assert await link.look(FIRST_LOOK_SECONDS)
     asking = asyncio.create_task(link.is_gone())
     await asyncio.to_thread(api.kubectl, "delete", "weshernode", "m.a")
     assert await asking
@@ -97,5 +97,5 @@ async def test_an_object_deleted_while_it_is_asked_for_means_gone(
 
 async def test_an_object_that_stays_means_a_restart(api: ApiServer, link: KubernetesLink) -> None:
     _give_place(api)
-    await link.look()
+    await link.look(FIRST_LOOK_SECONDS)
     assert not await link.is_gone()

@@ -19,7 +19,7 @@ from wesher_agent.mesh.desired import starting_address
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.runtime.host import look_at_host
 from wesher_agent.runtime.identity import decide_key, decide_name, first_incarnation, read_key_file
-from wesher_agent.runtime.kubernetes import KubernetesLink
+from wesher_agent.runtime.kubernetes import FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS, KubernetesLink
 from wesher_agent.runtime.myself import Myself, listen_where
 from wesher_agent.runtime.sources import MountedDirectory
 from wesher_agent.settings import Settings
@@ -74,7 +74,7 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
     if settings.kubernetes is not None:
         link = await KubernetesLink.connect(settings, document, settings.node_name or socket.gethostname())
         held.push_async_callback(link.close)
-        await link.look()
+        await link.look(FIRST_LOOK_SECONDS if saved.overlay_address is None else REPEATED_LOOK_SECONDS)
     listening = listen_where(settings, document, link.node if link is not None else None, host)
     name = decide_name(
         settings,

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wesher.kube")
 
-FIRST_LOOK_SECONDS = 3.0
-"""How long a start waits for an API server that does not answer."""
+FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS = 3.0, 1.0
+"""How long a start waits for an API server that does not answer: the first, and one that has an address.
+
+Until it has started again, a device in user space carries nothing.
+"""
 GONE_SECONDS, GONE_INTERVAL = 5.0, 0.5
 """How long a termination looks for the end of its mesh: pod and object go in any order."""
 MISSING_FIRST, MISSING_LONGEST = 1.0, 30.0
@@ -71,10 +74,10 @@ class KubernetesLink:
         """Close the connection."""
         await self._objects.aclose()
 
-    async def look(self) -> bool:
-        """Ask for our WesherNode, briefly; tell whether it was seen."""
+    async def look(self, seconds: float) -> bool:
+        """Ask for our WesherNode, for so long; tell whether it was seen."""
         try:
-            async with asyncio.timeout(FIRST_LOOK_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await self._ask(self._objects.node)
         except TimeoutError:
             self._say("the API server does not answer")
