@@ -12,16 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
+from wesher_operator import errands
+from wesher_operator.crd import KINDS, definition
 from wesher_operator.handlers import watch
-from wesher_operator.kube import MESH, WESHER_NODE, Cluster, connect, process_identity
+from wesher_operator.health import serve_health
+from wesher_operator.kube import DEFINITION, MESH, WESHER_NODE, Cluster, connect, process_identity
 from wesher_operator.leader import Leadership
-from wesher_operator.options import Options, parse_options
+from wesher_operator.options import (
+    CheckOptions,
+    Options,
+    RunOptions,
+    UninstallOptions,
+    parse_options,
+)
 from wesher_operator.reconcile.control import Controller
 from wesher_operator.reconcile.manifests import AgentSettings
 
 EXIT_FAILED, EXIT_USAGE, EXIT_LEADERSHIP_LOST = 1, 2, 3
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _RETRY_SECONDS = 2.0
+_DEFINITION_TRIES = 5
 _log = logging.getLogger("wesher.operator")
 
 
@@ -32,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.argv[1:] if arguments is None else arguments, os.environ, _pod_namespace()
         )
         _set_up_logging(options.log_level)
-        sys.exit(asyncio.run(_run(options)))
+        sys.exit(asyncio.run(_carry_out(options)))
     except InvalidSpec as error:
         sys.exit(_say(error, EXIT_USAGE))
     except WesherError as error:
@@ -60,7 +70,26 @@ def _pod_namespace() -> str:
         return ""
 
 
-async def _run(options: Options) -> int:
+async def _carry_out(options: Options) -> int:
+    match options:
+        case RunOptions():
+            return await _run(options)
+        case UninstallOptions():
+            async with await connect(options.kubeconfig, process_identity()) as api:
+                cluster = Cluster(api, options.namespace)
+                await errands.uninstall(cluster, options.release, within=options.timeout)
+            return 0
+        case CheckOptions():
+            async with await connect(options.kubeconfig, process_identity()) as api:
+                cluster = Cluster(api, options.namespace)
+                hindrance = await errands.check(cluster, options.mesh, within=options.timeout)
+            if hindrance:
+                return _say(WesherError(f"mesh {options.mesh}: {hindrance}"), EXIT_FAILED)
+            print(f"mesh {options.mesh} is ready, and its members agree")  # noqa: T201 - its answer
+            return 0
+
+
+async def _run(options: RunOptions) -> int:
     identity = process_identity()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -72,7 +101,11 @@ async def _run(options: Options) -> int:
             image=options.agent_image,
             pull_policy=options.agent_image_pull_policy,
             log_level=options.agent_log_level,
+            pods=options.agent_pods,
         )
+        controller: Controller | None = None
+        if options.health_port:
+            await serve_health(options.health_port, lambda: controller is None or controller.is_alive())
         await _until(stop, _check_kinds(cluster))
         await _until(stop, leadership.acquire())
         if stop.is_set():
@@ -83,6 +116,8 @@ async def _run(options: Options) -> int:
         lost.add_done_callback(lambda _: stop.set())
         controller = Controller(cluster, settings)
         try:
+            if options.manage_crds:
+                await _until(stop, _bring_definitions_up(cluster))
             await _until(stop, _load(controller))
             resync = asyncio.create_task(controller.resync(), name="resync")
             await watch(controller, api, options.namespace, stop)
@@ -125,6 +160,19 @@ async def _check_kinds(cluster: Cluster) -> None:
                     )
         except ClusterUnavailable as error:
             _log.warning("waiting for the API server error=%s", error)
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            return
+
+
+async def _bring_definitions_up(cluster: Cluster) -> None:
+    """Make the CustomResourceDefinitions be this release's: Helm installs them once and never again."""
+    for attempt in range(1, _DEFINITION_TRIES + 1):
+        try:
+            for kind in KINDS:
+                await cluster.apply(DEFINITION, definition(kind))
+        except WesherError as error:
+            _log.warning("definitions not applied attempt=%d error=%s", attempt, error)
             await asyncio.sleep(_RETRY_SECONDS)
         else:
             return

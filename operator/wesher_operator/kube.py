@@ -73,6 +73,9 @@ CONFIG_MAP = Kind("ConfigMap", "configmaps")
 DAEMON_SET = Kind("DaemonSet", "daemonsets", "apps")
 POD = Kind("Pod", "pods")
 EVENT = Kind("Event", "events", "events.k8s.io")
+DEFINITION = Kind(
+    "CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io", namespaced=False
+)
 
 
 class NotLeading(ClusterUnavailable):
@@ -157,6 +160,15 @@ class Cluster:
             if not (rest := page["metadata"].get("continue")):
                 return found
             query["continue"] = rest
+
+    async def get(self, kind: Kind, name: str) -> Object | None:
+        """Return an object, or None when there is none of that name.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer.
+
+        """
+        return await self._call("GET", kind.path(self.namespace, name))
 
     async def serves(self, kind: Kind) -> bool:
         """Tell whether the API server knows a kind.

@@ -1,4 +1,4 @@
-"""What `wesher-operator run` was told, as one checked value: a flag beats its variable, that its default."""
+"""What `wesher-operator` was told, as one checked value: a flag beats its variable, that its default."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from wesher_common.errors import InvalidSpec
+from wesher_common.seeds import MAX_PORT
+from wesher_operator.agent_pods import AgentPods, parse_agent_pods
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -20,6 +22,7 @@ class _Flag:
     help: str
     default: str = ""
     choices: tuple[str, ...] = ()
+    required: bool = False
 
     @property
     def attribute(self) -> str:
@@ -32,14 +35,18 @@ class _Flag:
         return f"{self.help}{choices}{default} [{self.variable}]"
 
 
-_FLAGS = (
+_REACH = (
     _Flag("--kubeconfig", "KUBECONFIG", "how to reach the API server; the pod's ServiceAccount unless set"),
     _Flag(
         "--namespace",
         "WESHER_NAMESPACE",
         "where Secrets, ConfigMaps and agents live; the pod's own unless set",
     ),
-    _Flag("--agent-image", "WESHER_AGENT_IMAGE", "image of the agents; required"),
+    _Flag("--log-level", "WESHER_LOG_LEVEL", "of the operator", "info", _LOG_LEVELS),
+)
+_RUN = (
+    *_REACH,
+    _Flag("--agent-image", "WESHER_AGENT_IMAGE", "image of the agents", required=True),
     _Flag(
         "--agent-image-pull-policy",
         "WESHER_AGENT_IMAGE_PULL_POLICY",
@@ -48,21 +55,77 @@ _FLAGS = (
         ("Always", "IfNotPresent", "Never"),
     ),
     _Flag("--agent-log-level", "WESHER_AGENT_LOG_LEVEL", "of the agents", "info", _LOG_LEVELS),
-    _Flag("--log-level", "WESHER_LOG_LEVEL", "of the operator", "info", _LOG_LEVELS),
+    _Flag(
+        "--agent-pods", "WESHER_AGENT_PODS", "what else agents' pods get, as JSON: the chart's agent values"
+    ),
+    _Flag(
+        "--manage-crds",
+        "WESHER_MANAGE_CRDS",
+        "bring the CustomResourceDefinitions up to this release at start",
+        "true",
+        ("true", "false"),
+    ),
+    _Flag("--health-port", "WESHER_HEALTH_PORT", "TCP port that tells whether it is alive; none unless set"),
 )
+_UNINSTALL = (
+    *_REACH,
+    _Flag("--release", "WESHER_RELEASE", "name of the Helm release whose meshes go", required=True),
+    _Flag("--timeout", "WESHER_TIMEOUT", "seconds to wait for agents to leave", "60"),
+)
+_CHECK = (
+    *_REACH,
+    _Flag("--mesh", "WESHER_MESH", "the mesh to check", required=True),
+    _Flag("--timeout", "WESHER_TIMEOUT", "seconds to wait until it is ready", "120"),
+)
+_COMMANDS = {
+    "run": (_RUN, "run until SIGTERM; of several only the leader acts"),
+    "uninstall": (_UNINSTALL, "delete the meshes a Helm release made and wait until their agents have left"),
+    "check": (_CHECK, "wait until a mesh is ready and its members agree; exit with 1 when it is not in time"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the operator was told."""
+class Reach:
+    """What every command is told."""
 
     kubeconfig: Path | None
     """None means the pod's ServiceAccount."""
     namespace: str
+    log_level: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions(Reach):
+    """What ``run`` was told."""
+
     agent_image: str
     agent_image_pull_policy: str
     agent_log_level: str
-    log_level: str
+    agent_pods: AgentPods
+    manage_crds: bool
+    health_port: int
+    """0 is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UninstallOptions(Reach):
+    """What ``uninstall`` was told."""
+
+    release: str
+    timeout: int
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckOptions(Reach):
+    """What ``check`` was told."""
+
+    mesh: str
+    timeout: int
+    """Seconds."""
+
+
+Options = RunOptions | UninstallOptions | CheckOptions
 
 
 def parse_options(arguments: Sequence[str], environ: Mapping[str, str], pod_namespace: str) -> Options:
@@ -78,21 +141,42 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str], pod_name
 
     """
     given = vars(_parser().parse_args(arguments))
+    flags, _ = _COMMANDS[given["command"]]
     values: dict[str, Any] = {}
-    for flag in _FLAGS:
+    for flag in flags:
         where, value = flag.name, given[flag.attribute]
         if value is None:
             where, value = flag.variable, environ.get(flag.variable) or flag.default
         if flag.choices and value not in flag.choices:
             raise InvalidSpec(where, f"must be one of {', '.join(flag.choices)}", value=value)
-        values[flag.attribute] = value
-    if not values["agent_image"]:
-        raise InvalidSpec("--agent-image", "must be given")
+        if flag.required and not value:
+            raise InvalidSpec(flag.name, "must be given")
+        values[flag.attribute] = _read(flag, value, where)
     values["namespace"] = values["namespace"] or pod_namespace
     if not values["namespace"]:
         raise InvalidSpec("--namespace", "must be given outside a pod")
-    values["kubeconfig"] = Path(values["kubeconfig"]) if values["kubeconfig"] else None
-    return Options(**values)
+    made: dict[str, type[Options]] = {"run": RunOptions, "uninstall": UninstallOptions, "check": CheckOptions}
+    return made[given["command"]](**values)
+
+
+def _read(flag: _Flag, text: str, where: str) -> Any:
+    match flag.attribute:
+        case "kubeconfig":
+            return Path(text) if text else None
+        case "agent_pods":
+            return parse_agent_pods(text, where=where)
+        case "manage_crds":
+            return text == "true"
+        case "health_port" | "timeout":
+            return _number(text or "0", where)
+        case _:
+            return text
+
+
+def _number(text: str, where: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_PORT)) and int(text) <= MAX_PORT):
+        raise InvalidSpec(where, f"must be a whole number from 0 to {MAX_PORT}", value=text)
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,11 +185,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Make every WesherMesh be as its spec says.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser(
-        "run",
-        help="run until SIGTERM; of several only the leader acts",
-        epilog="Each flag can be set by the environment variable in brackets.",
-    )
-    for flag in _FLAGS:
-        run.add_argument(flag.name, help=flag.text)
+    for name, (flags, text) in _COMMANDS.items():
+        command = commands.add_parser(
+            name, help=text, epilog="Each flag can be set by the environment variable in brackets."
+        )
+        for flag in flags:
+            command.add_argument(flag.name, help=flag.text)
     return parser

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -115,3 +118,25 @@ def test_an_operator_without_its_crds_says_which_is_missing_and_what_to_do() -> 
         "wesher-operator: CustomResourceDefinition weshermeshes.wesher.dev: "
         "is missing: apply charts/wesher/crds, or install the chart\n"
     )
+
+
+def test_an_operator_says_that_it_is_alive_while_it_waits_and_while_it_leads(fresh: ApiServer) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+
+    def answer() -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as reply:
+                return int(reply.status)
+        except OSError:
+            return 0
+
+    with run_operator(fresh, name="first") as first:
+        eventually(first.leads, within=TAKE_OVER_SECONDS)
+        with run_operator(fresh, name="second", more=[f"--health-port={port}"]) as second:
+            assert eventually(answer, within=TAKE_OVER_SECONDS) == HTTPStatus.OK
+            assert not second.leads()
+            assert first.stop() == 0
+            eventually(second.leads, within=TAKE_OVER_SECONDS)
+            assert answer() == HTTPStatus.OK

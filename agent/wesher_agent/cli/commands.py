@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wesher_agent.cli.tables import member_table, status_text
+from wesher_agent.cli.tables import hindrances, member_table, status_text
 from wesher_agent.control import ask, find_socket
 from wesher_agent.flags import OneLineParser, add_flags, find_flag
 from wesher_agent.settings import Settings, parse_settings
@@ -93,8 +93,7 @@ def _ask_parser(word: str) -> OneLineParser:
     return parser
 
 
-def _ask(word: str, argv: Sequence[str], environ: Environ) -> tuple[Any, bool]:
-    given = _ask_parser(word).parse_args(argv)
+def _ask(word: str, given: argparse.Namespace, environ: Environ) -> tuple[Any, bool]:
     if given.output not in {"text", "json"}:
         raise InvalidSpec("--output", "must be text or json", value=given.output)
     chosen = {}
@@ -112,17 +111,24 @@ def _print(text: str) -> int:
 
 
 def _status(argv: Sequence[str], environ: Environ) -> int:
-    status, as_json = _ask("status", argv, environ)
+    parser = _ask_parser("status")
+    parser.add_argument("--check", action="store_true", help="only tell whether this host is in the mesh")
+    given = parser.parse_args(argv)
+    status, as_json = _ask("status", given, environ)
+    if given.check:
+        problems = hindrances(status)
+        _print("\n".join(problems) or "in the mesh")
+        return FAILURE if problems else 0
     return _print(json.dumps(status, indent=2) if as_json else status_text(status))
 
 
 def _members(argv: Sequence[str], environ: Environ) -> int:
-    members, as_json = _ask("members", argv, environ)
+    members, as_json = _ask("members", _ask_parser("members").parse_args(argv), environ)
     return _print(json.dumps(members, indent=2) if as_json else member_table(members))
 
 
 def _leave(argv: Sequence[str], environ: Environ) -> int:
-    left, as_json = _ask("leave", argv, environ)
+    left, as_json = _ask("leave", _ask_parser("leave").parse_args(argv), environ)
     return _print(json.dumps(left) if as_json else f"{left['node']} left the mesh on {left['interface']}")
 
 

@@ -67,9 +67,17 @@ def status_text(status: Mapping[str, Any]) -> str:
         lines.append(("rejected packets", counts))
     width = max(len(label) for label, _ in lines) + 2
     text = "\n".join(f"{label + ':':{width}}{value}" for label, value in lines)
-    problems = [
+    return text + "".join(f"\n! {problem}" for problem in _problems(status["conditions"]))
+
+
+def hindrances(status: Mapping[str, Any]) -> list[str]:
+    """Return what keeps this host out of the mesh; bad peers do not, else one would block a rollout."""
+    return _problems([entry for entry in status["conditions"] if entry["type"] != "Ready"])
+
+
+def _problems(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [
         f"{condition['type']} {condition['reason']}: {condition['message']}"
-        for condition in status["conditions"]
+        for condition in conditions
         if condition["status"] != "True"
     ]
-    return text + "".join(f"\n! {problem}" for problem in problems)

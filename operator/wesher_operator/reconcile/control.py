@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -33,6 +34,7 @@ from wesher_operator.reconcile.world import World
 
 WATCHED = (MESH, WESHER_NODE, NODE, SECRET, CONFIG_MAP, DAEMON_SET, POD)
 RESYNC_SECONDS = 300.0
+_BLIND_SECONDS = 3 * RESYNC_SECONDS
 _DEBOUNCE_SECONDS = 0.2
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 _log = logging.getLogger("wesher.control")
@@ -53,9 +55,15 @@ class Controller:
         self._world = World()
         self._causes: dict[str, asyncio.Event] = {}
         self._workers: set[asyncio.Task[None]] = set()
+        self._looked_at = time.monotonic()
+
+    def is_alive(self) -> bool:
+        """Tell whether the cluster was seen lately, by an event or a list."""
+        return time.monotonic() - self._looked_at < _BLIND_SECONDS
 
     def observed(self, kind: Kind, body: Mapping[str, Any]) -> None:
         """Take in an object that was added or changed."""
+        self._looked_at = time.monotonic()
         self._wake(self._world.observe(kind, body))
 
     def deleted(self, kind: Kind, body: Mapping[str, Any]) -> None:
@@ -74,6 +82,7 @@ class Controller:
             if kind is SERVICE_CIDR and not await self._cluster.serves(kind):
                 continue  # before Kubernetes 1.33 there is no such kind
             self._world.replace(kind, await self._cluster.list(kind))
+        self._looked_at = time.monotonic()
         self._wake(self._world.meshes)
 
     async def resync(self) -> None:

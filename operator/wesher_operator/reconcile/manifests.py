@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,12 +23,12 @@ from wesher_common.names import (
     released_config_map_name,
     wesher_node_name,
 )
+from wesher_operator.agent_pods import AgentPods
 from wesher_operator.kube import MESH, Object
 from wesher_operator.reconcile.membership import RELEASED_FILE, Released
 from wesher_operator.reconcile.world import MeshFacts
 from wesher_operator.resources import WesherMeshSpec, WesherNodeSpec
 
-AGENT_SERVICE_ACCOUNT = "wesher-agent"
 HASH_ANNOTATION = f"{GROUP}/manifest-hash"
 MOUNT_PATH = "/etc/wesher"
 _MAX_NOTE = 1024
@@ -44,6 +44,7 @@ class AgentSettings:
     image: str
     pull_policy: str = "IfNotPresent"
     log_level: str = "info"
+    pods: AgentPods = field(default_factory=AgentPods)
 
 
 def key_secret(name: str, mesh: str, key: bytes) -> Object:
@@ -80,12 +81,16 @@ def wesher_node(mesh: MeshFacts, spec: WesherNodeSpec) -> Object:
 def daemon_set(mesh: MeshFacts, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
     """Return the DaemonSet that runs the agents."""
     selector = {_NAME: "wesher-agent", MESH_LABEL: mesh.name}
+    pods = settings.pods
+    metadata: Object = {"labels": {**pods.pod_labels, **selector}}
+    if pods.pod_annotations:
+        metadata["annotations"] = pods.pod_annotations
     body: Object = {
         "metadata": _owned(mesh, daemon_set_name(mesh.name)),
         "spec": {
             "selector": {"matchLabels": selector},
-            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}},
-            "template": {"metadata": {"labels": selector}, "spec": _pod(mesh.name, spec, settings)},
+            "updateStrategy": pods.update_strategy,
+            "template": {"metadata": metadata, "spec": _pod(mesh.name, spec, settings)},
         },
     }
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
@@ -153,11 +158,16 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
         # The directory: a single file that is mounted cannot be replaced by rename.
         "etc": "/etc",
     }
+    pods = settings.pods
+    if not pods.privileged:
+        host_paths["tun"] = "/dev/net"
+    asks = ["wesher", "status", f"--interface={spec.wireguard.interface}"]
     return {
-        "serviceAccountName": AGENT_SERVICE_ACCOUNT,
+        "serviceAccountName": pods.service_account_name,
+        "imagePullSecrets": pods.image_pull_secrets,
         "hostNetwork": True,
-        "dnsPolicy": "Default",  # seeds must resolve before the cluster's own DNS runs
-        "priorityClassName": "system-node-critical",
+        "dnsPolicy": pods.dns_policy,
+        "priorityClassName": pods.priority_class_name,
         "terminationGracePeriodSeconds": 15,
         "nodeSelector": spec.node_selector,
         "tolerations": [
@@ -176,9 +186,14 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
                 ],
                 "env": [
                     {"name": "WESHER_NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+                    *pods.extra_env,
                 ],
-                # The image runs as nobody by itself, as the operator needs no more.
-                "securityContext": {"privileged": True, "runAsUser": 0},
+                "resources": pods.resources,
+                "securityContext": _security_context(privileged=pods.privileged),
+                # That the agent answers is its whole liveness: an API server that is away restarts nobody.
+                "startupProbe": _probe(asks, every=2, failures=60),
+                "livenessProbe": _probe(asks, every=30, failures=4),
+                "readinessProbe": _probe([*asks, "--check"], every=10, failures=2),
                 "volumeMounts": [
                     {"name": "mesh", "mountPath": MOUNT_PATH, "readOnly": True},
                     *(
@@ -210,6 +225,30 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
                 for name, path in host_paths.items()
             ),
         ],
+    }
+
+
+def _security_context(*, privileged: bool) -> Object:
+    # The image runs as nobody by itself, as the operator needs no more.
+    if privileged:
+        return {"privileged": True, "runAsUser": 0, "readOnlyRootFilesystem": True}
+    return {
+        "privileged": False,
+        "allowPrivilegeEscalation": False,
+        "runAsUser": 0,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _probe(command: list[str], *, every: int, failures: int) -> Object:
+    # A program is started for each: on a busy node that takes its time.
+    return {
+        "exec": {"command": command},
+        "periodSeconds": every,
+        "failureThreshold": failures,
+        "timeoutSeconds": 10,
     }
 
 

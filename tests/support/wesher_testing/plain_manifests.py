@@ -1,27 +1,27 @@
 """``deploy/wesher.yaml``: the chart, rendered for those who use no Helm.
 
-``python -m wesher_testing.plain_manifests`` renders it anew and needs ``helm`` on
-PATH. That it is in step is told without Helm, by a digest of the chart in its head.
+``python -m wesher_testing.plain_manifests`` renders it anew. That it is in step is
+told without Helm, by a digest of the chart in its head.
 """
 
 from __future__ import annotations
 
 import hashlib
-import subprocess
+import tempfile
 from pathlib import Path
 
-from wesher_testing.toolbox import REPOSITORY, system_program
+from wesher_testing.helm import CHART, HelmVersion, run_helm
+from wesher_testing.toolbox import REPOSITORY
 
-CHART = REPOSITORY / "charts/wesher"
 RENDERED = REPOSITORY / "deploy/wesher.yaml"
-_RENDER = "helm template wesher charts/wesher --namespace wesher-system --set mesh.create=false"
+_RENDER = "helm template wesher charts/wesher --namespace wesher-system --set mesh.create=false --no-hooks"
 
 
 def head() -> str:
     """Return the lines that a rendering of the chart as it stands begins with."""
     digest = hashlib.sha256()
-    sources = [CHART / "Chart.yaml", CHART / "values.yaml", *sorted((CHART / "templates").iterdir())]
-    for source in (path for path in sources if path.name != "NOTES.txt"):
+    sources = [CHART / "Chart.yaml", CHART / "values.yaml", *sorted((CHART / "templates").rglob("*"))]
+    for source in (path for path in sources if path.is_file() and path.name != "NOTES.txt"):
         digest.update(f"{source.relative_to(CHART)}\0".encode() + source.read_bytes() + b"\0")
     return (
         f"# Rendered by: {_RENDER}\n"
@@ -29,17 +29,16 @@ def head() -> str:
     )
 
 
+def text(version: HelmVersion = 3) -> str:
+    """Return what the file should say, as that Helm renders it."""
+    words = [str(CHART) if word == "charts/wesher" else word for word in _RENDER.split()[1:]]
+    with tempfile.TemporaryDirectory() as home:
+        return head() + run_helm(version, *words, "--kube-version=1.34", home=Path(home))
+
+
 def main() -> None:
     """Render the chart into ``deploy/``."""
-    helm: Path = system_program("helm")
-    rendered = subprocess.run(
-        [helm, *_RENDER.split()[1:], "--kube-version=1.32"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    RENDERED.write_text(head() + rendered.stdout)
+    RENDERED.write_text(text())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import base64
 import pytest
 
 from wesher_agent.cli.commands import run
-from wesher_agent.cli.tables import age, member_table, status_text
+from wesher_agent.cli.tables import age, hindrances, member_table, status_text
 
 STATUS = {
     "node": "a",
@@ -57,6 +57,12 @@ def test_the_status_says_how_the_agent_does_and_what_is_wrong() -> None:
     assert "up:               2h\n" in text
     assert "rejected packets: decrypt 1, truncated 2\n" in text
     assert text.endswith("\n! WireGuardReady NoWireGuard: install it")
+
+
+def test_this_host_is_in_the_mesh_unless_its_own_device_key_or_joining_hinders_it() -> None:
+    bad_peers = {"type": "Ready", "status": "False", "reason": "PeersUnreachable", "message": "b"}
+    assert hindrances(STATUS) == ["WireGuardReady NoWireGuard: install it"]
+    assert hindrances({"conditions": [bad_peers]}) == []
 
 
 def test_members_are_a_table_with_a_heading() -> None:

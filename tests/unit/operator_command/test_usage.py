@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from wesher_operator.__main__ import main
-from wesher_operator.options import Options, parse_options
+from wesher_operator.agent_pods import AgentPods
+from wesher_operator.options import RunOptions, parse_options
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,21 @@ from wesher_operator.options import Options, parse_options
             {"WESHER_AGENT_IMAGE_PULL_POLICY": "Maybe"},
             "WESHER_AGENT_IMAGE_PULL_POLICY 'Maybe': must be one of Always, IfNotPresent, Never",
         ),
+        (
+            ["--agent-image=x", "--namespace=n"],
+            {"WESHER_AGENT_PODS": '{"dnsPolicy": "Sometimes"}'},
+            "WESHER_AGENT_PODS dnsPolicy: Input should be 'Default', ",
+        ),
+        (
+            ["--agent-image=x", "--namespace=n", '--agent-pods={"colour": "red"}'],
+            {},
+            "--agent-pods colour: Extra inputs are not permitted",
+        ),
+        (
+            ["--agent-image=x", "--namespace=n", "--health-port=65536"],
+            {},
+            "--health-port '65536': must be a whole number from 0 to 65535",
+        ),
     ],
 )
 def test_a_bad_flag_or_variable_is_told_in_one_line(
@@ -65,11 +81,14 @@ def test_a_bad_flag_or_variable_is_told_in_one_line(
 def test_a_flag_beats_its_variable_and_an_empty_variable_says_nothing() -> None:
     environ = {"WESHER_AGENT_IMAGE": "variable", "WESHER_NAMESPACE": "", "KUBECONFIG": "/k"}
     options = parse_options(["run", "--agent-image=flag"], environ, "pod")
-    assert options == Options(
+    assert options == RunOptions(
         kubeconfig=Path("/k"),
         namespace="pod",
         agent_image="flag",
         agent_image_pull_policy="IfNotPresent",
         agent_log_level="info",
         log_level="info",
+        agent_pods=AgentPods(),
+        manage_crds=True,
+        health_port=0,
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from wesher_operator.agent_pods import AgentPods
 from wesher_operator.reconcile.manifests import AgentSettings, covers, daemon_set
 from wesher_operator.reconcile.world import MeshFacts
 from wesher_operator.resources import WesherMeshSpec
@@ -31,12 +32,12 @@ def test_an_object_covers_a_wish_when_it_says_all_of_it_whatever_was_filled_in(
     assert covers(observed, wanted) is enough
 
 
-def agents(image: str = "wesher:1", **spec: Any) -> dict[str, Any]:
+def agents(image: str = "wesher:1", pods: AgentPods | None = None, **spec: Any) -> dict[str, Any]:
     parsed = WesherMeshSpec.model_validate({"overlayCIDR": "10.189.0.0/16", **spec})
     facts = MeshFacts(
         name="demo", uid="u", generation=1, created="", deleting=False, spec=parsed, problem="", status={}
     )
-    return daemon_set(facts, parsed, AgentSettings(image=image))
+    return daemon_set(facts, parsed, AgentSettings(image=image, pods=pods or AgentPods()))
 
 
 def test_agents_mount_the_named_secret_and_the_config_as_one_directory() -> None:
@@ -56,6 +57,31 @@ def test_the_hosts_directory_is_mounted_since_a_mounted_file_cannot_be_replaced(
 def test_agents_tolerate_everything_unless_told_otherwise() -> None:
     assert agents()["spec"]["template"]["spec"]["tolerations"] == [{"operator": "Exists"}]
     assert agents(tolerations=[])["spec"]["template"]["spec"]["tolerations"] == []
+
+
+def test_the_unprivileged_form_has_one_capability_and_the_tun_device() -> None:
+    pod = agents(pods=AgentPods(privileged=False))["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    context = container["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+    assert (context["privileged"], context["allowPrivilegeEscalation"]) == (False, False)
+    assert context["readOnlyRootFilesystem"]
+    assert {"name": "tun", "mountPath": "/dev/net"} in container["volumeMounts"]
+
+
+def test_probes_ask_the_agent_of_this_mesh_and_only_readiness_asks_how_it_does() -> None:
+    (container,) = agents(wireguard={"interface": "wg7"})["spec"]["template"]["spec"]["containers"]
+    asks = ["wesher", "status", "--interface=wg7"]
+    assert container["livenessProbe"]["exec"]["command"] == asks
+    assert container["startupProbe"]["exec"]["command"] == asks
+    assert container["readinessProbe"]["exec"]["command"] == [*asks, "--check"]
+
+
+def test_what_an_installation_adds_to_pods_never_hides_them_from_their_daemon_set() -> None:
+    added = AgentPods(pod_labels={"app.kubernetes.io/name": "mine", "team": "net"}, extra_env=[{"name": "A"}])
+    body = agents(pods=added)["spec"]
+    assert body["template"]["metadata"]["labels"] == {**body["selector"]["matchLabels"], "team": "net"}
+    assert {"name": "A"} in body["template"]["spec"]["containers"][0]["env"]
 
 
 def test_a_new_image_or_a_field_no_longer_set_changes_the_manifest_hash() -> None:

@@ -1,0 +1,115 @@
+"""The commands that do one thing and end: ``uninstall`` and ``check``.
+
+``uninstall`` runs before Helm deletes the release, while the agents' permissions
+still stand: agents that end after those are gone cannot tell a deleted mesh from a
+restart, and would leave their devices behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from wesher_common.errors import ClusterUnavailable, WesherError
+from wesher_common.names import MESH_LABEL
+from wesher_operator.kube import MESH, POD, Cluster, Object
+
+RELEASE_NAME = "meta.helm.sh/release-name"
+RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
+_POLL_SECONDS = 0.5
+_log = logging.getLogger("wesher.operator")
+
+
+async def uninstall(cluster: Cluster, release: str, *, within: float) -> None:
+    """Delete a release's meshes and wait until their agents have left; what is left over is only named.
+
+    Args:
+        cluster: the API server.
+        release: the Helm release, in the cluster's namespace.
+        within: seconds to wait at most.
+
+    """
+    try:
+        async with asyncio.timeout(within):
+            await _uninstall(cluster, release)
+    except TimeoutError:
+        _log.warning("agents have not all left seconds=%g: uninstall goes on without them", within)
+    except WesherError as error:
+        # A cluster in trouble must still be able to get rid of us.
+        _log.warning("meshes not deleted error=%s", error)
+
+
+async def _uninstall(cluster: Cluster, release: str) -> None:
+    mine: list[Object] = []
+    for mesh in await cluster.list(MESH):
+        if _belongs_to(mesh["metadata"].get("annotations") or {}, release, cluster.namespace):
+            mine.append(mesh)
+        else:
+            name = mesh["metadata"]["name"]
+            _log.warning("mesh left running mesh=%s: this release did not make it", name)
+    for mesh in mine:
+        await cluster.delete(MESH, mesh["metadata"]["name"], uid=mesh["metadata"]["uid"])
+        _log.info("mesh deleted mesh=%s", mesh["metadata"]["name"])
+    names = {mesh["metadata"]["name"] for mesh in mine}
+    told: set[str] = set()
+    while stragglers := await _agents(cluster, names):
+        if stragglers != told:
+            _log.info("waiting for agents to leave nodes=%s", ",".join(sorted(stragglers)))
+            told = stragglers
+        await asyncio.sleep(_POLL_SECONDS)
+    _log.info("all agents have left meshes=%s", ",".join(sorted(names)) or "none")
+
+
+def _belongs_to(annotations: Mapping[str, str], release: str, namespace: str) -> bool:
+    return (annotations.get(RELEASE_NAME), annotations.get(RELEASE_NAMESPACE)) == (release, namespace)
+
+
+async def _agents(cluster: Cluster, meshes: set[str]) -> set[str]:
+    """Return the nodes on which agents of these meshes still run."""
+    return {
+        str((pod.get("spec") or {}).get("nodeName", "none yet"))
+        for pod in await cluster.list(POD)
+        if (pod["metadata"].get("labels") or {}).get(MESH_LABEL) in meshes
+    }
+
+
+async def check(cluster: Cluster, mesh: str, *, within: float) -> str:
+    """Wait until a mesh is ready and its members agree; return what hinders it, empty for nothing.
+
+    Readiness is what agents measured: each has asked its peers through the tunnel.
+
+    Args:
+        cluster: the API server.
+        mesh: its name.
+        within: seconds to wait at most.
+
+    """
+    hindrance = "its status was not read yet"
+    try:
+        async with asyncio.timeout(within):
+            while True:
+                try:
+                    hindrance = _hindrance(await cluster.get(MESH, mesh))
+                except ClusterUnavailable as error:
+                    hindrance = str(error)
+                if not hindrance:
+                    return ""
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        return hindrance
+
+
+def _hindrance(mesh: Object | None) -> str:
+    if mesh is None:
+        return "there is no such WesherMesh"
+    status: Mapping[str, Any] = mesh.get("status") or {}
+    if status.get("observedGeneration") != mesh["metadata"]["generation"]:
+        return "the operator has not looked at its spec yet"
+    found = {entry["type"]: entry for entry in status.get("conditions") or []}
+    for kind in ("Ready", "Converged"):
+        entry = found.get(kind, {})
+        if entry.get("status") != "True":
+            return f"{kind} is {entry.get('status', 'Unknown')}: {entry.get('message') or 'no reason yet'}"
+    return ""

@@ -1,0 +1,129 @@
+"""The chart through real Helm, and what it renders before a real API server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from wesher_operator.agent_pods import parse_agent_pods
+from wesher_testing import plain_manifests
+from wesher_testing.api_server import ApiServer
+from wesher_testing.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
+from wesher_testing.operator_process import NAMESPACE
+
+HERE = Path(__file__).parent / "chart"
+EVERYTHING = HERE / "everything.values.yaml"
+GOLDEN = HERE / "everything.rendered.yaml"
+
+
+def render(home: Path, *more: str | Path, version: HelmVersion = 4) -> str:
+    """Render the chart as `helm install wesher charts/wesher -n wesher-system` would."""
+    release = ("template", "wesher", CHART, "--namespace", NAMESPACE, "--kube-version=1.34")
+    return run_helm(version, *release, *more, home=home)
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """Return the objects of a rendering in an order of their own: the two Helms sort hooks differently."""
+    found = [document for document in yaml.safe_load_all(text) if document]
+    return sorted(found, key=lambda each: (each["kind"], each["metadata"]["name"]))
+
+
+@pytest.mark.parametrize("values", [(), ("--values", EVERYTHING)])
+def test_helm_3_and_4_render_the_same(tmp_path: Path, values: tuple[str, ...]) -> None:
+    three, four = (documents(render(tmp_path, *values, version=version)) for version in VERSIONS)
+    assert three == four
+    assert len(three) > 10
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_lint_finds_nothing_wrong(tmp_path: Path, version: HelmVersion) -> None:
+    for values in ((), ("--values", EVERYTHING)):
+        said = run_helm(version, "lint", CHART, "--strict", "--kube-version=1.34", *values, home=tmp_path)
+        assert "[WARNING]" not in said
+
+
+def test_the_plain_manifests_are_what_the_chart_renders() -> None:
+    assert plain_manifests.RENDERED.read_text() == plain_manifests.text()
+
+
+def test_every_value_has_its_effect(tmp_path: Path) -> None:
+    """Write the rendering over the golden file when a change of it is meant."""
+    rendered = documents(render(tmp_path, "--values", EVERYTHING))
+    assert rendered == documents(GOLDEN.read_text())
+
+
+def test_the_everything_file_sets_every_value() -> None:
+    values, tried = (yaml.safe_load(path.read_text()) for path in (CHART / "values.yaml", EVERYTHING))
+    untried = {"image.tag", "rbac.create", "mesh.create"}  # a digest beats a tag; without the others no rest
+    assert set(leaves(values)) - set(leaves(tried)) == untried
+
+
+def leaves(values: dict[str, Any], path: str = "") -> list[str]:
+    """Return the paths down to a section's own fields, which may themselves be Kubernetes' objects."""
+    found: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, dict) and not path and key != "commonLabels":
+            found += leaves(value, f"{key}.")
+        else:
+            found.append(path + key)
+    return found
+
+
+@pytest.mark.parametrize("values", [(), ("--values", EVERYTHING)])
+def test_the_api_server_takes_all_that_is_rendered(
+    installed: ApiServer, tmp_path: Path, values: tuple[str, ...]
+) -> None:
+    # The test's pod needs its ServiceAccount there, which a dry run does not make.
+    rendered = render(tmp_path, *values, "--skip-tests")
+    said = installed.kubectl(
+        *("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"), stdin=rendered
+    )
+    assert said.count("serverside-applied") == len(documents(rendered))
+
+
+def test_the_operator_can_read_what_the_chart_says_of_agents(tmp_path: Path) -> None:
+    (operator,) = [
+        o for o in documents(render(tmp_path, "--values", EVERYTHING)) if o["kind"] == "Deployment"
+    ]
+    (container,) = operator["spec"]["template"]["spec"]["containers"]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    pods = parse_agent_pods(environment["WESHER_AGENT_PODS"], where="chart")
+    assert not pods.privileged
+    assert pods.pod_annotations == {"agent": "it's"}
+    assert pods.pod_labels == {"team": "net", "tier": "agent"}
+    assert pods.image_pull_secrets == [{"name": "registry-login"}]
+
+
+def test_without_a_mesh_there_is_none_and_no_test_of_it(tmp_path: Path) -> None:
+    kinds = {each["kind"] for each in documents(render(tmp_path, "--set", "mesh.create=false"))}
+    assert "WesherMesh" not in kinds
+    assert "Pod" not in kinds
+
+
+def test_without_rbac_there_are_no_roles_but_the_accounts_that_others_bind(tmp_path: Path) -> None:
+    kinds = {each["kind"] for each in documents(render(tmp_path, "--set", "rbac.create=false"))}
+    assert not {kind for kind in kinds if "Role" in kind}
+    assert "ServiceAccount" in kinds
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ("agent.privilged=false", "privilged"),
+        ("mesh.wireguard.prot=1", "prot"),
+        ("mesh.wireguard.port=0", "port"),
+        ("mesh.etcHosts=Never", "etcHosts"),
+        ("image.pullPolicy=Maybe", "pullPolicy"),
+        ("image.digest=latest", "digest"),
+        ("colour=red", "colour"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(
+    tmp_path: Path, version: HelmVersion, wrong: str, named: str
+) -> None:
+    with pytest.raises(HelmFailed, match=named):
+        render(tmp_path, "--set", wrong, version=version)

@@ -1,0 +1,56 @@
+"""The leading operator brings the CustomResourceDefinitions up to its release."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from wesher_operator.crd import definition
+from wesher_operator.resources import WesherMesh
+from wesher_testing.api_server import ApiServer
+from wesher_testing.operator_process import CRDS, eventually, run_operator
+
+NAME = "weshermeshes.wesher.dev"
+OLD_RULE = {"rule": "self.size() < 9", "message": "an older release was stricter"}
+
+
+@pytest.fixture
+def older(installed: ApiServer) -> ApiServer:
+    """Make the definition of meshes be an older release's, as Helm leaves it at an upgrade."""
+    old = definition(WesherMesh)
+    spec = old["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    spec["properties"]["colour"] = {"type": "string"}
+    spec["properties"]["clusterName"]["x-kubernetes-validations"].append(OLD_RULE)
+    del spec["properties"]["etcHosts"]
+    installed.kubectl("replace", "-f", "-", stdin=json.dumps(old))
+    return installed
+
+
+def schema(api: ApiServer) -> str:
+    return json.dumps(api.get("crd", NAME)["spec"]["versions"][0]["schema"])
+
+
+def test_what_an_older_release_said_is_gone_and_what_is_new_is_there(older: ApiServer) -> None:
+    assert OLD_RULE["message"] in schema(older)
+    uid = older.get("crd", NAME)["metadata"]["uid"]
+    with run_operator(older, name="upgrade"):
+        eventually(lambda: "etcHosts" in schema(older), within=20)
+    assert OLD_RULE["message"] not in schema(older)
+    assert "colour" not in schema(older)
+    assert older.get("crd", NAME)["metadata"]["uid"] == uid
+
+
+def test_it_leaves_them_alone_when_told_so(
+    older: ApiServer, api: ApiServer, mesh: Callable[..., None]
+) -> None:
+    before = schema(older)
+    mesh()
+    try:
+        with run_operator(older, name="hands-off", more=["--manage-crds=false"]):
+            # By the time it looks at meshes it would have seen to them.
+            eventually(lambda: api.get("wmesh", "demo").get("status"), within=20)
+            assert schema(older) == before
+    finally:
+        older.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRDS}")
