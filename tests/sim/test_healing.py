@@ -68,16 +68,17 @@ def test_two_halves_meet_in_half_a_minute_where_one_has_the_seeds(
     heal(mesh, deadline=WITH_SEEDS)
 
 
-def test_twenty_and_twenty_apart_are_forty_again(make_mesh: Make) -> None:
+@pytest.mark.parametrize("seeds", [0, 2])
+def test_twenty_and_twenty_apart_are_forty_again(make_mesh: Make, seeds: int) -> None:
     mesh = make_mesh(gossip="WAN", delay=WIDE["WAN"])
-    for agent in mesh.form(40):
-        agent.set_seeds([])
+    for agent in mesh.form(40, seeds=2):
+        agent.set_seeds(["10.0.0.1", "10.0.0.2"][:seeds])
     one, other = halves(mesh)
 
     mesh.run(soaking(300.0, HOUR))
     assert {len(agent.alive) for agent in (*one, *other)} == {20}
 
-    heal(mesh, deadline=WITHIN)
+    heal(mesh, deadline=WITH_SEEDS if seeds else WITHIN)
     mesh.run(60.0)
     assert mesh.is_whole(), "and it stays so"
 

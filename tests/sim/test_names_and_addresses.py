@@ -296,3 +296,37 @@ def test_a_member_that_returns_after_its_death_is_reported_as_joined(net: Virtua
 
     kinds = [type(e) for e in a.events if isinstance(e, (MemberJoined, MemberFailed))]
     assert kinds == [MemberJoined, MemberFailed, MemberJoined]
+
+
+def test_a_member_held_for_dead_that_another_has_met_is_asked_and_denies(net: VirtualNetwork) -> None:
+    """The claim alone is not believed, since it may be a replay; the member's own answer is."""
+    a, b = net.start("a", "b")
+    net.cut(b)
+    net.run_until(lambda: a.sees(b) is State.DEAD, deadline=12.0)
+    net.heal()
+    claim = alive_of(b, incarnation=1)
+
+    a.act(lambda engine, now: engine.inject(claim, now=now))
+    assert a.sees(b) is State.DEAD
+    net.run_until(lambda: a.sees(b) is State.ALIVE, deadline=0.5)
+
+    assert b.engine.me.incarnation == 2
+
+
+def test_one_that_is_dead_is_asked_once_a_second_however_often_its_old_news_is_replayed(
+    net: VirtualNetwork,
+) -> None:
+    a, b = net.start("a", "b")
+    claim = alive_of(b, incarnation=1)
+    net.crash(b)
+    net.run_until(lambda: a.sees(b) is State.DEAD, deadline=12.0)
+    net.run(3.0)
+    net.record = True
+
+    for _ in range(30):
+        a.act(lambda engine, now: engine.inject(claim, now=now))
+        net.run(0.1)
+
+    assert a.sees(b) is State.DEAD
+    asked = [m for _, to, data in a.sent for m in messages_in(data) if to == b.address]
+    assert asked == [Suspect(1, "b", "a")] * 3

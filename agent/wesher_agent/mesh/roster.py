@@ -44,6 +44,11 @@ FAILED_CAP: Final = 50.0
 RESOLVE_CAP: Final = 60.0
 """Seconds at most between two looks at a seed's name, whose answers may change at any time."""
 
+SECOND_LOOK: Final = (4.0, 12.0)
+"""Seconds after a failed member's return in which to ask it for others that are still missing.
+
+By then gossip has told of most that returned with it, and has passed by a few."""
+
 
 class MemberState(StrEnum):
     """What status shows of a member."""
@@ -135,10 +140,13 @@ class Roster:
         self._seeds: tuple[SeedAddress, ...] = ()
         self._answers: dict[SeedAddress, tuple[Address, ...]] = {}
         self._skipped: tuple[str, ...] = ()
+        self._rng = rng
         self._schedule = DialSchedule(rng)
         self._changed_at: float | None = None
         """Since when the schedule does not reflect what is known."""
         self._forget_at = inf
+        self._second_look: tuple[float, Address] | None = None
+        """When to ask whom for the rest of those that were away together."""
 
     @property
     def members(self) -> Mapping[str, RosterMember]:
@@ -242,7 +250,8 @@ class Roster:
         """When `forget` and `due` want to be called; infinite while nothing is wanted or failed."""
         if self._changed_at is not None:
             return self._changed_at
-        return min(self._forget_at, self._schedule.next_try)
+        second_look = inf if self._second_look is None else self._second_look[0]
+        return min(self._forget_at, self._schedule.next_try, second_look)
 
     def forget(self, *, now: float) -> tuple[str, ...]:
         """Drop who has been failed too long; return their names."""
@@ -270,7 +279,14 @@ class Roster:
             self._schedule.want(self._wanted(), alive=alive, now=now)
             failed = [known.since for known in self._known.values() if known.state is MemberState.FAILED]
             self._forget_at = min(failed, default=inf) + self._forget_after
-        return self._schedule.due(now=now)
+        return [*self._missing_by_now(now), *self._schedule.due(now=now)]
+
+    def _missing_by_now(self, now: float) -> list[Target]:
+        if self._second_look is None or now < self._second_look[0]:
+            return []
+        address, self._second_look = self._second_look[1], None
+        somebody_fails = any(known.state is MemberState.FAILED for known in self._known.values())
+        return [address] if somebody_fails else []
 
     def _changed(self, now: float) -> None:
         if self._changed_at is None:
@@ -301,6 +317,9 @@ class Roster:
         if noted == known:
             return False
         self._known[name] = noted
+        is_back = known is not None and known.state is MemberState.FAILED and state.is_alive
+        if is_back and self._second_look is None:
+            self._second_look = (now + self._rng.uniform(*SECOND_LOOK), member.address)
         self._changed(now)
         return name not in self._removed
 

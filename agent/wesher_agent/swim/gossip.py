@@ -44,6 +44,10 @@ class Gossip:
         self._broadcasts.queue(name, encode(message))
         self._arm(now)
 
+    def tell(self, member: Member, message: Message) -> None:
+        """Tell one member only, at once."""
+        self._outbox.send(member.address, message, checksum=member.reads_checksums)
+
     def is_spreading(self, name: str) -> bool:
         """Whether news about ``name`` has transmissions left."""
         return name in self._broadcasts

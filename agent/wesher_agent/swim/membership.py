@@ -9,6 +9,7 @@ alive     unknown name, or incarnation higher     alive; suspicion ends; passed 
           than known; never from another address
           unless the holder of the name has left,
           or is dead for long enough
+          incarnation not higher, member gone     the member is told, and may deny
 suspect   incarnation not lower, member alive     suspect; its time to deny begins; passed on
           incarnation not lower, member suspect,  its time to deny shrinks; passed on
           accuser new, confirmations wanted
@@ -25,6 +26,7 @@ not believed in the first place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -42,6 +44,8 @@ from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspec
 from wesher_common.errors import PeerMisbehaved
 
 MAX_INCARNATION = 2**32 - 1
+DOUBT_PAUSE = 1.0
+"""Seconds at least between two times that one member is told of its death."""
 
 
 @lru_cache(maxsize=256)
@@ -103,6 +107,8 @@ class Membership:
         self._timers = timers
         self._emit = emit
         self._suspicions: dict[str, Suspicion] = {}
+        self._doubted: dict[str, float] = {}
+        """Gone members that somebody held for alive, and when they were last told."""
         self._me = Member(
             me.name, me.address, me.meta, incarnation, State.LEFT, me.versions, state_change=0.0
         )
@@ -179,6 +185,8 @@ class Membership:
             self._hear_about_me(claim, now)
         elif claim.incarnation > known.incarnation or address != known.address:
             self._believe_alive(known, claim, address, now)
+        elif known.is_gone:
+            self._doubt(known, now)
 
     def suspect(self, claim: Suspect, *, now: float) -> None:
         """Judge ``claim``."""
@@ -228,6 +236,7 @@ class Membership:
     def forget(self, member: Member) -> None:
         """Report a dropped member, and tell nothing of it any more."""
         self._gossip.discard(member.name)
+        self._doubted.pop(member.name, None)
         self._emit(events.MemberForgotten(member))
 
     def merge(self, nodes: Iterable[PushNodeState], *, now: float) -> list[str]:
@@ -305,6 +314,7 @@ class Membership:
 
     def _believe_alive(self, known: Member, claim: Alive, address: Address, now: float) -> None:
         self._end_suspicion(claim.node)
+        self._doubted.pop(claim.node, None)
         member = _claimed(claim, address, since=known.state_change if known.state is State.ALIVE else now)
         self._table.put(member)
         self._gossip.spread(claim.node, claim, now=now)
@@ -315,6 +325,16 @@ class Membership:
             self._emit(events.MemberAlive(member))
         if claim.meta != known.meta:
             self._emit(events.MemberUpdated(member, known))
+
+    def _doubt(self, known: Member, now: float) -> None:
+        """Ask a gone member that others have met whether it lives: it can deny, a replay cannot.
+
+        Parts of a mesh that were apart would else know each other only as fast as
+        each pair exchanges its whole state.
+        """
+        if now - self._doubted.get(known.name, -math.inf) >= DOUBT_PAUSE:
+            self._doubted[known.name] = now
+            self._gossip.tell(known, Suspect(known.incarnation, known.name, self._own_name))
 
     def _is_current(self, claim: Suspect | Dead, known: Member) -> bool:
         """Tell whether an accusation is not outdated, and can be denied if it is false."""

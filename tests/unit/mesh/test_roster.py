@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from wesher_agent.mesh.dialling import LONGEST_WAIT, REACHED_WAIT, TRIES_A_SECOND
-from wesher_agent.mesh.roster import FAILED_CAP, SEED_CAP, MemberState, Roster, SavedMember
+from wesher_agent.mesh.roster import FAILED_CAP, SECOND_LOOK, SEED_CAP, MemberState, Roster, SavedMember
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     MemberAlive,
@@ -387,3 +387,30 @@ def test_the_same_dice_give_the_same_schedule(seed: int) -> None:
         return run(who, start=0.0, end=500.0)
 
     assert schedule() == schedule()
+
+
+def test_a_member_that_returns_is_asked_once_for_those_that_are_still_missing() -> None:
+    """They were probably away together; whoever gossip passed by is found so."""
+    who = roster()
+    joined(who, "b", "192.0.2.2")
+    joined(who, "c", "192.0.2.3")
+    failed(who, "b", "192.0.2.2", now=1.0)
+    failed(who, "c", "192.0.2.3", now=1.0)
+    run(who, start=1.0, end=600.0)
+
+    joined(who, "b", "192.0.2.2", now=1000.0)
+
+    earliest, latest = SECOND_LOOK
+    [asked] = [time for time, target in run(who, start=1000.0, end=1100.0) if target == B]
+    assert 1000.0 + earliest <= asked <= 1000.0 + latest
+
+
+def test_a_member_that_returns_is_not_asked_when_everybody_is_back() -> None:
+    who = roster()
+    joined(who, "b", "192.0.2.2")
+    failed(who, "b", "192.0.2.2", now=1.0)
+    run(who, start=1.0, end=100.0)
+
+    joined(who, "b", "192.0.2.2", now=100.0)
+
+    assert run(who, start=100.0, end=200.0) == []
