@@ -1,16 +1,36 @@
-"""The ``wesher`` command."""
+"""The ``wesher`` command as a process: what signals and a closed output do to it."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-
-from wesher_agent.cli import commands
 
 
 def main() -> int:
     """Run the command line and return its exit code."""
-    return commands.run(sys.argv[1:], os.environ)
+    # Ctrl-C ends it without a word, even while modules load; the agent takes the signal over.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from wesher_agent.cli import commands  # noqa: PLC0415
+
+    try:
+        try:
+            return commands.run(sys.argv[1:], os.environ)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has seen enough, as `head` has.
+        _drop_output()
+    except OSError as error:
+        print(f"wesher: error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
+        _drop_output()
+    return commands.FAILURE
+
+
+def _drop_output() -> None:
+    """Have what could not be written thrown away, lest the interpreter complain of it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -55,9 +55,10 @@ def _stop_on_signals(agent: Agent) -> asyncio.Event:
     loop, signalled = asyncio.get_running_loop(), asyncio.Event()
 
     def stop() -> None:
-        # A second signal finds the default action again and kills.
+        # A second signal kills: asyncio would have Python raise KeyboardInterrupt in the middle of the end.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
         signalled.set()
         agent.stop()
 
