@@ -84,9 +84,14 @@ def _yes_or_no(text: str, where: str) -> bool:
     raise InvalidSpec(where, "must be true, 1, yes, false, 0 or no", value=text)
 
 
+# Python itself refuses to read a number of thousands of digits.
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
+_DURATION = re.compile(r"(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
+
+
 def _whole_number(low: int, high: int, *, zero_means: str = "") -> Callable[[str, str], int]:
     def read(text: str, where: str) -> int:
-        number = int(text) if text.isascii() and text.isdigit() else -1
+        number = int(text) if _WHOLE_NUMBER.fullmatch(text) else -1
         if (number == 0 and zero_means) or low <= number <= high:
             return number
         rule = f"must be a whole number from {low} to {high}"
@@ -171,12 +176,9 @@ def _label(text: str, where: str) -> str:
     return text
 
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?\Z")
-
-
 def _duration(text: str, where: str) -> float:
     """Read a duration as Go writes it, in whole hours, minutes and seconds."""
-    found = _DURATION.match(text)
+    found = _DURATION.fullmatch(text)
     hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
     total = hours * 3600 + minutes * 60 + seconds
     if total == 0:

@@ -18,6 +18,9 @@ from wesher_common.overlay import IPAddress
 
 MAX_INCARNATION = 2**32 - 1
 
+_MAX_KEY_FILE = 4096
+"""Bytes; far more than a key, and few enough when the file named is a disk or a device."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyDecision:
@@ -62,7 +65,8 @@ def read_key_file(settings: Settings) -> ClusterKey | None:
     if settings.cluster_key_file is None:
         return settings.cluster_key
     try:
-        text = settings.cluster_key_file.read_text()
+        with settings.cluster_key_file.open("rb") as file:
+            text = file.read(_MAX_KEY_FILE).decode()
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "is no text"
         raise InvalidSpec(

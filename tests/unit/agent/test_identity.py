@@ -61,6 +61,11 @@ def test_a_key_file_without_a_key_is_refused_without_showing_it(tmp_path: Path, 
     assert not content or content.decode(errors="replace") not in str(error.value)
 
 
+def test_a_key_file_without_an_end_is_refused_and_not_read_for_ever() -> None:
+    with pytest.raises(InvalidSpec, match="must be standard base64"):
+        read_key_file(settings("--cluster-key-file", "/dev/zero"))
+
+
 def test_a_key_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSpec, match="cannot be read: No such file or directory"):
         read_key_file(settings("--cluster-key-file", str(tmp_path / "none")))

@@ -42,6 +42,7 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     ],
     "--cluster-port": [
         (["http"], "--cluster-port 'http': must be a whole number from 1 to 65535"),
+        (["9" * 5000], "must be a whole number from 1 to 65535"),
         (["0"], "--cluster-port '0': must be a whole number from 1 to 65535"),
         (["51820"], "--cluster-port '51820': the gossip and WireGuard ports must differ"),
     ],
@@ -74,6 +75,7 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     "--unreachable-route": [(["maybe"], "--unreachable-route 'maybe': must be one of auto, on, off")],
     "--forget-after": [
         (["1 day"], "--forget-after '1 day': must be a duration above zero such as 24h"),
+        (["9" * 5000 + "h"], "must be a duration above zero such as 24h"),
         (["0s"], "--forget-after '0s': must be a duration above zero such as 24h"),
     ],
     "--leave-on-exit": [(["never"], "--leave-on-exit 'never': must be true, 1, yes, false, 0 or no")],
