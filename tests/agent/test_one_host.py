@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,45 @@ def test_a_state_file_in_use_is_one_line(lab: Lab, start: Start) -> None:
         "wesher: error: state file '/var/lib/wesher/wgoverlay.json': "
         "is in use by another agent: give each its own --interface"
     )
+
+
+def test_an_interface_of_another_agent_is_left_to_it_whatever_its_files(lab: Lab, start: Start) -> None:
+    host = lab.host("a")
+    first = start(host, "--cluster-key", KEY)
+    first.wait_for("a")
+    other = ("--cluster-port=7947", "--wireguard-port=51821", "--state-dir=/run/else", "--run-dir=/run/else")
+    second = run_to_end(host, "--cluster-key", KEY, *other)
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1] == (
+        "wesher: error: interface 'wgoverlay': is another agent's on this host: give each its own --interface"
+    )
+    assert first.sees("a")
+    assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout
+
+
+def test_a_second_ctrl_c_kills_an_agent_that_hangs_at_its_end_without_a_traceback(
+    lab: Lab, start: Start
+) -> None:
+    host = lab.host("a")
+    agent = start(host, "--cluster-key", KEY)
+    wait_until(lambda: "device ready" in agent.own_log, deadline=15.0, what="the device is ready")
+    carrier = int(re.findall(r"wireguard-go started .* pid=(\d+)", agent.own_log)[-1])
+    os.kill(carrier, signal.SIGSTOP)
+    try:
+        agent.process.send_signal(signal.SIGINT)
+        wait_until(
+            lambda: not _catches(agent.process.pid, signal.SIGINT), deadline=5.0, what="the first is heard"
+        )
+        assert agent.end(signal.SIGINT, deadline=5.0) == -signal.SIGINT
+    finally:
+        os.kill(carrier, signal.SIGCONT)
+    assert "Traceback" not in agent.own_log
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    found = re.search(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return bool(int(found[1], 16) >> (number - 1) & 1)
 
 
 def test_a_corrupt_state_file_is_set_aside_and_the_agent_begins_anew(lab: Lab, start: Start) -> None:

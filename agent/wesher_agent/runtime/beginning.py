@@ -23,7 +23,7 @@ from wesher_agent.runtime.kubernetes import FIRST_LOOK_SECONDS, REPEATED_LOOK_SE
 from wesher_agent.runtime.myself import Myself, listen_where
 from wesher_agent.runtime.sources import MountedDirectory
 from wesher_agent.settings import Settings
-from wesher_common.errors import PeerMisbehaved
+from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.keys import KEY_BYTES, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress
@@ -67,6 +67,7 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
     given = read_key_file(settings)
     state_file = _open_state(settings, document)
     held.callback(state_file.unlock)
+    held.enter_context(_claim(document.wireguard.interface))
     saved = _load_state(settings, state_file)
     key = decide_key(mounted=ring, given=given, saved=saved.key_ring, entropy=os.urandom)
     host = look_at_host()
@@ -102,6 +103,23 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
             node=link.node if link is not None else None,
         ),
     )
+
+
+def _claim(interface: str) -> socket.socket:
+    """Keep other agents from an interface, whatever their files, for as long as the socket is open.
+
+    An abstract name lives in a network namespace, as the interface does, and goes with
+    its process. Without it, one agent would adopt the living device of another.
+    """
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0wesher/{interface}")
+    except OSError as error:
+        claim.close()
+        raise InvalidSpec(
+            "interface", "is another agent's on this host: give each its own --interface", value=interface
+        ) from error
+    return claim
 
 
 def _open_state(settings: Settings, document: MeshDocument) -> StateFile:
