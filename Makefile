@@ -7,6 +7,9 @@ INSTALLED := $(VENV)/.installed
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
 SUPPORT := PYTHONPATH=tests/support
 RING ?=
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= wesher:$(VERSION)
+DESTDIR ?=
 
 .PHONY: help
 help: ## List the verbs
@@ -18,7 +21,7 @@ demo: $(INSTALLED) ## Bring a mesh up on three hosts of this machine and show it
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.demo
 
 .PHONY: cluster
-cluster: $(INSTALLED) ## Bring up a cluster of NODES=3 real kubelets that holds the image
+cluster: $(INSTALLED) ## Bring up a cluster of NODES=3 real kubelets with the image and the chart installed
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.system_packages cluster
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.cluster up
 
@@ -34,6 +37,22 @@ test: $(INSTALLED) ## Run every ring of tests, or RING="check agent ..."
 .PHONY: check
 check: $(INSTALLED) ## Style, types, import rules, unit and property tests, under a minute
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.rings check
+
+.PHONY: dist
+dist: $(INSTALLED) ## Build the wheel into dist/
+	@$(BIN)/python -m hatchling build --target wheel --directory dist
+
+.PHONY: install
+install: ## Install the wheel of dist/ on this machine with its systemd service; DESTDIR=dir into a tree
+	@scripts/install "$(DESTDIR)"
+
+.PHONY: image
+image: ## Build the image IMAGE=wesher:0.1.0 with buildah, podman or docker
+	@scripts/build-image "$(IMAGE)"
+
+.PHONY: soak
+soak: $(INSTALLED) ## The simulations in their long form: hours of a mesh's life
+	WESHER_SOAK=1 $(SUPPORT) $(BIN)/python -m pytest -q tests/sim
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and sort the imports

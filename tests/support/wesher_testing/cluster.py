@@ -22,11 +22,20 @@ import yaml
 from wesher_testing import forwarding, toolbox
 from wesher_testing.api_server import ApiServer, ApiServerFailed, KubectlFailed
 from wesher_testing.cache import cache_dir, hand_back, report
+from wesher_testing.helm import HelmFailed, helm
 from wesher_testing.image import wesher_image
+from wesher_testing.installation import NAMESPACE, Mesh, install
 from wesher_testing.kubelets import ClusterFailed, cluster
 from wesher_testing.namespaces import CommandFailed, Host
 
-_FAILURES = (ApiServerFailed, ClusterFailed, CommandFailed, KubectlFailed, toolbox.ToolUnavailable)
+_FAILURES = (
+    ApiServerFailed,
+    ClusterFailed,
+    CommandFailed,
+    HelmFailed,
+    KubectlFailed,
+    toolbox.ToolUnavailable,
+)
 _MOST_NODES = 9
 _PATIENCE = 60.0
 """Seconds in which a cluster must be gone once told; it takes about three."""
@@ -95,10 +104,15 @@ def _hold() -> int:
     try:
         image = wesher_image()
         names = [f"node-{index}" for index in range(1, int(number) + 1)]
+        helm(3)
         with cluster(*names, images=[image]) as made, _door(made.control_plane, made.api) as url:
             _write_kubeconfig(kubeconfig, made.api, url)
             print(made.api.kubectl("get", "nodes", "-o", "wide"))
             print(f"every node holds image {image.name}", flush=True)
+            report("installing the chart: helm install wesher charts/wesher")
+            install(made, image)
+            Mesh(made).wait_until_ready()
+            print(made.api.kubectl("get", "wesher,pods", "--all-namespaces", "-o", "wide"), flush=True)
             pid.write_text(f"{os.getpid()}\n")
             hand_back(_place())
             signal.pause()
@@ -175,7 +189,8 @@ def _how_to_go_on() -> str:
     return (
         "to use it:\n"
         f"  export KUBECONFIG={_place() / 'kubeconfig'}\n"
-        f"  {toolbox.kubernetes_binary('kubectl')} get nodes\n"
+        f"  {toolbox.kubernetes_binary('kubectl')} get wesher -o wide\n"
+        f"  {helm(3)} --namespace {NAMESPACE} list\n"
         "to end it:\n"
         "  make cluster-down"
     )

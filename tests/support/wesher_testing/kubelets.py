@@ -185,6 +185,11 @@ class Cluster:
         self._connect_pods()
         self.wait_until_ready(*names)
 
+    def remove_node(self, name: str) -> None:
+        """Cut a node's power for good, and have Kubernetes forget it."""
+        self._nodes.pop(name).crash()
+        self.api.kubectl("delete", "node", name, "--ignore-not-found")
+
     def load(self, *images: Image) -> None:
         """Import images into every node's store."""
         self._load(images, self._nodes.values())
