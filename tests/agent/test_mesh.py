@@ -54,6 +54,8 @@ def test_three_agents_form_a_mesh_in_which_every_pair_pings_by_name(lab: Lab, st
         deadline=13.0,
         what="every condition is True",
     )
+    # A peer is asked once its route is there, and not before.
+    assert not [agent.host.name for agent in agents if "probe not sent" in agent.own_log]
 
 
 def test_an_agent_waits_for_its_seed_for_as_long_as_it_takes(lab: Lab, start: Start) -> None:

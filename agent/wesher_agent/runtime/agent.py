@@ -265,8 +265,9 @@ class Agent:
         for problem in sorted(set(wish.problems) - set(known)):
             log.warning("member %s %s reason=%s", problem.member, problem.message, problem.reason)
         self._wish = wish
-        self._prober.set_peers(tunnel_peers(wish.device, members))
         await self._tunnel.apply(wish, me.document.wireguard, me.document.etc_hosts)
+        # After their routes: a probe that finds no way out is lost, and with it the first handshake.
+        self._prober.set_peers(tunnel_peers(wish.device, members))
         self._report_soon()
 
     def _move_to(self, address: IPAddress) -> None:
