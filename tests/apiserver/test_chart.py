@@ -13,9 +13,11 @@ from wesher_testing import plain_manifests
 from wesher_testing.api_server import ApiServer
 from wesher_testing.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
 from wesher_testing.operator_process import NAMESPACE
+from wesher_testing.toolbox import REPOSITORY
 
 HERE = Path(__file__).parent / "chart"
 EVERYTHING = HERE / "everything.values.yaml"
+EXAMPLES = sorted((REPOSITORY / "deploy/examples").glob("*.yaml"))
 GOLDEN = HERE / "everything.rendered.yaml"
 
 
@@ -127,3 +129,10 @@ def test_a_wrong_value_is_refused_by_name(
 ) -> None:
     with pytest.raises(HelmFailed, match=named):
         render(tmp_path, "--set", wrong, version=version)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_the_api_server_takes_the_examples(installed: ApiServer, example: Path) -> None:
+    applied = ("apply", "--server-side", "--dry-run=server", "--validate=strict")
+    said = installed.kubectl(*applied, f"--filename={example}")
+    assert said.count("serverside-applied") == len(documents(example.read_text()))

@@ -81,8 +81,8 @@ RINGS = (
     ),
     Ring(
         "lab",
-        "what needs root but no mesh: files on real mounts, and the namespaces that the outer rings stand on",
-        1,
+        "what needs root but no mesh: files on real mounts, an installation, the namespaces of outer rings",
+        2,
         (_tests("lab", "unit", marked="needs_root"),),
         needs_root=True,
     ),

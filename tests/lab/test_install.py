@@ -1,0 +1,54 @@
+"""``make dist`` and ``make install``: what a machine outside Kubernetes gets."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from wesher_testing.toolbox import REPOSITORY
+
+pytestmark = pytest.mark.needs_root
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel and install it into a directory."""
+    root = tmp_path_factory.mktemp("tree")
+    for words in (["dist"], ["install", f"DESTDIR={root}"]):
+        subprocess.run(["make", "--silent", *words], cwd=REPOSITORY, check=True, timeout=300)
+    return root
+
+
+def test_the_programs_run_from_where_the_tree_will_lie(tree: Path) -> None:
+    program = tree / "opt/wesher/bin/wesher"
+    assert program.read_text().splitlines()[0] == "#!/opt/wesher/bin/python"
+    assert (tree / "usr/local/bin/wesher").readlink() == Path("/opt/wesher/bin/wesher")
+    said = subprocess.run(
+        [tree / "opt/wesher/bin/python", program, "--version"], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip() in next((REPOSITORY / "dist").glob("wesher-*.whl")).name
+
+
+def test_systemd_finds_nothing_wrong_with_the_service(tree: Path) -> None:
+    verify = shutil.which("systemd-analyze")
+    if verify is None:
+        pytest.skip("needs systemd-analyze")
+    done = subprocess.run(
+        [verify, "verify", "--man=no", "--recursive-errors=no", f"--root={tree}", "wesher.service"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_file_for_the_key_is_roots_alone_and_an_edit_of_it_survives_an_upgrade(tree: Path) -> None:
+    defaults = tree / "etc/default/wesher"
+    assert stat.S_IMODE(defaults.stat().st_mode) == 0o600
+    defaults.write_text("WESHER_JOIN=seed.example\n")
+    subprocess.run([REPOSITORY / "scripts/install-service", tree], check=True, timeout=30)
+    assert defaults.read_text() == "WESHER_JOIN=seed.example\n"

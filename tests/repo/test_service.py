@@ -1,0 +1,54 @@
+"""The systemd service's settings and the examples say only what the programs understand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from wesher_agent.cli.commands import agent_settings
+from wesher_operator.kube import MESH
+from wesher_operator.reconcile.refusal import refusal
+from wesher_operator.reconcile.world import World
+from wesher_operator.resources import WesherMeshSpec
+from wesher_testing.toolbox import REPOSITORY
+
+DEFAULTS = REPOSITORY / "deploy/systemd/wesher.default"
+EXAMPLES = REPOSITORY / "deploy/examples"
+
+
+def test_the_agent_takes_the_settings_file_as_it_is_and_each_line_that_may_be_switched_on() -> None:
+    lines = [line.removeprefix("#") for line in DEFAULTS.read_text().splitlines()]
+    environ = dict(line.split("=", 1) for line in lines if re.match(r"WESHER_[A-Z_]+=", line))
+    settings = agent_settings([], environ)
+    assert str(settings.overlay_net) == "10.189.0.0/16"
+    assert str(settings.advertise_addr) == environ["WESHER_ADVERTISE_ADDR"]
+    assert not settings.leaves_on_exit
+
+
+def meshes(path: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_meshes_of_an_example_run_beside_each_other(path: Path) -> None:
+    world = World()
+    for version, mesh in enumerate(meshes(path), start=1):
+        metadata = {**mesh["metadata"], "uid": str(version), "resourceVersion": str(version)}
+        world.observe(MESH, {**mesh, "metadata": metadata})
+    assert world.meshes
+    assert [refusal(mesh, world) for mesh in world.meshes.values()] == [None] * len(world.meshes)
+
+
+def test_the_two_clouds_share_overlay_and_key_and_never_give_the_same_address() -> None:
+    east, west = (
+        WesherMeshSpec.model_validate(mesh["spec"])
+        for cloud in ("east", "west")
+        for mesh in meshes(EXAMPLES / f"two-clouds-{cloud}.yaml")
+    )
+    assert (east.overlay, east.cluster_key_secret_ref) == (west.overlay, west.cluster_key_secret_ref)
+    assert not east.allocation.overlaps(west.allocation)
+    assert east.cluster_name != west.cluster_name
