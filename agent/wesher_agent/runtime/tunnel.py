@@ -103,16 +103,18 @@ class Tunnel:
                     wireguard.interface,
                     userspace_binary=self._settings.userspace_binary or None,
                 )
-                self._opened.set()
             self._done(await self._device.configure(wish.device))
         except (WesherError, OSError) as error:
             self._failed(error)
+        if self._device is not None:
+            # Not before its program was started: only then can one wait for the program's end.
+            self._opened.set()
         await self._write_hosts(wish.hosts, wanted=etc_hosts != "Off")
 
     async def keep(self) -> None:
         """Look at the device for ever: every 30 s, and at once when its program died."""
         while True:
-            if self._device is None:
+            if self._device is None or not self._opened.is_set():
                 await self._try_again_later()
                 continue
             lost = asyncio.ensure_future(self._device.wait_lost())
