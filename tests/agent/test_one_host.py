@@ -57,6 +57,20 @@ def test_elsewhere_the_log_says_how_to_read_a_new_key_and_not_what_it_is(lab: La
     assert hint[1] == "jq -r .ClusterKey /var/lib/wesher/wgoverlay.json"
 
 
+def test_a_new_key_that_could_not_be_saved_is_not_said_to_stand_in_the_state_file(
+    lab: Lab, start: Start
+) -> None:
+    host = lab.host("a")
+    (host.root / "var/lib/wesher").mkdir()
+    host.run(["mount", "-t", "tmpfs", "-o", "ro", "none", "/var/lib/wesher"])
+    agent = start(host)
+    agent.wait_for("a")
+    assert "read it as root with" not in agent.own_log
+    assert (
+        "new cluster key generated but not saved, nobody can join: give --cluster-key-file" in agent.own_log
+    )
+
+
 def test_secrets_are_in_no_log_status_or_argument_list(lab: Lab, start: Start) -> None:
     a, b = lab.host("a"), lab.host("b")
     for host in (a, b):
@@ -145,7 +159,7 @@ def test_a_second_ctrl_c_kills_an_agent_that_hangs_at_its_end_without_a_tracebac
     host = lab.host("a")
     agent = start(host, "--cluster-key", KEY)
     wait_until(lambda: "device ready" in agent.own_log, deadline=15.0, what="the device is ready")
-    carrier = int(re.findall(r"wireguard-go started .* pid=(\d+)", agent.own_log)[-1])
+    carrier = _carrier(agent)
     os.kill(carrier, signal.SIGSTOP)
     try:
         agent.process.send_signal(signal.SIGINT)
@@ -156,6 +170,20 @@ def test_a_second_ctrl_c_kills_an_agent_that_hangs_at_its_end_without_a_tracebac
     finally:
         os.kill(carrier, signal.SIGCONT)
     assert "Traceback" not in agent.own_log
+
+
+def test_a_wireguard_go_that_dies_young_is_started_again_at_once(lab: Lab, start: Start) -> None:
+    agent = start(lab.host("a"), "--cluster-key", KEY)
+    wait_until(lambda: "device ready" in agent.own_log, deadline=15.0, what="the device is ready")
+    os.kill(_carrier(agent), signal.SIGKILL)
+    wait_until(
+        lambda: agent.own_log.count("wireguard-go started") == 2, deadline=5.0, what="another was started"
+    )
+
+
+def _carrier(agent: AgentProcess) -> int:
+    """Return the pid of the wireguard-go that an agent started last."""
+    return int(re.findall(r"wireguard-go started .* pid=(\d+)", agent.own_log)[-1])
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:

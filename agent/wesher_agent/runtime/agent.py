@@ -163,6 +163,9 @@ class Agent:
             text = self._ring.primary.reveal_base64()
             print(f"new cluster key generated: {text}", flush=True)  # noqa: T201 - for a terminal's eyes only
             return
+        if self._save_failed:
+            log.warning("new cluster key generated but not saved, nobody can join: give --cluster-key-file")
+            return
         path = self._begun.settings.state_dir / f"{self._me.document.wireguard.interface}.json"
         log.warning("new cluster key generated, read it as root with: jq -r .ClusterKey %s", path)
 
