@@ -51,6 +51,8 @@ class Node:
         self.sent: list[tuple[float, Address, bytes]] = []
         """Every datagram, when `VirtualNetwork.record` is set."""
         self.awake_from = 0.0
+        self.heard_from = 0.0
+        """Until then what it sends and gets is held back, see `VirtualNetwork.choke`."""
         self.incarnations: dict[str, tuple[int, Address]] = {}
         """The highest seen of each member, and from where: `Invariants` compares with it."""
         self._network = network
@@ -151,7 +153,7 @@ class VirtualNetwork:
         seed: decides everything that chance decides.
         profile: of the nodes that are started without their own.
         packet_format: likewise.
-        loss: the share of datagrams that get lost.
+        loss: the share of datagrams that get lost; TCP loses nothing.
         delay: seconds one way, at least and at most.
 
     """
@@ -307,6 +309,11 @@ class VirtualNetwork:
         self.trace.say(f"{node.name} pauses for {seconds:g} s")
         node.awake_from = self.now + seconds
 
+    def choke(self, node: Node, seconds: float) -> None:
+        """Hold back all that a node sends and gets while its timers go on: Lifeguard's slow member."""
+        self.trace.say(f"{node.name} chokes for {seconds:.1f} s")
+        node.heard_from = self.now + seconds
+
     def move(self, node: Node, address: Address) -> None:
         """Give a node's host another address; the engine does not know."""
         self.trace.say(f"{node.name} moves to {address}")
@@ -377,6 +384,9 @@ class VirtualNetwork:
     def transmit(self, source: Node, data: bytes, address: Address) -> None:
         """Carry a datagram, or lose it."""
         assert len(data) <= UDP_PAYLOAD, f"a datagram of {len(data)} bytes; {self!r}"
+        if source.heard_from > self.now:
+            self.at(source.heard_from, lambda: self.transmit(source, data, address))
+            return
         self.datagrams += 1
         if self.record:
             source.sent.append((self.now, address, data))
@@ -465,8 +475,9 @@ class VirtualNetwork:
         def arrive() -> None:
             if not self.runs(node):
                 return
-            if node.awake_from > self.now:
-                self.at(node.awake_from, arrive)
+            ready = max(node.awake_from, node.heard_from)
+            if ready > self.now:
+                self.at(ready, arrive)
                 return
             node.act(call)
 
