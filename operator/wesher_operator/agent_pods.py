@@ -19,7 +19,7 @@ class AgentPods(BaseModel):
     privileged: bool = True
     """False is NET_ADMIN and nothing else."""
     priority_class_name: str = "system-node-critical"
-    dns_policy: Literal["Default", "ClusterFirst", "ClusterFirstWithHostNet", "None"] = "Default"
+    dns_policy: Literal["Default", "ClusterFirst", "ClusterFirstWithHostNet"] = "Default"
     """Seeds must resolve before the cluster's own DNS runs."""
     update_strategy: dict[str, Any] = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}
     resources: dict[str, Any] = {}

@@ -2,11 +2,7 @@
 {{ .Values.nameOverride | default "wesher" }}
 {{- end }}
 {{- define "wesher.labels" -}}
-app.kubernetes.io/part-of: wesher
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- toYaml (merge (dict "app.kubernetes.io/part-of" "wesher" "app.kubernetes.io/version" .Chart.AppVersion) .Values.commonLabels) }}
 {{- end }}
 {{- define "wesher.image" -}}
 {{- with .Values.image.registry }}{{ . }}/{{ end }}{{ .Values.image.repository }}

@@ -136,7 +136,7 @@ def covers(observed: Any, wanted: Any) -> bool:
     empty may be absent, since the API server drops those.
     """
     if observed is None:
-        return wanted in ({}, [])
+        return wanted in ({}, [], "")
     if isinstance(wanted, Mapping):
         return isinstance(observed, Mapping) and all(
             covers(observed.get(key), value) for key, value in wanted.items()

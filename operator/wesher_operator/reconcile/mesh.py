@@ -80,6 +80,8 @@ class MeshReconciler:
         self._clock = clock
         self._unselected_since: dict[str, datetime] = {}
         self._views_differ_since: datetime | None = None
+        # The API server writes some values its own way: a cpu of 0.02 comes back as 20m.
+        self._applied: dict[str, tuple[Object, ObjectFacts | None]] = {}
 
     async def reconcile(self) -> datetime | None:
         """Bring the mesh nearer to its spec; return when to look again without being woken.
@@ -298,9 +300,13 @@ class MeshReconciler:
 
     async def _ensure(self, kind: Kind, wanted: Object) -> None:
         stores = {CONFIG_MAP: self._world.config_maps, DAEMON_SET: self._world.daemon_sets}
-        observed: ObjectFacts | None = stores[kind].get(wanted["metadata"]["name"])
-        if observed is None or not manifests.covers(observed.body, wanted):
+        name = wanted["metadata"]["name"]
+        observed: ObjectFacts | None = stores[kind].get(name)
+        if observed is None or not (
+            manifests.covers(observed.body, wanted) or self._applied.get(name) == (wanted, observed)
+        ):
             self._world.observe(kind, await self._cluster.apply(kind, wanted))
+            self._applied[name] = (wanted, stores[kind].get(name))
             _log.debug("applied kind=%s name=%s", kind.kind, wanted["metadata"]["name"])
 
     async def _write_status(self, mesh: MeshFacts, wanted: Mapping[str, Any]) -> None:

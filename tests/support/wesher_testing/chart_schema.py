@@ -54,7 +54,7 @@ def _values() -> Schema:
         "logLevel": _OPERATOR_LEVEL,
         "priorityClassName": _TEXT,
         "updateStrategy": _ANY_MAP,
-        "dnsPolicy": {"enum": ["Default", "ClusterFirst", "ClusterFirstWithHostNet", "None"]},
+        "dnsPolicy": {"enum": ["Default", "ClusterFirst", "ClusterFirstWithHostNet"]},
         **_PODS,
     }
     return _exactly(

@@ -16,7 +16,7 @@ from wesher_operator.resources import WesherMeshSpec
     [
         ({"a": 1, "added": 2}, {"a": 1}, True),
         ({"a": 2}, {"a": 1}, False),
-        ({}, {"a": {}, "b": []}, True),
+        ({}, {"a": {}, "b": [], "c": ""}, True),
         ({"a": {"added": 1}}, {"a": {}}, True),
         ({"a": [1]}, {"a": []}, False),
         ({}, {"a": False}, False),
