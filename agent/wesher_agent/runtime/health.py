@@ -16,7 +16,7 @@ class Health:
 
     device_ready: bool
     device_reason: str
-    """CamelCase, when it is not ready."""
+    """CamelCase, when it is not ready; empty before the first try."""
     device_problem: str
     others_alive: int
     asks_for_others: bool
@@ -40,6 +40,8 @@ def conditions(health: Health) -> tuple[Condition, ...]:
 def _wireguard(health: Health) -> Condition:
     if health.device_ready:
         return Condition("WireGuardReady", "True", "DeviceReady")
+    if not health.device_reason:
+        return Condition("WireGuardReady", "Unknown", "Starting", "the device has not been set up yet")
     return Condition("WireGuardReady", "False", health.device_reason, health.device_problem)
 
 
@@ -64,7 +66,7 @@ def _key(health: Health) -> Condition:
 def _ready(health: Health, parts: tuple[Condition, ...]) -> Condition:
     for part in parts:
         if not part.is_true:
-            return Condition("Ready", "False", part.reason, part.message)
+            return Condition("Ready", part.status, part.reason, part.message)
     if health.others_alive and not health.tunnels_asked:
         return Condition("Ready", "Unknown", "Probing", "peers are being asked through the tunnel")
     if health.mostly_unreachable:

@@ -55,8 +55,8 @@ class Tunnel:
         on_sessions_lost: Callable[[], None],
     ) -> None:
         self.ready = False
-        self.reason = "Starting"
-        self.problem = "the device has not been set up yet"
+        self.reason, self.problem = "", ""
+        """Why it is not ready; empty before the first try too."""
         self.mtu = 0
         self.hosts_state = "off" if hosts is None else "not written yet"
         self._settings = settings

@@ -62,6 +62,11 @@ def test_a_node_is_not_called_ready_before_its_tunnels_were_asked() -> None:
     assert said(replace(new, others_alive=0, asks_for_others=False))["Ready"] == ("True", "Ready")
 
 
+def test_a_device_that_was_not_tried_yet_is_nobodys_fault() -> None:
+    starting = replace(WELL, device_ready=False)
+    assert said(starting)["WireGuardReady"] == said(starting)["Ready"] == ("Unknown", "Starting")
+
+
 def test_one_dead_pair_leaves_a_node_ready_but_losing_most_does_not() -> None:
     assert said(replace(WELL, unreachable=("b",)))["Ready"] == ("True", "Ready")
     lost = replace(WELL, unreachable=tuple(f"n{number}" for number in range(10)), mostly_unreachable=True)
