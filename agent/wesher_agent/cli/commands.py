@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from wesher_agent.flags import OneLineParser, add_flags, find_flag
 from wesher_agent.settings import Settings, parse_settings
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.keys import KEY_BYTES
+from wesher_common.version import VERSION
 
 FAILURE = 1
 
@@ -62,7 +62,7 @@ def agent_parser() -> OneLineParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=version("wesher"), help="print the version")
+    parser.add_argument("--version", action="version", version=VERSION, help="print the version")
     add_flags(parser)
     return parser
 

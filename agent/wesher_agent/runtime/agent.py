@@ -14,7 +14,6 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from ipaddress import ip_address
 from math import inf
 from random import Random
@@ -49,6 +48,7 @@ from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress
+from wesher_common.version import VERSION
 
 log = logging.getLogger("wesher.agent")
 
@@ -416,7 +416,7 @@ class Agent:
             rejected=self._driver.rejected,
             joined=alive > 0,
             uptime=self._driver.now - self._started_at,
-            version=version("wesher"),
+            version=VERSION,
             wall_clock=time.time(),
         )
 

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from importlib.metadata import version
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from wesher_agent.kube.schedule import ReportSchedule
 from wesher_agent.settings import Settings
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.mesh_document import MeshDocument
+from wesher_common.version import VERSION
 
 if TYPE_CHECKING:
     from wesher_agent.kube.own_objects import OwnObjects
@@ -66,7 +66,7 @@ class KubernetesLink:
         from wesher_agent.kube.own_objects import OwnObjects  # noqa: PLC0415
 
         objects = await OwnObjects.connect(
-            settings.kubeconfig, document.name, node_name, agent_version=version("wesher")
+            settings.kubeconfig, document.name, node_name, agent_version=VERSION
         )
         return cls(objects, document.uid)
 
