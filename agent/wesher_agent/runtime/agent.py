@@ -40,7 +40,7 @@ from wesher_agent.runtime.views import Snapshot, members_answer, node_status, st
 from wesher_agent.runtime.worker import Worker
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import Event, LeaveDone, NameConflict, PacketRejected
+from wesher_agent.swim.events import Event, LeaveDone, NameConflict, PacketRejected, SelfRefuted
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.packet import PacketFormat
@@ -218,6 +218,9 @@ class Agent:
                 self._settle_conflict(claimed, now)
             case LeaveDone():
                 self._left.set()
+            case SelfRefuted():
+                # A restart must begin above the incarnation that others hold now.
+                self._save.wake()
             case PacketRejected():
                 return
         if self._roster.observe(event, now=now):
