@@ -396,7 +396,7 @@ class Agent:
             asks_for_others=expected or self._me.has_seeds_elsewhere,
             name_conflict=self._standing_conflict(),
             source_problem=self._source_problem,
-            tunnels_asked=plan.is_settled,
+            tunnels_asked=plan.is_settled or self._nobody_can_be_asked(),
             unreachable=plan.unreachable,
             mostly_unreachable=plan.mostly_failing,
         )
@@ -422,6 +422,13 @@ class Agent:
             version=VERSION,
             wall_clock=time.time(),
         )
+
+    def _nobody_can_be_asked(self) -> bool:
+        """Tell whether no living member can have a tunnel, so that an answer would be awaited for ever."""
+        if self._wish is None or self._wish.device.peers:
+            return False
+        without = {problem.member for problem in self._wish.problems}
+        return all(name in without for name, member in self._roster.members.items() if member.state.is_alive)
 
     def _standing_conflict(self) -> str:
         if self._conflict is None or self._driver.now - self._conflict[0] > CONFLICT_SECONDS:
