@@ -181,6 +181,26 @@ def test_a_wireguard_go_that_dies_young_is_started_again_at_once(lab: Lab, start
     )
 
 
+def test_a_wireguard_go_that_hangs_does_not_outlive_an_agent_that_leaves(lab: Lab, start: Start) -> None:
+    host = lab.host("a")
+    agent = start(host, "--cluster-key", KEY)
+    wait_until(lambda: "device ready" in agent.own_log, deadline=15.0, what="the device is ready")
+    carrier = _carrier(agent)
+    os.kill(carrier, signal.SIGSTOP)
+    assert agent.end(deadline=20.0) == 0
+    wait_until(lambda: not _lives(carrier), deadline=2.0, what="the hanging program is gone")
+    assert "wgoverlay" not in host.run(["ip", "-o", "link"]).stdout
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    # Whoever is to take a dead orphan off the kernel's list may take its time.
+    return state != "Z"
+
+
 def _carrier(agent: AgentProcess) -> int:
     """Return the pid of the wireguard-go that an agent started last."""
     return int(re.findall(r"wireguard-go started .* pid=(\d+)", agent.own_log)[-1])

@@ -121,10 +121,11 @@ class UserspaceBackend:
             await self._adopt()
         watch, self._watch = self._watch, None
         if watch is not None and not watch.done():
-            if self._pid:
-                os.kill(self._pid, signal.SIGTERM)
-            with suppress(TimeoutError):
+            self._signal(signal.SIGTERM)
+            try:
                 await asyncio.wait_for(watch, _END_TIMEOUT)
+            except TimeoutError:
+                self._signal(signal.SIGKILL)
         # A program whose pid we cannot know ends by itself when its device goes.
         await asyncio.to_thread(delete_link, self.interface, LINK_KIND)
         self._socket.unlink(missing_ok=True)
@@ -133,6 +134,12 @@ class UserspaceBackend:
         """See `Backend.close`."""
         if self._watch is not None:
             self._watch.cancel()
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to the program, if its pid is known and it has not just ended."""
+        if self._pid:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, number)
 
     async def _adopt(self) -> bool:
         """Watch the program that answers on the device's socket; tell whether there is one."""
