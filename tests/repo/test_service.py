@@ -29,6 +29,12 @@ def test_the_agent_takes_the_settings_file_as_it_is_and_each_line_that_may_be_sw
     assert not settings.leaves_on_exit
 
 
+def test_systemd_leaves_wireguard_go_to_the_agent_so_that_a_restart_can_keep_it() -> None:
+    service = (REPOSITORY / "deploy/systemd/wesher.service").read_text()
+    # `mixed` kills at the end whatever is left in the service's control group, systemd.kill(5).
+    assert re.findall(r"^KillMode=(.*)$", service, re.MULTILINE) == ["process"]
+
+
 def meshes(path: Path) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(path.read_text()) if document]
 
