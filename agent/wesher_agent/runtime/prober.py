@@ -50,9 +50,13 @@ class Prober:
         self.plan.set_peers(self._peers, now=asyncio.get_running_loop().time())
         self._woken.set()
 
-    async def look(self) -> None:
-        """Read the device's counters."""
-        self.observed = await self._tunnel.peers()
+    async def look(self) -> bool:
+        """Read the device's counters; tell whether they could be read, else the former ones stay."""
+        observed = await self._tunnel.peers()
+        if observed is None:
+            return False
+        self.observed = observed
+        return True
 
     def ask_everyone(self) -> None:
         """Send every peer something as soon as possible, so that sessions are made at once."""
@@ -64,8 +68,8 @@ class Prober:
         loop = asyncio.get_running_loop()
         while True:
             self._woken.clear()
-            if self._tunnel.ready and self._peers:
-                await self.look()
+            # Counters that cannot be read are not zero: the next would look like an answer.
+            if self._tunnel.ready and self._peers and await self.look():
                 now = loop.time()
                 known = self.plan.unreachable
                 changed = self.plan.judge(self._received(), now=now)

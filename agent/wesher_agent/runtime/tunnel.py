@@ -134,15 +134,15 @@ class Tunnel:
             # Somebody may have installed what was missing.
             self._on_retry()
 
-    async def peers(self) -> Mapping[WireGuardPublicKey, ObservedPeer]:
-        """Return what the device knows of each peer; nothing while there is no device."""
+    async def peers(self) -> Mapping[WireGuardPublicKey, ObservedPeer] | None:
+        """Return what the device knows of each peer; None when it does not answer."""
         if self._device is None:
             return {}
         try:
             return {peer.public_key: peer for peer in await self._device.peers()}
         except (WesherError, OSError) as error:
             log.debug("device not read error=%s", error)
-            return {}
+            return None
 
     async def remove(self) -> None:
         """Take the device and our hosts entries away."""
