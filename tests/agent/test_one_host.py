@@ -7,7 +7,9 @@ import pty
 import re
 import shutil
 import signal
+import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from wesher_testing.agents import (
     wireguard_go,
 )
 from wesher_testing.namespaces import Host, Lab
+from wesher_testing.toolbox import REPOSITORY
 
 Start = Callable[..., AgentProcess]
 
@@ -237,6 +240,7 @@ def test_an_unprivileged_agent_with_cap_net_admin_does_all_but_the_hosts_file(la
         "--bounding-set=-all,+net_admin",
     ]
     _open_tun_to_all(b)
+    _open_our_code_to_all(b)
     binary = b.root / "run/wireguard-go"
     shutil.copy(wireguard_go(), binary)
     flags = ("--cluster-key", KEY, "--join", str(a.ipv4), "--userspace-binary=/run/wireguard-go")
@@ -247,6 +251,27 @@ def test_an_unprivileged_agent_with_cap_net_admin_does_all_but_the_hosts_file(la
     wait_for_ping(b, agent.members()["a"]["overlayIP"])
     assert agent.own_log.count("hosts file skipped") == 1
     assert agent.ask("status")["hosts"].startswith("skipped")
+
+
+def _open_our_code_to_all(host: Host) -> None:
+    """Let other users of a host read the code, though this checkout may lie in somebody's closed home."""
+    needed = [
+        *(REPOSITORY / part for part in (".venv", "agent", "common", "operator")),
+        Path(sys.base_prefix),
+    ]
+    closed = {
+        next((parent for parent in reversed(path.parents) if not parent.stat().st_mode & stat.S_IXOTH), None)
+        for path in needed
+    } - {None}
+    kept = [path for path in needed if closed & {*path.parents}]
+    for number, path in enumerate(kept):
+        host.run(["mkdir", "-p", f"/run/code/{number}"])
+        host.run(["mount", "--rbind", path, f"/run/code/{number}"])
+    for directory in closed:
+        host.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(directory)])
+    for number, path in enumerate(kept):
+        host.run(["mkdir", "-p", path])
+        host.run(["mount", "--rbind", f"/run/code/{number}", path])
 
 
 def _open_tun_to_all(host: Host) -> None:
