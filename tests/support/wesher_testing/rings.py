@@ -17,7 +17,7 @@ from wesher_testing.helm import VERSIONS, helm
 from wesher_testing.image import wesher_image
 from wesher_testing.ring_runner import Ring, Step, run
 
-SET_UP_MINUTES = 18.0
+SET_UP_MINUTES = 22.0
 """What building and fetching all tools may take on a machine without the cache."""
 
 _BIN = Path(sys.executable).parent
@@ -62,7 +62,7 @@ RINGS = (
     Ring(
         "check",
         "style, types, import rules, unit and property tests",
-        1,
+        1.5,
         (
             _tool("ruff", "check", "."),
             _tool("ruff", "format", "--check", "."),
@@ -99,7 +99,7 @@ RINGS = (
     Ring(
         "apiserver",
         "the operator and the chart on a real API server",
-        4,
+        6,
         (_tests("apiserver"),),
         prepare=(_api_server, _helm),
     ),
