@@ -32,6 +32,7 @@ CLUSTER = {
 TEST = {
     **CLUSTER,
     "qemu-system-x86_64": "qemu-system-x86",
+    "systemd-analyze": "systemd",
     "wg": "wireguard-tools",
 }
 """Program to Debian package, for ``make test``."""
