@@ -28,6 +28,9 @@ def lab(started: list[AgentProcess]) -> Iterator[Lab]:
     """Return an empty lab."""
     with Lab() as made:
         yield made
+        # Shown when the test failed.
+        for agent in started:
+            print(f"── {agent.host.name}\n{agent.own_log[-6000:]}")  # noqa: T201
 
 
 @pytest.fixture

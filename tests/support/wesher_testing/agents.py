@@ -142,6 +142,9 @@ def pings(host: Host, target: str) -> bool:
     return host.run(["ping", "-c1", "-W2", target], check=False).returncode == 0
 
 
-def wait_for_ping(host: Host, target: str, *, deadline: float = 10.0) -> float:
-    """Wait until a name or address answers a ping; return how long it took."""
+def wait_for_ping(host: Host, target: str, *, deadline: float = 20.0) -> float:
+    """Wait until a name or address answers a ping; return how long it took.
+
+    WireGuard tries a handshake that was lost again after 5 s, and once more after 10.
+    """
     return wait_until(lambda: pings(host, target), deadline=deadline, what=f"{host.name} pings {target}")
