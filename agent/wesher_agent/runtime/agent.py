@@ -98,7 +98,7 @@ class Agent:
             on_retry=self._apply_again,
             on_sessions_lost=self._ask_everyone,
         )
-        self._prober = Prober(self._tunnel, self._rng, on_change=self._report_soon)
+        self._prober = Prober(self._tunnel, self._me.key.public, self._rng, on_change=self._report_soon)
         self._roster = self._make_roster()
         self._engine = Engine(
             LocalNode(name=self._me.name, address=self._me.gossip_address, meta=self._me.meta()),

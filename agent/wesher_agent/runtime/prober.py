@@ -20,6 +20,8 @@ log = logging.getLogger("wesher.probe")
 DISCARD_PORT = 9
 LOOK_SECONDS = 1.0
 """Between looks at the counters while an answer is awaited."""
+YIELD_SECONDS = 0.5
+"""How long the one of a pair with the greater key lets the other begin the handshake."""
 PAUSE_SECONDS = 0.005
 """Between two datagrams, since each may cost a handshake."""
 
@@ -29,17 +31,21 @@ class Prober:
 
     Args:
         tunnel: whose counters tell who answered.
+        own_key: this member's.
         rng: for the order.
         on_change: called when the unreachable peers are others than before, and once all
             peers of the beginning were asked.
 
     """
 
-    def __init__(self, tunnel: Tunnel, rng: Random, *, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, tunnel: Tunnel, own_key: WireGuardPublicKey, rng: Random, *, on_change: Callable[[], None]
+    ) -> None:
         self.plan = ProbePlan(rng)
         self.observed: Mapping[WireGuardPublicKey, ObservedPeer] = {}
         """The device's peers as last looked at."""
         self._tunnel = tunnel
+        self._own_key = own_key
         self._on_change = on_change
         self._peers: dict[str, tuple[WireGuardPublicKey, IPAddress]] = {}
         self._woken = asyncio.Event()
@@ -74,12 +80,25 @@ class Prober:
                 known = self.plan.unreachable
                 changed = self.plan.judge(self._received(), now=now)
                 wanted = self.plan.due(self._received(), now=now)
-                await _send([self._peers[name][1] for name in wanted])
+                await self._send(wanted)
                 if self.plan.unreachable != known:
                     log.info("unreachable peers changed peers=%s", ",".join(self.plan.unreachable) or "-")
                 if changed:
                     self._on_change()
             await self._rest(loop)
+
+    async def _send(self, names: Iterable[str]) -> None:
+        """Ask peers, those to which we begin the handshake first.
+
+        When two members begin at the same moment, each may end with the session that the
+        other gave up, and neither hears the other for the 15 s until WireGuard begins anew.
+        """
+        peers = [self._peers[name] for name in names]
+        await _send(address for key, address in peers if self._own_key < key)
+        yielded = [address for key, address in peers if self._own_key >= key]
+        if yielded:
+            await asyncio.sleep(YIELD_SECONDS)
+            await _send(yielded)
 
     async def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
         timer = self.plan.next_timer()
