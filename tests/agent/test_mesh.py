@@ -48,7 +48,11 @@ def test_three_agents_form_a_mesh_in_which_every_pair_pings_by_name(lab: Lab, st
                 route = host.run(["ip", "route", "get", address]).stdout
                 assert "dev wgoverlay" in route
                 assert f"{address}\t{other.name}\t# ! managed automatically by wesher" in _hosts(host)
-    assert agents[0].ask("status")["peers"]["handshake"] == 2
+    wait_until(
+        lambda: agents[0].ask("status")["peers"]["handshake"] == 2,
+        deadline=5.0,
+        what="both handshakes are told",
+    )
     wait_until(
         lambda: all(condition["status"] == "True" for condition in agents[0].ask("status")["conditions"]),
         deadline=13.0,
@@ -62,7 +66,11 @@ def test_an_agent_waits_for_its_seed_for_as_long_as_it_takes(lab: Lab, start: St
     a, b = lab.host("a"), lab.host("b")
     second = start(b, "--cluster-key", KEY, "--join", str(a.ipv4))
     second.wait_for("b")
-    assert second.conditions()["GossipJoined"] == "NobodyAnswers"
+    wait_until(
+        lambda: second.conditions()["GossipJoined"] == "NobodyAnswers",
+        deadline=5.0,
+        what="its seed does not answer",
+    )
     first = start(a, "--cluster-key", KEY)
     second.wait_for("a", "b")
     first.wait_for("a", "b")
@@ -97,7 +105,7 @@ def test_a_killed_agent_returns_from_another_address_before_it_was_missed(lab: L
         what="a knows where b is now",
     )
     assert "others look for this node at its former address" in third.own_log
-    assert third.conditions()["GossipJoined"] == "Joined"
+    wait_until(lambda: third.conditions()["GossipJoined"] == "Joined", deadline=5.0, what="b has joined")
     assert first.members()["b"]["overlayIP"] == overlay
     wait_for_ping(a, overlay)
 

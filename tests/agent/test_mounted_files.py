@@ -102,7 +102,11 @@ def test_before_the_operator_gave_an_address_an_agent_gossips_and_says_what_it_w
     mount(host, document(host))
     agent = start_inside(host)
     agent.wait_for("a")
-    assert agent.conditions()["WireGuardReady"] == "NoAddress"
+    wait_until(
+        lambda: agent.conditions()["WireGuardReady"] == "NoAddress",
+        deadline=10.0,
+        what="the device waits for an address",
+    )
     assert agent.conditions()["GossipJoined"] == "OnlyMember"
 
 

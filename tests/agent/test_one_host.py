@@ -311,9 +311,13 @@ def test_without_any_wireguard_gossip_goes_on_and_the_status_says_what_to_instal
     start(a, "--cluster-key", KEY)
     agent = start(b, "--cluster-key", KEY, "--join", str(a.ipv4), "--userspace-binary=/nowhere/wireguard-go")
     agent.wait_for("a", "b")
-    problem = {entry["type"]: entry for entry in agent.ask("status")["conditions"]}["WireGuardReady"]
-    assert problem["status"] == "False"
-    assert "/nowhere/wireguard-go" in problem["message"]
+
+    def problem() -> dict[str, str]:
+        conditions: list[dict[str, str]] = agent.ask("status")["conditions"]
+        return next(entry for entry in conditions if entry["type"] == "WireGuardReady")
+
+    wait_until(lambda: problem()["status"] == "False", deadline=5.0, what="the device failed")
+    assert "/nowhere/wireguard-go" in problem()["message"]
 
 
 def test_junk_from_the_network_is_counted_and_harms_nobody(lab: Lab, start: Start) -> None:
