@@ -140,6 +140,40 @@ def test_nothing_is_left_however_a_run_ends(end: signal.Signals | str) -> None:
     assert not any(Path("/proc", pid, "exe").exists() for pid in pids)
 
 
+_NEIGHBOUR = """
+import sys
+from wesher_testing.namespaces import Lab
+with Lab() as lab:
+    a, b = lab.host("a"), lab.host("b")
+    b.cut()
+    print(lab.directory, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_two_labs_with_the_same_hosts_and_addresses_know_nothing_of_each_other(lab: Lab) -> None:
+    """As two checkouts of this project that run their tests at the same time on one machine."""
+    a, b = lab.host("a"), lab.host("b")
+    with subprocess.Popen(
+        [sys.executable, "-c", _NEIGHBOUR],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "support")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as neighbour:
+        assert neighbour.stdin is not None
+        assert neighbour.stdout is not None
+        directory = Path(neighbour.stdout.readline().strip())
+        assert directory.exists()
+        assert directory != lab.directory
+        assert reaches(a, b.ipv4)
+        neighbour.stdin.write("\n")
+        neighbour.stdin.flush()
+        assert neighbour.wait(30) == 0
+    assert not directory.exists()
+    assert reaches(a, b.ipv4)
+
+
 def test_a_capture_holds_what_passed_and_shows_a_marker_sent_in_clear(lab: Lab, tmp_path: Path) -> None:
     a, b = lab.host("a"), lab.host("b")
     marker = os.urandom(16)
