@@ -13,10 +13,12 @@ from typing import Any
 import yaml
 
 from wesher_common.names import GROUP, VERSION
-from wesher_operator.resources import Column, WesherMesh, WesherNode
+from wesher_operator.resources.mesh import WesherMesh
+from wesher_operator.resources.node import WesherNode
+from wesher_operator.resources.parts import Column
 
 KINDS = (WesherMesh, WesherNode)
-_NOTE = "# Generated from operator/wesher_operator/resources.py by `python -m wesher_operator.crd`.\n"
+_NOTE = "# Generated from operator/wesher_operator/resources/ by `python -m wesher_operator.crd`.\n"
 
 
 def definition(kind: type[WesherMesh | WesherNode]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from wesher_operator.crd import definition
-from wesher_operator.resources import WesherMesh
+from wesher_operator.resources.mesh import WesherMesh
 from wesher_testing.api_server import ApiServer
 from wesher_testing.operator_process import CRDS, eventually, run_operator
 

@@ -13,7 +13,7 @@ from wesher_agent.cli.commands import agent_settings
 from wesher_operator.kube import MESH
 from wesher_operator.reconcile.refusal import refusal
 from wesher_operator.reconcile.world import World
-from wesher_operator.resources import WesherMeshSpec
+from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_testing.toolbox import REPOSITORY
 
 DEFAULTS = REPOSITORY / "deploy/systemd/wesher.default"

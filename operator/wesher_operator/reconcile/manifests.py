@@ -27,7 +27,8 @@ from wesher_operator.agent_pods import AgentPods
 from wesher_operator.kube import MESH, Object
 from wesher_operator.reconcile.membership import RELEASED_FILE, Released
 from wesher_operator.reconcile.world import MeshFacts
-from wesher_operator.resources import WesherMeshSpec, WesherNodeSpec
+from wesher_operator.resources.mesh import WesherMeshSpec
+from wesher_operator.resources.node import WesherNodeSpec
 
 HASH_ANNOTATION = f"{GROUP}/manifest-hash"
 MOUNT_PATH = "/etc/wesher"

@@ -20,7 +20,7 @@ from typing import Any
 from wesher_common.conditions import rfc3339
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_operator.reconcile.world import NodeFacts, Taint
-from wesher_operator.resources import Toleration, WesherMeshSpec
+from wesher_operator.resources.mesh import Toleration, WesherMeshSpec
 
 UNSELECTED_GRACE = timedelta(seconds=60)
 HELD_BACK_FOR = timedelta(hours=1)

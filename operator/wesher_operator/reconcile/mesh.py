@@ -46,7 +46,7 @@ from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.refusal import Refusal, refusal
 from wesher_operator.reconcile.status import Findings
 from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts, ObjectFacts, World
-from wesher_operator.resources import WesherMeshSpec
+from wesher_operator.resources.mesh import WesherMeshSpec
 
 _log = logging.getLogger("wesher.mesh")
 _TOLD = {"Ready": "False", "KeyReady": "False", "Converged": "False", "Degraded": "True"}

@@ -15,7 +15,7 @@ from wesher_common.names import MAX_INTERFACE_NAME
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT
 from wesher_operator.reconcile.world import MeshFacts, World
-from wesher_operator.resources import WesherMeshSpec
+from wesher_operator.resources.mesh import WesherMeshSpec
 
 # Where free networks are looked for, and from which address on: clusters and homes crowd the beginning.
 _PRIVATE_V4 = (

@@ -20,7 +20,7 @@ from wesher_common.keys import KeyRing
 from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.refusal import Refusal
 from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts
-from wesher_operator.resources import (
+from wesher_operator.resources.mesh import (
     KeyStatus,
     MemberCounts,
     MemberState,

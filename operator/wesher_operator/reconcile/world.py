@@ -43,7 +43,8 @@ from wesher_operator.kube import (
     Kind,
     Object,
 )
-from wesher_operator.resources import WesherMeshSpec, WesherNodeSpec, WesherNodeStatus
+from wesher_operator.resources.mesh import WesherMeshSpec
+from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
 

@@ -11,7 +11,7 @@ import json
 from typing import Any
 
 from wesher_operator.crd import definition
-from wesher_operator.resources import WesherMesh
+from wesher_operator.resources.mesh import WesherMesh
 from wesher_testing.helm import CHART
 
 SCHEMA = CHART / "values.schema.json"

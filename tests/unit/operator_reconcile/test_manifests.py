@@ -8,7 +8,7 @@ import pytest
 from wesher_operator.agent_pods import AgentPods
 from wesher_operator.reconcile.manifests import AgentSettings, covers, daemon_set
 from wesher_operator.reconcile.world import MeshFacts
-from wesher_operator.resources import WesherMeshSpec
+from wesher_operator.resources.mesh import WesherMeshSpec
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from wesher_operator.reconcile.membership import (
     selected,
 )
 from wesher_operator.reconcile.world import NodeFacts, Taint
-from wesher_operator.resources import WesherMeshSpec
+from wesher_operator.resources.mesh import WesherMeshSpec
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wesher_operator.reconcile.refusal import free_network, refusal
 from wesher_operator.reconcile.world import MeshFacts, World
-from wesher_operator.resources import WesherMeshSpec
+from wesher_operator.resources.mesh import WesherMeshSpec
 
 
 def mesh(name: str, created: str, *, deleting: bool = False, **spec: object) -> MeshFacts:

@@ -10,7 +10,8 @@ from wesher_common.keys import ClusterKey, KeyRing
 from wesher_operator.reconcile.refusal import Refusal
 from wesher_operator.reconcile.status import Findings, mesh_status, next_change, report_window, stale_after
 from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts
-from wesher_operator.resources import WesherMeshSpec, WesherNodeSpec, WesherNodeStatus
+from wesher_operator.resources.mesh import WesherMeshSpec
+from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 RING = KeyRing(ClusterKey(bytes(32)))

@@ -1,0 +1,314 @@
+"""WesherMesh: spec by the user, status by the operator."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field
+
+from wesher_common.mesh_document import (
+    MAX_KEEPALIVE,
+    MAX_LABEL,
+    MAX_MTU,
+    EtcHosts,
+    GossipProfile,
+    GossipSettings,
+    WireGuardMode,
+    WireGuardSettings,
+    parse_overlay_network,
+)
+from wesher_common.names import MAX_INTERFACE_NAME, MAX_MESH_NAME, check_interface_name, key_secret_name
+from wesher_common.overlay import IPNetwork
+from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
+from wesher_operator.resources import rules
+from wesher_operator.resources.parts import MAX_CIDR_TEXT, MAX_DNS_NAME, Column, Conditions, Resource
+
+_MAX_SEED_TEXT = MAX_DNS_NAME + len(":65535")
+Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
+
+
+class SecretRef(Resource):
+    """A Secret in the operator's namespace."""
+
+    name: str = Field("", max_length=MAX_DNS_NAME, json_schema_extra=rules.DNS_NAME)
+    """Name of the Secret; empty means `<mesh>-key`, which is made with 32 random bytes when absent."""
+
+
+class Toleration(Resource):
+    """A taint that agents tolerate (core/v1 Toleration)."""
+
+    key: str = Field("", max_length=316)
+    """Taint key; empty with operator Exists matches every taint."""
+    operator: Literal["Equal", "Exists"] = "Equal"
+    """How the value is compared."""
+    value: str = Field("", max_length=63)
+    """Taint value, for operator Equal."""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    """Taint effect; empty matches every effect."""
+    toleration_seconds: int | None = None
+    """How long a NoExecute taint is tolerated; for ever when absent."""
+
+
+class WireGuard(Resource):
+    """The device that carries the overlay."""
+
+    model_config = ConfigDict(json_schema_extra={"default": {}})
+
+    interface: str = Field(
+        "wgoverlay", min_length=1, max_length=MAX_INTERFACE_NAME, json_schema_extra=rules.INTERFACE
+    )
+    """Name of the device on every node."""
+    port: Port = 51820
+    """UDP port; open it between all members."""
+    mtu: int = Field(0, ge=0, le=MAX_MTU, json_schema_extra=rules.MTU)
+    """MTU of the device; 0 takes it from the underlay."""
+    persistent_keepalive: int = Field(0, ge=0, le=MAX_KEEPALIVE)
+    """Seconds between keepalives to every peer; 0 is off."""
+    mode: WireGuardMode = "Auto"
+    """`Auto` prefers the kernel, else wireguard-go; a living device keeps what it has."""
+
+
+class Gossip(Resource):
+    """How members find each other."""
+
+    model_config = ConfigDict(json_schema_extra={"default": {}})
+
+    port: Port = 7946
+    """UDP and TCP port; open it between all members."""
+    profile: GossipProfile = "WAN"
+    """memberlist's constants for a LAN or a WAN; the same on all members."""
+    label: str = Field(
+        "",
+        max_length=MAX_LABEL,
+        json_schema_extra=rules.cel(
+            f"bytes(self).size() <= {MAX_LABEL}", f"must be at most {MAX_LABEL} bytes of UTF-8"
+        ),
+    )
+    """memberlist's label, which keeps meshes with the same key apart; the same on all members."""
+
+
+class Addresses(Resource):
+    """Which address of a node others dial."""
+
+    model_config = ConfigDict(json_schema_extra={"default": {}})
+
+    prefer: list[Literal["InternalIP", "ExternalIP"]] = Field(
+        ["InternalIP"], min_length=1, max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"}
+    )
+    """Node address types that members of other locations dial, in order."""
+
+
+class Routes(Resource):
+    """Networks behind nodes."""
+
+    model_config = ConfigDict(json_schema_extra={"default": {}})
+
+    advertise_pod_cidrs: bool = Field(False, alias="advertisePodCIDRs")  # noqa: FBT003 - a default
+    """Offer each node's pod CIDRs to other clusters."""
+
+
+class WesherMeshSpec(Resource):
+    """What the user declares."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules.all_of(
+            rules.cel(
+                "!has(self.allocationCIDR) || !isCIDR(self.allocationCIDR) || !isCIDR(self.overlayCIDR)"
+                " || cidr(self.overlayCIDR).containsCIDR(cidr(self.allocationCIDR))",
+                "must lie inside overlayCIDR",
+                shows="self.allocationCIDR",
+                fieldPath=".allocationCIDR",
+            ),
+            rules.cel(
+                "self.gossip.port != self.wireguard.port",
+                "must differ from wireguard.port: both are UDP",
+                fieldPath=".gossip.port",
+            ),
+        )
+    )
+
+    overlay_cidr: str = Field(
+        alias="overlayCIDR",
+        max_length=MAX_CIDR_TEXT,
+        json_schema_extra=rules.all_of(rules.ANY_NETWORK, rules.OVERLAY_PREFIX, rules.IMMUTABLE),
+    )
+    """Network of the overlay, IPv4 (/8 to /30) or IPv6 (/32 to /126); the same on all members."""
+    allocation_cidr: str = Field(
+        "",
+        alias="allocationCIDR",
+        max_length=MAX_CIDR_TEXT,
+        json_schema_extra=rules.all_of(rules.ANY_NETWORK, rules.OVERLAY_PREFIX),
+    )
+    """The part of overlayCIDR this cluster allocates from; empty means all of it."""
+    cluster_name: str = Field("", max_length=63, json_schema_extra=rules.DNS_NAME)
+    """When set, members are named `<node>.<clusterName>`; needed where node names repeat across clusters."""
+    cluster_key_secret_ref: SecretRef = Field(SecretRef(), json_schema_extra={"default": {}})
+    """The Secret with the cluster key."""
+    seed_nodes: list[
+        Annotated[
+            str,
+            Field(
+                min_length=1,
+                max_length=_MAX_SEED_TEXT,
+                json_schema_extra=rules.all_of(rules.SEED_FORM, rules.SEED_PORT),
+            ),
+        ]
+    ] = Field([], max_length=64)
+    """Members outside this cluster to join through: host, ip, host:port or [v6]:port. Tried for ever."""
+    node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
+        {}, max_length=32, json_schema_extra=rules.NODE_SELECTOR
+    )
+    """Labels of the nodes on which agents run; empty means all."""
+    tolerations: list[Toleration] = Field(
+        [Toleration(operator="Exists")],
+        max_length=32,
+        json_schema_extra={"default": [{"operator": "Exists"}]},
+    )
+    """Taints that agents tolerate; all of them unless set."""
+    wireguard: WireGuard = WireGuard()
+    """The WireGuard device."""
+    gossip: Gossip = Gossip()
+    """Gossip between members."""
+    addresses: Addresses = Addresses()
+    """Which address of a node others dial."""
+    etc_hosts: EtcHosts = "Qualified"
+    """`Qualified` writes `<member>.<mesh>.wesher.internal` into each host's /etc/hosts, `Names` bare names, `Off` none."""  # noqa: E501
+    routes: Routes = Routes()
+    """Networks behind nodes."""
+
+    @property
+    def overlay(self) -> IPNetwork:
+        """``overlayCIDR`` as a network.
+
+        Raises:
+            InvalidSpec: it is none; the API server admits no such object.
+
+        """
+        return parse_overlay_network(self.overlay_cidr, field="spec.overlayCIDR")
+
+    @property
+    def allocation(self) -> IPNetwork:
+        """The network addresses are taken from; inside `overlay`.
+
+        Raises:
+            InvalidSpec: it is none.
+
+        """
+        return parse_overlay_network(self.allocation_cidr or self.overlay_cidr, field="spec.allocationCIDR")
+
+    @property
+    def seeds(self) -> tuple[SeedAddress, ...]:
+        """``seedNodes``, parsed.
+
+        Raises:
+            InvalidSpec: one cannot be read.
+
+        """
+        return tuple(
+            parse_seed(text, field=f"spec.seedNodes[{index}]") for index, text in enumerate(self.seed_nodes)
+        )
+
+    @property
+    def wireguard_settings(self) -> WireGuardSettings:
+        """``wireguard`` as the mesh document holds it."""
+        return WireGuardSettings(
+            interface=check_interface_name(self.wireguard.interface, field="spec.wireguard.interface"),
+            port=self.wireguard.port,
+            mtu=self.wireguard.mtu,
+            persistent_keepalive=self.wireguard.persistent_keepalive,
+            mode=self.wireguard.mode,
+        )
+
+    @property
+    def gossip_settings(self) -> GossipSettings:
+        """``gossip`` as the mesh document holds it."""
+        return GossipSettings(port=self.gossip.port, profile=self.gossip.profile, label=self.gossip.label)
+
+    def key_secret(self, mesh: str) -> str:
+        """Return the name of the Secret that holds the cluster key of ``mesh``."""
+        return self.cluster_key_secret_ref.name or key_secret_name(mesh)
+
+
+class MemberCounts(Resource):
+    """How many members there are."""
+
+    desired: int = 0
+    """Nodes on which an agent should run."""
+    ready: int = 0
+    """Of those, how many are in the mesh and well."""
+    not_ready: int = 0
+    """Of those, how many report, or are reported, unwell."""
+    stale: int = 0
+    """Of those, how many have not reported for longer than they should."""
+    outside: int = 0
+    """Members that are not nodes of this cluster."""
+    summary: str = ""
+    """`ready/desired`."""
+
+
+MemberState = Literal["Ready", "NotReady", "Stale", "Starting", "Alive"]
+
+
+class MemberStatus(Resource):
+    """One member."""
+
+    name: str
+    """Member name."""
+    kind: Literal["Node", "Outsider"]
+    """A node of this cluster, or a machine that only gossips."""
+    address: str = ""
+    """Overlay address."""
+    state: MemberState
+    """What is known about it."""
+    reason: str = ""
+    """Why it is not ready."""
+
+
+class KeyStatus(Resource):
+    """Which key is in use; never the key."""
+
+    id: str = ""
+    """Eight hex digits of a hash over the primary key."""
+    accepted_ids: list[str] = Field([], alias="acceptedIDs")
+    """The same for further keys that are still accepted."""
+
+
+class WesherMeshStatus(Resource):
+    """What the operator knows."""
+
+    observed_generation: int = 0
+    """The generation of the spec this status is about."""
+    conditions: Conditions = Field([])
+    """Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded."""
+    members: MemberCounts = MemberCounts()
+    """Members, counted."""
+    member_list: list[MemberStatus] = Field([], max_length=100)
+    """Members, those not ready first; at most 100."""
+    members_truncated: bool = False
+    """Whether memberList leaves some out."""
+    key: KeyStatus = KeyStatus()
+    """The cluster key's id."""
+
+
+class WesherMesh(Resource):
+    """An encrypted overlay network over this cluster's nodes and machines outside it."""
+
+    plural: ClassVar[str] = "weshermeshes"
+    short_name: ClassVar[str] = "wmesh"
+    columns: ClassVar[list[Column]] = [
+        Column(name="Ready", path='.status.conditions[?(@.type=="Ready")].status'),
+        Column(name="Members", path=".status.members.summary"),
+        Column(name="CIDR", path=".spec.overlayCIDR"),
+        Column(name="Key", path=".status.key.id"),
+        Column(name="Converged", path='.status.conditions[?(@.type=="Converged")].status', wide=True),
+        Column(name="Interface", path=".spec.wireguard.interface", wide=True),
+        Column(name="Message", path='.status.conditions[?(@.type=="Ready")].message', wide=True),
+        Column(name="Age", path=".metadata.creationTimestamp", type="date"),
+    ]
+    rules: ClassVar[dict[str, Any]] = rules.cel(
+        f"self.metadata.name.size() <= {MAX_MESH_NAME} && !self.metadata.name.contains('.')",
+        f"metadata.name must be at most {MAX_MESH_NAME} characters without '.'",
+    )
+
+    spec: WesherMeshSpec
+    status: WesherMeshStatus = WesherMeshStatus()

@@ -1,0 +1,150 @@
+"""WesherNode: spec by the operator, status by the node's agent."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from wesher_common.names import MAX_MESH_NAME
+from wesher_operator.resources import rules
+from wesher_operator.resources.parts import MAX_CIDR_TEXT, MAX_DNS_NAME, Column, Conditions, Resource
+
+_MAX_IP_TEXT = 39
+
+
+class MeshRef(Resource):
+    """The mesh a WesherNode belongs to."""
+
+    name: str = Field(max_length=MAX_MESH_NAME, min_length=1)
+    """Name of the WesherMesh."""
+    uid: str = Field(max_length=64, min_length=1)
+    """Its uid: another uid under the same name is another mesh."""
+
+
+class WesherNodeSpec(Resource):
+    """What the operator gives a node; made by machines only."""
+
+    mesh_ref: MeshRef
+    """The mesh."""
+    node_name: str = Field(
+        max_length=MAX_DNS_NAME,
+        min_length=1,
+        json_schema_extra=rules.cel("self == oldSelf", "is immutable: a WesherNode stands for one Node"),
+    )
+    """The Node; its agent's token may write this object's status and no other's."""
+    overlay_ip: str = Field(alias="overlayIP", max_length=_MAX_IP_TEXT, json_schema_extra=rules.IP)
+    """The node's address in the overlay, for as long as this object lives."""
+    routes: list[Annotated[str, Field(max_length=MAX_CIDR_TEXT, json_schema_extra=rules.ANY_NETWORK)]] = (
+        Field([], max_length=16)
+    )
+    """Networks behind this node that other clusters may reach through it."""
+    advertise_address: str = Field(
+        "",
+        max_length=_MAX_IP_TEXT,
+        json_schema_extra=rules.cel("self == '' || isIP(self)", "must be an IP address", shows="self"),
+    )
+    """The address that members of other locations dial."""
+    location: str = Field(
+        "",
+        max_length=63,
+        json_schema_extra=rules.cel(
+            "!format.labelValue().validate(self).hasValue()", "must be a word such as a label's value"
+        ),
+    )
+    """Where the node is; members of one location dial each other's local address."""
+
+
+class Peers(Resource):
+    """What an agent sees of the others."""
+
+    known: int = 0
+    """Members other than itself."""
+    alive: int = 0
+    """Of those, alive in gossip."""
+    suspect: int = 0
+    """Of those, suspected."""
+    failed: int = 0
+    """Of those, failed and expected back."""
+    handshake: int = 0
+    """Of those, with a fresh WireGuard handshake."""
+    summary: str = ""
+    """`handshake/known`, or `alive/known` where nothing was sent yet."""
+    unreachable: list[str] = Field([], max_length=8)
+    """Members that failed, or whose last probe through the tunnel did."""
+
+
+class OutsiderReport(Resource):
+    """A member that is no node of this cluster, as gossip shows it."""
+
+    name: str = Field(max_length=MAX_DNS_NAME)
+    """Member name."""
+    address: str = ""
+    """Overlay address."""
+    endpoint: str = ""
+    """Where it gossips."""
+    kind: str = ""
+    """The program, where known: `Go` or `wesher`."""
+    public_key: str = ""
+    """WireGuard public key."""
+    key_ids: list[str] = Field([], alias="keyIDs")
+    """Ids of the cluster keys it holds, where it says so."""
+
+
+class WesherNodeStatus(Resource):
+    """What that node's agent reports."""
+
+    observed_generation: int = 0
+    """The generation of the spec the agent last applied."""
+    conditions: Conditions = Field([])
+    """Ready, WireGuardReady, GossipJoined, KeyCurrent."""
+    public_key: str = Field("", max_length=64)
+    """WireGuard public key."""
+    endpoint: str = Field("", max_length=64)
+    """Address and port of its WireGuard device."""
+    key_ids: list[str] = Field([], alias="keyIDs", max_length=16)
+    """Ids of the cluster keys it accepts."""
+    primary_key_id: str = Field("", alias="primaryKeyID", max_length=64)
+    """Id of the cluster key it encrypts with."""
+    config_hash: str = Field("", max_length=64)
+    """Hash of the mesh.json it applied."""
+    agent_version: str = Field("", max_length=64)
+    """Release of the agent."""
+    wireguard_mode: str = Field("", max_length=32)
+    """`Kernel` or `Userspace`."""
+    mtu: int = 0
+    """MTU of the device."""
+    peers: Peers = Peers()
+    """What it sees of the others."""
+    view_hash: str = Field("", max_length=64)
+    """Hash over sorted (name, address, key, alive or not): equal where views agree."""
+    outsiders: list[OutsiderReport] = Field([], max_length=64)
+    """Members outside the cluster, reported by three nodes only."""
+    last_report_time: str = Field("", json_schema_extra={"format": "date-time"})
+    """When the agent last wrote this."""
+
+
+class WesherNode(Resource):
+    """One node's place in a mesh: spec from the operator, status from the node's agent."""
+
+    plural: ClassVar[str] = "weshernodes"
+    short_name: ClassVar[str] = "wnode"
+    columns: ClassVar[list[Column]] = [
+        Column(name="Mesh", path=".spec.meshRef.name"),
+        Column(name="Ready", path='.status.conditions[?(@.type=="Ready")].status'),
+        Column(name="Overlay-IP", path=".spec.overlayIP"),
+        Column(name="Endpoint", path=".status.endpoint"),
+        Column(name="Peers", path=".status.peers.summary"),
+        Column(name="Key", path=".status.primaryKeyID", wide=True),
+        Column(name="Mode", path=".status.wireguardMode", wide=True),
+        Column(name="Version", path=".status.agentVersion", wide=True),
+        Column(name="Reason", path='.status.conditions[?(@.type=="Ready")].reason', wide=True),
+        Column(name="Age", path=".metadata.creationTimestamp", type="date"),
+    ]
+    rules: ClassVar[dict[str, Any]] = rules.cel(
+        "self.metadata.name == self.spec.meshRef.name + '.' + self.spec.nodeName",
+        "metadata.name must be <spec.meshRef.name>.<spec.nodeName>",
+    )
+
+    spec: WesherNodeSpec
+    status: WesherNodeStatus = WesherNodeStatus()

@@ -1,0 +1,82 @@
+"""Rules that a schema cannot state, as CEL, each with the message a user reads."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from wesher_common.mesh_document import MIN_MTU
+from wesher_common.names import MAX_INTERFACE_NAME
+from wesher_common.seeds import MAX_PORT
+
+
+def cel(rule: str, message: str, *, shows: str = "", **more: str) -> dict[str, Any]:
+    """Return the schema extension that makes the API server check ``rule``.
+
+    Args:
+        rule: CEL; true for a value that may stand.
+        message: what the user reads otherwise.
+        shows: CEL for the text to show before the message, since the API server names only its type.
+            Of a number it would not know the length, and so refuse the rule.
+        more: further keys of the rule, as ``fieldPath``.
+
+    """
+    entry = {"rule": rule, "message": message, **more}
+    if shows:
+        entry["messageExpression"] = f'"\'" + {shows} + "\': " + {json.dumps(message)}'
+    return {"x-kubernetes-validations": [entry]}
+
+
+def all_of(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return one schema extension out of several rules, and of further keys."""
+    merged = [entry for rule in rules for entry in rule["x-kubernetes-validations"]]
+    return {"x-kubernetes-validations": merged, **more}
+
+
+ANY_NETWORK = cel(
+    "isCIDR(self) && cidr(self) == cidr(self).masked()",
+    "must be a network such as 10.189.0.0/16, without host bits",
+    shows="self",
+)
+OVERLAY_PREFIX = cel(
+    "!isCIDR(self) || (cidr(self).ip().family() == 4"
+    " ? cidr(self).prefixLength() >= 8 && cidr(self).prefixLength() <= 30"
+    " : cidr(self).prefixLength() >= 32 && cidr(self).prefixLength() <= 126)",
+    "the prefix must be /8 to /30 for IPv4, /32 to /126 for IPv6",
+    shows="self",
+)
+IMMUTABLE = cel("self == oldSelf", "is immutable: every member derives its address from it")
+DNS_NAME = cel(
+    "!format.dns1123Subdomain().validate(self).hasValue()",
+    "must be a lower-case DNS name",
+    shows="self",
+)
+INTERFACE = cel(
+    "self.matches('^[!-$&-.0-9;-~]+$') && self != '.' && self != '..'",
+    f"must be 1 to {MAX_INTERFACE_NAME} ASCII characters without blank, '/', ':' or '%'",
+    shows="self",
+)
+MTU = cel(f"self == 0 || self >= {MIN_MTU}", f"must be 0 (from the underlay) or at least {MIN_MTU}")
+SEED_FORM = cel(
+    # An address; [v6] with or without a port; v4 with a port; a name whose last label is not all digits.
+    r"isIP(self)"
+    r" || (self.matches('^\\[[0-9A-Fa-f:.]+\\](:[0-9]+)?$') && isIP(self.substring(1, self.indexOf(']'))))"
+    r" || (self.matches('^[0-9.]+:[0-9]+$') && isIP(self.split(':')[0]))"
+    r" || self.matches('^([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\\.)*"
+    r"([0-9]*[A-Za-z_]([A-Za-z0-9_-]*[A-Za-z0-9_])?|[0-9]+-[A-Za-z0-9_-]*[A-Za-z0-9_])\\.?(:[0-9]+)?$')",
+    "must be a host name or IP address, with :port or without; IPv6 with a port is [address]:port",
+    shows="self",
+)
+SEED_PORT = cel(
+    r"isIP(self) || !self.matches(':[0-9]+$')"
+    r" || (self.matches(':[0-9]{1,5}$') && int(self.substring(self.lastIndexOf(':') + 1)) >= 1"
+    rf" && int(self.substring(self.lastIndexOf(':') + 1)) <= {MAX_PORT})",
+    f"the port must be a number from 1 to {MAX_PORT}",
+    shows="self",
+)
+NODE_SELECTOR = cel(
+    "self.all(key, !format.qualifiedName().validate(key).hasValue()"
+    " && !format.labelValue().validate(self[key]).hasValue())",
+    "must be labels as a Node carries them",
+)
+IP = cel("isIP(self)", "must be an IP address", shows="self")
