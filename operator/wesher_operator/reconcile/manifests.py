@@ -169,7 +169,7 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
         "hostNetwork": True,
         "dnsPolicy": pods.dns_policy,
         "priorityClassName": pods.priority_class_name,
-        "terminationGracePeriodSeconds": 15,
+        "terminationGracePeriodSeconds": 30,
         "nodeSelector": spec.node_selector,
         "tolerations": [
             toleration.model_dump(by_alias=True, exclude_defaults=True) for toleration in spec.tolerations
