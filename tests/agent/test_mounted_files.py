@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import base64
-import json
 import signal
+import sys
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 
-from wesher_agent.files.state_format import State, render_state
-from wesher_common.keys import ClusterKey, KeyRing
-from wesher_common.overlay import IPAddress
+from wesher_common.keys import ClusterKey
+from wesher_testing import mounted
 from wesher_testing.agents import WESHER, AgentProcess, pings, wait_for_ping, wait_until, wireguard_go
+from wesher_testing.mounted import MOUNT, document, mounted_flags, remember
 from wesher_testing.namespaces import Host, Lab
 
 Start = Callable[..., AgentProcess]
@@ -23,50 +24,10 @@ Start = Callable[..., AgentProcess]
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
-MOUNT = "/run/mesh"
-KUBECONFIG = {
-    "apiVersion": "v1",
-    "kind": "Config",
-    "current-context": "c",
-    "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
-    "users": [{"name": "u", "user": {"token": "none"}}],
-    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-}
-
-
-def document(seed: Host, **changes: Any) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "name": "m",
-        "uid": "u-1",
-        "overlayCIDR": "10.99.0.0/16",
-        "gossip": {"profile": "LAN"},
-        "clusterSeeds": [str(seed.ipv4)],
-    } | changes
 
 
 def mount(host: Host, mesh: dict[str, Any] | str, *, key: str = OLD, accepted: str = "") -> None:
-    """Put the files there, each replaced as a whole."""
-    directory = host.root / MOUNT.removeprefix("/")
-    directory.mkdir(exist_ok=True)
-    text = mesh if isinstance(mesh, str) else json.dumps(mesh)
-    for name, content in (("mesh.json", text), ("cluster-key", key), ("accepted-keys", accepted)):
-        fresh = directory / f".{name}"
-        fresh.write_text(content)
-        fresh.rename(directory / name)
-
-
-def remember(host: Host, address: IPAddress) -> None:
-    """Leave the state file of an earlier run, in which the operator had given an address."""
-    state = State(key_ring=KeyRing(ClusterKey(b"s" * 32)), name=host.name, overlay_address=address)
-    path = host.root / "var/lib/wesher/wgoverlay.json"
-    path.parent.mkdir()
-    path.write_text(render_state(state))
-
-
-def flags(host: Host) -> tuple[str, ...]:
-    (host.root / "run/kubeconfig").write_text(json.dumps(KUBECONFIG))
-    return (f"--kubernetes={MOUNT}", "--kubeconfig=/run/kubeconfig")
+    mounted.mount(host, mesh, key=key, accepted=accepted)
 
 
 @pytest.fixture
@@ -74,7 +35,7 @@ def start_inside(start: Start) -> Start:
     """Return what starts an agent as a DaemonSet's container would be, but for the API server."""
 
     def start_agent(host: Host) -> AgentProcess:
-        return start(host, *flags(host), bare=True)
+        return start(host, *mounted_flags(host), bare=True)
 
     return start_agent
 
@@ -108,6 +69,26 @@ def test_before_the_operator_gave_an_address_an_agent_gossips_and_says_what_it_w
         what="the device waits for an address",
     )
     assert agent.conditions()["GossipJoined"] == "OnlyMember"
+
+
+def test_a_gossip_port_that_another_program_has_is_named_and_waited_for(
+    lab: Lab, start_inside: Start
+) -> None:
+    """So the tunnels of an earlier run stand, and the node's status tells what is wrong."""
+    host = lab.host("a")
+    mount(host, document(host))
+    remember(host, ip_address("10.99.0.10"))
+    program = "import socket, sys; s = socket.create_server(('', 7946)); print(flush=True); sys.stdin.read()"
+    with host.popen([sys.executable, "-I", "-c", program], stdin=PIPE, stdout=PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        agent = start_inside(host)
+        wait_until(lambda: "gossip waits for its port" in agent.own_log, deadline=15.0, what="it is said")
+        assert f"TCP port 7946 is taken by python3 (pid {holder.pid})" in agent.own_log
+        wait_until(lambda: "DeviceReady" in agent.conditions().values(), deadline=15.0, what="a device")
+        assert agent.conditions()["GossipJoined"] == agent.conditions()["Ready"] == "PortTaken"
+        holder.communicate()
+    wait_until(lambda: agent.conditions()["GossipJoined"] == "OnlyMember", deadline=15.0, what="it listens")
 
 
 def test_keys_are_exchanged_under_traffic_by_files_alone(lab: Lab, start_inside: Start) -> None:
@@ -189,7 +170,9 @@ def test_files_that_are_broken_at_the_start_are_one_line_and_exit_code_1(
 ) -> None:
     host = lab.host("a")
     mount(host, document(host, **changes))
-    done = host.run([WESHER, *flags(host), f"--userspace-binary={wireguard_go()}"], check=False, timeout=10)
+    done = host.run(
+        [WESHER, *mounted_flags(host), f"--userspace-binary={wireguard_go()}"], check=False, timeout=10
+    )
     assert done.returncode == 1
     assert done.stderr.startswith(line)
     assert done.stderr.count("\n") == 1
@@ -197,7 +180,7 @@ def test_files_that_are_broken_at_the_start_are_one_line_and_exit_code_1(
 
 def test_a_missing_mount_is_one_line_and_exit_code_1(lab: Lab) -> None:
     host = lab.host("a")
-    done = host.run([WESHER, *flags(host)], check=False, timeout=10)
+    done = host.run([WESHER, *mounted_flags(host)], check=False, timeout=10)
     assert (done.returncode, done.stderr) == (1, f"wesher: error: mesh.json: is missing in {MOUNT}\n")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wesher_testing import toolbox
+from wesher_testing.namespaces import Host
 
 Library = Literal["0.6", "0.7"]
 LIBRARIES: tuple[Library, ...] = ("0.6", "0.7")
@@ -158,6 +159,7 @@ async def go_peer(
     user_state: bytes = b"",
     tcp_pings: bool = True,
     mapped: bool = False,
+    host: Host | None = None,
 ) -> AsyncIterator[GoPeer]:
     """Start a Go member, and end it without leaving on the way out.
 
@@ -175,6 +177,7 @@ async def go_peer(
         user_state: what it adds to push/pulls.
         tcp_pings: whether it falls back to pings over TCP.
         mapped: whether it writes its IPv4 address in 16 bytes, as a member bound to 0.0.0.0 does.
+        host: of a lab, where it runs; by default this machine.
 
     """
     switches = {"compress": compress, "tcp-pings": tcp_pings, "mapped": mapped}
@@ -190,9 +193,12 @@ async def go_peer(
         "state": user_state.hex(),
         **{switch: str(on).lower() for switch, on in switches.items()},
     }
-    process = await asyncio.create_subprocess_exec(
-        await asyncio.to_thread(binary, library),
+    command = [
+        str(await asyncio.to_thread(binary, library)),
         *(f"-{flag}={value}" for flag, value in values.items()),
+    ]
+    process = await asyncio.create_subprocess_exec(
+        *(host.command(command) if host is not None else command),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=1 << 24,

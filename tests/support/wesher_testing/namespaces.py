@@ -16,9 +16,10 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +58,7 @@ class Lab:
     def __init__(self) -> None:
         self._hosts: dict[str, Host] = {}
         self._networks = itertools.count()
+        self._making = threading.Lock()
 
     def __enter__(self) -> Self:
         self.directory = Path(tempfile.mkdtemp(prefix="wesher-lab-"))
@@ -87,12 +89,12 @@ class Lab:
         if self._keeper.returncode != 0:
             raise CommandFailed(f"a lab was not left clean: its keeper exited with {self._keeper.returncode}")
 
-    def network(self, name: str) -> Network:
-        """Add a network: the n-th one is 192.0.(2+n).0/24 and 2001:db8:0:n::/64."""
+    def network(self, name: str, ipv4: str = "") -> Network:
+        """Add a network: unless told otherwise, the n-th one is 192.0.(2+n).0/24 and 2001:db8:0:n::/64."""
         index = next(self._networks)
         made = Network(
             name,
-            ipaddress.IPv4Network(f"192.0.{2 + index}.0/24"),
+            ipaddress.IPv4Network(ipv4 or f"192.0.{2 + index}.0/24"),
             ipaddress.IPv6Network(f"2001:db8:0:{index:x}::/64"),
         )
         # No snooping: without a querier it would forget multicast groups, and so IPv6 neighbours.
@@ -100,13 +102,34 @@ class Lab:
         self.in_switch("ip", "link", "set", name, "up")
         return made
 
+    def far_side(self, network: Network, name: str) -> Network:
+        """Add a second switch to a network, joined to the first by one cable: see `cut_between`."""
+        made = replace(network, name=name)
+        near, far = f"{name}.near", f"{name}.far"
+        self.in_switch("ip", "link", "add", name, "type", "bridge", "mcast_snooping", "0")
+        self.in_switch("ip", "link", "set", name, "up")
+        self.in_switch("ip", "link", "add", near, "type", "veth", "peer", "name", far)
+        self.in_switch("ip", "link", "set", near, "master", network.name, "up")
+        self.in_switch("ip", "link", "set", far, "master", name, "up")
+        return made
+
+    def cut_between(self, far: Network) -> None:
+        """Pull out the cable to a far side: packets across vanish, and no host sees a link go down."""
+        self.in_switch("ip", "link", "set", f"{far.name}.near", "down")
+
+    def join_again(self, far: Network) -> None:
+        """Put that cable back."""
+        self.in_switch("ip", "link", "set", f"{far.name}.near", "up")
+
     def host(self, name: str, *networks: Network) -> Host:
         """Add a host, plugged into ``lan`` or the given networks as eth0, eth1 and so on."""
-        if name in self._hosts:
-            raise ValueError(f"there is a host {name} already")
-        made = Host(self, name, self._hold(), networks or (self.lan,), len(self._hosts) + 1)
-        self._hosts[name] = made
-        return made
+        # Clusters side by side are started at the same time.
+        with self._making:
+            if name in self._hosts:
+                raise ValueError(f"there is a host {name} already")
+            made = Host(self, name, self._hold(), networks or (self.lan,), len(self._hosts) + 1)
+            self._hosts[name] = made
+            return made
 
     @property
     def hosts(self) -> Mapping[str, Host]:

@@ -1,4 +1,4 @@
-"""Pings between all pairs of a cluster's nodes, and how long any of them went unanswered.
+"""Pings between all pairs of hosts, and how long any of them went unanswered.
 
 Ten a second for each pair and direction, over the overlay, from when it starts to when it
 stops: what an administrator's traffic feels of an update.
@@ -12,13 +12,21 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from wesher_testing.kubelets import Node
+from wesher_testing.namespaces import Host
 
 _INTERVAL = 0.1
 _ANSWERED = re.compile(r"bytes from .* icmp_seq=(\d+) ")
 _SENT = re.compile(r"^(\d+) packets transmitted", re.MULTILINE)
+
+
+class OnHost(Protocol):
+    """A cluster's node, or an agent."""
+
+    @property
+    def host(self) -> Host:
+        """Where it runs."""
 
 
 class Pinging:
@@ -30,12 +38,14 @@ class Pinging:
 
     """
 
-    def __init__(self, nodes: Mapping[str, Node], addresses: Mapping[str, str]) -> None:
+    def __init__(self, nodes: Mapping[str, OnHost], addresses: Mapping[str, str]) -> None:
         self._pings: dict[tuple[str, str], subprocess.Popen[str]] = {}
         self._nodes = nodes
         self._addresses = addresses
         self.outages: dict[tuple[str, str], float] = {}
         """By (from, to), once stopped: the longest time without an answer, in seconds."""
+        self.lost: dict[tuple[str, str], int] = {}
+        """By (from, to), once stopped: how many were not answered, the last not counted."""
 
     def __enter__(self) -> Self:
         for pair in itertools.permutations(self._nodes, 2):
@@ -64,10 +74,23 @@ class Pinging:
                 ping.kill()
                 said, _ = ping.communicate()
             self.outages[pair] = longest_outage(said)
+            self.lost[pair] = count_lost(said)
 
     def lost_at(self, node: str) -> float:
         """Return the longest outage between a node and any other, in seconds."""
         return max(seconds for pair, seconds in self.outages.items() if node in pair)
+
+
+def count_lost(said: str) -> int:
+    """Return how many pings of one that was ended by SIGINT were lost.
+
+    The last one does not count: its answer may have been on its way.
+    """
+    sent = _SENT.search(said)
+    if sent is None:
+        raise ValueError(f"not the words of a ping that ended: {said[-500:]}")
+    answered = {int(number) for number in _ANSWERED.findall(said)}
+    return len(set(range(1, int(sent[1]))) - answered)
 
 
 def longest_outage(said: str) -> float:
