@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class ControlServer:
         self._path = path
         self._handlers = handlers
         self._server: asyncio.Server | None = None
+        self._listening: set[asyncio.Task[Any]] = set()
+        """Those that were told no whole request yet."""
         self._answering: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
@@ -72,41 +74,81 @@ class ControlServer:
             return
         self._server.close()
         self._path.unlink(missing_ok=True)
-        if self._answering:
-            await asyncio.wait(self._answering, timeout=REQUEST_TIMEOUT)
+        for task in self._listening:
+            # Nobody may hold up our end by asking nothing.
+            task.cancel()
+        if under_way := self._listening | self._answering:
+            await asyncio.wait(under_way, timeout=REQUEST_TIMEOUT)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._answering) >= MAX_CONNECTIONS:
-            writer.close()
-            return
-        self._answering.add(task)
         try:
-            writer.write(json.dumps(await self._answer(reader)).encode() + b"\n")
+            if task is None or len(self._listening) + len(self._answering) >= MAX_CONNECTIONS:
+                answer = {"error": f"{MAX_CONNECTIONS} others are asking already: try again"}
+            else:
+                self._listening.add(task)
+                try:
+                    async with asyncio.timeout(REQUEST_TIMEOUT):
+                        line = await reader.readline()
+                except ValueError:
+                    line = b""
+                self._listening.discard(task)
+                self._answering.add(task)
+                answer = await self._answer(line)
+            writer.write(json.dumps(answer).encode() + b"\n")
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 await writer.drain()
         except (OSError, TimeoutError) as error:
             log.debug("control connection ended early error=%r", error)
         finally:
-            self._answering.discard(task)
+            if task is not None:
+                self._listening.discard(task)
+                self._answering.discard(task)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    async def _answer(self, reader: asyncio.StreamReader) -> dict[str, Any]:
+    async def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            async with asyncio.timeout(REQUEST_TIMEOUT):
-                request = json.loads(await reader.readline())
-            command = request["command"]
-            handler = self._handlers[command]
-        except (ValueError, TypeError, KeyError):
-            return {
-                "error": f"expected a JSON object with one command of {', '.join(sorted(self._handlers))}"
-            }
-        try:
-            return {"result": await handler()}
+            return {"result": await self._handlers[read_request(line, self._handlers)]()}
         except WesherError as error:
             return {"error": str(error)}
+
+
+def read_request(line: bytes, commands: Collection[str]) -> str:
+    """Return the command that a request names.
+
+    Raises:
+        WesherError: it is no request, or names a command there is not.
+
+    """
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        request = None
+    command = request.get("command") if isinstance(request, dict) else None
+    if not isinstance(command, str) or command not in commands:
+        raise WesherError(f"expected a JSON object with one command of {', '.join(sorted(commands))}")
+    return command
+
+
+def read_answer(line: bytes) -> Any:
+    """Return the result that an answer holds.
+
+    Raises:
+        WesherError: the agent's own refusal, in its words.
+        ValueError: it is no answer.
+
+    """
+    try:
+        answer = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("its answer nests too deep") from error
+    if not isinstance(answer, dict) or not answer.keys() & {"result", "error"}:
+        raise ValueError("its answer holds neither a result nor an error")
+    if "error" in answer:
+        raise WesherError(str(answer["error"]))
+    return answer["result"]
 
 
 def find_socket(run_dir: Path, interface: str) -> Path:
@@ -146,7 +188,7 @@ def ask(path: Path, command: str) -> Any:
             connection.connect(str(path))
             connection.sendall(json.dumps({"command": command}).encode() + b"\n")
             with connection.makefile("rb") as lines:
-                answer = json.loads(lines.readline())
+                return read_answer(lines.readline())
     except PermissionError as error:
         raise AgentUnreachable(
             f"not allowed to ask the agent at {path}: run this as the agent's user"
@@ -157,6 +199,3 @@ def ask(path: Path, command: str) -> Any:
         ) from error
     except (OSError, ValueError) as error:
         raise AgentUnreachable(f"the agent at {path} did not answer: {error}") from error
-    if "error" in answer:
-        raise WesherError(answer["error"])
-    return answer["result"]

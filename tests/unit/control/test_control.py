@@ -5,13 +5,23 @@ from __future__ import annotations
 import asyncio
 import socket
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
-from wesher_agent.control import AgentUnreachable, ControlServer, ask, find_socket, socket_path
+from wesher_agent.control import (
+    MAX_CONNECTIONS,
+    REQUEST_TIMEOUT,
+    AgentUnreachable,
+    ControlServer,
+    ask,
+    find_socket,
+    socket_path,
+)
 from wesher_common.errors import InvalidSpec, WesherError
 
 
@@ -47,7 +57,17 @@ async def test_an_unknown_command_is_refused_with_those_there_are(agent: Path) -
 
 
 @pytest.mark.parametrize(
-    "junk", [b"\n", b"[]\n", b"{}\n", b'{"command": []}\n', b"\xff\n", b"x" * 5000 + b"\n"]
+    "junk",
+    [
+        b"\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"command": []}\n',
+        b"\xff\n",
+        b"x" * 5000 + b"\n",
+        # Nests deeper than Python's own reader follows.
+        b"[" * 4000 + b"\n",
+    ],
 )
 async def test_junk_is_refused_and_the_next_command_answered(agent: Path, junk: bytes) -> None:
     def send() -> bytes:
@@ -58,6 +78,60 @@ async def test_junk_is_refused_and_the_next_command_answered(agent: Path, junk: 
 
     assert b'"error"' in await asyncio.to_thread(send)
     assert await asyncio.to_thread(ask, agent, "status") == {"node": "a"}
+
+
+async def test_connections_that_ask_nothing_do_not_hold_up_the_end(tmp_path: Path) -> None:
+    path = socket_path(tmp_path, "wg0")
+    server = ControlServer(path, {"status": _status})
+    await server.start()
+    silent = [await asyncio.open_unix_connection(path) for _ in range(MAX_CONNECTIONS)]
+    with pytest.raises(WesherError, match=r"^8 others are asking already: try again$"):
+        await asyncio.to_thread(ask, path, "status")
+
+    began = time.monotonic()
+    await server.close()
+    assert time.monotonic() - began < REQUEST_TIMEOUT / 2
+    for reader, writer in silent:
+        assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_an_answer_under_way_still_gets_out_at_the_end(tmp_path: Path) -> None:
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def leave() -> dict[str, Any]:
+        asked.set()
+        await ended.wait()
+        return {"node": "a"}
+
+    path = socket_path(tmp_path, "wg0")
+    server = ControlServer(path, {"leave": leave})
+    await server.start()
+    asking = asyncio.create_task(asyncio.to_thread(ask, path, "leave"))
+    await asked.wait()
+    ended.set()
+    await server.close()
+    assert await asking == {"node": "a"}
+
+
+@pytest.mark.parametrize("answer", [b"", b"[]\n", b"{}\n", b"7\n", b"\xff\n", b"[" * 100_000 + b"\n"])
+def test_what_is_no_answer_is_said(tmp_path: Path, answer: bytes) -> None:
+    path = tmp_path / "wg0.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer_once() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        peer = Thread(target=answer_once)
+        peer.start()
+        with pytest.raises(AgentUnreachable, match="did not answer"):
+            ask(path, "status")
+        peer.join()
 
 
 async def test_only_the_agents_own_user_may_ask(agent: Path) -> None:
