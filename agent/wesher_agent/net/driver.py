@@ -12,10 +12,11 @@ import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Protocol, TypeVar
 
 from wesher_agent.net.event_log import EventLog
-from wesher_agent.net.sockets import open_sockets
+from wesher_agent.net.sockets import GossipSockets, open_sockets
 from wesher_agent.net.streams import Streams
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
@@ -46,10 +47,16 @@ class Driver:
     Args:
         engine: not started yet.
         on_event: takes each event after it was logged; may call `tell`.
+        way_to: turns an address that a member announces into the one to send to.
 
     """
 
-    def __init__(self, engine: Engine, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        on_event: Callable[[Event], None],
+        way_to: Callable[[Address], Address] = lambda announced: announced,
+    ) -> None:
         self.rejected: Counter[str] = Counter()
         """How many packets were dropped, by reason."""
         self._engine = engine
@@ -57,7 +64,8 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._events = EventLog(self._loop.time)
         self._datagrams: dict[socket.AddressFamily, socket.socket] = {}
-        self._streams = Streams(engine, self._tell_safely)
+        self._way_to = way_to
+        self._streams = Streams(engine, self._tell_safely, way_to)
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
 
@@ -74,13 +82,11 @@ class Driver:
             port: the gossip port.
 
         Raises:
-            InvalidSpec: the port is taken, or an address is not this host's.
+            GossipPortTaken: nothing is open then, and it can be tried again.
+            InvalidSpec: an address is not this host's, or we may not listen there.
 
         """
-        for address in addresses:
-            pair = open_sockets(address, port)
-            if pair is None:
-                continue
+        for pair in _open_all(addresses, port):
             self._datagrams[pair.datagram.family] = pair.datagram
             self._loop.add_reader(pair.datagram, self._readable, pair.datagram)
             await self._streams.listen(pair.listener)
@@ -148,7 +154,8 @@ class Driver:
 
     def _send(self) -> bool:
         datagrams = self._engine.datagrams_to_send()
-        for data, address in datagrams:
+        for data, announced in datagrams:
+            address = self._way_to(announced)
             family = socket.AF_INET6 if ":" in address.ip else socket.AF_INET
             sock = self._datagrams.get(family)
             if sock is None:
@@ -184,3 +191,15 @@ class Driver:
 
     def _timer_fired(self) -> None:
         self._tell_safely(self._engine.handle_timer)
+
+
+def _open_all(addresses: Sequence[IPAddress], port: int) -> list[GossipSockets]:
+    """Open the port on every address whose family this host has, or on none."""
+    with ExitStack() as held:
+        opened: list[GossipSockets] = []
+        for address in addresses:
+            if (pair := open_sockets(address, port)) is not None:
+                opened.append(pair)
+                held.callback(pair.close)
+        held.pop_all()
+        return opened

@@ -20,11 +20,20 @@ BACKLOG = 64
 PROC = Path("/proc")
 
 
+class GossipPortTaken(InvalidSpec):
+    """Another program listens on the gossip port; it may end."""
+
+
 class GossipSockets(NamedTuple):
     """The two sockets of one address, bound and not blocking."""
 
     datagram: socket.socket
     listener: socket.socket
+
+    def close(self) -> None:
+        """Let go of the port."""
+        self.datagram.close()
+        self.listener.close()
 
 
 def open_sockets(address: IPAddress, port: int) -> GossipSockets | None:
@@ -34,7 +43,8 @@ def open_sockets(address: IPAddress, port: int) -> GossipSockets | None:
         None when the address is unspecified and this host has no such family.
 
     Raises:
-        InvalidSpec: the port is taken, or the address is not this host's.
+        GossipPortTaken: by whom, as far as we may see it.
+        InvalidSpec: the address is not this host's, or we may not listen there.
 
     """
     family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
@@ -66,7 +76,7 @@ def _cannot_bind(error: OSError, protocol: str, address: IPAddress, port: int) -
     match error.errno:
         case errno.EADDRINUSE:
             holder = find_holder(protocol, port) or "another program"
-            return InvalidSpec(
+            return GossipPortTaken(
                 "--cluster-port",
                 f"{protocol} port {port} is taken by {holder}: set --cluster-port, or spec.gossip.port "
                 "of the mesh, to a port that is free on all members",

@@ -29,6 +29,7 @@ from wesher_agent.mesh.desired import Wish, desired
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.roster import MemberState, Roster
 from wesher_agent.net.driver import Driver
+from wesher_agent.net.sockets import GossipPortTaken
 from wesher_agent.runtime.beginning import Beginning
 from wesher_agent.runtime.health import Health, conditions
 from wesher_agent.runtime.host import look_at_host
@@ -55,6 +56,8 @@ log = logging.getLogger("wesher.agent")
 SAVE_PAUSE, APPLY_PAUSE = 1.0, 0.1
 MOVE_SECONDS = 60.0
 """Between two tellings that we have moved: an old packet sent again must not make us tell all the time."""
+PORT_SECONDS = 3.0
+"""Between two tries to get a gossip port that another program has."""
 CONFLICT_SECONDS = 90.0
 """How long ago somebody else may have used our name for it to be a standing fault."""
 LEAVE_SECONDS = 10.0
@@ -78,7 +81,7 @@ class Agent:
         self._stopped, self._left, self._ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._started_at = asyncio.get_running_loop().time()
         self._rng = Random(os.urandom(8))
-        self._source_problem = ""
+        self._port_problem, self._source_problem = "", ""
         self._conflict: tuple[float, str] | None = None
         self._former_addresses: set[Address] = set()
         """Where others may still look for us."""
@@ -137,11 +140,20 @@ class Agent:
     async def start(self) -> None:
         """Listen, and be a member.
 
+        In Kubernetes a gossip port that is taken is waited for: the status tells of it, and a changed
+        mesh.json takes effect at once, as it does not on a container that Kubernetes holds back.
+
         Raises:
             InvalidSpec: the gossip port is taken, or its address is not this host's.
 
         """
-        await self._driver.open(self._me.listening.bind, self._me.document.gossip.port)
+        try:
+            await self._listen()
+        except GossipPortTaken as error:
+            if not self._me.in_kubernetes:
+                raise
+            log.error("gossip waits for its port error=%s", error)  # noqa: TRY400 - it is the user's
+            self._port_problem = error.rule
         await self._save_state()
         if self._begun.key_is_new:
             self._show_key()
@@ -174,7 +186,7 @@ class Agent:
         jobs = [
             self._apply.run(),
             self._save.run(),
-            self._seeker.run(),
+            self._gossip(),
             self._watch_host(),
             self._tunnel.keep(),
             self._prober.run(),
@@ -188,6 +200,23 @@ class Agent:
             await self._stopped.wait()
             for task in tasks:
                 task.cancel()
+
+    async def _listen(self) -> None:
+        await self._driver.open(self._me.listening.bind, self._me.document.gossip.port)
+
+    async def _gossip(self) -> None:
+        """Look for the others, once the gossip port is ours."""
+        while self._port_problem:
+            await asyncio.sleep(PORT_SECONDS)
+            try:
+                await self._listen()
+            except InvalidSpec as error:
+                self._port_problem = error.rule
+            else:
+                log.warning("gossip port free at last, listening port=%d", self._me.document.gossip.port)
+                self._port_problem = ""
+            self._report_soon()
+        await self._seeker.run()
 
     def stop(self, *, leave: bool = False) -> None:
         """Have `run` return."""
@@ -395,6 +424,7 @@ class Agent:
             others_alive=alive,
             asks_for_others=expected or self._me.has_seeds_elsewhere,
             name_conflict=self._standing_conflict(),
+            port_problem=self._port_problem,
             source_problem=self._source_problem,
             tunnels_asked=plan.is_settled or self._nobody_can_be_asked(),
             unreachable=plan.unreachable,

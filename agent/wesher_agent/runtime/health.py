@@ -23,6 +23,8 @@ class Health:
     """Whether seeds or members of an earlier run are being looked for."""
     name_conflict: str
     """Where another member of our name sits; empty when there is none."""
+    port_problem: str
+    """Who has the gossip port; empty when it is ours."""
     source_problem: str
     """Why the mounted key ring or mesh.json cannot be used."""
     tunnels_asked: bool
@@ -46,6 +48,8 @@ def _wireguard(health: Health) -> Condition:
 
 
 def _gossip(health: Health) -> Condition:
+    if health.port_problem:
+        return Condition("GossipJoined", "False", "PortTaken", health.port_problem)
     if health.name_conflict:
         message = f"another member at {health.name_conflict} uses this node's name"
         return Condition("GossipJoined", "False", "NameConflict", message)

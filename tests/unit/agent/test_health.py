@@ -13,6 +13,7 @@ WELL = Health(
     others_alive=2,
     asks_for_others=True,
     name_conflict="",
+    port_problem="",
     source_problem="",
     tunnels_asked=True,
     unreachable=(),
@@ -37,6 +38,12 @@ def test_a_device_that_cannot_be_made_is_the_nodes_own_fault() -> None:
     sick = replace(WELL, device_ready=False, device_reason="PortTaken", device_problem="51820 is taken")
     assert said(sick)["WireGuardReady"] == said(sick)["Ready"] == ("False", "PortTaken")
     assert conditions(sick)[0].message == "51820 is taken"
+
+
+def test_a_gossip_port_that_another_program_has_is_told_before_what_follows_from_it() -> None:
+    deaf = replace(WELL, others_alive=0, port_problem="TCP port 7946 is taken")
+    assert said(deaf)["GossipJoined"] == said(deaf)["Ready"] == ("False", "PortTaken")
+    assert conditions(deaf)[0].message == "TCP port 7946 is taken"
 
 
 def test_the_only_member_of_a_mesh_is_ready_but_one_that_finds_nobody_is_not() -> None:

@@ -17,7 +17,7 @@ from random import Random
 import pytest
 
 from wesher_agent.net.driver import Driver
-from wesher_agent.net.sockets import find_holder, open_sockets
+from wesher_agent.net.sockets import GossipPortTaken, find_holder, open_sockets
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import (
@@ -38,6 +38,7 @@ from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.messages import Alive, Versions
 from wesher_agent.wire.packet import PacketFormat
 from wesher_common.errors import InvalidSpec
+from wesher_common.overlay import IPAddress
 
 FAST = replace(LOCAL, gossip_interval=0.01, probe_interval=0.1, probe_timeout=0.05, push_pull_interval=0.5)
 DEADLINE = 5.0
@@ -55,7 +56,7 @@ class _Peer:
     events: list[Event] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def open(self) -> None:
+    async def open(self, *more: IPAddress) -> None:
         self.engine = Engine(
             LocalNode(name=self.name, address=self.address),
             FAST,
@@ -65,7 +66,7 @@ class _Peer:
             nonce=self.nonce,
         )
         self.driver = Driver(self.engine, self.take)
-        await self.driver.open([ip_address(self.ip)], self.port)
+        await self.driver.open([ip_address(self.ip), *more], self.port)
 
     @property
     def address(self) -> Address:
@@ -202,6 +203,21 @@ async def test_a_tcp_port_in_use_frees_the_udp_port_again() -> None:
         with pytest.raises(InvalidSpec, match=f"TCP port {port} is taken by"):
             open_sockets(ip_address("127.0.0.1"), port)
         assert find_holder("UDP", port) == ""
+
+
+async def test_a_port_that_is_taken_in_one_family_is_opened_in_both_once_it_is_free() -> None:
+    peer = _Peer("a", "127.0.0.1", free_port("127.0.0.1"))
+    with closing(socket.socket(socket.AF_INET6)) as holder:
+        try:
+            holder.bind(("::1", peer.port))
+        except OSError:
+            pytest.skip("this machine has no IPv6 loopback")
+        holder.listen()
+        with pytest.raises(GossipPortTaken):
+            await peer.open(ip_address("::1"))
+        assert find_holder("UDP", peer.port) == ""
+    await peer.driver.open([ip_address(peer.ip), ip_address("::1")], peer.port)
+    await peer.driver.close()
 
 
 def test_an_address_that_is_not_ours_is_refused() -> None:
