@@ -68,6 +68,20 @@ def document(api: ApiServer, mesh: str = "demo") -> MeshDocument:
     return MeshDocument.from_json(child(api, "configmap", f"{mesh}-config")["data"]["mesh.json"])
 
 
+def agent_pod(api: ApiServer, node: str) -> None:
+    """Make the pod of a node's agent, as the DaemonSet controller would."""
+    metadata = {"name": f"agent-{node}", "namespace": NAMESPACE, "labels": {"wesher.dev/mesh": "demo"}}
+    container = {"name": "agent", "image": "wesher:test"}
+    spec = {"nodeName": node, "serviceAccountName": "wesher-agent", "containers": [container]}
+    api.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+
+def nudges(api: ApiServer) -> set[str]:
+    """Return the names of the pods that were nudged."""
+    found = (pod["metadata"] for pod in api.get("pod", "-n", NAMESPACE)["items"])
+    return {each["name"] for each in found if "wesher.dev/nudge" in each.get("annotations", {})}
+
+
 def put_secret(api: ApiServer, name: str, key: bytes) -> None:
     entry = base64.b64encode(base64.b64encode(key)).decode()
     metadata = {"name": name, "namespace": NAMESPACE}
@@ -279,7 +293,11 @@ def test_a_key_that_vanishes_is_not_replaced_by_another(api: ApiServer, nodes: N
     api.kubectl("delete", "secret", "demo-key", "-n", NAMESPACE)
     lost = until_condition(api, "KeyReady", "False")
     assert "Secret demo-key is gone" in lost["message"]
-    assert child(api, "secret", "demo-key") is None
+    api.node("d", "192.168.7.4")  # the operator looks at the mesh again, now that it knows of the loss
+    until_places(api, "a", "b", "c", "d")
+    made_anew = child(api, "secret", "demo-key") is not None  # a failure must not print a key
+    assert not made_anew
+    assert condition(api, "KeyReady")["status"] == "False"
 
 
 def test_a_deleted_node_leaves_at_once_and_its_address_is_held_back(
@@ -347,33 +365,29 @@ def test_an_agent_with_an_old_config_is_nudged_and_one_with_the_new_is_not(
     until_condition(api, "KeyReady", "True")
     key = api.get("wmesh", "demo")["status"]["key"]["id"]
     for node in "ab":
-        labels = {"wesher.dev/mesh": "demo"}
-        api.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": f"agent-{node}", "namespace": NAMESPACE, "labels": labels},
-                "spec": {
-                    "nodeName": node,
-                    "serviceAccountName": "wesher-agent",
-                    "containers": [{"name": "agent", "image": "wesher:test"}],
-                },
-            }
-        )
+        agent_pod(api, node)
     keys = {"primaryKeyID": key, "keyIDs": [key]}
     report("a", configHash=document(api).config_hash, **keys)
     report("b", configHash="0ld", **keys)
 
-    def nudges() -> set[str]:
-        pods = api.get("pod", "-n", NAMESPACE)["items"]
-        nudged = (
-            pod["metadata"] for pod in pods if "wesher.dev/nudge" in pod["metadata"].get("annotations", {})
-        )
-        return {pod["name"] for pod in nudged}
-
-    assert eventually(nudges, within=SOON) == {"agent-b"}
+    assert eventually(lambda: nudges(api), within=SOON) == {"agent-b"}
     mesh(etcHosts="Off")
-    eventually(nudges, within=SOON, until=lambda names: names == {"agent-a", "agent-b"})
+    eventually(lambda: nudges(api), within=SOON, until=lambda names: names == {"agent-a", "agent-b"})
+
+
+def test_an_agent_whose_node_was_deleted_is_told_at_once_that_it_was_removed(
+    api: ApiServer, nodes: None, mesh: Mesh, report: Report
+) -> None:
+    """Some seconds later its pod is deleted too, and it could ask nobody whether that is for good."""
+    mesh()
+    until_places(api, "a", "b", "c")
+    for node in "ab":
+        agent_pod(api, node)
+
+    api.kubectl("delete", "node", "b")
+
+    assert eventually(lambda: nudges(api), within=SOON) == {"agent-b"}
+    assert document(api).removed == ("b",)
 
 
 def test_what_was_edited_or_deleted_by_hand_is_put_right(api: ApiServer, nodes: None, mesh: Mesh) -> None:

@@ -142,7 +142,8 @@ def mesh_status(mesh: MeshFacts, findings: Findings, *, now: datetime) -> dict[s
         members_truncated=len(entries) > MAX_LISTED,
         key=KeyStatus(id=ring.primary.id, accepted_ids=[key.id for key in ring.accepted])
         if ring
-        else KeyStatus(),
+        # Agents go on with the key they have; that there was one also forbids making another.
+        else KeyStatus.model_validate(mesh.status.get("key") or {}),
     )
     conditions = _conditions(mesh, findings, entries, now=now)
     return {

@@ -54,10 +54,12 @@ def member(
     )
 
 
-def status_of(*members: MemberFacts, now: datetime = NOW, **findings: Any) -> dict[str, Any]:
+def status_of(
+    *members: MemberFacts, now: datetime = NOW, before: dict[str, Any] | None = None, **findings: Any
+) -> dict[str, Any]:
     desired = [node(each.spec.node_name) for each in members]
     found = Findings(**{"desired": desired, "members": members, "ring": RING, **findings})
-    return mesh_status(mesh(), found, now=now)
+    return mesh_status(mesh(**before or {}), found, now=now)
 
 
 def condition(status: dict[str, Any], kind: str) -> tuple[str, str, str]:
@@ -165,6 +167,14 @@ def test_a_refused_mesh_is_not_ready_for_that_reason_and_publishes_nothing() -> 
 def test_a_bad_key_outranks_members_in_the_ready_condition() -> None:
     status = status_of(member("a", ready=False), ring=None, key_problem="Secret k: has no entry cluster-key")
     assert condition(status, "Ready") == ("False", "InvalidKey", "Secret k: has no entry cluster-key")
+
+
+def test_the_key_that_agents_go_on_with_stays_named_while_its_secret_is_gone_or_the_mesh_refused() -> None:
+    """Whether one is named decides whether a new key may be made."""
+    before = status_of(member("a"))
+    assert before["key"]["id"] == RING.primary.id
+    for trouble in ({"key_problem": "Secret k is gone"}, {"refusal": Refusal("Conflict", "two want one")}):
+        assert status_of(member("a"), before=before, ring=None, **trouble)["key"] == before["key"]
 
 
 def test_a_mesh_without_nodes_says_so() -> None:
