@@ -301,8 +301,8 @@ def _clash(loser: _Claim, holder: str) -> Problem:
 
 
 def _endpoint(own: OwnNode, member: RosterMember, meta: NodeMeta) -> Endpoint:
-    if meta.internal_address is not None and own.location and own.location == meta.location:
-        return Endpoint(meta.internal_address, own.listen_port)
+    if (internal := meta.address_within(own.location)) is not None:
+        return Endpoint(internal, own.listen_port)
     return meta.wireguard_endpoint or Endpoint(_parsed(member.address.ip), own.listen_port)
 
 

@@ -67,6 +67,10 @@ class NodeMeta:
         """Whether the member gives way in a clash of overlay addresses; Go members do not."""
         return Flag.MOVABLE in self.flags
 
+    def address_within(self, location: str) -> IPAddress | None:
+        """Return the internal address by which members of a location dial this one, if they share it."""
+        return self.internal_address if location and location == self.location else None
+
     def encode(self) -> bytes:
         """Return the gob; byte for byte Go wesher's when only its two fields are set.
 

@@ -137,6 +137,9 @@ class Roster:
         self._removed: frozenset[str] = frozenset()
         self._own: frozenset[Address] = frozenset()
         self._own_overlay_address: IPAddress | None = None
+        self._location = ""
+        self._ways: dict[Address, Address] | None = None
+        """Internal addresses by announced ones; None when it is to be made anew."""
         self._seeds: tuple[SeedAddress, ...] = ()
         self._answers: dict[SeedAddress, tuple[Address, ...]] = {}
         self._skipped: tuple[str, ...] = ()
@@ -184,12 +187,36 @@ class Roster:
         return False
 
     def set_own_addresses(
-        self, addresses: Iterable[IPAddress], *, overlay_address: IPAddress | None, now: float
+        self,
+        addresses: Iterable[IPAddress],
+        *,
+        overlay_address: IPAddress | None,
+        location: str = "",
+        now: float,
     ) -> None:
-        """Say where this member itself is: every local and announced address."""
+        """Say where this member itself is: every local and announced address, and its location."""
         self._own = frozenset(Address(str(address), self._gossip_port) for address in addresses)
         self._own_overlay_address = overlay_address
+        self._location, self._ways = location, None
         self._changed(now)
+
+    def way_to(self, announced: Address) -> Address:
+        """Return where to send what is for an announced address.
+
+        Of a member of our location that is its internal address: behind 1:1 NAT the
+        announced one often leads nowhere from inside.
+        """
+        if self._ways is None:
+            # The living last, so that theirs counts where a failed member had the same address.
+            known = sorted(self._known.values(), key=lambda member: member.state.is_alive)
+            self._ways = {
+                member.address: Address(str(internal), member.address.port)
+                for member in known
+                if member.meta is not None
+                and (internal := member.meta.address_within(self._location)) is not None
+                and not (self._overlay_is_apart and internal in self._overlay)
+            }
+        return self._ways.get(announced, announced)
 
     def set_seeds(self, seeds: Iterable[SeedAddress], *, now: float) -> None:
         """Replace the seeds: flags, ``seedNodes`` and ``clusterSeeds`` together. New ones are due at once."""
@@ -231,6 +258,7 @@ class Roster:
                     state=MemberState.FAILED,
                     since=now - entry.away,
                 )
+        self._ways = None
         self._changed(now)
 
     def saved(self, *, now: float) -> tuple[SavedMember, ...]:
@@ -317,6 +345,7 @@ class Roster:
         if noted == known:
             return False
         self._known[name] = noted
+        self._ways = None
         is_back = known is not None and known.state is MemberState.FAILED and state.is_alive
         if is_back and self._second_look is None:
             self._second_look = (now + self._rng.uniform(*SECOND_LOOK), member.address)
@@ -353,7 +382,7 @@ class Roster:
         alive = set(self._own)
         for member in self._known.values():
             if member.state.is_alive:
-                alive.add(member.address)
+                alive |= {member.address, self.way_to(member.address)}
             elif member.state is MemberState.FAILED and not self._is_overlay(member.address):
                 wanted.setdefault(member.address, FAILED_CAP)
         return {target: cap for target, cap in wanted.items() if target not in alive}

@@ -31,9 +31,10 @@ Tell = Callable[[Any], Any]
 class Streams:
     """Every TCP connection of one engine, dialled and accepted."""
 
-    def __init__(self, engine: Engine, tell: Tell) -> None:
+    def __init__(self, engine: Engine, tell: Tell, way_to: Callable[[Address], Address]) -> None:
         self._engine = engine
         self._tell = tell
+        self._way_to = way_to
         self._loop = asyncio.get_running_loop()
         self._servers: list[asyncio.Server] = []
         self._open: dict[StreamId, _Stream] = {}
@@ -84,10 +85,11 @@ class Streams:
 
     async def _dial(self, wish: OpenStream) -> None:
         deadline = self._loop.time() + wish.timeout
+        address = self._way_to(wish.address)
         try:
             async with asyncio.timeout_at(deadline):
                 await self._loop.create_connection(
-                    partial(_Stream, self, wish.id, deadline, wish.data), wish.address.ip, wish.address.port
+                    partial(_Stream, self, wish.id, deadline, wish.data), address.ip, address.port
                 )
         except TimeoutError:
             self.ended(wish.id, "timed out")

@@ -111,7 +111,7 @@ class Agent:
             rng=self._rng,
             nonce=os.urandom,
         )
-        self._driver = Driver(self._engine, self._on_event)
+        self._driver = Driver(self._engine, self._on_event, self._roster.way_to)
         self._seeker = Seeker(self._roster, self._engine, self._driver, on_change=self._members_changed)
         self._apply = Worker(self._apply_wish, pause=APPLY_PAUSE)
         self._save = Worker(self._save_state, pause=SAVE_PAUSE)
@@ -131,7 +131,9 @@ class Agent:
             forget_after=self._begun.settings.forget_after,
             rng=self._rng,
         )
-        roster.set_own_addresses(me.addresses, overlay_address=me.overlay_address, now=now)
+        roster.set_own_addresses(
+            me.addresses, overlay_address=me.overlay_address, location=me.location, now=now
+        )
         roster.set_removed(document.removed, now=now)
         roster.set_seeds(me.seeds, now=now)
         roster.restore(self._begun.saved.nodes, now=now)
@@ -316,7 +318,10 @@ class Agent:
         if meta != self._engine.me.meta:
             self._driver.tell(partial(self._engine.update_meta, meta))
         self._roster.set_own_addresses(
-            self._me.addresses, overlay_address=self._me.overlay_address, now=self._driver.now
+            self._me.addresses,
+            overlay_address=self._me.overlay_address,
+            location=self._me.location,
+            now=self._driver.now,
         )
 
     async def _save_state(self) -> None:
@@ -409,6 +414,8 @@ class Agent:
             log.info("overlay address given address=%s", node.overlay_address)
             self._move_to(node.overlay_address)
         self._look_at_addresses()
+        # Its location decides by which of their addresses others are reached.
+        self._apply.wake()
 
     # What we answer.
 

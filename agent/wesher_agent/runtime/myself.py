@@ -68,6 +68,12 @@ class Myself:
         return Address(str(self.listening.advertise), self.document.gossip.port)
 
     @property
+    def location(self) -> str:
+        """Where this node is; members that name the same one dial each other's internal address."""
+        given = self.node.location if self.node is not None else ""
+        return given or self.document.cluster_name
+
+    @property
     def addresses(self) -> frozenset[IPAddress]:
         """Every address that is this host's, or leads to it."""
         return frozenset({entry.address for entry in self.host.addresses} | {self.listening.advertise})
@@ -98,7 +104,7 @@ class Myself:
             public_key=self.key.public,
             version=META_VERSION,
             internal_address=self.listening.internal,
-            location=self._location,
+            location=self.location,
             networks=self.node.routes if self.node is not None else (),
             flags=flags,
         )
@@ -123,7 +129,7 @@ class Myself:
             movable=not self.in_kubernetes,
             overlay=document.overlay,
             mtu=mtu,
-            location=self._location,
+            location=self.location,
             behind_nat=self.listening.internal is not None,
             persistent_keepalive=document.wireguard.persistent_keepalive,
             etc_hosts=document.etc_hosts,
@@ -144,12 +150,6 @@ class Myself:
         changed = listening.advertise != self.listening.advertise
         self.listening = listening
         return changed
-
-    @property
-    def _location(self) -> str:
-        return (
-            self.node.location if self.node is not None and self.node.location else self.document.cluster_name
-        )
 
 
 def listen_where(

@@ -28,7 +28,8 @@ from wesher_testing.toolbox import system_program
 
 IPAddress = IPv4Address | IPv6Address
 
-_UDP = 17
+_TCP, _UDP = 6, 17
+_PORTS = struct.Struct(">HH")
 _ETHERNET, _RAW_IP = 1, 101
 _IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
 _IPV4_LENGTH, _IPV6_LENGTH, _ARP_LENGTH = 20, 40, 28
@@ -57,6 +58,19 @@ class Packet:
     """What the IP header carries; an IPv6 extension header counts as payload."""
     frame: bytes
     """The whole frame, link layer included."""
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """Source and destination port of UDP or TCP.
+
+        Raises:
+            ValueError: it is something else, or cut short.
+
+        """
+        if self.protocol not in {_TCP, _UDP} or len(self.payload) < _PORTS.size:
+            raise ValueError(f"no ports in protocol {self.protocol}")
+        source, destination = _PORTS.unpack_from(self.payload)
+        return source, destination
 
     @property
     def is_wireguard_data(self) -> bool:

@@ -45,7 +45,9 @@ def scheduler(api: ApiServer) -> list[str]:
     ]
 
 
-def kubelet(api: ApiServer, node: str, address: IPv4Address, *, directory: Path) -> list[str]:
+def kubelet(
+    api: ApiServer, node: str, address: IPv4Address, *, directory: Path, in_cloud: bool = False
+) -> list[str]:
     """Write a kubelet's configuration into ``directory`` and return the command that runs it on its node.
 
     Args:
@@ -53,6 +55,8 @@ def kubelet(api: ApiServer, node: str, address: IPv4Address, *, directory: Path)
         node: its node's name.
         address: its node's internal address.
         directory: a directory that outlives the node's reboots.
+        in_cloud: whether a cloud's controller says which addresses the node has; without
+            one a kubelet takes back any address but its own.
 
     """
     path = directory / "kubelet.yaml"
@@ -91,6 +95,7 @@ def kubelet(api: ApiServer, node: str, address: IPv4Address, *, directory: Path)
         f"--kubeconfig={_kubeconfig(api, f'system:node:{node}', 'system:nodes')}",
         f"--hostname-override={node}",
         f"--node-ip={address}",
+        *(["--cloud-provider=external"] if in_cloud else []),
     ]
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from wesher_testing import cgroups, components, containers, node_init
 from wesher_testing.api_server import ApiServer, KubectlFailed, api_server
 from wesher_testing.cache import report
 from wesher_testing.image import Image, pause_image
-from wesher_testing.namespaces import Host, Lab
+from wesher_testing.namespaces import Host, Lab, Network
 from wesher_testing.toolbox import etcd, kubernetes_binary, system_program
 
 _AFTER_CONTAINERD = ("sh", "-c", f'until [ -S {containers.SOCKET} ]; do sleep 0.1; done; exec "$@"', "sh")
@@ -40,24 +41,24 @@ class Node:
     """One node of a cluster.
 
     Attributes:
-        name: its name to Kubernetes, which is its hostname.
+        name: its name to Kubernetes.
         host: what it stands on; its files and its cable survive a crash.
         directory: its programs' configuration and logs.
 
     """
 
-    def __init__(self, host: Host, api: ApiServer) -> None:
-        self.name = host.name
+    def __init__(self, name: str, host: Host, api: ApiServer, *, in_cloud: bool) -> None:
+        self.name = name
         self.host = host
-        self.directory = api.directory / host.name
+        self.directory = api.directory / name
         self.directory.mkdir()
         self._programs = {
             "containerd": containers.containerd(host.root / "etc"),
             "kubelet": [
                 *_AFTER_CONTAINERD,
-                *components.kubelet(api, host.name, host.ipv4, directory=self.directory),
+                *components.kubelet(api, name, host.ipv4, directory=self.directory, in_cloud=in_cloud),
             ],
-            "kube-proxy": components.kube_proxy(api, host.name, directory=self.directory),
+            "kube-proxy": components.kube_proxy(api, name, directory=self.directory),
         }
         self._init: subprocess.Popen[str] | None = None
         self._running: list[subprocess.Popen[bytes]] = []
@@ -149,6 +150,24 @@ class Node:
         (directory / "pods.conflist").write_text(json.dumps(content))
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where in a lab a cluster stands."""
+
+    lab: Lab
+    network: Network
+    prefix: str = ""
+    """Of its hosts' names in the lab, where other clusters have nodes of the same names."""
+    gateway: Host | None = None
+    """The way out of the network; none is a way to nowhere."""
+    in_cloud: bool = False
+    """Whether something else than the kubelets says which addresses nodes have."""
+
+    def host(self, name: str) -> Host:
+        """Add a host."""
+        return self.lab.host(self.prefix + name, self.network)
+
+
 class Cluster:
     """A running cluster.
 
@@ -159,10 +178,11 @@ class Cluster:
 
     """
 
-    def __init__(self, lab: Lab, api: ApiServer, control_plane: Host) -> None:
-        self.lab = lab
+    def __init__(self, site: Site, api: ApiServer, control_plane: Host) -> None:
+        self.lab = site.lab
         self.api = api
         self.control_plane = control_plane
+        self._site = site
         self._nodes: dict[str, Node] = {}
 
     @property
@@ -172,11 +192,13 @@ class Cluster:
 
     def add_nodes(self, *names: str, images: Sequence[Image] = ()) -> None:
         """Add nodes that hold the images, and wait until they are Ready."""
-        added = [Node(self.lab.host(name), self.api) for name in names]
+        site = self._site
+        added = [Node(name, site.host(name), self.api, in_cloud=site.in_cloud) for name in names]
+        # Without one a Service's address leads nowhere, even where there is nothing behind it.
+        way_out = (site.gateway or self.control_plane).address_on(site.network)
         for node in added:
             self._nodes[node.name] = node
-            # Without one a Service's address leads nowhere; there is nothing behind it.
-            node.host.run(["ip", "route", "replace", "default", "via", str(self.control_plane.ipv4)])
+            node.host.run(["ip", "route", "replace", "default", "via", str(way_out)])
             # The API server calls kubelets by their names, for logs.
             with (self.control_plane.root / "etc/hosts").open("a") as hosts:
                 hosts.write(f"{node.host.ipv4} {node.name}\n")
@@ -267,19 +289,27 @@ def prepare() -> None:
 def cluster(*names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
     """Run a cluster with nodes of these names until the block ends; nothing of it is left then."""
     prepare()
+    with Lab() as lab, cluster_at(Site(lab, lab.lan), *names, images=images) as made:
+        yield made
+
+
+@contextmanager
+def cluster_at(site: Site, *names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
+    """Run a cluster in a lab that has others too; call `prepare` before."""
     with ExitStack() as stack:
-        lab = stack.enter_context(Lab())
-        control_plane = lab.host("control-plane")
+        control_plane = site.host("control-plane")
         report("starting the API server")
         api = stack.enter_context(
-            api_server(address=str(control_plane.ipv4), enter=control_plane.command([]), parent=lab.directory)
+            api_server(
+                address=str(control_plane.ipv4), enter=control_plane.command([]), parent=site.lab.directory
+            )
         )
         for program, argv in (
             ("kube-controller-manager", components.controller_manager(api)),
             ("kube-scheduler", components.scheduler(api)),
         ):
             stack.callback(_end, _start(control_plane.command(argv), api.directory / f"{program}.log"))
-        made = Cluster(lab, api, control_plane)
+        made = Cluster(site, api, control_plane)
         stack.callback(made.close)
         report(f"starting {len(names)} nodes")
         made.add_nodes(*names, images=images)

@@ -414,3 +414,45 @@ def test_a_member_that_returns_is_not_asked_when_everybody_is_back() -> None:
     joined(who, "b", "192.0.2.2", now=100.0)
 
     assert run(who, start=100.0, end=200.0) == []
+
+
+EAST = meta("b", location="east", internal_address=ip_address("10.1.0.2"))
+
+
+def in_the_east(who: Roster, name: str, ip: str, *, raw_meta: bytes = EAST.encode()) -> None:
+    who.observe(MemberJoined(gossiped(name, ip, raw_meta=raw_meta)), now=0.0)
+
+
+def test_a_member_of_our_location_is_reached_at_its_internal_address() -> None:
+    who = roster()
+    in_the_east(who, "b", "203.0.113.2")
+    inside = Address("10.1.0.2", 7946)
+    assert who.way_to(Address("203.0.113.2", 7946)) == Address("203.0.113.2", 7946), "we have no location"
+    for location, way in (("west", "203.0.113.2"), ("east", "10.1.0.2")):
+        who.set_own_addresses([], overlay_address=None, location=location, now=1.0)
+        assert who.way_to(Address("203.0.113.2", 7946)) == Address(way, 7946)
+    who.set_seeds([SeedAddress("10.1.0.2")], now=1.0)
+    assert who.due(now=1.0) == [], "it is alive there"
+    failed_there = gossiped("b", "203.0.113.2", state=State.DEAD, raw_meta=EAST.encode())
+    who.observe(MemberFailed(failed_there, from_node="a", confirmations=0), now=2.0)
+    assert set(who.due(now=2.0)) == {Address("203.0.113.2", 7946), inside}
+    assert who.way_to(Address("203.0.113.2", 7946)) == inside, "and is looked for there"
+
+
+def test_of_two_with_one_announced_address_the_living_is_reached() -> None:
+    """A machine that came back under another name, say."""
+    who = roster()
+    who.set_own_addresses([], overlay_address=None, location="east", now=0.0)
+    in_the_east(who, "b", "203.0.113.2")
+    former = meta("c", location="east", internal_address=ip_address("10.1.0.9")).encode()
+    gone = gossiped("c", "203.0.113.2", state=State.DEAD, raw_meta=former)
+    who.observe(MemberFailed(gone, from_node="a", confirmations=0), now=1.0)
+    assert who.way_to(Address("203.0.113.2", 7946)) == Address("10.1.0.2", 7946)
+
+
+def test_an_internal_address_inside_the_overlay_is_no_way() -> None:
+    who = roster(apart=True)
+    who.set_own_addresses([], overlay_address=None, location="east", now=0.0)
+    inside = meta("b", location="east", internal_address=OVERLAY[9]).encode()
+    in_the_east(who, "b", "203.0.113.2", raw_meta=inside)
+    assert who.way_to(Address("203.0.113.2", 7946)) == Address("203.0.113.2", 7946)
