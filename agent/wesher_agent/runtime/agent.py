@@ -31,6 +31,7 @@ from wesher_agent.mesh.roster import MemberState, Roster
 from wesher_agent.net.driver import Driver
 from wesher_agent.net.sockets import GossipPortTaken
 from wesher_agent.runtime.beginning import Beginning
+from wesher_agent.runtime.counts import Counts
 from wesher_agent.runtime.health import Health, conditions
 from wesher_agent.runtime.host import look_at_host
 from wesher_agent.runtime.prober import Prober
@@ -41,7 +42,7 @@ from wesher_agent.runtime.views import Snapshot, members_answer, node_status, st
 from wesher_agent.runtime.worker import Worker
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import Event, LeaveDone, NameConflict, PacketRejected, SelfRefuted
+from wesher_agent.swim.events import Event, LeaveDone, MemberJoined, NameConflict, PacketRejected, SelfRefuted
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.packet import PacketFormat
@@ -89,6 +90,7 @@ class Agent:
         self._wish: Wish | None = None
         self._save_failed = False
         self._interface_goes = False
+        self._counts = Counts()
 
         settings, document = begun.settings, self._me.document
         if begun.saved.gossip_address is not None and begun.saved.name == self._me.name:
@@ -100,6 +102,7 @@ class Agent:
             on_change=self._report_soon,
             on_retry=self._apply_again,
             on_sessions_lost=self._ask_everyone,
+            counts=self._counts,
         )
         self._prober = Prober(self._tunnel, self._me.key.public, self._rng, on_change=self._report_soon)
         self._roster = self._make_roster()
@@ -254,9 +257,17 @@ class Agent:
                 self._save.wake()
             case PacketRejected():
                 return
+        self._count(event)
         if self._roster.observe(event, now=now):
             self._members_changed()
         self._seeker.wake()
+
+    def _count(self, event: Event) -> None:
+        was_failed = False
+        if isinstance(event, MemberJoined):
+            known = self._roster.members.get(event.member.name)
+            was_failed = known is not None and known.state is MemberState.FAILED
+        self._counts.observe(event, was_failed=was_failed)
 
     def _settle_conflict(self, claimed: Address, now: float) -> None:
         """Leave from an address that was ours, where others still look for us; anything else is a fault."""
@@ -296,6 +307,7 @@ class Agent:
         if wish.device.address != own.address:
             moved_to = wish.device.address
             log.warning("overlay address given up, another has it from=%s to=%s", own.address, moved_to)
+            self._counts.add("overlayAddressesGivenUp")
             self._move_to(moved_to)
             wish = desired(replace(own, address=moved_to), members)
         known = self._wish.problems if self._wish is not None else ()
@@ -458,6 +470,7 @@ class Agent:
             uptime=self._driver.now - self._started_at,
             version=VERSION,
             wall_clock=time.time(),
+            counts=self._counts.numbers,
         )
 
     def _nobody_can_be_asked(self) -> bool:

@@ -15,12 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
 from wesher_agent.mesh.desired import HostEntry, Wish
+from wesher_agent.runtime.counts import Counts
 from wesher_agent.runtime.worker import finish
 from wesher_agent.settings import Settings
 from wesher_agent.wireguard.device import Device, Outcome, open_device
 from wesher_agent.wireguard.errors import PortTaken, WireGuardUnavailable
 from wesher_agent.wireguard.mtu import overlay_mtu
 from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import EtcHosts, WireGuardSettings
@@ -28,7 +30,8 @@ from wesher_common.overlay import IPAddress
 
 log = logging.getLogger("wesher.tunnel")
 
-REPAIR_SECONDS = 30.0
+REPAIR_SECONDS = 25.0
+"""Between two looks, so that what other hands change is mended within 30 s."""
 USUAL_MTU = 1420
 """Bytes; Ethernet's less WireGuard's envelope, and the Go program's only one."""
 
@@ -42,6 +45,7 @@ class Tunnel:
         on_change: called when what there is to report changed.
         on_retry: called when `apply` should be tried again.
         on_sessions_lost: called when peers must be sent something, lest they stay silent.
+        counts: what to count repairs and restarts in.
 
     """
 
@@ -53,6 +57,7 @@ class Tunnel:
         on_change: Callable[[], None],
         on_retry: Callable[[], None],
         on_sessions_lost: Callable[[], None],
+        counts: Counts,
     ) -> None:
         self.ready = False
         self.reason, self.problem = "", ""
@@ -66,6 +71,8 @@ class Tunnel:
         self._on_change = on_change
         self._on_retry = on_retry
         self._on_sessions_lost = on_sessions_lost
+        self._counts = counts
+        self._conflicts: frozenset[RouteConflict] = frozenset()
         self._mtu_for: frozenset[IPAddress] | None = None
         self._opened = asyncio.Event()
 
@@ -112,7 +119,7 @@ class Tunnel:
         await self._write_hosts(wish.hosts, wanted=etc_hosts != "Off")
 
     async def keep(self) -> None:
-        """Look at the device for ever: every 30 s, and at once when its program died."""
+        """Look at the device for ever: every `REPAIR_SECONDS`, and at once when its program died."""
         while True:
             if self._device is None or not self._opened.is_set():
                 await self._try_again_later()
@@ -122,9 +129,12 @@ class Tunnel:
             lost.cancel()
             await asyncio.gather(lost, return_exceptions=True)
             try:
-                self._done(await finish(self._device.repair()))
+                outcome = await finish(self._device.repair())
             except (WesherError, OSError) as error:
                 self._failed(error)
+            else:
+                self._count(outcome)
+                self._done(outcome)
 
     async def _try_again_later(self) -> None:
         try:
@@ -162,12 +172,25 @@ class Tunnel:
         if self._device is not None:
             self._device.close()
 
+    def _count(self, outcome: Outcome) -> None:
+        if outcome.sessions_lost:
+            self._counts.add("deviceRestarts")
+        elif outcome.changed:
+            self._counts.add("deviceRepairs")
+
     def _done(self, outcome: Outcome) -> None:
         if not self.ready:
             log.info("device ready mode=%s mtu=%d", self.mode, self.mtu)
         self._report(ready=True, reason="", problem="")
         if outcome.sessions_lost:
             self._on_sessions_lost()
+        for conflict in sorted(set(outcome.conflicts) - self._conflicts, key=str):
+            self._counts.add("routeConflicts")
+            log.warning(
+                "route not added, another holds its place destination=%s holder=%r",
+                *(str(conflict.destination), conflict.holder),
+            )
+        self._conflicts = frozenset(outcome.conflicts)
 
     def _failed(self, error: WesherError | OSError) -> None:
         match error:

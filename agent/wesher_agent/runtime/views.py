@@ -47,6 +47,8 @@ class Snapshot:
     uptime: float
     version: str
     wall_clock: float
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """How often each kind of trouble came and went."""
 
     def count(self, *states: MemberState) -> int:
         """Return how many members are in one of these states."""
@@ -103,6 +105,7 @@ def status_answer(now: Snapshot) -> dict[str, Any]:
             "failed": now.count(MemberState.FAILED),
             "handshake": now.with_tunnel,
         },
+        "counts": dict(now.counts),
         "conditions": [condition.to_dict() for condition in now.conditions],
     }
 

@@ -13,6 +13,7 @@ from wesher_agent.files.hosts import HostsFile
 from wesher_agent.mesh.desired import HostEntry, Wish
 from wesher_agent.mesh.device import DeviceConfig
 from wesher_agent.runtime import tunnel as tunnel_module
+from wesher_agent.runtime.counts import Counts
 from wesher_agent.runtime.tunnel import Tunnel
 from wesher_common.keys import WireGuardPrivateKey
 from wesher_common.mesh_document import WireGuardSettings
@@ -52,6 +53,7 @@ class _Heard:
             on_change=self.change,
             on_retry=self.retried.set,
             on_sessions_lost=pytest.fail,
+            counts=Counts(),
         )
 
 

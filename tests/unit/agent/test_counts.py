@@ -1,0 +1,30 @@
+"""What is counted of gossip's trouble."""
+
+from __future__ import annotations
+
+from wesher_agent.runtime.counts import KINDS, Counts
+from wesher_agent.swim.events import MemberFailed, MemberJoined, NameConflict, SelfRefuted
+from wesher_testing.members import gossiped
+
+
+def test_every_kind_is_there_before_anything_happened() -> None:
+    assert Counts().numbers == dict.fromkeys(KINDS, 0)
+
+
+def test_a_return_is_told_from_a_first_arrival() -> None:
+    counts, member = Counts(), gossiped("b", "192.0.2.1")
+
+    counts.observe(MemberJoined(member), was_failed=False)
+    counts.observe(MemberFailed(member, from_node="c", confirmations=1), was_failed=False)
+    counts.observe(MemberJoined(member), was_failed=True)
+
+    assert (counts.numbers["membersFailed"], counts.numbers["membersReturned"]) == (1, 1)
+
+
+def test_denials_and_conflicts_are_counted() -> None:
+    counts, member = Counts(), gossiped("b", "192.0.2.1")
+
+    counts.observe(SelfRefuted(incarnation=2, accused_by="c"), was_failed=False)
+    counts.observe(NameConflict(member, claimed=member.address), was_failed=False)
+
+    assert (counts.numbers["suspicionsDenied"], counts.numbers["nameConflicts"]) == (1, 1)
