@@ -27,7 +27,8 @@ def api(installed: ApiServer) -> Iterator[ApiServer]:
     installed.kubectl("delete", "weshermeshes", "--all")
     installed.kubectl("delete", "weshernodes,nodes", "--all", "--wait=false")
     children = "secret,configmap,daemonset,pod"
-    installed.kubectl("delete", children, "--all", "--wait=false", "--grace-period=0", "-n", NAMESPACE)
+    # No kubelet ends a pod here, so only force takes one away.
+    installed.kubectl("delete", children, "--all", "--wait=false", "--force", "-n", NAMESPACE)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from ipaddress import ip_address
@@ -17,6 +17,7 @@ from wesher_agent.kube.node_status import NodeStatus, PeerCounts
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_agent.runtime.kubernetes import FIRST_LOOK_SECONDS, KubernetesLink
 from wesher_common.conditions import Condition
+from wesher_common.errors import ClusterUnavailable
 from wesher_testing.api_server import ApiServer
 from wesher_testing.operator_process import NAMESPACE
 
@@ -54,6 +55,49 @@ async def link(api: ApiServer, mesh_uid: str) -> AsyncIterator[KubernetesLink]:
         yield KubernetesLink(objects, mesh_uid)
 
 
+@pytest.fixture
+def doomed(api: ApiServer) -> Iterator[str]:
+    """Make an account that may ask as agents may, until the ClusterRoleBinding of its name is deleted."""
+    account = {"kind": "ServiceAccount", "name": "doomed", "namespace": NAMESPACE}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "wesher-agent"}
+    api.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": "doomed", "namespace": NAMESPACE},
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "doomed"},
+            "roleRef": role,
+            "subjects": [account],
+        },
+    )
+    yield "doomed"
+    api.kubectl("delete", "clusterrolebinding", "doomed", "--ignore-not-found")
+    api.kubectl("delete", "serviceaccount", "doomed", "-n", NAMESPACE)
+
+
+@pytest.fixture
+async def losing(api: ApiServer, mesh_uid: str, doomed: str) -> AsyncIterator[OwnObjects]:
+    """Return the client of an agent that is refused after `_lose`, as one's is whose pod was deleted."""
+    kubeconfig = api.kubeconfig_for(api.token(doomed, NAMESPACE), doomed)
+    async with aclosing(await OwnObjects.connect(kubeconfig, "m", "a", agent_version="0")) as objects:
+        yield objects
+
+
+async def _lose(api: ApiServer, objects: OwnObjects) -> None:
+    """Take the account's rights away, and wait until that holds."""
+    await asyncio.to_thread(api.kubectl, "delete", "clusterrolebinding", "doomed")
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                await objects.mesh_uid()
+            except ClusterUnavailable:
+                return
+
+
 def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     return {"apiVersion": "wesher.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
@@ -67,7 +111,7 @@ async def test_an_agent_waits_for_its_place_then_reports_and_at_once_again_when_
     api: ApiServer, link: KubernetesLink, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not await link.look(FIRST_LOOK_SECONDS)
-    assert "WesherNode does not exist" in caplog.text
+    assert "has not made this node's WesherNode yet" in caplog.text
     present, seen = [FIRST], asyncio.Queue[NodeSpec]()
     running = asyncio.create_task(link.run(lambda: present[-1], seen.put_nowait, rng=Random(1)))
     await asyncio.to_thread(_give_place, api)
@@ -98,4 +142,44 @@ async def test_an_object_deleted_while_it_is_asked_for_means_gone(
 async def test_an_object_that_stays_means_a_restart(api: ApiServer, link: KubernetesLink) -> None:
     _give_place(api)
     await link.look(FIRST_LOOK_SECONDS)
+    assert not await link.is_gone()
+
+
+async def test_an_agent_that_was_told_that_it_is_removed_leaves_when_its_token_is_dead_by_then(
+    api: ApiServer, mesh_uid: str, losing: OwnObjects, caplog: pytest.LogCaptureFixture
+) -> None:
+    _give_place(api)
+    link, seen = KubernetesLink(losing, mesh_uid), asyncio.Queue[NodeSpec]()
+    running = asyncio.create_task(link.run(lambda: READY, seen.put_nowait, rng=Random(1)))
+    async with asyncio.timeout(20):
+        while (await seen.get()).conditions[:1] == ():
+            continue
+        await asyncio.to_thread(api.kubectl, "delete", "weshernode", "m.a")
+        link.doubt()
+        while not link.removed:
+            await seen.get()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert "device and tunnels stay until the agent is ended" in caplog.text
+
+    await _lose(api, losing)
+
+    assert await link.is_gone()
+
+
+async def test_a_token_that_is_dead_never_means_removed_where_the_last_word_was_that_we_have_a_place(
+    api: ApiServer, mesh_uid: str, losing: OwnObjects
+) -> None:
+    link = KubernetesLink(losing, mesh_uid)
+    _give_place(api)
+    assert await link.look(FIRST_LOOK_SECONDS)
+    api.kubectl("delete", "weshernode", "m.a")
+    assert not await link.look(FIRST_LOOK_SECONDS)
+    assert link.removed
+    _give_place(api)
+    assert await link.look(FIRST_LOOK_SECONDS)
+
+    await _lose(api, losing)
+
+    assert not await link.look(FIRST_LOOK_SECONDS)
     assert not await link.is_gone()

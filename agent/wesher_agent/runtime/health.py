@@ -27,6 +27,8 @@ class Health:
     """Who has the gossip port; empty when it is ours."""
     source_problem: str
     """Why the mounted key ring or mesh.json cannot be used."""
+    removed: bool
+    """Whether the API server said that this node has no WesherNode."""
     tunnels_asked: bool
     """Whether every peer of the beginning was asked through its tunnel once."""
     unreachable: tuple[str, ...]
@@ -71,6 +73,9 @@ def _ready(health: Health, parts: tuple[Condition, ...]) -> Condition:
     for part in parts:
         if not part.is_true:
             return Condition("Ready", part.status, part.reason, part.message)
+    if health.removed:
+        message = "this node's WesherNode was deleted; device and tunnels stay until the agent is ended"
+        return Condition("Ready", "False", "Removed", message)
     if health.others_alive and not health.tunnels_asked:
         return Condition("Ready", "Unknown", "Probing", "peers are being asked through the tunnel")
     if health.mostly_unreachable:

@@ -33,6 +33,8 @@ Until it has started again, a device in user space carries nothing.
 """
 GONE_SECONDS, GONE_INTERVAL = 5.0, 0.5
 """How long a termination looks for the end of its mesh: pod and object go in any order."""
+REMOVED_SECONDS = 0.5
+"""How long it looks when it was told before: on a Node that was deleted it is killed a second after."""
 MISSING_FIRST, MISSING_LONGEST = 1.0, 30.0
 SETTLE_SECONDS = 0.5
 """News that come together are reported together."""
@@ -50,9 +52,12 @@ class KubernetesLink:
     def __init__(self, objects: OwnObjects, mesh_uid: str) -> None:
         self.node: NodeSpec | None = None
         """As last seen; kept while nobody can be asked."""
+        self.removed = False
+        """Whether the API server's last word of our WesherNode was that it does not exist."""
         self._objects = objects
         self._mesh_uid = mesh_uid
         self._problem = ""
+        self._in_doubt = False
         self._woken = asyncio.Event()
 
     @classmethod
@@ -87,10 +92,15 @@ class KubernetesLink:
         """Say that there may be something to report."""
         self._woken.set()
 
+    def doubt(self) -> None:
+        """Say that we may have been removed, so that it is asked while our token lives."""
+        self._in_doubt = True
+        self.wake()
+
     async def run(
         self, status: Callable[[], NodeStatus], on_node: Callable[[NodeSpec], None], *, rng: Random
     ) -> None:
-        """Report until cancelled, and ask for our address while it is missing.
+        """Report until cancelled; ask for our WesherNode while its address is missing, or it may be gone.
 
         Args:
             status: what there is to report now.
@@ -103,10 +113,12 @@ class KubernetesLink:
         look_again, pause = loop.time(), MISSING_FIRST
         while True:
             self._woken.clear()
-            if self._is_without_address and look_again <= loop.time():
+            if not self._must_look:
+                look_again, pause = loop.time(), MISSING_FIRST
+            elif look_again <= loop.time():
                 await self._ask(self._objects.node)
                 look_again, pause = loop.time() + pause, min(MISSING_LONGEST, 2 * pause)
-            waits = [look_again - loop.time()] if self._is_without_address else []
+            waits = [look_again - loop.time()] if self._must_look else []
             # Before there is a WesherNode, nothing could take a report.
             if self.node is not None:
                 waits.append(await self._report_when_due(schedule, status(), loop.time))
@@ -114,23 +126,26 @@ class KubernetesLink:
             await self._rest(min(waits))
 
     @property
-    def _is_without_address(self) -> bool:
-        return self.node is None or self.node.overlay_address is None
+    def _must_look(self) -> bool:
+        return self._in_doubt or self.node is None or self.node.overlay_address is None
 
     async def is_gone(self) -> bool:
-        """Tell whether this node is to leave its mesh for good, asking for up to five seconds."""
+        """Tell whether this node is to leave its mesh for good, asking for up to five seconds.
+
+        Where nobody can say now, what was said last counts: the pods of a deleted Node are
+        deleted with their tokens before their containers are told to end.
+        """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + GONE_SECONDS
+        deadline = loop.time() + (REMOVED_SECONDS if self.removed else GONE_SECONDS)
         uid = self.node.uid if self.node is not None else ""
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
-                    if await self._objects.is_gone(mesh_uid=self._mesh_uid, node_uid=uid):
-                        return True
+                    self.removed = await self._objects.is_gone(mesh_uid=self._mesh_uid, node_uid=uid)
             except (ClusterUnavailable, TimeoutError) as error:
                 log.debug("not told whether we are to leave error=%s", error)
-            if loop.time() + GONE_INTERVAL >= deadline:
-                return False
+            if self.removed or loop.time() + GONE_INTERVAL >= deadline:
+                return self.removed
             await asyncio.sleep(GONE_INTERVAL)
 
     async def _report_when_due(
@@ -159,10 +174,16 @@ class KubernetesLink:
         try:
             self.node = await question()
         except ObjectGone:
-            self._say("this node's WesherNode does not exist: the operator has not made it, or deleted it")
+            self.removed, self._in_doubt = True, False
+            self._say(
+                "the operator has not made this node's WesherNode yet, or deleted it"
+                if self.node is None
+                else "this node's WesherNode was deleted: device and tunnels stay until the agent is ended"
+            )
         except (ClusterUnavailable, InvalidSpec) as error:
             self._say(str(error))
         else:
+            self.removed, self._in_doubt = False, False
             if self._problem:
                 log.warning("api server answers again")
             self._problem = ""

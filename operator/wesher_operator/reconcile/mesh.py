@@ -25,6 +25,7 @@ from wesher_common.names import (
     NUDGE_ANNOTATION,
     config_map_name,
     daemon_set_name,
+    member_name,
     released_config_map_name,
     wesher_node_name,
 )
@@ -257,14 +258,16 @@ class MeshReconciler:
         reports = {member.spec.node_name: member.status for member in self._own_members(mesh)}
         for pod in [each for each in self._world.pods.values() if each.mesh == mesh.name and not each.ending]:
             report = reports.get(pod.node)
-            if pod.nudge == wanted or report is None or not report.config_hash:
-                continue
-            current = (
-                report.config_hash == document.config_hash
-                and report.primary_key_id == ring.primary.id
-                and set(report.key_ids) == key_ids
-            )
-            if not current:
+            if report is None or not report.config_hash:
+                # What is news to one without a place: that it was removed. It must ask while its token lives.
+                current = member_name(pod.node, document.cluster_name) not in document.removed
+            else:
+                current = (
+                    report.config_hash == document.config_hash
+                    and report.primary_key_id == ring.primary.id
+                    and set(report.key_ids) == key_ids
+                )
+            if not current and pod.nudge != wanted:
                 await self._cluster.annotate(POD, pod.name, {NUDGE_ANNOTATION: wanted})
 
     async def _publish(self, mesh: MeshFacts, wanted: Mapping[str, Any], now: datetime) -> None:

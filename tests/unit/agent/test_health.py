@@ -15,6 +15,7 @@ WELL = Health(
     name_conflict="",
     port_problem="",
     source_problem="",
+    removed=False,
     tunnels_asked=True,
     unreachable=(),
     mostly_unreachable=False,
@@ -57,6 +58,13 @@ def test_a_name_used_twice_and_mounted_files_that_are_broken_are_named() -> None
     assert said(replace(WELL, name_conflict="192.0.2.7:7946"))["GossipJoined"] == ("False", "NameConflict")
     broken = replace(WELL, source_problem="cluster-key: must be standard base64")
     assert said(broken)["KeyCurrent"] == said(broken)["Ready"] == ("False", "InvalidConfig")
+
+
+def test_a_node_that_was_removed_says_so_and_not_that_its_former_peers_do_not_answer() -> None:
+    removed = replace(WELL, removed=True, mostly_unreachable=True, unreachable=("b", "c"))
+    assert said(removed) == said(WELL) | {"Ready": ("False", "Removed")}
+    waiting = replace(removed, device_ready=False, device_reason="NoAddress")
+    assert said(waiting)["Ready"] == ("False", "NoAddress"), "a new node has no WesherNode either"
 
 
 def test_a_node_is_not_called_ready_before_its_tunnels_were_asked() -> None:
