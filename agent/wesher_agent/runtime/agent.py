@@ -233,8 +233,9 @@ class Agent:
         await self._save_state()
         if leave:
             self._driver.tell(partial(self._engine.leave, timeout=LEAVE_SECONDS))
-            await self._left.wait()
-        if leave or self._interface_goes:
+            # Not one after the other: on a Node that was deleted there is a second for both.
+            await asyncio.gather(self._left.wait(), self._tunnel.remove())
+        elif self._interface_goes:
             await self._tunnel.remove()
         else:
             self._tunnel.close()
@@ -413,6 +414,8 @@ class Agent:
             self.stop()
             return
         me.document = content.document
+        if self.link is not None and me.name in me.document.removed:
+            self.link.doubt()
         self._roster.set_seeds(me.seeds, now=now)
         self._roster.set_removed(me.document.removed, now=now)
         self._seeker.wake()
@@ -445,6 +448,7 @@ class Agent:
             name_conflict=self._standing_conflict(),
             port_problem=self._port_problem,
             source_problem=self._source_problem,
+            removed=self.link is not None and self.link.removed,
             tunnels_asked=plan.is_settled or self._nobody_can_be_asked(),
             unreachable=plan.unreachable,
             mostly_unreachable=plan.mostly_failing,
