@@ -14,9 +14,8 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +26,33 @@ from kubernetes.aio.client import ApiClient, Configuration
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.names import GROUP, VERSION
+from wesher_common.version import VERSION as RELEASE
 
 FIELD_MANAGER = "wesher-operator"
-REQUEST_SECONDS = 10.0
-_PAGE = 500
+PAGE = 100
+"""Objects in one answer to a list: a real Node takes some 15 kB as text, and several times that as dicts."""
+WRITE_SECONDS = 3.5
+"""How long a write may take. `may_write` holds until ``leader.RENEW_DEADLINE`` and the lease until
+``leader.LEASE_SECONDS``: a write that began in time must have ended before another process may lead."""
+_READ_SECONDS = 10.0
 _WRITE_SPACING = 0.05
 _WRITE_BURST = 20
 """20 writes a second, after that many at once: a mesh of thousands must not flood the API server."""
-_NOT_FOUND, _CONFLICT = 404, 409
+_FORBIDDEN, _NOT_FOUND, _CONFLICT = 403, 404, 409
 _REFUSED = frozenset({400, 422})
 _log = logging.getLogger("wesher.kube")
 
 Object = dict[str, Any]
 """An object as JSON; it stops being one where `reconcile.world` reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list."""
+
+    items: list[Object]
+    version: int
+    """The list's ``resourceVersion``, the same on all its pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +91,10 @@ DEFINITION = Kind(
 )
 
 
+class NotPermitted(ClusterUnavailable):
+    """The API server forbids what was asked; its text names verb and resource, for whoever writes roles."""
+
+
 class NotLeading(ClusterUnavailable):
     """This process may not write now, since its lease ran out."""
 
@@ -107,7 +124,7 @@ async def connect(kubeconfig: Path | None, identity: str) -> ApiClient:
             raise InvalidSpec("--kubeconfig", "must be given outside a pod") from error
         raise InvalidSpec("--kubeconfig", f"cannot be used: {error}", value=kubeconfig) from error
     api = ApiClient(configuration)
-    api.user_agent = f"wesher-operator/{version('wesher')} ({identity})"
+    api.user_agent = f"wesher-operator/{RELEASE} ({identity})"
     return api
 
 
@@ -143,23 +160,27 @@ class Cluster:
         self._may_write = may_write
         self._next_write = 0.0
 
-    async def list(self, kind: Kind) -> list[Object]:
-        """Return every object of a kind (of our namespace, where it has one).
+    async def pages(self, kind: Kind) -> AsyncIterator[Page]:
+        """Yield every object of a kind (of our namespace, where it has one), as they were at one moment.
 
         Raises:
-            ClusterUnavailable: the API server does not answer, or not with a list.
+            ClusterUnavailable: the API server does not answer, or not with a list; or the moment is so
+                long ago by now that it has forgotten the rest.
 
         """
-        found: list[Object] = []
-        query = {"limit": str(_PAGE)}
+        query = {"limit": str(PAGE)}
         while True:
-            page = await self._call("GET", kind.path(self.namespace), query=query)
-            if page is None:
+            answer = await self._call("GET", kind.path(self.namespace), query=query)
+            if answer is None:
                 raise ClusterUnavailable(f"the API server does not serve {kind.plural}.{kind.group}")
-            found += page["items"]
-            if not (rest := page["metadata"].get("continue")):
-                return found
+            yield Page(answer["items"], int(answer["metadata"]["resourceVersion"]))
+            if not (rest := answer["metadata"].get("continue")):
+                return
             query["continue"] = rest
+
+    async def list(self, kind: Kind) -> list[Object]:
+        """Return every object of a kind at once; see `pages`."""
+        return [item async for page in self.pages(kind) for item in page.items]
 
     async def get(self, kind: Kind, name: str) -> Object | None:
         """Return an object, or None when there is none of that name.
@@ -192,26 +213,30 @@ class Cluster:
             body = {"apiVersion": kind.api_version, "kind": kind.kind, **body}
             namespace = body["metadata"].get("namespace", self.namespace)
             return await self._write("POST", kind.path(namespace), query=query, body=body)
-        except _AlreadyThereError:
+        except _ConflictError:
             return None
 
     async def apply(self, kind: Kind, body: Object, *, subresource: str = "") -> Object:
         """Make an object be as given, by server-side apply; return it as it now stands.
 
         Raises:
-            ClusterUnavailable: the API server does not answer, or this process does not lead.
+            ClusterUnavailable: the API server does not answer, or this process does not lead, or the
+                object is not the one meant (by its uid) any more.
             InvalidSpec: it refuses the object.
 
         """
         body = {"apiVersion": kind.api_version, "kind": kind.kind, **body}
         name = body["metadata"]["name"]
-        applied = await self._write(
-            "PATCH",
-            kind.path(self.namespace, name, subresource),
-            query={"fieldManager": FIELD_MANAGER, "force": "true"},
-            body=body,
-            content="application/apply-patch+yaml",
-        )
+        try:
+            applied = await self._write(
+                "PATCH",
+                kind.path(self.namespace, name, subresource),
+                query={"fieldManager": FIELD_MANAGER, "force": "true"},
+                body=body,
+                content="application/apply-patch+yaml",
+            )
+        except _ConflictError as error:
+            raise ClusterUnavailable(f"{kind.kind} {name} changed while it was written: {error}") from error
         if applied is None:
             raise ClusterUnavailable(f"{kind.kind} {name} was deleted while it was written")
         return applied
@@ -220,28 +245,34 @@ class Cluster:
         """Set annotations of an object that others own; its absence is no error.
 
         Raises:
-            ClusterUnavailable: the API server does not answer, or this process does not lead.
+            ClusterUnavailable: the API server does not answer, or this process does not lead, or others
+                wrote the object all the while.
+            InvalidSpec: it refuses the change.
 
         """
-        await self._write(
-            "PATCH",
-            kind.path(self.namespace, name),
-            query={"fieldManager": FIELD_MANAGER},
-            body={"metadata": {"annotations": dict(annotations)}},
-            content="application/merge-patch+json",
-        )
+        try:
+            await self._write(
+                "PATCH",
+                kind.path(self.namespace, name),
+                query={"fieldManager": FIELD_MANAGER},
+                body={"metadata": {"annotations": dict(annotations)}},
+                content="application/merge-patch+json",
+            )
+        except _ConflictError as error:
+            raise ClusterUnavailable(f"{kind.kind} {name} changed while it was written: {error}") from error
 
     async def delete(self, kind: Kind, name: str, *, uid: str) -> None:
         """Delete exactly that object; one that is gone, or another by now, is left alone.
 
         Raises:
             ClusterUnavailable: the API server does not answer, or this process does not lead.
+            InvalidSpec: it refuses the deletion.
 
         """
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         try:
             await self._write("DELETE", kind.path(self.namespace, name), body=body)
-        except _AlreadyThereError:
+        except _ConflictError:
             _log.debug("delete skipped kind=%s name=%s: another object by now", kind.kind, name)
 
     async def _write(self, method: str, path: str, **request: Any) -> Object | None:
@@ -250,7 +281,7 @@ class Cluster:
         await asyncio.sleep(self._next_write - loop.time() - _WRITE_BURST * _WRITE_SPACING)
         if not self._may_write():
             raise NotLeading("this process does not hold the lease now")
-        return await self._call(method, path, **request)
+        return await self._call(method, path, seconds=WRITE_SECONDS, **request)
 
     async def _call(
         self,
@@ -260,6 +291,7 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         content: str = "application/json",
+        seconds: float = _READ_SECONDS,
     ) -> Object | None:
         """Ask once; None means 404."""
         try:
@@ -271,18 +303,26 @@ class Cluster:
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            response = await self._api.call_api(*request, _request_timeout=REQUEST_SECONDS)
+            response = await self._api.call_api(*request, _request_timeout=seconds)
             text = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ClusterUnavailable(f"the API server does not answer: {error or 'timeout'}") from error
-        return _read(response.status, text, f"{method} {path}")
+        return read_answer(response.status, text, method, path)
 
 
-class _AlreadyThereError(Exception):
+class _ConflictError(Exception):
     """409: an object of that name is there, or it is not the one meant."""
 
 
-def _read(status: int, text: bytes, what: str) -> Object | None:
+def read_answer(status: int, text: bytes, method: str, path: str) -> Object | None:
+    """Return what the API server sent; None for what is not there.
+
+    Raises:
+        ClusterUnavailable: it cannot say, or not now.
+        InvalidSpec: it, or a policy or quota of the cluster, refuses a write; naming the field where it does.
+
+    """
+    what = f"{method} {path}"
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -296,10 +336,12 @@ def _read(status: int, text: bytes, what: str) -> Object | None:
     if status == _NOT_FOUND:
         return None
     if status == _CONFLICT:
-        raise _AlreadyThereError(message)
-    if status in _REFUSED:
+        raise _ConflictError(message)
+    if status in _REFUSED or (status == _FORBIDDEN and method != "GET"):
         causes = (content.get("details") or {}).get("causes") or [{}]
         raise InvalidSpec(str(causes[0].get("field") or what), str(causes[0].get("message") or message))
+    if status == _FORBIDDEN:
+        raise NotPermitted(f"{message}: its role lacks the verb")
     raise ClusterUnavailable(f"{what}: {status} {message}")
 
 

@@ -12,7 +12,7 @@ from wesher_common.mesh_document import MAX_CLUSTER_SEEDS
 from wesher_common.names import member_name
 from wesher_common.overlay import IPAddress, IPNetwork, allocate_address
 from wesher_common.seeds import SeedAddress
-from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts
+from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import MeshRef, WesherNodeSpec
 

@@ -81,7 +81,14 @@ class Controller:
         for kind in (*reversed(WATCHED), SERVICE_CIDR):
             if kind is SERVICE_CIDR and not await self._cluster.serves(kind):
                 continue  # before Kubernetes 1.33 there is no such kind
-            self._world.replace(kind, await self._cluster.list(kind))
+            listed: set[str] = set()
+            version = 0
+            async for page in self._cluster.pages(kind):
+                for body in page.items:
+                    self._world.observe(kind, body)
+                listed |= {body["metadata"]["name"] for body in page.items}
+                version = page.version
+            self._world.retain(kind, listed, version)
         self._looked_at = time.monotonic()
         self._wake(self._world.meshes)
 

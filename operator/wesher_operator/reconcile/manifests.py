@@ -25,8 +25,8 @@ from wesher_common.names import (
 )
 from wesher_operator.agent_pods import AgentPods
 from wesher_operator.kube import MESH, Object
+from wesher_operator.reconcile.facts import MeshFacts
 from wesher_operator.reconcile.membership import RELEASED_FILE, Released
-from wesher_operator.reconcile.world import MeshFacts
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec
 

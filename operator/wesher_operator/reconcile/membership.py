@@ -19,7 +19,7 @@ from typing import Any
 
 from wesher_common.conditions import rfc3339
 from wesher_common.overlay import IPAddress, IPNetwork
-from wesher_operator.reconcile.world import NodeFacts, Taint
+from wesher_operator.reconcile.facts import NodeFacts, Taint
 from wesher_operator.resources.mesh import Toleration, WesherMeshSpec
 
 UNSELECTED_GRACE = timedelta(seconds=60)

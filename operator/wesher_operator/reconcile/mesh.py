@@ -43,10 +43,11 @@ from wesher_operator.kube import (
     Object,
 )
 from wesher_operator.reconcile import allocation, manifests, membership, status
+from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
 from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.refusal import Refusal, refusal
 from wesher_operator.reconcile.status import Findings
-from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts, ObjectFacts, World
+from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 
 _log = logging.getLogger("wesher.mesh")

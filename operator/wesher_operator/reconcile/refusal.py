@@ -14,7 +14,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from wesher_common.names import MAX_INTERFACE_NAME
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT
-from wesher_operator.reconcile.world import MeshFacts, World
+from wesher_operator.reconcile.facts import MeshFacts
+from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 
 # Where free networks are looked for, and from which address on: clusters and homes crowd the beginning.
@@ -87,8 +88,9 @@ def _overlap(spec: WesherMeshSpec, world: World) -> Refusal | None:
 
 
 def _cluster_networks(world: World) -> Iterator[tuple[str, IPNetwork]]:
-    for network in world.service_cidrs:
-        yield f"the Service network {network}", network
+    for _, services in sorted(world.service_cidrs.items()):
+        for network in services.networks:
+            yield f"the Service network {network}", network
     for _, node in sorted(world.nodes.items()):
         for network in node.pod_cidrs:
             yield f"the pod network {network} of Node {node.name}", network

@@ -18,8 +18,8 @@ from typing import Any
 from wesher_common.conditions import Condition, carry_over
 from wesher_common.keys import KeyRing
 from wesher_operator.reconcile.allocation import name_of
+from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.reconcile.refusal import Refusal
-from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.resources.mesh import (
     KeyStatus,
     MemberCounts,

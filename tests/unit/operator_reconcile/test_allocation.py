@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from wesher_common.overlay import candidate_address, is_reserved
 from wesher_common.seeds import SeedAddress
 from wesher_operator.reconcile.allocation import allocate, cluster_seeds
-from wesher_operator.reconcile.world import NodeFacts
+from wesher_operator.reconcile.facts import NodeFacts
 
 NAMES = st.sets(st.from_regex(r"[a-z][a-z0-9]{0,6}", fullmatch=True), max_size=40)
 

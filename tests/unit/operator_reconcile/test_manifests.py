@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from wesher_operator.agent_pods import AgentPods
+from wesher_operator.reconcile.facts import MeshFacts
 from wesher_operator.reconcile.manifests import AgentSettings, covers, daemon_set
-from wesher_operator.reconcile.world import MeshFacts
 from wesher_operator.resources.mesh import WesherMeshSpec
 
 

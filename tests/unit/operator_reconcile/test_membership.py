@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from wesher_operator.reconcile.facts import NodeFacts, Taint
 from wesher_operator.reconcile.membership import (
     HELD_BACK_FOR,
     REMOVED_FOR,
@@ -14,7 +15,6 @@ from wesher_operator.reconcile.membership import (
     departures,
     selected,
 )
-from wesher_operator.reconcile.world import NodeFacts, Taint
 from wesher_operator.resources.mesh import WesherMeshSpec
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wesher_operator.reconcile.facts import MeshFacts
 from wesher_operator.reconcile.refusal import free_network, refusal
-from wesher_operator.reconcile.world import MeshFacts, World
+from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from wesher_common.conditions import rfc3339
 from wesher_common.keys import ClusterKey, KeyRing
+from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.reconcile.refusal import Refusal
 from wesher_operator.reconcile.status import Findings, mesh_status, next_change, report_window, stale_after
-from wesher_operator.reconcile.world import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
@@ -49,7 +49,9 @@ def member(
         owner_uid="uid",
         label="demo",
         spec=WesherNodeSpec.model_validate(spec),
+        address=ip_address(spec["overlayIP"]),
         status=WesherNodeStatus.model_validate(status),
+        reported_at=None if ago is None else NOW - timedelta(seconds=ago),
         created_at=NOW - timedelta(seconds=age),
     )
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import pytest
+
 from wesher_operator.kube import CONFIG_MAP, MESH, NODE, SECRET, WESHER_NODE
 from wesher_operator.reconcile.world import World
 
@@ -70,11 +72,72 @@ def test_a_late_deletion_does_not_take_away_what_was_made_anew() -> None:
     assert world.members == {}
 
 
+def test_a_late_answer_to_our_own_write_does_not_bring_back_what_was_deleted_since() -> None:
+    world = World()
+    world.observe(WESHER_NODE, place(3))
+    world.forget(WESHER_NODE, place(5))
+    assert world.observe(WESHER_NODE, place(4)) == set()
+    assert world.members == {}
+
+
 def test_what_is_missing_from_a_whole_list_is_gone() -> None:
     world = World()
     world.observe(WESHER_NODE, place(3))
-    assert world.replace(WESHER_NODE, []) == {"demo"}
+    assert world.retain(WESHER_NODE, set(), 3) == {"demo"}
     assert world.members == {}
+
+
+def test_what_was_made_while_a_list_was_on_its_way_is_not_taken_for_gone() -> None:
+    """Its address would be given away, or a key that is there be called lost."""
+    world = World()
+    world.observe(WESHER_NODE, place(8))
+    assert world.retain(WESHER_NODE, set(), 7) == set()
+    assert "demo.a" in world.members
+
+
+def test_what_was_deleted_is_remembered_until_the_next_whole_list_and_no_longer() -> None:
+    world = World()
+    for number in range(100):
+        body = place(2 * number + 1)
+        body["metadata"]["name"] = f"demo.{number}"
+        world.observe(WESHER_NODE, body)
+        world.forget(WESHER_NODE, {"metadata": {**body["metadata"], "resourceVersion": str(2 * number + 2)}})
+    assert world.retain(WESHER_NODE, set(), 200) == set()
+    assert world == World()
+
+
+@pytest.mark.parametrize("time", ["2026-11-23T23:59:60Z", "9999-12-31T23:59:59-23:59", "soon", "2026-11-23"])
+def test_a_report_that_cannot_be_read_is_none_and_its_node_keeps_its_place(time: str) -> None:
+    """The API server takes a leap second; the agent of a node that was broken into could send one."""
+    world = World()
+    world.observe(WESHER_NODE, place(3) | {"status": {"lastReportTime": time, "viewHash": "v"}})
+    assert str(world.members["demo.a"].address) == "10.189.0.1"
+    reported_at = world.members["demo.a"].reported_at
+    assert reported_at is None or reported_at.tzinfo is not None
+
+
+def test_an_agents_report_of_another_release_is_none_and_its_node_keeps_its_place() -> None:
+    world = World()
+    world.observe(WESHER_NODE, place(3) | {"status": {"peers": {"unreachable": ["x"] * 9}}})
+    assert world.members["demo.a"].status.peers.unreachable == []
+    assert str(world.members["demo.a"].address) == "10.189.0.1"
+
+
+def test_an_object_that_cannot_be_read_counts_as_absent_and_stops_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    world.observe(WESHER_NODE, place(3))
+    assert world.observe(WESHER_NODE, place(4, ip="300.1.1.1")) == {"demo"}
+    assert world.members == {}
+    assert "object not understood kind=WesherNode name=demo.a" in caplog.text
+    assert world.observe(WESHER_NODE, place(5)) == {"demo"}
+
+
+def test_a_pod_network_that_is_written_with_host_bits_is_read() -> None:
+    world = World()
+    world.observe(NODE, node(2) | {"spec": {"podCIDRs": ["10.244.1.7/24"]}})
+    assert [str(network) for network in world.nodes["a"].pod_cidrs] == ["10.244.1.0/24"]
 
 
 def test_a_spec_that_the_api_server_should_have_refused_is_kept_with_its_problem() -> None:

@@ -1,0 +1,356 @@
+"""What is kept of the cluster's objects, and how it is read from their JSON.
+
+Objects enter as JSON and leave as small frozen values, so that a thousand Nodes
+cost little and a change that means nothing to us (a kubelet's heartbeat) shows
+as none. An object that cannot be read counts as absent, and is put right if it
+is ours: one bad object must not stop the rest.
+
+Left to others: which of them there are now (`world`), what follows from them
+(everything else here).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from pydantic import ValidationError
+
+from wesher_common.errors import InvalidSpec
+from wesher_common.keys import KeyRing
+from wesher_common.names import (
+    ADVERTISE_ADDRESS_ANNOTATION,
+    LOCATION_ANNOTATION,
+    MESH_LABEL,
+    NUDGE_ANNOTATION,
+)
+from wesher_common.overlay import IPAddress, IPNetwork
+from wesher_operator.kube import (
+    CONFIG_MAP,
+    DAEMON_SET,
+    MESH,
+    NODE,
+    POD,
+    SECRET,
+    SERVICE_CIDR,
+    WESHER_NODE,
+    Kind,
+)
+from wesher_operator.resources.mesh import WesherMeshSpec
+from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
+
+_log = logging.getLogger("wesher.facts")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class MeshFacts:
+    """A WesherMesh."""
+
+    name: str
+    uid: str
+    generation: int
+    created: str
+    """RFC 3339; with the name it orders meshes by age."""
+    deleting: bool
+    spec: WesherMeshSpec | None
+    """None where `problem` says why."""
+    problem: str
+    status: Mapping[str, Any]
+    """As last written, to compare with and to keep transition times."""
+
+    @property
+    def age_order(self) -> tuple[str, str]:
+        """Sorts the older before the newer."""
+        return (self.created, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A Node's taint."""
+
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """A Node, as far as meshes care."""
+
+    name: str
+    labels: Mapping[str, str]
+    addresses: tuple[tuple[str, IPAddress], ...]
+    """Type (as ``InternalIP``) and address, in the Node's order; names are left out."""
+    pod_cidrs: tuple[IPNetwork, ...]
+    taints: tuple[Taint, ...]
+    location: str = ""
+    """As annotated; empty where it is not."""
+    advertise_address: IPAddress | None = None
+    """As annotated."""
+    problems: tuple[str, ...] = ()
+    """Its annotations that cannot be used, each with its rule."""
+
+    def address(self, kinds: Iterable[str]) -> IPAddress | None:
+        """Return the first address of the first type that the Node has one of."""
+        for kind in kinds:
+            for found, address in self.addresses:
+                if found == kind:
+                    return address
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFacts:
+    """A WesherNode."""
+
+    name: str
+    uid: str
+    deleting: bool
+    owner_uid: str
+    """Of the mesh that owns it; empty when its ownerReference is lost."""
+    label: str
+    """Value of the mesh label."""
+    spec: WesherNodeSpec
+    address: IPAddress
+    """Its overlay address."""
+    status: WesherNodeStatus
+    reported_at: datetime | None = None
+    """When its agent last reported."""
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFacts:
+    """A Secret, as far as it holds a cluster key."""
+
+    name: str
+    ring: KeyRing | None
+    problem: str
+    """Which entry breaks which rule; empty where `ring` is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """An agent's pod."""
+
+    name: str
+    mesh: str
+    node: str
+    nudge: str
+    """What was last written into its nudge annotation."""
+    ending: bool
+    """Whether it was told to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceNetworks:
+    """A ServiceCIDR: networks that Services take their addresses from."""
+
+    networks: tuple[IPNetwork, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectFacts:
+    """A child of ours that is compared whole."""
+
+    name: str
+    body: Mapping[str, Any]
+
+
+Facts = MeshFacts | NodeFacts | MemberFacts | KeyFacts | PodFacts | ServiceNetworks | ObjectFacts
+
+
+def read_facts(kind: Kind, body: Mapping[str, Any]) -> Facts | None:
+    """Return what an object says to us; None where that is nothing, or cannot be read."""
+    try:
+        facts: Facts | None = _READERS[kind](body)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.warning(
+            "object not understood kind=%s name=%s error=%s",
+            kind.kind,
+            body["metadata"]["name"],
+            _brief(error),
+        )
+        return None
+    return facts
+
+
+def _brief(error: Exception) -> str:
+    """Say what is wrong in a line and without the value, which may be anything."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _mesh(body: Mapping[str, Any]) -> MeshFacts:
+    metadata = body["metadata"]
+    spec, problem = None, ""
+    try:
+        spec = WesherMeshSpec.model_validate(body.get("spec") or {})
+        spec.overlay, spec.allocation, spec.seeds, spec.wireguard_settings  # noqa: B018 - they check
+    except ValidationError as error:
+        problem, spec = f"spec.{_brief(error)}", None
+    except InvalidSpec as error:
+        problem, spec = str(error), None
+    return MeshFacts(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 0),
+        created=metadata.get("creationTimestamp", ""),
+        deleting="deletionTimestamp" in metadata,
+        spec=spec,
+        problem=problem,
+        status=body.get("status") or {},
+    )
+
+
+def _node(body: Mapping[str, Any]) -> NodeFacts:
+    metadata, spec = body["metadata"], body.get("spec") or {}
+    annotations = metadata.get("annotations") or {}
+    addresses = []
+    for entry in (body.get("status") or {}).get("addresses") or []:
+        try:
+            addresses.append((str(entry["type"]), ip_address(entry["address"])))
+        except ValueError:  # a host name
+            continue
+    location, advertise_address, problems = "", None, []
+    try:
+        location = _location(annotations, metadata["name"])
+    except InvalidSpec as error:
+        problems.append(str(error))
+    try:
+        advertise_address = _advertise_address(annotations, metadata["name"])
+    except InvalidSpec as error:
+        problems.append(str(error))
+    return NodeFacts(
+        name=metadata["name"],
+        labels=metadata.get("labels") or {},
+        addresses=tuple(addresses),
+        pod_cidrs=tuple(ip_network(text, strict=False) for text in spec.get("podCIDRs") or []),
+        taints=tuple(
+            Taint(taint["key"], taint.get("value", ""), taint["effect"]) for taint in spec.get("taints") or []
+        ),
+        location=location,
+        advertise_address=advertise_address,
+        problems=tuple(problems),
+    )
+
+
+def _location(annotations: Mapping[str, str], node: str) -> str:
+    text = annotations.get(LOCATION_ANNOTATION, "")
+    if text and not _LABEL_VALUE.match(text):
+        rule = "must be a word such as a label's value; it is ignored"
+        raise InvalidSpec(f"Node {node} annotation {LOCATION_ANNOTATION}", rule, value=text)
+    return text
+
+
+def _advertise_address(annotations: Mapping[str, str], node: str) -> IPAddress | None:
+    text = annotations.get(ADVERTISE_ADDRESS_ANNOTATION, "")
+    if not text:
+        return None
+    field = f"Node {node} annotation {ADVERTISE_ADDRESS_ANNOTATION}"
+    rule = "must be an IP address that other members can dial; the Node's own are used"
+    try:
+        address = ip_address(text)
+    except ValueError as error:
+        raise InvalidSpec(field, rule, value=text) from error
+    if address.is_unspecified or address.is_multicast or "%" in text:
+        raise InvalidSpec(field, rule, value=text)
+    return address
+
+
+def _member(body: Mapping[str, Any]) -> MemberFacts:
+    metadata = body["metadata"]
+    owners = metadata.get("ownerReferences") or [{}]
+    created = metadata.get("creationTimestamp")
+    spec = WesherNodeSpec.model_validate(body["spec"])
+    status, reported_at = _report(body)
+    return MemberFacts(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        deleting="deletionTimestamp" in metadata,
+        owner_uid=owners[0].get("uid", ""),
+        label=(metadata.get("labels") or {}).get(MESH_LABEL, ""),
+        spec=spec,
+        address=ip_address(spec.overlay_ip),
+        status=status,
+        reported_at=reported_at,
+        created_at=datetime.fromisoformat(created) if created else None,
+    )
+
+
+def _report(body: Mapping[str, Any]) -> tuple[WesherNodeStatus, datetime | None]:
+    """Read what an agent wrote. One that cannot be read is none: the node keeps its place all the same."""
+    try:
+        status = WesherNodeStatus.model_validate(body.get("status") or {})
+        text = status.last_report_time
+        return status, datetime.fromisoformat(text).astimezone(UTC) if text else None
+    except (ValueError, OverflowError) as error:
+        _log.warning("report not understood name=%s error=%s", body["metadata"]["name"], _brief(error))
+        return WesherNodeStatus(), None
+
+
+def _key(body: Mapping[str, Any]) -> KeyFacts:
+    data, name = body.get("data") or {}, body["metadata"]["name"]
+    if "cluster-key" not in data:
+        return KeyFacts(name, None, "has no entry cluster-key")
+    try:
+        entries = [
+            base64.b64decode(data.get(entry, "")).decode() for entry in ("cluster-key", "accepted-keys")
+        ]
+        return KeyFacts(name, KeyRing.from_files(*entries), "")
+    except (binascii.Error, UnicodeDecodeError):
+        return KeyFacts(name, None, "cluster-key: must be standard base64")
+    except InvalidSpec as error:
+        return KeyFacts(name, None, str(error))
+
+
+def _pod(body: Mapping[str, Any]) -> PodFacts | None:
+    metadata = body["metadata"]
+    mesh = (metadata.get("labels") or {}).get(MESH_LABEL)
+    if not mesh:
+        return None
+    return PodFacts(
+        name=metadata["name"],
+        mesh=mesh,
+        node=(body.get("spec") or {}).get("nodeName", ""),
+        nudge=(metadata.get("annotations") or {}).get(NUDGE_ANNOTATION, ""),
+        ending="deletionTimestamp" in metadata,
+    )
+
+
+def _child(body: Mapping[str, Any]) -> ObjectFacts | None:
+    """Keep what we made; counters and other people's objects are not ours to look at."""
+    metadata = body["metadata"]
+    if MESH_LABEL not in (metadata.get("labels") or {}):
+        return None
+    kept = {
+        key: metadata[key] for key in ("name", "labels", "annotations", "ownerReferences") if key in metadata
+    }
+    body = {key: body[key] for key in ("data", "spec") if key in body}
+    return ObjectFacts(metadata["name"], {"metadata": kept, **body})
+
+
+def _service_networks(body: Mapping[str, Any]) -> ServiceNetworks:
+    return ServiceNetworks(tuple(ip_network(text, strict=False) for text in body["spec"].get("cidrs") or []))
+
+
+_READERS: dict[Kind, Any] = {
+    MESH: _mesh,
+    NODE: _node,
+    WESHER_NODE: _member,
+    SECRET: _key,
+    CONFIG_MAP: _child,
+    DAEMON_SET: _child,
+    POD: _pod,
+    SERVICE_CIDR: _service_networks,
+}

@@ -1,0 +1,148 @@
+"""What the operator makes of an API server's answers, those too that a healthy one does not give."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from kubernetes.aio.client import ApiClient, Configuration
+
+from wesher_common.errors import ClusterUnavailable, InvalidSpec
+from wesher_operator import kube, leader
+from wesher_operator.kube import MESH, NODE, POD, WESHER_NODE, Cluster, NotLeading, read_answer
+
+MESHES = "/apis/wesher.dev/v1alpha1/weshermeshes"
+
+
+def refusal(code: int, message: str, **details: Any) -> tuple[int, dict[str, Any]]:
+    return code, {"kind": "Status", "code": code, "message": message, "details": details}
+
+
+def read(status: int, content: object, method: str = "PATCH") -> object:
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return read_answer(status, text, method, f"{MESHES}/demo")
+
+
+@asynccontextmanager
+async def answering(*answers: tuple[int, dict[str, Any]]) -> AsyncIterator[tuple[Cluster, list[str]]]:
+    """Run an HTTP server that gives these answers, the last for ever; none at all is silence.
+
+    Yields a cluster that asks it, and the requests it got.
+    """
+    asked: list[str] = []
+    connections: set[asyncio.StreamWriter] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(writer)
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        asked.append(head.splitlines()[0].removesuffix(" HTTP/1.1"))
+        if answers:
+            status, content = answers[min(len(asked), len(answers)) - 1]
+            body = json.dumps(content).encode()
+            writer.write(
+                b"HTTP/1.1 %d X\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+            )
+            writer.write(body)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        async with ApiClient(Configuration(host=f"http://127.0.0.1:{port}")) as api:
+            yield Cluster(api, "wesher-system"), asked
+    finally:
+        server.close()
+        for writer in connections:
+            writer.close()
+
+
+def test_a_write_that_is_refused_is_the_users_to_mend_with_the_field_where_one_is_named() -> None:
+    cause = {"field": "spec.overlayIP", "message": "must be an IP address"}
+    with pytest.raises(InvalidSpec, match=r"^spec\.overlayIP: must be an IP address$"):
+        read(*refusal(422, "long", causes=[cause]))
+    with pytest.raises(InvalidSpec, match="exceeded quota"):
+        read(*refusal(403, 'pods "x" is forbidden: exceeded quota'))
+
+
+def test_a_question_that_is_not_allowed_is_asked_again_later() -> None:
+    """Permissions that are applied after the operator started heal it."""
+    with pytest.raises(ClusterUnavailable, match="nodes is forbidden"):
+        read(*refusal(403, "nodes is forbidden"), method="GET")
+
+
+@pytest.mark.parametrize("status", [401, 408, 410, 413, 429, 500, 503, 504])
+def test_any_other_trouble_is_nobodys_to_mend_and_passes(status: int) -> None:
+    with pytest.raises(ClusterUnavailable, match=str(status)):
+        read(*refusal(status, "no"))
+    with pytest.raises(ClusterUnavailable, match="without JSON"):
+        read(status, b"<html>bad gateway</html>")
+
+
+def test_what_is_not_there_is_none() -> None:
+    assert read(*refusal(404, "not found")) is None
+    assert read(404, b"404 page not found") is None
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda cluster: cluster.apply(
+            MESH, {"metadata": {"name": "demo", "uid": "old"}}, subresource="status"
+        ),
+        lambda cluster: cluster.annotate(POD, "p", {"a": "b"}),
+    ],
+)
+async def test_a_write_that_met_another_object_or_writer_is_tried_again_later(
+    write: Callable[[Cluster], Awaitable[object]],
+) -> None:
+    async with answering(refusal(409, "the UID in the precondition (old) does not match")) as (cluster, _):
+        with pytest.raises(ClusterUnavailable, match="changed while it was written: the UID"):
+            await write(cluster)
+
+
+async def test_creating_what_is_there_and_deleting_what_is_another_by_now_changes_nothing() -> None:
+    async with answering(refusal(409, "exists")) as (cluster, asked):
+        assert await cluster.create(WESHER_NODE, {"metadata": {"name": "demo.a"}}) is None
+        await cluster.delete(WESHER_NODE, "demo.a", uid="old")
+    assert [request.split()[0] for request in asked] == ["POST", "DELETE"]
+
+
+async def test_a_list_comes_in_pages_of_one_moment() -> None:
+    first = {"items": [{"n": 1}, {"n": 2}], "metadata": {"resourceVersion": "7", "continue": "more"}}
+    last = {"items": [{"n": 3}], "metadata": {"resourceVersion": "7"}}
+    async with answering((200, first), (200, last)) as (cluster, asked):
+        pages = [page async for page in cluster.pages(NODE)]
+    assert [(len(page.items), page.version) for page in pages] == [(2, 7), (1, 7)]
+    assert asked[1].endswith("&continue=more")
+
+
+async def test_a_list_whose_moment_was_forgotten_is_asked_for_anew_later() -> None:
+    first = {"items": [], "metadata": {"resourceVersion": "7", "continue": "more"}}
+    async with answering((200, first), refusal(410, "too old")) as (cluster, _):
+        with pytest.raises(ClusterUnavailable, match="410 too old"):
+            await cluster.list(NODE)
+
+
+def test_a_write_that_began_under_our_lease_ends_before_another_process_may_lead() -> None:
+    assert leader.RENEW_DEADLINE + kube.WRITE_SECONDS < leader.LEASE_SECONDS
+
+
+async def test_a_write_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "WRITE_SECONDS", 0.2)
+    async with answering() as (cluster, asked), asyncio.timeout(8):
+        with pytest.raises(ClusterUnavailable, match="does not answer"):
+            await cluster.create(WESHER_NODE, {"metadata": {"name": "demo.a"}})
+    assert len(asked) == 1  # and is not repeated: whether we still lead is asked before each
+
+
+async def test_whoever_does_not_lead_asks_but_writes_nothing() -> None:
+    async with answering((200, {})) as (cluster, asked):
+        idle = Cluster(cluster._api, "wesher-system", may_write=lambda: False)
+        assert await idle.get(MESH, "demo") == {}
+        with pytest.raises(NotLeading):
+            await idle.delete(MESH, "demo", uid="u")
+    assert [request.split()[0] for request in asked] == ["GET"]
