@@ -91,5 +91,10 @@ def load(
     ]
 
 
+def tagging(image: Image, name: str) -> list[str]:
+    """Return the command that gives an image in a node's store another name besides."""
+    return [*_ctr(), "--namespace", "k8s.io", "images", "tag", "--force", image.name, name]
+
+
 def _ctr() -> list[str]:
     return [str(debian_package_root("containerd") / "usr/bin/ctr"), "--address", SOCKET]

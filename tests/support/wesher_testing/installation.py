@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 from wesher_testing.helm import CHART, HelmVersion, run_helm
@@ -16,6 +17,7 @@ RELEASE = "wesher"
 DEFAULT_OVERLAY = IPv4Network("10.189.0.0/16")
 """What the chart's values say."""
 OPERATOR = "app.kubernetes.io/name=wesher-operator"
+_PATIENTLY = ("--wait", "--timeout=2m")
 _READY_SECONDS = 120.0
 """Until a mesh is Ready; on a machine with nothing else to do it takes fifteen."""
 
@@ -116,20 +118,27 @@ class Mesh:
         return shown
 
 
-def install(cluster: Cluster, image: Image, *more: str, version: HelmVersion = 3) -> None:
+def install(
+    cluster: Cluster, image: Image, *more: str, version: HelmVersion = 3, chart: Path = CHART
+) -> None:
     """Install the chart with an image that the nodes hold, as README says; ``more`` is for Helm."""
-    repository, _, tag = image.name.rpartition(":")
-    _helm(
-        cluster,
-        version,
-        *("install", RELEASE, str(CHART), "--create-namespace", "--wait", "--timeout=2m"),
-        *("--set", f"image.repository={repository}", "--set", f"image.tag={tag}", *more),
-    )
+    chosen = _chosen(image)
+    _helm(cluster, version, "install", RELEASE, str(chart), "--create-namespace", *_PATIENTLY, *chosen, *more)
+
+
+def upgrade(cluster: Cluster, image: Image, *more: str, version: HelmVersion = 3) -> None:
+    """Bring the release up to the chart as it stands, and to an image that the nodes hold."""
+    _helm(cluster, version, "upgrade", RELEASE, str(CHART), *_PATIENTLY, *_chosen(image), *more)
 
 
 def uninstall(cluster: Cluster, *, version: HelmVersion = 3) -> None:
     """Take the release away."""
-    _helm(cluster, version, "uninstall", RELEASE, "--wait", "--timeout=2m")
+    _helm(cluster, version, "uninstall", RELEASE, *_PATIENTLY)
+
+
+def _chosen(image: Image) -> list[str]:
+    repository, _, tag = image.name.rpartition(":")
+    return ["--set", f"image.repository={repository}", "--set", f"image.tag={tag}"]
 
 
 def _helm(cluster: Cluster, version: HelmVersion, *arguments: str) -> str:

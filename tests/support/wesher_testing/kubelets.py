@@ -216,6 +216,12 @@ class Cluster:
         """Import images into every node's store."""
         self._load(images, self._nodes.values())
 
+    def tag(self, image: Image, name: str) -> Image:
+        """Give an image on every node another name besides, and return it under that."""
+        for node in self._nodes.values():
+            node.run(containers.tagging(image, name))
+        return Image(name, image.archive)
+
     def wait_until_ready(self, *names: str) -> None:
         """Wait until the named nodes are Ready, all when none is named."""
         for name in names or self._nodes:
