@@ -64,11 +64,12 @@ known = st.sampled_from(
         "GossipAddress",
         "OverlayAddress",
         "Incarnation",
+        "Tombstones",
         "Mesh",
         "Other",
     ]
 )
-node_keys = st.sampled_from(["Name", "Addr", "Meta", "Port", "Away", "version", "name"])
+node_keys = st.sampled_from(["Name", "Addr", "Meta", "Port", "Away", "Age", "Incarnation", "version", "name"])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 json_values = st.recursive(
     scalars | st.just("10.0.0.1"),

@@ -273,6 +273,48 @@ def test_an_alive_in_our_name_that_could_not_be_outdone_is_not_answered(net: Vir
     assert a.happened(AccusationRefused) == [AccusationRefused("a", MAX_INCARNATION)]
 
 
+@pytest.mark.parametrize("state", [State.ALIVE, State.DEAD])
+def test_an_alive_that_says_something_new_and_could_not_be_corrected_is_believed_by_nobody(
+    net: VirtualNetwork, state: State
+) -> None:
+    a, b = net.start("a", "b")
+    lie = alive_of(a, incarnation=MAX_INCARNATION, meta=b"lie")
+    if state is State.DEAD:
+        net.crash(a)
+        net.run_until(lambda: b.sees(a) is State.DEAD, deadline=12.0)
+
+    b.act(lambda engine, now: engine.inject(lie, now=now))
+
+    assert b.happened(AccusationRefused) == [AccusationRefused("a", MAX_INCARNATION)]
+    assert (b.sees(a), b.knows(a).meta, b.knows(a).incarnation) == (state, b"", 1)
+
+
+def test_a_member_that_denied_its_way_to_the_last_incarnation_is_believed_there(net: VirtualNetwork) -> None:
+    a, b = net.start("a", "b")
+    lie = alive_of(a, incarnation=MAX_INCARNATION - 1, meta=b"lie")
+    b.act(lambda engine, now: engine.inject(lie, now=now))
+
+    net.run_until(lambda: b.knows(a).meta == b"", deadline=2.0)
+
+    assert b.knows(a).incarnation == MAX_INCARNATION
+
+
+def test_one_that_ended_at_the_last_incarnation_may_return_once_it_is_forgotten(net: VirtualNetwork) -> None:
+    """It could never exceed a tombstone of that."""
+    a, b = net.start("a", "b", join=False)
+    net.crash(b)
+    old = net.add("b", incarnation=MAX_INCARNATION)
+    net.join(old, a)
+    net.run_until(lambda: a.sees(old) is State.ALIVE, deadline=1.0)
+    net.crash(old)
+    net.run_until(lambda: a.sees(old) is None, deadline=90.0)
+
+    again = net.add("b", incarnation=5)
+    net.join(again, a)
+
+    net.run_until(lambda: a.sees(again) is State.ALIVE, deadline=1.0)
+
+
 def test_a_member_at_the_last_incarnation_can_still_be_found_dead(net: VirtualNetwork) -> None:
     a, b = net.start("a", "b", join=False)
     net.crash(b)

@@ -17,9 +17,11 @@ from typing import Any, Final, TypeVar
 
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
+from wesher_common.names import is_member_name
 from wesher_common.overlay import IPAddress
 from wesher_common.seeds import MAX_PORT, parse_seed
 
@@ -42,6 +44,8 @@ class State:
     overlay_address: IPAddress | None = None
     incarnation: int = 0
     """The last one of our own."""
+    tombstones: tuple[Tombstone, ...] = ()
+    """Members that were gone, whose old news is not to be believed."""
     mesh: MeshDocument | None = None
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Keys of another release, written back as they were."""
@@ -71,6 +75,16 @@ def render_state(state: State) -> str:
         "GossipAddress": str(state.gossip_address) if state.gossip_address else None,
         "OverlayAddress": str(state.overlay_address) if state.overlay_address else None,
         "Incarnation": state.incarnation,
+        "Tombstones": [
+            {
+                "Name": gone.name,
+                "Incarnation": gone.incarnation,
+                "Addr": gone.address.ip,
+                "Port": gone.address.port,
+                "Age": round(gone.age, 3),
+            }
+            for gone in state.tombstones
+        ],
         "Mesh": state.mesh.to_dict() if state.mesh else None,
     }
     return (
@@ -116,6 +130,7 @@ class _StateReader:
             gossip_address=self._take("GossipAddress", _gossip_address),
             overlay_address=self._take("OverlayAddress", _ip),
             incarnation=self._take("Incarnation", _incarnation) or 0,
+            tombstones=tuple(self._take_list("Tombstones", self._tombstone)),
             mesh=self._take("Mesh", _mesh),
             unknown=self._left,
         )
@@ -138,6 +153,27 @@ class _StateReader:
             return None
 
     def _node(self, value: Any, at: str) -> SavedMember:
+        name, address = self._member(value, at)
+        return SavedMember(
+            name=name,
+            address=address,
+            raw_meta=_base64(value.get("Meta") or "", f"{at}.Meta"),
+            away=_seconds(value.get("Away", 0.0), f"{at}.Away"),
+        )
+
+    def _tombstone(self, value: Any, at: str) -> Tombstone:
+        name, address = self._member(value, at)
+        if not is_member_name(name):
+            # It is told to others, who would refuse it.
+            raise InvalidSpec(f"{at}.Name", "must be a member's name", value=name)
+        return Tombstone(
+            name=name,
+            incarnation=_incarnation(value.get("Incarnation"), f"{at}.Incarnation"),
+            address=address,
+            age=_seconds(value.get("Age", 0.0), f"{at}.Age"),
+        )
+
+    def _member(self, value: Any, at: str) -> tuple[str, Address]:
         if not isinstance(value, dict):
             raise InvalidSpec(at, "must be a JSON object")
         name = _text(value.get("Name"), f"{at}.Name")
@@ -146,24 +182,21 @@ class _StateReader:
         port = value.get("Port", self._gossip_port)
         if not _is_number(port) or not 1 <= port <= MAX_PORT or port != int(port):
             raise InvalidSpec(f"{at}.Port", f"must be a number from 1 to {MAX_PORT}", value=port)
-        away = value.get("Away", 0.0)
-        if not _is_number(away) or not 0 <= away < float("inf"):
-            raise InvalidSpec(f"{at}.Away", "must be a number of seconds", value=away)
         addr = value.get("Addr")
         try:
-            address = Address.from_wire(_ip(addr, f"{at}.Addr").packed, int(port))
+            return name, Address.from_wire(_ip(addr, f"{at}.Addr").packed, int(port))
         except PeerMisbehaved as error:
             raise InvalidSpec(f"{at}.Addr", "must be one machine's address", value=addr) from error
-        return SavedMember(
-            name=name,
-            address=address,
-            raw_meta=_base64(value.get("Meta") or "", f"{at}.Meta"),
-            away=float(away),
-        )
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _seconds(value: Any, at: str) -> float:
+    if not _is_number(value) or not 0 <= value < float("inf"):
+        raise InvalidSpec(at, "must be a number of seconds", value=value)
+    return float(value)
 
 
 def _text(value: Any, at: str) -> str:

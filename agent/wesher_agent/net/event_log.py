@@ -19,6 +19,7 @@ from wesher_agent.swim.events import (
     MemberSuspected,
     MemberUpdated,
     NameConflict,
+    OutdatedAlive,
     PacketRejected,
     PushPullDone,
     PushPullFailed,
@@ -76,6 +77,15 @@ class EventLog:
                     log.warning("member answers over tcp only, is its udp port blocked? node=%s", m.name)
             case SelfRefuted(incarnation=incarnation, accused_by=accuser):
                 log.info("suspicion of ourselves denied by=%s incarnation=%d", accuser or "-", incarnation)
+            case OutdatedAlive(node=node, incarnation=incarnation, claimed=claimed):
+                if self._is_news(("outdated", node)):
+                    log.info(
+                        "member gone for long is claimed alive by old news, asking it "
+                        "node=%s incarnation=%d address=%s",
+                        node,
+                        incarnation,
+                        claimed,
+                    )
             case AccusationRefused(node=node, incarnation=incarnation):
                 if self._is_news(("accusation", node)):
                     log.warning("accusation refused node=%s incarnation=%d", node, incarnation)

@@ -114,6 +114,7 @@ class Agent:
             rng=self._rng,
             nonce=os.urandom,
         )
+        self._engine.bury(begun.saved.tombstones, now=self._started_at)
         self._driver = Driver(self._engine, self._on_event, self._roster.way_to)
         self._seeker = Seeker(self._roster, self._engine, self._driver, on_change=self._members_changed)
         self._apply = Worker(self._apply_wish, pause=APPLY_PAUSE)
@@ -346,6 +347,7 @@ class Agent:
             gossip_address=self._engine.me.address,
             overlay_address=self._me.overlay_address,
             incarnation=max(self._begun.incarnation, self._engine.me.incarnation),
+            tombstones=self._engine.tombstones(now=self._driver.now),
             mesh=self._me.document if self._me.in_kubernetes else None,
             unknown=self._begun.saved.unknown,
         )

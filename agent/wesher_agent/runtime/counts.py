@@ -10,13 +10,21 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from wesher_agent.swim.events import Event, MemberFailed, MemberJoined, NameConflict, SelfRefuted
+from wesher_agent.swim.events import (
+    Event,
+    MemberFailed,
+    MemberJoined,
+    NameConflict,
+    OutdatedAlive,
+    SelfRefuted,
+)
 
 Kind = Literal[
     "membersFailed",
     "membersReturned",
     "suspicionsDenied",
     "nameConflicts",
+    "outdatedClaims",
     "overlayAddressesGivenUp",
     "deviceRestarts",
     "deviceRepairs",
@@ -57,5 +65,7 @@ class Counts:
                 self.add("suspicionsDenied")
             case NameConflict():
                 self.add("nameConflicts")
+            case OutdatedAlive():
+                self.add("outdatedClaims")
             case _:
                 pass

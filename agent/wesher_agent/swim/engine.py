@@ -22,7 +22,7 @@ from wesher_agent.swim.events import Event, PacketRejected, UserMessageReceived
 from wesher_agent.swim.exchange import Exchange, push_pull_scale
 from wesher_agent.swim.gossip import Gossip
 from wesher_agent.swim.members import LocalNode, Member, MemberTable
-from wesher_agent.swim.membership import Membership
+from wesher_agent.swim.membership import MAX_INCARNATION, Membership, tombstone_of
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.probe import Prober
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits, Profile
@@ -30,6 +30,7 @@ from wesher_agent.swim.relay import Relay
 from wesher_agent.swim.sequence import SequenceNumbers
 from wesher_agent.swim.streams import StreamAction, StreamId
 from wesher_agent.swim.timers import Kind, Timer, Timers
+from wesher_agent.swim.tombstones import Tombstone, Tombstones
 from wesher_agent.wire.keyring import PADDED
 from wesher_agent.wire.limits import META, USER_MESSAGE
 from wesher_agent.wire.messages import (
@@ -83,6 +84,7 @@ class Engine:
         self._events: deque[Event] = deque()
         self._timers = Timers()
         self._table = MemberTable(me.name, rng)
+        self._tombstones = Tombstones(limits.tombstones, rng)
         self._awareness = Awareness(profile.awareness_max_multiplier)
         self.wrappers: Counter[Wrapper] = Counter()
         """How often each kind of wrapper was met in what arrived."""
@@ -105,12 +107,13 @@ class Engine:
             limits,
             incarnation=incarnation,
             table=self._table,
+            tombstones=self._tombstones,
             gossip=self._gossip,
             awareness=self._awareness,
             timers=self._timers,
             emit=emit,
         )
-        sequence = SequenceNumbers()
+        sequence = SequenceNumbers(rng.getrandbits(32))
         self._relay = Relay(
             profile,
             limits,
@@ -123,6 +126,7 @@ class Engine:
             profile,
             limits,
             table=self._table,
+            tombstones=self._tombstones,
             membership=self._membership,
             relay=self._relay,
             packet_format=fmt,
@@ -165,6 +169,21 @@ class Engine:
     def health_score(self) -> int:
         """Lifeguard's local health: 0 is healthy, below ``awareness_max_multiplier``."""
         return self._awareness.score
+
+    def bury(self, gone: Iterable[Tombstone], *, now: float) -> None:
+        """Remember members that were gone in an earlier run; before `start`."""
+        for tombstone in sorted(gone, key=lambda tombstone: -tombstone.age):
+            if tombstone.name != self.me.name and tombstone.incarnation < MAX_INCARNATION:
+                self._tombstones.bury(tombstone, now=now)
+
+    def tombstones(self, *, now: float) -> tuple[Tombstone, ...]:
+        """Return what `bury` takes: everyone that is gone, forgotten or not yet, by name."""
+        gone = [
+            tombstone_of(member, now=now)
+            for member in self._table.view.values()
+            if member.is_gone and member.name != self.me.name and member.incarnation < MAX_INCARNATION
+        ]
+        return tuple(sorted([*gone, *self._tombstones.ours(now=now)], key=lambda tombstone: tombstone.name))
 
     def start(self, *, now: float) -> None:
         """Become alive and begin probing, gossiping and exchanging state."""
@@ -236,14 +255,14 @@ class Engine:
         """
         self._exchange.closed(stream, error)
 
-    def join(self, addresses: Iterable[Address], *, now: float) -> None:  # noqa: ARG002 - every input tells the time
+    def join(self, addresses: Iterable[Address], *, now: float) -> None:
         """Exchange state with each address as a joiner; each ends in PushPullDone or PushPullFailed."""
         for address in addresses:
-            self._exchange.push_pull(address, join=True)
+            self._exchange.push_pull(address, join=True, now=now)
 
-    def push_pull_with(self, address: Address, *, now: float, join: bool = True) -> None:  # noqa: ARG002 - every input tells the time
+    def push_pull_with(self, address: Address, *, now: float, join: bool = True) -> None:
         """Exchange state with one address, at any time, whether a member is known there or not."""
-        self._exchange.push_pull(address, join=join)
+        self._exchange.push_pull(address, join=join, now=now)
 
     def leave(self, *, now: float, timeout: float = 10.0) -> None:
         """Tell the others that this member goes; ends in LeaveDone within ``timeout`` seconds."""
@@ -311,8 +330,12 @@ class Engine:
 
     def _receive(self, message: Message, sender: Address, now: float) -> None:
         match message:
-            case Alive() | Suspect() | Dead():
+            case Alive():
                 self.inject(message, now=now)
+            case Suspect() | Dead():
+                self.inject(message, now=now)
+                if message.node == self.me.name:
+                    self._membership.answer_accuser(message.from_node, sender, now=now)
             case Ping():
                 self._relay.ping(message, sender)
             case AckResp():
@@ -354,7 +377,7 @@ class Engine:
         interval = push_pull_scale(self._profile.push_pull_interval, len(self._table))
         self._timers.set(Timer(Kind.PUSH_PULL), now + interval)
         for member in self._table.pick(1, lambda m: m.state is State.ALIVE):
-            self._exchange.push_pull(member.address, join=False)
+            self._exchange.push_pull(member.address, join=False, now=now)
 
     def _for_our_protocol(self, packet_format: PacketFormat) -> PacketFormat:
         """Encrypt as protocol 1 does when we speak it (`net.go`, encryptionVersion)."""

@@ -104,8 +104,20 @@ class SelfRefuted:
 
 
 @dataclass(frozen=True, slots=True)
+class OutdatedAlive:
+    """A member that was gone and forgotten is claimed to live by news from before: a replay, or its restart.
+
+    The news is not believed; whoever is at ``claimed`` is asked, and is believed.
+    """
+
+    node: str
+    incarnation: int
+    claimed: Address
+
+
+@dataclass(frozen=True, slots=True)
 class AccusationRefused:
-    """An accusation with an incarnation too near 2^32 to be denied was ignored."""
+    """A claim about a member with an incarnation too near 2^32 to be denied was ignored."""
 
     node: str
     incarnation: int
@@ -183,6 +195,7 @@ Event = (
     | MembersFull
     | UdpUnreachable
     | SelfRefuted
+    | OutdatedAlive
     | AccusationRefused
     | PushPullDone
     | PushPullFailed

@@ -20,9 +20,10 @@ from wesher_agent.swim.membership import Membership
 from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.relay import Relay
 from wesher_agent.swim.streams import CloseStream, OpenStream, Purpose, StreamAction, StreamId, WriteStream
+from wesher_agent.swim.tombstones import TOLD, Tombstones
 from wesher_agent.swim.versions import verify_protocol
 from wesher_agent.wire import limits as wire_limits
-from wesher_agent.wire.messages import AckResp, ErrResp, Message, Ping, PushNodeState, PushPull, User
+from wesher_agent.wire.messages import AckResp, ErrResp, Message, Ping, PushNodeState, PushPull, State, User
 from wesher_agent.wire.packet import PacketFormat, Wrapper
 from wesher_agent.wire.stream import StreamReader, seal_stream
 from wesher_common.errors import PeerMisbehaved
@@ -57,6 +58,7 @@ class Exchange:
         profile: for deadlines.
         limits: for how many others may open.
         table: the state that is exchanged.
+        tombstones: told besides, as dead members.
         membership: takes the other's.
         relay: knows which pings are for us.
         packet_format: how streams are sealed.
@@ -73,6 +75,7 @@ class Exchange:
         limits: Limits,
         *,
         table: MemberTable,
+        tombstones: Tombstones,
         membership: Membership,
         relay: Relay,
         packet_format: PacketFormat,
@@ -84,6 +87,7 @@ class Exchange:
         self._profile = profile
         self._limits = limits
         self._table = table
+        self._tombstones = tombstones
         self._membership = membership
         self._relay = relay
         self.packet_format = packet_format
@@ -106,9 +110,10 @@ class Exchange:
         actions, self._actions = self._actions, []
         return actions
 
-    def push_pull(self, address: Address, *, join: bool) -> None:
+    def push_pull(self, address: Address, *, join: bool, now: float) -> None:
         """Exchange state with whoever is at ``address``."""
-        self._open("push-pull", address, self._own_state(join=join), self._profile.tcp_timeout, join=join)
+        state = self._own_state(join=join, now=now)
+        self._open("push-pull", address, state, self._profile.tcp_timeout, join=join)
 
     def ping(self, address: Address, ping: Ping, timeout: float) -> None:
         """Ping over TCP."""
@@ -194,7 +199,7 @@ class Exchange:
 
     def _request_limit(self) -> int:
         """Return how long a request may be: others know about as many members as we do."""
-        known = wire_limits.NODE_BYTES * len(self._table)
+        known = wire_limits.NODE_BYTES * (len(self._table) + TOLD)
         return min(max(wire_limits.FRAME.most, known), wire_limits.LARGEST_FRAME)
 
     def _read(self, stream: StreamId, now: float) -> None:
@@ -220,7 +225,7 @@ class Exchange:
     def _serve(self, stream: StreamId, known: _Stream, request: Message, now: float) -> None:
         match request:
             case PushPull():
-                self._answer(stream, self._own_state(join=request.join))
+                self._answer(stream, self._own_state(join=request.join, now=now))
                 self._merge(known.remote, request, now)
             case Ping():
                 self._relay.check_addressee(request)
@@ -250,8 +255,8 @@ class Exchange:
         for reason in self._membership.merge(state.nodes, now=now):
             self._emit(events.PacketRejected(reason, remote))
 
-    def _own_state(self, *, join: bool) -> PushPull:
-        nodes = tuple(
+    def _own_state(self, *, join: bool, now: float) -> PushPull:
+        members = [
             PushNodeState(
                 member.name,
                 member.addr,
@@ -262,8 +267,22 @@ class Exchange:
                 member.versions,
             )
             for member in self._table.view.values()
-        )
-        return PushPull(nodes, join)
+        ]
+        # All versions in an exchange have to fit each other's, so nobody's former ones may stay for a day.
+        versions = self._membership.me.versions
+        gone = [
+            PushNodeState(
+                tombstone.name,
+                tombstone.address.packed,
+                tombstone.address.port,
+                b"",
+                tombstone.incarnation,
+                State.DEAD,
+                versions,
+            )
+            for tombstone in self._tombstones.told(most=wire_limits.NODES.most - len(members), now=now)
+        ]
+        return PushPull((*members, *gone), join)
 
     def _answer(self, stream: StreamId, message: Message) -> None:
         data = seal_stream(message, self.packet_format, nonce=self._nonce, answer=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from random import Random
 
+from wesher_agent.swim.address import Address
 from wesher_agent.swim.broadcasts import Broadcasts
 from wesher_agent.swim.members import Member, MemberTable
 from wesher_agent.swim.outbox import Outbox
@@ -44,9 +45,9 @@ class Gossip:
         self._broadcasts.queue(name, encode(message))
         self._arm(now)
 
-    def tell(self, member: Member, message: Message) -> None:
-        """Tell one member only, at once."""
-        self._outbox.send(member.address, message, checksum=member.reads_checksums)
+    def tell(self, name: str, address: Address, message: Message) -> None:
+        """Tell one only, at once, whether it is a member by now or not."""
+        self._outbox.send_to_named(name, address, message)
 
     def is_spreading(self, name: str) -> bool:
         """Whether news about ``name`` has transmissions left."""

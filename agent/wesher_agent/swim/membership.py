@@ -9,7 +9,8 @@ alive     unknown name, or incarnation higher     alive; suspicion ends; passed 
           than known; never from another address
           unless the holder of the name has left,
           or is dead for long enough
-          incarnation not higher, member gone     the member is told, and may deny
+          incarnation not higher, member gone     who is claimed to live is asked, and may deny
+          or known by its tombstone only
 suspect   incarnation not lower, member alive     suspect; its time to deny begins; passed on
           incarnation not lower, member suspect,  its time to deny shrinks; passed on
           accuser new, confirmations wanted
@@ -19,14 +20,16 @@ dead      incarnation not lower, member not gone  left if it says so itself, els
 News about ourselves that is not what we say is denied with an incarnation above
 the claimed one (refuted), unless we are leaving.
 
+memberlist believes an alive from another address of a name that has left whatever its
+incarnation; here that one is asked too, since it may be an old packet sent again.
+
 Incarnations are 32 bits. memberlist lets them wrap, after which a member cannot
 deny anything any more; here an accusation that leaves no room for a denial is
-not believed in the first place.
+not believed in the first place, nor is an alive that says something new that way.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -37,15 +40,17 @@ from wesher_agent.swim.awareness import Awareness
 from wesher_agent.swim.events import Event
 from wesher_agent.swim.gossip import Gossip
 from wesher_agent.swim.members import LocalNode, Member, MemberTable
+from wesher_agent.swim.pauses import Pauses
 from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.suspicion import Suspicion, suspicion_timeout
 from wesher_agent.swim.timers import Kind, Timer, Timers
+from wesher_agent.swim.tombstones import Tombstone, Tombstones
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspect, Versions
 from wesher_common.errors import PeerMisbehaved
 
 MAX_INCARNATION = 2**32 - 1
 DOUBT_PAUSE = 1.0
-"""Seconds at least between two times that one member is told of its death."""
+"""Seconds at least between two times that one member is told of its death, or one accuser of our life."""
 
 
 @lru_cache(maxsize=256)
@@ -77,6 +82,7 @@ class Membership:
         limits: for the number of members.
         incarnation: the first of our own.
         table: what it keeps.
+        tombstones: what it keeps of those that it forgot.
         gossip: how it passes news on.
         awareness: made worse by every denial.
         timers: for suspicions.
@@ -92,6 +98,7 @@ class Membership:
         *,
         incarnation: int,
         table: MemberTable,
+        tombstones: Tombstones,
         gossip: Gossip,
         awareness: Awareness,
         timers: Timers,
@@ -102,13 +109,16 @@ class Membership:
         self._profile = profile
         self._limits = limits
         self._table = table
+        self._tombstones = tombstones
         self._gossip = gossip
         self._awareness = awareness
         self._timers = timers
         self._emit = emit
         self._suspicions: dict[str, Suspicion] = {}
-        self._doubted: dict[str, float] = {}
-        """Gone members that somebody held for alive, and when they were last told."""
+        self._doubted = Pauses(DOUBT_PAUSE, limits.outbox)
+        """Gone members that somebody held for alive, and were told of it."""
+        self._answered = Pauses(DOUBT_PAUSE, limits.outbox)
+        """Accusers of ours that were told that we live."""
         self._me = Member(
             me.name, me.address, me.meta, incarnation, State.LEFT, me.versions, state_change=0.0
         )
@@ -179,14 +189,16 @@ class Membership:
         known = self._table.get(name)
         if known is None:
             self._admit(claim, address, now)
+        elif self._is_beyond_denial(claim, known):
+            self._emit(events.AccusationRefused(name, claim.incarnation))
         elif address != known.address and not self._gives_up_address(known, now):
             self._emit(events.NameConflict(known, address))
         elif name == self._own_name:
             self._hear_about_me(claim, now)
-        elif claim.incarnation > known.incarnation or address != known.address:
+        elif claim.incarnation > known.incarnation:
             self._believe_alive(known, claim, address, now)
         elif known.is_gone:
-            self._doubt(known, now)
+            self._doubt(claim, address, known.incarnation, now)
 
     def suspect(self, claim: Suspect, *, now: float) -> None:
         """Judge ``claim``."""
@@ -233,11 +245,18 @@ class Membership:
         """Tell whether a gone member has been gone for long enough to be dropped."""
         return now - member.state_change > self._profile.gossip_to_the_dead_time
 
-    def forget(self, member: Member) -> None:
-        """Report a dropped member, and tell nothing of it any more."""
+    def forget(self, member: Member, *, now: float) -> None:
+        """Report a dropped member, tell nothing of it any more, and keep its tombstone."""
         self._gossip.discard(member.name)
-        self._doubted.pop(member.name, None)
+        if member.incarnation < MAX_INCARNATION:
+            # Nobody could pass a tombstone of the last one, not even the member.
+            self._tombstones.bury(tombstone_of(member, now=now), now=now)
         self._emit(events.MemberForgotten(member))
+
+    def answer_accuser(self, name: str, address: Address, *, now: float) -> None:
+        """Tell somebody who held us for gone that we live: our denial may spread where it does not hear."""
+        if not self.leaving and self._answered.allow(address, now=now):
+            self._gossip.tell(name, address, self._own_alive())
 
     def merge(self, nodes: Iterable[PushNodeState], *, now: float) -> list[str]:
         """Judge another's whole view; what it holds for dead is only suspected (`state.go`, mergeState).
@@ -266,6 +285,14 @@ class Membership:
         return rejected
 
     def _merge_one(self, node: PushNodeState, now: float) -> None:
+        if node.name == self._own_name:
+            self._write_address_as(node, now)
+        elif (
+            node.state >= State.DEAD
+            and node.name not in self._table.view
+            and node.incarnation < MAX_INCARNATION
+        ):
+            self._tombstones.hear(node.name, node.incarnation, now=now)
         match node.state:
             case State.ALIVE:
                 claim = Alive(node.incarnation, node.name, node.addr, node.port, node.meta, node.vsn)
@@ -283,6 +310,17 @@ class Membership:
         if address != self._me.address and not self.leaving:
             self._emit(events.NameConflict(self._me, address))
 
+    def _write_address_as(self, node: PushNodeState, now: float) -> None:
+        """Write our IPv4 address in 16 bytes if a former holder of our name and address did.
+
+        memberlist compares bytes: it would refuse all we say for as long as it remembers that one.
+        """
+        me = self._me
+        is_longer = len(node.addr) > len(me.addr) and self._address(node.addr, node.port) == me.address
+        if is_longer and not self.leaving:
+            self._me = replace(me, is_mapped=True)
+            self.announce(now=now)
+
     def _address(self, addr: bytes, port: int) -> Address:
         # Protocol 1 had no ports; a missing one is taken to be everybody's.
         return Address.from_wire(addr, port if port and self._speaks_ports else self._me.address.port)
@@ -293,6 +331,12 @@ class Membership:
             return
         if claim.incarnation == 0:
             return
+        last = self._tombstones.last_incarnation(claim.node, now=now)
+        if claim.incarnation <= last:
+            self._emit(events.OutdatedAlive(claim.node, claim.incarnation, address))
+            self._doubt(claim, address, last, now)
+            return
+        self._tombstones.remove(claim.node)
         member = _claimed(claim, address, since=now)
         self._table.put(member)
         self._gossip.spread(claim.node, claim, now=now)
@@ -314,7 +358,6 @@ class Membership:
 
     def _believe_alive(self, known: Member, claim: Alive, address: Address, now: float) -> None:
         self._end_suspicion(claim.node)
-        self._doubted.pop(claim.node, None)
         member = _claimed(claim, address, since=known.state_change if known.state is State.ALIVE else now)
         self._table.put(member)
         self._gossip.spread(claim.node, claim, now=now)
@@ -326,15 +369,27 @@ class Membership:
         if claim.meta != known.meta:
             self._emit(events.MemberUpdated(member, known))
 
-    def _doubt(self, known: Member, now: float) -> None:
-        """Ask a gone member that others have met whether it lives: it can deny, a replay cannot.
+    def _doubt(self, claim: Alive, address: Address, last: int, now: float) -> None:
+        """Ask whoever is claimed to be alive, though it was gone by then: it can deny, a replay cannot.
 
         Parts of a mesh that were apart would else know each other only as fast as
         each pair exchanges its whole state.
         """
-        if now - self._doubted.get(known.name, -math.inf) >= DOUBT_PAUSE:
-            self._doubted[known.name] = now
-            self._gossip.tell(known, Suspect(known.incarnation, known.name, self._own_name))
+        if self._doubted.allow(claim.node, now=now):
+            self._gossip.tell(claim.node, address, Suspect(last, claim.node, self._own_name))
+
+    def _is_beyond_denial(self, claim: Alive, known: Member) -> bool:
+        """Tell whether an alive says something new that its owner could not correct.
+
+        One step more is how the owner itself gets to the last incarnation.
+        """
+        return (
+            claim.incarnation == MAX_INCARNATION
+            and known.incarnation < MAX_INCARNATION - 1
+            and claim.node != self._own_name
+            and (claim.meta, claim.vsn, self._address(claim.addr, claim.port))
+            != (known.meta, known.versions, known.address)
+        )
 
     def _is_current(self, claim: Suspect | Dead, known: Member) -> bool:
         """Tell whether an accusation is not outdated, and can be denied if it is false."""
@@ -379,7 +434,20 @@ class Membership:
         self._emit(events.SelfRefuted(incarnation, accuser))
 
     def _spread_own_alive(self, now: float) -> Alive:
-        me = self._me
-        alive = Alive(me.incarnation, me.name, me.address.packed, me.address.port, me.meta, me.versions)
-        self._gossip.spread(me.name, alive, now=now)
+        alive = self._own_alive()
+        self._gossip.spread(self._own_name, alive, now=now)
         return alive
+
+    def _own_alive(self) -> Alive:
+        me = self._me
+        return Alive(me.incarnation, me.name, me.addr, me.address.port, me.meta, me.versions)
+
+
+def tombstone_of(member: Member, *, now: float) -> Tombstone:
+    """Return what is to be remembered of a gone member."""
+    return Tombstone(
+        name=member.name,
+        incarnation=member.incarnation,
+        address=member.address,
+        age=now - member.state_change,
+    )

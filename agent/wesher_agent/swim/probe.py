@@ -157,7 +157,7 @@ class Prober:
     def _begin(self, now: float) -> None:
         member, forgotten = self._table.next_to_probe(lambda m: self._membership.forgets(m, now=now))
         for gone in forgotten:
-            self._membership.forget(gone)
+            self._membership.forget(gone, now=now)
         if member is None:
             return
         me = self._membership.me

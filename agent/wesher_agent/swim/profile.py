@@ -67,6 +67,8 @@ class Limits:
 
     members: int = 10_000
     """Names known at once, in whatever state; further ones are not admitted."""
+    tombstones: int = 4_096
+    """Members remembered for a day after they were forgotten; then the oldest goes."""
     pending_acks: int = 1_024
     """Pings sent for others whose answer is awaited."""
     outbox: int = 4_096

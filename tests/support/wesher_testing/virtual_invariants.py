@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event, MemberForgotten
 from wesher_agent.swim.members import Member
 from wesher_agent.swim.profile import DEFAULT_LIMITS
@@ -34,12 +33,12 @@ class Invariants:
         """Check a node that was just told something."""
         me = node.engine.me
         known = node.incarnations.get(me.name)
-        if known is None or known[0] != me.incarnation:
+        if known != me.incarnation:
             self._check(node, me)
 
     def heard(self, node: Node, event: Event) -> None:
         """Check what a node's engine reported."""
-        if isinstance(event, MemberForgotten):
+        if isinstance(event, MemberForgotten) and event.member.name not in node.engine._tombstones:
             node.incarnations.pop(event.member.name, None)
 
     def look(self) -> None:
@@ -48,19 +47,21 @@ class Invariants:
         if network.now < self.next_look:
             return
         for node in network.nodes.values():
-            for member in node.engine.members.values():
+            known = node.engine.members
+            for name in node.incarnations.keys() - known.keys():
+                if not node.engine._tombstones.last_incarnation(name, now=network.now):
+                    del node.incarnations[name]
+            for member in known.values():
                 self._check(node, member)
             self._check_memory(node)
         self.next_look = network.now + max(1.0, len(network.nodes) ** 2 / _PAIRS_A_SECOND)
 
     def _check(self, node: Node, member: Member) -> None:
-        highest, address = node.incarnations.get(member.name, (0, member.address))
-        if member.incarnation < highest:
-            # A name that was given up counts anew where it is taken up.
-            assert member.address != address, self._report(
-                node, f"went back from incarnation {highest} of {member.name} to {member.incarnation}"
-            )
-        node.incarnations[member.name] = (member.incarnation, Address(*member.address))
+        highest = node.incarnations.get(member.name, 0)
+        assert member.incarnation >= highest, self._report(
+            node, f"went back from incarnation {highest} of {member.name} to {member.incarnation}"
+        )
+        node.incarnations[member.name] = member.incarnation
 
     def _check_memory(self, node: Node) -> None:
         engine, limits = node.engine, DEFAULT_LIMITS
@@ -71,6 +72,11 @@ class Invariants:
             "deadlines": (len(engine._timers._heap), 4 * (members + _SLACK)),
             "packets": (len(engine._outbox._packets), 0),
             "relayed pings": (len(engine._relay._pending), limits.pending_acks),
+            "tombstones": (len(engine._tombstones), limits.tombstones),
+            "members asked whether they live": (
+                len(engine._membership._doubted),
+                members + limits.tombstones,
+            ),
             "streams": (len(engine._exchange._streams), limits.accepted_streams + 4 * members + _SLACK),
             "events": (len(engine._events), 0),
         }

@@ -189,6 +189,7 @@ class VirtualAgent(Node):
             gossip_address=self.engine.me.address,
             overlay_address=self._own.address,
             incarnation=self.engine.me.incarnation,
+            tombstones=self.engine.tombstones(now=self._mesh.now),
         )
 
 
@@ -291,6 +292,7 @@ class VirtualMesh(VirtualNetwork):
             rng=rng,
             nonce=rng.randbytes,
         )
+        engine.bury(saved.tombstones, now=self.now)
         agent = VirtualAgent(self, own, engine, roster, saved)
         self.place(agent)
         agent.begin()

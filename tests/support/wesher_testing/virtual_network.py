@@ -27,6 +27,7 @@ from wesher_testing.virtual_invariants import Invariants
 from wesher_testing.virtual_trace import Trace
 
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 PLAIN = PacketFormat(keyring=None, compress=False)
 PORT = 7946
@@ -50,11 +51,13 @@ class Node:
         self.events: list[Event] = []
         self.sent: list[tuple[float, Address, bytes]] = []
         """Every datagram, when `VirtualNetwork.record` is set."""
+        self.asked: list[tuple[float, Address, bytes]] = []
+        """What it wrote first on each stream that it opened, under the same condition."""
         self.awake_from = 0.0
         self.heard_from = 0.0
         """Until then what it sends and gets is held back, see `VirtualNetwork.choke`."""
-        self.incarnations: dict[str, tuple[int, Address]] = {}
-        """The highest seen of each member, and from where: `Invariants` compares with it."""
+        self.incarnations: dict[str, int] = {}
+        """The highest seen of each member: `Invariants` compares with it."""
         self._network = network
         self._wake_at: float | None = None
         self.connections: dict[StreamId, _Connection] = {}
@@ -411,6 +414,8 @@ class VirtualNetwork:
                     self._arrive_closed(connection, connection.other(node), None)
 
     def _dial(self, node: Node, request: OpenStream) -> None:
+        if self.record:
+            node.asked.append((self.now, request.address, request.data))
         target = self._at.get(request.address)
         self.at(self.now + request.timeout, lambda: self._time_out(node, request.id))
         if target is None:
@@ -490,7 +495,7 @@ class VirtualNetwork:
         return self._rng.uniform(*self.delay)
 
 
-def soaking(short: float, long: float) -> float:
+def soaking(short: T, long: T) -> T:
     """Return the short form's measure, or the long one's when ``WESHER_SOAK`` is set."""
     return long if os.environ.get("WESHER_SOAK") else short
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wesher_agent.runtime.counts import KINDS, Counts
-from wesher_agent.swim.events import MemberFailed, MemberJoined, NameConflict, SelfRefuted
+from wesher_agent.swim.events import MemberFailed, MemberJoined, NameConflict, OutdatedAlive, SelfRefuted
 from wesher_testing.members import gossiped
 
 
@@ -21,10 +21,12 @@ def test_a_return_is_told_from_a_first_arrival() -> None:
     assert (counts.numbers["membersFailed"], counts.numbers["membersReturned"]) == (1, 1)
 
 
-def test_denials_and_conflicts_are_counted() -> None:
+def test_denials_conflicts_and_claims_about_the_forgotten_are_counted() -> None:
     counts, member = Counts(), gossiped("b", "192.0.2.1")
 
     counts.observe(SelfRefuted(incarnation=2, accused_by="c"), was_failed=False)
     counts.observe(NameConflict(member, claimed=member.address), was_failed=False)
+    counts.observe(OutdatedAlive("d", incarnation=1, claimed=member.address), was_failed=False)
 
     assert (counts.numbers["suspicionsDenied"], counts.numbers["nameConflicts"]) == (1, 1)
+    assert counts.numbers["outdatedClaims"] == 1

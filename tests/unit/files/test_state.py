@@ -14,6 +14,7 @@ from wesher_agent.files.state import State, StateFile
 from wesher_agent.files.state_format import parse_state, render_state
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
@@ -30,10 +31,14 @@ FULL = State(
     gossip_address=Address("192.0.2.1", 7946),
     overlay_address=ip_address("10.189.0.7"),
     incarnation=1_800_000_000,
+    tombstones=(
+        Tombstone(name="d", incarnation=7, address=Address("192.0.2.4", 7946), age=3600.5),
+        Tombstone(name="e.west", incarnation=1_800_000_001, address=Address("2001:db8::5", 7947)),
+    ),
     mesh=MeshDocument(
         name="prod", uid="u-1", overlay=ip_network("10.189.0.0/16"), allocation=ip_network("10.189.0.0/16")
     ),
-    unknown={"Tombstones": [{"Name": "d"}]},
+    unknown={"Newer": [{"Name": "d"}]},
 )
 # As wesher 0.3 writes it (cluster/state.go), save for the shortened Meta.
 GO_STATE = """{
@@ -127,7 +132,7 @@ def test_a_go_node_finds_its_fields_in_ours() -> None:
 def test_no_key_of_ours_is_one_of_gos_in_another_case() -> None:
     """encoding/json matches names without regard to case, so such a key would be read as Go's."""
     content = json.loads(render_state(FULL))
-    for level in (content, content["Nodes"][0]):
+    for level in (content, content["Nodes"][0], content["Tombstones"][0]):
         assert len({key.lower() for key in level}) == len(level)
     assert {"name", "addr", "meta", "overlayaddr", "pubkey"} == {
         key.lower() for key in content["Nodes"][0]
@@ -151,14 +156,14 @@ def test_keys_of_another_release_are_kept(tmp_path: Path) -> None:
     file = state_file(tmp_path / "wgoverlay.json")
     file.save(FULL)
     file.save(file.load().state)
-    assert json.loads((tmp_path / "wgoverlay.json").read_text())["Tombstones"] == [{"Name": "d"}]
+    assert json.loads((tmp_path / "wgoverlay.json").read_text())["Newer"] == [{"Name": "d"}]
 
 
 def test_a_state_shows_no_secret() -> None:
     shown = repr(FULL)
     for secret in (KEY.reveal_base64(), FULL.private_key.reveal_base64() if FULL.private_key else ""):
         assert secret not in shown
-    assert "Tombstones" not in shown
+    assert "Newer" not in shown
     assert str(KEY.secret) not in shown
 
 
@@ -189,6 +194,7 @@ def test_each_broken_file_is_set_aside_once(tmp_path: Path) -> None:
     ]
 
 
+GRAVE = {"Name": "d", "Incarnation": 7, "Addr": "192.0.2.4"}
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"ClusterKey": "c2hvcnQ="}, "ClusterKey: must decode to exactly 32 bytes, not 5"),
     ({"ClusterKey": "!"}, "ClusterKey: must be standard base64"),
@@ -244,6 +250,24 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("nan")}]},
         "Nodes[0].Away 'nan': must be a number of seconds",
     ),
+    ({"Tombstones": {}}, "Tombstones: must be a list"),
+    (
+        {"Tombstones": [GRAVE | {"Name": "two words"}]},
+        "Tombstones[0].Name 'two words': must be a member's name",
+    ),
+    (
+        {"Tombstones": [GRAVE | {"Incarnation": None}]},
+        "Tombstones[0].Incarnation: must be a whole number from 0 to 4294967295",
+    ),
+    ({"Tombstones": [GRAVE | {"Addr": "x"}]}, "Tombstones[0].Addr 'x': must be an IP address"),
+    (
+        {"Tombstones": [GRAVE | {"Port": 70000}]},
+        "Tombstones[0].Port '70000': must be a number from 1 to 65535",
+    ),
+    (
+        {"Tombstones": [GRAVE | {"Age": "old"}]},
+        "Tombstones[0].Age 'old': must be a number of seconds",
+    ),
 ]
 """What may stand in the file's place of a good value, and the one line it costs."""
 UNREAD = {"OverlayAddr", "PubKey"}
@@ -255,9 +279,9 @@ def test_every_field_of_the_file_has_a_bad_value_above() -> None:
     tried = {key for changes, _ in BAD_FIELDS for key in changes}
     assert written.keys() - FULL.unknown.keys() - tried == set()
     problems = " ".join(problem for _, problem in BAD_FIELDS)
-    assert {
-        f"Nodes[0].{key}" for key in written["Nodes"][0].keys() - UNREAD if f"Nodes[0].{key}" not in problems
-    } == set()
+    inside = [f"Nodes[0].{key}" for key in written["Nodes"][0].keys() - UNREAD]
+    inside += [f"Tombstones[0].{key}" for key in written["Tombstones"][0]]
+    assert [at for at in inside if at not in problems] == []
 
 
 @pytest.mark.parametrize(("changes", "problem"), BAD_FIELDS)

@@ -12,8 +12,8 @@ from wesher_agent.swim.events import MemberJoined
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import LAN
 from wesher_agent.swim.streams import WriteStream
-from wesher_agent.wire.messages import Alive, PushNodeState, PushPull, State, Versions
-from wesher_agent.wire.packet import PacketFormat
+from wesher_agent.wire.messages import Alive, Message, PushNodeState, PushPull, State, Versions
+from wesher_agent.wire.packet import PacketFormat, open_packet
 from wesher_agent.wire.stream import StreamReader, seal_stream
 
 IN_CLEAR = PacketFormat(None, compress=False)
@@ -75,3 +75,48 @@ def test_a_member_that_changes_the_form_is_no_other_member(engine: Engine, first
     assert [type(event) for event in events] == [MemberJoined]
     assert (told_to_others(engine).addr, told_to_others(engine).incarnation) == (then, 2)
     assert engine.members["x"].state is State.ALIVE
+
+
+@pytest.mark.parametrize("state", State)
+def test_we_write_our_address_as_its_former_holder_did(engine: Engine, state: State) -> None:
+    """A Go member bound to 0.0.0.0 had our name before: memberlist would refuse us in another form."""
+    me = engine.me
+    entry = PushNodeState(
+        me.name, bytes(10) + b"\xff\xff" + me.address.packed, 7946, b"", 1, state, Versions()
+    )
+    for _ in range(3):
+        told_of(engine, entry)
+
+    assert engine.me.is_mapped
+    assert engine.me.address == me.address
+    assert engine.me.incarnation == 2
+    [alive] = [m for m in news(engine) if isinstance(m, Alive)]
+    assert (alive.addr, alive.incarnation) == (entry.addr, engine.me.incarnation)
+
+
+def test_another_address_of_that_length_is_not_ours(engine: Engine) -> None:
+    other = PushNodeState("me", LONG, 7946, b"", 1, State.ALIVE, Versions())
+    told_of(engine, other)
+
+    assert (engine.me.is_mapped, engine.me.incarnation) == (False, 1)
+
+
+def told_of(engine: Engine, entry: PushNodeState) -> None:
+    """Have a peer exchange state with the engine, and say this."""
+    stream = engine.stream_accepted(ASKER, now=0.0)
+    assert stream is not None
+    request = seal_stream(PushPull((entry,), join=False), IN_CLEAR, nonce=bytes)
+    engine.stream_received(stream, request, now=0.0)
+    engine.stream_actions()
+
+
+def news(engine: Engine) -> list[Message]:
+    """Return what the engine gossips, once it has met somebody."""
+    engine.inject(alive(1, SHORT), now=0.0)
+    at = engine.next_timer()
+    while not (sent := engine.datagrams_to_send()):
+        assert at is not None
+        engine.handle_timer(now=at)
+        at = engine.next_timer()
+    own = [m for data, _ in sent for m in open_packet(data, IN_CLEAR).messages]
+    return [m for m in own if isinstance(m, Alive) and m.node == "me"][:1]
