@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from wesher_operator import errands
 from wesher_operator.crd import KINDS, definition
 from wesher_operator.handlers import watch
 from wesher_operator.health import serve_health
-from wesher_operator.kube import DEFINITION, MESH, WESHER_NODE, Cluster, connect, process_identity
+from wesher_operator.kube import (
+    DEFINITION,
+    MESH,
+    WESHER_NODE,
+    Cluster,
+    NotPermitted,
+    connect,
+    process_identity,
+)
 from wesher_operator.leader import Leadership
 from wesher_operator.options import (
     CheckOptions,
@@ -31,6 +39,9 @@ from wesher_operator.reconcile.manifests import AgentSettings
 EXIT_FAILED, EXIT_USAGE, EXIT_LEADERSHIP_LOST = 1, 2, 3
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _RETRY_SECONDS = 2.0
+_PATIENCE_SECONDS = 10.0
+"""How long a start waits for what somebody has to mend: roles and definitions may be on their way."""
+_KIND_SECONDS = 0.2
 _DEFINITION_TRIES = 5
 _log = logging.getLogger("wesher.operator")
 
@@ -58,9 +69,18 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s", stream=sys.stderr
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_keep_to_a_line)
     # Libraries tell of their own tasks, and kopf of every event it passes on.
     for library in ("kopf", "asyncio", "kubernetes"):
         logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _keep_to_a_line(record: logging.LogRecord) -> bool:
+    """Drop kopf's traces: its line names the watch that died, and the process ends with the reason."""
+    if record.name.startswith("kopf"):
+        record.exc_info = record.exc_text = None
+    return True
 
 
 def _pod_namespace() -> str:
@@ -106,7 +126,8 @@ async def _run(options: RunOptions) -> int:
         controller: Controller | None = None
         if options.health_port:
             await serve_health(options.health_port, lambda: controller is None or controller.is_alive())
-        await _until(stop, _check_kinds(cluster))
+        if not options.manage_crds:
+            await _until(stop, _patiently(lambda: _check_kinds(cluster)))
         await _until(stop, leadership.acquire())
         if stop.is_set():
             await leadership.release()
@@ -118,7 +139,8 @@ async def _run(options: RunOptions) -> int:
         try:
             if options.manage_crds:
                 await _until(stop, _bring_definitions_up(cluster))
-            await _until(stop, _load(controller))
+                await _until(stop, _patiently(lambda: _wait_for_kinds(cluster)))
+            await _until(stop, _patiently(controller.load))
             resync = asyncio.create_task(controller.resync(), name="resync")
             await watch(controller, api, options.namespace, stop)
             resync.cancel()
@@ -143,24 +165,61 @@ async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
         task.cancel()
 
 
+async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
+    """Do what needs an API server, again and again until it answers.
+
+    Raises:
+        NotPermitted: it has forbidden it for a while. A pod that ends for it is seen at once.
+        InvalidSpec: somebody must mend something else.
+
+    """
+    loop = asyncio.get_running_loop()
+    until, said = loop.time() + _PATIENCE_SECONDS, ""
+    while True:
+        try:
+            await work()
+        except ClusterUnavailable as error:
+            if isinstance(error, NotPermitted) and loop.time() > until:
+                raise
+            if str(error) != said:
+                _log.warning("waiting for the API server error=%s", error)
+            said = str(error)
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            return
+
+
 async def _check_kinds(cluster: Cluster) -> None:
-    """Wait for an API server, and for one that serves our kinds: kopf would wait for them in silence.
+    """Look whether the API server serves our kinds: kopf would wait for them in silence.
 
     Raises:
         InvalidSpec: a CustomResourceDefinition is missing.
 
     """
+    for kind in (MESH, WESHER_NODE):
+        if not await cluster.serves(kind):
+            raise InvalidSpec(
+                f"CustomResourceDefinition {kind.plural}.{kind.group}",
+                "is missing: apply charts/wesher/crds, or install the chart",
+            )
+
+
+async def _wait_for_kinds(cluster: Cluster) -> None:
+    """Wait until the definitions that were just made are served.
+
+    Raises:
+        InvalidSpec: they are not, after a while.
+
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _PATIENCE_SECONDS
     while True:
         try:
-            for kind in (MESH, WESHER_NODE):
-                if not await cluster.serves(kind):
-                    raise InvalidSpec(
-                        f"CustomResourceDefinition {kind.plural}.{kind.group}",
-                        "is missing: apply charts/wesher/crds, or install the chart",
-                    )
-        except ClusterUnavailable as error:
-            _log.warning("waiting for the API server error=%s", error)
-            await asyncio.sleep(_RETRY_SECONDS)
+            await _check_kinds(cluster)
+        except InvalidSpec:
+            if loop.time() > until:
+                raise
+            await asyncio.sleep(_KIND_SECONDS)
         else:
             return
 
@@ -173,17 +232,6 @@ async def _bring_definitions_up(cluster: Cluster) -> None:
                 await cluster.apply(DEFINITION, definition(kind))
         except WesherError as error:
             _log.warning("definitions not applied attempt=%d error=%s", attempt, error)
-            await asyncio.sleep(_RETRY_SECONDS)
-        else:
-            return
-
-
-async def _load(controller: Controller) -> None:
-    while True:
-        try:
-            await controller.load()
-        except ClusterUnavailable as error:
-            _log.warning("waiting for the API server error=%s", error)
             await asyncio.sleep(_RETRY_SECONDS)
         else:
             return

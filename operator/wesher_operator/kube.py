@@ -160,15 +160,19 @@ class Cluster:
         self._may_write = may_write
         self._next_write = 0.0
 
-    async def pages(self, kind: Kind) -> AsyncIterator[Page]:
+    async def pages(self, kind: Kind, *, fields: str = "") -> AsyncIterator[Page]:
         """Yield every object of a kind (of our namespace, where it has one), as they were at one moment.
+
+        Args:
+            kind: which.
+            fields: a field selector, where only some are wanted.
 
         Raises:
             ClusterUnavailable: the API server does not answer, or not with a list; or the moment is so
                 long ago by now that it has forgotten the rest.
 
         """
-        query = {"limit": str(PAGE)}
+        query = {"limit": str(PAGE), **({"fieldSelector": fields} if fields else {})}
         while True:
             answer = await self._call("GET", kind.path(self.namespace), query=query)
             if answer is None:
@@ -178,9 +182,9 @@ class Cluster:
                 return
             query["continue"] = rest
 
-    async def list(self, kind: Kind) -> list[Object]:
+    async def list(self, kind: Kind, *, fields: str = "") -> list[Object]:
         """Return every object of a kind at once; see `pages`."""
-        return [item async for page in self.pages(kind) for item in page.items]
+        return [item async for page in self.pages(kind, fields=fields) for item in page.items]
 
     async def get(self, kind: Kind, name: str) -> Object | None:
         """Return an object, or None when there is none of that name.

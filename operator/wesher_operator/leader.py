@@ -12,8 +12,10 @@ the last renewal.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -113,6 +115,8 @@ class _BoundedLock(LeaseLock):
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             _log.warning("lease not read error=%s", error or "timeout")
             return False, ApiException(status=0, reason=str(error))
+        if isinstance(record, ApiException) and record.status != HTTPStatus.NOT_FOUND:
+            _log.warning("lease not read error=%s", _words_of(record))
         holder = record.holder_identity if isinstance(record, LeaderElectionRecord) else self.identity
         if found and self.renewed_at is not None and holder != self.identity:
             # Whoever led in between changed what we know: never lead on by a second renewal.
@@ -145,7 +149,9 @@ class _BoundedLock(LeaseLock):
         try:
             await self.api_instance.create_namespaced_lease(namespace, lease)
         except ApiException as error:
-            _log.info("lease not created error=%s", error.reason)
+            # Usually another candidate was faster.
+            level = logging.WARNING if error.status == HTTPStatus.FORBIDDEN else logging.INFO
+            _log.log(level, "lease not created error=%s", _words_of(error))
             return False
         return True
 
@@ -161,6 +167,14 @@ class _BoundedLock(LeaseLock):
         if written:
             self.renewed_at = asked_at
         return written
+
+
+def _words_of(error: ApiException) -> str:
+    """Return what the API server said, which names verb and resource where it forbids something."""
+    try:
+        return str(json.loads(error.body or "")["message"])
+    except (TypeError, ValueError, KeyError):
+        return str(error.reason)
 
 
 async def _nothing() -> None:

@@ -38,6 +38,8 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- define "wesher.unprivilegedContainer" -}}
 image: {{ include "wesher.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
+# So that describing the pod shows the line with which a container ended.
+terminationMessagePolicy: FallbackToLogsOnError
 securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true

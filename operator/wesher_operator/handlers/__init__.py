@@ -62,8 +62,12 @@ async def watch(controller: Controller, api: ApiClient, namespace: str, stop: as
             identity=kopf_peering.Identity("wesher-operator"),
         )
     except Exception as error:
+        # kopf's other tasks hold the same error, and asyncio would print it once more for each of them.
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         # kopf lets the errors of its HTTP client and of asyncio through; each means that a watch has died.
-        raise ClusterUnavailable(f"a watch ended: {error}") from error
+        raise ClusterUnavailable(
+            f"a watch ended, as when a role or a CustomResourceDefinition was taken away: {error}"
+        ) from error
 
 
 def _register(registry: kopf.OperatorRegistry, kind: Kind, controller: Controller) -> None:

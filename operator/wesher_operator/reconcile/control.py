@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from wesher_common.errors import ClusterUnavailable
+from wesher_common.errors import ClusterUnavailable, WesherError
 from wesher_operator.kube import (
     CONFIG_MAP,
     DAEMON_SET,
@@ -134,7 +134,7 @@ class Controller:
             cause.clear()
             try:
                 again = await reconciler.reconcile()
-            except ClusterUnavailable as error:
+            except WesherError as error:
                 _log.warning("mesh not reconciled mesh=%s error=%s", name, error)
             except Exception:  # noqa: BLE001 - see below
                 # One mesh's trouble must not end the others; the trace is for us, the retry for the user.

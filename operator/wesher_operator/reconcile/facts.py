@@ -43,6 +43,7 @@ from wesher_operator.kube import (
     WESHER_NODE,
     Kind,
 )
+from wesher_operator.reconcile.agent_pod import PodTrouble, node_of, trouble_of
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
@@ -148,6 +149,8 @@ class PodFacts:
     """What was last written into its nudge annotation."""
     ending: bool
     """Whether it was told to end."""
+    trouble: PodTrouble | None = None
+    """What keeps it from running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,9 +325,10 @@ def _pod(body: Mapping[str, Any]) -> PodFacts | None:
     return PodFacts(
         name=metadata["name"],
         mesh=mesh,
-        node=(body.get("spec") or {}).get("nodeName", ""),
+        node=node_of(body),
         nudge=(metadata.get("annotations") or {}).get(NUDGE_ANNOTATION, ""),
         ending="deletionTimestamp" in metadata,
+        trouble=trouble_of(body),
     )
 
 
@@ -333,9 +337,8 @@ def _child(body: Mapping[str, Any]) -> ObjectFacts | None:
     metadata = body["metadata"]
     if MESH_LABEL not in (metadata.get("labels") or {}):
         return None
-    kept = {
-        key: metadata[key] for key in ("name", "labels", "annotations", "ownerReferences") if key in metadata
-    }
+    keys = ("name", "uid", "labels", "annotations", "ownerReferences")
+    kept = {key: metadata[key] for key in keys if key in metadata}
     body = {key: body[key] for key in ("data", "spec") if key in body}
     return ObjectFacts(metadata["name"], {"metadata": kept, **body})
 

@@ -156,12 +156,12 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
         "state": "/var/lib/wesher",
         "control": "/run/wesher",
         "userspace": "/var/run/wireguard",
+        # A privileged container's own /dev would not show a device that is made later.
+        "tun": "/dev/net",
         # The directory: a single file that is mounted cannot be replaced by rename.
         "etc": "/etc",
     }
     pods = settings.pods
-    if not pods.privileged:
-        host_paths["tun"] = "/dev/net"
     asks = ["wesher", "status", f"--interface={spec.wireguard.interface}"]
     return {
         "serviceAccountName": pods.service_account_name,
@@ -179,6 +179,8 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
                 "name": "agent",
                 "image": settings.image,
                 "imagePullPolicy": settings.pull_policy,
+                # The line with which an agent ended then stands in its pod, where `agent_pod` reads it.
+                "terminationMessagePolicy": "FallbackToLogsOnError",
                 "command": ["wesher", "agent"],
                 "args": [
                     f"--kubernetes={MOUNT_PATH}",

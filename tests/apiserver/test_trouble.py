@@ -1,0 +1,129 @@
+"""Missing permissions and missing definitions: what the operator says of them, and what it mends itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from wesher_testing.api_server import ApiServer
+from wesher_testing.operator_process import CRDS, MANIFESTS, NAMESPACE, eventually, install, run_operator
+
+Mesh = Callable[..., None]
+Revoke = Callable[[str, str, str], None]
+ACCOUNT = f"system:serviceaccount:{NAMESPACE}:wesher-operator"
+SOON = 40.0
+
+
+@pytest.fixture
+def revoke(api: ApiServer) -> Iterator[Revoke]:
+    """Take a verb out of the operator's roles, as if by hand: ``revoke(verb, resource, group)``."""
+
+    def take(verb: str, resource: str, group: str) -> None:
+        for kind, place in (("clusterrole", ()), ("role", ("-n", NAMESPACE))):
+            role = api.get(kind, "wesher-operator", *place)
+            role["rules"] = [rule for old in role["rules"] for rule in without(old, verb, resource, group)]
+            api.kubectl("replace", "-f", "-", stdin=json.dumps(role))
+        question = ("auth", "can-i", verb, *asked(resource, group), f"--as={ACCOUNT}", "-n", NAMESPACE)
+        eventually(lambda: api.kubectl(*question, check=False).startswith("no\n"), within=SOON)
+
+    yield take
+    api.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={MANIFESTS / 'wesher.yaml'}")
+
+
+def asked(resource: str, group: str) -> tuple[str, ...]:
+    """Return what ``kubectl auth can-i`` calls a resource."""
+    name, _, subresource = resource.partition("/")
+    whole = f"{name}.{group}" if group else name
+    return (whole, f"--subresource={subresource}") if subresource else (whole,)
+
+
+def without(rule: dict[str, Any], verb: str, resource: str, group: str) -> Iterator[dict[str, Any]]:
+    """Yield what is left of a rule."""
+    if group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"]:
+        others = [each for each in rule["resources"] if each != resource]
+        verbs = [each for each in rule["verbs"] if each != verb]
+        parts = [rule | {"resources": others}, rule | {"resources": [resource], "verbs": verbs}]
+        yield from (part for part in parts if part["resources"] and part["verbs"])
+    else:
+        yield rule
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("watch", "weshernodes", "wesher.dev"),
+        ("create", "leases", "coordination.k8s.io"),
+        ("patch", "weshermeshes/status", "wesher.dev"),
+    ],
+)
+def test_a_verb_that_the_operators_role_lacks_is_named_in_its_log(
+    api: ApiServer, mesh: Mesh, revoke: Revoke, missing: tuple[str, str, str]
+) -> None:
+    api.kubectl("delete", "lease", "--all", "-n", NAMESPACE)
+    mesh()
+    revoke(*missing)
+    verb, resource, group = missing
+    with run_operator(api, name=f"without-{verb}") as operator:
+        said = f'cannot {verb} resource "{resource}" in API group "{group}"'
+        eventually(lambda: said in operator.log, within=SOON)
+        assert "Traceback" not in operator.log
+
+
+def test_an_operator_that_may_not_read_ends_with_the_reason_so_that_its_pod_shows_it(
+    api: ApiServer, revoke: Revoke
+) -> None:
+    revoke("list", "nodes", "")
+    with run_operator(api, name="blind") as operator:
+        assert operator.process.wait(timeout=SOON) == 1
+        assert operator.log.splitlines()[-1].startswith("wesher-operator: nodes is forbidden: User ")
+    with run_operator(api, name="next") as operator:
+        eventually(operator.leads, within=SOON)
+
+
+def test_a_verb_that_is_missing_for_a_write_stands_in_the_meshs_condition(
+    api: ApiServer, mesh: Mesh, revoke: Revoke
+) -> None:
+    revoke("create", "secrets", "")
+    with run_operator(api, name="keyless"):
+        mesh()
+        ready = eventually(
+            lambda: api.get("wmesh", "demo").get("status", {}).get("conditions", [{}])[0],
+            within=SOON,
+            until=lambda condition: condition.get("status") == "False",
+        )
+    assert ready["reason"] == "RefusedByCluster"
+    assert 'cannot create resource "secrets"' in ready["message"]
+
+
+def test_definitions_that_are_missing_or_deleted_while_it_runs_are_made_by_the_operator(
+    api: ApiServer, mesh: Mesh
+) -> None:
+    """After ``helm install --skip-crds``, and when somebody took them for leftovers."""
+    api.kubectl("delete", f"--filename={CRDS}")
+    try:
+        with run_operator(api, name="first") as first:
+            eventually(first.leads, within=SOON)
+            eventually(lambda: api.kubectl("get", "wmesh", check=False), within=SOON, until=is_empty_list)
+            eventually(lambda: accepts(mesh), within=SOON)
+            eventually(lambda: api.get("wmesh", "demo").get("status"), within=SOON)
+
+            api.kubectl("delete", f"--filename={CRDS}")
+            assert first.process.wait(timeout=SOON) == 1
+            assert "Traceback" not in first.log
+            assert first.log.splitlines()[-1].startswith("wesher-operator: a watch ended, as when ")
+        with run_operator(api, name="second"):
+            eventually(lambda: api.kubectl("get", "wmesh", check=False), within=SOON, until=is_empty_list)
+    finally:
+        install(api)
+
+
+def is_empty_list(said: str) -> bool:
+    return said == "No resources found\n"
+
+
+def accepts(mesh: Mesh) -> bool:
+    mesh()
+    return True
