@@ -105,12 +105,7 @@ def test_a_leader_that_is_told_to_stop_hands_over_at_once(fresh: ApiServer) -> N
 
 def test_an_operator_without_its_crds_says_which_is_missing_and_what_to_do() -> None:
     with api_server() as bare:
-        arguments = [
-            "--agent-image=x",
-            "--manage-crds=false",
-            "--namespace=default",
-            f"--kubeconfig={bare.kubeconfig}",
-        ]
+        arguments = ["--agent-image=x", "--namespace=default", f"--kubeconfig={bare.kubeconfig}"]
         ended = subprocess.run(
             [sys.executable, "-m", "wesher_operator", "run", "--manage-crds=false", *arguments],
             capture_output=True,
