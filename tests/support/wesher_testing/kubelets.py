@@ -66,6 +66,7 @@ class Node:
 
     def boot(self) -> None:
         """Start the node, for the first time or after `crash`; it is Ready some seconds later."""
+        cgroups.favour_containers()
         self._init = self.host.popen(
             [
                 *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
