@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import signal
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from wesher_common.keys import ClusterKey
+from wesher_common.mesh_document import MeshDocument
 from wesher_testing import mounted
 from wesher_testing.agents import WESHER, AgentProcess, pings, wait_for_ping, wait_until, wireguard_go
 from wesher_testing.mounted import MOUNT, document, mounted_flags, remember
@@ -54,6 +56,25 @@ def test_without_an_api_server_a_restarted_mesh_comes_back_from_its_files(
     assert agents[0].members()["b"]["overlayIP"] == "10.99.0.11"
     assert agents[0].ask("status")["keyIDs"] == [ClusterKey.from_base64(OLD).id]
     assert agents[0].log_text.count("api server not used") == 1
+
+
+def test_without_an_api_server_an_agent_announces_what_the_operator_had_said_of_its_node(
+    lab: Lab, start_inside: Start
+) -> None:
+    hosts = [lab.host("a"), lab.host("b")]
+    for host in hosts:
+        mount(host, document(hosts[0]))
+    remember(hosts[0], ip_address("10.99.0.10"))
+    outside = ip_address("198.51.100.7")
+    mesh = MeshDocument.from_json(json.dumps(document(hosts[0])))
+    remember(hosts[1], ip_address("10.99.0.11"), advertise_address=outside, location="west", mesh=mesh)
+    start_inside(hosts[0])
+    second = start_inside(hosts[1])
+    second.wait_for("a", "b")
+    assert second.ask("status")["gossip"]["address"] == f"{outside}:7946"
+    assert second.end(deadline=15.0) == 0
+    saved = json.loads((hosts[1].root / "var/lib/wesher/wgoverlay.json").read_text())
+    assert (saved["AdvertiseAddress"], saved["Location"]) == (str(outside), "west")
 
 
 def test_before_the_operator_gave_an_address_an_agent_gossips_and_says_what_it_waits_for(

@@ -12,7 +12,7 @@ import binascii
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any, Final, TypeVar
 
 from wesher_agent.mesh.roster import SavedMember
@@ -22,7 +22,7 @@ from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.names import is_member_name
-from wesher_common.overlay import IPAddress
+from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT, parse_seed
 
 MAX_INCARNATION: Final = 2**32 - 1
@@ -42,6 +42,10 @@ class State:
     gossip_address: Address | None = None
     """Where others dialled us."""
     overlay_address: IPAddress | None = None
+    advertise_address: IPAddress | None = None
+    """What the operator had us announce, as the next two: for a start without an API server."""
+    location: str = ""
+    routes: tuple[IPNetwork, ...] = ()
     incarnation: int = 0
     """The last one of our own."""
     tombstones: tuple[Tombstone, ...] = ()
@@ -74,6 +78,9 @@ def render_state(state: State) -> str:
         "Name": state.name,
         "GossipAddress": str(state.gossip_address) if state.gossip_address else None,
         "OverlayAddress": str(state.overlay_address) if state.overlay_address else None,
+        "AdvertiseAddress": str(state.advertise_address) if state.advertise_address else None,
+        "Location": state.location,
+        "Routes": [str(route) for route in state.routes],
         "Incarnation": state.incarnation,
         "Tombstones": [
             {
@@ -129,6 +136,9 @@ class _StateReader:
             name=self._take("Name", _text) or "",
             gossip_address=self._take("GossipAddress", _gossip_address),
             overlay_address=self._take("OverlayAddress", _ip),
+            advertise_address=self._take("AdvertiseAddress", _ip),
+            location=self._take("Location", _text) or "",
+            routes=tuple(self._take_list("Routes", _network)),
             incarnation=self._take("Incarnation", _incarnation) or 0,
             tombstones=tuple(self._take_list("Tombstones", self._tombstone)),
             mesh=self._take("Mesh", _mesh),
@@ -217,6 +227,13 @@ def _ip(value: Any, at: str) -> IPAddress:
         return ip_address(_text(value, at))
     except ValueError as error:
         raise InvalidSpec(at, "must be an IP address", value=value) from error
+
+
+def _network(value: Any, at: str) -> IPNetwork:
+    try:
+        return ip_network(_text(value, at))
+    except ValueError as error:
+        raise InvalidSpec(at, "must be a network", value=value) from error
 
 
 def _gossip_address(value: Any, at: str) -> Address:

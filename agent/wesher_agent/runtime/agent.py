@@ -339,6 +339,7 @@ class Agent:
         )
 
     async def _save_state(self) -> None:
+        node = self._me.node
         state = State(
             key_ring=self._ring,
             nodes=self._roster.saved(now=self._driver.now),
@@ -346,6 +347,9 @@ class Agent:
             name=self._me.name,
             gossip_address=self._engine.me.address,
             overlay_address=self._me.overlay_address,
+            advertise_address=node.advertise_address if node is not None else None,
+            location=node.location if node is not None else "",
+            routes=node.routes if node is not None else (),
             incarnation=max(self._begun.incarnation, self._engine.me.incarnation),
             tombstones=self._engine.tombstones(now=self._driver.now),
             mesh=self._me.document if self._me.in_kubernetes else None,
@@ -427,6 +431,7 @@ class Agent:
         if node == self._me.node:
             return
         self._me.node = node
+        self._save.wake()
         if node.overlay_address is not None and node.overlay_address != self._me.overlay_address:
             log.info("overlay address given address=%s", node.overlay_address)
             self._move_to(node.overlay_address)

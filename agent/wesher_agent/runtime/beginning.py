@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.state import StateFile
 from wesher_agent.files.state_format import State
+from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.mesh.desired import starting_address
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.runtime.host import look_at_host
@@ -76,7 +77,10 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
         link = await KubernetesLink.connect(settings, document, settings.node_name or socket.gethostname())
         held.push_async_callback(link.close)
         await link.look(FIRST_LOOK_SECONDS if saved.overlay_address is None else REPEATED_LOOK_SECONDS)
-    listening = listen_where(settings, document, link.node if link is not None else None, host)
+    node = None
+    if link is not None:
+        node = link.node or _remembered_node(document, saved)
+    listening = listen_where(settings, document, node, host)
     name = decide_name(
         settings,
         host_name=socket.gethostname(),
@@ -100,7 +104,7 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
             host=host,
             listening=listening,
             overlay_address=_overlay_address(name, document, link, saved),
-            node=link.node if link is not None else None,
+            node=node,
         ),
     )
 
@@ -140,6 +144,22 @@ def _load_state(settings: Settings, state_file: StateFile) -> State:
         # What only this machine knows is no part of the mesh that is left behind.
         return State(private_key=loaded.state.private_key, incarnation=loaded.state.incarnation)
     return loaded.state
+
+
+def _remembered_node(document: MeshDocument, saved: State) -> NodeSpec | None:
+    """Return what the operator had said of this node when it could last be asked."""
+    if saved.mesh is None or saved.mesh.uid != document.uid:
+        return None
+    return NodeSpec(
+        uid="",
+        generation=0,
+        deleting=False,
+        overlay_address=saved.overlay_address,
+        routes=saved.routes,
+        advertise_address=saved.advertise_address,
+        location=saved.location,
+        conditions=(),
+    )
 
 
 def _overlay_address(

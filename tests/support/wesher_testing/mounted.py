@@ -44,9 +44,10 @@ def mount(host: Host, mesh: dict[str, Any] | str, *, key: str, accepted: str = "
         fresh.rename(directory / name)
 
 
-def remember(host: Host, address: IPAddress, *, name: str = "") -> None:
-    """Leave the state file of an earlier run, in which the operator had given an address."""
-    state = State(key_ring=KeyRing(ClusterKey(b"s" * 32)), name=name or host.name, overlay_address=address)
+def remember(host: Host, address: IPAddress, *, name: str = "", **more: Any) -> None:
+    """Leave the state file of an earlier run, in which the operator had given an address, and ``more``."""
+    ring = KeyRing(ClusterKey(b"s" * 32))
+    state = State(key_ring=ring, name=name or host.name, overlay_address=address, **more)
     path = host.root / "var/lib/wesher/wgoverlay.json"
     path.parent.mkdir()
     path.write_text(render_state(state))
