@@ -9,6 +9,7 @@ SUPPORT := PYTHONPATH=tests/support
 RING ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= wesher:$(VERSION)
+BUILD_FLAGS ?=
 DESTDIR ?=
 
 .PHONY: help
@@ -47,8 +48,8 @@ install: ## Install the wheel of dist/ on this machine with its systemd service;
 	@scripts/install "$(DESTDIR)"
 
 .PHONY: image
-image: ## Build the image IMAGE=wesher:0.1.0 with buildah, podman or docker
-	@scripts/build-image "$(IMAGE)"
+image: ## Build the image IMAGE=wesher:0.1.0 with buildah, podman or docker, given BUILD_FLAGS=
+	@scripts/build-image "$(IMAGE)" $(BUILD_FLAGS)
 
 .PHONY: soak
 soak: $(INSTALLED) ## The simulations in their long form: hours of a mesh's life

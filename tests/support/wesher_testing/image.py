@@ -58,14 +58,17 @@ def wesher_image() -> Image:
             if time.time() - archive.stat().st_mtime > _STALE:
                 archive.unlink()
         goroot = subprocess.run([go(), "env", "GOROOT"], capture_output=True, text=True, check=True)
-        _build(
-            name,
-            REPOSITORY,
-            "--layers",
-            *("--build-arg", f"GO_IMAGE={_STAND_IN}", "--build-arg", f"PYTHON_IMAGE={_STAND_IN}"),
-            *("--volume", f"{goroot.stdout.strip()}:/usr/local/go:ro"),
-            # What the machine trusts and which package index it asks hold inside as well.
-            *_lent("/etc/ssl/certs", "/etc/pip.conf"),
+        # By what ``make image`` runs.
+        run_reported(
+            f"building image {name}",
+            [
+                *(str(REPOSITORY / "scripts/build-image"), name, *_usual_options(), "--layers"),
+                *("--build-arg", f"GO_IMAGE={_STAND_IN}", "--build-arg", f"PYTHON_IMAGE={_STAND_IN}"),
+                *("--volume", f"{goroot.stdout.strip()}:/usr/local/go:ro"),
+                # What the machine trusts and which package index it asks hold inside as well.
+                *_lent("/etc/ssl/certs", "/etc/pip.conf"),
+            ],
+            env=_environment(),
         )
         _write_archive(name, target)
 
@@ -93,6 +96,7 @@ def _sources() -> Iterator[Path]:
     """Return every file that the Dockerfile may see, and what decides how it is built."""
     yield REPOSITORY / "Dockerfile"
     yield REPOSITORY / ".dockerignore"
+    yield REPOSITORY / "scripts/build-image"
     yield Path(__file__)
     for line in (REPOSITORY / ".dockerignore").read_text().splitlines():
         if line.startswith("!"):
@@ -139,12 +143,19 @@ def _build(name: str, context: Path, *options: str) -> None:
     run_reported(
         f"building image {name}",
         [
-            *(str(system_program("buildah")), "build", "--isolation", "chroot", "--network", "host"),
-            *("--pull=never", "--quiet", "--force-rm", "--platform", f"linux/{_architecture()}"),
-            *("--timestamp", str(_EPOCH), *options, "--tag", name, str(context)),
+            *(str(system_program("buildah")), "build", *_usual_options()),
+            *(*options, "--tag", name, str(context)),
         ],
         env=_environment(),
     )
+
+
+def _usual_options() -> list[str]:
+    """Return what makes buildah build without an engine and without a registry, and the same each time."""
+    return [
+        *("--isolation", "chroot", "--network", "host", "--pull=never", "--quiet", "--force-rm"),
+        *("--platform", f"linux/{_architecture()}", "--timestamp", str(_EPOCH)),
+    ]
 
 
 def _write_archive(name: str, target: Path) -> None:
