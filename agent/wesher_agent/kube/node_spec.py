@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
-from typing import Any
+from typing import Any, TypeVar
 
 from wesher_common.errors import InvalidSpec
 from wesher_common.overlay import IPAddress, IPNetwork
@@ -41,29 +41,54 @@ class NodeSpec:
             InvalidSpec: naming the field.
 
         """
-        metadata, spec = content.get("metadata", {}), content.get("spec", {})
+        metadata, spec, status = (_of_kind(dict, content, key) for key in ("metadata", "spec", "status"))
         return cls(
-            uid=str(metadata.get("uid", "")),
-            generation=int(metadata.get("generation", 0)),
+            uid=_of_kind(str, metadata, "metadata.uid"),
+            generation=_of_kind(int, metadata, "metadata.generation"),
             deleting="deletionTimestamp" in metadata,
-            overlay_address=_address(spec, "overlayIP"),
-            routes=tuple(_network(route, index) for index, route in enumerate(spec.get("routes", ()))),
-            advertise_address=_address(spec, "advertiseAddress"),
-            location=str(spec.get("location", "")),
-            conditions=tuple(content.get("status", {}).get("conditions", ())),
+            overlay_address=_address(spec, "spec.overlayIP"),
+            routes=tuple(
+                _network(route, index) for index, route in enumerate(_of_kind(list, spec, "spec.routes"))
+            ),
+            advertise_address=_address(spec, "spec.advertiseAddress"),
+            location=_of_kind(str, spec, "spec.location"),
+            conditions=tuple(_conditions(status)),
         )
 
 
-def _address(spec: Object, key: str) -> IPAddress | None:
-    text = spec.get(key) or ""
+T = TypeVar("T", str, int, list[Any], dict[str, Any])
+
+
+def _of_kind(kind: type[T], within: Object, path: str) -> T:
+    """Return a field, or the kind's empty value where it is missing or null."""
+    value = within.get(path.rpartition(".")[2])
+    if value is None:
+        return kind()
+    if type(value) is not kind:
+        raise InvalidSpec(f"WesherNode {path}", f"must be {_IN_JSON[kind]}")
+    return value
+
+
+_IN_JSON: Mapping[type, str] = {str: "a string", int: "a whole number", list: "a list", dict: "an object"}
+
+
+def _conditions(status: Object) -> list[Object]:
+    entries = _of_kind(list, status, "status.conditions")
+    if not all(isinstance(entry, dict) and isinstance(entry.get("type"), str) for entry in entries):
+        raise InvalidSpec("WesherNode status.conditions", "must be objects with a type")
+    return entries
+
+
+def _address(spec: Object, path: str) -> IPAddress | None:
+    text = _of_kind(str, spec, path)
     try:
         return ip_address(text) if text else None
     except ValueError as error:
-        raise InvalidSpec(f"WesherNode spec.{key}", "must be an IP address", value=text) from error
+        raise InvalidSpec(f"WesherNode {path}", "must be an IP address", value=text) from error
 
 
 def _network(text: Any, index: int) -> IPNetwork:
     try:
-        return ip_network(text)
+        return ip_network(text if isinstance(text, str) else "")
     except ValueError as error:
         raise InvalidSpec(f"WesherNode spec.routes[{index}]", "must be a network", value=text) from error

@@ -157,13 +157,15 @@ def read_answer(status: int, text: bytes, *, plural: str, name: str) -> Object:
     """
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ClusterUnavailable(f"the API server answered {status} without an object")
     if status < _OK_BELOW:
         return content
-    details = content.get("details") or {}
+    details = content.get("details")
+    if not isinstance(details, dict):
+        details = {}
     named = (details.get("group"), details.get("kind"), details.get("name"))
     if status == _NOT_FOUND and content.get("reason") == "NotFound" and named == (GROUP, plural, name):
         raise ObjectGone(f"{plural} {name}")

@@ -44,6 +44,7 @@ def test_not_found_that_names_our_object_means_gone() -> None:
         (404, {}),
         (404, GONE | {"details": {}}),
         (404, GONE | {"details": None}),
+        (404, GONE | {"details": ["m.a"]}),
         (404, GONE | {"details": GONE["details"] | {"name": "m.b"}}),
         (404, GONE | {"details": GONE["details"] | {"kind": "weshermeshes"}}),
         (404, GONE | {"details": GONE["details"] | {"group": "example.org"}}),
@@ -97,9 +98,19 @@ def test_a_wesher_node_without_an_address_yet_is_read_as_such() -> None:
         ({"overlayIP": "10.9"}, "WesherNode spec.overlayIP '10.9': must be an IP address"),
         ({"advertiseAddress": "x"}, "WesherNode spec.advertiseAddress 'x': must be an IP address"),
         ({"routes": ["10.0.0.0/8", "x"]}, "WesherNode spec.routes[1] 'x': must be a network"),
+        ({"routes": [7]}, "WesherNode spec.routes[0] '7': must be a network"),
+        ({"routes": "10.0.0.0/8"}, "WesherNode spec.routes: must be a list"),
+        ({"overlayIP": 7}, "WesherNode spec.overlayIP: must be a string"),
+        ([], "WesherNode spec: must be an object"),
     ],
 )
-def test_a_wesher_node_that_makes_no_sense_names_its_field(spec: dict[str, Any], line: str) -> None:
+def test_a_wesher_node_that_makes_no_sense_names_its_field(spec: object, line: str) -> None:
     with pytest.raises(InvalidSpec) as error:
         NodeSpec.from_object({"spec": spec})
     assert str(error.value) == line
+
+
+@pytest.mark.parametrize("conditions", [{}, ["Ready"], [{"type": []}]])
+def test_conditions_that_are_none_are_refused(conditions: object) -> None:
+    with pytest.raises(InvalidSpec, match=r"status\.conditions: must be"):
+        NodeSpec.from_object({"status": {"conditions": conditions}})
