@@ -1,19 +1,46 @@
-"""Nodes that come, crash, return and go."""
+"""Nodes that come, crash, return, are drained and go."""
 
 from __future__ import annotations
 
 import itertools
+import json
+from collections.abc import Iterator
 
 import pytest
 
+from wesher_testing.agents import WESHER
 from wesher_testing.image import Image
 from wesher_testing.installation import NAMESPACE, OPERATOR, Mesh
-from wesher_testing.kubelets import Cluster
+from wesher_testing.kubelets import Cluster, Node
 from wesher_testing.operator_process import eventually
+from wesher_testing.pinging import Pinging
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 _NOTICED_SECONDS = 90.0
+_COLLECTED_SECONDS = 240.0
+"""Until Kubernetes deletes the pods of a Node that was deleted, which takes it up to 80."""
+_NOTHING_LOST = 1.0
+"""Seconds without an answer that say nothing: the last pings of a busy machine may be on their way."""
+
+
+@pytest.fixture(scope="module")
+def newcomer(running: Cluster, installed: Mesh, image: Image) -> Iterator[Node]:
+    """Add a fourth node for this file of tests."""
+    installed.wait_until_ready()
+    running.add_nodes("node-4", images=[image])
+    yield running.nodes["node-4"]
+    running.remove_node("node-4")
+    installed.wait_until_ready()
+
+
+@pytest.fixture(scope="module")
+def dismissed(running: Cluster, installed: Mesh, newcomer: Node) -> tuple[Node, str]:
+    """Delete the fourth node's object while its kubelet lives; return the node and its overlay address."""
+    address = eventually(lambda: installed.addresses().get(newcomer.name), within=_NOTICED_SECONDS)
+    assert address is not None
+    running.api.kubectl("delete", "node", newcomer.name)
+    return newcomer, address
 
 
 def test_a_node_without_power_is_named_and_finds_its_way_back(running: Cluster, mesh: Mesh) -> None:
@@ -38,37 +65,108 @@ def test_a_node_without_power_is_named_and_finds_its_way_back(running: Cluster, 
         assert eventually(lambda pair=pair: mesh.ping(*pair), within=30), pair  # type: ignore[misc]
 
 
-def test_a_node_joins_by_itself_and_is_dropped_when_its_object_is_deleted(
-    running: Cluster, mesh: Mesh, image: Image
+def test_a_node_joins_by_itself(running: Cluster, mesh: Mesh, newcomer: Node) -> None:
+    """It needs nothing but to be there."""
+    eventually(
+        lambda: mesh.status()["members"]["summary"],
+        within=_NOTICED_SECONDS,
+        until=lambda summary: summary == "4/4",
+    )
+    for name in running.nodes.keys() - {newcomer.name}:
+        assert eventually(lambda name=name: mesh.ping(newcomer.name, name), within=30), name  # type: ignore[misc]
+
+
+def test_a_node_whose_object_is_deleted_is_dropped_by_the_others_and_says_so(
+    running: Cluster, mesh: Mesh, dismissed: tuple[Node, str]
 ) -> None:
-    """It needs nothing but to be there; and once its Node is gone nobody keeps a way to it."""
-    running.add_nodes("node-4", images=[image])
-    try:
+    """Nobody keeps a way to it, and its agent changes nothing before it is told to end."""
+    node, address = dismissed
+    for other in running.nodes.keys() - {node.name}:
         eventually(
-            lambda: mesh.status()["members"]["summary"],
+            lambda other=other: [  # type: ignore[misc]
+                trace for trace in mesh.traces_on(running.nodes[other]) if address in trace
+            ],
             within=_NOTICED_SECONDS,
-            until=lambda summary: summary == "4/4",
+            until=lambda left: not left,
         )
-        address = mesh.addresses()["node-4"]
-        for name in ("node-1", "node-2", "node-3"):
-            assert eventually(lambda name=name: mesh.ping("node-4", name), within=30), name  # type: ignore[misc]
+    eventually(
+        lambda: mesh.status()["members"]["summary"],
+        within=_NOTICED_SECONDS,
+        until=lambda summary: summary == "3/3",
+    )
+    eventually(
+        lambda: _ready_says(node, mesh),
+        within=_NOTICED_SECONDS,
+        until=lambda reason: reason == "Removed",
+    )
+    assert mesh.interface in node.devices()
 
-        running.api.kubectl("delete", "node", "node-4")
 
-        for name in ("node-1", "node-2", "node-3"):
-            eventually(
-                lambda name=name: [  # type: ignore[misc]
-                    trace for trace in mesh.traces_on(running.nodes[name]) if address in trace
-                ],
+def test_a_drained_node_stays_in_the_mesh(running: Cluster, mesh: Mesh) -> None:
+    """Its agent is the DaemonSet's and stays, its tunnels carry on; even if the operator has to move."""
+    name = _operators_node(running)
+    node = running.nodes[name]
+    nodes = {each: running.nodes[each] for each in mesh.addresses()}
+    before, device = mesh.agents()[name], _device_index(node, mesh)
+    with Pinging(nodes, mesh.addresses()) as pinging:
+        try:
+            running.api.kubectl("drain", name, "--ignore-daemonsets", "--timeout=50s")
+            elsewhere = eventually(
+                lambda: _operators_node(running),
                 within=_NOTICED_SECONDS,
-                until=lambda left: not left,
+                until=lambda now: now not in {"", name},
             )
-        mesh.wait_until_ready()
-        assert mesh.status()["members"]["summary"] == "3/3"
-    finally:
-        running.remove_node("node-4")
+            running.repeat(
+                "rollout", "status", "deployment/wesher-operator", f"--namespace={NAMESPACE}", "--timeout=10s"
+            )
+            mesh.wait_until_ready()
+        finally:
+            running.api.kubectl("uncordon", name)
+
+    assert elsewhere != name
+    after = mesh.agents()[name]
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert _restarts(after) == _restarts(before)
+    assert _device_index(node, mesh) == device
+    assert max(pinging.outages.values()) < _NOTHING_LOST
+    assert mesh.status()["members"]["summary"] == f"{len(nodes)}/{len(nodes)}"
+
+
+def test_a_node_whose_object_was_deleted_is_cleaned_by_its_own_agent(
+    mesh: Mesh, dismissed: tuple[Node, str]
+) -> None:
+    """Its pod is deleted with its token and ends at once, so it must have learnt before that it is gone."""
+    node, _ = dismissed
+    eventually(lambda: _agent_processes(node), within=_COLLECTED_SECONDS, until=lambda pids: not pids)
+    assert mesh.traces_on(node) == []
 
 
 def _operators_node(running: Cluster) -> str:
-    (pod,) = running.api.get("pods", f"--namespace={NAMESPACE}", f"--selector={OPERATOR}")["items"]
-    return str(pod["spec"]["nodeName"])
+    """Return where the operator's pod is, empty while there is none that stays."""
+    pods = running.api.get("pods", f"--namespace={NAMESPACE}", f"--selector={OPERATOR}")["items"]
+    names = [
+        str(pod["spec"].get("nodeName", "")) for pod in pods if "deletionTimestamp" not in pod["metadata"]
+    ]
+    return names[0] if names else ""
+
+
+def _ready_says(node: Node, mesh: Mesh) -> str:
+    """Return the reason of the condition Ready, as the node's own agent tells it."""
+    asked = node.run([WESHER, "status", f"--interface={mesh.interface}", "--output=json"], check=False)
+    if asked.returncode:
+        return ""
+    conditions = json.loads(asked.stdout)["conditions"]
+    return next(str(each["reason"]) for each in conditions if each["type"] == "Ready")
+
+
+def _agent_processes(node: Node) -> list[str]:
+    return node.run(["pgrep", "--full", "bin/wesher agent"], check=False).stdout.split()
+
+
+def _device_index(node: Node, mesh: Mesh) -> int:
+    (link,) = json.loads(node.host.run(["ip", "-json", "link", "show", "dev", mesh.interface]).stdout)
+    return int(link["ifindex"])
+
+
+def _restarts(agent: dict[str, dict[str, list[dict[str, int]]]]) -> int:
+    return agent["status"]["containerStatuses"][0]["restartCount"]
