@@ -35,9 +35,8 @@ WRITE_SECONDS = 3.5
 """How long a write may take. `may_write` holds until ``leader.RENEW_DEADLINE`` and the lease until
 ``leader.LEASE_SECONDS``: a write that began in time must have ended before another process may lead."""
 _READ_SECONDS = 10.0
-_WRITE_SPACING = 0.05
-_WRITE_BURST = 20
-"""20 writes a second, after that many at once: a mesh of thousands must not flood the API server."""
+_WRITE_SPACING = 1 / 19
+"""Fewer than 20 writes in any second: a mesh of thousands must not flood the API server."""
 _FORBIDDEN, _NOT_FOUND, _CONFLICT = 403, 404, 409
 _REFUSED = frozenset({400, 422})
 _log = logging.getLogger("wesher.kube")
@@ -282,7 +281,7 @@ class Cluster:
     async def _write(self, method: str, path: str, **request: Any) -> Object | None:
         loop = asyncio.get_running_loop()
         self._next_write = max(self._next_write + _WRITE_SPACING, loop.time())
-        await asyncio.sleep(self._next_write - loop.time() - _WRITE_BURST * _WRITE_SPACING)
+        await asyncio.sleep(self._next_write - loop.time())
         if not self._may_write():
             raise NotLeading("this process does not hold the lease now")
         return await self._call(method, path, seconds=WRITE_SECONDS, **request)

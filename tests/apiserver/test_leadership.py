@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -17,6 +18,7 @@ from wesher_testing.api_server import ApiServer, api_server
 from wesher_testing.operator_process import NAMESPACE, eventually, run_operator
 
 TAKE_OVER_SECONDS = 20.0
+SLOW_MACHINE_SECONDS = 60.0
 NODES = 60
 
 
@@ -61,16 +63,19 @@ def test_when_the_leader_is_killed_in_mid_write_the_other_finishes_and_their_wri
             # A fresh mesh of this size is written for seconds, at 20 writes a second.
             eventually(lambda: len(addresses(fresh)), within=15, until=lambda count: count > NODES // 4)
             one.kill()
-            killed_at = time.monotonic()
+            killed_at = datetime.now(UTC)
             assert len(addresses(fresh)) < NODES  # so it was in mid-write
-            eventually(lambda: len(addresses(fresh)) == NODES, within=TAKE_OVER_SECONDS)
-            assert time.monotonic() - killed_at <= TAKE_OVER_SECONDS
+            eventually(lambda: len(addresses(fresh)) == NODES, within=SLOW_MACHINE_SECONDS)
             assert two.leads()
 
     assert len(set(addresses(fresh))) == NODES
-    authors = [event["userAgent"] for event in writes(fresh)[before:]]
+    written = writes(fresh)[before:]
+    authors = [event["userAgent"] for event in written]
     assert len(set(authors)) == 2
     assert authors == sorted(authors, key=authors.index)  # all of the one's come before all of the other's
+    took_over = next(event for event in written if event["userAgent"] == authors[-1])
+    acted_at = datetime.fromisoformat(took_over["requestReceivedTimestamp"])
+    assert (acted_at - killed_at).total_seconds() <= TAKE_OVER_SECONDS
 
 
 def test_a_leader_that_was_paused_past_its_lease_writes_nothing_more_and_ends(

@@ -1,20 +1,77 @@
 """What each member's WesherNode says: its overlay address and the facts of its node.
 
 Pure. An address is the candidate a name hashes to, else the next free one; it
-never changes while the WesherNode lives.
+never changes while the WesherNode lives, unless a hand put it outside the overlay
+or on top of another's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from wesher_common.mesh_document import MAX_CLUSTER_SEEDS
 from wesher_common.names import member_name
-from wesher_common.overlay import IPAddress, IPNetwork, allocate_address
+from wesher_common.overlay import IPAddress, IPNetwork, allocate_address, is_reserved
 from wesher_common.seeds import SeedAddress
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
+from wesher_operator.reconcile.membership import Released
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import MeshRef, WesherNodeSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which node has, or gets, which address."""
+
+    addresses: Mapping[str, IPAddress]
+    """By the node's name."""
+    left_over: frozenset[str]
+    """Names of nodes for which no address is free."""
+
+
+def place(
+    spec: WesherMeshSpec,
+    nodes: Iterable[NodeFacts],
+    own: Collection[MemberFacts],
+    foreign: Collection[MemberFacts],
+    released: Released,
+) -> Placement:
+    """Give each node its address: the one it has, the one that is held back for it, or a free one.
+
+    Args:
+        spec: of the mesh.
+        nodes: those that belong to it.
+        own: its WesherNodes, of nodes that leave too.
+        foreign: those of an earlier mesh of this name. Their nodes wait until they are gone.
+        released: what is held back.
+
+    """
+    has = _sound(own, spec.overlay)
+    waiting = {member.spec.node_name for member in foreign}
+    taken = {member.address for member in (*own, *foreign)}
+    present = {node.name: name_of(spec, node) for node in nodes if node.name not in waiting}
+    fresh = {name: node for node, name in present.items() if node not in has}
+    kept = {name: released.kept_for(name, spec.allocation) for name in fresh}
+    given = {name: address for name, address in kept.items() if address is not None and address not in taken}
+    found, without = allocate(fresh.keys() - given.keys(), spec.allocation, taken | set(released.addresses))
+    return Placement(
+        {
+            node: has[node] if node in has else (given | found)[name]
+            for node, name in present.items()
+            if name not in without
+        },
+        frozenset(fresh[name] for name in without),
+    )
+
+
+def _sound(members: Iterable[MemberFacts], overlay: IPNetwork) -> dict[str, IPAddress]:
+    """Return the addresses that may stay: of two owners of one, the older keeps it."""
+    owners: dict[IPAddress, str] = {}
+    for member in sorted(members, key=lambda each: (each.created_at is None, each.created_at, each.name)):
+        if member.address in overlay and not is_reserved(member.address, overlay):
+            owners.setdefault(member.address, member.spec.node_name)
+    return {node: address for address, node in owners.items()}
 
 
 def allocate(

@@ -33,7 +33,7 @@ from wesher_operator.resources.node import WesherNodeSpec
 HASH_ANNOTATION = f"{GROUP}/manifest-hash"
 MOUNT_PATH = "/etc/wesher"
 _MAX_NOTE = 1024
-"""The longest note that the API server takes."""
+"""Bytes of the longest note that the API server takes."""
 _NAME = "app.kubernetes.io/name"
 _MANAGED_BY = {"app.kubernetes.io/managed-by": "wesher-operator", "app.kubernetes.io/part-of": "wesher"}
 
@@ -119,7 +119,7 @@ def event(mesh: MeshFacts, reason: str, note: str, *, warning: bool, name: str, 
         "reportingInstance": "wesher-operator",
         "action": "Reconcile",
         "reason": reason,
-        "note": note[:_MAX_NOTE],
+        "note": note.encode()[:_MAX_NOTE].decode(errors="ignore"),
         "type": "Warning" if warning else "Normal",
         "regarding": {
             "apiVersion": MESH.api_version,

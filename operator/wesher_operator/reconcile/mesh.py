@@ -2,23 +2,23 @@
 
 Level-triggered: each run looks at the whole mesh and writes what differs, so a
 run that was cut short by a crash is finished by the next, in this process or
-another. The order of writes matters where it says so.
+another. A run writes so much and no more, so that a large mesh's status, its
+new nodes and its end are not kept waiting. The order of writes matters where
+it says so.
 
-Left to others: when to run (`control`), every decision (the pure modules
-beside this one).
+Left to others: when to run (`control`), the status (`publish`), every decision
+(the pure modules beside this one).
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
-from wesher_common.conditions import Condition
-from wesher_common.errors import InvalidSpec
+from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.keys import KEY_BYTES, KeyRing
 from wesher_common.mesh_document import FILE_NAME, MeshDocument
 from wesher_common.names import (
@@ -29,12 +29,11 @@ from wesher_common.names import (
     released_config_map_name,
     wesher_node_name,
 )
+from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
 from wesher_operator.kube import (
     CONFIG_MAP,
     DAEMON_SET,
-    EVENT,
-    MESH,
     POD,
     SECRET,
     WESHER_NODE,
@@ -43,16 +42,38 @@ from wesher_operator.kube import (
     Object,
 )
 from wesher_operator.reconcile import allocation, manifests, membership, status
+from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
 from wesher_operator.reconcile.membership import Released
+from wesher_operator.reconcile.pod_troubles import PodTroubles
+from wesher_operator.reconcile.publish import Publisher
 from wesher_operator.reconcile.refusal import Refusal, refusal
 from wesher_operator.reconcile.status import Findings
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
+from wesher_operator.resources.node import WesherNodeSpec
 
 _log = logging.getLogger("wesher.mesh")
-_TOLD = {"Ready": "False", "KeyReady": "False", "Converged": "False", "Degraded": "True"}
-"""The conditions whose transitions become Events, and the status in which each is bad news."""
+_WRITES_A_RUN = 100
+"""WesherNodes, and pods, that a run writes at most: then the status is told and the mesh looked at again."""
+_REFUSED_AGAIN = timedelta(seconds=60)
+"""When what the API server refused is tried again: a quota or another admission policy may have changed."""
+
+
+class _MeshGoneError(Exception):
+    """The mesh was deleted during a run: what is made now would only be in the way of the clean-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """What a run came to with a mesh's nodes."""
+
+    released: Released
+    without_address: frozenset[str]
+    refused: InvalidSpec | None
+    """Of the first WesherNode that the API server does not take: the others get theirs."""
+    again: datetime | None
+    """When there is more to do."""
 
 
 class MeshReconciler:
@@ -78,6 +99,8 @@ class MeshReconciler:
         self._name = name
         self._world = world
         self._cluster = cluster
+        self._publisher = Publisher(world, cluster)
+        self._pod_troubles = PodTroubles(name, world, cluster)
         self._settings = settings
         self._clock = clock
         self._unselected_since: dict[str, datetime] = {}
@@ -90,6 +113,7 @@ class MeshReconciler:
 
         Raises:
             ClusterUnavailable: the API server cannot be asked now; run again later.
+            InvalidSpec: it refuses the mesh's status.
 
         """
         mesh = self._world.meshes.get(self._name)
@@ -98,11 +122,13 @@ class MeshReconciler:
         now = self._clock()
         if not mesh.status.get("conditions"):
             # Written first, so that whoever waits for Ready has something to wait on.
-            await self._write_status(mesh, status.first_status(mesh, now=now))
-        findings, again = await self._make(mesh, now)
-        await self._publish(mesh, status.mesh_status(mesh, findings, now=now), now)
-        moments = [moment for moment in (again, status.next_change(findings, now=now)) if moment is not None]
-        return min(moments, default=None)
+            await self._publisher.write(mesh, status.first_status(mesh, now=now))
+        try:
+            findings, again = await self._make(mesh, now)
+        except _MeshGoneError:
+            return None
+        await self._publisher.publish(mesh, status.mesh_status(mesh, findings, now=now), now=now)
+        return _first(again, status.next_change(findings, now=now))
 
     async def _make(self, mesh: MeshFacts, now: datetime) -> tuple[Findings, datetime | None]:
         """Make everything but the status; return what was found and when time alone changes it."""
@@ -114,17 +140,28 @@ class MeshReconciler:
             return Findings(desired=desired, members=members, refusal=refused), None
 
         desired = membership.selected(spec, self._world.nodes.values())
-        again, failure, ring, key_problem = None, None, None, ""
+        moments: list[datetime | None] = []
+        troubles: dict[str, PodTrouble] = {}
+        refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
         try:
             ring, key_problem = await self._key(mesh, spec)
-            released, again = await self._members(mesh, spec, desired, now)
-            document = await self._config(mesh, spec, desired, released)
+            placed = await self._members(mesh, spec, desired, now)
+            moments.append(placed.again)
+            refused_write, without_address = placed.refused, placed.without_address
+            self._check(mesh)
+            document = await self._config(mesh, spec, desired, placed.released)
             if ring is not None or daemon_set_name(mesh.name) in self._world.daemon_sets:
                 await self._ensure(DAEMON_SET, manifests.daemon_set(mesh, spec, self._settings))
             if ring is not None:
-                await self._nudge(mesh, document, ring)
+                moments.append(await self._nudge(mesh, document, ring, now))
+            troubles, look_again = await self._pod_troubles.look(desired, now=now)
+            moments.append(look_again)
         except InvalidSpec as error:
-            failure = Refusal("RefusedByCluster", str(error))
+            refused_write = error
+        failure = None
+        if refused_write is not None:
+            failure = Refusal("RefusedByCluster", str(refused_write))
+            moments.append(now + _REFUSED_AGAIN)
 
         members = self._own_members(mesh)
         if not status.views_differ(members, now=now):
@@ -137,9 +174,11 @@ class MeshReconciler:
             ring=ring,
             key_problem=key_problem,
             failure=failure,
+            pod_troubles=troubles,
+            without_address=without_address,
             views_differ_since=self._views_differ_since,
         )
-        return findings, again
+        return findings, _first(*moments)
 
     async def _key(self, mesh: MeshFacts, spec: WesherMeshSpec) -> tuple[KeyRing | None, str]:
         name = spec.key_secret(mesh.name)
@@ -158,16 +197,19 @@ class MeshReconciler:
             if made is not None:
                 self._world.observe(SECRET, made)
                 _log.info("cluster key made mesh=%s secret=%s", mesh.name, name)
-            elif seen is None:
-                return None, f"Secret {name} was made by another at this moment"
-        facts = self._world.keys[name]
+            elif seen is None and (made := await self._cluster.get(SECRET, name)) is not None:
+                self._world.observe(SECRET, made)  # another's, of this moment
+        facts = self._world.keys.get(name)
+        if facts is None:
+            raise ClusterUnavailable(f"Secret {name} comes and goes")
         return facts.ring, f"Secret {name}: {facts.problem}" if facts.problem else ""
 
     async def _members(
         self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], now: datetime
-    ) -> tuple[Released, datetime | None]:
-        known = self._world.members_of(mesh.name)
-        mine = {member.spec.node_name: member for member in self._own_members(mesh)}
+    ) -> _Placed:
+        own = self._own_members(mesh)
+        foreign = [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid != mesh.uid]
+        mine = {member.spec.node_name: member for member in own}
         departures = membership.departures(
             mine,
             {node.name for node in desired},
@@ -189,47 +231,54 @@ class MeshReconciler:
         if released != stored:
             # Before the deletions: a crash in between must not forget who left.
             await self._ensure(CONFIG_MAP, manifests.released_config_map(mesh, released))
-        foreign = [member for member in known if member.spec.mesh_ref.uid != mesh.uid]
         for member in (*leaving, *foreign):
             await self._cluster.delete(WESHER_NODE, member.name, uid=member.uid)
             _log.info("member removed mesh=%s node=%s", mesh.name, member.spec.node_name)
 
-        taken = {member.address for member in known} | set(released.addresses)
-        blocked = {member.spec.node_name for member in foreign}
-        fresh = {
-            allocation.name_of(spec, node): node
-            for node in desired
-            if node.name not in mine and node.name not in blocked
-        }
-        given = {
-            name: kept
-            for name in fresh
-            if (kept := released.kept_for(name, spec.allocation)) is not None
-            and all(member.address != kept for member in known)
-        }
-        given |= allocation.allocate(fresh.keys() - given.keys(), spec.allocation, taken)[0]
-        addresses = {fresh[name].name: address for name, address in given.items()}
-        addresses |= {node: member.address for node, member in mine.items()}
-        for node in desired:
-            if node.name in addresses and node.name not in blocked:
-                await self._ensure_member(mesh, spec, node, addresses)
-        moments = [moment for moment in (departures.grace_ends, released.next_expiry) if moment is not None]
-        return released, min(moments, default=None)
+        placement = allocation.place(spec, desired, own, foreign, released)
+        refused, more = await self._ensure_members(mesh, spec, desired, placement.addresses)
+        return _Placed(
+            released,
+            placement.left_over,
+            refused,
+            now if more else _first(departures.grace_ends, released.next_expiry),
+        )
 
-    async def _ensure_member(
-        self, mesh: MeshFacts, spec: WesherMeshSpec, node: NodeFacts, addresses: Mapping[str, Any]
-    ) -> None:
-        wanted = allocation.node_spec(mesh, spec, node, addresses[node.name])
+    async def _ensure_members(
+        self,
+        mesh: MeshFacts,
+        spec: WesherMeshSpec,
+        nodes: Iterable[NodeFacts],
+        addresses: Mapping[str, IPAddress],
+    ) -> tuple[InvalidSpec | None, bool]:
+        """Make WesherNodes be; return the first refusal, and whether some were left for the next run."""
+        refused, written = None, 0
+        for node in nodes:
+            if node.name not in addresses:
+                continue
+            wanted = allocation.node_spec(mesh, spec, node, addresses[node.name])
+            if self._is_right(mesh, node, wanted):
+                continue
+            if written == _WRITES_A_RUN:
+                return refused, True
+            self._check(mesh)
+            written += 1
+            try:
+                applied = await self._cluster.apply(WESHER_NODE, manifests.wesher_node(mesh, wanted))
+            except InvalidSpec as error:
+                refused = refused or error
+            else:
+                self._world.observe(WESHER_NODE, applied)
+        return refused, False
+
+    def _is_right(self, mesh: MeshFacts, node: NodeFacts, wanted: WesherNodeSpec) -> bool:
         member = self._world.members.get(wesher_node_name(mesh.name, node.name))
-        right = (
+        return (
             member is not None
             and member.spec == wanted
             and member.owner_uid == mesh.uid
             and member.label == mesh.name
         )
-        if not right:
-            applied = await self._cluster.apply(WESHER_NODE, manifests.wesher_node(mesh, wanted))
-            self._world.observe(WESHER_NODE, applied)
 
     async def _config(
         self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], released: Released
@@ -252,11 +301,19 @@ class MeshReconciler:
         await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document))
         return document
 
-    async def _nudge(self, mesh: MeshFacts, document: MeshDocument, ring: KeyRing) -> None:
-        """Make kubelets bring changed files now to the agents that report having old ones."""
+    async def _nudge(
+        self, mesh: MeshFacts, document: MeshDocument, ring: KeyRing, now: datetime
+    ) -> datetime | None:
+        """Make kubelets bring changed files now to the agents that report having old ones.
+
+        Returns:
+            When to go on, where some were left for the next run.
+
+        """
         key_ids = {key.id for key in ring}
         wanted = ".".join([document.config_hash, *sorted(key_ids - {ring.primary.id}), ring.primary.id])
         reports = {member.spec.node_name: member.status for member in self._own_members(mesh)}
+        nudged = 0
         for pod in [each for each in self._world.pods.values() if each.mesh == mesh.name and not each.ending]:
             report = reports.get(pod.node)
             if report is None or not report.config_hash:
@@ -269,38 +326,11 @@ class MeshReconciler:
                     and set(report.key_ids) == key_ids
                 )
             if not current and pod.nudge != wanted:
+                if nudged == _WRITES_A_RUN:
+                    return now
+                nudged += 1
                 await self._cluster.annotate(POD, pod.name, {NUDGE_ANNOTATION: wanted})
-
-    async def _publish(self, mesh: MeshFacts, wanted: Mapping[str, Any], now: datetime) -> None:
-        before = self._world.meshes.get(mesh.name)
-        if before is None or before.uid != mesh.uid or dict(before.status) == wanted:
-            return
-        was = {entry["type"]: entry["status"] for entry in before.status.get("conditions") or []}
-        await self._write_status(mesh, wanted)
-        for entry in wanted["conditions"]:
-            condition = Condition.from_dict(entry)
-            if condition.type not in _TOLD or condition.status in {"Unknown", was.get(condition.type)}:
-                continue
-            bad = condition.status == _TOLD[condition.type]
-            if bad or was.get(condition.type) or condition.type == "KeyReady":
-                await self._tell(mesh, condition, now, bad=bad)
-
-    async def _tell(self, mesh: MeshFacts, condition: Condition, now: datetime, *, bad: bool) -> None:
-        text = f"{condition.type} is {condition.status}" + (
-            f": {condition.message}" if condition.message else ""
-        )
-        log = _log.warning if bad else _log.info
-        log(
-            "condition changed mesh=%s %s=%s reason=%s",
-            mesh.name,
-            condition.type,
-            condition.status,
-            condition.reason,
-        )
-        await self._cluster.create(
-            EVENT,
-            manifests.event(mesh, condition.reason, text, warning=bad, name=os.urandom(5).hex(), now=now),
-        )
+        return None
 
     async def _ensure(self, kind: Kind, wanted: Object) -> None:
         stores = {CONFIG_MAP: self._world.config_maps, DAEMON_SET: self._world.daemon_sets}
@@ -313,9 +343,11 @@ class MeshReconciler:
             self._applied[name] = (wanted, stores[kind].get(name))
             _log.debug("applied kind=%s name=%s", kind.kind, wanted["metadata"]["name"])
 
-    async def _write_status(self, mesh: MeshFacts, wanted: Mapping[str, Any]) -> None:
-        body = {"metadata": {"name": mesh.name, "uid": mesh.uid}, "status": dict(wanted)}
-        self._world.observe(MESH, await self._cluster.apply(MESH, body, subresource="status"))
+    def _check(self, mesh: MeshFacts) -> None:
+        """Raise `_MeshGoneError` where the mesh is not there any more."""
+        found = self._world.meshes.get(mesh.name)
+        if found is None or found.uid != mesh.uid or found.deleting:
+            raise _MeshGoneError
 
     def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
         return [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid == mesh.uid]
@@ -332,3 +364,7 @@ class MeshReconciler:
             return MeshDocument.from_json(text).cluster_seeds
         except (InvalidSpec, KeyError):
             return ()
+
+
+def _first(*moments: datetime | None) -> datetime | None:
+    return min((moment for moment in moments if moment is not None), default=None)

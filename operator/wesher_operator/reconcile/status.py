@@ -4,19 +4,20 @@ Pure. A node's own report counts, unless it is too old, or more than half of
 the others say that they cannot reach the node: a dead agent cannot report its
 own death.
 
-Left to others: writing it, and Events on transitions (`mesh`).
+Left to others: writing it, and Events on transitions (`publish`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from wesher_common.conditions import Condition, carry_over
 from wesher_common.keys import KeyRing
+from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.reconcile.refusal import Refusal
@@ -31,6 +32,7 @@ from wesher_operator.resources.mesh import (
 
 MAX_LISTED = 100
 _MAX_NAMED = 3
+_MAX_DETAILED = 2
 _LONGEST_HEARTBEAT = timedelta(seconds=450)
 """Agents report every 5 minutes, give or take half."""
 _REPORT_GRACE = timedelta(seconds=30)
@@ -60,6 +62,10 @@ class Findings:
     refusal: Refusal | None = None
     failure: Refusal | None = None
     """What the API server refused to take from us."""
+    pod_troubles: Mapping[str, PodTrouble] = field(default_factory=dict)
+    """What keeps agents from running, by node."""
+    without_address: Collection[str] = ()
+    """Names of nodes for which the allocation network has no address left."""
     views_differ_since: datetime | None = None
 
 
@@ -74,10 +80,13 @@ def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> li
     for node in findings.desired:
         member, name = by_node.get(node.name), name_of(spec, node)
         state: MemberState = "Starting"
-        reason = "NoFreeAddress"
+        reason = "NoFreeAddress" if node.name in findings.without_address else "NotReported"
         if member is not None:
             others = len(reporting) - (member.name in reporters)
             state, reason = _state(member, blamed[name], others, now - stale_after(mesh_size), now)
+        if node.name in findings.pod_troubles:
+            # Former reports say nothing of an agent that does not run.
+            state, reason = "NotReady", findings.pod_troubles[node.name].reason
         entries.append(
             MemberStatus(
                 name=name,
@@ -110,7 +119,10 @@ def views_differ(members: Iterable[MemberFacts], *, now: datetime) -> bool:
 def next_change(findings: Findings, *, now: datetime) -> datetime | None:
     """Return when the status changes by time alone: a report gets stale, views differ for too long."""
     size = len(findings.members)
-    moments = [member.reported_at + stale_after(size) for member in findings.members if member.reported_at]
+    # A node's clock may be ahead, by as much as it likes.
+    moments = [
+        min(member.reported_at, now) + stale_after(size) for member in findings.members if member.reported_at
+    ]
     moments += [
         member.created_at + _STARTING
         for member in findings.members
@@ -180,7 +192,7 @@ def _conditions(
     said = [
         _key_ready(findings),
         _config_published(findings),
-        _members_ready(entries),
+        _members_ready(entries, findings.pod_troubles),
         _converged(findings, now=now),
         _degraded(findings, now=now),
     ]
@@ -209,7 +221,7 @@ def _config_published(findings: Findings) -> Condition:
     return Condition("ConfigPublished", "True", "Published", "")
 
 
-def _members_ready(entries: Sequence[MemberStatus]) -> Condition:
+def _members_ready(entries: Sequence[MemberStatus], troubles: Mapping[str, PodTrouble]) -> Condition:
     nodes = [entry for entry in entries if entry.kind == "Node"]
     waiting = [entry for entry in nodes if entry.state != "Ready"]
     if not nodes:
@@ -223,7 +235,13 @@ def _members_ready(entries: Sequence[MemberStatus]) -> Condition:
     if all(entry.state == "Starting" and entry.reason == "NotReported" for entry in waiting):
         names = ", ".join(entry.name for entry in waiting[:_MAX_NAMED])
         return Condition("MembersReady", "Unknown", "WaitingForAgents", f"no report yet from: {names}{more}")
-    return Condition("MembersReady", "False", "MembersNotReady", f"not ready: {named}{more}")
+    # Each once: what refuses one node's pod refuses the others' too.
+    first: dict[str, str] = {}
+    for node in sorted(troubles):
+        first.setdefault(troubles[node].message, node)
+    details = [f"; {node} {message}" for message, node in first.items()]
+    message = f"not ready: {named}{more}{''.join(details[:_MAX_DETAILED])}"
+    return Condition("MembersReady", "False", "MembersNotReady", message)
 
 
 def _converged(findings: Findings, *, now: datetime) -> Condition:

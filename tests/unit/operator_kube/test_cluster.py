@@ -139,6 +139,16 @@ async def test_a_write_that_hangs_is_given_up_in_time(monkeypatch: pytest.Monkey
     assert len(asked) == 1  # and is not repeated: whether we still lead is asked before each
 
 
+async def test_writes_are_spread_to_fewer_than_twenty_a_second() -> None:
+    loop = asyncio.get_running_loop()
+    async with answering((200, {})) as (cluster, asked):
+        began = loop.time()
+        for _ in range(21):
+            await cluster.annotate(POD, "p", {"a": "b"})
+        assert loop.time() - began > 1
+    assert len(asked) == 21
+
+
 async def test_whoever_does_not_lead_asks_but_writes_nothing() -> None:
     async with answering((200, {})) as (cluster, asked):
         idle = Cluster(cluster._api, "wesher-system", may_write=lambda: False)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 
 from hypothesis import given
@@ -7,8 +8,11 @@ from hypothesis import strategies as st
 
 from wesher_common.overlay import candidate_address, is_reserved
 from wesher_common.seeds import SeedAddress
-from wesher_operator.reconcile.allocation import allocate, cluster_seeds
-from wesher_operator.reconcile.facts import NodeFacts
+from wesher_operator.reconcile.allocation import Placement, allocate, cluster_seeds, place
+from wesher_operator.reconcile.facts import MemberFacts, NodeFacts
+from wesher_operator.reconcile.membership import HeldBack, Released
+from wesher_operator.resources.mesh import WesherMeshSpec
+from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
 NAMES = st.sets(st.from_regex(r"[a-z][a-z0-9]{0,6}", fullmatch=True), max_size=40)
 
@@ -61,3 +65,71 @@ def test_members_of_one_cluster_join_through_internal_addresses() -> None:
         [node("a", ("ExternalIP", "203.0.113.1"), ("InternalIP", "10.0.0.1")), node("b")], ()
     )
     assert seeds == (SeedAddress("10.0.0.1"),)
+
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def member(name: str, address: str, *, uid: str = "uid", age: float = 0) -> MemberFacts:
+    spec = {"meshRef": {"name": "demo", "uid": uid}, "nodeName": name, "overlayIP": address}
+    return MemberFacts(
+        name=f"demo.{name}",
+        uid=f"uid-{name}",
+        deleting=False,
+        owner_uid=uid,
+        label="demo",
+        spec=WesherNodeSpec.model_validate(spec),
+        address=ip_address(address),
+        status=WesherNodeStatus(),
+        created_at=NOW - timedelta(seconds=age),
+    )
+
+
+def placed(
+    *nodes: str,
+    own: list[MemberFacts] | None = None,
+    foreign: list[MemberFacts] | None = None,
+    released: Released | None = None,
+    overlay: str = "10.189.0.0/29",
+) -> Placement:
+    spec = WesherMeshSpec.model_validate({"overlayCIDR": overlay})
+    return place(spec, [node(name) for name in nodes], own or [], foreign or [], released or Released())
+
+
+def test_a_node_keeps_its_address_though_its_candidate_is_free_by_now() -> None:
+    candidate = candidate_address("a", ip_network("10.189.0.0/29"))
+    other = "10.189.0.5" if str(candidate) != "10.189.0.5" else "10.189.0.4"
+    assert placed("a", own=[member("a", other)]).addresses == {"a": ip_address(other)}
+
+
+def test_of_two_owners_of_one_address_the_older_keeps_it_and_the_other_gets_a_free_one() -> None:
+    """Only a hand or a restored backup brings that about; their peers would drop one of them."""
+    twins = [member("a", "10.189.0.3", age=1), member("b", "10.189.0.3", age=2)]
+    addresses = placed("a", "b", own=twins).addresses
+    assert addresses["b"] == ip_address("10.189.0.3")
+    assert addresses["a"] != addresses["b"]
+    assert addresses["a"] in ip_network("10.189.0.0/29")
+
+
+def test_an_address_that_a_hand_put_outside_the_overlay_or_on_a_reserved_one_is_given_anew() -> None:
+    for wrong in ("10.190.0.1", "10.189.0.0", "10.189.0.7"):
+        address = placed("a", own=[member("a", wrong)]).addresses["a"]
+        assert address in ip_network("10.189.0.0/29")
+        assert not is_reserved(address, ip_network("10.189.0.0/29"))
+
+
+def test_what_is_held_back_for_a_node_is_its_again_and_nobody_elses() -> None:
+    released = Released({ip_address("10.189.0.1"): HeldBack(NOW + timedelta(hours=1), "b")})
+    found = placed("a", "b", "c", released=released, overlay="10.189.0.0/30")
+    assert found.addresses["b"] == ip_address("10.189.0.1")
+    assert len(found.addresses) == 2
+    assert len(found.left_over) == 1
+    assert found.left_over < {"a", "c"}
+
+
+def test_a_node_waits_while_an_earlier_mesh_of_the_name_has_a_place_for_it() -> None:
+    old = member("a", "10.189.0.3", uid="old")
+    found = placed("a", "b", foreign=[old])
+    assert set(found.addresses) == {"b"}
+    assert found.addresses["b"] != old.address
+    assert found.left_over == frozenset()

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from wesher_operator.agent_pods import AgentPods
 from wesher_operator.reconcile.facts import MeshFacts
-from wesher_operator.reconcile.manifests import AgentSettings, covers, daemon_set
+from wesher_operator.reconcile.manifests import AgentSettings, covers, daemon_set, event
 from wesher_operator.resources.mesh import WesherMeshSpec
 
 
@@ -34,10 +35,13 @@ def test_an_object_covers_a_wish_when_it_says_all_of_it_whatever_was_filled_in(
 
 def agents(image: str = "wesher:1", pods: AgentPods | None = None, **spec: Any) -> dict[str, Any]:
     parsed = WesherMeshSpec.model_validate({"overlayCIDR": "10.189.0.0/16", **spec})
-    facts = MeshFacts(
-        name="demo", uid="u", generation=1, created="", deleting=False, spec=parsed, problem="", status={}
+    return daemon_set(mesh(parsed), parsed, AgentSettings(image=image, pods=pods or AgentPods()))
+
+
+def mesh(spec: WesherMeshSpec | None = None) -> MeshFacts:
+    return MeshFacts(
+        name="demo", uid="u", generation=1, created="", deleting=False, spec=spec, problem="", status={}
     )
-    return daemon_set(facts, parsed, AgentSettings(image=image, pods=pods or AgentPods()))
 
 
 def test_agents_mount_the_named_secret_and_the_config_as_one_directory() -> None:
@@ -91,3 +95,9 @@ def test_a_new_image_or_a_field_no_longer_set_changes_the_manifest_hash() -> Non
     assert digest(agents()) == digest(agents())
     assert digest(agents()) != digest(agents(image="wesher:2"))
     assert digest(agents()) != digest(agents(nodeSelector={"a": "b"}))
+
+
+def test_an_events_note_is_cut_to_the_bytes_that_the_api_server_takes() -> None:
+    now = datetime(2026, 11, 22, tzinfo=UTC)
+    note = event(mesh(), "Reason", "x" + "ü" * 1024, warning=True, name="n", now=now)["note"]
+    assert len(note.encode()) == 1023

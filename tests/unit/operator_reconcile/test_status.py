@@ -7,6 +7,7 @@ from typing import Any
 
 from wesher_common.conditions import rfc3339
 from wesher_common.keys import ClusterKey, KeyRing
+from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.reconcile.refusal import Refusal
 from wesher_operator.reconcile.status import Findings, mesh_status, next_change, report_window, stale_after
@@ -108,6 +109,16 @@ def test_a_mesh_whose_agents_have_only_begun_waits_for_them_for_three_minutes() 
     assert next_change(waiting, now=NOW) == NOW + timedelta(seconds=80)
 
 
+def test_an_agent_that_does_not_run_is_told_by_its_pod_and_once_for_all_nodes() -> None:
+    refused = PodTrouble("PodRefused", "gets no agent's pod: quota")
+    absent = PodTrouble("ImageNotPulled", "cannot pull x:1: no such host")
+    troubles = {"b": refused, "a": refused, "c": absent}
+    status = status_of(member("a"), member("b", ago=None), member("c", ago=None), pod_troubles=troubles)
+    named = "not ready: a (PodRefused), b (PodRefused), c (ImageNotPulled)"
+    told = f"{named}; a {refused.message}; c {absent.message}"
+    assert condition(status, "Ready") == ("False", "MembersNotReady", told)
+
+
 def test_an_annotation_that_cannot_be_used_degrades_the_mesh_and_is_named() -> None:
     status = status_of(member("a"), desired=[replace(node("a"), problems=("Node a annotation x 'y': rule",))])
     assert condition(status, "Degraded") == ("True", "InvalidAnnotation", "Node a annotation x 'y': rule")
@@ -177,6 +188,18 @@ def test_the_key_that_agents_go_on_with_stays_named_while_its_secret_is_gone_or_
     assert before["key"]["id"] == RING.primary.id
     for trouble in ({"key_problem": "Secret k is gone"}, {"refusal": Refusal("Conflict", "two want one")}):
         assert status_of(member("a"), before=before, ring=None, **trouble)["key"] == before["key"]
+
+
+def test_a_node_that_has_no_place_yet_is_told_from_one_for_which_there_is_no_address() -> None:
+    found = {"desired": [node("a"), node("b")], "members": [], "without_address": {"b"}}
+    reasons = {entry["name"]: entry["reason"] for entry in status_of(**found)["memberList"]}
+    assert reasons == {"a": "NotReported", "b": "NoFreeAddress"}
+
+
+def test_a_report_from_a_clock_far_ahead_is_believed_and_breaks_nothing() -> None:
+    ahead = replace(member("a"), reported_at=datetime.max.replace(tzinfo=UTC))
+    assert condition(status_of(ahead), "Ready")[0] == "True"
+    assert next_change(Findings(desired=[], members=[ahead]), now=NOW) == NOW + stale_after(1)
 
 
 def test_a_mesh_without_nodes_says_so() -> None:
