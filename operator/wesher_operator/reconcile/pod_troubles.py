@@ -1,0 +1,96 @@
+"""Finds out what keeps agents from running: their pods say it, and for pods that cannot be made, Events.
+
+The DaemonSet controller tells of a pod that it could not make in an Event and
+nowhere else, so these are asked for while pods are missing for longer than it
+takes to make them. It waits ever longer between its tries, up to a quarter of an
+hour, unless its DaemonSet changes; so it is reminded, lest a mesh stay down long
+after its namespace was given the right label.
+
+Left to others: what a pod's status means (`agent_pod`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from wesher_common.conditions import rfc3339
+from wesher_common.errors import ClusterUnavailable
+from wesher_common.names import GROUP, daemon_set_name
+from wesher_operator.kube import DAEMON_SET, EVENT, Cluster
+from wesher_operator.reconcile.agent_pod import PodTrouble, newest_refusal, pod_security_hint
+from wesher_operator.reconcile.facts import NodeFacts, ObjectFacts
+from wesher_operator.reconcile.world import World
+
+REMINDER_ANNOTATION = f"{GROUP}/reminded-at"
+_GRACE = timedelta(seconds=3)
+"""How long the making of a pod may take."""
+_REMIND_EVERY = timedelta(seconds=15)
+_log = logging.getLogger("wesher.mesh")
+
+
+class PodTroubles:
+    """What is known of one mesh's pods.
+
+    Args:
+        mesh: its name.
+        world: what has been seen.
+        cluster: asked for Events.
+
+    """
+
+    def __init__(self, mesh: str, world: World, cluster: Cluster) -> None:
+        self._mesh = mesh
+        self._world = world
+        self._cluster = cluster
+        self._missing_since: datetime | None = None
+        self._asked_at: datetime | None = None
+        self._refusal: PodTrouble | None = None
+
+    async def look(
+        self, desired: Iterable[NodeFacts], *, now: datetime
+    ) -> tuple[dict[str, PodTrouble], datetime | None]:
+        """Return what keeps agents from running, by node, and when time alone may change it.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer.
+            InvalidSpec: it refuses the reminder.
+
+        """
+        nodes = {node.name for node in desired}
+        pods = [pod for pod in self._world.pods.values() if pod.mesh == self._mesh and pod.node in nodes]
+        troubles = {pod.node: pod.trouble for pod in pods if pod.trouble is not None and not pod.ending}
+        without = nodes - {pod.node for pod in pods}
+        daemon_set = self._world.daemon_sets.get(daemon_set_name(self._mesh))
+        if not without or daemon_set is None:
+            self._missing_since = self._asked_at = self._refusal = None
+            return troubles, None
+        again = await self._look_at_events(daemon_set, now)
+        if self._refusal is not None:
+            troubles |= dict.fromkeys(without, self._refusal)
+        return troubles, again
+
+    async def _look_at_events(self, daemon_set: ObjectFacts, now: datetime) -> datetime:
+        self._missing_since = self._missing_since or now
+        if now - self._missing_since < _GRACE:
+            return self._missing_since + _GRACE
+        if self._asked_at is None or now - self._asked_at >= _REMIND_EVERY:
+            self._asked_at, self._refusal = now, await self._ask(daemon_set)
+            if self._refusal is not None:
+                await self._cluster.annotate(DAEMON_SET, daemon_set.name, {REMINDER_ANNOTATION: rfc3339(now)})
+        return self._asked_at + _REMIND_EVERY
+
+    async def _ask(self, daemon_set: ObjectFacts) -> PodTrouble | None:
+        fields = f"reason=FailedCreate,regarding.kind=DaemonSet,regarding.name={daemon_set.name}"
+        try:
+            events = await self._cluster.list(EVENT, fields=fields)
+        except ClusterUnavailable as error:
+            # A role of others' making may forbid it: the mesh is no worse for it.
+            _log.warning("events not read mesh=%s error=%s", self._mesh, error)
+            return None
+        refusal = newest_refusal(events, str(daemon_set.body["metadata"].get("uid", "")))
+        if not refusal:
+            return None
+        hint = pod_security_hint(refusal, self._cluster.namespace)
+        return PodTrouble("PodRefused", f"gets no agent's pod: {refusal}" + (f"; {hint}" if hint else ""))
