@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wesher_agent.kube.own_objects import OwnObjects
+from wesher_common.errors import ClusterUnavailable
 from wesher_testing.api_server import ApiServer
+from wesher_testing.helm import CHART, run_helm
 from wesher_testing.operator_process import CRDS, MANIFESTS, NAMESPACE, eventually, install, run_operator
 
 Mesh = Callable[..., None]
 Revoke = Callable[[str, str, str], None]
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:wesher-operator"
+CHARTS = Path(__file__).parent / "chart"
 SOON = 40.0
 
 
@@ -118,6 +124,46 @@ def test_definitions_that_are_missing_or_deleted_while_it_runs_are_made_by_the_o
             eventually(lambda: api.kubectl("get", "wmesh", check=False), within=SOON, until=is_empty_list)
     finally:
         install(api)
+
+
+async def test_for_an_agent_a_missing_verb_is_named_and_kinds_that_are_gone_never_mean_that_it_is(
+    api: ApiServer,
+) -> None:
+    """A 404 for a whole kind says nothing of one object, and tunnels must not go for somebody's clean-up."""
+    api.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": NAMESPACE}}
+    )
+    nobody = api.kubeconfig_for(api.token("nobody", NAMESPACE), "nobody")
+    async with aclosing(await OwnObjects.connect(nobody, "m", "a", agent_version="0")) as client:
+        with pytest.raises(ClusterUnavailable, match='cannot patch resource "weshernodes/status"'):
+            await client.apply_status({})
+
+    api.kubectl("delete", f"--filename={CRDS}")
+    try:
+        async with aclosing(await OwnObjects.connect(api.kubeconfig, "m", "a", agent_version="0")) as client:
+            with pytest.raises(ClusterUnavailable, match="answered 404"):
+                await client.is_gone(mesh_uid="u", node_uid="u")
+    finally:
+        install(api)
+
+
+@pytest.mark.parametrize("values", [(), ("--values", "everything.values.yaml")])
+def test_nothing_that_the_chart_makes_needs_more_than_pod_securitys_restricted(
+    api: ApiServer, tmp_path: Path, values: tuple[str, ...]
+) -> None:
+    """Agents do; their DaemonSet is the operator's, and the namespace is labelled for them."""
+    files = [each.replace("everything", f"{CHARTS}/everything") for each in values]
+    namespace = ("--namespace", NAMESPACE, "--kube-version=1.34", "--skip-tests")
+    rendered = run_helm(4, "template", "wesher", CHART, *namespace, *files, home=tmp_path)
+    label = "pod-security.kubernetes.io/warn"
+    api.kubectl("label", "namespace", NAMESPACE, f"{label}=restricted")
+    try:
+        apply = ("apply", "--server-side", "--force-conflicts", "--dry-run=server", "--filename=-")
+        assert "violate" not in api.kubectl(*apply, stdin=rendered, check=False)
+        unsafe = rendered.replace("runAsNonRoot: true", "runAsNonRoot: false")
+        assert "violate PodSecurity" in api.kubectl(*apply, stdin=unsafe, check=False), "it is looked at"
+    finally:
+        api.kubectl("label", "namespace", NAMESPACE, f"{label}-")
 
 
 def is_empty_list(said: str) -> bool:
