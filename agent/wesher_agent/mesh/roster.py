@@ -347,7 +347,7 @@ class Roster:
         self._known[name] = noted
         self._ways = None
         is_back = known is not None and known.state is MemberState.FAILED and state.is_alive
-        if is_back and self._second_look is None:
+        if is_back and self._second_look is None and member.address not in self._own:
             self._second_look = (now + self._rng.uniform(*SECOND_LOOK), member.address)
         self._changed(now)
         return name not in self._removed
