@@ -18,7 +18,7 @@ from wesher_agent.swim.events import (
     NameConflict,
     SelfRefuted,
 )
-from wesher_agent.swim.membership import MAX_INCARNATION
+from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.profile import LAN
 from wesher_agent.wire.messages import Alive, Dead, State, Suspect
 from wesher_testing.virtual_network import Node, VirtualNetwork, messages_in

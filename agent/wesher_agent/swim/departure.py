@@ -13,7 +13,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event
 from wesher_agent.swim.gossip import Gossip
 from wesher_agent.swim.members import Member, MemberTable
-from wesher_agent.swim.membership import Membership
+from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.wire.messages import Dead, Message
@@ -26,7 +26,7 @@ class Departure:
 
     Args:
         table: whom to tell.
-        membership: says it.
+        ourselves: says it.
         gossip: spreads it.
         outbox: takes what goes straight to each.
         timers: for the most it may take.
@@ -38,14 +38,14 @@ class Departure:
         self,
         *,
         table: MemberTable,
-        membership: Membership,
+        ourselves: Ourselves,
         gossip: Gossip,
         outbox: Outbox,
         timers: Timers,
         emit: Callable[[Event], None],
     ) -> None:
         self._table = table
-        self._membership = membership
+        self._ourselves = ourselves
         self._gossip = gossip
         self._outbox = outbox
         self._timers = timers
@@ -59,10 +59,10 @@ class Departure:
             if going_to is None or self._going_to is not None:
                 self._going_to = going_to
             return
-        if self._membership.leaving:
+        if self._ourselves.leaving:
             return
         self._going_to = going_to
-        self._said = self._membership.depart(now=now)
+        self._said = self._ourselves.depart(now=now)
         self._timers.set(_OVERDUE, now + timeout)
         if not self._tell_everyone(self._said):
             self.finish(now=now)
@@ -83,11 +83,11 @@ class Departure:
             self._emit(events.LeaveDone())
             return
         self._timers.cancel(_OVERDUE)
-        self._membership.leaving = False
-        alive = self._membership.announce(address=going_to, now=now)
+        self._ourselves.leaving = False
+        alive = self._ourselves.announce(address=going_to, now=now)
         # The leave once more, right before: who missed it would refuse the new address.
         self._tell_everyone(said, alive)
-        self._emit(events.AddressChanged(self._membership.me))
+        self._emit(events.AddressChanged(self._ourselves.me))
 
     def _tell_everyone(self, *messages: Message) -> int:
         """Send to every living member at once; return how many they are."""
@@ -97,5 +97,5 @@ class Departure:
         return len(living)
 
     def _living(self) -> list[Member]:
-        me = self._membership.me.name
+        me = self._ourselves.name
         return [m for m in self._table.view.values() if not m.is_gone and m.name != me]

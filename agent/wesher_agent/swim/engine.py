@@ -21,8 +21,9 @@ from wesher_agent.swim.departure import Departure
 from wesher_agent.swim.events import Event, PacketRejected, UserMessageReceived
 from wesher_agent.swim.exchange import Exchange, push_pull_scale
 from wesher_agent.swim.gossip import Gossip
-from wesher_agent.swim.members import LocalNode, Member, MemberTable
-from wesher_agent.swim.membership import MAX_INCARNATION, Membership, tombstone_of
+from wesher_agent.swim.members import MAX_INCARNATION, LocalNode, Member, MemberTable
+from wesher_agent.swim.membership import Membership, tombstone_of
+from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.probe import Prober
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits, Profile
@@ -101,15 +102,22 @@ class Engine:
             timers=self._timers,
             rng=rng,
         )
-        self._membership = Membership(
+        self._ourselves = Ourselves(
             me,
-            profile,
             limits,
             incarnation=incarnation,
             table=self._table,
-            tombstones=self._tombstones,
             gossip=self._gossip,
             awareness=self._awareness,
+            emit=emit,
+        )
+        self._membership = Membership(
+            self._ourselves,
+            profile,
+            limits,
+            table=self._table,
+            tombstones=self._tombstones,
+            gossip=self._gossip,
             timers=self._timers,
             emit=emit,
         )
@@ -117,7 +125,7 @@ class Engine:
         self._relay = Relay(
             profile,
             limits,
-            membership=self._membership,
+            ourselves=self._ourselves,
             outbox=self._outbox,
             timers=self._timers,
             sequence=sequence,
@@ -127,6 +135,7 @@ class Engine:
             limits,
             table=self._table,
             tombstones=self._tombstones,
+            ourselves=self._ourselves,
             membership=self._membership,
             relay=self._relay,
             packet_format=fmt,
@@ -138,6 +147,7 @@ class Engine:
         self._prober = Prober(
             profile,
             table=self._table,
+            ourselves=self._ourselves,
             membership=self._membership,
             awareness=self._awareness,
             outbox=self._outbox,
@@ -148,7 +158,7 @@ class Engine:
         )
         self._departure = Departure(
             table=self._table,
-            membership=self._membership,
+            ourselves=self._ourselves,
             gossip=self._gossip,
             outbox=self._outbox,
             timers=self._timers,
@@ -163,7 +173,7 @@ class Engine:
     @property
     def me(self) -> Member:
         """This member."""
-        return self._membership.me
+        return self._ourselves.me
 
     @property
     def health_score(self) -> int:
@@ -187,7 +197,7 @@ class Engine:
 
     def start(self, *, now: float) -> None:
         """Become alive and begin probing, gossiping and exchanging state."""
-        self._membership.announce(now=now)
+        self._ourselves.announce(now=now)
         # Members started together must not probe and exchange in step.
         self._prober.start(phase=self._rng.random() * self._profile.probe_interval, now=now)
         if self._profile.push_pull_interval > 0:
@@ -277,7 +287,7 @@ class Engine:
         """
         if len(meta) > META.most:
             raise ValueError(f"metadata is at most {META.most} bytes, not {len(meta)}")
-        self._membership.update_meta(meta, now=now)
+        self._ourselves.update_meta(meta, now=now)
 
     def change_address(self, address: Address, *, now: float, timeout: float = 10.0) -> None:
         """Move this member: leave from the old address, then come back from the new one.
@@ -335,7 +345,7 @@ class Engine:
             case Suspect() | Dead():
                 self.inject(message, now=now)
                 if message.node == self.me.name:
-                    self._membership.answer_accuser(message.from_node, sender, now=now)
+                    self._ourselves.answer_accuser(message.from_node, sender, now=now)
             case Ping():
                 self._relay.ping(message, sender)
             case AckResp():

@@ -17,6 +17,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event
 from wesher_agent.swim.members import MemberTable
 from wesher_agent.swim.membership import Membership
+from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.relay import Relay
 from wesher_agent.swim.streams import CloseStream, OpenStream, Purpose, StreamAction, StreamId, WriteStream
@@ -59,6 +60,7 @@ class Exchange:
         limits: for how many others may open.
         table: the state that is exchanged.
         tombstones: told besides, as dead members.
+        ourselves: whose versions tombstones are given.
         membership: takes the other's.
         relay: knows which pings are for us.
         packet_format: how streams are sealed.
@@ -76,6 +78,7 @@ class Exchange:
         *,
         table: MemberTable,
         tombstones: Tombstones,
+        ourselves: Ourselves,
         membership: Membership,
         relay: Relay,
         packet_format: PacketFormat,
@@ -88,6 +91,7 @@ class Exchange:
         self._limits = limits
         self._table = table
         self._tombstones = tombstones
+        self._ourselves = ourselves
         self._membership = membership
         self._relay = relay
         self.packet_format = packet_format
@@ -269,7 +273,7 @@ class Exchange:
             for member in self._table.view.values()
         ]
         # All versions in an exchange have to fit each other's, so nobody's former ones may stay for a day.
-        versions = self._membership.me.versions
+        versions = self._ourselves.me.versions
         gone = [
             PushNodeState(
                 tombstone.name,

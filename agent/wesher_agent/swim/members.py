@@ -15,6 +15,8 @@ from wesher_agent.wire.messages import State, Versions
 
 _MAPPED = bytes(10) + b"\xff\xff"
 
+MAX_INCARNATION = 2**32 - 1
+
 DEFAULT_VERSIONS = Versions()
 """Protocol 2 of [1, 5], as memberlist 0.6 speaks it, and no delegate."""
 

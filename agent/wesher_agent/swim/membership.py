@@ -18,14 +18,13 @@ dead      incarnation not lower, member not gone  left if it says so itself, els
 ========  ======================================  =======================================
 
 News about ourselves that is not what we say is denied with an incarnation above
-the claimed one (refuted), unless we are leaving.
+the claimed one (refuted), unless we are leaving: see `ourselves`.
 
 memberlist believes an alive from another address of a name that has left whatever its
 incarnation; here that one is asked too, since it may be an old packet sent again.
 
-Incarnations are 32 bits. memberlist lets them wrap, after which a member cannot
-deny anything any more; here an accusation that leaves no room for a denial is
-not believed in the first place, nor is an alive that says something new that way.
+An accusation whose incarnation leaves no room for a denial is not believed in the first
+place, nor is an alive that says something new that way.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from functools import lru_cache
 
 from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.awareness import Awareness
 from wesher_agent.swim.events import Event
 from wesher_agent.swim.gossip import Gossip
-from wesher_agent.swim.members import LocalNode, Member, MemberTable
+from wesher_agent.swim.members import MAX_INCARNATION, Member, MemberTable
+from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.pauses import Pauses
 from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.suspicion import Suspicion, suspicion_timeout
@@ -48,9 +47,8 @@ from wesher_agent.swim.tombstones import Tombstone, Tombstones
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspect, Versions
 from wesher_common.errors import PeerMisbehaved
 
-MAX_INCARNATION = 2**32 - 1
 DOUBT_PAUSE = 1.0
-"""Seconds at least between two times that one member is told of its death, or one accuser of our life."""
+"""Seconds at least between two times that one member is told of its death."""
 
 
 @lru_cache(maxsize=256)
@@ -77,14 +75,12 @@ class Membership:
     """The judge of alive, suspect and dead.
 
     Args:
-        me: this member as it presents itself.
+        ourselves: hears and denies what is said of us.
         profile: for the suspicion's length and the reclaim time.
         limits: for the number of members.
-        incarnation: the first of our own.
         table: what it keeps.
         tombstones: what it keeps of those that it forgot.
         gossip: how it passes news on.
-        awareness: made worse by every denial.
         timers: for suspicions.
         emit: takes what happened.
 
@@ -92,86 +88,28 @@ class Membership:
 
     def __init__(
         self,
-        me: LocalNode,
+        ourselves: Ourselves,
         profile: Profile,
         limits: Limits,
         *,
-        incarnation: int,
         table: MemberTable,
         tombstones: Tombstones,
         gossip: Gossip,
-        awareness: Awareness,
         timers: Timers,
         emit: Callable[[Event], None],
     ) -> None:
-        self._own_name = me.name
-        self._speaks_ports = me.versions.protocol_current > 1
+        self._own_name = ourselves.name
+        self._ourselves = ourselves
         self._profile = profile
         self._limits = limits
         self._table = table
         self._tombstones = tombstones
         self._gossip = gossip
-        self._awareness = awareness
         self._timers = timers
         self._emit = emit
         self._suspicions: dict[str, Suspicion] = {}
         self._doubted = Pauses(DOUBT_PAUSE, limits.outbox)
-        """Gone members that somebody held for alive, and were told of it."""
-        self._answered = Pauses(DOUBT_PAUSE, limits.outbox)
-        """Accusers of ours that were told that we live."""
-        self._me = Member(
-            me.name, me.address, me.meta, incarnation, State.LEFT, me.versions, state_change=0.0
-        )
-        self.leaving = False
-        """Whether we mean to be gone, so that we believe it when others say so."""
-
-    @property
-    def me(self) -> Member:
-        """This member as we present it."""
-        return self._me
-
-    def announce(self, *, now: float, address: Address | None = None) -> Alive:
-        """Say that we are alive, with a higher incarnation unless it is the first time.
-
-        Args:
-            now: the time.
-            address: where from now on, if that changes.
-
-        Returns:
-            What was said.
-
-        """
-        me = self._me
-        first = me.name not in self._table.view
-        self._me = replace(
-            me,
-            address=address or me.address,
-            incarnation=me.incarnation if first else min(me.incarnation + 1, MAX_INCARNATION),
-            state=State.ALIVE,
-            state_change=me.state_change if me.state is State.ALIVE else now,
-        )
-        self._table.put(self._me)
-        return self._spread_own_alive(now)
-
-    def update_meta(self, meta: bytes, *, now: float) -> None:
-        """Carry other metadata, and say so unless we are on our way out."""
-        self._me = replace(self._me, meta=meta)
-        if not self.leaving:
-            self.announce(now=now)
-
-    def depart(self, *, now: float) -> Dead:
-        """Say that we go.
-
-        Returns:
-            What was said.
-
-        """
-        self.leaving = True
-        self._me = replace(self._me, state=State.LEFT, state_change=now)
-        self._table.put(self._me)
-        dead = Dead(incarnation=self._me.incarnation, node=self._own_name, from_node=self._own_name)
-        self._gossip.spread(self._own_name, dead, now=now)
-        return dead
+        """Gone members that somebody held for alive somewhere, and were told of it there."""
 
     def alive(self, claim: Alive, *, now: float) -> None:
         """Judge ``claim``.
@@ -181,11 +119,11 @@ class Membership:
 
         """
         name, vsn = claim.node, claim.vsn
-        if name == self._own_name and self.leaving:
+        if name == self._own_name and self._ourselves.leaving:
             return
         if not 0 < vsn.protocol_min <= vsn.protocol_max:
             raise PeerMisbehaved("bad-versions", f"{vsn.protocol_min} to {vsn.protocol_max}")
-        address = self._address(claim.addr, claim.port)
+        address = self._ourselves.read_address(claim.addr, claim.port)
         known = self._table.get(name)
         if known is None:
             self._admit(claim, address, now)
@@ -194,7 +132,7 @@ class Membership:
         elif address != known.address and not self._gives_up_address(known, now):
             self._emit(events.NameConflict(known, address))
         elif name == self._own_name:
-            self._hear_about_me(claim, now)
+            self._ourselves.hear(claim, now=now)
         elif claim.incarnation > known.incarnation:
             self._believe_alive(known, claim, address, now)
         elif known.is_gone:
@@ -212,7 +150,7 @@ class Membership:
                 self._gossip.spread(claim.node, claim, now=now)
         elif known.state is State.ALIVE:
             if claim.node == self._own_name:
-                self._refute(claim.incarnation, claim.from_node, now)
+                self._ourselves.refute(claim.incarnation, claim.from_node, now=now)
             else:
                 self._begin_suspicion(known, claim, now)
 
@@ -222,7 +160,7 @@ class Membership:
         if known is None or known.is_gone or not self._is_current(claim, known):
             return
         if claim.node == self._own_name:
-            self._refute(claim.incarnation, claim.from_node, now)
+            self._ourselves.refute(claim.incarnation, claim.from_node, now=now)
             return
         suspicion = self._end_suspicion(claim.node)
         state = State.LEFT if claim.from_node == claim.node else State.DEAD
@@ -253,11 +191,6 @@ class Membership:
             self._tombstones.bury(tombstone_of(member, now=now), now=now)
         self._emit(events.MemberForgotten(member))
 
-    def answer_accuser(self, name: str, address: Address, *, now: float) -> None:
-        """Tell somebody who held us for gone that we live: our denial may spread where it does not hear."""
-        if not self.leaving and self._answered.allow(address, now=now):
-            self._gossip.tell(name, address, self._own_alive())
-
     def merge(self, nodes: Iterable[PushNodeState], *, now: float) -> list[str]:
         """Judge another's whole view; what it holds for dead is only suspected (`state.go`, mergeState).
 
@@ -286,7 +219,7 @@ class Membership:
 
     def _merge_one(self, node: PushNodeState, now: float) -> None:
         if node.name == self._own_name:
-            self._write_address_as(node, now)
+            self._ourselves.meet(node, now=now)
         elif (
             node.state >= State.DEAD
             and node.name not in self._table.view
@@ -300,30 +233,7 @@ class Membership:
             case State.LEFT:
                 self.dead(Dead(node.incarnation, node.name, node.name), now=now)
             case State.SUSPECT | State.DEAD:
-                if node.state is State.SUSPECT and node.name == self._own_name:
-                    self._compare_own_address(node)
                 self.suspect(Suspect(node.incarnation, node.name, self._own_name), now=now)
-
-    def _compare_own_address(self, node: PushNodeState) -> None:
-        # They refuse all we say from here until they have given up on us there, unless we leave from there.
-        address = self._address(node.addr, node.port)
-        if address != self._me.address and not self.leaving:
-            self._emit(events.NameConflict(self._me, address))
-
-    def _write_address_as(self, node: PushNodeState, now: float) -> None:
-        """Write our IPv4 address in 16 bytes if a former holder of our name and address did.
-
-        memberlist compares bytes: it would refuse all we say for as long as it remembers that one.
-        """
-        me = self._me
-        is_longer = len(node.addr) > len(me.addr) and self._address(node.addr, node.port) == me.address
-        if is_longer and not self.leaving:
-            self._me = replace(me, is_mapped=True)
-            self.announce(now=now)
-
-    def _address(self, addr: bytes, port: int) -> Address:
-        # Protocol 1 had no ports; a missing one is taken to be everybody's.
-        return Address.from_wire(addr, port if port and self._speaks_ports else self._me.address.port)
 
     def _admit(self, claim: Alive, address: Address, now: float) -> None:
         if len(self._table) >= self._limits.members:
@@ -348,14 +258,6 @@ class Membership:
             known.state is State.DEAD and 0 < reclaim < now - known.state_change
         )
 
-    def _hear_about_me(self, claim: Alive, now: float) -> None:
-        me = self._me
-        if claim.incarnation < me.incarnation:
-            return
-        is_echo = claim.incarnation == me.incarnation and (claim.meta, claim.vsn) == (me.meta, me.versions)
-        if not is_echo:
-            self._refute(claim.incarnation, "", now)
-
     def _believe_alive(self, known: Member, claim: Alive, address: Address, now: float) -> None:
         self._end_suspicion(claim.node)
         member = _claimed(claim, address, since=known.state_change if known.state is State.ALIVE else now)
@@ -375,7 +277,7 @@ class Membership:
         Parts of a mesh that were apart would else know each other only as fast as
         each pair exchanges its whole state.
         """
-        if self._doubted.allow(claim.node, now=now):
+        if self._doubted.allow((claim.node, address), now=now):
             self._gossip.tell(claim.node, address, Suspect(last, claim.node, self._own_name))
 
     def _is_beyond_denial(self, claim: Alive, known: Member) -> bool:
@@ -387,7 +289,7 @@ class Membership:
             claim.incarnation == MAX_INCARNATION
             and known.incarnation < MAX_INCARNATION - 1
             and claim.node != self._own_name
-            and (claim.meta, claim.vsn, self._address(claim.addr, claim.port))
+            and (claim.meta, claim.vsn, self._ourselves.read_address(claim.addr, claim.port))
             != (known.meta, known.versions, known.address)
         )
 
@@ -421,26 +323,6 @@ class Membership:
     def _end_suspicion(self, name: str) -> Suspicion | None:
         self._timers.cancel(Timer(Kind.SUSPICION, name))
         return self._suspicions.pop(name, None)
-
-    def _refute(self, claimed: int, accuser: str, now: float) -> None:
-        incarnation = max(self._me.incarnation, claimed) + 1
-        if incarnation > MAX_INCARNATION:
-            self._emit(events.AccusationRefused(self._own_name, claimed))
-            return
-        self._me = replace(self._me, incarnation=incarnation)
-        self._table.put(self._me)
-        self._awareness.apply_delta(1)
-        self._spread_own_alive(now)
-        self._emit(events.SelfRefuted(incarnation, accuser))
-
-    def _spread_own_alive(self, now: float) -> Alive:
-        alive = self._own_alive()
-        self._gossip.spread(self._own_name, alive, now=now)
-        return alive
-
-    def _own_alive(self) -> Alive:
-        me = self._me
-        return Alive(me.incarnation, me.name, me.addr, me.address.port, me.meta, me.versions)
 
 
 def tombstone_of(member: Member, *, now: float) -> Tombstone:

@@ -1,0 +1,179 @@
+"""What this member says of itself, and how it denies what others say of it (`state.go`, refute).
+
+Incarnations are 32 bits. memberlist lets them wrap, after which a member cannot deny
+anything any more; here the last one stays, and what could not be denied is not believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from wesher_agent.swim import events
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.awareness import Awareness
+from wesher_agent.swim.events import Event
+from wesher_agent.swim.gossip import Gossip
+from wesher_agent.swim.members import MAX_INCARNATION, LocalNode, Member, MemberTable
+from wesher_agent.swim.pauses import Pauses
+from wesher_agent.swim.profile import Limits
+from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State
+
+ANSWER_PAUSE = 1.0
+"""Seconds at least between two times that one accuser is told that we live."""
+
+
+class Ourselves:
+    """This member, in its own words.
+
+    Args:
+        me: this member as it presents itself.
+        limits: for the accusers remembered at once.
+        incarnation: the first of our own.
+        table: holds us among the members.
+        gossip: spreads what we say.
+        awareness: made worse by every denial.
+        emit: takes what happened.
+
+    """
+
+    def __init__(
+        self,
+        me: LocalNode,
+        limits: Limits,
+        *,
+        incarnation: int,
+        table: MemberTable,
+        gossip: Gossip,
+        awareness: Awareness,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._speaks_ports = me.versions.protocol_current > 1
+        self._table = table
+        self._gossip = gossip
+        self._awareness = awareness
+        self._emit = emit
+        self._answered = Pauses(ANSWER_PAUSE, limits.outbox)
+        self._me = Member(
+            me.name, me.address, me.meta, incarnation, State.LEFT, me.versions, state_change=0.0
+        )
+        self.leaving = False
+        """Whether we mean to be gone, so that we believe it when others say so."""
+
+    @property
+    def me(self) -> Member:
+        """This member as we present it."""
+        return self._me
+
+    @property
+    def name(self) -> str:
+        """This member's name."""
+        return self._me.name
+
+    def announce(self, *, now: float, address: Address | None = None) -> Alive:
+        """Say that we are alive, with a higher incarnation unless it is the first time.
+
+        Args:
+            now: the time.
+            address: where from now on, if that changes.
+
+        Returns:
+            What was said.
+
+        """
+        me = self._me
+        first = me.name not in self._table.view
+        return self._be(
+            replace(
+                me,
+                address=address or me.address,
+                incarnation=me.incarnation if first else min(me.incarnation + 1, MAX_INCARNATION),
+                state=State.ALIVE,
+                state_change=me.state_change if me.state is State.ALIVE else now,
+            ),
+            now,
+        )
+
+    def update_meta(self, meta: bytes, *, now: float) -> None:
+        """Carry other metadata, and say so unless we are on our way out."""
+        self._me = replace(self._me, meta=meta)
+        if not self.leaving:
+            self.announce(now=now)
+
+    def depart(self, *, now: float) -> Dead:
+        """Say that we go.
+
+        Returns:
+            What was said.
+
+        """
+        self.leaving = True
+        self._me = replace(self._me, state=State.LEFT, state_change=now)
+        self._table.put(self._me)
+        dead = Dead(self._me.incarnation, self.name, from_node=self.name)
+        self._gossip.spread(self.name, dead, now=now)
+        return dead
+
+    def hear(self, claim: Alive, *, now: float) -> None:
+        """Deny an alive in our name, unless it is outdated or says what we say."""
+        me = self._me
+        if claim.incarnation < me.incarnation:
+            return
+        is_echo = claim.incarnation == me.incarnation and (claim.meta, claim.vsn) == (me.meta, me.versions)
+        if not is_echo:
+            self.refute(claim.incarnation, "", now=now)
+
+    def refute(self, claimed: int, accuser: str, *, now: float) -> None:
+        """Deny what was said of us at the incarnation ``claimed``, if there is one above it."""
+        incarnation = max(self._me.incarnation, claimed) + 1
+        if incarnation > MAX_INCARNATION:
+            self._emit(events.AccusationRefused(self.name, claimed))
+            return
+        self._awareness.apply_delta(1)
+        self._be(replace(self._me, incarnation=incarnation), now)
+        self._emit(events.SelfRefuted(incarnation, accuser))
+
+    def answer_accuser(self, name: str, address: Address, *, now: float) -> None:
+        """Tell somebody who held us for gone that we live: our denial may spread where it does not hear."""
+        if not self.leaving and self._answered.allow(address, now=now):
+            self._gossip.tell(name, address, self._alive())
+
+    def meet(self, node: PushNodeState, *, now: float) -> None:
+        """See where another holds us to be.
+
+        Raises:
+            PeerMisbehaved: its address cannot be.
+
+        """
+        if self.leaving:
+            return
+        address = self.read_address(node.addr, node.port)
+        if address != self._me.address:
+            if node.state is State.SUSPECT:
+                # It refuses all we say from here until it has given up on us there, or we leave from there.
+                self._emit(events.NameConflict(self._me, address))
+        elif len(node.addr) > len(self._me.addr):
+            # A former holder of our name and address wrote it so, and memberlist compares bytes:
+            # it would refuse all we say for as long as it remembers that one.
+            self._me = replace(self._me, is_mapped=True)
+            self.announce(now=now)
+
+    def read_address(self, addr: bytes, port: int) -> Address:
+        """Read a message's address; protocol 1 had no ports, so a missing one is taken to be everybody's.
+
+        Raises:
+            PeerMisbehaved: it cannot be.
+
+        """
+        return Address.from_wire(addr, port if port and self._speaks_ports else self._me.address.port)
+
+    def _be(self, me: Member, now: float) -> Alive:
+        self._me = me
+        self._table.put(me)
+        alive = self._alive()
+        self._gossip.spread(me.name, alive, now=now)
+        return alive
+
+    def _alive(self) -> Alive:
+        me = self._me
+        return Alive(me.incarnation, me.name, me.addr, me.address.port, me.meta, me.versions)
