@@ -1,0 +1,95 @@
+"""Every gossip packet of a mesh is sent again: nobody who is gone comes back, and nobody else is lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from wesher_testing.agents import KEY, AgentProcess, wait_for_ping, wait_until
+from wesher_testing.capture import Capture
+from wesher_testing.namespaces import Lab
+from wesher_testing.replaying import Said
+
+Start = Callable[..., AgentProcess]
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
+
+GONE = ["c", "d"]
+STORY = re.compile(r"member (joined|failed|left) node=(\w+)")
+PATIENCE = 60.0
+"""Seconds for what takes a moment, on a busy machine."""
+FORGOTTEN_WITHIN = 120.0
+"""Seconds: a suspicion's, those in which the dead are gossiped to, a round of probes, and a busy machine."""
+
+
+def heard(agents: Iterable[AgentProcess], *names: str) -> list[tuple[str, str]]:
+    """Return which of these joined, failed or left in the agents' eyes."""
+    matches = (match for agent in agents for match in STORY.findall(agent.own_log))
+    return [(what, name) for what, name in matches if name in names]
+
+
+def claims(agent: AgentProcess) -> int:
+    """Return how often an agent met old news of somebody who is gone."""
+    status = agent.ask("status")
+    return int(status["counts"]["outdatedClaims"]) if status is not None else 0
+
+
+def test_replayed_gossip_neither_brings_back_the_gone_nor_costs_the_living(
+    lab: Lab, start: Start, tmp_path: Path
+) -> None:
+    a, b, c, d, replayer = (lab.host(name) for name in ("a", "b", "c", "d", "replayer"))
+    with ExitStack() as capturing:
+        captures = [
+            capturing.enter_context(Capture(host, "eth0", tmp_path / f"{host.name}.pcap"))
+            for host in (a, b, c, d)
+        ]
+        agents = [start(host, "--cluster-key", KEY, "--join", str(a.ipv4)) for host in (a, b, c, d)]
+        for agent in agents:
+            agent.wait_for("a", "b", "c", "d", deadline=PATIENCE)
+        staying, leaving, killed = agents[:2], agents[2], agents[3]
+        killed.end(signal.SIGKILL)
+        leaving.end(deadline=PATIENCE)
+    said = Said.captured(packet for capture in captures for packet in capture.packets())
+    assert len(said.datagrams) > 30
+    assert len(said.requests) >= 3
+
+    said.again(replayer, a, b)
+    for agent in staying:
+        wait_until(
+            lambda agent=agent: all(
+                f"member forgotten by gossip node={name}" in agent.own_log for name in GONE
+            ),
+            deadline=FORGOTTEN_WITHIN,
+            what=f"{agent.host.name} has forgotten those who are gone",
+        )
+    before = heard(staying, *GONE)
+    assert {name for what, name in before if what != "joined"} == set(GONE)
+
+    said.again(replayer, a, b)
+    for agent in staying:
+        wait_until(lambda agent=agent: claims(agent), deadline=PATIENCE, what="old news is counted")
+        assert re.search(r"is claimed alive by old news, asking it node=[cd] incarnation=\d+ ", agent.own_log)
+        agent.wait_for("a", "b", deadline=PATIENCE)
+    assert heard(staying, *GONE) == before
+    assert "left" not in {what for what, _ in heard(staying, "a", "b")}
+
+    for agent in staying:
+        agent.end(signal.SIGKILL)
+        state = json.loads((agent.host.root / "var/lib/wesher/wgoverlay.json").read_text())
+        assert [gone["Name"] for gone in state["Tombstones"]] == GONE
+    again = [start(host) for host in (a, b)]
+    for agent in again:
+        agent.wait_for("a", "b", deadline=PATIENCE)
+    said.again(replayer, a, b)
+    for agent in again:
+        wait_until(lambda agent=agent: claims(agent), deadline=PATIENCE, what="old news is counted")
+        agent.wait_for("a", "b", deadline=PATIENCE)
+    wait_for_ping(a, "b", deadline=PATIENCE)
+    assert heard(again, *GONE) == []
+    assert "left" not in {what for what, _ in heard(again, "a", "b")}
