@@ -65,7 +65,7 @@ class Driver:
         self._events = EventLog(self._loop.time)
         self._datagrams: dict[socket.AddressFamily, socket.socket] = {}
         self._way_to = way_to
-        self._streams = Streams(engine, self._tell_safely, way_to)
+        self._streams = Streams(engine, self._tell_safely, way_to, self._take)
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = False
 
@@ -172,14 +172,17 @@ class Driver:
         reported = False
         while (event := self._engine.next_event()) is not None:
             reported = True
-            if isinstance(event, PacketRejected):
-                self.rejected[event.reason] += 1
-            self._events.write(event)
-            try:
-                self._on_event(event)
-            except Exception:
-                log.exception("event not handled event=%s", type(event).__name__)
+            self._take(event)
         return reported
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, PacketRejected):
+            self.rejected[event.reason] += 1
+        self._events.write(event)
+        try:
+            self._on_event(event)
+        except Exception:
+            log.exception("event not handled event=%s", type(event).__name__)
 
     def _rearm(self) -> None:
         if self._timer is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Hashable
 
+from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     AccusationRefused,
     AddressChanged,
@@ -42,6 +44,8 @@ class EventLog:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._said: dict[Hashable, float] = {}
+        self._rejected: Counter[str] = Counter()
+        """Packets dropped since they were last spoken of, by reason."""
 
     def write(self, event: Event) -> None:  # noqa: C901, PLR0912 - an arm an event is the plainest table
         """Say one event, at the level it deserves."""
@@ -100,11 +104,18 @@ class EventLog:
             case UserMessageFailed(address=address, error=error):
                 log.debug("user message not delivered to=%s error=%s", address, error)
             case PacketRejected(reason=reason, sender=sender):
-                log.debug("packet rejected from=%s reason=%s", sender, reason)
+                self._write_rejected(reason, sender)
             case AddressChanged(member=m):
                 log.info("own address changed address=%s", m.address)
             case LeaveDone():
                 log.info("leave announced")
+
+    def _write_rejected(self, reason: str, sender: Address) -> None:
+        # Not even at DEBUG each by itself: anybody can send thousands a second.
+        self._rejected[reason] += 1
+        if self._is_news(("rejected", reason)):
+            count = self._rejected.pop(reason)
+            log.info("packets rejected reason=%s count=%d last_from=%s", reason, count, sender)
 
     def _is_news(self, fault: Hashable) -> bool:
         now = self._clock()

@@ -17,6 +17,7 @@ from wesher_common.overlay import IPAddress
 RECEIVE_BUFFER = 2 << 20
 """Bytes; memberlist's ``udpRecvBufSize``: a burst waits here while the loop is busy."""
 BACKLOG = 64
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h; Python has no name for it
 PROC = Path("/proc")
 
 
@@ -59,7 +60,7 @@ def open_sockets(address: IPAddress, port: int) -> GossipSockets | None:
             if kind == socket.SOCK_STREAM:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             else:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+                _enlarge(sock)
             sock.bind((str(address), port))
         opened[1].listen(BACKLOG)
     except OSError as error:
@@ -70,6 +71,15 @@ def open_sockets(address: IPAddress, port: int) -> GossipSockets | None:
         protocol = "TCP" if len(opened) > 1 else "UDP"
         raise _cannot_bind(error, protocol, address, port) from error
     return GossipSockets(*opened)
+
+
+def _enlarge(sock: socket.socket) -> None:
+    # net.core.rmem_max leaves room for a few hundred packets on most hosts, which a flood sends while
+    # one is read. Who may make the device may also pass that limit.
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
 
 
 def _cannot_bind(error: OSError, protocol: str, address: IPAddress, port: int) -> InvalidSpec:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.events import PacketRejected
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.swim.streams import CloseStream, OpenStream, StreamAction, StreamId, WriteStream
 
@@ -31,10 +32,17 @@ Tell = Callable[[Any], Any]
 class Streams:
     """Every TCP connection of one engine, dialled and accepted."""
 
-    def __init__(self, engine: Engine, tell: Tell, way_to: Callable[[Address], Address]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tell: Tell,
+        way_to: Callable[[Address], Address],
+        on_rejected: Callable[[PacketRejected], None],
+    ) -> None:
         self._engine = engine
         self._tell = tell
         self._way_to = way_to
+        self._on_rejected = on_rejected
         self._loop = asyncio.get_running_loop()
         self._servers: list[asyncio.Server] = []
         self._open: dict[StreamId, _Stream] = {}
@@ -129,6 +137,10 @@ class Streams:
         self._open.pop(name, None)
         self._tell(partial(self._engine.stream_closed, name, error=error))
 
+    def never_asked(self, remote: Address) -> None:
+        """Count a connection on which no whole request came in time."""
+        self._on_rejected(PacketRejected("request-timed-out", remote))
+
     def forget(self, name: StreamId) -> None:
         """Drop a stream that the engine ended."""
         self._open.pop(name, None)
@@ -140,6 +152,8 @@ class _Stream(asyncio.Protocol):
     def __init__(self, streams: Streams, name: StreamId | None, deadline: float, data: bytes = b"") -> None:
         self._streams = streams
         self._name = name
+        self._caller: Address | None = None
+        """Who dialled, when it was not we."""
         self._deadline = deadline
         self._data = data
         self._transport: asyncio.Transport | None = None
@@ -151,7 +165,8 @@ class _Stream(asyncio.Protocol):
         self._streams.connected(self)
         if self._name is None:
             remote = transport.get_extra_info("peername")
-            self._name = self._streams.admit(Address(remote[0], remote[1]))
+            self._caller = Address(remote[0], remote[1])
+            self._name = self._streams.admit(self._caller)
         if self._name is None:
             self._ended = True
             self._transport.abort()
@@ -190,6 +205,8 @@ class _Stream(asyncio.Protocol):
             self._transport.abort()
 
     def _expire(self) -> None:
+        if self._caller is not None and not self._ended:
+            self._streams.never_asked(self._caller)
         self._report("timed out")
         self.abort()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from wesher_agent.net.event_log import MAX_REMEMBERED, QUIET, EventLog
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.events import AccusationRefused, Event, NameConflict
+from wesher_agent.swim.events import AccusationRefused, Event, NameConflict, PacketRejected
 from wesher_agent.swim.members import DEFAULT_VERSIONS, Member
 from wesher_agent.wire.messages import State
 
@@ -29,6 +31,26 @@ def test_a_fault_that_keeps_coming_is_said_again_only_after_a_while(
     now += QUIET + 1
     log.write(event)
     assert len(caplog.messages) == 2
+
+
+def test_dropped_packets_are_said_once_a_while_for_each_reason_with_their_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Anybody can send thousands a second, and a line for each would do more harm than they do."""
+    now = 1000.0
+    log = EventLog(lambda: now)
+    caplog.set_level(logging.DEBUG)
+    sender = Address("10.6.6.6", 666)
+    for _ in range(20_000):
+        log.write(PacketRejected("wrong-key", sender))
+    log.write(PacketRejected("truncated", sender))
+    now += QUIET + 1
+    log.write(PacketRejected("wrong-key", sender))
+    assert caplog.messages == [
+        "packets rejected reason=wrong-key count=1 last_from=10.6.6.6:666",
+        "packets rejected reason=truncated count=1 last_from=10.6.6.6:666",
+        "packets rejected reason=wrong-key count=20000 last_from=10.6.6.6:666",
+    ]
 
 
 def test_how_many_faults_are_remembered_is_not_for_others_to_choose() -> None:
