@@ -1,0 +1,3 @@
+module wesher.dev/tests/attacker
+
+go 1.21
