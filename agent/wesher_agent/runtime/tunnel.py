@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
 from wesher_agent.mesh.desired import HostEntry, Wish
+from wesher_agent.net.sockets import find_holder
 from wesher_agent.runtime.counts import Counts
 from wesher_agent.runtime.worker import finish
 from wesher_agent.settings import Settings
@@ -112,7 +113,7 @@ class Tunnel:
                 )
             self._done(await self._device.configure(wish.device))
         except (WesherError, OSError) as error:
-            self._failed(error)
+            self._failed(await _with_its_holder(error))
         if self._device is not None:
             # Not before its program was started: only then can one wait for the program's end.
             self._opened.set()
@@ -131,7 +132,7 @@ class Tunnel:
             try:
                 outcome = await finish(self._device.repair())
             except (WesherError, OSError) as error:
-                self._failed(error)
+                self._failed(await _with_its_holder(error))
             else:
                 self._count(outcome)
                 self._done(outcome)
@@ -223,3 +224,9 @@ class Tunnel:
             self.hosts_state = f"skipped: {error}"
         else:
             self.hosts_state = "written" if wanted else "off"
+
+
+async def _with_its_holder(error: WesherError | OSError) -> WesherError | OSError:
+    if isinstance(error, PortTaken):
+        return PortTaken(error.port, await asyncio.to_thread(find_holder, "UDP", error.port))
+    return error

@@ -18,12 +18,13 @@ class PortTaken(WireGuardUnavailable):
 
     Args:
         port: the port that WireGuard was to listen on.
+        holder: the program, where it is known.
 
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, holder: str = "") -> None:
         super().__init__(
-            f"UDP port {port} is taken by another program: "
+            f"UDP port {port} is taken by {holder or 'another program'}: "
             "set --wireguard-port, or spec.wireguard.port of the mesh, to a free one"
         )
         self.port = port
