@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Network
 
 import pytest
 
-from wesher_testing.installation import NAMESPACE, Mesh
+from wesher_testing import containers
+from wesher_testing.helm import HelmFailed
+from wesher_testing.image import Image
+from wesher_testing.installation import NAMESPACE, Mesh, install, uninstall
 from wesher_testing.kubelets import Cluster, Node
 from wesher_testing.operator_process import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
+WIREGUARD_PORT, GOSSIP_PORT = 51831, 7957
+ENFORCE = "pod-security.kubernetes.io/enforce"
+
 _HOLD_PORT = """
 import socket, sys
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
-    holder.bind(("0.0.0.0", int(sys.argv[1])))
+kind, port = sys.argv[1:]
+with socket.socket(socket.AF_INET, getattr(socket, f"SOCK_{kind}")) as holder:
+    holder.bind(("0.0.0.0", int(port)))
+    if kind == "STREAM":
+        holder.listen()
     print(flush=True)
     sys.stdin.read()
 """
@@ -57,27 +66,98 @@ def test_a_key_of_31_bytes_is_named_with_its_rule_and_starts_no_agent(
     troubled.wait_until_ready()
 
 
-def test_a_port_that_another_program_holds_is_named_with_its_node_until_it_is_free(
+def test_each_node_says_what_is_wrong_with_it_and_is_well_once_that_is_mended(
+    running: Cluster, troubled: Mesh, image: Image
+) -> None:
+    """A node whose ports are taken, one that cannot pull the image, and one without /dev/net/tun."""
+    taken, imageless, tunless = running.nodes.values()
+    with ExitStack() as faults:
+        # As flannel or Calico hold WireGuard's port, and MetalLB that of gossip, on both protocols.
+        for kind, port in (("DGRAM", WIREGUARD_PORT), ("DGRAM", GOSSIP_PORT), ("STREAM", GOSSIP_PORT)):
+            faults.enter_context(_port_held(taken, kind, port))
+        faults.enter_context(_without_image(running, image, imageless))
+        faults.enter_context(_without_tun(tunless))
+        _apply(troubled)
+        reasons = {
+            taken.name: "PortTaken",
+            imageless.name: "ImageNotPulled",
+            tunless.name: "WireGuardUnavailable",
+        }
+
+        ready = eventually(
+            lambda: troubled.condition("Ready"),
+            within=120,
+            until=lambda each: all(f"{n} ({r})" in each.get("message", "") for n, r in reasons.items()),
+        )
+
+        assert f"{imageless.name} cannot pull the agents' image: " in ready["message"]
+        assert image.name in ready["message"]
+        described = running.api.kubectl("describe", "wnode", f"{troubled.name}.{taken.name}")
+        assert f"UDP port {WIREGUARD_PORT} is taken" in described
+        assert "spec.wireguard.port of the mesh, to a free one" in described
+        assert f"UDP port {GOSSIP_PORT} is taken" in described
+        assert "spec.gossip.port of the mesh, to a port that is free" in described
+        described = running.api.kubectl("describe", "wnode", f"{troubled.name}.{tunless.name}")
+        assert "needs /dev/net/tun, which is not there: load the module with `modprobe tun`" in described
+        assert "ImageNotPulled" in running.api.kubectl("describe", "wmesh", troubled.name)
+    troubled.wait_until_ready()
+
+
+def test_a_namespace_that_refuses_agents_is_told_with_the_label_that_it_needs(
     running: Cluster, troubled: Mesh
 ) -> None:
-    """The node says which port, the mesh says which node, and nobody has to restart anything."""
-    with _port_held(running.nodes["node-1"], 51831):
+    """The operator itself runs under PodSecurity's strictest profile, and agents come once they may."""
+    _enforce(running, "restricted")
+    try:
+        running.api.kubectl("rollout", "restart", "deployment/wesher-operator", f"--namespace={NAMESPACE}")
         _apply(troubled)
         ready = eventually(
             lambda: troubled.condition("Ready"),
             within=90,
-            until=lambda each: "PortTaken" in each.get("message", ""),
+            until=lambda each: "PodRefused" in each.get("message", ""),
         )
-        assert "node-1 (PortTaken)" in ready["message"]
-        described = running.api.kubectl("describe", "wnode", f"{troubled.name}.node-1")
-        assert "51831" in described
-        assert troubled.ping("node-2", "node-3")
-    troubled.wait_until_ready()
+        assert 'violates PodSecurity "restricted:latest": host namespaces' in ready["message"]
+        assert ready["message"].endswith(
+            f"kubectl label namespace {NAMESPACE} --overwrite pod-security.kubernetes.io/enforce=privileged"
+        )
+        status = ("rollout", "status", "deployment/wesher-operator", f"--namespace={NAMESPACE}")
+        running.repeat(*status, "--timeout=10s")
+
+        _enforce(running, "privileged")
+        troubled.wait_until_ready()
+    finally:
+        running.api.kubectl("label", "namespace", NAMESPACE, f"{ENFORCE}-")
+
+
+def test_without_the_image_of_its_hook_the_release_can_be_taken_away_by_hand(
+    running: Cluster, mesh: Mesh, image: Image
+) -> None:
+    """``helm uninstall`` ends in its time and leaves all as it was; then it is done as NOTES.txt says."""
+    with ExitStack() as faults:
+        for node in running.nodes.values():
+            faults.enter_context(_without_image(running, image, node))
+        with pytest.raises(HelmFailed):
+            uninstall(running, "--timeout=5s")
+        assert mesh.condition("Ready")["status"] == "True"
+
+        running.api.kubectl("delete", "wmesh", mesh.name)
+        agents = f"--selector=wesher.dev/mesh={mesh.name}"
+        running.repeat("wait", "--for=delete", "pods", agents, f"--namespace={NAMESPACE}", "--timeout=10s")
+        uninstall(running, "--no-hooks")
+
+        assert [trace for node in running.nodes.values() for trace in mesh.traces_on(node)] == []
+        left = running.api.kubectl(
+            *("get", "deployments,daemonsets,jobs,roles,clusterroles", "--output=name"),
+            *(f"--namespace={NAMESPACE}", "--selector=app.kubernetes.io/part-of=wesher"),
+        )
+        assert left == ""
+    install(running, image)
 
 
 def _apply(mesh: Mesh) -> None:
     mesh.apply(
-        wireguard={"interface": mesh.interface, "port": 51831}, gossip={"port": 7957, "profile": "LAN"}
+        wireguard={"interface": mesh.interface, "port": WIREGUARD_PORT},
+        gossip={"port": GOSSIP_PORT, "profile": "LAN"},
     )
 
 
@@ -94,10 +174,14 @@ def _give_key(running: Cluster, key: bytes) -> None:
     )
 
 
-@contextlib.contextmanager
-def _port_held(node: Node, port: int) -> Iterator[None]:
+def _enforce(running: Cluster, profile: str) -> None:
+    running.api.kubectl("label", "namespace", NAMESPACE, "--overwrite", f"{ENFORCE}={profile}")
+
+
+@contextmanager
+def _port_held(node: Node, kind: str, port: int) -> Iterator[None]:
     with node.host.popen(
-        [sys.executable, "-I", "-c", _HOLD_PORT, str(port)],
+        [sys.executable, "-I", "-c", _HOLD_PORT, kind, str(port)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -108,3 +192,24 @@ def _port_held(node: Node, port: int) -> Iterator[None]:
             yield
         finally:
             holder.communicate()
+
+
+@contextmanager
+def _without_image(running: Cluster, image: Image, node: Node) -> Iterator[None]:
+    """Have a node lose an image for a while, which it then looks for where there is no registry."""
+    node.run(containers.removing(image))
+    try:
+        yield
+    finally:
+        running.load(image, only=node)
+
+
+@contextmanager
+def _without_tun(node: Node) -> Iterator[None]:
+    """Have a node be one whose kernel has not loaded its module ``tun`` until the block ends."""
+    node.run(["mount", "-t", "tmpfs", "tmpfs", "/dev/net"])
+    try:
+        yield
+    finally:
+        # As the module would, where containers look for it too.
+        node.run(["mknod", "/dev/net/tun", "c", "10", "200"])

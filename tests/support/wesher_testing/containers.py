@@ -96,5 +96,10 @@ def tagging(image: Image, name: str) -> list[str]:
     return [*_ctr(), "--namespace", "k8s.io", "images", "tag", "--force", image.name, name]
 
 
+def removing(image: Image) -> list[str]:
+    """Return the command that takes an image out of a node's store; containers made of it run on."""
+    return [*_ctr(), "--namespace", "k8s.io", "images", "remove", "--sync", image.name]
+
+
 def _ctr() -> list[str]:
     return [str(debian_package_root("containerd") / "usr/bin/ctr"), "--address", SOCKET]

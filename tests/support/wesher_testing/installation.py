@@ -131,9 +131,9 @@ def upgrade(cluster: Cluster, image: Image, *more: str, version: HelmVersion = 3
     _helm(cluster, version, "upgrade", RELEASE, str(CHART), *_PATIENTLY, *_chosen(image), *more)
 
 
-def uninstall(cluster: Cluster, *, version: HelmVersion = 3) -> None:
-    """Take the release away."""
-    _helm(cluster, version, "uninstall", RELEASE, *_PATIENTLY)
+def uninstall(cluster: Cluster, *more: str, version: HelmVersion = 3) -> None:
+    """Take the release away; ``more`` is for Helm."""
+    _helm(cluster, version, "uninstall", RELEASE, *_PATIENTLY, *more)
 
 
 def _chosen(image: Image) -> list[str]:

@@ -213,9 +213,9 @@ class Cluster:
         self._nodes.pop(name).crash()
         self.api.kubectl("delete", "node", name, "--ignore-not-found")
 
-    def load(self, *images: Image) -> None:
-        """Import images into every node's store."""
-        self._load(images, self._nodes.values())
+    def load(self, *images: Image, only: Node | None = None) -> None:
+        """Import images into every node's store, or into one."""
+        self._load(images, self._nodes.values() if only is None else [only])
 
     def tag(self, image: Image, name: str) -> Image:
         """Give an image on every node another name besides, and return it under that."""
