@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 _PAIRS_A_SECOND = 500
 """How many members' views are looked at, so that looking costs little beside living."""
+REST = 150.0
+"""Seconds without any change of the network after which nobody may miss anybody any more.
+
+A failed member is tried again within 50 s, in a mesh of eight; then the views have to spread."""
 _SLACK = 64
 """What may be in use besides, or wait to be cleared, whatever the number of members."""
 
@@ -54,6 +58,10 @@ class Invariants:
             for member in known.values():
                 self._check(node, member)
             self._check_memory(node)
+        if network.now >= network.disturbed_at + REST:
+            for node in network.nodes.values():
+                for problem in node.misses():
+                    raise AssertionError(self._report(node, problem))
         self.next_look = network.now + max(1.0, len(network.nodes) ** 2 / _PAIRS_A_SECOND)
 
     def _check(self, node: Node, member: Member) -> None:

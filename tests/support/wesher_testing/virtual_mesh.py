@@ -6,7 +6,7 @@ a state file is its text. Names are looked up in `VirtualMesh.dns`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -47,6 +47,7 @@ class VirtualAgent(Node):
         self._own = own
         self._saved = saved
         self._former_address = saved.gossip_address
+        self._removed: frozenset[str] = frozenset()
         self._look_at: float | None = None
         self._pending: set[Callable[[], None]] = set()
 
@@ -62,6 +63,20 @@ class VirtualAgent(Node):
         return all(member.state is MemberState.ALIVE for member in members.values()) and (
             {*members, self.name} == self.alive
         )
+
+    def misses(self) -> Iterator[str]:
+        """Yield each member that runs, is connected, once was met, and is not seen as it is now."""
+        for other in self._mesh.agents:
+            if other is self or other.name in self._removed or not self._mesh.connects(self, other):
+                continue
+            if other.name not in self.expects and self.name not in other.expects:
+                continue
+            if other.name not in self.alive:
+                yield f"has lost {other.name}, which is there"
+                continue
+            known, is_now = self.knows(other), other.engine.me
+            if (known.address, known.meta) != (is_now.address, is_now.meta):
+                yield f"holds {other.name} for {known}, which is {is_now}"
 
     @property
     def state_file(self) -> State:
@@ -102,12 +117,15 @@ class VirtualAgent(Node):
 
     def set_seeds(self, seeds: Iterable[str]) -> None:
         """Have other seeds from now on, as a changed mesh.json brings."""
+        self._mesh.disturbed()
         self.roster.set_seeds([parse_seed(seed, field="seed") for seed in seeds], now=self._mesh.now)
         self._arm()
 
     def set_removed(self, names: Iterable[str]) -> None:
         """Have other names removed from now on, as a changed mesh.json brings."""
-        if self.roster.set_removed(names, now=self._mesh.now):
+        self._mesh.disturbed()
+        self._removed = frozenset(names)
+        if self.roster.set_removed(self._removed, now=self._mesh.now):
             self._changed()
         self._arm()
 
@@ -165,6 +183,7 @@ class VirtualAgent(Node):
         members = self.roster.members.values()
         wish = desired(self._own, members)
         if wish.device.address != self._own.address:
+            self._mesh.disturbed()
             self._own = replace(self._own, address=wish.device.address)
             meta = own_meta(self._own)
             self.act(lambda engine, now: engine.update_meta(meta, now=now))

@@ -8,7 +8,7 @@ run that failed can be run again. It is printed with every failure.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 PLAIN = PacketFormat(keyring=None, compress=False)
 PORT = 7946
+LATE = 3.0
+"""Seconds after which the copy of a datagram may still arrive."""
 _GRAIN = 0.01
 """Seconds between two looks at what a test waits for."""
 
@@ -106,6 +108,13 @@ class Node:
         """Take what the engine reports."""
         self.events.append(event)
 
+    def misses(self) -> Iterator[str]:
+        """Yield what is wrong with what it sees, in a network that has been as it is for long.
+
+        Nothing here: gossip alone may lose members for good, as memberlist's does.
+        """
+        yield from ()
+
     def pump(self) -> None:
         """Carry out what the engine wants: what a driver does, without sockets."""
         network, engine = self._network, self.engine
@@ -157,7 +166,8 @@ class VirtualNetwork:
         profile: of the nodes that are started without their own.
         packet_format: likewise.
         loss: the share of datagrams that get lost; TCP loses nothing.
-        delay: seconds one way, at least and at most.
+        delay: seconds one way, at least and at most; unequal ones change the order of datagrams.
+        duplication: the share of datagrams that arrive once more, up to `LATE` seconds later.
 
     """
 
@@ -169,6 +179,7 @@ class VirtualNetwork:
         packet_format: PacketFormat = PLAIN,
         loss: float = 0.0,
         delay: tuple[float, float] = (0.0005, 0.003),
+        duplication: float = 0.0,
     ) -> None:
         self.seed = seed
         self.now = 0.0
@@ -176,6 +187,9 @@ class VirtualNetwork:
         self.packet_format = packet_format
         self.loss = loss
         self.delay = delay
+        self.duplication = duplication
+        self.disturbed_at = 0.0
+        """When the network, or who is in it, changed last."""
         self.record = False
         self.datagrams = 0
         self.nodes: dict[str, Node] = {}
@@ -261,6 +275,7 @@ class VirtualNetwork:
 
     def place(self, node: Node) -> None:
         """Put a node where its sockets are, and start its engine."""
+        self.disturbed()
         self.trace.say(f"{node.name} starts at {node.address}")
         self.nodes[node.name] = node
         self._at[node.address] = node
@@ -272,8 +287,13 @@ class VirtualNetwork:
 
     # Faults
 
+    def disturbed(self, until: float = 0.0) -> None:
+        """Note that the network changes now, or goes on changing until then."""
+        self.disturbed_at = max(self.disturbed_at, self.now, until)
+
     def crash(self, node: Node) -> None:
         """End a node without a word; its host goes on refusing connections."""
+        self.disturbed()
         self.trace.say(f"{node.name} crashes")
         del self.nodes[node.name]
         del self._at[node.address]
@@ -284,11 +304,13 @@ class VirtualNetwork:
 
     def block(self, source: Node, target: Node) -> None:
         """Lose everything one way; without it no TCP connection works either."""
+        self.disturbed()
         self.trace.say(f"nothing gets from {source.name} to {target.name}")
         self._blocked.add((source.name, target.name))
 
     def partition(self, *sides: Iterable[Node]) -> None:
         """Lose everything between nodes of different sides."""
+        self.disturbed()
         groups = [list(side) for side in sides]
         self.trace.say("cut: " + " | ".join(" ".join(node.name for node in group) for group in groups))
         for group in groups:
@@ -298,11 +320,13 @@ class VirtualNetwork:
 
     def block_udp(self, node: Node) -> None:
         """Lose every datagram to and from a node; TCP works."""
+        self.disturbed()
         self.trace.say(f"no datagram gets from or to {node.name}")
         self._no_udp.add(node.name)
 
     def heal(self) -> None:
         """Lift every cut, block and partition."""
+        self.disturbed()
         self.trace.say("every cut is healed")
         self._blocked.clear()
         self._no_udp.clear()
@@ -311,14 +335,17 @@ class VirtualNetwork:
         """Stop a node as a busy machine does: what arrives meanwhile it reads afterwards."""
         self.trace.say(f"{node.name} pauses for {seconds:g} s")
         node.awake_from = self.now + seconds
+        self.disturbed(node.awake_from)
 
     def choke(self, node: Node, seconds: float) -> None:
         """Hold back all that a node sends and gets while its timers go on: Lifeguard's slow member."""
         self.trace.say(f"{node.name} chokes for {seconds:.1f} s")
         node.heard_from = self.now + seconds
+        self.disturbed(node.heard_from)
 
     def move(self, node: Node, address: Address) -> None:
         """Give a node's host another address; the engine does not know."""
+        self.disturbed()
         self.trace.say(f"{node.name} moves to {address}")
         del self._at[node.address]
         node.address = address
@@ -400,6 +427,9 @@ class VirtualNetwork:
             return
         sender = source.appears_as or source.address
         self._arrive(target, self._delay(), lambda e, now: e.receive_datagram(data, sender, now=now))
+        if self.duplication and self._rng.random() < self.duplication:
+            late = self._rng.uniform(0.0, LATE)
+            self._arrive(target, late, lambda e, now: e.receive_datagram(data, sender, now=now))
 
     def stream_action(self, node: Node, action: StreamAction) -> None:
         """Do with TCP what an engine wants done."""
@@ -487,6 +517,16 @@ class VirtualNetwork:
             node.act(call)
 
         self.at(self.now + delay, arrive)
+
+    def connects(self, one: Node, other: Node) -> bool:
+        """Whether two nodes run, and everything gets through between them both ways."""
+        return (
+            self.runs(one)
+            and self.runs(other)
+            and self._no_udp.isdisjoint({one.name, other.name})
+            and self._is_open(one, other)
+            and self._is_open(other, one)
+        )
 
     def _is_open(self, source: Node, target: Node) -> bool:
         return (source.name, target.name) not in self._blocked
