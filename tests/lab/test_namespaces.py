@@ -51,6 +51,18 @@ def test_a_cut_host_is_alone_until_its_cable_is_back(lab: Lab) -> None:
     assert reaches(a, b.ipv4)
 
 
+def test_a_network_can_be_cut_in_two_and_no_host_sees_its_link_go(lab: Lab) -> None:
+    far = lab.far_side(lab.lan, "far")
+    a, b, c = lab.host("a"), lab.host("b"), lab.host("c", far)
+    assert reaches(a, c.ipv4)
+    lab.cut_between(far)
+    assert not reaches(a, c.ipv4)
+    assert reaches(a, b.ipv4)
+    assert "LOWER_UP" in c.run(["ip", "link", "show", "eth0"]).stdout
+    lab.join_again(far)
+    assert reaches(a, c.ipv4)
+
+
 def test_dropped_peers_and_ports_come_back_with_allow_all(lab: Lab) -> None:
     a, b, c = lab.host("a"), lab.host("b"), lab.host("c")
     b.drop_peer(a)

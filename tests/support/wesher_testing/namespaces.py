@@ -58,6 +58,7 @@ class Lab:
     def __init__(self) -> None:
         self._hosts: dict[str, Host] = {}
         self._networks = itertools.count()
+        self._started: list[subprocess.Popen[Any]] = []
         self._making = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -88,6 +89,12 @@ class Lab:
         self._keeper.communicate()
         if self._keeper.returncode != 0:
             raise CommandFailed(f"a lab was not left clean: its keeper exited with {self._keeper.returncode}")
+        for process in self._started:
+            process.wait(_PATIENCE)
+
+    def note(self, process: subprocess.Popen[Any]) -> None:
+        """Take over a program that runs in a host: it ends with the lab, and is then waited for."""
+        self._started.append(process)
 
     def network(self, name: str, ipv4: str = "") -> Network:
         """Add a network: unless told otherwise, the n-th one is 192.0.(2+n).0/24 and 2001:db8:0:n::/64."""
@@ -218,7 +225,9 @@ class Host:
 
     def popen(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
         """Start a program inside this host; its pid and signals are the program's own."""
-        return subprocess.Popen(self.command(argv), **options)
+        process = subprocess.Popen(self.command(argv), **options)
+        self._lab.note(process)
+        return process
 
     def log_of(self, argv: Sequence[str | Path], log: Path, **options: Any) -> subprocess.Popen[Any]:
         """Start a program inside this host with everything it says in a file."""

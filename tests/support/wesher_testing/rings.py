@@ -71,7 +71,7 @@ RINGS = (
             _tests("unit", "property", "repo", marked="not needs_root"),
         ),
     ),
-    Ring("sim", "the gossip engine on a virtual network", 2, (_tests("sim"),)),
+    Ring("sim", "the gossip engine on a virtual network", 4, (_tests("sim"),)),
     Ring(
         "interop",
         "gossip with Go's memberlist and with serf",
@@ -94,6 +94,14 @@ RINGS = (
         (_tests("wireguard"),),
         needs_root=True,
         prepare=(wireguard_go,),
+    ),
+    Ring(
+        "reliability",
+        "cuts, kills, restarts and foreign hands on meshes of real hosts, Go's memberlist beside",
+        7,
+        (_tests("reliability"),),
+        needs_root=True,
+        prepare=(wireguard_go, _gossip_peers),
     ),
     Ring("vm", "kernel WireGuard, on a real kernel in QEMU", 3, (_tests("vm"),)),
     Ring(

@@ -1,0 +1,101 @@
+"""What other hands change of a device is mended, and said."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wesher_agent.wireguard.uapi import END
+from wesher_testing.agents import wait_until
+from wesher_testing.busy import stretched
+from wesher_testing.namespaces import Host
+from wesher_testing.real_mesh import INTERFACE, RealMesh, ask_device, device
+
+Say = Callable[[str], None]
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
+
+WITHIN = 30.0
+
+
+def looks(host: Host) -> dict[str, Any]:
+    """Return all that is wished of a device; endpoints are WireGuard's own to change."""
+    held = device(host)
+    link = json.loads(host.run(["ip", "-json", "address", "show", "dev", INTERFACE]).stdout)[0]
+    routes = host.run(["ip", "route", "show", "dev", INTERFACE]).stdout
+    return {
+        "key": held.public_key,
+        "port": held.listen_port,
+        "peers": {key: peer.allowed_ips for key, peer in held.peers.items()},
+        "mtu": link["mtu"],
+        "up": "UP" in link["flags"],
+        "addresses": {entry["local"] for entry in link["addr_info"] if entry["family"] == "inet"},
+        "routes": {line.split()[0] for line in routes.splitlines()},
+        "unreachable": "unreachable 10.0.0.0/8" in host.run(["ip", "route"]).stdout,
+    }
+
+
+def remove_a_peer(host: Host) -> None:
+    first = min(device(host).peers)
+    ask_device(host, f"set=1\npublic_key={first.raw.hex()}\nremove=true".encode() + END)
+
+
+def give_a_peers_address_to_another(host: Host) -> None:
+    peers = device(host).peers
+    one, other = sorted(peers)[:2]
+    (address,) = peers[one].allowed_ips
+    ask_device(host, f"set=1\npublic_key={other.raw.hex()}\nallowed_ip={address}".encode() + END)
+
+
+def delete_address_and_routes(host: Host) -> None:
+    address = next(iter(looks(host)["addresses"]))
+    host.run(["ip", "address", "delete", f"{address}/32", "dev", INTERFACE])
+    host.run(["ip", "route", "flush", "dev", INTERFACE])
+
+
+def set_it_down(host: Host) -> None:
+    host.run(["ip", "route", "delete", "unreachable", "10.0.0.0/8"])
+    host.run(["ip", "link", "set", INTERFACE, "down", "mtu", "1300"])
+
+
+EDITS = {
+    "a": remove_a_peer,
+    "b": give_a_peers_address_to_another,
+    "c": delete_address_and_routes,
+    "d": set_it_down,
+}
+
+
+def test_a_device_edited_by_hand_is_as_before_within_half_a_minute(
+    plain: RealMesh, say: Say, tmp_path: Path
+) -> None:
+    plain.wait_whole()
+    before = {name: looks(host) for name, host in plain.hosts.items()}
+    with plain.watched(tmp_path) as seen:
+        edited = {}
+        for name, edit in EDITS.items():
+            host = plain.hosts[name]
+            edit(host)
+            edited[name] = time.monotonic()
+            assert looks(host) != before[name]
+        took: dict[str, float] = {}
+
+        def all_mended() -> bool:
+            for name in EDITS.keys() - took.keys():
+                if looks(plain.hosts[name]) == before[name]:
+                    took[name] = time.monotonic() - edited[name]
+            return len(took) == len(EDITS)
+
+        wait_until(all_mended, deadline=4 * WITHIN, what="every device is mended")
+        plain.wait_whole()
+    words = (f"{EDITS[name].__name__} {seconds:.1f} s" for name, seconds in sorted(took.items()))
+    say(f"mended after: {', '.join(words)}; {seen}")
+    assert max(took.values()) <= stretched(WITHIN)
+    for agent in plain.agents.values():
+        assert "device repaired interface=wgoverlay" in agent.own_log
+        assert agent.ask("status")["counts"]["deviceRepairs"] >= 1
