@@ -141,10 +141,10 @@ async def _run(options: RunOptions) -> int:
                 await _until(stop, _bring_definitions_up(cluster))
                 await _until(stop, _patiently(lambda: _wait_for_kinds(cluster)))
             await _until(stop, _patiently(controller.load))
-            resync = asyncio.create_task(controller.resync(), name="resync")
             await watch(controller, api, options.namespace, stop)
-            resync.cancel()
         finally:
+            # Whoever leads next must find nobody writing, also where a watch died.
+            await controller.stop()
             if lost.done():
                 _log.error("leadership lost identity=%s", identity)
             else:

@@ -16,7 +16,7 @@ from kubernetes.aio.client import ApiClient
 
 from wesher_common.errors import ClusterUnavailable
 from wesher_common.names import GROUP, MESH_LABEL
-from wesher_operator.kube import CONFIG_MAP, DAEMON_SET, POD, Kind, watch_credentials
+from wesher_operator.kube import CONFIG_MAP, DAEMON_SET, PAGE, POD, Kind, watch_credentials
 from wesher_operator.reconcile.control import WATCHED, Controller
 
 _SERVER_SECONDS = 300
@@ -87,6 +87,7 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = _SERVER_SECONDS
     settings.watching.client_timeout = _SERVER_SECONDS + 10
     settings.watching.connect_timeout = 30.0
+    settings.watching.chunk_size = PAGE
     settings.networking.request_timeout = 30.0
     for kind in (CONFIG_MAP, DAEMON_SET, POD):
         settings.watching.label_selectors[kind.group, kind.version, kind.plural] = MESH_LABEL

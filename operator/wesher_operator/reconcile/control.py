@@ -1,9 +1,13 @@
 """Keeps what has been seen, and runs each mesh's reconciler when there is cause.
 
 A cause is a change that concerns the mesh, a moment the reconciler asked for, or
-a failed run. Causes that come close together make one run. Every
-`RESYNC_SECONDS` everything is listed anew, since a watch that was cut off may
-have missed a deletion.
+a failed run. Causes that come close together make one run, the more of them the
+more Nodes there are: what a run looks at grows with those. After a failure no
+cause makes the next run come sooner, since an API server in trouble needs rest.
+
+Every `RESYNC_SECONDS`, and once soon after the start, everything is listed anew:
+a watch that was cut off, or that began later than the first list, may have missed
+a deletion.
 """
 
 from __future__ import annotations
@@ -11,11 +15,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain, repeat
 from typing import Any
 
-from wesher_common.errors import ClusterUnavailable, WesherError
+from wesher_common.errors import WesherError
 from wesher_operator.kube import (
     CONFIG_MAP,
     DAEMON_SET,
@@ -34,8 +40,10 @@ from wesher_operator.reconcile.world import World
 
 WATCHED = (MESH, WESHER_NODE, NODE, SECRET, CONFIG_MAP, DAEMON_SET, POD)
 RESYNC_SECONDS = 300.0
+_FIRST_RESYNC_SECONDS = 15.0
 _BLIND_SECONDS = 3 * RESYNC_SECONDS
 _DEBOUNCE_SECONDS = 0.2
+_DEBOUNCE_SECONDS_A_NODE = 0.001
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 _log = logging.getLogger("wesher.control")
 
@@ -71,12 +79,23 @@ class Controller:
         self._wake(self._world.forget(kind, body))
 
     async def load(self) -> None:
-        """List everything: before it, nothing may be allocated.
+        """List everything, now and from time to time: before it, nothing may be allocated.
 
         Raises:
             ClusterUnavailable: the API server does not answer.
 
         """
+        await self._list()
+        self._start(self._resync(), "resync")
+
+    async def stop(self) -> None:
+        """End every reconciler where it stands; whoever leads next goes on from there."""
+        workers = list(self._workers)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _list(self) -> None:
         # Nodes and keys before meshes, so that a mesh is first looked at with its surroundings known.
         for kind in (*reversed(WATCHED), SERVICE_CIDR):
             if kind is SERVICE_CIDR and not await self._cluster.serves(kind):
@@ -92,21 +111,14 @@ class Controller:
         self._looked_at = time.monotonic()
         self._wake(self._world.meshes)
 
-    async def resync(self) -> None:
-        """List everything again from time to time; runs until cancelled."""
-        while True:
-            await asyncio.sleep(RESYNC_SECONDS)
+    async def _resync(self) -> None:
+        """List everything again from time to time."""
+        for seconds in chain([_FIRST_RESYNC_SECONDS], repeat(RESYNC_SECONDS)):
+            await asyncio.sleep(seconds)
             try:
-                await self.load()
-            except ClusterUnavailable as error:
+                await self._list()
+            except WesherError as error:
                 _log.warning("resync failed error=%s", error)
-
-    async def stop(self) -> None:
-        """End every reconciler where it stands; whoever leads next goes on from there."""
-        workers = list(self._workers)
-        for worker in workers:
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
 
     def _wake(self, meshes: Iterable[str]) -> None:
         for name in meshes:
@@ -115,9 +127,12 @@ class Controller:
             elif name in self._world.meshes:
                 cause = self._causes[name] = asyncio.Event()
                 cause.set()
-                worker = asyncio.create_task(self._work(name, cause), name=f"mesh {name}")
-                self._workers.add(worker)
-                worker.add_done_callback(self._workers.discard)
+                self._start(self._work(name, cause), f"mesh {name}")
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        worker = asyncio.create_task(work, name=name)
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
 
     async def _work(self, name: str, cause: asyncio.Event) -> None:
         """Run one mesh's reconciler until the mesh is gone."""
@@ -125,12 +140,13 @@ class Controller:
         failures = 0
         wait: float | None = None
         while name in self._world.meshes:
-            try:
-                async with asyncio.timeout(wait):
-                    await cause.wait()
-            except TimeoutError:
-                pass
-            await asyncio.sleep(_DEBOUNCE_SECONDS)
+            rest = _DEBOUNCE_SECONDS
+            if wait != 0:
+                rest += _DEBOUNCE_SECONDS_A_NODE * len(self._world.nodes)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await cause.wait()
+            await asyncio.sleep(rest)
             cause.clear()
             try:
                 again = await reconciler.reconcile()
@@ -143,6 +159,7 @@ class Controller:
                 failures = 0
                 wait = max(0.0, (again - datetime.now(UTC)).total_seconds()) if again else None
                 continue
-            wait = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
+            await asyncio.sleep(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
             failures += 1
+            wait = 0
         del self._causes[name]

@@ -77,30 +77,37 @@ def _conflict(
 
 
 def _overlap(spec: WesherMeshSpec, world: World) -> Refusal | None:
-    for what, network in _cluster_networks(world):
-        if spec.overlay.overlaps(network):
-            return Refusal(
-                "OverlappingNetwork",
-                f"spec.overlayCIDR {spec.overlay} overlaps {what}; "
-                f"{free_network(spec.overlay, _occupied(world))} is free",
-            )
+    overlay = spec.overlay
+    for what in _clashes(overlay, world):
+        return Refusal(
+            "OverlappingNetwork",
+            f"spec.overlayCIDR {overlay} overlaps {what}; {free_network(overlay, _occupied(world))} is free",
+        )
     return None
 
 
-def _cluster_networks(world: World) -> Iterator[tuple[str, IPNetwork]]:
+def _clashes(overlay: IPNetwork, world: World) -> Iterator[str]:
     for _, services in sorted(world.service_cidrs.items()):
         for network in services.networks:
-            yield f"the Service network {network}", network
+            if overlay.overlaps(network):
+                yield f"the Service network {network}"
     for _, node in sorted(world.nodes.items()):
         for network in node.pod_cidrs:
-            yield f"the pod network {network} of Node {node.name}", network
+            if overlay.overlaps(network):
+                yield f"the pod network {network} of Node {node.name}"
         for kind, address in node.addresses:
-            yield f"the {kind} {address} of Node {node.name}", ip_network(str(address))
+            if address in overlay:
+                yield f"the {kind} {address} of Node {node.name}"
 
 
 def _occupied(world: World) -> list[IPNetwork]:
-    networks = [network for _, network in _cluster_networks(world)]
-    return networks + [mesh.spec.overlay for mesh in world.meshes.values() if mesh.spec is not None]
+    networks = [mesh.spec.overlay for mesh in world.meshes.values() if mesh.spec is not None]
+    for services in world.service_cidrs.values():
+        networks += services.networks
+    for node in world.nodes.values():
+        networks += node.pod_cidrs
+        networks += [ip_network(str(address)) for _, address in node.addresses]
+    return networks
 
 
 def free_network(like: IPNetwork, occupied: Iterable[IPNetwork]) -> str:

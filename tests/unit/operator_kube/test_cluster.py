@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from kubernetes.aio.client import ApiClient, Configuration
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_operator import kube, leader
 from wesher_operator.kube import MESH, NODE, POD, WESHER_NODE, Cluster, NotLeading, read_answer
+from wesher_testing.answering import answering
 
 MESHES = "/apis/wesher.dev/v1alpha1/weshermeshes"
 
@@ -25,39 +24,6 @@ def refusal(code: int, message: str, **details: Any) -> tuple[int, dict[str, Any
 def read(status: int, content: object, method: str = "PATCH") -> object:
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     return read_answer(status, text, method, f"{MESHES}/demo")
-
-
-@asynccontextmanager
-async def answering(*answers: tuple[int, dict[str, Any]]) -> AsyncIterator[tuple[Cluster, list[str]]]:
-    """Run an HTTP server that gives these answers, the last for ever; none at all is silence.
-
-    Yields a cluster that asks it, and the requests it got.
-    """
-    asked: list[str] = []
-    connections: set[asyncio.StreamWriter] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.add(writer)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        asked.append(head.splitlines()[0].removesuffix(" HTTP/1.1"))
-        if answers:
-            status, content = answers[min(len(asked), len(answers)) - 1]
-            body = json.dumps(content).encode()
-            writer.write(
-                b"HTTP/1.1 %d X\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
-            )
-            writer.write(body)
-            writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    try:
-        async with ApiClient(Configuration(host=f"http://127.0.0.1:{port}")) as api:
-            yield Cluster(api, "wesher-system"), asked
-    finally:
-        server.close()
-        for writer in connections:
-            writer.close()
 
 
 def test_a_write_that_is_refused_is_the_users_to_mend_with_the_field_where_one_is_named() -> None:
