@@ -12,6 +12,7 @@ MESH_LABEL = f"{GROUP}/mesh"
 LOCATION_ANNOTATION = f"{GROUP}/location"
 ADVERTISE_ADDRESS_ANNOTATION = f"{GROUP}/advertise-address"
 NUDGE_ANNOTATION = f"{GROUP}/nudge"
+RELEASE_ANNOTATION = f"{GROUP}/release"
 HOSTS_DOMAIN = "wesher.internal"
 
 MAX_MESH_NAME = 32

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from wesher_common.names import GROUP, VERSION
+from wesher_common.names import GROUP, RELEASE_ANNOTATION, VERSION
+from wesher_common.version import VERSION as RELEASE
 from wesher_operator.resources.mesh import WesherMesh
 from wesher_operator.resources.node import WesherNode
 from wesher_operator.resources.parts import Column
@@ -43,7 +44,8 @@ def definition(kind: type[WesherMesh | WesherNode]) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{kind.plural}.{GROUP}"},
+        # By it `kubectl wesher doctor` sees definitions that an upgrade left behind.
+        "metadata": {"name": f"{kind.plural}.{GROUP}", "annotations": {RELEASE_ANNOTATION: RELEASE}},
         "spec": {
             "group": GROUP,
             "scope": "Cluster",

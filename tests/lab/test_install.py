@@ -33,6 +33,15 @@ def test_the_programs_run_from_where_the_tree_will_lie(tree: Path) -> None:
     assert said.stdout.strip() in next((REPOSITORY / "dist").glob("wesher-*.whl")).name
 
 
+def test_the_wheel_brings_every_command(tree: Path) -> None:
+    programs = tree / "opt/wesher/bin"
+    for name in ("wesher", "wesher-operator", "kubectl-wesher"):
+        said = subprocess.run(
+            [programs / "python", programs / name, "--help"], capture_output=True, text=True, check=True
+        )
+        assert said.stdout.startswith(f"usage: {name.replace('kubectl-', 'kubectl ')}")
+
+
 def test_systemd_finds_nothing_wrong_with_the_service(tree: Path) -> None:
     verify = shutil.which("systemd-analyze")
     if verify is None:

@@ -31,6 +31,7 @@ VIOLATIONS = {
         "operator/wesher_operator/reconcile/allocation.py",
         "import wesher_operator.handlers",
     ),
+    "The kubectl plugin starts at once": ("operator/wesher_operator/kubectl/reach.py", "import kopf"),
     "Engines and policies are told the time": ("agent/wesher_agent/swim/engine.py", "import time"),
     "The wire format and the SWIM engine know nothing of wesher": (
         "agent/wesher_agent/wire/messages.py",

@@ -1,0 +1,251 @@
+"""What is looked at when something is wrong, one check each, and what to do about what is found.
+
+Pure: objects in, findings out. What to fetch, and in which order they are told, is `doctor`'s.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from wesher_common.conditions import find_condition
+from wesher_common.names import GROUP, RELEASE_ANNOTATION
+from wesher_common.tables import age
+from wesher_operator.kubectl.meshes import DEFINITIONS, key_secret_of, name_of, status_of
+from wesher_operator.kubectl.reach import Object
+from wesher_operator.kubectl.status import age_of, conditions_of, wrong
+from wesher_operator.reconcile.agent_pod import newest_refusal, node_of, pod_security_hint, trouble_of
+
+LEASE = "wesher-operator"
+_KEY_BYTES = 32
+_MAX_NAMED = 5
+_REPORT_SECONDS = 600.0
+"""Agents report every 7.5 minutes at the latest."""
+_POD_SECURITY = "pod-security.kubernetes.io/enforce"
+
+Verdict = Literal["ok", "FAIL", "?"]
+"""``?``: it could not be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of one check."""
+
+    check: str
+    verdict: Verdict
+    says: str
+    do: str = ""
+    """What to do about it; one line, often a command."""
+
+
+def unseen(check: str, why: str) -> Finding:
+    """Return the finding of a check that could not be made, mostly for want of a permission."""
+    return Finding(check, "?", f"not looked at: {why}")
+
+
+def definitions(found: Mapping[str, Object | None], release: str) -> Finding:
+    """Look whether the API server knows our kinds, as the running release has them.
+
+    Args:
+        found: the CustomResourceDefinitions by their plural.
+        release: of the operator that runs.
+
+    """
+    check, apply = "definitions", "apply the files of charts/wesher/crds with kubectl apply --server-side -f"
+    missing = [plural for plural in DEFINITIONS if found[plural] is None]
+    if missing:
+        return Finding(check, "FAIL", f"missing: {_named(f'{plural}.{GROUP}' for plural in missing)}", apply)
+    kinds = {plural: crd for plural, crd in found.items() if crd is not None}
+    unserved = [
+        plural
+        for plural, crd in kinds.items()
+        if not any(c.type == "Established" and c.is_true for c in conditions_of(status_of(crd)))
+    ]
+    if unserved:
+        return Finding(
+            check, "FAIL", f"not served yet: {_named(unserved)}", "look at them with kubectl describe crd"
+        )
+    releases = {
+        str((crd["metadata"].get("annotations") or {}).get(RELEASE_ANNOTATION, "an older release"))
+        for crd in kinds.values()
+    }
+    if releases != {release}:
+        says = f"they are of {_named(sorted(releases))}, and the operator is of {release}"
+        return Finding(
+            check, "FAIL", says, f"{apply}, or let the operator do it: helm upgrade with crds.manage=true"
+        )
+    return Finding(check, "ok", f"served, of release {release}")
+
+
+def operator(
+    deployment: Object, pods: Sequence[Object], lease: Object | None, now: datetime
+) -> list[Finding]:
+    """Look whether an operator runs, and whether one leads."""
+    name, namespace = name_of(deployment), deployment["metadata"]["namespace"]
+    wanted, ready = deployment["spec"].get("replicas", 1), sum(_is_ready(pod) for pod in pods)
+    logs = f"kubectl -n {namespace} logs deployment/{name}"
+    if ready:
+        runs = Finding("operator runs", "ok", f"{ready} of {wanted} pods ready in namespace {namespace}")
+    elif not pods:
+        says = f"Deployment {name} in namespace {namespace} has no pod"
+        runs = Finding("operator runs", "FAIL", says, f"kubectl -n {namespace} describe deployment {name}")
+    else:
+        says = f"no pod of {name} is ready: {_named(_pod_line(pod) for pod in pods)}"
+        runs = Finding("operator runs", "FAIL", says, logs)
+    return [runs, _leads(lease, now, logs)]
+
+
+def _leads(lease: Object | None, now: datetime, logs: str) -> Finding:
+    check = "operator leads"
+    spec = (lease or {}).get("spec") or {}
+    if not spec.get("holderIdentity"):
+        return Finding(check, "FAIL", "no operator leads, so nothing that is declared takes effect", logs)
+    holder, late = spec["holderIdentity"], age_of(spec.get("renewTime") or "", now)
+    if late is None or late > int(spec.get("leaseDurationSeconds") or 0):
+        since = "holds the lease but never renewed it" if late is None else f"led until {age(late)} ago"
+        return Finding(check, "FAIL", f"{holder} {since}, and nobody else leads", logs)
+    return Finding(check, "ok", f"{holder} leads")
+
+
+def pod_security(namespace: Object) -> Finding:
+    """Look whether the namespace lets agents use the host's network."""
+    check, name = "pod security", name_of(namespace)
+    level = (namespace["metadata"].get("labels") or {}).get(_POD_SECURITY)
+    if level in (None, "privileged"):
+        says = "is labelled privileged" if level else "enforces no level by label"
+        return Finding(check, "ok", f"namespace {name} {says}")
+    return Finding(
+        check,
+        "FAIL",
+        f"namespace {name} enforces {level}, and agents use the host's network",
+        f"kubectl label namespace {name} --overwrite {_POD_SECURITY}=privileged",
+    )
+
+
+def account_rights(account: str, denied: Sequence[str]) -> Finding:
+    """Look whether a ServiceAccount may do what it has to.
+
+    Args:
+        account: its name, as ``namespace/name``.
+        denied: what it may not, as ``verb resource``.
+
+    """
+    if denied:
+        says = f"{account} may not {_named(denied)}"
+        return Finding("roles", "FAIL", says, "install the chart with rbac.create=true, or grant it by hand")
+    return Finding("roles", "ok", f"{account} may do what it must")
+
+
+def mesh_conditions(mesh: Object) -> Finding:
+    """Look at what the operator says of a mesh."""
+    check = f"mesh {name_of(mesh)}"
+    bad = wrong(conditions_of(status_of(mesh)))
+    if not bad:
+        ready = find_condition(status_of(mesh).get("conditions") or [], "Ready")
+        if ready is None:
+            return Finding(
+                check, "FAIL", "no operator has looked at it", "see the checks of the operator above"
+            )
+        return Finding(check, "ok", ready.message or "Ready")
+    first = bad[0]
+    says = _named({f"{c.type} is {c.status}, {c.reason}": None for c in bad})
+    return Finding(
+        check, "FAIL", says, f"{first.message or first.reason}; see {first.reason} in docs/troubleshooting.md"
+    )
+
+
+def key_secret(mesh: Object, secret: Object | None, namespace: str) -> Finding:
+    """Look whether the key is one, without a word about what it is."""
+    check, name = f"key of {name_of(mesh)}", key_secret_of(mesh)
+    where = f"Secret {name} in namespace {namespace}"
+    if secret is None:
+        return Finding(
+            check, "FAIL", f"{where} is missing", "put it back; the operator makes one for a new mesh only"
+        )
+    try:
+        text = base64.b64decode((secret.get("data") or {})["cluster-key"])
+        length = len(base64.b64decode(text.strip(), validate=True))
+    except KeyError:
+        return Finding(
+            check, "FAIL", f"{where} has no entry cluster-key", "put the key there: base64 of 32 bytes"
+        )
+    except (binascii.Error, ValueError):
+        return Finding(
+            check,
+            "FAIL",
+            f"{where}: cluster-key is not base64",
+            "put 32 bytes in base64 there: wesher keygen",
+        )
+    if length != _KEY_BYTES:
+        says = f"{where}: the key has {length} bytes, not {_KEY_BYTES}"
+        return Finding(check, "FAIL", says, "put 32 bytes in base64 there: wesher keygen")
+    return Finding(check, "ok", f"{where} holds {_KEY_BYTES} bytes")
+
+
+def agents(
+    mesh: Object, daemon_set: Object | None, pods: Sequence[Object], events: Sequence[Object]
+) -> Finding:
+    """Look whether every node runs its agent, and why not."""
+    check = f"agents of {name_of(mesh)}"
+    if daemon_set is None:
+        return Finding(
+            check,
+            "FAIL",
+            "there is no DaemonSet for them",
+            "see the mesh's conditions, and the operator's log",
+        )
+    namespace, status = daemon_set["metadata"]["namespace"], status_of(daemon_set)
+    wanted, ready = int(status.get("desiredNumberScheduled") or 0), int(status.get("numberReady") or 0)
+    troubles = [
+        f"{node_of(pod)} {trouble.message}" for pod in pods if (trouble := trouble_of(pod)) is not None
+    ]
+    if troubles:
+        do = f"kubectl -n {namespace} describe pods -l {GROUP}/mesh={name_of(mesh)}"
+        return Finding(check, "FAIL", f"{ready} of {wanted} ready: {_named(troubles)}", do)
+    refusal = newest_refusal(events, daemon_set["metadata"]["uid"])
+    if len(pods) < wanted and refusal:
+        do = pod_security_hint(refusal, namespace) or f"kubectl -n {namespace} get events"
+        return Finding(check, "FAIL", f"{wanted - len(pods)} pods were refused: {refusal}", do)
+    if ready < wanted:
+        waiting = [node_of(pod) for pod in pods if not _is_ready(pod)]
+        says = f"{ready} of {wanted} ready, not on: {_named(waiting)}"
+        return Finding(check, "FAIL", says, "the reports below, or the pods' logs, say why")
+    return Finding(check, "ok", f"{ready} of {wanted} ready")
+
+
+def reports(mesh: Object, nodes: Sequence[Object], now: datetime) -> Finding:
+    """Look at what the agents report, and when they last did."""
+    check = f"reports of {name_of(mesh)}"
+    bad: list[str] = []
+    for node in nodes:
+        status, name = status_of(node), node["spec"]["nodeName"]
+        late = age_of(status.get("lastReportTime") or "", now)
+        if late is None:
+            bad.append(f"{name} has never reported")
+        elif late > _REPORT_SECONDS:
+            bad.append(f"{name} last reported {age(late)} ago")
+        elif conditions := wrong(conditions_of(status)):
+            bad.append(f"{name}: {conditions[-1].reason}: {conditions[-1].message}".removesuffix(": "))
+    if bad:
+        return Finding(check, "FAIL", _named(bad), "each reason's remedy stands in docs/troubleshooting.md")
+    return Finding(check, "ok", f"{len(nodes)} nodes report, and all is well with them")
+
+
+def _is_ready(pod: Object) -> bool:
+    return any(c.type == "Ready" and c.is_true for c in conditions_of(status_of(pod)))
+
+
+def _pod_line(pod: Object) -> str:
+    trouble = trouble_of(pod)
+    return f"{name_of(pod)} {trouble.message if trouble else status_of(pod).get('phase', 'Unknown')}"
+
+
+def _named(parts: Iterable[str]) -> str:
+    """Return the first few of them in one line."""
+    listed = list(parts)
+    more = f" and {len(listed) - _MAX_NAMED} more" if len(listed) > _MAX_NAMED else ""
+    return "; ".join(listed[:_MAX_NAMED]) + more

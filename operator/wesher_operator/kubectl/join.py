@@ -1,0 +1,101 @@
+"""What to run on a machine outside the cluster so that it joins a mesh; pure.
+
+The cluster key itself is in none of it: it goes from the Secret into a file, never
+through an argument list that other users of a machine can read.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from ipaddress import ip_network
+
+from wesher_common.errors import InvalidSpec
+from wesher_operator.kubectl.meshes import key_secret_of, name_of, status_of
+from wesher_operator.kubectl.reach import Object
+from wesher_operator.kubectl.status import conditions_of
+
+KEY_FILE = "/etc/wesher/key"
+_MAX_SEEDS = 3
+
+
+def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: Sequence[str] = ()) -> str:
+    """Return the commands, with what each is for as comments.
+
+    Args:
+        mesh: the WesherMesh.
+        nodes: its WesherNodes.
+        namespace: the operator's, where the key Secret lives.
+        reach: kubectl's flags that lead to this cluster.
+
+    Raises:
+        InvalidSpec: the mesh's network is none that a machine outside can take an address from, or
+            there is no node to join through yet.
+
+    """
+    overlay = _joinable(mesh["spec"]["overlayCIDR"])
+    secret = shlex.join(["kubectl", *reach, "-n", namespace, "get", "secret", key_secret_of(mesh)])
+    return "\n".join(
+        [
+            f"# For a machine outside to join the mesh {name_of(mesh)}: where kubectl reaches the cluster,",
+            "# write its key into a file that only you can read:",
+            "(umask 077; " + secret + " -o jsonpath='{.data.cluster-key}' | base64 -d > wesher-key)",
+            "",
+            f"# Bring that file to the machine as {KEY_FILE}, root's alone, and remove it here:",
+            f"ssh root@MACHINE 'umask 077; mkdir -p /etc/wesher; cat > {KEY_FILE}' < wesher-key",
+            "rm wesher-key",
+            "",
+            "# On the machine, as root, once its ports are open to the members:",
+            shlex.join(_wesher(mesh, nodes, overlay)),
+        ]
+    )
+
+
+def _wesher(mesh: Object, nodes: Sequence[Object], overlay: str) -> list[str]:
+    spec = mesh["spec"]
+    wireguard, gossip = spec["wireguard"], spec["gossip"]
+    words = [
+        "wesher",
+        *("--cluster-key-file", KEY_FILE),
+        *("--join", ",".join(_seeds(mesh, nodes))),
+        *("--overlay-net", overlay),
+        *("--cluster-port", str(gossip["port"])),
+        *("--wireguard-port", str(wireguard["port"])),
+        *("--gossip-profile", gossip["profile"]),
+    ]
+    if gossip.get("label"):
+        words += ["--label", gossip["label"]]
+    if wireguard.get("mtu"):
+        words += ["--mtu", str(wireguard["mtu"])]
+    if spec.get("etcHosts") == "Off":
+        words.append("--no-etc-hosts")
+    return words
+
+
+def _joinable(overlay: str) -> str:
+    prefix = ip_network(overlay).prefixlen
+    if prefix % 8:
+        raise InvalidSpec(
+            "spec.overlayCIDR",
+            "no machine outside can join: as in the Go program, it makes its address of whole octets of its "
+            f"name's hash, so the prefix length must be a multiple of 8, not {prefix}; overlayCIDR cannot "
+            "change, so declare another mesh",
+            value=overlay,
+        )
+    return overlay
+
+
+def _seeds(mesh: Object, nodes: Sequence[Object]) -> list[str]:
+    """Return the addresses of some nodes, ready ones first; they gossip on the port that is given too."""
+    reporting = [node for node in nodes if status_of(node).get("endpoint")]
+    if not reporting:
+        raise InvalidSpec(
+            "MESH", "no node has reported where to join through: wait until it is Ready", value=name_of(mesh)
+        )
+    reporting.sort(key=lambda node: not _is_ready(node))
+    hosts = (str(status_of(node)["endpoint"]).rpartition(":")[0] for node in reporting[:_MAX_SEEDS])
+    return [host.strip("[]") for host in hosts]
+
+
+def _is_ready(node: Object) -> bool:
+    return any(c.type == "Ready" and c.is_true for c in conditions_of(status_of(node)))

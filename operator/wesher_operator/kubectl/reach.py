@@ -1,0 +1,178 @@
+"""The user's way to the API server: kubeconfig and context as kubectl takes them, and plain requests.
+
+Library errors end here, as one line that says who must act.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NoReturn
+
+import urllib3
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.config import ConfigException, load_kube_config
+
+from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
+from wesher_common.version import VERSION
+
+Object = dict[str, Any]
+"""An object as JSON."""
+
+_SECONDS = 15.0
+_PAGE = "500"
+_PART_OF = "app.kubernetes.io/part-of=wesher"
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+
+
+class NotPermitted(WesherError):  # noqa: N818 - reads as the fact it states
+    """The user may not ask this; the text is the API server's."""
+
+
+class ApiServer:
+    """An API server, asked as the user of a kubeconfig.
+
+    Args:
+        api: a client.
+
+    """
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+        self.now = datetime.now(UTC)
+        """The API server's clock at its last answer: ours may be wrong, and ages are told by it."""
+
+    def get(self, path: str, **query: str) -> Object | None:
+        """Return an object or a list; None for what is not there.
+
+        Raises:
+            NotPermitted: the user may not.
+            ClusterUnavailable: there is no answer, or none that can be read.
+
+        """
+        answer = self._ask("GET", path, query=query)
+        return None if answer is None else _parsed(answer, path)
+
+    def items(self, path: str, **query: str) -> list[Object]:
+        """Return every object of a collection, none of a kind that is not served.
+
+        Raises: as `get`.
+        """
+        found: list[Object] = []
+        rest = ""
+        while True:
+            page = self.get(path, **query, limit=_PAGE, **({"continue": rest} if rest else {})) or {}
+            found += page.get("items") or []
+            rest = (page.get("metadata") or {}).get("continue") or ""
+            if not rest:
+                return found
+
+    def text(self, path: str, **query: str) -> str:
+        """Return what stands at a path as it is, such as a container's log; empty for what is not there.
+
+        Raises: as `get`.
+        """
+        answer = self._ask("GET", path, query=query)
+        return "" if answer is None else answer.decode(errors="replace")
+
+    def create(self, path: str, body: Object) -> Object:
+        """Create an object and return it as it now stands; here only reviews, which leave nothing behind.
+
+        Raises: as `get`.
+        """
+        answer = self._ask("POST", path, query={}, body=body)
+        if answer is None:
+            raise ClusterUnavailable(f"the API server does not serve {path}")
+        return _parsed(answer, path)
+
+    def _ask(
+        self, method: str, path: str, *, query: Mapping[str, str], body: Object | None = None
+    ) -> bytes | None:
+        try:
+            request = self._api.param_serialize(
+                method,
+                path,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json, */*", "Content-Type": "application/json"},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = self._api.call_api(*request, _request_timeout=_SECONDS)
+            content = bytes(response.read() or b"")  # type: ignore[no-untyped-call]
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            where = self._api.configuration.host
+            raise ClusterUnavailable(f"the API server {where} does not answer: {error}") from error
+        if date := response.headers.get("Date"):
+            self.now = parsedate_to_datetime(date)
+        if response.status < 300:  # noqa: PLR2004 - HTTP's own line
+            return content
+        if response.status != _NOT_FOUND:
+            self._refuse(response.status, content, f"{method} {path}")
+        return None
+
+    def _refuse(self, status: int, content: bytes, what: str) -> NoReturn:
+        try:
+            message = str(json.loads(content).get("message", ""))
+        except (ValueError, AttributeError):
+            message = ""
+        if status == _FORBIDDEN:
+            raise NotPermitted(message or f"{what}: forbidden")
+        if status == _UNAUTHORIZED:
+            host = self._api.configuration.host
+            raise ClusterUnavailable(f"the API server {host} does not accept these credentials")
+        raise ClusterUnavailable(f"{what}: {status} {message}")
+
+
+def connect(kubeconfig: str, context: str) -> ApiServer:
+    """Return the API server that kubectl would ask.
+
+    Args:
+        kubeconfig: a file; empty means ``$KUBECONFIG`` or ``~/.kube/config``.
+        context: of that file; empty means its current one.
+
+    Raises:
+        InvalidSpec: the file cannot be used, or has no such context.
+
+    """
+    configuration = Configuration()
+    # A command that waits through retries looks hung; whoever typed it can type it again.
+    configuration.retries = False
+    try:
+        load_kube_config(  # type: ignore[no-untyped-call]
+            kubeconfig or None, context or None, configuration, persist_config=False
+        )
+    except (ConfigException, OSError, ValueError) as error:
+        flag, value = ("--context", context) if context else ("--kubeconfig", kubeconfig or None)
+        raise InvalidSpec(flag, f"cannot be used: {' '.join(str(error).split())}", value=value) from error
+    api = ApiClient(configuration)
+    api.user_agent = f"kubectl-wesher/{VERSION}"
+    return ApiServer(api)
+
+
+def operator_deployment(api: ApiServer, namespace: str) -> Object:
+    """Return the operator's Deployment, looked for in one namespace, or in all when that is empty.
+
+    Raises:
+        InvalidSpec: there is none, or one in each of several namespaces.
+        NotPermitted: the user may not look.
+        ClusterUnavailable: there is no answer.
+
+    """
+    within = f"/namespaces/{namespace}" if namespace else ""
+    found = api.items(f"/apis/apps/v1{within}/deployments", labelSelector=_PART_OF)
+    if not found:
+        rule = "there is no operator here: install the chart, or name its namespace"
+        raise InvalidSpec("--namespace", rule, value=namespace or None)
+    if len(found) > 1:
+        places = ", ".join(sorted({str(each["metadata"]["namespace"]) for each in found}))
+        raise InvalidSpec("--namespace", f"several operators run here: name one of {places}")
+    return found[0]
+
+
+def _parsed(content: bytes, path: str) -> Object:
+    try:
+        return dict(json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise ClusterUnavailable(f"GET {path}: the answer is no JSON object") from error

@@ -1,0 +1,212 @@
+"""What a mesh is like and what is wrong with it: for people as lines, for programs as JSON.
+
+Pure: it lays out what the operator and the agents said, and judges nothing anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from wesher_common.conditions import Condition
+from wesher_common.tables import age, table
+from wesher_operator.kubectl.meshes import name_of, status_of
+from wesher_operator.kubectl.reach import Object
+
+_BAD_WHEN_TRUE = "Degraded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One member, as the mesh's status lists it and as its own agent reports."""
+
+    name: str
+    kind: str
+    state: str
+    reason: str
+    address: str
+    endpoint: str
+    """Where others dial its WireGuard."""
+    peers: str
+    """How many of those it knows have a tunnel, as ``3/3``."""
+    reported: str
+    """When its agent last reported, RFC 3339; empty is never."""
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the form ``-o json`` prints."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "state": self.state,
+            "reason": self.reason,
+            "overlayIP": self.address,
+            "endpoint": self.endpoint,
+            "peers": self.peers,
+            "lastReportTime": self.reported,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """One mesh."""
+
+    name: str
+    is_behind: bool
+    """Whether the status is about a former spec."""
+    conditions: tuple[Condition, ...]
+    counts: Mapping[str, Any]
+    """``status.members``."""
+    members: tuple[Member, ...]
+    """Those not ready first, as the operator sorts them."""
+    members_truncated: bool
+    facts: tuple[tuple[str, str], ...]
+    """What was declared, as label and text."""
+    problems: tuple[str, ...]
+    """One line each, in the words of the conditions."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the mesh says so, of its present spec."""
+        return not self.is_behind and any(c.type == "Ready" and c.is_true for c in self.conditions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the form ``-o json`` prints."""
+        return {
+            "name": self.name,
+            "ready": self.is_ready,
+            "conditions": [condition.to_dict() for condition in self.conditions],
+            "members": dict(self.counts),
+            "memberList": [member.to_dict() for member in self.members],
+            "membersTruncated": self.members_truncated,
+            "problems": list(self.problems),
+        }
+
+
+def overview(mesh: Object, nodes: Sequence[Object]) -> Overview:
+    """Return one mesh at a glance.
+
+    Args:
+        mesh: the WesherMesh.
+        nodes: its WesherNodes.
+
+    """
+    status = status_of(mesh)
+    conditions = conditions_of(status)
+    is_behind = int(status.get("observedGeneration") or 0) < int(mesh["metadata"].get("generation") or 0)
+    return Overview(
+        name=name_of(mesh),
+        is_behind=is_behind,
+        conditions=conditions,
+        counts=status.get("members") or {},
+        members=_members(status, nodes),
+        members_truncated=bool(status.get("membersTruncated")),
+        facts=_facts(mesh, status),
+        problems=(
+            *(["the operator has not looked at this mesh's present spec yet"] if is_behind else []),
+            *_distinct(wrong(conditions)),
+            *(
+                f"{node['spec']['nodeName']}: {line}"
+                for node in nodes
+                for line in _distinct(wrong(conditions_of(status_of(node))))
+            ),
+        ),
+    )
+
+
+def overview_text(shown: Overview, *, now: datetime) -> str:
+    """Return one mesh as lines for people; ages are counted up to ``now``."""
+    counts = shown.counts
+    outside = f", {counts['outside']} outside" if counts.get("outside") else ""
+    ready = "Ready" if shown.is_ready else "not Ready"
+    lines = [f"{shown.name}: {ready}, {counts.get('summary') or '0/0'} nodes ready{outside}"]
+    width = max(len(label) for label, _ in shown.facts) + 2
+    lines += [f"  {label + ':':{width}}{text}" for label, text in shown.facts]
+    if shown.members:
+        rows = [
+            (
+                member.name,
+                member.state,
+                member.address or "-",
+                member.endpoint or "-",
+                member.peers or "-",
+                _since(member.reported, now) if member.kind == "Node" else "-",
+                member.reason,
+            )
+            for member in shown.members
+        ]
+        heading = ("MEMBER", "STATE", "OVERLAY-IP", "ENDPOINT", "PEERS", "REPORTED", "REASON")
+        lines += [f"  {line}" for line in table(heading, rows).splitlines()]
+    if shown.members_truncated:
+        lines.append("  and more: kubectl get wnode")
+    return "\n".join([*lines, *(f"! {problem}" for problem in shown.problems)])
+
+
+def conditions_of(status: Object) -> tuple[Condition, ...]:
+    """Return the conditions of a status, in its order."""
+    return tuple(Condition.from_dict(entry) for entry in status.get("conditions") or [])
+
+
+def wrong(conditions: Sequence[Condition]) -> list[Condition]:
+    """Return the conditions that are not as they should be."""
+    return [c for c in conditions if c.status != ("False" if c.type == _BAD_WHEN_TRUE else "True")]
+
+
+def age_of(moment: str, now: datetime) -> float | None:
+    """Return how many seconds ago an RFC 3339 time was; None for an empty one."""
+    return (now - datetime.fromisoformat(moment)).total_seconds() if moment else None
+
+
+def _since(moment: str, now: datetime) -> str:
+    seconds = age_of(moment, now)
+    return "never" if seconds is None else f"{age(max(0.0, seconds))} ago"
+
+
+def _distinct(conditions: Sequence[Condition]) -> list[str]:
+    """Return a line a condition; `Ready` often repeats what another one says, and then goes without."""
+    said: dict[tuple[str, str], Condition] = {}
+    for condition in conditions:
+        said[condition.reason, condition.message] = condition
+    return [
+        f"{c.type} is {c.status}, {c.reason}" + (f": {c.message}" if c.message else "") for c in said.values()
+    ]
+
+
+def _facts(mesh: Object, status: Object) -> tuple[tuple[str, str], ...]:
+    spec = mesh["spec"]
+    wireguard, gossip, key = spec.get("wireguard") or {}, spec.get("gossip") or {}, status.get("key") or {}
+    accepted = f", also accepted: {', '.join(key['acceptedIDs'])}" if key.get("acceptedIDs") else ""
+    return (
+        ("overlay", f"{spec['overlayCIDR']} on {wireguard.get('interface', '-')}"),
+        (
+            "ports",
+            f"WireGuard {wireguard.get('port', '-')}/UDP, gossip {gossip.get('port', '-')}/TCP and UDP",
+        ),
+        (
+            "gossip",
+            f"profile {gossip.get('profile', '-')}"
+            + (f", label {gossip['label']}" if gossip.get("label") else ""),
+        ),
+        ("key", f"id {key.get('id') or '-'}{accepted}"),
+    )
+
+
+def _members(status: Object, nodes: Sequence[Object]) -> tuple[Member, ...]:
+    by_address = {node["spec"].get("overlayIP"): status_of(node) for node in nodes}
+    members = []
+    for entry in status.get("memberList") or []:
+        report = by_address.get(entry.get("address"), {}) if entry.get("kind") == "Node" else {}
+        members.append(
+            Member(
+                name=str(entry.get("name", "")),
+                kind=str(entry.get("kind", "")),
+                state=str(entry.get("state", "")),
+                reason=str(entry.get("reason", "")),
+                address=str(entry.get("address", "")),
+                endpoint=str(report.get("endpoint", "")),
+                peers=str((report.get("peers") or {}).get("summary", "")),
+                reported=str(report.get("lastReportTime") or ""),
+            )
+        )
+    return tuple(members)

@@ -1,0 +1,344 @@
+"""``kubectl wesher``, run by kubectl against a real API server."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shlex
+import stat
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wesher_agent.cli.commands import agent_settings
+from wesher_testing import toolbox
+from wesher_testing.api_server import ApiServer
+from wesher_testing.operator_process import NAMESPACE, OperatorProcess, eventually
+
+KEY = bytes(range(50, 82))
+SECRET_VALUE = "hunter2-of-a-proxy"  # noqa: S105 - what must not get out
+
+Plugin = Callable[..., subprocess.CompletedProcess[str]]
+Mesh = Callable[..., None]
+Report = Callable[..., None]
+
+
+@pytest.fixture
+def plugin(api: ApiServer) -> Plugin:
+    """Run ``kubectl wesher`` and return how it ended."""
+    kubectl = toolbox.kubernetes_binary("kubectl")
+
+    def run(*words: str, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
+        path = f"{Path(sys.executable).parent}:{kubectl.parent}:{os.environ['PATH']}"
+        return subprocess.run(
+            [kubectl, "wesher", *words, f"--kubeconfig={kubeconfig or api.kubeconfig}"],
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    return run
+
+
+@pytest.fixture
+def demo(api: ApiServer, operator: OperatorProcess, mesh: Mesh, report: Report) -> None:
+    """Two nodes in a mesh with a known key: ``a`` reports that it is well, ``b`` that its port is taken."""
+    put_key(api, KEY)
+    for number, name in enumerate("ab", start=1):
+        api.node(name, f"192.168.7.{number}")
+    mesh(gossip={"port": 17946, "label": "west", "profile": "LAN"}, etcHosts="Off")
+    for name in "ab":
+        eventually(lambda name=name: api.get("wnode", f"demo.{name}"), within=20)
+    report("a", endpoint="192.168.7.1:51820", peers={"summary": "1/1"})
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    taken = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "PortTaken",
+        "message": "UDP port 51820 is taken",
+        "lastTransitionTime": now,
+    }
+    report("b", endpoint="192.168.7.2:51820", conditions=[taken])
+    eventually(lambda: member_states(api), within=20, until=[("b", "NotReady"), ("a", "Ready")].__eq__)
+
+
+def member_states(api: ApiServer) -> list[tuple[str, str]]:
+    listed = (api.get("wmesh", "demo").get("status") or {}).get("memberList") or []
+    return [(entry["name"], entry["state"]) for entry in listed]
+
+
+def put_key(api: ApiServer, key: bytes) -> None:
+    api.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "demo-key", "namespace": NAMESPACE},
+            "data": {"cluster-key": base64.b64encode(base64.b64encode(key)).decode()},
+        }
+    )
+
+
+def test_status_shows_those_not_ready_first_and_why_and_its_exit_code_tells(
+    plugin: Plugin, demo: None
+) -> None:
+    done = plugin("status", "demo")
+    assert done.returncode == 1, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "demo: not Ready, 1/2 nodes ready"
+    members = [line.split() for line in lines if "10.189." in line and not line.startswith("  overlay")]
+    assert [(row[0], row[1], row[-1]) for row in members] == [
+        ("b", "NotReady", "PortTaken"),
+        ("a", "Ready", "ago"),
+    ]
+    assert "! b: Ready is False, PortTaken: UDP port 51820 is taken" in lines
+
+    (shown,) = json.loads(plugin("status", "-o", "json").stdout)
+    assert (shown["name"], shown["ready"], shown["members"]["summary"]) == ("demo", False, "1/2")
+    assert [entry["reason"] for entry in shown["memberList"]] == ["PortTaken", ""]
+
+
+def test_status_of_a_mesh_that_is_well_ends_with_0(
+    api: ApiServer, plugin: Plugin, demo: None, report: Report
+) -> None:
+    report("b", endpoint="192.168.7.2:51820")
+    eventually(lambda: {state for _, state in member_states(api)}, within=20, until={"Ready"}.__eq__)
+    done = eventually(lambda: plugin("status"), within=20, until=lambda done: done.returncode == 0)
+    assert "!" not in done.stdout
+
+
+def test_what_is_not_there_is_one_line_and_exit_code_2(plugin: Plugin, api: ApiServer) -> None:
+    for words, says in (
+        (["status", "nosuch"], "MESH 'nosuch': there is no such WesherMesh"),
+        (["status", "--context=nosuch"], "--context 'nosuch': cannot be used: "),
+        (["status", "-o", "yaml"], "-o/--output: invalid choice: 'yaml'"),
+        (["doctor", "--frob"], "unrecognized arguments: --frob"),
+        (["sysdump", "-n", "elsewhere"], "--namespace 'elsewhere': there is no operator here"),
+    ):
+        done = plugin(*words)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert says in done.stderr
+
+
+def test_the_join_command_is_one_the_agent_takes_and_says_what_the_mesh_says(
+    plugin: Plugin, demo: None, tmp_path: Path
+) -> None:
+    done = plugin("join-command")
+    assert done.returncode == 0, done.stderr
+    assert base64.b64encode(KEY).decode() not in done.stdout
+    fetch = next(line for line in done.stdout.splitlines() if line.startswith("(umask"))
+    join = next(line for line in done.stdout.splitlines() if line.startswith("wesher "))
+
+    settings = agent_settings(shlex.split(join)[1:], {})
+    document = settings.mesh_document()
+    assert [str(seed) for seed in settings.join] == ["192.168.7.1", "192.168.7.2"]  # the ready one first
+    assert (str(document.overlay), document.wireguard.port, document.etc_hosts) == (
+        "10.189.0.0/16",
+        51820,
+        "Off",
+    )
+    gossip = document.gossip
+    assert (gossip.port, gossip.label, gossip.profile) == (17946, "west", "LAN")
+
+    path = f"{toolbox.kubernetes_binary('kubectl').parent}:{os.environ['PATH']}"
+    subprocess.run(
+        ["sh", "-ec", fetch], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True, timeout=60
+    )
+    fetched = tmp_path / "wesher-key"
+    assert stat.S_IMODE(fetched.stat().st_mode) == 0o600
+    assert base64.b64decode(fetched.read_text()) == KEY
+
+
+def test_no_join_command_is_given_for_a_network_that_outsiders_cannot_join(
+    api: ApiServer, plugin: Plugin, mesh: Mesh
+) -> None:
+    mesh(overlayCIDR="10.189.0.0/20")
+    done = plugin("join-command", "demo")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "spec.overlayCIDR '10.189.0.0/20'" in done.stderr
+    assert "multiple of 8, not 20" in done.stderr
+
+
+def pod(api: ApiServer, name: str, labels: dict[str, str], status: dict[str, Any], *, node: str) -> None:
+    """Make a pod and say of it what its kubelet would."""
+    api.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "spec": {
+                "nodeName": node,
+                "serviceAccountName": "wesher-agent",
+                "containers": [
+                    {
+                        "name": "main",
+                        "image": "wesher:test",
+                        "env": [{"name": "PROXY", "value": SECRET_VALUE}],
+                    }
+                ],
+            },
+        }
+    )
+    say(api, "pod", name, status)
+
+
+def say(api: ApiServer, kind: str, name: str, status: dict[str, Any]) -> None:
+    patch = json.dumps({"status": status})
+    api.kubectl("patch", kind, name, "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p", patch)
+
+
+READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+AGENT = {"wesher.dev/mesh": "demo"}
+
+
+@pytest.fixture
+def pods(api: ApiServer, demo: None, report: Report) -> None:
+    """Make all well: the operator's pod and the agents' run, and both nodes report so."""
+    report("b", endpoint="192.168.7.2:51820")
+    pod(api, "operator", {"app.kubernetes.io/name": "wesher-operator"}, READY, node="a")
+    for node in "ab":
+        pod(api, f"agent-{node}", AGENT, READY, node=node)
+    eventually(lambda: api.get("daemonset", "demo-agent", "-n", NAMESPACE), within=20)
+    counts = {
+        "desiredNumberScheduled": 2,
+        "currentNumberScheduled": 2,
+        "numberReady": 2,
+        "numberMisscheduled": 0,
+    }
+    say(api, "daemonset", "demo-agent", counts)
+    eventually(lambda: {state for _, state in member_states(api)}, within=20, until={"Ready"}.__eq__)
+
+
+def test_the_doctor_finds_nothing_wrong_where_nothing_is(plugin: Plugin, pods: None) -> None:
+    done = eventually(lambda: plugin("doctor"), within=20, until=lambda done: done.returncode == 0)
+    verdicts = {line.split()[0] for line in done.stdout.splitlines()}
+    assert verdicts == {"ok"}, done.stdout
+    for check in ("definitions", "operator leads", "pod security", "key of demo", "agents of demo"):
+        assert check in done.stdout
+
+
+def test_the_doctor_names_what_is_wrong_and_what_to_do_and_no_key(
+    api: ApiServer, plugin: Plugin, pods: None, report: Report
+) -> None:
+    put_key(api, KEY[:31])
+    label = "pod-security.kubernetes.io/enforce"
+    api.kubectl("label", "namespace", NAMESPACE, "--overwrite", f"{label}=baseline")
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off: ErrImagePull: "wesher:test": not found'}
+    broken = {
+        "phase": "Pending",
+        "conditions": [{"type": "Ready", "status": "False"}],
+        "containerStatuses": [
+            {
+                "name": "main",
+                "image": "wesher:test",
+                "imageID": "",
+                "ready": False,
+                "restartCount": 0,
+                "state": {"waiting": waiting},
+            }
+        ],
+    }
+    say(api, "pod", "agent-b", broken)
+    late = (datetime.now(UTC) - timedelta(minutes=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    report("b", lastReportTime=late)
+    try:
+        done = plugin("doctor")
+    finally:
+        api.kubectl("label", "namespace", NAMESPACE, "--overwrite", f"{label}=privileged")
+    assert done.returncode == 1, done.stderr
+    failed = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    for says in (
+        f"namespace {NAMESPACE} enforces baseline",
+        f"Secret demo-key in namespace {NAMESPACE}: the key has 31 bytes, not 32",
+        'b cannot pull the agents\' image: "wesher:test": not found',
+        "b last reported 20m ago",
+    ):
+        assert any(says in line for line in failed), done.stdout
+    assert f"→ kubectl label namespace {NAMESPACE} --overwrite {label}=privileged" in done.stdout
+    assert base64.b64encode(KEY[:31]).decode() not in done.stdout + done.stderr
+
+
+def test_what_a_user_may_not_see_is_said_and_is_no_failure(
+    api: ApiServer, plugin: Plugin, pods: None
+) -> None:
+    rules = [
+        {"apiGroups": ["wesher.dev"], "resources": ["weshermeshes", "weshernodes"], "verbs": ["get", "list"]},
+        {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["list"]},
+    ]
+    api.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": "viewer", "namespace": NAMESPACE},
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": "viewer"},
+            "rules": rules,
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "viewer"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "viewer"},
+            "subjects": [{"kind": "ServiceAccount", "name": "viewer", "namespace": NAMESPACE}],
+        },
+    )
+    viewer = api.kubeconfig_for(api.token("viewer", NAMESPACE), "viewer")
+    done = eventually(
+        lambda: plugin("doctor", kubeconfig=viewer), within=20, until=lambda done: done.returncode == 0
+    )
+    unseen = [line for line in done.stdout.splitlines() if line.startswith("?")]
+    assert any("your rights" in line and "get secrets" in line for line in unseen), done.stdout
+    assert any("key of demo" in line for line in unseen)
+    assert "reports of demo  2 nodes report" in " ".join(done.stdout.split(" ")), done.stdout
+
+
+def test_a_sysdump_holds_objects_and_no_secret_and_reads_none(
+    api: ApiServer, plugin: Plugin, pods: None, tmp_path: Path
+) -> None:
+    target = tmp_path / "dump.tar.gz"
+    before = secrets_read(api)
+    done = plugin("sysdump", "-f", str(target))
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    with tarfile.open(target) as archive:
+        files = {
+            entry.name.removeprefix("wesher-sysdump/"): reader.read()
+            for entry in archive.getmembers()
+            if (reader := archive.extractfile(entry)) is not None
+        }
+    for name, holds in (
+        ("weshermeshes.json", b'"overlayCIDR": "10.189.0.0/16"'),
+        ("weshernodes.json", b'"demo.b"'),
+        ("pods.json", b'"agent-b"'),
+        ("configmaps.json", b"mesh.json"),
+        ("definitions/weshermeshes.json", b"CustomResourceDefinition"),
+    ):
+        assert holds in files[name]
+    everything = b"".join(files.values())
+    encoded = base64.b64encode(KEY)
+    for secret in (KEY, encoded, base64.b64encode(encoded), KEY.hex().encode(), SECRET_VALUE.encode()):
+        assert secret not in everything
+    assert secrets_read(api) == before
+
+    again = plugin("sysdump", "-f", str(target))
+    assert (again.returncode, "File exists" in again.stderr) == (2, True)
+
+
+def secrets_read(api: ApiServer) -> int:
+    """Return how often the plugin has asked for a Secret so far."""
+    return sum(
+        event["userAgent"].startswith("kubectl-wesher/")
+        and event.get("objectRef", {}).get("resource") == "secrets"
+        for event in api.audit_events()
+    )

@@ -1,0 +1,176 @@
+"""What ``kubectl wesher doctor`` finds in objects, and what it says to do."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from wesher_operator.kubectl import checks
+
+NOW = datetime(2030, 5, 1, 12, 0, 0, tzinfo=UTC)
+MESH: dict[str, Any] = {"metadata": {"name": "demo"}, "spec": {}}
+
+
+def definition(release: str | None = "1.0.0", established: str = "True") -> dict[str, Any]:
+    annotations = {} if release is None else {"wesher.dev/release": release}
+    return {
+        "metadata": {"annotations": annotations},
+        "status": {"conditions": [{"type": "Established", "status": established}]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("nodes", "verdict", "says"),
+    [
+        (definition(), "ok", "served, of release 1.0.0"),
+        (None, "FAIL", "missing: weshernodes.wesher.dev"),
+        (definition(established="False"), "FAIL", "not served yet: weshernodes"),
+        (definition("0.9.0"), "FAIL", "they are of 0.9.0; 1.0.0, and the operator is of 1.0.0"),
+        (definition(None), "FAIL", "they are of 1.0.0; an older release, and the operator is of 1.0.0"),
+    ],
+)
+def test_definitions(nodes: dict[str, Any] | None, verdict: str, says: str) -> None:
+    finding = checks.definitions({"weshermeshes": definition(), "weshernodes": nodes}, "1.0.0")
+    assert (finding.verdict, finding.says) == (verdict, says)
+
+
+def a_lease(renewed: str) -> dict[str, Any]:
+    return {"spec": {"holderIdentity": "op-1", "renewTime": renewed, "leaseDurationSeconds": 10}}
+
+
+DEPLOYMENT = {"metadata": {"name": "wesher-operator", "namespace": "vpn"}, "spec": {"replicas": 1}}
+
+
+def a_pod(ready: str, **status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "pod-1"},
+        "spec": {"nodeName": "a"},
+        "status": {"phase": "Pending", "conditions": [{"type": "Ready", "status": ready}], **status},
+    }
+
+
+def test_an_operator_that_runs_and_leads() -> None:
+    found = checks.operator(DEPLOYMENT, [a_pod("True")], a_lease("2030-05-01T11:59:55.000000Z"), NOW)
+    assert [(finding.verdict, finding.says) for finding in found] == [
+        ("ok", "1 of 1 pods ready in namespace vpn"),
+        ("ok", "op-1 leads"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lease", "says"),
+    [
+        (None, "no operator leads, so nothing that is declared takes effect"),
+        (a_lease(""), "op-1 holds the lease but never renewed it, and nobody else leads"),
+        (a_lease("2030-05-01T11:00:00Z"), "op-1 led until 1h ago, and nobody else leads"),
+    ],
+)
+def test_an_operator_that_is_gone(lease: dict[str, Any] | None, says: str) -> None:
+    runs, leads = checks.operator(DEPLOYMENT, [], lease, NOW)
+    assert (runs.verdict, leads.verdict, leads.says) == ("FAIL", "FAIL", says)
+    assert leads.do == "kubectl -n vpn logs deployment/wesher-operator"
+
+
+def test_an_operators_pod_that_does_not_start_says_why() -> None:
+    waiting = {"state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}}
+    runs, _ = checks.operator(DEPLOYMENT, [a_pod("False", containerStatuses=[waiting])], None, NOW)
+    assert runs.says.startswith("no pod of wesher-operator is ready: pod-1 cannot pull")
+
+
+@pytest.mark.parametrize(
+    ("level", "verdict"), [(None, "ok"), ("privileged", "ok"), ("baseline", "FAIL"), ("restricted", "FAIL")]
+)
+def test_pod_security(level: str | None, verdict: str) -> None:
+    labels = {} if level is None else {"pod-security.kubernetes.io/enforce": level}
+    finding = checks.pod_security({"metadata": {"name": "vpn", "labels": labels}})
+    assert finding.verdict == verdict
+    assert bool(finding.do) == (verdict == "FAIL")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"cluster-key": base64.b64encode(bytes(31)).decode()}, "the key has 31 bytes, not 32"),
+        ({"cluster-key": "cluster secret"}, "cluster-key is not base64"),
+        ({"other": ""}, "has no entry cluster-key"),
+        ({}, "has no entry cluster-key"),
+    ],
+)
+def test_a_key_that_is_none_is_named_and_not_shown(data: dict[str, str], says: str) -> None:
+    secret = {"data": {name: base64.b64encode(text.encode()).decode() for name, text in data.items()}}
+    finding = checks.key_secret(MESH, secret, "vpn")
+    assert finding.verdict == "FAIL"
+    assert says in finding.says
+    assert all(text not in finding.says + finding.do for text in data.values() if text)
+
+
+def test_a_key_secret_that_is_gone_is_to_be_put_back() -> None:
+    finding = checks.key_secret(MESH, None, "vpn")
+    assert (finding.verdict, finding.says) == ("FAIL", "Secret demo-key in namespace vpn is missing")
+
+
+def a_daemon_set(wanted: int, ready: int) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "demo-agent", "namespace": "vpn", "uid": "u1"},
+        "status": {"desiredNumberScheduled": wanted, "numberReady": ready},
+    }
+
+
+def test_agents_whose_pods_are_refused_say_what_to_label() -> None:
+    event = {
+        "metadata": {"resourceVersion": "5"},
+        "reason": "FailedCreate",
+        "regarding": {"uid": "u1"},
+        "note": 'pods "demo-agent-x" is forbidden: violates PodSecurity "baseline:latest": host namespaces',
+    }
+    finding = checks.agents(MESH, a_daemon_set(3, 0), [], [event])
+    assert finding.says.startswith("3 pods were refused: violates PodSecurity")
+    assert "kubectl label namespace vpn" in finding.do
+
+
+def test_agents_that_are_missing_are_named_by_their_nodes() -> None:
+    finding = checks.agents(MESH, a_daemon_set(1, 0), [a_pod("False")], [])
+    assert (finding.verdict, finding.says) == ("FAIL", "0 of 1 ready, not on: a")
+    assert checks.agents(MESH, None, [], []).verdict == "FAIL"
+    assert checks.agents(MESH, a_daemon_set(1, 1), [a_pod("True")], []).verdict == "ok"
+
+
+def a_report(name: str, reported: str, status: str = "True") -> dict[str, Any]:
+    said = {"type": "Ready", "status": status, "reason": "PortTaken", "message": "UDP port 1 is taken"}
+    return {
+        "spec": {"nodeName": name},
+        "status": {"lastReportTime": reported, "conditions": [said]} if reported else {},
+    }
+
+
+def test_reports_that_are_missing_old_or_bad() -> None:
+    nodes = [
+        a_report("a", "2030-05-01T11:59:00Z"),
+        a_report("b", ""),
+        a_report("c", "2030-05-01T11:00:00Z"),
+        a_report("d", "2030-05-01T11:59:00Z", "False"),
+    ]
+    finding = checks.reports(MESH, nodes, NOW)
+    assert finding.says == ("b has never reported; c last reported 1h ago; d: PortTaken: UDP port 1 is taken")
+    assert checks.reports(MESH, nodes[:1], NOW).verdict == "ok"
+
+
+def test_many_findings_are_one_bounded_line() -> None:
+    finding = checks.account_rights("vpn/wesher-agent", [f"get thing{number}" for number in range(9)])
+    assert finding.says.endswith("get thing4 and 4 more")
+    assert checks.account_rights("vpn/wesher-agent", []).verdict == "ok"
+
+
+def test_a_mesh_names_every_condition_that_is_wrong_and_the_first_ones_remedy() -> None:
+    taken = "meshes demo and old both want port 51820; wireguard.port 51821 is free"
+    conditions = [
+        {"type": kind, "status": "False", "reason": "Conflict", "message": taken}
+        for kind in ("Ready", "ConfigPublished")
+    ]
+    finding = checks.mesh_conditions({**MESH, "status": {"conditions": conditions}})
+    assert finding.says == "Ready is False, Conflict; ConfigPublished is False, Conflict"
+    assert finding.do.startswith(taken)
+    assert checks.mesh_conditions(MESH).says == "no operator has looked at it"

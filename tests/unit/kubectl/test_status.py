@@ -1,0 +1,112 @@
+"""What ``kubectl wesher status`` makes of a mesh's objects."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from wesher_operator.kubectl.status import overview, overview_text
+
+NOW = datetime(2030, 5, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, str]:
+    return {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+def a_mesh(*, generation: int = 2, **status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "demo", "generation": generation},
+        "spec": {
+            "overlayCIDR": "10.189.0.0/16",
+            "wireguard": {"interface": "wgoverlay", "port": 51820},
+            "gossip": {"port": 7946, "profile": "WAN", "label": "west"},
+        },
+        "status": {
+            "observedGeneration": 2,
+            "conditions": [
+                condition("Ready", "True", "AllReady"),
+                condition("Degraded", "False", "AsExpected"),
+            ],
+            "members": {"summary": "2/2", "outside": 0},
+            "key": {"id": "5851b7ac"},
+            **status,
+        },
+    }
+
+
+def a_node(name: str, address: str, *conditions: dict[str, str]) -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"demo.{name}"},
+        "spec": {"nodeName": name, "overlayIP": address},
+        "status": {
+            "endpoint": f"192.0.2.{address[-1]}:51820",
+            "peers": {"summary": "1/1"},
+            "lastReportTime": "2030-05-01T11:58:00Z",
+            "conditions": list(conditions),
+        },
+    }
+
+
+def test_a_mesh_reads_as_a_few_lines_with_the_trouble_at_the_end() -> None:
+    unready = "not ready: b (PortTaken)"
+    mesh = a_mesh(
+        conditions=[
+            condition("Ready", "False", "MembersNotReady", unready),
+            condition("MembersReady", "False", "MembersNotReady", unready),
+            condition("Degraded", "True", "PairsUnreachable", "a cannot reach laptop"),
+        ],
+        members={"summary": "1/2", "outside": 1},
+        memberList=[
+            {
+                "name": "b",
+                "kind": "Node",
+                "address": "10.189.0.2",
+                "state": "NotReady",
+                "reason": "PortTaken",
+            },
+            {"name": "a", "kind": "Node", "address": "10.189.0.1", "state": "Ready"},
+            {"name": "laptop", "kind": "Outsider", "address": "10.189.0.9", "state": "Alive"},
+        ],
+        key={"id": "5851b7ac", "acceptedIDs": ["00aa11bb"]},
+        membersTruncated=True,
+    )
+    nodes = [
+        a_node("a", "10.189.0.1", condition("Ready", "True", "Ready")),
+        a_node("b", "10.189.0.2", condition("Ready", "False", "PortTaken", "UDP port 51820 is taken")),
+    ]
+    assert overview_text(overview(mesh, nodes), now=NOW) == (
+        "demo: not Ready, 1/2 nodes ready, 1 outside\n"
+        "  overlay: 10.189.0.0/16 on wgoverlay\n"
+        "  ports:   WireGuard 51820/UDP, gossip 7946/TCP and UDP\n"
+        "  gossip:  profile WAN, label west\n"
+        "  key:     id 5851b7ac, also accepted: 00aa11bb\n"
+        "  MEMBER  STATE     OVERLAY-IP  ENDPOINT         PEERS  REPORTED  REASON\n"
+        "  b       NotReady  10.189.0.2  192.0.2.2:51820  1/1    2m ago    PortTaken\n"
+        "  a       Ready     10.189.0.1  192.0.2.1:51820  1/1    2m ago\n"
+        "  laptop  Alive     10.189.0.9  -                -      -\n"
+        "  and more: kubectl get wnode\n"
+        "! MembersReady is False, MembersNotReady: not ready: b (PortTaken)\n"
+        "! Degraded is True, PairsUnreachable: a cannot reach laptop\n"
+        "! b: Ready is False, PortTaken: UDP port 51820 is taken"
+    )
+
+
+def test_a_status_about_a_former_spec_is_not_taken_for_readiness() -> None:
+    shown = overview(a_mesh(generation=3), [])
+    assert not shown.is_ready
+    assert shown.problems == ("the operator has not looked at this mesh's present spec yet",)
+    assert overview(a_mesh(generation=2), []).is_ready
+
+
+def test_a_mesh_that_no_operator_has_seen_is_shown_too() -> None:
+    mesh = {key: value for key, value in a_mesh().items() if key != "status"}
+    text = overview_text(overview(mesh, []), now=NOW)
+    assert text.startswith("demo: not Ready, 0/0 nodes ready\n")
+    assert overview(mesh, []).to_dict()["ready"] is False
+
+
+def test_a_member_that_never_reported_says_so() -> None:
+    entry = {"name": "a", "kind": "Node", "address": "", "state": "Starting", "reason": "NotReported"}
+    text = overview_text(overview(a_mesh(memberList=[entry]), []), now=NOW)
+    assert "a       Starting  -           -         -      never     NotReported" in text
