@@ -20,7 +20,7 @@ import pytest
 
 from wesher_agent.control import MAX_CONNECTIONS, REQUEST_TIMEOUT
 from wesher_agent.swim.profile import DEFAULT_LIMITS
-from wesher_testing import toolbox
+from wesher_testing import attacker
 from wesher_testing.agents import KEY, WESHER, AgentProcess, wait_for_ping, wait_until
 from wesher_testing.namespaces import Host, Lab
 from wesher_testing.pinging import longest_outage
@@ -60,7 +60,7 @@ class Besieged:
 
     def attack(self, *arguments: str, host: Host | None = None) -> subprocess.Popen[str]:
         """Begin an attack; `outcome` waits for its end."""
-        command = [attacker(), *arguments, f"-for={SECONDS}s"]
+        command = [attacker.binary(), *arguments, f"-for={SECONDS}s"]
         return (host or self.mallory).popen(command, stdout=subprocess.PIPE, text=True)
 
     def rejected(self) -> dict[str, int]:
@@ -95,10 +95,6 @@ class Besieged:
             agent.wait_for("a", "b", "c", deadline=15.0)
         assert max(outages) <= OUTAGE
         assert grown <= RESIDENT_MIB
-
-
-def attacker() -> Path:
-    return toolbox.go_binary(toolbox.REPOSITORY / "tests/support/go/attacker", ".", "attacker")
 
 
 def outcome(attack: subprocess.Popen[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from wesher_testing import go_peer, kubelets, toolbox
+from wesher_testing import attacker, go_peer, kubelets, toolbox
 from wesher_testing.demo.world import wireguard_go
 from wesher_testing.helm import VERSIONS, helm
 from wesher_testing.image import wesher_image
@@ -68,8 +68,11 @@ RINGS = (
             _tool("ruff", "format", "--check", "."),
             _tool("lint-imports", "--no-logo"),
             _tool("mypy"),
-            _tests("unit", "property", "repo", marked="not needs_root"),
+            _tests("unit", "property", "repo", "fuzz/test_kept_inputs.py", marked="not needs_root"),
         ),
+    ),
+    Ring(
+        "fuzz", "every decoder, against inputs nobody has thought of", 4, (_tests("fuzz/test_new_inputs.py"),)
     ),
     Ring("sim", "the gossip engine on a virtual network", 4, (_tests("sim"),)),
     Ring(
@@ -86,7 +89,14 @@ RINGS = (
         (_tests("lab", "unit", marked="needs_root"),),
         needs_root=True,
     ),
-    Ring("agent", "the agent as a process", 3, (_tests("agent"),), needs_root=True, prepare=(wireguard_go,)),
+    Ring(
+        "agent",
+        "the agent as a process, attacked too",
+        4,
+        (_tests("agent"),),
+        needs_root=True,
+        prepare=(wireguard_go, attacker.binary),
+    ),
     Ring(
         "wireguard",
         "user-space WireGuard devices",
