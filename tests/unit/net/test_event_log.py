@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from wesher_agent.net.event_log import MAX_REMEMBERED, QUIET, EventLog
+from wesher_agent.net.event_log import BURST, LINES_A_SECOND, MAX_REMEMBERED, QUIET, EventLog
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.events import AccusationRefused, Event, NameConflict, PacketRejected
+from wesher_agent.swim.events import AccusationRefused, Event, NameConflict, PacketRejected, SelfRefuted
 from wesher_agent.swim.members import DEFAULT_VERSIONS, Member
 from wesher_agent.wire.messages import State
 
@@ -50,6 +50,22 @@ def test_dropped_packets_are_said_once_a_while_for_each_reason_with_their_number
         "packets rejected reason=wrong-key count=1 last_from=10.6.6.6:666",
         "packets rejected reason=truncated count=1 last_from=10.6.6.6:666",
         "packets rejected reason=wrong-key count=20000 last_from=10.6.6.6:666",
+    ]
+
+
+def test_whoever_has_the_key_cannot_fill_the_disk_with_lines(caplog: pytest.LogCaptureFixture) -> None:
+    now = 1000.0
+    log = EventLog(lambda: now)
+    caplog.set_level(logging.INFO)
+    for incarnation in range(3 * BURST):
+        log.write(SelfRefuted(incarnation, "b"))
+    assert len(caplog.messages) == BURST
+    caplog.clear()
+    now += 1 / LINES_A_SECOND
+    log.write(SelfRefuted(1, "b"))
+    assert caplog.messages == [
+        f"events were too many to write lines={2 * BURST}",
+        "suspicion of ourselves denied by=b incarnation=1",
     ]
 
 
