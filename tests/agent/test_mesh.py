@@ -168,6 +168,8 @@ def test_names_that_hash_to_one_address_are_settled_and_both_can_be_reached(lab:
     assert kept == str(candidate_address(one, ip_network("10.77.1.0/24")))
     assert moved != kept
     assert "overlay address given up" in first.own_log + second.own_log
+    given_up = [agent.ask("status")["counts"]["overlayAddressesGivenUp"] for agent in (first, second)]
+    assert sorted(given_up) == [0, 1]
 
 
 def _names_that_collide() -> tuple[str, str]:

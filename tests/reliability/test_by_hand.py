@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from wesher_agent.wireguard.uapi import END
+from wesher_common.overlay import candidate_address
 from wesher_testing.agents import wait_until
 from wesher_testing.busy import stretched
-from wesher_testing.namespaces import Host
+from wesher_testing.namespaces import Host, Lab
 from wesher_testing.real_mesh import INTERFACE, RealMesh, ask_device, device
 
 Say = Callable[[str], None]
@@ -99,3 +101,21 @@ def test_a_device_edited_by_hand_is_as_before_within_half_a_minute(
     for agent in plain.agents.values():
         assert "device repaired interface=wgoverlay" in agent.own_log
         assert agent.ask("status")["counts"]["deviceRepairs"] >= 1
+
+
+def test_a_route_that_another_program_holds_is_left_to_it_and_said_once(lab: Lab) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    address = candidate_address("a", ip_network("10.0.0.0/8"))
+    b.run(["ip", "route", "add", f"{address}/32", "dev", "eth0", "proto", "static"])
+    mesh = RealMesh.plain(a, b)
+    agent = mesh.agents["b"]
+
+    wait_until(
+        lambda: agent.sees("a", "b") and agent.ask("status")["counts"]["routeConflicts"],
+        deadline=60.0,
+        what="the conflict is counted",
+    )
+
+    said = f"route not added, another holds its place destination={address}/32 holder='{address}/32 dev eth0"
+    assert agent.own_log.count(said) == 1
+    assert "proto static" in b.run(["ip", "route", "show", f"{address}/32"]).stdout

@@ -17,6 +17,7 @@ from wesher_common.keys import KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import MeshDocument
 
 OUTSIDER_REPORTERS = 3
+CLASHES = frozenset({"KeyClash", "AddressClash"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +148,13 @@ def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) ->
 
 
 def unreachable_members(now: Snapshot) -> tuple[str, ...]:
-    """Return the members that failed or do not answer through the tunnel, sorted."""
+    """Return the members that failed, do not answer through the tunnel or may not have one, sorted.
+
+    Who claims another's key or address gets no tunnel from anybody until a user changes that.
+    """
     failed = {member.name for member in now.members.values() if member.state is MemberState.FAILED}
-    return tuple(sorted(failed | set(now.unreachable)))
+    clashing = {problem.member for problem in now.problems if problem.reason in CLASHES}
+    return tuple(sorted((failed | clashing | set(now.unreachable)) - {now.name}))
 
 
 def outsiders(now: Snapshot) -> tuple[RosterMember, ...]:

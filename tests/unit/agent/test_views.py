@@ -147,6 +147,15 @@ def test_kubernetes_is_told_what_this_node_sees() -> None:
     assert status.primary_key_id == status.key_ids[0]
 
 
+def test_who_claims_what_is_anothers_is_reported_as_unreachable() -> None:
+    """So that the mesh is Degraded, and names it, until somebody renames it."""
+    clash = Problem("b", "AddressClash", "claims 10.9.0.3, which c has")
+
+    now = replace(snapshot(B, C), problems=(clash,), reachable=frozenset("c"))
+
+    assert node_status(now, generation=1).peers.unreachable == ("b",)
+
+
 def test_ages_alone_are_no_news_for_kubernetes() -> None:
     now = snapshot(B, C)
     earlier = node_status(replace(now, observed=seen(2, 3, age=5)), generation=1)
