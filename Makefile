@@ -52,8 +52,8 @@ image: ## Build the image IMAGE=wesher:0.1.0 with buildah, podman or docker, giv
 	@scripts/build-image "$(IMAGE)" $(BUILD_FLAGS)
 
 .PHONY: soak
-soak: $(INSTALLED) ## The simulations, the fuzzing and the attacks in their long form: hours
-	WESHER_SOAK=1 $(SUPPORT) $(BIN)/python -m pytest -q tests/sim tests/fuzz tests/agent/test_hostile.py
+soak: $(INSTALLED) ## Simulations, cuts and kills, fuzzing and attacks in their long form: hours
+	WESHER_SOAK=1 $(SUPPORT) $(BIN)/python -m pytest -q tests/sim tests/reliability tests/fuzz tests/agent/test_hostile.py
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and sort the imports
