@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.broadcasts import Broadcasts
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.members import LocalNode
+from wesher_agent.swim.members import MAX_INCARNATION, LocalNode
 from wesher_agent.swim.profile import LAN
 from wesher_agent.swim.timers import Kind, Timer
 from wesher_agent.wire.messages import Alive, Dead, State, Suspect, Versions
@@ -63,6 +64,50 @@ def test_an_engine_never_wraps_never_doubts_itself_and_times_every_suspicion(
             engine.handle_timer(now=at)
             engine.stream_actions()
             assert all(len(data) <= UDP_PAYLOAD for data, _ in engine.datagrams_to_send())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(claims, max_size=30))
+def test_whatever_was_claimed_of_the_gone_brings_none_of_them_back(
+    story: list[Alive | Suspect | Dead],
+) -> None:
+    """Said again after they were forgotten, in the same run and in the next."""
+    here = Address("10.0.0.1", 7946).packed
+    # Of one that ended at the last incarnation no tombstone is kept: it could not pass it itself.
+    story = [claim for claim in story if claim.incarnation < MAX_INCARNATION]
+    story = [replace(claim, addr=here) if isinstance(claim, Alive) else claim for claim in story]
+
+    def engine() -> Engine:
+        made = Engine(
+            LocalNode("me", Address("10.0.0.9", 7946)),
+            LAN,
+            packet_format=PacketFormat(None),
+            incarnation=1,
+            rng=Random(1),
+            nonce=bytes,
+        )
+        made.start(now=0.0)
+        return made
+
+    first, now = engine(), 0.0
+    for claim in story:
+        first.inject(claim, now=now)
+    while now < 120.0:
+        # Nobody answers a probe, so all that can die are dead and forgotten.
+        first.handle_timer(now=now)
+        first.stream_actions()
+        first.datagrams_to_send()
+        now = max(now + 0.1, first.next_timer() or 0.0)
+    gone = {claim.node for claim in story} - first.members.keys()
+    second = engine()
+    second.bury(first.tombstones(now=now), now=0.0)
+
+    for claim in story:
+        first.inject(claim, now=now)
+        second.inject(claim, now=0.0)
+
+    assert not gone & first.members.keys()
+    assert not gone & second.members.keys()
 
 
 @settings(max_examples=100, deadline=None)

@@ -73,7 +73,7 @@ class Recorded:
             kept = agent.state_file if state is True or state == agent.name else None
             again = self.mesh.boot(agent.name, seeds=["10.0.0.1"], address=agent.address, state=kept)
             self.nodes.append(again)
-        self.mesh.run_until(lambda: self.is_settled, deadline=30.0)
+        self.mesh.run_until(lambda: self.is_settled, deadline=60.0)
 
     def harm(self) -> list[object]:
         """Return the returns of the dead and the ends of the living that members of now reported."""
@@ -96,10 +96,8 @@ class Recorded:
         return self._since.get(agent, 0)
 
 
-@pytest.fixture
-def recorded(make_mesh: Make) -> Recorded:
-    """Return a mesh in which one has moved, one was restarted, and just now one left and one crashed."""
-    mesh = make_mesh()
+def record(mesh: VirtualMesh) -> Recorded:
+    """Form a mesh in which one has moved, one was restarted, and just now one left and one crashed."""
     mesh.record = True
     agents = mesh.form(6)
     story = Recorded(mesh, [*agents])
@@ -109,13 +107,19 @@ def recorded(make_mesh: Make) -> Recorded:
     mesh.run(3.0)
     mesh.crash(restarted)
     story.nodes.append(mesh.boot(restarted.name, address=restarted.address, state=restarted.state_file))
-    mesh.run_until(mesh.is_whole, deadline=30.0)
+    mesh.run_until(mesh.is_whole, deadline=120.0)
     leaver.act(lambda engine, now: engine.leave(now=now))
-    mesh.run_until(lambda: leaver.happened(LeaveDone), deadline=5.0)
+    mesh.run_until(lambda: leaver.happened(LeaveDone), deadline=15.0)
     mesh.crash(leaver)
     mesh.crash(victim)
     story.from_now_on()
     return story
+
+
+@pytest.fixture
+def recorded(make_mesh: Make) -> Recorded:
+    """Return what `record` makes of a small network that loses nothing."""
+    return record(make_mesh())
 
 
 def forgotten(story: Recorded) -> bool:
@@ -142,6 +146,21 @@ def test_after_those_who_are_gone_were_forgotten(recorded: Recorded) -> None:
     assert recorded.is_settled
     claims = {event.node for agent in recorded.living for event in agent.happened(OutdatedAlive)}
     assert claims == GONE
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_over_a_wide_network_that_loses_packets(make_mesh: Make, seed: int) -> None:
+    recorded = record(make_mesh(seed, gossip="WAN", delay=(0.02, 0.15), loss=0.05))
+    recorded.mesh.run_until(lambda: forgotten(recorded), deadline=600.0)
+    recorded.say_all_again()
+    recorded.mesh.run(30.0)
+    recorded.restart(state=True)
+
+    recorded.say_all_again()
+    recorded.mesh.run(30.0)
+
+    assert recorded.harm() == []
+    assert recorded.is_settled
 
 
 def test_after_all_were_restarted_with_their_state(recorded: Recorded) -> None:
