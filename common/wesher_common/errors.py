@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_MAX_SHOWN = 300
+
 
 class WesherError(Exception):
     """Base of every error this project raises on purpose.
@@ -17,12 +19,13 @@ class InvalidSpec(WesherError):  # noqa: N818 - reads as the fact it states
         field: where the value stands, as its writer would say it: a flag
             (``--overlay-net``), a spec path (``spec.overlayCIDR``), a file's key.
         rule: which rule it breaks and what to do about it.
-        value: what was given, shown in the text unless it is a secret.
+        value: what was given, unless it is a secret; its first 300 characters are shown.
 
     """
 
     def __init__(self, field: str, rule: str, *, value: object = None) -> None:
-        shown = "" if value is None else f" {str(value)!r}"
+        text = str(value)
+        shown = "" if value is None else f" {text[:_MAX_SHOWN]!r}" + "…" * (len(text) > _MAX_SHOWN)
         super().__init__(f"{field}{shown}: {rule}")
         self.field = field
         self.rule = rule

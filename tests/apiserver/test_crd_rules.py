@@ -114,6 +114,12 @@ def test_a_bad_value_is_refused_with_its_field_and_rule(
     assert any(says in line for line in lines), refused.value
 
 
+def test_what_may_be_left_out_may_be_empty_as_charts_render_it(installed: ApiServer) -> None:
+    empty = {"allocationCIDR": "", "clusterName": "", "clusterKeySecretRef": {"name": ""}}
+    create(installed, "WesherMesh", "m", {**MESH, **empty})
+    create(installed, "WesherNode", "m.n", {**NODE, "advertiseAddress": "", "location": ""})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_of_a_spec_has_a_bad_value_above(kind: type[Any]) -> None:
     """A field that is added without a case fails here."""

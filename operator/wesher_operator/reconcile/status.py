@@ -32,6 +32,8 @@ from wesher_operator.resources.mesh import (
 
 MAX_LISTED = 100
 _MAX_NAMED = 3
+_MAX_MESSAGE = 1024
+"""Characters of a condition's message: others' words stand in some."""
 _MAX_DETAILED = 2
 _LONGEST_HEARTBEAT = timedelta(seconds=450)
 """Agents report every 5 minutes, give or take half."""
@@ -204,7 +206,10 @@ def _conditions(
         needed = [by_type[kind] for kind in ("KeyReady", "ConfigPublished", "MembersReady")]
         first = next((condition for condition in needed if not condition.is_true), by_type["MembersReady"])
         ready = Condition("Ready", first.status, first.reason, first.message)
-    return [Condition(c.type, c.status, c.reason, c.message, mesh.generation) for c in (ready, *said)]
+    return [
+        Condition(c.type, c.status, c.reason, c.message[:_MAX_MESSAGE], mesh.generation)
+        for c in (ready, *said)
+    ]
 
 
 def _key_ready(findings: Findings) -> Condition:

@@ -30,7 +30,7 @@ Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
 class SecretRef(Resource):
     """A Secret in the operator's namespace."""
 
-    name: str = Field("", max_length=MAX_DNS_NAME, json_schema_extra=rules.DNS_NAME)
+    name: str = Field("", max_length=MAX_DNS_NAME, json_schema_extra=rules.or_empty(rules.DNS_NAME))
     """Name of the Secret; empty means `<mesh>-key`, which is made with 32 random bytes when absent."""
 
 
@@ -137,10 +137,10 @@ class WesherMeshSpec(Resource):
         "",
         alias="allocationCIDR",
         max_length=MAX_CIDR_TEXT,
-        json_schema_extra=rules.all_of(rules.ANY_NETWORK, rules.OVERLAY_PREFIX),
+        json_schema_extra=rules.all_of(rules.or_empty(rules.ANY_NETWORK), rules.OVERLAY_PREFIX),
     )
     """The part of overlayCIDR this cluster allocates from; empty means all of it."""
-    cluster_name: str = Field("", max_length=63, json_schema_extra=rules.DNS_NAME)
+    cluster_name: str = Field("", max_length=63, json_schema_extra=rules.or_empty(rules.DNS_NAME))
     """When set, members are named `<node>.<clusterName>`; needed where node names repeat across clusters."""
     cluster_key_secret_ref: SecretRef = Field(SecretRef(), json_schema_extra={"default": {}})
     """The Secret with the cluster key."""

@@ -11,6 +11,12 @@ from wesher_operator.resources import rules
 from wesher_operator.resources.parts import MAX_CIDR_TEXT, MAX_DNS_NAME, Column, Conditions, Resource
 
 _MAX_IP_TEXT = 39
+_MAX_ENDPOINT_TEXT = 64
+_MAX_WORD = 64
+_MAX_KEYS = 16
+# An agent's token writes these, and a node may be broken into: nothing is without a limit.
+MemberName = Annotated[str, Field(max_length=MAX_DNS_NAME)]
+KeyIDs = Annotated[list[Annotated[str, Field(max_length=_MAX_WORD)]], Field(max_length=_MAX_KEYS)]
 
 
 class MeshRef(Resource):
@@ -42,7 +48,7 @@ class WesherNodeSpec(Resource):
     advertise_address: str = Field(
         "",
         max_length=_MAX_IP_TEXT,
-        json_schema_extra=rules.cel("self == '' || isIP(self)", "must be an IP address", shows="self"),
+        json_schema_extra=rules.or_empty(rules.IP),
     )
     """The address that members of other locations dial."""
     location: str = Field(
@@ -68,26 +74,26 @@ class Peers(Resource):
     """Of those, failed and expected back."""
     handshake: int = 0
     """Of those, with a fresh WireGuard handshake."""
-    summary: str = ""
+    summary: str = Field("", max_length=_MAX_WORD)
     """`handshake/known`, or `alive/known` where nothing was sent yet."""
-    unreachable: list[str] = Field([], max_length=8)
+    unreachable: list[MemberName] = Field([], max_length=8)
     """Members that failed, or whose last probe through the tunnel did."""
 
 
 class OutsiderReport(Resource):
     """A member that is no node of this cluster, as gossip shows it."""
 
-    name: str = Field(max_length=MAX_DNS_NAME)
+    name: MemberName
     """Member name."""
-    address: str = ""
+    address: str = Field("", max_length=_MAX_IP_TEXT)
     """Overlay address."""
-    endpoint: str = ""
+    endpoint: str = Field("", max_length=_MAX_ENDPOINT_TEXT)
     """Where it gossips."""
-    kind: str = ""
+    kind: str = Field("", max_length=_MAX_WORD)
     """The program, where known: `Go` or `wesher`."""
-    public_key: str = ""
+    public_key: str = Field("", max_length=_MAX_WORD)
     """WireGuard public key."""
-    key_ids: list[str] = Field([], alias="keyIDs")
+    key_ids: KeyIDs = Field([], alias="keyIDs")
     """Ids of the cluster keys it holds, where it says so."""
 
 
@@ -102,7 +108,7 @@ class WesherNodeStatus(Resource):
     """WireGuard public key."""
     endpoint: str = Field("", max_length=64)
     """Address and port of its WireGuard device."""
-    key_ids: list[str] = Field([], alias="keyIDs", max_length=16)
+    key_ids: KeyIDs = Field([], alias="keyIDs")
     """Ids of the cluster keys it accepts."""
     primary_key_id: str = Field("", alias="primaryKeyID", max_length=64)
     """Id of the cluster key it encrypts with."""

@@ -39,7 +39,10 @@ class ConditionStatus(Resource):
 
 Conditions = Annotated[
     list[ConditionStatus],
-    Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
+    Field(
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    ),
 ]
 
 

@@ -33,6 +33,14 @@ def all_of(*rules: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"x-kubernetes-validations": merged, **more}
 
 
+def or_empty(rule: dict[str, Any]) -> dict[str, Any]:
+    """Return a rule for text that may also be empty, which in every field means that it is not set."""
+    return {
+        key: [{**entry, "rule": f"self == '' || ({entry['rule']})"} for entry in entries]
+        for key, entries in rule.items()
+    }
+
+
 ANY_NETWORK = cel(
     "isCIDR(self) && cidr(self) == cidr(self).masked()",
     "must be a network such as 10.189.0.0/16, without host bits",

@@ -11,6 +11,14 @@ def test_a_bad_value_is_shown_with_its_field_and_rule() -> None:
     assert (error.field, error.rule) == ("--cluster-port", "must be a number")
 
 
+def test_of_a_long_value_the_beginning_is_shown() -> None:
+    """An annotation may hold 256 KiB, which no status and no Event takes."""
+    assert (
+        str(InvalidSpec("--name", "must be short", value="n" * 5000))
+        == f"--name '{'n' * 300}'…: must be short"
+    )
+
+
 def test_a_secret_is_left_out_by_giving_no_value() -> None:
     assert (
         str(InvalidSpec("--cluster-key", "must be standard base64"))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from wesher_operator.crd import KINDS, definition, file_name, to_yaml
+from wesher_operator.resources.node import WesherNode
 from wesher_testing.toolbox import REPOSITORY
 
 
@@ -25,3 +26,24 @@ def undescribed(schema: dict[str, Any], path: str) -> list[str]:
     for name, part in schema.get("items", schema).get("properties", {}).items():
         found += undescribed(part, f"{path}.{name}")
     return found
+
+
+def test_nothing_that_an_agent_may_write_is_without_a_limit() -> None:
+    """A node that was broken into could fill the store otherwise, or the operator's own status."""
+    schema = definition(WesherNode)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    assert unlimited(schema["status"], "status") == []
+
+
+def unlimited(schema: dict[str, Any], path: str) -> list[str]:
+    match schema["type"]:
+        case "object":
+            return [
+                each
+                for name, part in schema["properties"].items()
+                for each in unlimited(part, f"{path}.{name}")
+            ]
+        case "array":
+            return ([] if "maxItems" in schema else [path]) + unlimited(schema["items"], f"{path}[]")
+        case "string" if not schema.keys() & {"maxLength", "enum", "format"}:
+            return [path]
+    return []

@@ -202,6 +202,11 @@ def test_a_report_from_a_clock_far_ahead_is_believed_and_breaks_nothing() -> Non
     assert next_change(Findings(desired=[], members=[ahead]), now=NOW) == NOW + stale_after(1)
 
 
+def test_what_the_api_server_says_at_length_is_cut() -> None:
+    status = status_of(member("a"), failure=Refusal("RefusedByCluster", "no " * 50_000))
+    assert all(len(entry["message"]) <= 1024 for entry in status["conditions"])
+
+
 def test_a_mesh_without_nodes_says_so() -> None:
     assert condition(status_of(), "Ready")[1] == "NoNodes"
 
