@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
@@ -57,11 +55,10 @@ def node_a(api: ApiServer) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def objects(api: ApiServer, node_a: dict[str, Any]) -> AsyncIterator[OwnObjects]:
+async def objects(api: ApiServer, node_a: dict[str, Any]) -> OwnObjects:
     """Return the client of the agent on node a."""
     kubeconfig = api.kubeconfig_for(api.token("wesher-agent", NAMESPACE, node="a"), "agent-a")
-    async with aclosing(await OwnObjects.connect(kubeconfig, "m", "a", agent_version="0.1.0")) as client:
-        yield client
+    return await OwnObjects.connect(kubeconfig, "m", "a", agent_version="0.1.0")
 
 
 def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -119,6 +116,5 @@ async def test_a_token_that_is_refused_means_nothing(api: ApiServer, node_a: dic
     api.apply({**nobody, "metadata": {"name": "nobody", "namespace": NAMESPACE}})
     for token in ("junk", api.token("nobody", NAMESPACE)):
         client = await OwnObjects.connect(api.kubeconfig_for(token, "refused"), "m", "a", agent_version="0")
-        async with aclosing(client):
-            with pytest.raises(ClusterUnavailable, match=r"answered 401|answered 403"):
-                await client.is_gone(mesh_uid="another", node_uid="another")
+        with pytest.raises(ClusterUnavailable, match=r"answered 401|answered 403"):
+            await client.is_gone(mesh_uid="another", node_uid="another")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
 from random import Random
@@ -48,11 +47,10 @@ def mesh_uid(api: ApiServer) -> str:
 
 
 @pytest.fixture
-async def link(api: ApiServer, mesh_uid: str) -> AsyncIterator[KubernetesLink]:
+async def link(api: ApiServer, mesh_uid: str) -> KubernetesLink:
     """Return the link of the agent on node a."""
     kubeconfig = api.kubeconfig_for(api.token("wesher-agent", NAMESPACE, node="a"), "agent-a")
-    async with aclosing(await OwnObjects.connect(kubeconfig, "m", "a", agent_version="0")) as objects:
-        yield KubernetesLink(objects, mesh_uid)
+    return KubernetesLink(await OwnObjects.connect(kubeconfig, "m", "a", agent_version="0"), mesh_uid)
 
 
 @pytest.fixture
@@ -80,11 +78,10 @@ def doomed(api: ApiServer) -> Iterator[str]:
 
 
 @pytest.fixture
-async def losing(api: ApiServer, mesh_uid: str, doomed: str) -> AsyncIterator[OwnObjects]:
+async def losing(api: ApiServer, mesh_uid: str, doomed: str) -> OwnObjects:
     """Return the client of an agent that is refused after `_lose`, as one's is whose pod was deleted."""
     kubeconfig = api.kubeconfig_for(api.token(doomed, NAMESPACE), doomed)
-    async with aclosing(await OwnObjects.connect(kubeconfig, "m", "a", agent_version="0")) as objects:
-        yield objects
+    return await OwnObjects.connect(kubeconfig, "m", "a", agent_version="0")
 
 
 async def _lose(api: ApiServer, objects: OwnObjects) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +133,15 @@ async def test_for_an_agent_a_missing_verb_is_named_and_kinds_that_are_gone_neve
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": NAMESPACE}}
     )
     nobody = api.kubeconfig_for(api.token("nobody", NAMESPACE), "nobody")
-    async with aclosing(await OwnObjects.connect(nobody, "m", "a", agent_version="0")) as client:
-        with pytest.raises(ClusterUnavailable, match='cannot patch resource "weshernodes/status"'):
-            await client.apply_status({})
+    client = await OwnObjects.connect(nobody, "m", "a", agent_version="0")
+    with pytest.raises(ClusterUnavailable, match='cannot patch resource "weshernodes/status"'):
+        await client.apply_status({})
 
     api.kubectl("delete", f"--filename={CRDS}")
     try:
-        async with aclosing(await OwnObjects.connect(api.kubeconfig, "m", "a", agent_version="0")) as client:
-            with pytest.raises(ClusterUnavailable, match="answered 404"):
-                await client.is_gone(mesh_uid="u", node_uid="u")
+        client = await OwnObjects.connect(api.kubeconfig, "m", "a", agent_version="0")
+        with pytest.raises(ClusterUnavailable, match="answered 404"):
+            await client.is_gone(mesh_uid="u", node_uid="u")
     finally:
         install(api)
 

@@ -1,8 +1,8 @@
 """The two objects an agent may ask for: its mesh and its own WesherNode.
 
-Library errors end here, as `ClusterUnavailable`. It owns the question whether an
-object is gone, which only the API server's own NotFound answers; when to ask
-and what to report is left to others.
+It owns the question whether an object is gone, which only the API server's own
+NotFound answers. How a request is made is left to `api`, when to ask and what to
+report to others.
 """
 
 from __future__ import annotations
@@ -10,16 +10,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import aiohttp
-from kubernetes.aio import config as client_config
-from kubernetes.aio.client import ApiClient, Configuration
-
+from wesher_agent.kube.api import ApiServer, from_kubeconfig, in_cluster
 from wesher_agent.kube.node_spec import NodeSpec, Object, ObjectGone
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.names import GROUP, VERSION, wesher_node_name
 
 FIELD_MANAGER = "wesher-agent"
-REQUEST_SECONDS = 10.0
 MESHES, NODES = "weshermeshes", "weshernodes"
 _OK_BELOW, _NOT_FOUND = 300, 404
 
@@ -28,14 +24,15 @@ class OwnObjects:
     """The agent's client of the API server.
 
     Args:
-        api: the connection; `aclose` closes it.
+        api: whom to ask.
         mesh: name of the WesherMesh.
         node: name of the Kubernetes Node this agent runs on.
 
     """
 
-    def __init__(self, api: ApiClient, mesh: str, node: str) -> None:
+    def __init__(self, api: ApiServer, mesh: str, node: str, *, agent_version: str) -> None:
         self._api = api
+        self._headers = {"Accept": "application/json", "User-Agent": f"wesher-agent/{agent_version}"}
         self._mesh = mesh
         self._name = wesher_node_name(mesh, node)
 
@@ -49,24 +46,8 @@ class OwnObjects:
             InvalidSpec: the file cannot be used, or this is no pod.
 
         """
-        configuration = Configuration()
-        configuration.connection_pool_maxsize = 2
-        try:
-            if kubeconfig is not None:
-                await client_config.load_kube_config(str(kubeconfig), client_configuration=configuration)  # type: ignore[no-untyped-call]
-            else:
-                client_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
-        except (client_config.ConfigException, OSError, ValueError) as error:
-            if kubeconfig is None:
-                raise InvalidSpec("--kubeconfig", "must be given outside a pod") from error
-            raise InvalidSpec("--kubeconfig", f"cannot be used: {error}", value=kubeconfig) from error
-        api = ApiClient(configuration)
-        api.user_agent = f"wesher-agent/{agent_version}"
-        return cls(api, mesh, node)
-
-    async def aclose(self) -> None:
-        """Close the connection."""
-        await self._api.close()  # type: ignore[no-untyped-call]
+        api = in_cluster() if kubeconfig is None else await from_kubeconfig(kubeconfig)
+        return cls(api, mesh, node, agent_version=agent_version)
 
     async def mesh_uid(self) -> str:
         """Return the uid of the mesh; empty while it is being deleted.
@@ -125,25 +106,13 @@ class OwnObjects:
         return node.deleting or bool(node_uid and node.uid != node_uid)
 
     async def _call(self, method: str, plural: str, name: str, *, body: Object | None = None) -> Object:
-        path = f"/apis/{GROUP}/{VERSION}/{plural}/{name}"
-        query = []
+        path, headers, content = f"/apis/{GROUP}/{VERSION}/{plural}/{name}", self._headers, b""
         if body is not None:
-            path += "/status"
-            query = [("fieldManager", FIELD_MANAGER), ("force", "true")]
-        try:
-            request = await self._api.param_serialize(
-                method,
-                path,
-                query_params=query,
-                header_params={"Accept": "application/json", "Content-Type": "application/apply-patch+yaml"},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            response = await self._api.call_api(*request, _request_timeout=REQUEST_SECONDS)
-            text = await response.read()  # type: ignore[no-untyped-call]
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ClusterUnavailable(f"the API server does not answer: {error or 'timeout'}") from error
-        return read_answer(response.status, text, plural=plural, name=name)
+            path += f"/status?fieldManager={FIELD_MANAGER}&force=true"
+            headers = headers | {"Content-Type": "application/apply-patch+yaml"}
+            content = json.dumps(body).encode()
+        answer = await self._api.request(method, path, headers=headers, body=content)
+        return read_answer(answer.status, answer.body, plural=plural, name=name)
 
 
 def read_answer(status: int, text: bytes, *, plural: str, name: str) -> Object:

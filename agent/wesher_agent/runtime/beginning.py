@@ -75,7 +75,6 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
     link = None
     if settings.kubernetes is not None:
         link = await KubernetesLink.connect(settings, document, settings.node_name or socket.gethostname())
-        held.push_async_callback(link.close)
         await link.look(FIRST_LOOK_SECONDS if saved.overlay_address is None else REPEATED_LOOK_SECONDS)
     node = None
     if link is not None:

@@ -1,7 +1,6 @@
 """An agent's dealings with the API server: its address from there, its status to there.
 
-Made only with ``--kubernetes``, and only then is the client library loaded: it is
-as heavy as the rest of the agent.
+Made only with ``--kubernetes``.
 """
 
 from __future__ import annotations
@@ -11,18 +10,15 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from random import Random
-from typing import TYPE_CHECKING
 
 from wesher_agent.kube.node_spec import NodeSpec, ObjectGone
 from wesher_agent.kube.node_status import NodeStatus
+from wesher_agent.kube.own_objects import OwnObjects
 from wesher_agent.kube.schedule import ReportSchedule
 from wesher_agent.settings import Settings
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.version import VERSION
-
-if TYPE_CHECKING:
-    from wesher_agent.kube.own_objects import OwnObjects
 
 log = logging.getLogger("wesher.kube")
 
@@ -62,22 +58,16 @@ class KubernetesLink:
 
     @classmethod
     async def connect(cls, settings: Settings, document: MeshDocument, node_name: str) -> KubernetesLink:
-        """Load the client and configure it; nothing is asked yet.
+        """Find the way to the API server; nothing is asked yet.
 
         Raises:
             InvalidSpec: there is no way to the API server.
 
         """
-        from wesher_agent.kube.own_objects import OwnObjects  # noqa: PLC0415
-
         objects = await OwnObjects.connect(
             settings.kubeconfig, document.name, node_name, agent_version=VERSION
         )
         return cls(objects, document.uid)
-
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._objects.aclose()
 
     async def look(self, seconds: float) -> bool:
         """Ask for our WesherNode, for so long; tell whether it was seen."""

@@ -1,0 +1,176 @@
+"""One request at a time to an API server, by the standard library alone.
+
+An agent asks a few questions an hour, but all that it loads it loads at every start,
+while a device in user space carries nothing; and every node pays for it in memory.
+Kubernetes' client library would double both. It still reads kubeconfig files, which
+agents in pods do not have.
+
+What to ask and what answers mean is left to `own_objects`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from wesher_common.errors import ClusterUnavailable, InvalidSpec
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+HOST_VARIABLE, PORT_VARIABLE = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
+REQUEST_SECONDS = 10.0
+MAX_ANSWER = 4 << 20
+"""Bytes; etcd keeps no object as large."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an API server said."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiServer:
+    """An API server and the right to ask it."""
+
+    url: str
+    tls: Callable[[], ssl.SSLContext]
+    """Made for each request: certificates are renewed on disk."""
+    authorization: Callable[[], Awaitable[str]]
+    """The header's value, empty for none; a token lives an hour."""
+    server_name: str = ""
+    """What its certificate names, where that is not the URL's host."""
+
+    async def request(
+        self, method: str, path: str, *, headers: Mapping[str, str], body: bytes = b""
+    ) -> Answer:
+        """Ask once.
+
+        Args:
+            method: of HTTP.
+            path: with the query.
+            headers: further ones.
+            body: to send; empty sends none.
+
+        Raises:
+            ClusterUnavailable: there is no whole answer within 10 s.
+
+        """
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                return await self._request(method, path, headers, body)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ClusterUnavailable(f"the API server does not answer: {error or 'timeout'}") from error
+
+    async def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        url = urlsplit(self.url)
+        secure = url.scheme == "https"
+        # HTTP 1.0: the answer comes in one piece, and the connection ends with it.
+        lines = [f"{method} {url.path.rstrip('/')}{path} HTTP/1.0", f"Host: {url.netloc}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if authorization := await self.authorization():
+            lines.append(f"Authorization: {authorization}")
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        reader, writer = await asyncio.open_connection(
+            url.hostname,
+            url.port or (443 if secure else 80),
+            ssl=self.tls() if secure else None,
+            server_hostname=self.server_name or None if secure else None,
+        )
+        try:
+            writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+            await writer.drain()
+            return read_answer(await _read_to_end(reader))
+        finally:
+            writer.close()
+
+
+def in_cluster(environ: Mapping[str, str] = os.environ, account: Path = ACCOUNT) -> ApiServer:
+    """Return the API server of the cluster that this pod runs in, by the pod's ServiceAccount.
+
+    Raises:
+        InvalidSpec: this is no pod.
+
+    """
+    host, port = environ.get(HOST_VARIABLE, ""), environ.get(PORT_VARIABLE, "")
+    if not host or not port or not (account / "token").is_file():
+        raise InvalidSpec("--kubeconfig", "must be given outside a pod")
+
+    async def authorization() -> str:
+        return f"Bearer {(account / 'token').read_text().strip()}"
+
+    return ApiServer(
+        url=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
+        tls=lambda: ssl.create_default_context(cafile=str(account / "ca.crt")),
+        authorization=authorization,
+    )
+
+
+async def from_kubeconfig(path: Path) -> ApiServer:
+    """Return the API server of a kubeconfig's present context.
+
+    Raises:
+        InvalidSpec: the file cannot be used.
+
+    """
+    # Only here, since it takes as long as all else together.
+    from kubernetes.aio import config  # noqa: PLC0415
+    from kubernetes.aio.client import Configuration  # noqa: PLC0415
+
+    settings = Configuration()
+    try:
+        await config.load_kube_config(str(path), client_configuration=settings)  # type: ignore[no-untyped-call]
+    except (config.ConfigException, OSError, ValueError) as error:
+        raise InvalidSpec("--kubeconfig", f"cannot be used: {error}", value=path) from error
+
+    async def authorization() -> str:
+        header = (await settings.auth_settings()).get("BearerToken", {})
+        return str(header.get("value") or "")
+
+    def tls() -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=settings.ssl_ca_cert, cadata=settings.ca_cert_data)
+        if not settings.verify_ssl:
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if settings.cert_file:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+        return context
+
+    return ApiServer(
+        url=settings.host, tls=tls, authorization=authorization, server_name=settings.tls_server_name or ""
+    )
+
+
+def read_answer(text: bytes) -> Answer:
+    """Return the answer that a whole connection's worth of bytes holds.
+
+    Raises:
+        ValueError: it is not HTTP, or was cut short.
+
+    """
+    head, found, body = text.partition(b"\r\n\r\n")
+    first, *fields = head.decode("latin-1").split("\r\n")
+    version, status, *_ = [*first.split(" ", 2), "", ""]
+    if not found or not version.startswith("HTTP/1.") or not (status.isascii() and status.isdigit()):
+        raise ValueError("it did not answer in HTTP" if text else "it closed the connection")
+    for field in fields:
+        name, _, value = field.partition(":")
+        if name.lower() == "content-length" and value.strip() != str(len(body)):
+            raise ValueError("its answer was cut short")
+    return Answer(status=int(status), body=body)
+
+
+async def _read_to_end(reader: asyncio.StreamReader) -> bytes:
+    pieces, size = [], 0
+    while piece := await reader.read(1 << 16):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_ANSWER:
+            raise ValueError(f"its answer is longer than {MAX_ANSWER} bytes")
+    return b"".join(pieces)
