@@ -178,11 +178,14 @@ def _state(
     if member.reported_at is None:
         late = member.created_at is not None and now - member.created_at >= _STARTING
         return "NotReady" if late else "Starting", "NotReported"
+    ready = next((c for c in member.status.conditions if c.type == "Ready"), None)
+    if member.reported_at >= oldest and ready is not None and ready.status == "False":
+        # It knows best why the others do not reach it.
+        return "NotReady", ready.reason
     if blamed_by * 2 > others:
         return "NotReady", "Unreachable"
     if member.reported_at < oldest:
         return "Stale", "NoReport"
-    ready = next((c for c in member.status.conditions if c.type == "Ready"), None)
     if ready is None or ready.status != "True":
         return "NotReady", ready.reason if ready else "NotReported"
     return "Ready", ""

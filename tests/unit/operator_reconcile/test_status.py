@@ -130,6 +130,15 @@ def test_many_that_are_not_ready_are_counted_after_the_first_three() -> None:
     assert condition(status, "Ready")[2].endswith("n2 (ProbesFailed) and 2 more")
 
 
+def test_a_node_that_knows_why_it_cannot_be_reached_is_believed_before_the_others() -> None:
+    blame = {"peers": {"unreachable": ["b"]}}
+    status = status_of(member("a", **blame), member("b", ready=False), member("c", **blame))
+    assert condition(status, "Ready")[2] == "not ready: b (ProbesFailed)"
+    stale = stale_after(3).total_seconds() + 1
+    status = status_of(member("a", **blame), member("b", ready=False, ago=stale), member("c", **blame))
+    assert condition(status, "Ready")[2] == "not ready: b (Unreachable)"
+
+
 def test_a_node_is_unreachable_when_more_than_half_of_the_others_say_so() -> None:
     blame = {"peers": {"unreachable": ["c"]}}
     half = status_of(member("a", **blame), member("b"), member("c"))
