@@ -27,6 +27,8 @@ _HOLD_PORT = """
 import socket, sys
 kind, port = sys.argv[1:]
 with socket.socket(socket.AF_INET, getattr(socket, f"SOCK_{kind}")) as holder:
+    if kind == "STREAM":  # former connections of that port linger
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind(("0.0.0.0", int(port)))
     if kind == "STREAM":
         holder.listen()
