@@ -1,0 +1,120 @@
+"""One mesh's reconciler, at moments that a real API server cannot be brought to at will."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from wesher_operator import kube
+from wesher_operator.kube import DAEMON_SET, MESH, NODE, Cluster
+from wesher_operator.reconcile.manifests import AgentSettings
+from wesher_operator.reconcile.mesh import MeshReconciler
+from wesher_operator.reconcile.world import World
+from wesher_testing.answering import Answer, Request, Storing, serving
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+MESH_PATH = MESH.path("", "demo")
+FORBIDDEN: Answer = (403, {"kind": "Status", "code": 403, "message": "denied by policy"})
+
+
+@pytest.fixture(autouse=True)
+def at_full_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "_WRITE_SPACING", 0)
+
+
+def world_of(store: Storing, nodes: int) -> World:
+    """Return a world with a mesh and Nodes, and have the API server know the mesh."""
+    world = World()
+    for number in range(nodes):
+        world.observe(NODE, {"metadata": {"name": f"n{number:03}", "resourceVersion": str(number + 1)}})
+    metadata = {"name": "demo", "uid": "u", "generation": 1}
+    body = store.put(MESH_PATH, {"metadata": metadata, "spec": {"overlayCIDR": "10.189.0.0/16"}})
+    world.observe(MESH, body)
+    return world
+
+
+def reconciler(world: World, cluster: Cluster) -> MeshReconciler:
+    return MeshReconciler("demo", world, cluster, AgentSettings(image="wesher:test"), clock=lambda: NOW)
+
+
+def conditions(world: World) -> dict[str, tuple[str, str]]:
+    found = world.meshes["demo"].status["conditions"]
+    return {entry["type"]: (entry["status"], entry["reason"]) for entry in found}
+
+
+async def test_a_run_over_many_nodes_is_cut_and_the_status_tells_how_far_it_came() -> None:
+    store = Storing()
+    world = world_of(store, 250)
+    async with serving(store) as cluster:
+        runs = reconciler(world, cluster)
+        placed = []
+        for again in (NOW, NOW, None):
+            moment = await runs.reconcile()
+            assert moment == again or (again is None and moment != NOW)
+            placed.append(len(world.members))
+            assert world.meshes["demo"].status["members"]["desired"] == 250
+    assert placed == [100, 200, 250]
+
+
+async def test_a_wesher_node_that_is_refused_keeps_no_other_from_its_place_and_is_tried_again() -> None:
+    store = Storing()
+    world = world_of(store, 3)
+
+    def answer(request: Request) -> Answer:
+        return FORBIDDEN if request.name == "demo.n001" else store(request)
+
+    async with serving(answer) as cluster:
+        again = await reconciler(world, cluster).reconcile()
+    assert set(world.members) == {"demo.n000", "demo.n002"}
+    assert "demo-agent" in world.daemon_sets
+    assert conditions(world)["Ready"] == ("False", "RefusedByCluster")
+    assert again is not None
+    assert timedelta(0) < again - NOW <= timedelta(minutes=1)
+
+
+async def test_nothing_more_is_made_for_a_mesh_that_is_deleted_during_a_run() -> None:
+    store = Storing()
+    world = world_of(store, 50)
+
+    def answer(request: Request) -> Answer:
+        made = store(request)
+        if len(world.members) == 10:
+            world.forget(MESH, {"metadata": {"name": "demo", "resourceVersion": "99999"}})
+        return made
+
+    async with serving(answer) as cluster:
+        assert await reconciler(world, cluster).reconcile() is None
+    assert len(world.members) <= 12
+    assert world.config_maps == {}
+    assert DAEMON_SET.path("wesher-system", "demo-agent") not in {request.path for request in store.written}
+
+
+async def test_an_event_that_cannot_be_written_fails_no_run() -> None:
+    store = Storing()
+    world = world_of(store, 1)
+
+    def answer(request: Request) -> Answer:
+        return FORBIDDEN if request.name == "events" else store(request)
+
+    async with serving(answer) as cluster:
+        await reconciler(world, cluster).reconcile()
+    assert conditions(world)["KeyReady"] == ("True", "KeyReady")
+
+
+async def test_a_secret_that_another_makes_at_the_same_moment_is_used_and_no_trouble_told() -> None:
+    store = Storing()
+    world = world_of(store, 1)
+    path = kube.SECRET.path("wesher-system", "demo-key")
+    key = base64.b64encode(base64.b64encode(bytes(32))).decode()
+
+    def answer(request: Request) -> Answer:
+        if request.method == "POST" and request.name == "secrets":
+            store.put(path, {"metadata": {"name": "demo-key"}, "data": {"cluster-key": key}})
+            return 409, {"kind": "Status", "code": 409, "message": "already exists"}
+        return store(request)
+
+    async with serving(answer) as cluster:
+        await reconciler(world, cluster).reconcile()
+    assert conditions(world)["KeyReady"] == ("True", "KeyReady")
