@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from contextlib import suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
-from wesher_testing.agents import WESHER, wireguard_go
+from wesher_common.keys import ClusterKey
+from wesher_testing.agents import WESHER, pings, wireguard_go
+from wesher_testing.go_wesher import go_wesher
 from wesher_testing.installation import NAMESPACE, Mesh
 from wesher_testing.kubelets import Cluster
 from wesher_testing.operator_process import eventually
@@ -20,10 +25,9 @@ def test_a_plain_machine_joins_with_the_key_and_is_listed(
     running: Cluster, mesh: Mesh, tmp_path: Path
 ) -> None:
     """It talks to every node over the overlay, stands in the mesh's status, and leaves when told."""
-    secret = running.api.get("secret", f"{mesh.name}-key", f"--namespace={NAMESPACE}")
     key_file = tmp_path / "cluster-key"
     key_file.touch(mode=0o600)
-    key_file.write_bytes(base64.b64decode(secret["data"]["cluster-key"]))
+    key_file.write_text(_cluster_key(running, mesh))
     machine = running.lab.host("laptop")
     seed = running.nodes["node-1"].host.ipv4
 
@@ -50,6 +54,42 @@ def test_a_plain_machine_joins_with_the_key_and_is_listed(
         with suppress(ProcessLookupError):
             agent.kill()
         agent.wait()
+
+
+async def test_a_machine_with_the_go_program_joins_with_the_key_and_is_listed(
+    running: Cluster, mesh: Mesh
+) -> None:
+    """What it gossips and what it makes of others' metadata are Go's own; no node need know of that."""
+    machine, seed = running.lab.host("gopher"), running.nodes["node-1"].host.ipv4
+    key = ClusterKey.from_base64(_cluster_key(running, mesh)).secret
+    async with go_wesher(machine, key=key, overlay=mesh.overlay, seed=seed) as gopher:
+        await gopher.connect(*running.nodes)
+        listed = await asyncio.to_thread(eventually, lambda: _outsider(mesh, "gopher"), within=60)
+        assert (listed["kind"], listed["state"]) == ("Outsider", "Alive")
+        assert listed["address"] == gopher.address
+        assert _told_of(mesh, "gopher") == {("Go", str(gopher.public_key))}
+
+        for node, address in mesh.addresses().items():
+            for host, target in ((machine, address), (running.nodes[node].host, gopher.address)):
+                reaches = partial(pings, host, target)
+                assert await asyncio.to_thread(eventually, reaches, within=30), (host.name, target)
+
+        await gopher.leave()
+        await asyncio.to_thread(
+            eventually, lambda: _outsider(mesh, "gopher"), within=90, until=lambda found: not found
+        )
+
+
+def _cluster_key(running: Cluster, mesh: Mesh) -> str:
+    secret = running.api.get("secret", f"{mesh.name}-key", f"--namespace={NAMESPACE}")
+    return base64.b64decode(secret["data"]["cluster-key"]).decode()
+
+
+def _told_of(mesh: Mesh, name: str) -> set[tuple[str, str]]:
+    """Return kind and key of an outsider, as nodes report them."""
+    reports = (node.get("status", {}).get("outsiders", []) for node in mesh.weshernodes())
+    named = (each for each in chain.from_iterable(reports) if each["name"] == name)
+    return {(each["kind"], each["publicKey"]) for each in named}
 
 
 def _outsider(mesh: Mesh, name: str) -> dict[str, str]:
