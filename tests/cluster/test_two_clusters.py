@@ -127,8 +127,8 @@ def meeting(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_each_cluster_sees_its_own_nodes_and_those_of_the_other(meeting: Meeting) -> None:
     """Nodes of one name in both are told apart, and no address is given twice."""
     for side, other in itertools.permutations(meeting.sides):
-        _wait_for_outsiders(side, dict.fromkeys(other.members, "Alive"), within=60)
-        assert side.listed("Node") == dict.fromkeys(side.members, "Ready")
+        _wait_for(side, "Node", dict.fromkeys(side.members, "Ready"), within=60)
+        _wait_for(side, "Outsider", dict.fromkeys(other.members, "Alive"), within=60)
         allocated_from = IPv4Network(_example(side.cloud)["spec"]["allocationCIDR"])
         assert all(IPv4Address(address) in allocated_from for address in side.addresses.values())
         for host, (name, address) in itertools.product(side.members.values(), other.addresses.items()):
@@ -187,7 +187,7 @@ def test_clouds_that_lost_each_other_become_one_mesh_again_by_themselves(
     gateway.cut()
     try:
         for side in meeting.sides:
-            _wait_for_outsiders(side, {}, within=_LOST_SECONDS)
+            _wait_for(side, "Outsider", {}, within=_LOST_SECONDS)
         lost = time.monotonic() - began
         for side, other in itertools.permutations(meeting.sides):
             degraded = eventually(
@@ -203,7 +203,7 @@ def test_clouds_that_lost_each_other_become_one_mesh_again_by_themselves(
 
     began = time.monotonic()
     for side, other in itertools.permutations(meeting.sides):
-        _wait_for_outsiders(side, dict.fromkeys(other.members, "Alive"), within=_FOUND_SECONDS)
+        _wait_for(side, "Outsider", dict.fromkeys(other.members, "Alive"), within=_FOUND_SECONDS)
     _ping_all(*meeting.sides)
     found = time.monotonic() - began
     for side in meeting.sides:
@@ -229,8 +229,9 @@ def _apply_examples(clouds: Iterable[Cloud], key_file: Path) -> None:
         cloud.cluster.api.apply(mesh)
 
 
-def _wait_for_outsiders(side: Side, members: dict[str, str], *, within: float) -> None:
-    eventually(lambda: side.listed("Outsider"), within=within, until=lambda seen: seen == members)
+def _wait_for(side: Side, kind: str, members: dict[str, str], *, within: float) -> None:
+    """Wait until a mesh's status lists exactly these members of a kind, in these states."""
+    eventually(lambda: side.listed(kind), within=within, until=lambda seen: seen == members)
 
 
 def _ping_all(east: Side, west: Side, *, within: float = 60.0) -> list[bytes]:
@@ -251,7 +252,7 @@ def _ping_beside_the_overlay(east: Cloud, west: Cloud) -> bytes:
     """Have a node ping the other cloud's in clear; return what it sent."""
     clear = os.urandom(16)
     source, target = east.cluster.nodes["node-1"].host, west.external["node-1"]
-    source.run(["ping", "-n", "-c", "1", "-W", "5", "-p", clear.hex(), str(target)])
+    source.run(["ping", "-n", "-c", "3", "-i", "0.2", "-W", "5", "-p", clear.hex(), str(target)])
     return clear
 
 
