@@ -68,7 +68,7 @@ def test_an_agent_waits_for_its_seed_for_as_long_as_it_takes(lab: Lab, start: St
     second.wait_for("b")
     wait_until(
         lambda: second.conditions()["GossipJoined"] == "NobodyAnswers",
-        deadline=5.0,
+        deadline=20.0,
         what="its seed does not answer",
     )
     first = start(a, "--cluster-key", KEY)

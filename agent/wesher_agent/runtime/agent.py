@@ -57,6 +57,8 @@ log = logging.getLogger("wesher.agent")
 SAVE_PAUSE, APPLY_PAUSE = 1.0, 0.1
 MOVE_SECONDS = 60.0
 """Between two tellings that we have moved: an old packet sent again must not make us tell all the time."""
+JOIN_SECONDS = 10.0
+"""After a start, in which nobody need have answered: the nodes of a new mesh start one after another."""
 PORT_SECONDS = 3.0
 """Between two tries to get a gossip port that another program has."""
 CONFLICT_SECONDS = 90.0
@@ -452,6 +454,7 @@ class Agent:
             device_problem=tunnel.problem,
             others_alive=alive,
             asks_for_others=expected or self._me.has_seeds_elsewhere,
+            joining=self._driver.now - self._started_at < JOIN_SECONDS,
             name_conflict=self._standing_conflict(),
             port_problem=self._port_problem,
             source_problem=self._source_problem,

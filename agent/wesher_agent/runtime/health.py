@@ -21,6 +21,8 @@ class Health:
     others_alive: int
     asks_for_others: bool
     """Whether seeds or members of an earlier run are being looked for."""
+    joining: bool
+    """Whether it is so soon after the start that nobody need have answered."""
     name_conflict: str
     """Where another member of our name sits; empty when there is none."""
     port_problem: str
@@ -57,6 +59,9 @@ def _gossip(health: Health) -> Condition:
         return Condition("GossipJoined", "False", "NameConflict", message)
     if health.others_alive:
         return Condition("GossipJoined", "True", "Joined")
+    if health.asks_for_others and health.joining:
+        message = "seeds and known members are being asked"
+        return Condition("GossipJoined", "Unknown", "Joining", message)
     if health.asks_for_others:
         message = "none of the seeds and known members answers"
         return Condition("GossipJoined", "False", "NobodyAnswers", message)

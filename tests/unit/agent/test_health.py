@@ -12,6 +12,7 @@ WELL = Health(
     device_problem="",
     others_alive=2,
     asks_for_others=True,
+    joining=False,
     name_conflict="",
     port_problem="",
     source_problem="",
@@ -52,6 +53,12 @@ def test_the_only_member_of_a_mesh_is_ready_but_one_that_finds_nobody_is_not() -
     assert said(alone)["Ready"] == ("True", "Ready")
     assert said(alone)["GossipJoined"] == ("True", "OnlyMember")
     assert said(replace(alone, asks_for_others=True))["Ready"] == ("False", "NobodyAnswers")
+
+
+def test_a_node_that_has_just_started_is_not_blamed_for_others_that_are_later() -> None:
+    new = replace(WELL, others_alive=0, joining=True)
+    assert said(new)["GossipJoined"] == said(new)["Ready"] == ("Unknown", "Joining")
+    assert said(replace(new, asks_for_others=False))["Ready"] == ("True", "Ready")
 
 
 def test_a_name_used_twice_and_mounted_files_that_are_broken_are_named() -> None:
