@@ -8,7 +8,14 @@ import pytest
 
 from wesher_agent.net.event_log import BURST, LINES_A_SECOND, MAX_REMEMBERED, QUIET, EventLog
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.events import AccusationRefused, Event, NameConflict, PacketRejected, SelfRefuted
+from wesher_agent.swim.events import (
+    AccusationRefused,
+    Event,
+    NameConflict,
+    OutdatedAlive,
+    PacketRejected,
+    SelfRefuted,
+)
 from wesher_agent.swim.members import DEFAULT_VERSIONS, Member
 from wesher_agent.wire.messages import State
 
@@ -16,6 +23,7 @@ B = Member("b", Address("10.0.0.2", 7946), b"", 1, State.ALIVE, DEFAULT_VERSIONS
 STANDING: list[Event] = [
     NameConflict(B, Address("10.0.0.3", 7946)),
     AccusationRefused("b", 2**32 - 1),
+    OutdatedAlive("b", 7, Address("10.0.0.2", 7946)),
 ]
 
 
@@ -25,6 +33,7 @@ def test_a_fault_that_keeps_coming_is_said_again_only_after_a_while(
 ) -> None:
     now = 1000.0
     log = EventLog(lambda: now)
+    caplog.set_level(logging.INFO)
     for _ in range(5):
         log.write(event)
     assert len(caplog.messages) == 1
