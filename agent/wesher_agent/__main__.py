@@ -11,8 +11,14 @@ def main() -> int:
     """Run the command line and return its exit code."""
     # Ctrl-C ends it without a word, even while modules load; the agent takes the signal over.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from wesher_agent.cli import commands  # noqa: PLC0415
-
+    try:
+        from wesher_agent.cli import commands  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        # kubectl's plugin is installed with this command, but without its libraries.
+        library = str(error.name).partition(".")[0]
+        text = f"wesher: error: the library {library} is missing: install wesher[agent]"
+        print(text, file=sys.stderr)  # noqa: T201 - a command's answer
+        return 1
     try:
         try:
             return commands.run(sys.argv[1:], os.environ)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,3 +52,17 @@ def test_ctrl_c_while_waiting_for_an_answer_ends_without_a_word(tmp_path: Path) 
             asking.send_signal(signal.SIGINT)
             _, said = asking.communicate(timeout=SECONDS)
     assert (asking.returncode, said) == (-signal.SIGINT, b"")
+
+
+def test_a_command_without_its_libraries_says_how_to_get_them() -> None:
+    """As where only kubectl's plugin was asked for: the same wheel brings this command too."""
+    lacking = "import sys; sys.modules['cryptography'] = None; from wesher_agent.__main__ import main"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{lacking}; sys.exit(main())"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    said = "wesher: error: the library cryptography is missing: install wesher[agent]\n"
+    assert (done.returncode, done.stderr) == (1, said)
