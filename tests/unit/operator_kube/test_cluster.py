@@ -109,10 +109,10 @@ async def test_writes_are_spread_to_fewer_than_twenty_a_second() -> None:
     loop = asyncio.get_running_loop()
     async with answering((200, {})) as (cluster, asked):
         began = loop.time()
-        for _ in range(21):
+        for _ in range(11):
             await cluster.annotate(POD, "p", {"a": "b"})
-        assert loop.time() - began > 1
-    assert len(asked) == 21
+        assert loop.time() - began > 0.5
+    assert len(asked) == 11
 
 
 async def test_whoever_does_not_lead_asks_but_writes_nothing() -> None:
