@@ -40,6 +40,18 @@ def let_live(agent: AgentProcess, seconds: float) -> None:
         agent.process.wait(seconds)
 
 
+def traces_at_rest(host: Host) -> Traces:
+    """Return an agent's traces when no file is on its way to its place."""
+    found: list[Traces] = []
+
+    def is_at_rest() -> bool:
+        found.append(traces(host))
+        return not [path for path in found[-1].files if path.endswith(".tmp")]
+
+    wait_until(is_at_rest, deadline=30.0, what="every file is in its place")
+    return found[-1]
+
+
 def wait_for_traces(host: Host, expected: Traces) -> None:
     """Wait until there is one of everything: a file may be on its way to its place."""
     try:
@@ -56,7 +68,7 @@ def test_an_agent_killed_at_random_moments_leaks_nothing_and_disturbs_nobody(
     untouched = traces(victim)
     mesh = RealMesh.plain(lab.host("a"), lab.host("b"), victim)
     mesh.wait_whole()
-    settled = traces(victim)
+    settled = traces_at_rest(victim)
 
     def kill_and_start(times: int, *, with_carrier: bool) -> Pinging:
         with mesh.pinging() as pings:
@@ -94,7 +106,7 @@ def test_an_agent_killed_during_its_very_first_start_begins_anew_where_it_was(
     mesh = RealMesh.plain(lab.host("a"), lab.host("b"))
     victim = mesh.hosts["b"]
     mesh.wait_whole()
-    settled = traces(victim)
+    settled = traces_at_rest(victim)
     longest = 0.0
     for _ in range(FIRST_STARTS):
         assert mesh.agents["b"].end() == 0

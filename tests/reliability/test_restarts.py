@@ -59,9 +59,9 @@ def test_machines_that_all_reboot_are_a_mesh_again_from_their_state_files(
     with plain.watched(tmp_path) as seen:
         for name in plain.agents:
             plain.start(name)
-        took = plain.wait_whole()
-    say(f"{len(before)} machines rebooted: whole again {took:.1f} s after the agents' start; {seen}")
-    assert took <= stretched(BACK_WITHIN)
+        running, whole = plain.wait_running(), plain.wait_whole()
+    say(f"{len(before)} machines: agents run after {running:.1f} s, whole {whole:.1f} s later; {seen}")
+    assert running + whole <= stretched(BACK_WITHIN)
     assert plain.addresses == before
 
 
@@ -79,6 +79,6 @@ def test_agents_all_killed_while_the_api_server_is_away_come_back_from_their_fil
             mesh.kill_carrier(name)
         for name in mesh.agents:
             mesh.start(name)
-        took = mesh.wait_whole()
-    say(f"{len(mesh.agents)} agents killed: whole again {took:.1f} s after their start; {seen}")
-    assert took <= stretched(BACK_WITHIN)
+        running, whole = mesh.wait_running(), mesh.wait_whole()
+    say(f"{len(mesh.agents)} agents: run again after {running:.1f} s, whole {whole:.1f} s later; {seen}")
+    assert running + whole <= stretched(BACK_WITHIN)
