@@ -103,6 +103,15 @@ class RealMesh:
             error.add_note(self.last_words())
             raise
 
+    def wait_running(self) -> float:
+        """Wait until every agent answers; return the seconds it took, most of them the machine's."""
+        running = self.agents.values()
+        return wait_until(
+            lambda: all(agent.ask("status") for agent in running),
+            deadline=_PATIENCE,
+            what="all agents answer",
+        )
+
     def _is_whole(self, names: Iterable[str]) -> bool:
         chosen = {name: self.agents[name] for name in names}
         if not all(agent.sees(*chosen) for agent in chosen.values()):
