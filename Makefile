@@ -51,6 +51,10 @@ install: ## Install the wheel of dist/ on this machine with its systemd service;
 image: ## Build the image IMAGE=wesher:0.1.0 with buildah, podman or docker, given BUILD_FLAGS=
 	@scripts/build-image "$(IMAGE)" $(BUILD_FLAGS)
 
+.PHONY: bench
+bench: $(INSTALLED) ## Measure the operator with 1000 nodes on a real API server: some 8 minutes
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.operator_bench
+
 .PHONY: soak
 soak: $(INSTALLED) ## Simulations, cuts and kills, fuzzing and attacks in their long form: hours
 	WESHER_SOAK=1 $(SUPPORT) $(BIN)/python -m pytest -q tests/sim tests/reliability tests/fuzz tests/agent/test_hostile.py

@@ -10,28 +10,15 @@ import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
 
 import pytest
 
 from wesher_testing.api_server import ApiServer, api_server
-from wesher_testing.operator_process import NAMESPACE, eventually, run_operator
+from wesher_testing.operator_process import NAMESPACE, eventually, operator_writes, run_operator
 
 TAKE_OVER_SECONDS = 20.0
 SLOW_MACHINE_SECONDS = 60.0
 NODES = 60
-
-
-def writes(api: ApiServer) -> list[dict[str, Any]]:
-    """Return what operators changed of meshes, oldest first; leases are not of a mesh."""
-    found = [
-        event
-        for event in api.audit_events()
-        if event["userAgent"].startswith("wesher-operator")
-        and event["verb"] not in {"get", "list", "watch"}
-        and "/leases" not in event["requestURI"]
-    ]
-    return sorted(found, key=lambda event: event["requestReceivedTimestamp"])
 
 
 def addresses(api: ApiServer) -> list[str]:
@@ -55,7 +42,7 @@ def test_when_the_leader_is_killed_in_mid_write_the_other_finishes_and_their_wri
             for number in range(NODES)
         )
     )
-    before = len(writes(fresh))
+    before = len(operator_writes(fresh))
     with run_operator(fresh, name="one") as one:
         eventually(one.leads, within=15)
         with run_operator(fresh, name="two") as two:
@@ -69,7 +56,7 @@ def test_when_the_leader_is_killed_in_mid_write_the_other_finishes_and_their_wri
             assert two.leads()
 
     assert len(set(addresses(fresh))) == NODES
-    written = writes(fresh)[before:]
+    written = operator_writes(fresh)[before:]
     authors = [event["userAgent"] for event in written]
     assert len(set(authors)) == 2
     assert authors == sorted(authors, key=authors.index)  # all of the one's come before all of the other's
@@ -87,7 +74,7 @@ def test_a_leader_that_was_paused_past_its_lease_writes_nothing_more_and_ends(
         one.pause()
         with run_operator(fresh, name="two") as two:
             eventually(two.leads, within=TAKE_OVER_SECONDS)
-            before = len(writes(fresh))
+            before = len(operator_writes(fresh))
             mesh()
             eventually(lambda: len(addresses(fresh)), within=15)
             one.resume()
@@ -95,7 +82,7 @@ def test_a_leader_that_was_paused_past_its_lease_writes_nothing_more_and_ends(
             assert "leadership lost" in one.log
             fresh.node("b", "192.168.7.2")
             eventually(lambda: len(addresses(fresh)), within=15, until=lambda count: count == 2)
-            assert len({event["userAgent"] for event in writes(fresh)[before:]}) == 1
+            assert len({event["userAgent"] for event in operator_writes(fresh)[before:]}) == 1
 
 
 def test_a_leader_that_is_told_to_stop_hands_over_at_once(fresh: ApiServer) -> None:

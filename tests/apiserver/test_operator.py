@@ -17,7 +17,7 @@ from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import candidate_address, is_reserved
 from wesher_testing.api_server import ApiServer
-from wesher_testing.operator_process import NAMESPACE, OperatorProcess, eventually
+from wesher_testing.operator_process import NAMESPACE, OperatorProcess, eventually, operator_writes
 
 Mesh = Callable[..., None]
 Report = Callable[..., None]
@@ -420,17 +420,6 @@ def test_nothing_is_written_at_rest_nor_for_a_report_without_news(
     time.sleep(20)  # what is measured is that nothing happens in this time
     written = operator_writes(api)[settled:]
     assert [(event["verb"], event["requestURI"]) for event in written] == []
-
-
-def operator_writes(api: ApiServer) -> list[dict[str, Any]]:
-    """Return what an operator wrote, oldest first; its lease, which is renewed all the time, left out."""
-    return [
-        event
-        for event in api.audit_events()
-        if event["userAgent"].startswith("wesher-operator")
-        and event["verb"] not in {"get", "list", "watch"}
-        and "/leases" not in event["requestURI"]
-    ]
 
 
 def eventually_quiet(writes: Callable[[], list[Any]], *, quiet: float = 2.0) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from wesher_testing.api_server import ApiServer
 from wesher_testing.toolbox import REPOSITORY
@@ -104,6 +104,18 @@ def run_operator(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def operator_writes(api: ApiServer) -> list[dict[str, Any]]:
+    """Return what operators wrote, as audit events, oldest first; leases, renewed all the time, left out."""
+    found = [
+        event
+        for event in api.audit_events()
+        if event["userAgent"].startswith("wesher-operator")
+        and event["verb"] not in {"get", "list", "watch"}
+        and "/leases" not in event["requestURI"]
+    ]
+    return sorted(found, key=lambda event: event["requestReceivedTimestamp"])
 
 
 def eventually(probe: Callable[[], T], *, within: float, until: Callable[[T], bool] = bool) -> T:
