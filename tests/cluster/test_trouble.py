@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 WIREGUARD_PORT, GOSSIP_PORT = 51831, 7957
 ENFORCE = "pod-security.kubernetes.io/enforce"
+IN = f"--namespace={NAMESPACE}"
 
 _HOLD_PORT = """
 import socket, sys
@@ -36,6 +37,14 @@ with socket.socket(socket.AF_INET, getattr(socket, f"SOCK_{kind}")) as holder:
     sys.stdin.read()
 """
 
+_CLAIM_INTERFACE = """
+import socket, sys
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
+    holder.bind("\\0wesher/" + sys.argv[1])
+    print(flush=True)
+    sys.stdin.read()
+"""
+
 
 @pytest.fixture
 def troubled(running: Cluster, mesh: Mesh) -> Iterator[Mesh]:
@@ -43,7 +52,7 @@ def troubled(running: Cluster, mesh: Mesh) -> Iterator[Mesh]:
     other = Mesh(running, "troubled", "wgtroubled", IPv4Network("10.192.0.0/16"))
     yield other
     other.delete()
-    running.api.kubectl("delete", "secret", "troubled-key", f"--namespace={NAMESPACE}", "--ignore-not-found")
+    running.api.kubectl("delete", "secret", "troubled-key", IN, "--ignore-not-found")
     assert mesh.condition("Ready")["status"] == "True"
 
 
@@ -76,7 +85,7 @@ def test_each_node_says_what_is_wrong_with_it_and_is_well_once_that_is_mended(
     with ExitStack() as faults:
         # As flannel or Calico hold WireGuard's port, and MetalLB that of gossip, on both protocols.
         for kind, port in (("DGRAM", WIREGUARD_PORT), ("DGRAM", GOSSIP_PORT), ("STREAM", GOSSIP_PORT)):
-            faults.enter_context(_port_held(taken, kind, port))
+            faults.enter_context(_held(taken, _HOLD_PORT, kind, str(port)))
         faults.enter_context(_without_image(running, image, imageless))
         faults.enter_context(_without_tun(tunless))
         _apply(troubled)
@@ -105,13 +114,29 @@ def test_each_node_says_what_is_wrong_with_it_and_is_well_once_that_is_mended(
     troubled.wait_until_ready()
 
 
+def test_an_agent_that_ends_is_quoted_in_its_meshs_status(running: Cluster, troubled: Mesh) -> None:
+    """As where another agent, started by hand on the node, has the interface already."""
+    with _held(running.nodes["node-2"], _CLAIM_INTERFACE, troubled.interface):
+        _apply(troubled)
+        ready = eventually(
+            lambda: troubled.condition("Ready"),
+            within=120,
+            until=lambda each: "node-2 (AgentEnds)" in each.get("message", ""),
+        )
+        said = f"wesher: error: interface '{troubled.interface}': is another agent's on this host"
+        assert f"node-2 has an agent that ends: {said}" in ready["message"]
+        pod = running.api.kubectl("describe", "pod", troubled.agents()["node-2"]["metadata"]["name"], IN)
+        assert said in pod
+    troubled.wait_until_ready()
+
+
 def test_a_namespace_that_refuses_agents_is_told_with_the_label_that_it_needs(
     running: Cluster, troubled: Mesh
 ) -> None:
     """The operator itself runs under PodSecurity's strictest profile, and agents come once they may."""
     _enforce(running, "restricted")
     try:
-        running.api.kubectl("rollout", "restart", "deployment/wesher-operator", f"--namespace={NAMESPACE}")
+        running.api.kubectl("rollout", "restart", "deployment/wesher-operator", IN)
         _apply(troubled)
         ready = eventually(
             lambda: troubled.condition("Ready"),
@@ -122,7 +147,7 @@ def test_a_namespace_that_refuses_agents_is_told_with_the_label_that_it_needs(
         assert ready["message"].endswith(
             f"kubectl label namespace {NAMESPACE} --overwrite pod-security.kubernetes.io/enforce=privileged"
         )
-        status = ("rollout", "status", "deployment/wesher-operator", f"--namespace={NAMESPACE}")
+        status = ("rollout", "status", "deployment/wesher-operator", IN)
         running.repeat(*status, "--timeout=10s")
 
         _enforce(running, "privileged")
@@ -144,13 +169,13 @@ def test_without_the_image_of_its_hook_the_release_can_be_taken_away_by_hand(
 
         running.api.kubectl("delete", "wmesh", mesh.name)
         agents = f"--selector=wesher.dev/mesh={mesh.name}"
-        running.repeat("wait", "--for=delete", "pods", agents, f"--namespace={NAMESPACE}", "--timeout=10s")
+        running.repeat("wait", "--for=delete", "pods", agents, IN, "--timeout=10s")
         uninstall(running, "--no-hooks")
 
         assert [trace for node in running.nodes.values() for trace in mesh.traces_on(node)] == []
         left = running.api.kubectl(
             *("get", "deployments,daemonsets,jobs,roles,clusterroles", "--output=name"),
-            *(f"--namespace={NAMESPACE}", "--selector=app.kubernetes.io/part-of=wesher"),
+            *(IN, "--selector=app.kubernetes.io/part-of=wesher"),
         )
         assert left == ""
     install(running, image)
@@ -181,9 +206,10 @@ def _enforce(running: Cluster, profile: str) -> None:
 
 
 @contextmanager
-def _port_held(node: Node, kind: str, port: int) -> Iterator[None]:
+def _held(node: Node, program: str, *arguments: str) -> Iterator[None]:
+    """Run a program on a node that holds something, from its first line on until the block ends."""
     with node.host.popen(
-        [sys.executable, "-I", "-c", _HOLD_PORT, kind, str(port)],
+        [sys.executable, "-I", "-c", program, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
