@@ -15,11 +15,12 @@ import select
 import signal
 import subprocess
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NoReturn
 
 _CLONE_NEWNS, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000
@@ -114,6 +115,26 @@ class Host:
         self._orders.send(("finish", ()))
         return str(self._orders.recv()[1])
 
+    def launch(self, *argv: str, says: Path, environment: Mapping[str, str]) -> int:
+        """Start a program in this host that runs until it is sent a signal; return its pid.
+
+        Args:
+            argv: the program and its arguments.
+            says: the file that its output is added to.
+            environment: variables it gets besides ours.
+
+        """
+        self._orders.send(("launch", (argv, str(says), dict(environment))))
+        return int(self._orders.recv()[0])
+
+    def ended(self, pid: int) -> int:
+        """Wait for a program that was launched, and return its status: negative for a signal."""
+        self._orders.send(("ended", (pid,)))
+        status, _, complained = self._orders.recv()
+        if complained:
+            raise StoryFailed(f"process {pid}: {complained}")
+        return int(status)
+
     def agent(self, make_state: Callable[[], Awaitable[Any]]) -> Agent:
         """Start a process of ours in this host, with an event loop and a state of its own."""
         return Agent(self, make_state)
@@ -127,7 +148,7 @@ class Agent:
         self.pid = os.fork()
         if self.pid == 0:
             self._ours.close()
-            _only_ever(lambda: _be_agent(host, theirs, make_state))
+            only_ever(lambda: _be_agent(host, theirs, make_state))
         theirs.close()
 
     def call(self, function: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
@@ -156,7 +177,7 @@ def make_host() -> Host:
     holder = os.fork()
     if holder == 0:
         ours.close()
-        _only_ever(lambda: _be_host(theirs))
+        only_ever(lambda: _be_host(theirs))
     theirs.close()
     host = Host(holder, ours)
     host.run("ip", "link", "set", "lo", "up")
@@ -170,16 +191,53 @@ def two_hosts() -> tuple[Host, Host]:
         "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", str(second.holder)
     )
     for number, host in enumerate((first, second), start=1):
-        host.address = IPv4Address(f"192.0.2.{number}")
-        host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
-        host.run("ip", "address", "add", f"2001:db8::{number}/64", "dev", "eth0", "nodad")
-        host.run("ip", "link", "set", "eth0", "up")
+        _give_address(host, number)
     return first, second
+
+
+def hosts_on_a_switch(count: int) -> list[Host]:
+    """Return hosts 192.0.2.1, .2 and so on, their ``eth0`` plugged into one bridge."""
+    switch = make_host()
+    switch.run("ip", "link", "add", "lan", "type", "bridge", "mcast_snooping", "0")
+    switch.run("ip", "link", "set", "lan", "up")
+    hosts = [make_host() for _ in range(count)]
+    for number, host in enumerate(hosts, start=1):
+        peer = ("type", "veth", "peer", "name", "eth0", "netns", str(host.holder))
+        switch.run("ip", "link", "add", f"port{number}", *peer)
+        switch.run("ip", "link", "set", f"port{number}", "master", "lan", "up")
+        _give_address(host, number)
+    return hosts
+
+
+def enter(holder: int) -> None:
+    """Enter the network and mount namespaces of a host, for good."""
+    for name in ("net", "mnt"):
+        with Path(f"/proc/{holder}/ns/{name}").open() as namespace:
+            _must(_libc.setns(namespace.fileno(), 0), f"setns {name}")
+
+
+def only_ever(task: Callable[[], object]) -> NoReturn:
+    """End this forked process with the task, lest it go on with what its parent is doing."""
+    try:
+        task()
+    except (EOFError, KeyboardInterrupt):
+        pass
+    except BaseException:  # noqa: BLE001 - there is nobody to raise it to
+        traceback.print_exc()
+    finally:
+        os._exit(0)
 
 
 def mount(kind: str, target: str, *, flags: int = 0) -> None:
     """Mount a file system without a device."""
     _must(_libc.mount(kind.encode(), target.encode(), kind.encode(), flags, None), f"mount {target}")
+
+
+def _give_address(host: Host, number: int) -> None:
+    host.address = IPv4Address(f"192.0.2.{number}")
+    host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
+    host.run("ip", "address", "add", f"2001:db8::{number}/64", "dev", "eth0", "nodad")
+    host.run("ip", "link", "set", "eth0", "up")
 
 
 def _be_first_process(story: Callable[[], Any], writing: int) -> NoReturn:
@@ -195,20 +253,8 @@ def _be_first_process(story: Callable[[], Any], writing: int) -> NoReturn:
     os._exit(0)
 
 
-def _only_ever(task: Callable[[], object]) -> NoReturn:
-    """End this forked process with the task, lest it go on with what its parent is doing."""
-    try:
-        task()
-    except (EOFError, KeyboardInterrupt):
-        pass
-    except BaseException:  # noqa: BLE001 - there is nobody to raise it to
-        traceback.print_exc()
-    finally:
-        os._exit(0)
-
-
 def _be_agent(host: Host, calls: Connection, make_state: Callable[[], Awaitable[Any]]) -> None:
-    _enter(host.holder)
+    enter(host.holder)
     asyncio.run(_serve(calls, make_state))
 
 
@@ -217,6 +263,7 @@ def _be_host(orders: Connection) -> NoReturn:
     _must(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET), "unshare")
     _private_run()
     started: subprocess.Popen[str] | None = None
+    launched: dict[int, subprocess.Popen[bytes]] = {}
     options: dict[str, Any] = {
         "stdin": subprocess.DEVNULL,
         "stdout": subprocess.PIPE,
@@ -229,6 +276,14 @@ def _be_host(orders: Connection) -> NoReturn:
             started = subprocess.Popen(argv, **options)
             orders.send((0, "", ""))
             continue
+        if what == "launch":
+            running = _launch(*argv)
+            launched[running.pid] = running
+            orders.send((running.pid, "", ""))
+            continue
+        if what == "ended":
+            orders.send(_status_of(launched.pop(argv[0])))
+            continue
         program = started if what == "finish" and started is not None else subprocess.Popen(argv, **options)
         try:
             said, complained = program.communicate(timeout=_PROGRAM_TIMEOUT)
@@ -238,15 +293,28 @@ def _be_host(orders: Connection) -> NoReturn:
         orders.send((program.wait(), said, complained))
 
 
+def _launch(argv: Sequence[str], says: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with Path(says).open("ab") as words:
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+            env={**os.environ, **environment},
+        )
+
+
+def _status_of(program: subprocess.Popen[bytes]) -> tuple[int, str, str]:
+    try:
+        return program.wait(_PROGRAM_TIMEOUT), "", ""
+    except subprocess.TimeoutExpired:
+        program.kill()
+        return program.wait(), "", "did not end in time"
+
+
 def _private_run() -> None:
-    os.makedirs("/run/wireguard", exist_ok=True)  # noqa: PTH103 - nothing else here needs a Path
+    Path("/run/wireguard").mkdir(parents=True, exist_ok=True)
     mount("tmpfs", "/run/wireguard")
-
-
-def _enter(holder: int) -> None:
-    for name in ("net", "mnt"):
-        with open(f"/proc/{holder}/ns/{name}") as namespace:  # noqa: PTH123 - as above
-            _must(_libc.setns(namespace.fileno(), 0), f"setns {name}")
 
 
 def _die_with_parent() -> None:

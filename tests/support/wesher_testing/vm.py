@@ -31,8 +31,8 @@ from wesher_testing.toolbox import REPOSITORY, debian_package_root, system_progr
 
 _KERNELS = ("linux-image-cloud-amd64", "linux-image-amd64", "linux-image-virtual")
 """Debian's smallest first, then Ubuntu's."""
-_MODULES = ("wireguard", "veth", "dummy")
-_PACKAGES = ("cryptography", "cffi", "_cffi_backend", "pyroute2")
+_MODULES = ("wireguard", "veth", "dummy", "bridge")
+_PACKAGES = ("cryptography", "cffi", "_cffi_backend", "msgpack", "pyroute2")
 _PROGRAMS = ("ip", "ping", "wg")
 _OUR_CODE = ("common/wesher_common", "agent/wesher_agent", "tests/support/wesher_testing")
 _UNNEEDED = {
@@ -75,7 +75,7 @@ class Told:
 
 
 def tell_in_vm(stories: Sequence[str], *, timeout: float) -> Told:
-    """Boot a VM, run the stories of `device_stories` in it, and return how they went.
+    """Boot a VM, run stories of `device_stories` and `mesh_stories` in it, and return how they went.
 
     Raises:
         ToolUnavailable: there is no QEMU or no kernel to be had.
@@ -236,7 +236,7 @@ def _kernel_root() -> Path:
     """Return where a distribution's kernel and its modules are unpacked."""
     for name in _KERNELS:
         listed = subprocess.run(
-            ["apt-cache", "depends", name], capture_output=True, text=True, check=False, timeout=60.0
+            ["apt-cache", "depends", name], capture_output=True, text=True, check=False, timeout=300.0
         )
         images = re.findall(r"Depends: (linux-image-\d\S+)", listed.stdout)
         if images:

@@ -54,14 +54,17 @@ def main() -> None:
 
 
 def _tell(stories: list[str], say: Callable[..., None]) -> None:
-    from wesher_testing import device_stories  # noqa: PLC0415 - its path was not known before
+    from wesher_testing import device_stories, mesh_stories  # noqa: PLC0415 - their path was not known before
     from wesher_testing.device_bench import Carrier  # noqa: PLC0415
     from wesher_testing.small_lab import StoryFailed  # noqa: PLC0415
 
     for name in stories:
         start = time.monotonic()
         try:
-            figures = device_stories.tell(name, Carrier("Kernel"))
+            if name in mesh_stories.STORIES:
+                figures = mesh_stories.tell(name)
+            else:
+                figures = device_stories.tell(name, Carrier("Kernel"))
             say(story=name, seconds=time.monotonic() - start, figures=figures)
         except StoryFailed as failed:
             say(story=name, seconds=time.monotonic() - start, failure=str(failed))

@@ -1,0 +1,39 @@
+"""One boot of the VM for the whole ring: every story asked for is told in it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from wesher_testing import device_stories, mesh_stories
+from wesher_testing.vm import Told, tell_in_vm
+
+_LONGEST = 800.0
+"""Seconds: about two minutes on two cores that have nothing else to do."""
+
+Check = Callable[[str], None]
+
+
+@pytest.fixture(scope="session")
+def told(request: pytest.FixtureRequest) -> Told:
+    """Return what came out of the VM."""
+    wanted = {item.callspec.params["story"] for item in request.session.items if hasattr(item, "callspec")}
+    stories = [*device_stories.names("Kernel"), *mesh_stories.STORIES]
+    return tell_in_vm([name for name in stories if name in wanted], timeout=_LONGEST)
+
+
+@pytest.fixture
+def check(told: Told, capsys: pytest.CaptureFixture[str]) -> Check:
+    """Return what fails the test with a story's failure, and prints its figures."""
+
+    def check_story(story: str) -> None:
+        outcome = told.stories.get(story, {"failure": f"not reached within {_LONGEST:.0f} s"})
+        if "failure" in outcome:
+            pytest.fail(outcome["failure"], pytrace=False)
+        with capsys.disabled():
+            for what, seconds in (outcome["figures"] or {}).items():
+                sys.stdout.write(f"\n  {what}: {seconds * 1000:.1f} ms")
+
+    return check_story

@@ -1,0 +1,14 @@
+"""A mesh of whole agents on the kernel's WireGuard, in a VM: each story as a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from wesher_testing.mesh_stories import STORIES
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_a_mesh_in_the_kernel(story: str, check: Callable[[str], None]) -> None:
+    check(story)
