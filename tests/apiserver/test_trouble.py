@@ -19,7 +19,7 @@ Mesh = Callable[..., None]
 Revoke = Callable[[str, str, str], None]
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:wesher-operator"
 CHARTS = Path(__file__).parent / "chart"
-SOON = 40.0
+SOON = 60.0
 
 
 @pytest.fixture
