@@ -12,7 +12,6 @@ Left to others: when to run (`control`), the status (`publish`), every decision
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -57,8 +56,6 @@ from wesher_operator.resources.node import WesherNodeSpec
 _log = logging.getLogger("wesher.mesh")
 _WRITES_A_RUN = 100
 """WesherNodes, and pods, that a run writes at most: then the status is told and the mesh looked at again."""
-_WRITES_AT_ONCE = 5
-"""Of those: an API server that takes its time is not to take a minute's for each thousand."""
 _REFUSED_AGAIN = timedelta(seconds=60)
 """When what the API server refused is tried again: a quota or another admission policy may have changed."""
 
@@ -259,26 +256,24 @@ class MeshReconciler:
         addresses: Mapping[str, IPAddress],
     ) -> tuple[InvalidSpec | None, bool]:
         """Make WesherNodes be; return the first refusal, and whether some were left for the next run."""
-        wanted = [
-            (node, allocation.node_spec(mesh, spec, node, addresses[node.name]))
-            for node in nodes
-            if node.name in addresses
-        ]
-        wrong = [node_spec for node, node_spec in wanted if not self._is_right(mesh, node, node_spec)]
-        refused = None
-        for start in range(0, min(len(wrong), _WRITES_A_RUN), _WRITES_AT_ONCE):
+        refused, written = None, 0
+        for node in nodes:
+            if node.name not in addresses:
+                continue
+            wanted = allocation.node_spec(mesh, spec, node, addresses[node.name])
+            if self._is_right(mesh, node, wanted):
+                continue
+            if written == _WRITES_A_RUN:
+                return refused, True
             self._check(mesh)
-            batch = wrong[start : start + _WRITES_AT_ONCE]
-            writes = (self._cluster.apply(WESHER_NODE, manifests.wesher_node(mesh, each)) for each in batch)
-            for outcome in await asyncio.gather(*writes, return_exceptions=True):
-                match outcome:
-                    case InvalidSpec():
-                        refused = refused or outcome
-                    case BaseException():
-                        raise outcome
-                    case _:
-                        self._world.observe(WESHER_NODE, outcome)
-        return refused, len(wrong) > _WRITES_A_RUN
+            written += 1
+            try:
+                applied = await self._cluster.apply(WESHER_NODE, manifests.wesher_node(mesh, wanted))
+            except InvalidSpec as error:
+                refused = refused or error
+            else:
+                self._world.observe(WESHER_NODE, applied)
+        return refused, False
 
     def _is_right(self, mesh: MeshFacts, node: NodeFacts, wanted: WesherNodeSpec) -> bool:
         member = self._world.members.get(wesher_node_name(mesh.name, node.name))
