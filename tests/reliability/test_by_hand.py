@@ -78,7 +78,7 @@ def test_a_device_edited_by_hand_is_as_before_within_half_a_minute(
 ) -> None:
     plain.wait_whole()
     before = {name: looks(host) for name, host in plain.hosts.items()}
-    repairs = {name: agent.ask("status")["counts"]["deviceRepairs"] for name, agent in plain.agents.items()}
+    repairs = {name: agent.counts()["deviceRepairs"] for name, agent in plain.agents.items()}
     with plain.watched(tmp_path) as seen:
         edited = {}
         for name, edit in EDITS.items():
@@ -99,7 +99,7 @@ def test_a_device_edited_by_hand_is_as_before_within_half_a_minute(
     assert max(took.values()) <= stretched(WITHIN)
     for name, agent in plain.agents.items():
         wait_until(
-            lambda name=name, agent=agent: agent.ask("status")["counts"]["deviceRepairs"] > repairs[name],  # type: ignore[misc]
+            lambda name=name, agent=agent: agent.counts()["deviceRepairs"] > repairs[name],  # type: ignore[misc]
             deadline=WITHIN,
             what=f"{name} counts a repair",
         )
@@ -114,7 +114,7 @@ def test_a_route_that_another_program_holds_is_left_to_it_and_said_once(lab: Lab
     agent = mesh.agents["b"]
 
     wait_until(
-        lambda: agent.sees("a", "b") and agent.ask("status")["counts"]["routeConflicts"],
+        lambda: agent.sees("a", "b") and agent.counts()["routeConflicts"],
         deadline=60.0,
         what="the conflict is counted",
     )

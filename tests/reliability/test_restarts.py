@@ -32,11 +32,11 @@ def test_a_killed_wireguard_go_is_replaced_and_peers_are_asked_at_once(
     plain.wait_whole()
     with plain.watched(tmp_path) as seen:
         for number in range(1, ROUNDS + 1):
-            restarts = agent.ask("status")["counts"]["deviceRestarts"]
+            restarts = agent.counts()["deviceRestarts"]
             with plain.pinging() as pings:
                 plain.kill_carrier("b")
                 wait_until(
-                    lambda restarts=restarts: agent.ask("status")["counts"]["deviceRestarts"] > restarts,  # type: ignore[misc]
+                    lambda restarts=restarts: agent.counts()["deviceRestarts"] > restarts,  # type: ignore[misc]
                     deadline=60.0,
                     what="another one runs",
                 )

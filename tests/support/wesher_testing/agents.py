@@ -100,6 +100,18 @@ class AgentProcess:
         """Return the members by name, nobody while the agent does not answer."""
         return {entry["name"]: entry for entry in self.ask("members") or []}
 
+    def counts(self) -> dict[str, int]:
+        """Return how often each kind of trouble happened, once the agent answers."""
+        answers: list[Any] = []
+
+        def answered() -> bool:
+            answers.append(self.ask("status"))
+            return answers[-1] is not None
+
+        wait_until(answered, deadline=60.0, what=f"the agent of {self.host.name} answers")
+        counts: dict[str, int] = answers[-1]["counts"]
+        return counts
+
     def conditions(self) -> dict[str, str]:
         """Return the reason of each condition."""
         return {entry["type"]: entry["reason"] for entry in self.ask("status")["conditions"]}

@@ -109,7 +109,7 @@ async def tear_and_heal(lengths: Sequence[float], directory: Path) -> Result:
                     if cut.whole[GO] is None:
                         await go.mend()
             agent = ours.sides[0][0]
-            result.log, result.counts = agent.own_log, agent.ask("status")["counts"]
+            result.log, result.counts = agent.own_log, agent.counts()
     return result
 
 
