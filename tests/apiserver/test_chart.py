@@ -59,7 +59,8 @@ def test_every_value_has_its_effect(tmp_path: Path) -> None:
 
 def test_the_everything_file_sets_every_value() -> None:
     values, tried = (yaml.safe_load(path.read_text()) for path in (CHART / "values.yaml", EVERYTHING))
-    untried = {"image.tag", "rbac.create", "mesh.create"}  # a digest beats a tag; without the others no rest
+    # A digest beats a tag; without the others there is no rest.
+    untried = {"image.tag", "rbac.create", "rbac.nodeRestriction", "mesh.create"}
     assert set(leaves(values)) - set(leaves(tried)) == untried
 
 
@@ -109,6 +110,14 @@ def test_without_rbac_there_are_no_roles_but_the_accounts_that_others_bind(tmp_p
     kinds = {each["kind"] for each in documents(render(tmp_path, "--set", "rbac.create=false"))}
     assert not {kind for kind in kinds if "Role" in kind}
     assert "ServiceAccount" in kinds
+
+
+def test_without_node_restriction_no_policy_ties_agents_to_their_nodes(tmp_path: Path) -> None:
+    def policies(*values: str) -> set[str]:
+        return {each["kind"] for each in documents(render(tmp_path, *values)) if "Policy" in each["kind"]}
+
+    assert policies() == {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
+    assert policies("--set", "rbac.nodeRestriction=false") == set()
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -68,7 +68,7 @@ def _values() -> Schema:
                 "pattern": "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$",
             },
             "commonLabels": _WORDS,
-            "rbac": _exactly({"create": _SWITCH}),
+            "rbac": _exactly({"create": _SWITCH, "nodeRestriction": _SWITCH}),
             "crds": _exactly({"manage": _SWITCH}),
             "operator": _exactly(operator),
             "agent": _exactly(agent),
