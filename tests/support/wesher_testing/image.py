@@ -62,7 +62,7 @@ def wesher_image() -> Image:
         run_reported(
             f"building image {name}",
             [
-                *(str(REPOSITORY / "scripts/build-image"), name, *_usual_options(), "--layers"),
+                *(str(REPOSITORY / "scripts/build-image"), name, *_usual_options()),
                 *("--build-arg", f"GO_IMAGE={_STAND_IN}", "--build-arg", f"PYTHON_IMAGE={_STAND_IN}"),
                 *("--volume", f"{goroot.stdout.strip()}:/usr/local/go:ro"),
                 # What the machine trusts and which package index it asks hold inside as well.
@@ -153,7 +153,9 @@ def _build(name: str, context: Path, *options: str) -> None:
 def _usual_options() -> list[str]:
     """Return what makes buildah build without an engine and without a registry, and the same each time."""
     return [
-        *("--isolation", "chroot", "--network", "host", "--pull=never", "--quiet", "--force-rm"),
+        *("--isolation", "chroot", "--network", "host", "--pull=never", "--quiet"),
+        # buildah takes the second only beside the first.
+        *("--layers", "--force-rm"),
         *("--platform", f"linux/{_architecture()}", "--timestamp", str(_EPOCH)),
     ]
 
