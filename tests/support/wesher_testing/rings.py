@@ -113,7 +113,7 @@ RINGS = (
         needs_root=True,
         prepare=(wireguard_go, _gossip_peers),
     ),
-    Ring("vm", "kernel WireGuard, on a real kernel in QEMU", 3, (_tests("vm"),)),
+    Ring("vm", "kernel WireGuard and a mesh of it, on a real kernel in QEMU", 4, (_tests("vm"),)),
     Ring(
         "apiserver",
         "the operator and the chart on a real API server",
