@@ -15,7 +15,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
-from math import inf
 from random import Random
 from typing import Any
 
@@ -31,6 +30,7 @@ from wesher_agent.mesh.roster import MemberState, Roster
 from wesher_agent.net.driver import Driver
 from wesher_agent.net.sockets import GossipPortTaken
 from wesher_agent.runtime.beginning import Beginning
+from wesher_agent.runtime.claims import Claim, NameClaims
 from wesher_agent.runtime.counts import Counts
 from wesher_agent.runtime.health import Health, conditions
 from wesher_agent.runtime.host import look_at_host
@@ -55,14 +55,10 @@ from wesher_common.version import VERSION
 log = logging.getLogger("wesher.agent")
 
 SAVE_PAUSE, APPLY_PAUSE = 1.0, 0.1
-MOVE_SECONDS = 60.0
-"""Between two tellings that we have moved: an old packet sent again must not make us tell all the time."""
 JOIN_SECONDS = 10.0
 """After a start, in which nobody need have answered: the nodes of a new mesh start one after another."""
 PORT_SECONDS = 3.0
 """Between two tries to get a gossip port that another program has."""
-CONFLICT_SECONDS = 90.0
-"""How long ago somebody else may have used our name for it to be a standing fault."""
 LEAVE_SECONDS = 10.0
 
 
@@ -85,18 +81,14 @@ class Agent:
         self._started_at = asyncio.get_running_loop().time()
         self._rng = Random(os.urandom(8))
         self._port_problem, self._source_problem = "", ""
-        self._conflict: tuple[float, str] | None = None
-        self._former_addresses: set[Address] = set()
-        """Where others may still look for us."""
-        self._moved_at = -inf
         self._wish: Wish | None = None
         self._save_failed = False
         self._interface_goes = False
         self._counts = Counts()
 
         settings, document = begun.settings, self._me.document
-        if begun.saved.gossip_address is not None and begun.saved.name == self._me.name:
-            self._former_addresses.add(begun.saved.gossip_address)
+        former = begun.saved.gossip_address if begun.saved.name == self._me.name else None
+        self._claims = NameClaims([former] if former is not None else [])
         interface = document.wireguard.interface
         self._tunnel = Tunnel(
             settings,
@@ -253,7 +245,7 @@ class Agent:
         now = self._driver.now
         match event:
             case NameConflict(member=member, claimed=claimed) if member.name == self._me.name:
-                self._settle_conflict(claimed, now)
+                self._settle_claim(claimed, now)
             case LeaveDone():
                 self._left.set()
             case SelfRefuted():
@@ -273,15 +265,15 @@ class Agent:
             was_failed = known is not None and known.state is MemberState.FAILED
         self._counts.observe(event, was_failed=was_failed)
 
-    def _settle_conflict(self, claimed: Address, now: float) -> None:
-        """Leave from an address that was ours, where others still look for us; anything else is a fault."""
-        if claimed not in self._former_addresses:
-            self._conflict = (now, str(claimed))
-            self._report_soon()
-        elif now - self._moved_at > MOVE_SECONDS:
-            self._moved_at = now
-            log.info("others look for this node at its former address, telling them former=%s", claimed)
-            self._driver.tell(partial(self._engine.change_address, self._me.gossip_address))
+    def _settle_claim(self, claimed: Address, now: float) -> None:
+        match self._claims.judge(claimed, now=now):
+            case Claim.RIVAL:
+                self._report_soon()
+            case Claim.FORMER:
+                log.info("others look for this node at its former address, telling them former=%s", claimed)
+                self._driver.tell(partial(self._engine.change_address, self._me.gossip_address))
+            case Claim.TOLD:
+                pass
 
     def _members_changed(self) -> None:
         self._apply.wake()
@@ -386,7 +378,7 @@ class Agent:
         moved = self._me.look_at_addresses()
         self._announce()
         if moved:
-            self._former_addresses = (self._former_addresses | {former}) - {self._me.gossip_address}
+            self._claims.move(former, self._me.gossip_address)
             self._save.wake()
             self._driver.tell(partial(self._engine.change_address, self._me.gossip_address))
 
@@ -455,7 +447,7 @@ class Agent:
             others_alive=alive,
             asks_for_others=expected or self._me.has_seeds_elsewhere,
             joining=self._driver.now - self._started_at < JOIN_SECONDS,
-            name_conflict=self._standing_conflict(),
+            name_conflict=self._claims.rival(now=self._driver.now),
             port_problem=self._port_problem,
             source_problem=self._source_problem,
             removed=self.link is not None and self.link.removed,
@@ -493,11 +485,6 @@ class Agent:
             return False
         without = {problem.member for problem in self._wish.problems}
         return all(name in without for name, member in self._roster.members.items() if member.state.is_alive)
-
-    def _standing_conflict(self) -> str:
-        if self._conflict is None or self._driver.now - self._conflict[0] > CONFLICT_SECONDS:
-            return ""
-        return self._conflict[1]
 
     def _node_status(self) -> NodeStatus:
         node = self._me.node
