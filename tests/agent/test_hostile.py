@@ -24,7 +24,7 @@ from wesher_testing import attacker
 from wesher_testing.agents import KEY, WESHER, AgentProcess, wait_for_ping, wait_until
 from wesher_testing.namespaces import Host, Lab
 from wesher_testing.pinging import longest_outage
-from wesher_testing.virtual_network import soaking
+from wesher_testing.soak import soaking
 
 Start = Callable[..., AgentProcess]
 

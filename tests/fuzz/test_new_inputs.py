@@ -13,7 +13,7 @@ import pytest
 
 from wesher_testing.fuzz_targets import TARGETS
 from wesher_testing.fuzzing import fuzz, is_quick, kept
-from wesher_testing.virtual_network import soaking
+from wesher_testing.soak import soaking
 
 INPUTS = int(soaking(20_000, 1_000_000))
 TIMEOUT = soaking(300.0, 4 * 3600.0)

@@ -16,7 +16,7 @@ from wesher_testing.agents import wait_until
 from wesher_testing.mounted import document, mount
 from wesher_testing.namespaces import Lab
 from wesher_testing.real_mesh import RealMesh
-from wesher_testing.virtual_network import soaking
+from wesher_testing.soak import soaking
 
 Say = Callable[[str], None]
 

@@ -15,7 +15,7 @@ from wesher_testing.agents import AgentProcess, wait_until
 from wesher_testing.namespaces import Host, Lab
 from wesher_testing.pinging import Pinging
 from wesher_testing.real_mesh import RealMesh, Traces, traces
-from wesher_testing.virtual_network import soaking
+from wesher_testing.soak import soaking
 
 Say = Callable[[str], None]
 

@@ -9,7 +9,7 @@ import pytest
 
 from wesher_testing.busy import stretched
 from wesher_testing.cuts import ALONE, GO, LENGTHS, SEEDED, Cut, Result
-from wesher_testing.virtual_network import soaking
+from wesher_testing.soak import soaking
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

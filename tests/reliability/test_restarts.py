@@ -13,7 +13,7 @@ from wesher_testing.agents import wait_until
 from wesher_testing.busy import stretched
 from wesher_testing.namespaces import Lab
 from wesher_testing.real_mesh import RealMesh
-from wesher_testing.virtual_network import soaking
+from wesher_testing.soak import soaking
 
 Say = Callable[[str], None]
 

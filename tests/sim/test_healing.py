@@ -9,8 +9,9 @@ import pytest
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import AddressChanged, MemberFailed
 from wesher_agent.wire.messages import State
+from wesher_testing.soak import soaking
 from wesher_testing.virtual_mesh import VirtualAgent, VirtualMesh
-from wesher_testing.virtual_network import PORT, soaking
+from wesher_testing.virtual_network import PORT
 
 Make = Callable[..., VirtualMesh]
 HOUR = 3600.0

@@ -8,8 +8,9 @@ from random import Random
 
 from wesher_agent.swim.events import MemberFailed, MemberSuspected
 from wesher_agent.swim.profile import LAN, WAN, Profile
+from wesher_testing.soak import soaking
 from wesher_testing.virtual_mesh import VirtualMesh
-from wesher_testing.virtual_network import Node, VirtualNetwork, soaking
+from wesher_testing.virtual_network import Node, VirtualNetwork
 
 Make = Callable[..., VirtualNetwork]
 HOUR = 3600.0

@@ -22,7 +22,7 @@ from wesher_testing.agents import KEY, SECRET, AgentProcess
 from wesher_testing.go_peer import GoPeer, go_peer
 from wesher_testing.in_clear import Seen, watched
 from wesher_testing.namespaces import Host, Lab, Network
-from wesher_testing.virtual_network import soaking
+from wesher_testing.soak import soaking
 
 ALONE, SEEDED, GO = "wesher by itself", "wesher with a seed", "Go memberlist"
 LENGTHS = soaking((20.0, 100.0), (20.0, 100.0, 3600.0))

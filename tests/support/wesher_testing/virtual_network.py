@@ -7,7 +7,6 @@ run that failed can be run again. It is printed with every failure.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -27,7 +26,6 @@ from wesher_testing.virtual_invariants import Invariants
 from wesher_testing.virtual_trace import Trace
 
 E = TypeVar("E", bound=Event)
-T = TypeVar("T")
 
 PLAIN = PacketFormat(keyring=None, compress=False)
 PORT = 7946
@@ -533,11 +531,6 @@ class VirtualNetwork:
 
     def _delay(self) -> float:
         return self._rng.uniform(*self.delay)
-
-
-def soaking(short: T, long: T) -> T:
-    """Return the short form's measure, or the long one's when ``WESHER_SOAK`` is set."""
-    return long if os.environ.get("WESHER_SOAK") else short
 
 
 def messages_in(data: bytes, packet_format: PacketFormat = PLAIN) -> tuple[Message, ...]:
