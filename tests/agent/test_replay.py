@@ -40,6 +40,11 @@ def claims(agent: AgentProcess) -> int:
     return int(status["counts"]["outdatedClaims"]) if status is not None else 0
 
 
+def all_said(captures: Iterable[Capture]) -> Said:
+    """Return the gossip that was captured so far."""
+    return Said.captured(packet for capture in captures for packet in capture.packets())
+
+
 def test_replayed_gossip_neither_brings_back_the_gone_nor_costs_the_living(
     lab: Lab, start: Start, tmp_path: Path
 ) -> None:
@@ -52,12 +57,15 @@ def test_replayed_gossip_neither_brings_back_the_gone_nor_costs_the_living(
         agents = [start(host, "--cluster-key", KEY, "--join", str(a.ipv4)) for host in (a, b, c, d)]
         for agent in agents:
             agent.wait_for("a", "b", "c", "d", deadline=PATIENCE)
+        wait_until(
+            lambda: len(all_said(captures).datagrams) > 30 and len(all_said(captures).requests) >= 3,
+            deadline=PATIENCE,
+            what="they have said enough to be worth a replay",
+        )
         staying, leaving, killed = agents[:2], agents[2], agents[3]
         killed.end(signal.SIGKILL)
         leaving.end(deadline=PATIENCE)
-    said = Said.captured(packet for capture in captures for packet in capture.packets())
-    assert len(said.datagrams) > 30
-    assert len(said.requests) >= 3
+    said = all_said(captures)
 
     said.again(replayer, a, b)
     for agent in staying:
