@@ -31,7 +31,10 @@ CLUSTER = {
 
 TEST = {
     **CLUSTER,
+    "kill": "procps",
+    "pgrep": "procps",
     "qemu-system-x86_64": "qemu-system-x86",
+    "sysctl": "procps",
     "systemd-analyze": "systemd",
     "wg": "wireguard-tools",
 }
