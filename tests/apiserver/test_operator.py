@@ -223,7 +223,8 @@ def test_a_newer_mesh_that_wants_what_an_older_one_has_is_refused_by_name_and_ma
 ) -> None:
     mesh("elder")
     until_places(api, "a", "b", "c", mesh="elder")
-    before = child(api, "daemonset", "elder-agent")["metadata"]["resourceVersion"]
+    elder = eventually(lambda: child(api, "daemonset", "elder-agent"), within=SOON)
+    before = elder["metadata"]["resourceVersion"]
     mesh("young", overlayCIDR="10.189.4.0/24", **spec)
     refused = until_condition(api, "Ready", "False", mesh="young")
     assert refused["reason"] == "Conflict"
