@@ -16,7 +16,6 @@ from wesher_testing.agents import wait_until
 from wesher_testing.mounted import document, mount
 from wesher_testing.namespaces import Lab
 from wesher_testing.real_mesh import RealMesh
-from wesher_testing.soak import soaking
 
 Say = Callable[[str], None]
 
@@ -25,7 +24,7 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 PHASES = ((OLD, NEW), (NEW, OLD), (NEW, ""))
 """Distributing, promoting, retiring: the primary key, and what is accepted besides."""
-MEMBERS = soaking(5, 20)
+MEMBERS = 20
 
 
 def test_the_key_is_exchanged_without_a_lost_ping_and_one_that_was_off_comes_back(
@@ -37,7 +36,7 @@ def test_the_key_is_exchanged_without_a_lost_ping_and_one_that_was_off_comes_bac
     *present, off = names
     mesh.wait_whole()
 
-    with mesh.watched(tmp_path) as seen, mesh.pinging(*names[-5:]) as pings:
+    with mesh.watched(tmp_path) as seen, mesh.pinging_round() as pings:
         mesh.kill(off)
         for primary, accepted in PHASES:
             for name in present:

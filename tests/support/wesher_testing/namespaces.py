@@ -13,6 +13,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -258,14 +259,23 @@ class Host:
             )
         )
 
+    def lose(self, percent: int) -> None:
+        """Lose that share of all packets that come in over the networks, at random."""
+        self._filter(f'iifname "eth*" numgen random mod 100 < {percent} counter drop', hooks=("input",))
+
+    def lost(self) -> int:
+        """Return how many packets `lose` has lost so far."""
+        # nft's JSON has no counts.
+        rules = self.run(["nft", "list", "table", "inet", "lab"]).stdout
+        return sum(int(count) for count in re.findall(r"counter packets (\d+)", rules))
+
     def allow_all(self) -> None:
         """Take back every drop."""
         self.run(["nft", "-f", "-"], text_in="table inet lab\ndelete table inet lab\n")
 
-    def _filter(self, *rules: str) -> None:
+    def _filter(self, *rules: str, hooks: Sequence[str] = ("input", "output", "forward")) -> None:
         chains = "".join(
-            f"chain {hook} {{ type filter hook {hook} priority 0; {'; '.join(rules)}; }}\n"
-            for hook in ("input", "output", "forward")
+            f"chain {hook} {{ type filter hook {hook} priority 0; {'; '.join(rules)}; }}\n" for hook in hooks
         )
         self.run(["nft", "-f", "-"], text_in=f"table inet lab {{\n{chains}}}\n")
 

@@ -1,4 +1,4 @@
-"""Pings between all pairs of hosts, and how long any of them went unanswered.
+"""Pings between pairs of hosts, and how long any of them went unanswered.
 
 Ten a second for each pair and direction, over the overlay, from when it starts to when it
 stops: what an administrator's traffic feels of an update.
@@ -10,7 +10,7 @@ import itertools
 import re
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -33,22 +33,29 @@ class Pinging:
     """Pings that run while its context lasts.
 
     Args:
-        nodes: who pings whom: every one all others.
+        nodes: the hosts by name.
         addresses: the overlay address of each, by name.
+        pairs: who pings whom: unless given, every one all others.
 
     """
 
-    def __init__(self, nodes: Mapping[str, OnHost], addresses: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, OnHost],
+        addresses: Mapping[str, str],
+        pairs: Iterable[tuple[str, str]] | None = None,
+    ) -> None:
         self._pings: dict[tuple[str, str], subprocess.Popen[str]] = {}
         self._nodes = nodes
         self._addresses = addresses
+        self._pairs = list(itertools.permutations(nodes, 2) if pairs is None else pairs)
         self.outages: dict[tuple[str, str], float] = {}
         """By (from, to), once stopped: the longest time without an answer, in seconds."""
         self.lost: dict[tuple[str, str], int] = {}
         """By (from, to), once stopped: how many were not answered, the last not counted."""
 
     def __enter__(self) -> Self:
-        for pair in itertools.permutations(self._nodes, 2):
+        for pair in self._pairs:
             source, target = pair
             command = ["ping", "-n", "-i", str(_INTERVAL), self._addresses[target]]
             self._pings[pair] = self._nodes[source].host.popen(

@@ -158,6 +158,11 @@ class RealMesh:
         chosen = names or tuple(self.agents)
         return Pinging({name: self.agents[name] for name in chosen}, self.addresses)
 
+    def pinging_round(self) -> Pinging:
+        """Return pings, ten a second, from each member to the next, and from the last to the first."""
+        names = list(self.agents)
+        return Pinging(self.agents, self.addresses, zip(names, [*names[1:], names[0]], strict=True))
+
     def watched(self, directory: Path) -> AbstractContextManager[Seen]:
         """Return a context in which nothing of the overlay may stand readable on the underlay."""
         return watched(self.hosts.values(), self.overlay, directory)

@@ -92,7 +92,7 @@ RINGS = (
     Ring(
         "agent",
         "the agent as a process, attacked too",
-        4,
+        5,
         (_tests("agent"),),
         needs_root=True,
         prepare=(wireguard_go, attacker.binary),
