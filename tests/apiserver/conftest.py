@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from wesher_testing.api_server import ApiServer, api_server
-from wesher_testing.operator_process import NAMESPACE, OperatorProcess, eventually, install, run_operator
+from wesher_testing.operator_process import (
+    NAMESPACE,
+    SOON,
+    OperatorProcess,
+    eventually,
+    install,
+    run_operator,
+)
 
 
 @pytest.fixture(scope="session")
@@ -69,5 +76,5 @@ def report(api: ApiServer) -> Callable[..., None]:
 def operator(installed: ApiServer) -> Iterator[OperatorProcess]:
     """Run the operator for a file of tests and wait until it leads."""
     with run_operator(installed) as process:
-        eventually(process.leads, within=15)
+        eventually(process.leads, within=SOON)
         yield process

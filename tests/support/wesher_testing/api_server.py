@@ -36,7 +36,8 @@ from wesher_testing import toolbox
 SERVICE_NETWORK = "10.96.0.0/16"
 _ISSUER = "https://kubernetes.default.svc"
 _STARTS = 3
-_READY_SECONDS = 60.0
+_READY_SECONDS = 120.0
+_KUBECTL_SECONDS = 120.0
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -78,7 +79,7 @@ class ApiServer:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=_KUBECTL_SECONDS,
             check=False,
         )
         if check and done.returncode:
@@ -254,6 +255,8 @@ def _start(
             f"--client-ca-file={directory / 'ca.crt'}",
             f"--audit-policy-file={directory / 'audit.yaml'}",
             f"--audit-log-path={audit_log}",
+            # A request stands there before its answer ends.
+            "--audit-log-mode=blocking",
         ],
     )
     url = f"https://{address}:{port}" if ":" not in address else f"https://[{address}]:{port}"

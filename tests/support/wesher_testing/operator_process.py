@@ -13,21 +13,43 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wesher_testing.api_server import ApiServer
+from wesher_testing.api_server import ApiServer, KubectlFailed
 from wesher_testing.toolbox import REPOSITORY
 
+SOON = 60.0
+"""Seconds in which an operator has done what it had cause for, on a busy machine too; else it takes two."""
 NAMESPACE = "wesher-system"
 CRDS = REPOSITORY / "charts/wesher/crds"
 MANIFESTS = REPOSITORY / "deploy"
-_END_SECONDS = 15.0
+_KINDS = ("weshermeshes.wesher.dev", "weshernodes.wesher.dev")
+_END_SECONDS = 60.0
+"""An operator that is killed instead keeps its lease, for which the next one has to wait."""
 T = TypeVar("T")
 
 
 def install(api: ApiServer) -> None:
-    """Apply what an administrator applies: CRDs, namespace, permissions and policy."""
+    """Apply what an administrator applies, CRDs, namespace, permissions and policy; wait until it holds.
+
+    The policy alone may take effect a moment later.
+    """
     files = (CRDS, MANIFESTS / "namespace.yaml", MANIFESTS / "wesher.yaml")
     api.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
-    api.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"--filename={CRDS}")
+    api.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"--filename={CRDS}")
+    # An established kind is not served yet, and one that is served is not yet told of to kubectl.
+    eventually(lambda: _serves_kinds(api), within=SOON)
+    agent = f"--as=system:serviceaccount:{NAMESPACE}:wesher-agent"
+    question = ("auth", "can-i", "get", "weshermeshes.wesher.dev", agent)
+    eventually(lambda: api.kubectl(*question, check=False).startswith("yes\n"), within=SOON)
+
+
+def _serves_kinds(api: ApiServer) -> bool:
+    # Unlike others this question is put to the API server each time, and kubectl keeps the answer.
+    told = api.kubectl("api-resources", "--api-group=wesher.dev", "--output=name", check=False)
+    try:
+        api.kubectl("get", ",".join(_KINDS))
+    except KubectlFailed:
+        return False
+    return set(_KINDS) <= set(told.split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +141,9 @@ def operator_writes(api: ApiServer) -> list[dict[str, Any]]:
 
 
 def eventually(probe: Callable[[], T], *, within: float, until: Callable[[T], bool] = bool) -> T:
-    """Ask until the answer is right and return it.
+    """Ask until the answer is right and return it; the last time after the time is over.
+
+    So a machine that stands still for a while costs no answer that came in time.
 
     Raises:
         AssertionError: it was not right in time; the text holds the last answer.
@@ -127,9 +151,10 @@ def eventually(probe: Callable[[], T], *, within: float, until: Callable[[T], bo
     """
     deadline = time.monotonic() + within
     while True:
+        is_last = time.monotonic() > deadline
         answer = probe()
         if until(answer):
             return answer
-        if time.monotonic() > deadline:
+        if is_last:
             raise AssertionError(f"not within {within} s; the last answer was {answer!r}")
         time.sleep(0.1)
