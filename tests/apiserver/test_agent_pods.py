@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wesher_testing.api_server import ApiServer
-from wesher_testing.operator_process import NAMESPACE, eventually, run_operator
+from wesher_testing.operator_process import NAMESPACE, SOON, eventually, run_operator
 
 PODS = {
     "privileged": False,
@@ -25,7 +25,7 @@ def test_agents_get_what_the_installation_says_and_it_is_written_once_however_it
     before = len(writes_of_the_daemon_set(api))
     with run_operator(api, name="pods", more=["--agent-pods", json.dumps(PODS)]):
         mesh()
-        agents = eventually(lambda: api.get("daemonset", "demo-agent", "-n", NAMESPACE), within=20)
+        agents = eventually(lambda: api.get("daemonset", "demo-agent", "-n", NAMESPACE), within=SOON)
         pod = agents["spec"]["template"]
         (container,) = pod["spec"]["containers"]
         assert container["resources"]["requests"] == {"cpu": "20m", "memory": "1Mi"}
@@ -35,7 +35,9 @@ def test_agents_get_what_the_installation_says_and_it_is_written_once_however_it
         # Each makes the mesh be looked at again.
         for place in ("attic", "cellar"):
             api.kubectl("annotate", "node", "a", "--overwrite", f"wesher.dev/location={place}")
-            eventually(lambda: api.get("wnode", "demo.a")["spec"]["location"], within=20, until=place.__eq__)
+            eventually(
+                lambda: api.get("wnode", "demo.a")["spec"]["location"], within=SOON, until=place.__eq__
+            )
     assert len(writes_of_the_daemon_set(api)) == before + 1
 
 

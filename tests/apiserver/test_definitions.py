@@ -10,7 +10,7 @@ import pytest
 from wesher_operator.crd import definition
 from wesher_operator.resources.mesh import WesherMesh
 from wesher_testing.api_server import ApiServer
-from wesher_testing.operator_process import CRDS, eventually, run_operator
+from wesher_testing.operator_process import CRDS, SOON, eventually, run_operator
 
 NAME = "weshermeshes.wesher.dev"
 OLD_RULE = {"rule": "self.size() < 9", "message": "an older release was stricter"}
@@ -36,7 +36,7 @@ def test_what_an_older_release_said_is_gone_and_what_is_new_is_there(older: ApiS
     assert OLD_RULE["message"] in schema(older)
     uid = older.get("crd", NAME)["metadata"]["uid"]
     with run_operator(older, name="upgrade"):
-        eventually(lambda: "etcHosts" in schema(older), within=20)
+        eventually(lambda: "etcHosts" in schema(older), within=SOON)
     assert OLD_RULE["message"] not in schema(older)
     assert "colour" not in schema(older)
     assert older.get("crd", NAME)["metadata"]["uid"] == uid
@@ -50,7 +50,7 @@ def test_it_leaves_them_alone_when_told_so(
     try:
         with run_operator(older, name="hands-off", more=["--manage-crds=false"]):
             # By the time it looks at meshes it would have seen to them.
-            eventually(lambda: api.get("wmesh", "demo").get("status"), within=20)
+            eventually(lambda: api.get("wmesh", "demo").get("status"), within=SOON)
             assert schema(older) == before
     finally:
         older.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRDS}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from wesher_testing.api_server import ApiServer
-from wesher_testing.operator_process import NAMESPACE, eventually
+from wesher_testing.operator_process import NAMESPACE, SOON, eventually
 
 Mesh = Callable[..., None]
 Report = Callable[..., None]
@@ -25,7 +25,7 @@ def run(api: ApiServer) -> Callable[..., subprocess.CompletedProcess[str]]:
             [sys.executable, "-m", "wesher_operator", *words, *reach],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=2 * SOON,
             check=False,
         )
 
@@ -45,6 +45,12 @@ def belongs_to_release(api: ApiServer, mesh: str, namespace: str = NAMESPACE) ->
         *("annotate", "wmesh", mesh, "meta.helm.sh/release-name=wesher"),
         f"meta.helm.sh/release-namespace={namespace}",
     )
+
+
+def hindrance(api: ApiServer) -> str:
+    """Return why a mesh is not Ready; the operator says it once it has made everything."""
+    conditions = api.get("wmesh", "demo").get("status", {}).get("conditions", [])
+    return next((str(each["message"]) for each in conditions if each["type"] == "Ready"), "")
 
 
 def test_uninstall_deletes_the_releases_meshes_and_names_those_it_leaves(
@@ -67,7 +73,7 @@ def test_uninstall_waits_for_agents_only_so_long_names_their_nodes_and_never_fai
     mesh("mine")
     belongs_to_release(api, "mine")
     agent_pod(api, "mine")
-    done = run("uninstall", "--release=wesher", "--timeout=2")
+    done = run("uninstall", "--release=wesher", "--timeout=5")
     assert done.returncode == 0
     assert "waiting for agents to leave nodes=a" in done.stderr
     assert "agents have not all left" in done.stderr
@@ -77,17 +83,17 @@ def test_uninstall_waits_for_agents_only_so_long_names_their_nodes_and_never_fai
 def test_a_check_says_what_hinders_a_mesh_and_ends_well_once_nothing_does(
     api: ApiServer, mesh: Mesh, report: Report, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    absent = run("check", "--mesh=demo", "--timeout=1")
+    absent = run("check", "--mesh=demo", "--timeout=5")
     assert (absent.returncode, absent.stderr) == (
         1,
         "wesher-operator: mesh demo: there is no such WesherMesh\n",
     )
     api.node("a", "192.168.7.1")
     mesh()
-    eventually(lambda: api.get("wnode", "demo.a"), within=20)
-    waiting = run("check", "--mesh=demo", "--timeout=2")
+    eventually(lambda: hindrance(api), within=SOON, until="no report yet from: a".__eq__)
+    waiting = run("check", "--mesh=demo", "--timeout=5")
     assert waiting.returncode == 1
     assert "Ready is Unknown: no report yet from: a" in waiting.stderr
     report("a")
-    ready = run("check", "--mesh=demo", "--timeout=20")
+    ready = run("check", "--mesh=demo", f"--timeout={SOON:.0f}")
     assert (ready.returncode, ready.stdout) == (0, "mesh demo is ready, and its members agree\n")

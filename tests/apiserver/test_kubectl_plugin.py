@@ -20,7 +20,7 @@ import pytest
 from wesher_agent.cli.commands import agent_settings
 from wesher_testing import toolbox
 from wesher_testing.api_server import ApiServer
-from wesher_testing.operator_process import NAMESPACE, OperatorProcess, eventually
+from wesher_testing.operator_process import NAMESPACE, SOON, OperatorProcess, eventually
 
 KEY = bytes(range(50, 82))
 SECRET_VALUE = "hunter2-of-a-proxy"  # noqa: S105 - what must not get out
@@ -43,7 +43,7 @@ def plugin(api: ApiServer) -> Plugin:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=2 * SOON,
         )
 
     return run
@@ -57,7 +57,7 @@ def demo(api: ApiServer, operator: OperatorProcess, mesh: Mesh, report: Report) 
         api.node(name, f"192.168.7.{number}")
     mesh(gossip={"port": 17946, "label": "west", "profile": "LAN"}, etcHosts="Off")
     for name in "ab":
-        eventually(lambda name=name: api.get("wnode", f"demo.{name}"), within=20)
+        eventually(lambda name=name: api.get("wnode", f"demo.{name}"), within=SOON)
     report("a", endpoint="192.168.7.1:51820", peers={"summary": "1/1"})
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     taken = {
@@ -68,7 +68,7 @@ def demo(api: ApiServer, operator: OperatorProcess, mesh: Mesh, report: Report) 
         "lastTransitionTime": now,
     }
     report("b", endpoint="192.168.7.2:51820", conditions=[taken])
-    eventually(lambda: member_states(api), within=20, until=[("b", "NotReady"), ("a", "Ready")].__eq__)
+    eventually(lambda: member_states(api), within=SOON, until=[("b", "NotReady"), ("a", "Ready")].__eq__)
 
 
 def member_states(api: ApiServer) -> list[tuple[str, str]]:
@@ -110,8 +110,8 @@ def test_status_of_a_mesh_that_is_well_ends_with_0(
     api: ApiServer, plugin: Plugin, demo: None, report: Report
 ) -> None:
     report("b", endpoint="192.168.7.2:51820")
-    eventually(lambda: {state for _, state in member_states(api)}, within=20, until={"Ready"}.__eq__)
-    done = eventually(lambda: plugin("status"), within=20, until=lambda done: done.returncode == 0)
+    eventually(lambda: {state for _, state in member_states(api)}, within=SOON, until={"Ready"}.__eq__)
+    done = eventually(lambda: plugin("status"), within=SOON, until=lambda done: done.returncode == 0)
     assert "!" not in done.stdout
 
 
@@ -150,7 +150,7 @@ def test_the_join_command_is_one_the_agent_takes_and_says_what_the_mesh_says(
 
     path = f"{toolbox.kubernetes_binary('kubectl').parent}:{os.environ['PATH']}"
     subprocess.run(
-        ["sh", "-ec", fetch], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True, timeout=60
+        ["sh", "-ec", fetch], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True, timeout=SOON
     )
     fetched = tmp_path / "wesher-key"
     assert stat.S_IMODE(fetched.stat().st_mode) == 0o600
@@ -206,7 +206,7 @@ def pods(api: ApiServer, demo: None, report: Report) -> None:
     pod(api, "operator", {"app.kubernetes.io/name": "wesher-operator"}, READY, node="a")
     for node in "ab":
         pod(api, f"agent-{node}", AGENT, READY, node=node)
-    eventually(lambda: api.get("daemonset", "demo-agent", "-n", NAMESPACE), within=20)
+    eventually(lambda: api.get("daemonset", "demo-agent", "-n", NAMESPACE), within=SOON)
     counts = {
         "desiredNumberScheduled": 2,
         "currentNumberScheduled": 2,
@@ -214,11 +214,11 @@ def pods(api: ApiServer, demo: None, report: Report) -> None:
         "numberMisscheduled": 0,
     }
     say(api, "daemonset", "demo-agent", counts)
-    eventually(lambda: {state for _, state in member_states(api)}, within=20, until={"Ready"}.__eq__)
+    eventually(lambda: {state for _, state in member_states(api)}, within=SOON, until={"Ready"}.__eq__)
 
 
 def test_the_doctor_finds_nothing_wrong_where_nothing_is(plugin: Plugin, pods: None) -> None:
-    done = eventually(lambda: plugin("doctor"), within=20, until=lambda done: done.returncode == 0)
+    done = eventually(lambda: plugin("doctor"), within=SOON, until=lambda done: done.returncode == 0)
     verdicts = {line.split()[0] for line in done.stdout.splitlines()}
     assert verdicts == {"ok"}, done.stdout
     for check in ("definitions", "operator leads", "pod security", "key of demo", "agents of demo"):
@@ -295,7 +295,7 @@ def test_what_a_user_may_not_see_is_said_and_is_no_failure(
     )
     viewer = api.kubeconfig_for(api.token("viewer", NAMESPACE), "viewer")
     done = eventually(
-        lambda: plugin("doctor", kubeconfig=viewer), within=20, until=lambda done: done.returncode == 0
+        lambda: plugin("doctor", kubeconfig=viewer), within=SOON, until=lambda done: done.returncode == 0
     )
     unseen = [line for line in done.stdout.splitlines() if line.startswith("?")]
     assert any("your rights" in line and "get secrets" in line for line in unseen), done.stdout

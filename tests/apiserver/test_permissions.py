@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wesher_testing.api_server import ApiServer, KubectlFailed
-from wesher_testing.operator_process import MANIFESTS, NAMESPACE, eventually
+from wesher_testing.operator_process import MANIFESTS, NAMESPACE, SOON, eventually
 
 POLICY = "wesher-agent-own-node"
 
@@ -52,7 +52,7 @@ def refused(api: ApiServer, token: str, node: str) -> str:
     """Patch until the policy, which takes effect a moment after it was made, refuses; return its message."""
     status, message = eventually(
         lambda: patch_status(api, token, node, {"status": {"mtu": 1300}}),
-        within=20,
+        within=SOON,
         until=lambda answer: answer[0] != HTTPStatus.OK,
     )
     assert status == HTTPStatus.UNPROCESSABLE_ENTITY
@@ -87,7 +87,7 @@ def test_without_the_policy_nothing_else_keeps_an_agent_from_another_nodes_statu
         token = agent("a")
         eventually(
             lambda: patch_status(api, token, "b", {"status": {"mtu": 1301}}),
-            within=20,
+            within=SOON,
             until=lambda answer: answer[0] == HTTPStatus.OK,
         )
         assert api.get("wnode", "m.b")["status"]["mtu"] == 1301
