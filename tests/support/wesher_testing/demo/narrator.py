@@ -60,17 +60,19 @@ class Narrator:
         self._say(f"   ✓ {text}")
 
     def eventually(self, text: str, holds: Callable[[], object], *, within: float) -> None:
-        """State something that becomes so within some seconds.
+        """State something that becomes so within some seconds; it is looked for once more after them.
 
         Raises:
             ClaimFailed: it does not.
 
         """
         began = time.monotonic()
+        is_last = False
         while not holds():
-            if time.monotonic() - began > within:
+            if is_last:
                 raise ClaimFailed(f"{text} (waited {within:.0f} s)")
             time.sleep(0.2)
+            is_last = time.monotonic() - began > within
         self.claim(f"{text} ({time.monotonic() - began:.1f} s)", holds=True)
 
     def verdict(self, text: str) -> None:

@@ -43,14 +43,18 @@ class Markers:
         return _ping(source, str(target.ipv4), marker)
 
 
-def show_pair(say: Narrator, source: Host, target: Host, address: str, interface: str) -> None:
+def show_pair(
+    say: Narrator, source: Host, target: Host, address: str, interface: str, *, within: float
+) -> None:
     """Show that a member's name leads to its overlay address and that into the tunnel."""
-    resolved = source.run(["getent", "hosts", target.name], check=False).stdout.split()
-    route = source.run(["ip", "route", "get", address], check=False).stdout
-    say.claim(
-        f"{source.name}: {target.name} is {address}, and the route to it is dev {interface}",
-        resolved[:1] == [address] and re.search(rf"\bdev {re.escape(interface)}\b", route),
-    )
+
+    def leads_there() -> bool:
+        resolved = source.run(["getent", "hosts", target.name], check=False).stdout.split()
+        route = source.run(["ip", "route", "get", address], check=False).stdout
+        return resolved[:1] == [address] and re.search(rf"\bdev {re.escape(interface)}\b", route) is not None
+
+    text = f"{source.name}: {target.name} is {address}, and the route to it is dev {interface}"
+    say.eventually(text, leads_there, within=within)
 
 
 def show_wires(

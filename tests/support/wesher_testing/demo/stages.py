@@ -23,6 +23,10 @@ OVERLAY = "10.189.0.0/16"
 INTERFACE = "wgoverlay"
 NODES = ("node-a", "node-b", "node-c")
 OUTSIDER = "laptop"
+SOON = 60.0
+"""Seconds for what takes a few where nothing else runs."""
+PROBED = 120.0
+"""Seconds for what a node's agents find out by asking each other every half a minute."""
 MESH_OBJECT = {
     "apiVersion": "wesher.dev/v1alpha1",
     "kind": "WesherMesh",
@@ -93,8 +97,10 @@ class Demo:
             self.say.eventually(
                 "every node has an overlay address",
                 lambda: all(self.world.overlay_address(name) for name in NODES),
-                within=30,
+                within=SOON,
             )
+            # The operator makes it last, so that nothing is missing when its pods start.
+            self.say.eventually("there is a DaemonSet for the agents", self.world.daemon_set, within=SOON)
             self._kubectl(
                 "get", "secret,configmap,daemonset", "-n", NAMESPACE, "-l", f"wesher.dev/mesh={MESH}"
             )
@@ -121,8 +127,9 @@ class Demo:
             "Every pair, by name", "Each ping carries 16 random bytes that no wire may show."
         ):
             for a, b in itertools.permutations((self._host(name) for name in NODES), 2):
-                show_pair(self.say, a, b, self.world.overlay_address(b.name), INTERFACE)
-                self.say.claim(f"{a.name} → ping {b.name}", self.markers.ping(a, b))
+                address = self.world.overlay_address(b.name)
+                show_pair(self.say, a, b, address, INTERFACE, within=SOON)
+                self._ping(a, b)
 
     def _join_from_outside(self) -> None:
         outsider, seed = self._host(OUTSIDER), self._host(NODES[0])
@@ -147,12 +154,10 @@ class Demo:
             )
             for node in (self._host(name) for name in NODES):
                 for source, target in ((outsider, node), (node, outsider)):
-                    self.say.eventually(
-                        f"{source.name} → ping {target.name}",
-                        partial(self.markers.ping, source, target),
-                        within=20,
-                    )
-            self.say.eventually("the mesh's status lists it as an Outsider", self._outsider_listed, within=30)
+                    self._ping(source, target)
+            self.say.eventually(
+                "the mesh's status lists it as an Outsider", self._outsider_listed, within=SOON
+            )
 
     def _break_and_heal(self) -> None:
         victim = self._host(NODES[2])
@@ -167,9 +172,7 @@ class Demo:
             self.say.command("nft delete table …")
             victim.allow_all()
             self._wait_ready("the mesh is Ready again")
-            self.say.claim(
-                f"{NODES[0]} → ping {victim.name}", self.markers.ping(self._host(NODES[0]), victim)
-            )
+            self._ping(self._host(NODES[0]), victim)
 
     def _lose_an_agent(self) -> None:
         victim = self.world.nodes[NODES[1]]
@@ -178,10 +181,7 @@ class Demo:
             "An agent stops", "A restart is not a departure: device and peers stay, and so does traffic."
         ):
             victim.end_agent()
-            self.say.claim(
-                f"{other.name} → ping {victim.name}, whose agent is away",
-                self.markers.ping(other, victim.host),
-            )
+            self._ping(other, victim.host, ", whose agent is away")
             self._wait_not_ready(victim.name)
             self._kubectl("get", "wmesh", MESH, "-o", "wide")
             victim.start_agent()
@@ -209,19 +209,27 @@ class Demo:
         self.say.command(f"{program} {' '.join(arguments)}   # on {host.name}")
         self.say.output(host.run([_program(program), *arguments]).stdout)
 
+    def _ping(self, source: Host, target: Host, more: str = "") -> None:
+        # A handshake that was lost is tried again after five seconds.
+        self.say.eventually(
+            f"{source.name} → ping {target.name}{more}",
+            partial(self.markers.ping, source, target),
+            within=SOON,
+        )
+
     def _wait_ready(self, text: str) -> None:
         def ready() -> bool:
             self._expect_agents()
             return self.world.condition().get("status") == "True"
 
-        self.say.eventually(text, ready, within=60)
+        self.say.eventually(text, ready, within=PROBED)
 
     def _wait_not_ready(self, name: str) -> None:
         def blamed() -> bool:
             ready = self.world.condition()
             return ready.get("status") == "False" and name in ready.get("message", "")
 
-        self.say.eventually(f"the mesh is not Ready and names {name}", blamed, within=60)
+        self.say.eventually(f"the mesh is not Ready and names {name}", blamed, within=PROBED)
         self.say.note(f"Ready=False: {self.world.condition().get('message', '')}")
 
     def _expect_agents(self) -> None:

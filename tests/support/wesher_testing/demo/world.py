@@ -57,7 +57,7 @@ class Node:
         """Send what a kubelet sends to restart a container, and wait until it is gone."""
         if self.agent is not None:
             self.agent.terminate()
-            self.agent.wait(timeout=20)
+            self.agent.wait(timeout=60)
             self.agent = None
 
 
@@ -140,6 +140,10 @@ class World:
         contents = {name: base64.b64decode(value) for name, value in secret["data"].items()}
         project(node.mount, contents | {name: text.encode() for name, text in config["data"].items()})
         return True
+
+    def daemon_set(self) -> bool:
+        """Tell whether the operator has made the DaemonSet of the mesh's agents."""
+        return self.api.get("daemonset", f"{MESH}-agent", "-n", NAMESPACE) is not None
 
     def cluster_key(self) -> str:
         """Return the key that a machine outside needs."""
