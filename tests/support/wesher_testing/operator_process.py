@@ -141,9 +141,9 @@ def operator_writes(api: ApiServer) -> list[dict[str, Any]]:
 
 
 def eventually(probe: Callable[[], T], *, within: float, until: Callable[[T], bool] = bool) -> T:
-    """Ask until the answer is right and return it; the last time after the time is over.
+    """Ask until the answer is right and return it.
 
-    So a machine that stands still for a while costs no answer that came in time.
+    It is asked once more after the time is over, since the machine may have stood still.
 
     Raises:
         AssertionError: it was not right in time; the text holds the last answer.
