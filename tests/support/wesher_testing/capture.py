@@ -33,7 +33,7 @@ _PORTS = struct.Struct(">HH")
 _ETHERNET, _RAW_IP = 1, 101
 _IPV4, _IPV6, _ARP = 0x0800, 0x86DD, 0x0806
 _IPV4_LENGTH, _IPV6_LENGTH, _ARP_LENGTH = 20, 40, 28
-_PATIENCE = 15.0
+_PATIENCE = 60.0
 """Seconds for tcpdump to write what it has seen."""
 _SEND_MARK = """
 import socket, sys

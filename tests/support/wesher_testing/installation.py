@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -11,15 +12,21 @@ from typing import Any
 from wesher_testing.helm import CHART, HelmVersion, run_helm
 from wesher_testing.image import Image
 from wesher_testing.kubelets import Cluster, Node
+from wesher_testing.operator_process import eventually
 
 NAMESPACE = "wesher-system"
 RELEASE = "wesher"
 DEFAULT_OVERLAY = IPv4Network("10.189.0.0/16")
 """What the chart's values say."""
 OPERATOR = "app.kubernetes.io/name=wesher-operator"
-_PATIENTLY = ("--wait", "--timeout=2m")
-_READY_SECONDS = 120.0
+_PATIENTLY = ("--wait", "--timeout=4m")
+_HELM_SECONDS = 300.0
+_READY_SECONDS = 240.0
 """Until a mesh is Ready; on a machine with nothing else to do it takes fifteen."""
+_GONE_SECONDS = 120.0
+"""Until nothing of a mesh is left; on a machine with nothing else to do it takes three."""
+_ANSWER_SECONDS = 60.0
+"""Until a ping is answered: handshakes that were lost are tried again after five seconds, and ten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +52,11 @@ class Mesh:
     def delete(self) -> None:
         """Delete the mesh, if it is there, and wait until the garbage collector has taken what is its own."""
         self.cluster.api.kubectl("delete", "wmesh", self.name, "--ignore-not-found")
-        wait = ("wait", "--for=delete", "pods", f"--namespace={NAMESPACE}", f"--selector={self._selector}")
-        self.cluster.repeat(*wait, "--timeout=10s")
+        self.wait_until_collected()
+
+    def wait_until_collected(self) -> None:
+        """Wait until the garbage collector has taken what a deleted mesh had, its agents' pods too."""
+        eventually(self.objects, within=_GONE_SECONDS, until=lambda left: not left)
 
     def objects(self) -> list[str]:
         """Return the names of what the operator made for the mesh, as kind/name; keys are not among it."""
@@ -103,6 +113,22 @@ class Mesh:
         pinged = self.cluster.nodes[source].host.run([*command, self.addresses()[target]], check=False)
         return pinged.returncode == 0
 
+    def wait_for_ping(self, source: str, target: str, *, marker: bytes = bytes(16)) -> None:
+        """Ping one node's overlay address from another until it answers.
+
+        A mesh is Ready though of several peers one did not answer a node when it last asked.
+        """
+        eventually(
+            lambda: (source, target, self.ping(source, target, marker=marker)),
+            within=_ANSWER_SECONDS,
+            until=lambda told: told[2],
+        )
+
+    def wait_for_all_pings(self) -> None:
+        """Ping every node from every other until it answers."""
+        for pair in itertools.permutations(self.cluster.nodes, 2):
+            self.wait_for_ping(*pair)
+
     def traces_on(self, node: Node) -> list[str]:
         """Return everything of the mesh that a node shows: device, routes, hosts entries, sockets."""
         shown = [f"device {self.interface}"] if self.interface in node.devices() else []
@@ -145,7 +171,7 @@ def _helm(cluster: Cluster, version: HelmVersion, *arguments: str) -> str:
     return run_helm(
         version,
         *(f"--kubeconfig={cluster.api.kubeconfig}", f"--namespace={NAMESPACE}", *arguments),
-        seconds=150,
+        seconds=_HELM_SECONDS,
         home=cluster.api.directory / "helm",
         enter=cluster.api.enter,
     )

@@ -29,8 +29,8 @@ from wesher_testing.toolbox import etcd, kubernetes_binary, system_program
 _AFTER_CONTAINERD = ("sh", "-c", f'until [ -S {containers.SOCKET} ]; do sleep 0.1; done; exec "$@"', "sh")
 """What holds a program back until containerd listens; a kubelet would give up."""
 
-_PATIENCE = 120.0
-"""Seconds in which a part must come up; a whole cluster takes about fifteen."""
+_PATIENCE = 240.0
+"""Seconds in which a part must come up; a whole cluster takes about fifteen, on a machine of its own."""
 
 
 class ClusterFailed(RuntimeError):  # noqa: N818 - reads as the fact it states
@@ -231,8 +231,10 @@ class Cluster:
             except KubectlFailed as error:
                 raise ClusterFailed(f"{error}: {self._nodes[name].log_of('kubelet')[-2000:]}") from error
 
-    def repeat(self, *arguments: str, seconds: float = 120.0) -> str:
+    def repeat(self, *arguments: str, seconds: float = _PATIENCE) -> str:
         """Run kubectl, again and again within so many seconds, until it succeeds; return what it printed.
+
+        It is run once more after them, since the machine may have stood still.
 
         Raises:
             KubectlFailed: it never did; the text holds its last error.
@@ -240,10 +242,11 @@ class Cluster:
         """
         deadline = time.monotonic() + seconds
         while True:
+            is_last = time.monotonic() > deadline
             try:
                 return self.api.kubectl(*arguments)
             except KubectlFailed:
-                if time.monotonic() > deadline:
+                if is_last:
                     raise
                 time.sleep(0.2)
 

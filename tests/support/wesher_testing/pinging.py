@@ -76,7 +76,7 @@ class Pinging:
             ping.send_signal(signal.SIGINT)
         for pair, ping in self._pings.items():
             try:
-                said, _ = ping.communicate(timeout=10)
+                said, _ = ping.communicate(timeout=60)
             except subprocess.TimeoutExpired:
                 ping.kill()
                 said, _ = ping.communicate()
