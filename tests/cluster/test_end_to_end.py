@@ -5,15 +5,20 @@ from __future__ import annotations
 import itertools
 import os
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from wesher_testing.capture import Capture, addressed_in, holding, wireguard_pairs
 from wesher_testing.installation import NAMESPACE, Mesh
-from wesher_testing.kubelets import Cluster
+from wesher_testing.kubelets import Cluster, Node
+from wesher_testing.operator_process import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
+
+_SOON = 60.0
+"""Until what one agent has learnt another knows too, and the status tells; it takes some seconds."""
 
 
 def test_every_pair_of_nodes_talks_and_no_wire_shows_what(
@@ -28,7 +33,7 @@ def test_every_pair_of_nodes_talks_and_no_wire_shows_what(
         ]
         for pair in itertools.permutations(running.nodes, 2):
             markers[pair] = os.urandom(16)
-            assert mesh.ping(*pair, marker=markers[pair]), pair
+            mesh.wait_for_ping(*pair, marker=markers[pair])
         clear = os.urandom(16)
         one, other = (node.host for node in [*running.nodes.values()][:2])
         one.run(["ping", "-c", "1", "-p", clear.hex(), str(other.ipv4)])
@@ -47,22 +52,25 @@ def test_members_names_lead_into_the_tunnel(running: Cluster, mesh: Mesh) -> Non
     addresses = mesh.addresses()
     for source, target in itertools.permutations(running.nodes, 2):
         name = f"{target}.{mesh.name}.wesher.internal"
-        looked_up = running.nodes[source].run(["getent", "hosts", name]).stdout.split()
-        assert looked_up[0] == addresses[target]
+        look_up = partial(_address_of, running.nodes[source], name)
+        eventually(look_up, within=_SOON, until=[addresses[target]].__eq__)
         told = running.nodes[source].run(["ip", "route", "get", addresses[target]]).stdout
         assert f" dev {mesh.interface} " in told
 
 
 def test_an_administrator_sees_what_is_so(running: Cluster, mesh: Mesh) -> None:
     """Columns, conditions and the agents' own words agree."""
-    shown = running.api.kubectl("get", "wmesh", mesh.name, "--no-headers").split()
-    assert shown[:4] == [mesh.name, "True", "3/3", str(mesh.overlay)]
+    eventually(
+        lambda: running.api.kubectl("get", "wmesh", mesh.name, "--no-headers").split()[:4],
+        within=_SOON,
+        until=[mesh.name, "True", "3/3", str(mesh.overlay)].__eq__,
+    )
 
-    for name, agent in mesh.agents().items():
-        listed = running.api.kubectl(
-            "exec", f"--namespace={NAMESPACE}", agent["metadata"]["name"], "--", "wesher", "members"
-        )
-        assert [line.split()[0] for line in listed.splitlines()[1:]] == sorted(running.nodes), name
+    agents = mesh.agents()
+    assert agents.keys() == running.nodes.keys()
+    for agent in agents.values():
+        ask = partial(_members_seen_by, running, agent["metadata"]["name"])
+        eventually(ask, within=_SOON, until=sorted(running.nodes).__eq__)
 
 
 def test_agents_run_as_root_with_the_nodes_network_and_the_operator_as_nobody(
@@ -77,3 +85,14 @@ def test_agents_run_as_root_with_the_nodes_network_and_the_operator_as_nobody(
         assert said.strip() == "0"
     operator = running.api.kubectl("exec", f"--namespace={NAMESPACE}", "deploy/wesher-operator", "--", "id")
     assert operator.startswith("uid=65532 gid=65532")
+
+
+def _address_of(node: Node, name: str) -> list[str]:
+    """Return the address of a name as a node resolves it, nothing where it does not."""
+    return node.run(["getent", "hosts", name], check=False).stdout.split()[:1]
+
+
+def _members_seen_by(running: Cluster, agent: str) -> list[str]:
+    """Return whom an agent, given by its pod, lists as members."""
+    said = running.api.kubectl("exec", f"--namespace={NAMESPACE}", agent, "--", "wesher", "members")
+    return [line.split()[0] for line in said.splitlines()[1:]]

@@ -13,7 +13,8 @@ import pytest
 from wesher_testing.cgroups import groups_of
 from wesher_testing.components import POD_NETWORK
 from wesher_testing.image import Image, pause_image
-from wesher_testing.kubelets import Cluster, cluster
+from wesher_testing.kubelets import Cluster, Node, cluster
+from wesher_testing.operator_process import eventually
 from wesher_testing.pods import node_daemonset, restricted_pod, run_restricted
 from wesher_testing.toolbox import kubernetes_binary
 
@@ -98,11 +99,8 @@ def test_a_node_without_power_is_noticed_and_comes_back_with_its_pods(running: C
 
         victim.boot()
         running.wait_until_ready("node-3")
+        eventually(lambda: _containers(running, "survivor", victim), within=120, until=_runs_again)
         running.repeat("rollout", "status", "daemonset/survivor", "--timeout=10s")
-        (pod,) = running.api.get("pods", "-l", "app=survivor", "--field-selector=spec.nodeName=node-3")[
-            "items"
-        ]
-        assert pod["status"]["containerStatuses"][0]["restartCount"] == 1
     finally:
         running.api.kubectl("delete", "daemonset", "survivor")
 
@@ -125,6 +123,19 @@ def test_a_cluster_leaves_nothing_behind_not_even_of_a_late_node() -> None:
     assert not groups_of(containers)
     assert not directory.exists()
     assert str(directory) not in Path("/proc/self/mountinfo").read_text()
+
+
+def _containers(running: Cluster, app: str, node: Node) -> list[dict[str, Any]]:
+    """Return what the kubelet of a node says of the containers of the one pod of an app there."""
+    (pod,) = running.api.get("pods", "-l", f"app={app}", f"--field-selector=spec.nodeName={node.name}")[
+        "items"
+    ]
+    containers: list[dict[str, Any]] = pod["status"]["containerStatuses"]
+    return containers
+
+
+def _runs_again(containers: list[dict[str, Any]]) -> bool:
+    return [(each["restartCount"], each["ready"]) for each in containers] == [(1, True)]
 
 
 def _first_line(running: Cluster, pod: dict[str, Any]) -> dict[str, Any]:

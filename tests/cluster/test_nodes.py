@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
 
@@ -17,7 +16,8 @@ from wesher_testing.pinging import Pinging
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
-_NOTICED_SECONDS = 90.0
+_NOTICED_SECONDS = 180.0
+"""Until the status tells of a node that came, went or lost its power; it takes up to a minute."""
 _COLLECTED_SECONDS = 240.0
 """Until Kubernetes deletes the pods of a Node that was deleted, which takes it up to 80."""
 _NOTHING_LOST = 1.0
@@ -49,20 +49,18 @@ def test_a_node_without_power_is_named_and_finds_its_way_back(running: Cluster, 
     victim, *others = sorted(running.nodes, key=lambda name: name == _operators_node(running))
     running.nodes[victim].crash()
     try:
-        ready = eventually(
+        eventually(
             lambda: mesh.condition("Ready"),
             within=_NOTICED_SECONDS,
-            until=lambda condition: condition["status"] != "True",
+            until=lambda ready: ready["status"] != "True" and victim in ready["message"],
         )
-        assert victim in ready["message"]
-        assert mesh.ping(*others)
+        mesh.wait_for_ping(*others)
     finally:
         running.nodes[victim].boot()
         running.wait_until_ready(victim)
     mesh.wait_until_ready()
     assert mesh.addresses() == addresses
-    for pair in itertools.permutations(running.nodes, 2):
-        assert eventually(lambda pair=pair: mesh.ping(*pair), within=30), pair  # type: ignore[misc]
+    mesh.wait_for_all_pings()
 
 
 def test_a_node_joins_by_itself(running: Cluster, mesh: Mesh, newcomer: Node) -> None:
@@ -73,7 +71,7 @@ def test_a_node_joins_by_itself(running: Cluster, mesh: Mesh, newcomer: Node) ->
         until=lambda summary: summary == "4/4",
     )
     for name in running.nodes.keys() - {newcomer.name}:
-        assert eventually(lambda name=name: mesh.ping(newcomer.name, name), within=30), name  # type: ignore[misc]
+        mesh.wait_for_ping(newcomer.name, name)
 
 
 def test_a_node_whose_object_is_deleted_is_dropped_by_the_others_and_says_so(
@@ -81,6 +79,13 @@ def test_a_node_whose_object_is_deleted_is_dropped_by_the_others_and_says_so(
 ) -> None:
     """Nobody keeps a way to it, and its agent changes nothing before it is told to end."""
     node, address = dismissed
+    # First, since Kubernetes ends its pod half a minute later, or somewhat more.
+    eventually(
+        lambda: _ready_says(node, mesh),
+        within=_NOTICED_SECONDS,
+        until=lambda reason: reason == "Removed",
+    )
+    assert mesh.interface in node.devices()
     for other in running.nodes.keys() - {node.name}:
         eventually(
             lambda other=other: [  # type: ignore[misc]
@@ -94,12 +99,6 @@ def test_a_node_whose_object_is_deleted_is_dropped_by_the_others_and_says_so(
         within=_NOTICED_SECONDS,
         until=lambda summary: summary == "3/3",
     )
-    eventually(
-        lambda: _ready_says(node, mesh),
-        within=_NOTICED_SECONDS,
-        until=lambda reason: reason == "Removed",
-    )
-    assert mesh.interface in node.devices()
 
 
 def test_a_drained_node_stays_in_the_mesh(running: Cluster, mesh: Mesh) -> None:
@@ -110,7 +109,7 @@ def test_a_drained_node_stays_in_the_mesh(running: Cluster, mesh: Mesh) -> None:
     before, device = mesh.agents()[name], _device_index(node, mesh)
     with Pinging(nodes, mesh.addresses()) as pinging:
         try:
-            running.api.kubectl("drain", name, "--ignore-daemonsets", "--timeout=50s")
+            running.repeat("drain", name, "--ignore-daemonsets", "--timeout=50s")
             elsewhere = eventually(
                 lambda: _operators_node(running),
                 within=_NOTICED_SECONDS,
@@ -129,7 +128,8 @@ def test_a_drained_node_stays_in_the_mesh(running: Cluster, mesh: Mesh) -> None:
     assert _restarts(after) == _restarts(before)
     assert _device_index(node, mesh) == device
     assert max(pinging.outages.values()) < _NOTHING_LOST
-    assert mesh.status()["members"]["summary"] == f"{len(nodes)}/{len(nodes)}"
+    summary = f"{len(nodes)}/{len(nodes)}"
+    eventually(lambda: mesh.status()["members"]["summary"], within=_NOTICED_SECONDS, until=summary.__eq__)
 
 
 def test_a_node_whose_object_was_deleted_is_cleaned_by_its_own_agent(
@@ -138,7 +138,8 @@ def test_a_node_whose_object_was_deleted_is_cleaned_by_its_own_agent(
     """Its pod is deleted with its token and ends at once, so it must have learnt before that it is gone."""
     node, _ = dismissed
     eventually(lambda: _agent_processes(node), within=_COLLECTED_SECONDS, until=lambda pids: not pids)
-    assert mesh.traces_on(node) == []
+    # Its last act; what it started, as wireguard-go, ends a moment after it.
+    eventually(lambda: mesh.traces_on(node), within=30, until=lambda left: not left)
 
 
 def _operators_node(running: Cluster) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from wesher_common.mesh_document import MeshDocument
 from wesher_testing.busy import share_of_a_core
 from wesher_testing.image import Image
 from wesher_testing.installation import NAMESPACE, Mesh, upgrade
@@ -24,6 +25,8 @@ _NOTHING_LOST = 1.0
 _OTHER_ACTS = timedelta(seconds=20)
 """From the last sign of a leader that died to the next one, where the machine is not busy."""
 _KEPT = timedelta(seconds=5)
+_SETTLED_SECONDS = 180.0
+"""Until all agents have what was declared, and say so: their reports may be half a minute apart."""
 
 
 def test_an_agent_killed_while_the_api_server_is_away_starts_from_its_state(
@@ -43,7 +46,7 @@ def test_an_agent_killed_while_the_api_server_is_away_starts_from_its_state(
             killed = _agent_process(node)
             node.run(["kill", "-KILL", killed])
             started = eventually(
-                lambda: _agent_process(node), within=60, until=lambda pid: pid not in {"", killed}
+                lambda: _agent_process(node), within=_AWAY_SECONDS, until=lambda pid: pid not in {"", killed}
             )
             for other in others:
                 _wait_until_it_answers(node, addresses[other])
@@ -59,9 +62,11 @@ def test_an_agent_killed_while_the_api_server_is_away_starts_from_its_state(
             running.control_plane.allow_all()
     untouched = [seconds for pair, seconds in pinging.outages.items() if node.name not in pair]
     assert max(untouched) < _NOTHING_LOST
-    eventually(lambda: _restarts(mesh, node), within=90, until=lambda number: number == restarts + 1)
+    eventually(
+        lambda: _restarts(mesh, node), within=_SETTLED_SECONDS, until=lambda number: number == restarts + 1
+    )
     mesh.wait_until_ready()
-    assert mesh.status()["members"]["summary"] == "3/3"
+    eventually(lambda: mesh.status()["members"]["summary"], within=_SETTLED_SECONDS, until="3/3".__eq__)
 
 
 def test_of_two_operators_the_other_acts_when_the_leader_dies_or_goes(
@@ -77,10 +82,10 @@ def test_of_two_operators_the_other_acts_when_the_leader_dies_or_goes(
         _kill_operator(running, _pod_of(killed))
         successor = eventually(
             lambda: _lease(running),
-            within=60,
+            within=_SETTLED_SECONDS,
             until=lambda lease: lease["holderIdentity"] not in {"", killed["holderIdentity"]},
         )
-        eventually(lambda: _settled(running, mesh), within=60)
+        eventually(lambda: _settled(running, mesh), within=_SETTLED_SECONDS)
         waited = _moment(successor["acquireTime"]) - _moment(killed["renewTime"])
         assert waited < _OTHER_ACTS / share_of_a_core()
 
@@ -88,15 +93,14 @@ def test_of_two_operators_the_other_acts_when_the_leader_dies_or_goes(
         running.api.kubectl("delete", "pod", _pod_of(successor), f"--namespace={NAMESPACE}", "--wait=false")
         eventually(
             lambda: _lease(running)["holderIdentity"],
-            within=60,
+            within=_SETTLED_SECONDS,
             until=lambda identity: identity not in {"", successor["holderIdentity"]},
         )
-        eventually(lambda: _settled(running, mesh), within=60)
-        assert mesh.condition("Ready")["status"] == "True"
+        eventually(lambda: _settled(running, mesh), within=_SETTLED_SECONDS)
     finally:
         _change_keepalive(running, mesh, 0)
         upgrade(running, image)
-    eventually(lambda: _settled(running, mesh), within=60)
+    eventually(lambda: _settled(running, mesh), within=_SETTLED_SECONDS)
     assert uids == {agent["metadata"]["uid"] for agent in mesh.agents().values()}
 
 
@@ -135,23 +139,23 @@ def _change_keepalive(running: Cluster, mesh: Mesh, seconds: int) -> None:
 
 
 def _settled(running: Cluster, mesh: Mesh) -> bool:
-    """Tell whether every agent reports the configuration that belongs to the mesh's spec as it stands."""
+    """Tell whether a mesh is Ready and all agents report the configuration of its spec as it stands."""
     stored = running.api.get("wmesh", mesh.name)
     config = running.api.get("configmap", f"{mesh.name}-config", f"--namespace={NAMESPACE}")
-    document = json.loads(config["data"]["mesh.json"])
+    document = MeshDocument.from_json(config["data"]["mesh.json"])
     wanted = stored["spec"]["wireguard"]["persistentKeepalive"]
     hashes = {node.get("status", {}).get("configHash") for node in mesh.weshernodes()}
     return (
         stored["status"]["observedGeneration"] == stored["metadata"]["generation"]
-        and document["wireguard"]["persistentKeepalive"] == wanted
-        and len(hashes) == 1
+        and document.wireguard.persistent_keepalive == wanted
+        and hashes == {document.config_hash}
         and mesh.condition("Ready")["status"] == "True"
     )
 
 
 def _wait_until_it_answers(node: Node, address: str) -> None:
     ping = ["ping", "-n", "-q", "-c", "1", "-W", "1", address]
-    eventually(lambda: node.host.run(ping, check=False).returncode == 0, within=60)
+    eventually(lambda: node.host.run(ping, check=False).returncode == 0, within=_AWAY_SECONDS)
 
 
 def _agent_process(node: Node) -> str:

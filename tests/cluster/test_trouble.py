@@ -20,6 +20,8 @@ from wesher_testing.operator_process import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
+TOLD_SECONDS = 240.0
+"""Until a mesh's status tells what is wrong; on a machine with nothing else to do it takes up to thirty."""
 WIREGUARD_PORT, GOSSIP_PORT = 51831, 7957
 ENFORCE = "pod-security.kubernetes.io/enforce"
 IN = f"--namespace={NAMESPACE}"
@@ -53,7 +55,7 @@ def troubled(running: Cluster, mesh: Mesh) -> Iterator[Mesh]:
     yield other
     other.delete()
     running.api.kubectl("delete", "secret", "troubled-key", IN, "--ignore-not-found")
-    assert mesh.condition("Ready")["status"] == "True"
+    mesh.wait_until_ready()
 
 
 def test_a_key_of_31_bytes_is_named_with_its_rule_and_starts_no_agent(
@@ -64,7 +66,9 @@ def test_a_key_of_31_bytes_is_named_with_its_rule_and_starts_no_agent(
     _apply(troubled)
 
     key = eventually(
-        lambda: troubled.condition("KeyReady"), within=30, until=lambda each: each.get("status") == "False"
+        lambda: troubled.condition("KeyReady"),
+        within=TOLD_SECONDS,
+        until=lambda each: each.get("status") == "False",
     )
 
     assert key["reason"] == "InvalidKey"
@@ -97,17 +101,24 @@ def test_each_node_says_what_is_wrong_with_it_and_is_well_once_that_is_mended(
 
         ready = eventually(
             lambda: troubled.condition("Ready"),
-            within=120,
+            within=TOLD_SECONDS,
             until=lambda each: all(f"{n} ({r})" in each.get("message", "") for n, r in reasons.items()),
         )
 
         assert f"{imageless.name} cannot pull the agents' image: " in ready["message"]
         assert image.name in ready["message"]
-        described = running.api.kubectl("describe", "wnode", f"{troubled.name}.{taken.name}")
-        assert f"UDP port {WIREGUARD_PORT} is taken" in described
-        assert "spec.wireguard.port of the mesh, to a free one" in described
-        assert f"UDP port {GOSSIP_PORT} is taken" in described
-        assert "spec.gossip.port of the mesh, to a port that is free" in described
+        # Either port alone makes its mesh say so.
+        both = (
+            f"UDP port {WIREGUARD_PORT} is taken",
+            "spec.wireguard.port of the mesh, to a free one",
+            f"UDP port {GOSSIP_PORT} is taken",
+            "spec.gossip.port of the mesh, to a port that is free",
+        )
+        eventually(
+            lambda: running.api.kubectl("describe", "wnode", f"{troubled.name}.{taken.name}"),
+            within=TOLD_SECONDS,
+            until=lambda described: all(each in described for each in both),
+        )
         described = running.api.kubectl("describe", "wnode", f"{troubled.name}.{tunless.name}")
         assert "needs /dev/net/tun, which is not there: load the module with `modprobe tun`" in described
         assert "ImageNotPulled" in running.api.kubectl("describe", "wmesh", troubled.name)
@@ -118,13 +129,13 @@ def test_an_agent_that_ends_is_quoted_in_its_meshs_status(running: Cluster, trou
     """As where another agent, started by hand on the node, has the interface already."""
     with _held(running.nodes["node-2"], _CLAIM_INTERFACE, troubled.interface):
         _apply(troubled)
+        said = f"wesher: error: interface '{troubled.interface}': is another agent's on this host"
         ready = eventually(
             lambda: troubled.condition("Ready"),
-            within=120,
-            until=lambda each: "node-2 (AgentEnds)" in each.get("message", ""),
+            within=TOLD_SECONDS,
+            until=lambda each: f"node-2 has an agent that ends: {said}" in each.get("message", ""),
         )
-        said = f"wesher: error: interface '{troubled.interface}': is another agent's on this host"
-        assert f"node-2 has an agent that ends: {said}" in ready["message"]
+        assert "node-2 (AgentEnds)" in ready["message"]
         pod = running.api.kubectl("describe", "pod", troubled.agents()["node-2"]["metadata"]["name"], IN)
         assert said in pod
     troubled.wait_until_ready()
@@ -140,7 +151,7 @@ def test_a_namespace_that_refuses_agents_is_told_with_the_label_that_it_needs(
         _apply(troubled)
         ready = eventually(
             lambda: troubled.condition("Ready"),
-            within=90,
+            within=TOLD_SECONDS,
             until=lambda each: "PodRefused" in each.get("message", ""),
         )
         assert 'violates PodSecurity "restricted:latest": host namespaces' in ready["message"]
@@ -163,22 +174,30 @@ def test_without_the_image_of_its_hook_the_release_can_be_taken_away_by_hand(
     with ExitStack() as faults:
         for node in running.nodes.values():
             faults.enter_context(_without_image(running, image, node))
+        before = _agents(mesh)
         with pytest.raises(HelmFailed):
             uninstall(running, "--timeout=5s")
-        assert mesh.condition("Ready")["status"] == "True"
+        mesh.wait_until_ready()
+        assert _agents(mesh) == before
 
-        running.api.kubectl("delete", "wmesh", mesh.name)
-        agents = f"--selector=wesher.dev/mesh={mesh.name}"
-        running.repeat("wait", "--for=delete", "pods", agents, IN, "--timeout=10s")
+        mesh.delete()
         uninstall(running, "--no-hooks")
 
         assert [trace for node in running.nodes.values() for trace in mesh.traces_on(node)] == []
-        left = running.api.kubectl(
-            *("get", "deployments,daemonsets,jobs,roles,clusterroles", "--output=name"),
-            *(IN, "--selector=app.kubernetes.io/part-of=wesher"),
+        eventually(
+            lambda: running.api.kubectl(
+                *("get", "deployments,daemonsets,jobs,roles,clusterroles", "--output=name"),
+                *(IN, "--selector=app.kubernetes.io/part-of=wesher"),
+            ),
+            within=60,
+            until="".__eq__,
         )
-        assert left == ""
     install(running, image)
+
+
+def _agents(mesh: Mesh) -> dict[str, str]:
+    """Return the uids of a mesh's agents by node."""
+    return {node: agent["metadata"]["uid"] for node, agent in mesh.agents().items()}
 
 
 def _apply(mesh: Mesh) -> None:

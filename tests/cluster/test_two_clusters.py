@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from socket import IPPROTO_TCP, IPPROTO_UDP
@@ -37,9 +38,10 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 _EXAMPLES = REPOSITORY / "deploy/examples"
 _GOSSIP, _WIREGUARD = 7946, 51820
-_LOST_SECONDS = 90.0
+_SOON = 120.0
+_LOST_SECONDS = 180.0
 """Until the last member of the other cloud has failed, and every agent has said so."""
-_FOUND_SECONDS = 120.0
+_FOUND_SECONDS = 240.0
 """Until all of both clouds talk again; a seed or failed member is tried at least once a minute."""
 
 
@@ -127,13 +129,13 @@ def meeting(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_each_cluster_sees_its_own_nodes_and_those_of_the_other(meeting: Meeting) -> None:
     """Nodes of one name in both are told apart, and no address is given twice."""
     for side, other in itertools.permutations(meeting.sides):
-        _wait_for(side, "Node", dict.fromkeys(side.members, "Ready"), within=60)
-        _wait_for(side, "Outsider", dict.fromkeys(other.members, "Alive"), within=60)
+        _wait_for(side, "Node", dict.fromkeys(side.members, "Ready"), within=_SOON)
+        _wait_for(side, "Outsider", dict.fromkeys(other.members, "Alive"), within=_SOON)
         allocated_from = IPv4Network(_example(side.cloud)["spec"]["allocationCIDR"])
         assert all(IPv4Address(address) in allocated_from for address in side.addresses.values())
         for host, (name, address) in itertools.product(side.members.values(), other.addresses.items()):
-            looked_up = host.run(["getent", "hosts", f"{name}.clouds.wesher.internal"]).stdout.split()
-            assert looked_up[0] == address
+            look_up = partial(_look_up, host, f"{name}.clouds.wesher.internal")
+            eventually(look_up, within=_SOON, until=[address].__eq__)
     assert meeting.east.mesh.status()["key"]["id"] == meeting.west.mesh.status()["key"]["id"]
 
 
@@ -192,12 +194,13 @@ def test_clouds_that_lost_each_other_become_one_mesh_again_by_themselves(
         for side, other in itertools.permutations(meeting.sides):
             degraded = eventually(
                 lambda side=side: side.mesh.condition("Degraded"),  # type: ignore[misc]
-                within=30,
+                within=_SOON,
                 until=lambda condition: condition["status"] == "True",
             )
             assert any(f"cannot reach {name}" in degraded["message"] for name in other.members)
             for one, another in itertools.permutations(side.members, 2):
-                assert pings(side.members[one], side.addresses[another]), (one, another)
+                reaches = partial(pings, side.members[one], side.addresses[another])
+                eventually(reaches, within=_SOON)
     finally:
         gateway.restore()
 
@@ -234,7 +237,12 @@ def _wait_for(side: Side, kind: str, members: dict[str, str], *, within: float) 
     eventually(lambda: side.listed(kind), within=within, until=lambda seen: seen == members)
 
 
-def _ping_all(east: Side, west: Side, *, within: float = 60.0) -> list[bytes]:
+def _look_up(host: Host, name: str) -> list[str]:
+    """Return the address of a name as a host resolves it, nothing where it does not."""
+    return host.run(["getent", "hosts", name], check=False).stdout.split()[:1]
+
+
+def _ping_all(east: Side, west: Side, *, within: float = _FOUND_SECONDS) -> list[bytes]:
     """Have every member ping every other over the overlay until it answers; return what they sent."""
     hosts, addresses = east.members | west.members, east.addresses | west.addresses
     deadline = time.monotonic() + within
