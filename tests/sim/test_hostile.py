@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from dataclasses import replace
+from math import inf
 from random import Random
 
 import pytest
@@ -19,6 +20,7 @@ from wesher_agent.swim.events import (
 )
 from wesher_agent.swim.profile import DEFAULT_LIMITS, LAN
 from wesher_agent.swim.streams import CloseStream, OpenStream, WriteStream
+from wesher_agent.wire import limits
 from wesher_agent.wire.messages import (
     AckResp,
     Alive,
@@ -311,6 +313,24 @@ def test_a_stream_that_says_something_wrong_is_told_so_and_closed(
     assert answer == ErrResp(reason)
     assert closed
     assert rejections(a) == [reason]
+
+
+def test_a_stream_that_grows_too_long_while_it_waits_for_its_turn_is_ended_once(net: VirtualNetwork) -> None:
+    """In clear only: a frame tells its size beforehand."""
+    a = net.add("a")
+    many = [
+        PushNodeState(f"x{i}", bytes([10, 50, i >> 8, i & 255]), PORT, b"", 1, State.ALIVE, VSN)
+        for i in range(1000)
+    ]
+    request = stream(PushPull(tuple(many), join=False, user_state=b"cut off"))
+
+    answer, closed = answer_of(a, request[:-1], bytes(limits.FRAME.most))
+
+    assert answer == ErrResp(limits.FRAME.reason)
+    assert closed
+    assert rejections(a) == [limits.FRAME.reason]
+    assert a.engine.next_timer() != -inf, "nothing is left to be read"
+    assert not a.engine._exchange._streams
 
 
 def test_an_exchange_counts_apart_from_its_bad_entries(net: VirtualNetwork) -> None:

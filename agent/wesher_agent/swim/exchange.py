@@ -300,6 +300,9 @@ class Exchange:
     def _refuse(self, stream: StreamId, known: _Stream, misbehaved: PeerMisbehaved) -> None:
         """Count what was wrong, and end the stream unless it has ended already."""
         self._emit(events.PacketRejected(misbehaved.reason, known.remote))
+        if stream in self._unread:
+            # Its turn to be read on would come after its end.
+            self._unread.remove(stream)
         if stream not in self._streams:
             return
         if known.purpose is None:
