@@ -32,6 +32,7 @@ from wesher_agent.swim.events import (
     PushPullDone,
 )
 from wesher_agent.swim.members import Member
+from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.wire.messages import State
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.overlay import IPAddress, IPNetwork
@@ -43,6 +44,10 @@ FAILED_CAP: Final = 50.0
 """Seconds at most between two tries of a failed member; with a dial's own timeout under a minute."""
 RESOLVE_CAP: Final = 60.0
 """Seconds at most between two looks at a seed's name, whose answers may change at any time."""
+MOST_FAILED: Final = DEFAULT_LIMITS.members
+"""Failed members remembered at once, as many as gossip admits; of more, those that failed first go.
+
+Whoever has the key can make up names, and declare them dead faster than a day forgets them."""
 
 SECOND_LOOK: Final = (4.0, 12.0)
 """Seconds after a failed member's return in which to ask it for others that are still missing.
@@ -134,6 +139,8 @@ class Roster:
         self._forget_after = forget_after
         self._known: dict[str, RosterMember] = {}
         """Those removed on purpose too, as long as gossip has them alive."""
+        self._failed: dict[str, None] = {}
+        """The names of those that are failed, in the order in which they failed."""
         self._removed: frozenset[str] = frozenset()
         self._own: frozenset[Address] = frozenset()
         self._own_overlay_address: IPAddress | None = None
@@ -147,7 +154,6 @@ class Roster:
         self._schedule = DialSchedule(rng)
         self._changed_at: float | None = None
         """Since when the schedule does not reflect what is known."""
-        self._forget_at = inf
         self._second_look: tuple[float, Address] | None = None
         """When to ask whom for the rest of those that were away together."""
 
@@ -178,7 +184,7 @@ class Roster:
             case MemberForgotten(member=member):
                 known = self._known.get(member.name)
                 if known is not None and known.state is MemberState.LEFT:
-                    del self._known[member.name]
+                    self._drop(member.name)
                     return True
             case PushPullDone(address=address):
                 self._schedule.reached(address, now=now)
@@ -240,7 +246,7 @@ class Roster:
         self._removed = frozenset(names)
         for name in self._removed & self._known.keys():
             if not self._known[name].state.is_alive:
-                del self._known[name]
+                self._drop(name)
         self._changed(now)
         return before != set(self.members)
 
@@ -249,16 +255,18 @@ class Roster:
         for entry in saved:
             if entry.name not in self._known and entry.name not in {self._name, *self._removed}:
                 meta, problem = _read_meta(entry.raw_meta)
-                self._known[entry.name] = RosterMember(
-                    name=entry.name,
-                    address=entry.address,
-                    raw_meta=entry.raw_meta,
-                    meta=meta,
-                    problem=problem,
-                    state=MemberState.FAILED,
-                    since=now - entry.away,
+                self._keep(
+                    RosterMember(
+                        name=entry.name,
+                        address=entry.address,
+                        raw_meta=entry.raw_meta,
+                        meta=meta,
+                        problem=problem,
+                        state=MemberState.FAILED,
+                        since=now - entry.away,
+                    )
                 )
-        self._ways = None
+        self._failed = dict.fromkeys(sorted(self._failed, key=lambda name: self._known[name].since))
         self._changed(now)
 
     def saved(self, *, now: float) -> tuple[SavedMember, ...]:
@@ -279,20 +287,17 @@ class Roster:
         if self._changed_at is not None:
             return self._changed_at
         second_look = inf if self._second_look is None else self._second_look[0]
-        return min(self._forget_at, self._schedule.next_try, second_look)
+        return min(self._forget_at(), self._schedule.next_try, second_look)
 
     def forget(self, *, now: float) -> tuple[str, ...]:
         """Drop who has been failed too long; return their names."""
-        gone = tuple(
-            name
-            for name, member in self._known.items()
-            if member.state is MemberState.FAILED and now >= member.since + self._forget_after
-        )
-        for name in gone:
-            del self._known[name]
+        gone = []
+        while now >= self._forget_at():
+            gone.append(next(iter(self._failed)))
+            self._drop(gone[-1])
         if gone:
             self._changed(now)
-        return gone
+        return tuple(gone)
 
     def due(self, *, now: float) -> list[Target]:
         """Take what is to be tried now, a few at a time.
@@ -305,16 +310,13 @@ class Roster:
             self._changed_at = None
             alive = 1 + sum(member.state.is_alive for member in self._known.values())
             self._schedule.want(self._wanted(), alive=alive, now=now)
-            failed = [known.since for known in self._known.values() if known.state is MemberState.FAILED]
-            self._forget_at = min(failed, default=inf) + self._forget_after
         return [*self._missing_by_now(now), *self._schedule.due(now=now)]
 
     def _missing_by_now(self, now: float) -> list[Target]:
         if self._second_look is None or now < self._second_look[0]:
             return []
         address, self._second_look = self._second_look[1], None
-        somebody_fails = any(known.state is MemberState.FAILED for known in self._known.values())
-        return [address] if somebody_fails else []
+        return [address] if self._failed else []
 
     def _changed(self, now: float) -> None:
         if self._changed_at is None:
@@ -326,7 +328,8 @@ class Roster:
             return False
         known = self._known.get(name)
         if name in self._removed and not state.is_alive:
-            if self._known.pop(name, None) is not None:
+            if known is not None:
+                self._drop(name)
                 self._changed(now)
             return False
         if known is not None and known.raw_meta == member.meta:
@@ -344,13 +347,32 @@ class Roster:
         )
         if noted == known:
             return False
-        self._known[name] = noted
-        self._ways = None
+        self._keep(noted)
         is_back = known is not None and known.state is MemberState.FAILED and state.is_alive
         if is_back and self._second_look is None and member.address not in self._own:
             self._second_look = (now + self._rng.uniform(*SECOND_LOOK), member.address)
         self._changed(now)
         return name not in self._removed
+
+    def _keep(self, member: RosterMember) -> None:
+        self._known[member.name] = member
+        self._ways = None
+        if member.state is not MemberState.FAILED:
+            self._failed.pop(member.name, None)
+            return
+        self._failed.setdefault(member.name)
+        if len(self._failed) > MOST_FAILED:
+            self._drop(next(iter(self._failed)))
+
+    def _drop(self, name: str) -> None:
+        del self._known[name]
+        self._failed.pop(name, None)
+        self._ways = None
+
+    def _forget_at(self) -> float:
+        """When the first of those that are failed has been so for too long."""
+        first = next(iter(self._failed), None)
+        return inf if first is None else self._known[first].since + self._forget_after
 
     def _seed_address(self, seed: SeedAddress, answer: IPAddress) -> Address:
         return Address(str(answer), seed.port or self._gossip_port)

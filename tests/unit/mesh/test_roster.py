@@ -7,7 +7,15 @@ from random import Random
 import pytest
 
 from wesher_agent.mesh.dialling import LONGEST_WAIT, REACHED_WAIT, TRIES_A_SECOND
-from wesher_agent.mesh.roster import FAILED_CAP, SECOND_LOOK, SEED_CAP, MemberState, Roster, SavedMember
+from wesher_agent.mesh.roster import (
+    FAILED_CAP,
+    MOST_FAILED,
+    SECOND_LOOK,
+    SEED_CAP,
+    MemberState,
+    Roster,
+    SavedMember,
+)
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     MemberAlive,
@@ -128,6 +136,18 @@ def test_a_failed_member_is_forgotten_after_a_day_and_no_longer_asked_for() -> N
     assert who.forget(now=100.0 + DAY) == ("b",)
     assert not who.members
     assert run(who, start=100.0 + DAY, end=200.0 + DAY) == []
+
+
+def test_of_more_failed_members_than_gossip_admits_those_that_failed_first_are_forgotten() -> None:
+    """Else whoever has the key fills our memory with names that it makes up and declares dead."""
+    who = roster()
+    joined(who, "alive", "192.0.2.2")
+    for number in range(MOST_FAILED + 5):
+        address = f"198.18.{number >> 8 & 255}.{number & 255}"
+        gone = gossiped(f"n{number}", address, state=State.DEAD, raw_meta=b"")
+        who.observe(MemberFailed(gone, from_node="x", confirmations=0), now=float(number))
+    assert who.members.keys() == {"alive"} | {f"n{number}" for number in range(5, MOST_FAILED + 5)}
+    assert who.forget(now=DAY + 6.0) == ("n5", "n6")
 
 
 def test_a_failed_member_outlives_the_engine_forgetting_it() -> None:
