@@ -355,8 +355,10 @@ class Roster:
         return name not in self._removed
 
     def _keep(self, member: RosterMember) -> None:
+        former = self._known.get(member.name)
         self._known[member.name] = member
-        self._ways = None
+        if _has_way(member) or (former is not None and _has_way(former)):
+            self._ways = None
         if member.state is not MemberState.FAILED:
             self._failed.pop(member.name, None)
             return
@@ -411,6 +413,10 @@ class Roster:
 
     def _is_overlay(self, address: Address) -> bool:
         return self._overlay_is_apart and ip_address(address.ip) in self._overlay
+
+
+def _has_way(member: RosterMember) -> bool:
+    return member.meta is not None and member.meta.internal_address is not None
 
 
 def _read_meta(raw: bytes) -> tuple[NodeMeta | None, str]:

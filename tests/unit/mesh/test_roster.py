@@ -1,5 +1,6 @@
 """Who is expected, and whom the roster asks for; time is a number here."""
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from random import Random
@@ -457,6 +458,32 @@ def test_a_member_of_our_location_is_reached_at_its_internal_address() -> None:
     who.observe(MemberFailed(failed_there, from_node="a", confirmations=0), now=2.0)
     assert set(who.due(now=2.0)) == {Address("203.0.113.2", 7946), inside}
     assert who.way_to(Address("203.0.113.2", 7946)) == inside, "and is looked for there"
+
+
+@pytest.mark.parametrize("end", ["moved out", "left", "removed", "away for long"])
+def test_a_way_ends_with_the_member_that_it_led_to(end: str) -> None:
+    """Whoever has the announced address next may be somewhere else."""
+    who = roster()
+    announced = Address("203.0.113.2", 7946)
+    in_the_east(who, "b", announced.ip)
+    who.set_own_addresses([], overlay_address=None, location="east", now=0.0)
+    assert who.way_to(announced) == Address("10.1.0.2", 7946)
+    gone = gossiped("b", announced.ip, state=State.LEFT, raw_meta=EAST.encode())
+    match end:
+        case "moved out":
+            in_the_east(who, "b", announced.ip, raw_meta=meta("b").encode())
+        case "left":
+            who.observe(MemberLeft(gone), now=1.0)
+            who.observe(MemberForgotten(gone), now=1.0)
+        case "removed":
+            who.set_removed(["b"], now=1.0)
+            who.observe(MemberLeft(gone), now=1.0)
+        case "away for long":
+            failed = replace(gone, state=State.DEAD)
+            who.observe(MemberFailed(failed, from_node="a", confirmations=0), now=1.0)
+            assert who.way_to(announced) == Address("10.1.0.2", 7946), "it may come back"
+            assert who.forget(now=1.0 + DAY) == ("b",)
+    assert who.way_to(announced) == announced
 
 
 def test_of_two_with_one_announced_address_the_living_is_reached() -> None:
