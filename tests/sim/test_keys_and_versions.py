@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import MemberFailed, MemberSuspected, PacketRejected, PushPullFailed
 from wesher_agent.wire.keyring import Keyring
-from wesher_agent.wire.messages import State, Versions
-from wesher_agent.wire.packet import PacketFormat, Wrapper
-from wesher_testing.virtual_network import PLAIN, VirtualNetwork
+from wesher_agent.wire.messages import IndirectPing, Ping, State, Versions, encode
+from wesher_agent.wire.packet import PacketFormat, Wrapper, seal
+from wesher_testing.virtual_network import PLAIN, PORT, VirtualNetwork, messages_in
 
 Make = Callable[..., VirtualNetwork]
 OLD, NEW = b"o" * 32, b"n" * 32
@@ -89,6 +90,19 @@ def test_a_speaker_of_protocol_one_encrypts_as_protocol_one_does(make_net: Make)
     assert old.engine.wrappers[Wrapper.ENCRYPTION_1] > 0
     assert not old.happened(MemberSuspected)
     assert not new.happened(MemberSuspected)
+
+
+def test_a_speaker_of_protocol_one_takes_its_own_port_to_be_everybodys(net: VirtualNetwork) -> None:
+    """That protocol had no ports in its messages; memberlist overrides those that come all the same."""
+    old = net.add("old", versions=Versions(1, 2, 1, 0, 0, 0))
+    net.record = True
+    request = IndirectPing(7, bytes([10, 50, 0, 1]), 4711, "x", nack=False)
+
+    net.inject(old, seal([encode(request)], PLAIN, checksum=False, nonce=bytes), Address("10.66.6.6", PORT))
+
+    [(_, to, data)] = old.sent
+    assert isinstance(messages_in(data)[0], Ping)
+    assert to == Address("10.50.0.1", PORT)
 
 
 def test_checksums_go_only_to_members_that_read_them(make_net: Make) -> None:

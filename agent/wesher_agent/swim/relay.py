@@ -87,7 +87,7 @@ class Relay:
         if len(self._pending) >= self._limits.pending_acks:
             raise PeerMisbehaved("too-many-indirect-pings")
         me = self._ourselves.me
-        target = Address.from_wire(request.target, request.port or me.address.port)
+        target = self._ourselves.read_address(request.target, request.port)
         asker = _return_address(request, sender)
         seq_no = self._sequence.next()
         self._pending[seq_no] = _Request(asker, request.source_node, request.seq_no, request.nack)
