@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.gob import Field, Marshalled, decode_struct, encode_struct
-from wesher_agent.mesh.nodemeta import MAX_META, Flag, NodeMeta
+from wesher_agent.mesh.nodemeta import Flag, NodeMeta
+from wesher_agent.wire.limits import META
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.overlay import IPNetwork
@@ -70,7 +71,7 @@ def test_a_struct_of_any_fields_is_read_or_refused(fields: list[Field]) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(metas, st.lists(st.tuples(st.integers(0, MAX_META), st.integers(0, 255)), min_size=1, max_size=4))
+@given(metas, st.lists(st.tuples(st.integers(0, META.most), st.integers(0, 255)), min_size=1, max_size=4))
 def test_metadata_with_changed_bytes_is_read_or_refused(
     meta: NodeMeta, changes: list[tuple[int, int]]
 ) -> None:

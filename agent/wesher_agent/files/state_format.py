@@ -13,10 +13,11 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
@@ -24,8 +25,6 @@ from wesher_common.mesh_document import MeshDocument
 from wesher_common.names import is_member_name
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT, parse_seed
-
-MAX_INCARNATION: Final = 2**32 - 1
 
 T = TypeVar("T")
 

@@ -15,14 +15,13 @@ from typing import Final, TypeVar
 
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.gob import Field, Marshalled, Value, decode_struct, encode_struct
+from wesher_agent.wire.limits import META
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import parse_seed
 
 META_VERSION = 1
-MAX_META = 512
-"""Bytes; memberlist's ``MetaMaxSize``."""
 MAX_LOCATION = 63
 """Bytes."""
 
@@ -93,10 +92,10 @@ class NodeMeta:
             Field("Fl", int(self.flags)),
         ]
         stream = encode_struct(_STRUCT_NAME, always + [field for field in further if field.value])
-        if len(stream) > MAX_META:
+        if len(stream) > META.most:
             raise InvalidSpec(
                 "gossip metadata",
-                f"holds at most {MAX_META} bytes, not {len(stream)}: announce fewer networks "
+                f"holds at most {META.most} bytes, not {len(stream)}: announce fewer networks "
                 f"(now {len(self.networks)}) or a shorter location",
             )
         return stream
@@ -112,7 +111,7 @@ class NodeMeta:
         """
         if not data:
             raise PeerMisbehaved("metadata-missing")
-        if len(data) > MAX_META:
+        if len(data) > META.most:
             raise PeerMisbehaved("metadata-too-long", str(len(data)))
         content = decode_struct(data)
         internal = _field(content, "Int", bytes, b"")

@@ -21,11 +21,11 @@ from wesher_agent.net.streams import Streams
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import Event, PacketRejected
+from wesher_agent.wire.limits import DATAGRAM
 from wesher_common.overlay import IPAddress
 
 log = logging.getLogger("wesher.net")
 
-MAX_DATAGRAM = 65536
 BATCH = 32
 """Datagrams read at one go, before anything else on the loop gets its turn."""
 BATCH_SECONDS = 0.005
@@ -123,7 +123,7 @@ class Driver:
             if self.now > until:
                 break
             try:
-                data, sender = sock.recvfrom(MAX_DATAGRAM)
+                data, sender = sock.recvfrom(DATAGRAM.most)
             except BlockingIOError:
                 break
             except OSError as error:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from wesher_agent.settings import Settings
+from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import KEY_BYTES, ClusterKey, KeyRing
 from wesher_common.names import is_member_name, member_name
 from wesher_common.overlay import IPAddress
-
-MAX_INCARNATION = 2**32 - 1
 
 _MAX_KEY_FILE = 4096
 """Bytes; far more than a key, and few enough when the file named is a disk or a device."""

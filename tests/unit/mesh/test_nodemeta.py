@@ -7,7 +7,8 @@ import pytest
 
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.gob import Field, Marshalled, encode_struct
-from wesher_agent.mesh.nodemeta import MAX_META, Flag, NodeMeta
+from wesher_agent.mesh.nodemeta import Flag, NodeMeta
+from wesher_agent.wire.limits import META
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.keys import WireGuardPublicKey
 
@@ -88,7 +89,7 @@ def test_a_member_that_has_published_nothing_yet_is_told_from_a_broken_one() -> 
 
 
 def test_more_than_memberlist_carries_is_not_read() -> None:
-    assert refusal_of(bytes(MAX_META + 1)) == "metadata-too-long"
+    assert refusal_of(bytes(META.most + 1)) == "metadata-too-long"
 
 
 @pytest.mark.parametrize(
