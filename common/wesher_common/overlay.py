@@ -70,14 +70,3 @@ def allocate_address(name: str, network: IPNetwork, taken: Container[IPAddress])
         if address not in taken and not is_reserved(address, network):
             return address
     return None
-
-
-def next_candidate(address: IPAddress, network: IPNetwork) -> IPAddress:
-    """Return the address to try after ``address``, wrapping and skipping reserved ones."""
-    first = int(network.network_address)
-    offset = int(address) - first
-    while True:
-        offset = (offset + 1) % network.num_addresses
-        following = type(network.network_address)(first + offset)
-        if not is_reserved(following, network):
-            return following

@@ -67,7 +67,6 @@ class Tunnel:
         self.hosts_state = "off" if hosts is None else "not written yet"
         self._settings = settings
         self._hosts = hosts
-        self._entries: tuple[HostEntry, ...] | None = None
         self._device: Device | None = None
         self._on_change = on_change
         self._on_retry = on_retry

@@ -7,9 +7,7 @@ here; the decoders only ask. Fixed widths of the format itself (a u16 port, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 from wesher_common.errors import PeerMisbehaved
@@ -76,8 +74,3 @@ ERROR_TEXT: Final = Limit(1024, "bytes", "error-too-long")
 
 CONTAINER: Final = Limit(64, "entries", "malformed-body")
 """Entries of any one msgpack map or array; memberlist's largest has eight."""
-
-LIMITS: Final[Mapping[str, Limit]] = MappingProxyType(
-    {name: value for name, value in list(globals().items()) if isinstance(value, Limit)}
-)
-"""Every limit by the name it has here."""
