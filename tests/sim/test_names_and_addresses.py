@@ -21,6 +21,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.profile import LAN
 from wesher_agent.wire.messages import Alive, Dead, State, Suspect
+from wesher_testing.virtual_mesh import VirtualMesh
 from wesher_testing.virtual_network import Node, VirtualNetwork, messages_in
 
 Make = Callable[..., VirtualNetwork]
@@ -325,6 +326,28 @@ def test_a_member_at_the_last_incarnation_can_still_be_found_dead(net: VirtualNe
     net.crash(old)
 
     net.run_until(lambda: a.sees(old) is State.DEAD, deadline=12.0)
+
+
+def test_one_driven_to_the_last_incarnation_and_sent_away_keeps_its_tunnels_and_returns(
+    make_mesh: Callable[..., VirtualMesh],
+) -> None:
+    """Two packets by whoever has the key: it cannot deny the second, so nobody takes it for its own word."""
+    mesh = make_mesh()
+    agents = mesh.form(5)
+    victim, others = agents[2], [*agents[:2], *agents[3:]]
+    for node in agents:
+        accusation = Suspect(MAX_INCARNATION - 1, victim.name, "liar")
+        node.act(lambda engine, now, claim=accusation: engine.inject(claim, now=now))
+    mesh.run_until(lambda: all(node.sees(victim) is State.ALIVE for node in others), deadline=2.0)
+
+    farewell = Dead(MAX_INCARNATION, victim.name, victim.name)
+    others[0].act(lambda engine, now: engine.inject(farewell, now=now))
+    mesh.run_until(lambda: all(node.sees(victim) is State.DEAD for node in others), deadline=2.0)
+    mesh.run(5.0)
+
+    assert all(victim.name in node.expects for node in others)
+    mesh.run_until(lambda: all(node.sees(victim) is State.ALIVE for node in others), deadline=60.0)
+    assert not [event for node in others for event in node.happened(MemberLeft)]
 
 
 def test_a_member_that_returns_after_its_death_is_reported_as_joined(net: VirtualNetwork) -> None:

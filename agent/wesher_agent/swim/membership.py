@@ -24,7 +24,11 @@ memberlist believes an alive from another address of a name that has left whatev
 incarnation; here that one is asked too, since it may be an old packet sent again.
 
 An accusation whose incarnation leaves no room for a denial is not believed in the first
-place, nor is an alive that says something new that way.
+place, nor is an alive that says something new that way. An accusation of a member that
+got to the last incarnation by itself is, since it could else never be found dead. So
+whoever has the key can drive a member there and then declare it dead; it is back once it
+is forgotten. That it has left is not believed of it, so that meanwhile it is expected
+back, as all are that failed.
 """
 
 from __future__ import annotations
@@ -163,7 +167,8 @@ class Membership:
             self._ourselves.refute(claim.incarnation, claim.from_node, now=now)
             return
         suspicion = self._end_suspicion(claim.node)
-        state = State.LEFT if claim.from_node == claim.node else State.DEAD
+        has_left = claim.from_node == claim.node and claim.incarnation < MAX_INCARNATION
+        state = State.LEFT if has_left else State.DEAD
         member = replace(known, incarnation=claim.incarnation, state=state, state_change=now)
         self._table.put(member)
         self._gossip.spread(claim.node, claim, now=now)

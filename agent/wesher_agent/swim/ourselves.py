@@ -1,7 +1,8 @@
 """What this member says of itself, and how it denies what others say of it (`state.go`, refute).
 
 Incarnations are 32 bits. memberlist lets them wrap, after which a member cannot deny
-anything any more; here the last one stays, and what could not be denied is not believed.
+anything any more; here the last one stays. What is believed of a member there is
+`membership`'s.
 """
 
 from __future__ import annotations
