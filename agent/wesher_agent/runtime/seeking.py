@@ -50,13 +50,13 @@ class Seeker:
         async with asyncio.TaskGroup() as resolving:
             while True:
                 self._woken.clear()
-                self._look(resolving)
+                await self._look(resolving)
                 for line in set(self._roster.skipped) - skipped:
                     log.warning("seed address skipped: %s", line)
                 skipped = set(self._roster.skipped)
                 await self._rest()
 
-    def _look(self, resolving: asyncio.TaskGroup) -> None:
+    async def _look(self, resolving: asyncio.TaskGroup) -> None:
         now = self._driver.now
         for name in self._roster.forget(now=now):
             log.warning("member forgotten, it was away too long node=%s", name)
@@ -66,12 +66,12 @@ class Seeker:
                 resolving.create_task(self._resolve(target))
             else:
                 self._driver.tell(partial(self._engine.push_pull_with, target))
+                # It packs all that is known, so in a large mesh several at once would hold up the loop.
+                await asyncio.sleep(0)
 
     async def _rest(self) -> None:
-        timer = self._roster.next_timer()
-        wait = None if timer is None else max(SHORTEST_REST, timer - self._driver.now)
         try:
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(max(SHORTEST_REST, self._roster.next_timer() - self._driver.now)):
                 await self._woken.wait()
         except TimeoutError:
             return

@@ -1,0 +1,62 @@
+"""How the roster's wishes reach the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from ipaddress import ip_network
+from random import Random
+from typing import Any
+
+from wesher_agent.mesh.dialling import TRIES_A_SECOND
+from wesher_agent.mesh.roster import Roster, SavedMember
+from wesher_agent.net.driver import Driver
+from wesher_agent.runtime.seeking import Seeker
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.members import LocalNode
+from wesher_agent.swim.profile import LAN
+from wesher_agent.wire.packet import PacketFormat
+
+
+class _NotingEngine(Engine):
+    """Notes in which turn of the loop it was told to dial."""
+
+    def note(self, turn: list[int]) -> None:
+        self.turn, self.dialled_in = turn, list[int]()
+
+    def push_pull_with(self, address: Address, *, now: float, join: bool = True) -> None:
+        self.dialled_in.append(self.turn[0])
+        super().push_pull_with(address, now=now, join=join)
+
+
+async def test_others_have_their_turn_between_two_dials() -> None:
+    """Each packs all that is known: among a thousand, eight at once would hold up a tenth of a second."""
+    options: dict[str, Any] = {"packet_format": PacketFormat(None), "incarnation": 1, "nonce": bytes}
+    engine = _NotingEngine(LocalNode("a", Address("127.0.0.1", 7946)), LAN, rng=Random(1), **options)
+    turn = [0]
+    engine.note(turn)
+    roster = Roster(
+        "a",
+        gossip_port=7946,
+        overlay=ip_network("10.189.0.0/24"),
+        overlay_is_apart=True,
+        forget_after=3600.0,
+        rng=Random(1),
+    )
+    driver = Driver(engine, lambda event: None)
+    unreachable = [Address(f"127.9.9.{number}", 9) for number in range(1, TRIES_A_SECOND + 1)]
+    saved = [SavedMember(name=f"n{where.ip[-1]}", address=where, raw_meta=b"") for where in unreachable]
+    roster.restore(saved, now=driver.now)
+    seeking = asyncio.create_task(Seeker(roster, engine, driver, on_change=lambda: None).run())
+
+    async with asyncio.timeout(5.0):
+        while len(engine.dialled_in) < len(unreachable):
+            await asyncio.sleep(0)
+            turn[0] += 1
+
+    seeking.cancel()
+    with suppress(asyncio.CancelledError):
+        await seeking
+    await driver.close()
+    assert len(set(engine.dialled_in)) == len(unreachable)
