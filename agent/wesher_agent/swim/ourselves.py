@@ -84,10 +84,12 @@ class Ourselves:
         """
         me = self._me
         first = me.name not in self._table.view
+        where = address or me.address
         return self._be(
             replace(
                 me,
-                address=address or me.address,
+                address=where,
+                is_mapped=me.is_mapped and where == me.address,
                 incarnation=me.incarnation if first else min(me.incarnation + 1, MAX_INCARNATION),
                 state=State.ALIVE,
                 state_change=me.state_change if me.state is State.ALIVE else now,

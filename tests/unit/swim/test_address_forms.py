@@ -94,6 +94,20 @@ def test_we_write_our_address_as_its_former_holder_did(engine: Engine, state: St
     assert (alive.addr, alive.incarnation) == (entry.addr, engine.me.incarnation)
 
 
+@pytest.mark.parametrize("new", [Address("2001:db8::1", 7946), Address("10.0.0.7", 7946)], ids=str)
+def test_the_form_of_a_former_holder_stays_behind_when_we_move(engine: Engine, new: Address) -> None:
+    """An IPv6 address has none, and nobody would read what we made of it."""
+    me = engine.me
+    long = bytes(10) + b"\xff\xff" + me.address.packed
+    told_of(engine, PushNodeState(me.name, long, 7946, b"", 1, State.ALIVE, Versions()))
+    engine.change_address(me.address, now=1.0)
+    assert engine.me.addr == long, "here they still hold us for that"
+
+    engine.change_address(new, now=2.0)
+
+    assert engine.me.addr == new.packed
+
+
 def test_another_address_of_that_length_is_not_ours(engine: Engine) -> None:
     other = PushNodeState("me", LONG, 7946, b"", 1, State.ALIVE, Versions())
     told_of(engine, other)
