@@ -98,8 +98,12 @@ def desired(own: OwnNode, members: Iterable[RosterMember]) -> Wish:
     """
     problems: list[Problem] = []
     expected = [member for member in members if member.state is not MemberState.LEFT]
-    underlay = own.underlay | _endpoints(own, expected)
-    claims = _one_per_key(own, _readable(own, expected, problems), problems)
+    endpoints = _endpoints(own, expected)
+    # In Kubernetes the overlay overlaps nothing, so who claims to be reached inside takes nobody's address.
+    inside = {address for address in endpoints if address in own.overlay} if own.in_kubernetes else set()
+    underlay = own.underlay | (endpoints - inside)
+    readable = _readable(own, expected, problems)
+    claims = _one_per_key(own, _reached_outside(own, readable, inside, problems), problems)
     address = _settled_address(own, claims, underlay, problems)
     programmed = [
         claim
@@ -230,6 +234,23 @@ def _claim(own: OwnNode, member: RosterMember) -> _Claim | Problem:
             f"claims {meta.overlay_address} outside {own.overlay}: give all members the same overlay network",
         )
     return _Claim(member, meta, meta.public_key, meta.overlay_address)
+
+
+def _reached_outside(
+    own: OwnNode, claims: list[_Claim], inside: Collection[IPAddress], problems: list[Problem]
+) -> list[_Claim]:
+    """Keep the claims of members whose tunnels would not go through the overlay themselves."""
+    if not inside:
+        return claims
+    kept = []
+    for claim in claims:
+        endpoint = _endpoint(own, claim.member, claim.meta)
+        if endpoint.address in inside:
+            message = f"claims to be reached at {endpoint}, inside {own.overlay}: give it an address outside"
+            problems.append(Problem(claim.member.name, "EndpointInsideOverlay", message))
+        else:
+            kept.append(claim)
+    return kept
 
 
 def _one_per_key(own: OwnNode, claims: list[_Claim], problems: list[Problem]) -> list[_Claim]:

@@ -11,6 +11,7 @@ from wesher_agent.mesh.desired import (
     desired,
     unreachable_overlay,
 )
+from wesher_agent.mesh.device import Endpoint
 from wesher_testing.members import meta, own_node, peers, reasons, remembered
 
 WIDE = ip_network("10.0.0.0/8")
@@ -38,6 +39,24 @@ def test_a_peer_whose_overlay_address_is_anothers_endpoint_is_refused() -> None:
     )
     assert reasons(wish) == {"b": "UnderlayAddress"}
     assert peers(wish) == {"10.200.0.3/32": "10.1.0.3:51820"}
+
+
+def test_in_kubernetes_one_that_claims_to_be_reached_inside_the_overlay_takes_nobodys_tunnel() -> None:
+    """Nothing of the underlay lies inside there; and its own packets would go round in circles."""
+    honest = remembered("b", "192.0.2.2")
+    assert honest.meta is not None
+    assert honest.meta.overlay_address is not None
+    claimed = str(honest.meta.overlay_address)
+
+    wish = desired(own_node(in_kubernetes=True, movable=False), [honest, remembered("c", claimed)])
+
+    assert peers(wish) == {f"{claimed}/32": "192.0.2.2:51820"}
+    assert reasons(wish) == {"c": "EndpointInsideOverlay"}
+    elsewhere = meta("c", wireguard_endpoint=Endpoint(ip_address("192.0.2.3"), 7))
+    wish = desired(
+        own_node(in_kubernetes=True, movable=False), [honest, remembered("c", claimed, announced=elsewhere)]
+    )
+    assert reasons(wish) == {}, "its gossip goes through the overlay, its tunnel does not"
 
 
 def test_we_leave_an_address_that_the_underlay_has() -> None:
