@@ -100,7 +100,7 @@ class MemberTable:
         self._members[member.name] = member
 
     def next_to_probe(self, forget: Callable[[Member], bool]) -> tuple[Member | None, list[Member]]:
-        """Return whose turn it is, and who was dropped on the way.
+        """Return whose turn it is, and who was dropped on the way (`state.go`, probe and resetNodes).
 
         When the ring wraps, members that ``forget`` names are dropped and the rest
         are shuffled, so that everyone is probed once a round at no foreseeable time.
