@@ -21,7 +21,7 @@ from wesher_agent.swim.departure import Departure
 from wesher_agent.swim.events import Event, PacketRejected, UserMessageReceived
 from wesher_agent.swim.exchange import Exchange, push_pull_scale
 from wesher_agent.swim.gossip import Gossip
-from wesher_agent.swim.members import MAX_INCARNATION, LocalNode, Member, MemberTable
+from wesher_agent.swim.members import LocalNode, Member, MemberTable
 from wesher_agent.swim.membership import Membership, tombstone_of
 from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.outbox import Outbox
@@ -183,7 +183,7 @@ class Engine:
     def bury(self, gone: Iterable[Tombstone], *, now: float) -> None:
         """Remember members that were gone in an earlier run; before `start`."""
         for tombstone in sorted(gone, key=lambda tombstone: -tombstone.age):
-            if tombstone.name != self.me.name and tombstone.incarnation < MAX_INCARNATION:
+            if tombstone.name != self.me.name:
                 self._tombstones.bury(tombstone, now=now)
 
     def tombstones(self, *, now: float) -> tuple[Tombstone, ...]:
@@ -191,7 +191,7 @@ class Engine:
         gone = [
             tombstone_of(member, now=now)
             for member in self._table.view.values()
-            if member.is_gone and member.name != self.me.name and member.incarnation < MAX_INCARNATION
+            if member.is_gone and member.name != self.me.name
         ]
         return tuple(sorted([*gone, *self._tombstones.ours(now=now)], key=lambda tombstone: tombstone.name))
 

@@ -191,9 +191,7 @@ class Membership:
     def forget(self, member: Member, *, now: float) -> None:
         """Report a dropped member, tell nothing of it any more, and keep its tombstone."""
         self._gossip.discard(member.name)
-        if member.incarnation < MAX_INCARNATION:
-            # Nobody could pass a tombstone of the last one, not even the member.
-            self._tombstones.bury(tombstone_of(member, now=now), now=now)
+        self._tombstones.bury(tombstone_of(member, now=now), now=now)
         self._emit(events.MemberForgotten(member))
 
     def merge(self, nodes: Iterable[PushNodeState], *, now: float) -> list[str]:
@@ -225,11 +223,7 @@ class Membership:
     def _merge_one(self, node: PushNodeState, now: float) -> None:
         if node.name == self._own_name:
             self._ourselves.meet(node, now=now)
-        elif (
-            node.state >= State.DEAD
-            and node.name not in self._table.view
-            and node.incarnation < MAX_INCARNATION
-        ):
+        elif node.state >= State.DEAD and node.name not in self._table.view:
             self._tombstones.hear(node.name, node.incarnation, now=now)
         match node.state:
             case State.ALIVE:

@@ -7,7 +7,8 @@ and a replay never does. What is said to whoever meets one is `membership`'s.
 
 Tombstones travel in state exchanges, as dead members do. What others say of names
 unknown here counts as well, but is not told on: two members would else remind each
-other of it for ever.
+other of it for ever. There is none of the last incarnation, which nobody could pass,
+not even the member.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from random import Random
 from typing import Final
 
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.members import MAX_INCARNATION
 
 KEPT_SECONDS: Final = 24 * 3600.0
 TOLD: Final = 512
@@ -79,6 +81,8 @@ class Tombstones:
 
     def bury(self, gone: Tombstone, *, now: float) -> None:
         """Remember a member that we have seen go."""
+        if gone.incarnation == MAX_INCARNATION:
+            return
         incarnation = max(gone.incarnation, self.last_incarnation(gone.name, now=now))
         self.remove(gone.name)
         while len(self) >= self._limit:
@@ -88,7 +92,7 @@ class Tombstones:
 
     def hear(self, name: str, incarnation: int, *, now: float) -> None:
         """Take another's word for it that a member unknown here is gone."""
-        if incarnation <= self.last_incarnation(name, now=now):
+        if not self.last_incarnation(name, now=now) < incarnation < MAX_INCARNATION:
             return
         grave = self._own.get(name) or self._heard.get(name)
         if grave is not None:

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.tombstones import KEPT_SECONDS, TOLD, Tombstone, Tombstones
 
 WHERE = Address("10.0.0.2", 7946)
@@ -70,6 +71,16 @@ def test_the_highest_incarnation_of_all_that_is_known_counts(
     assert kept.last_incarnation("x", now=3.0) == kept.last_incarnation("y", now=3.0) == counts
     assert {t.name: t.incarnation for t in kept.told(most=9, now=3.0)} == {"x": counts, "y": counts}
     assert len(kept) == 2
+
+
+def test_there_is_none_that_nobody_could_pass(kept: Tombstones) -> None:
+    kept.bury(tombstone("x", MAX_INCARNATION), now=0.0)
+    kept.hear("y", MAX_INCARNATION, now=0.0)
+    assert len(kept) == 0
+
+    kept.bury(tombstone("x", MAX_INCARNATION - 1), now=0.0)
+    kept.hear("x", MAX_INCARNATION, now=0.0)
+    assert kept.last_incarnation("x", now=0.0) == MAX_INCARNATION - 1
 
 
 def test_one_that_lives_again_has_none(kept: Tombstones) -> None:
