@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wesher_testing import cache as caching
 from wesher_testing.cache import ToolUnavailable, cache_dir, kept, run_reported
 
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -103,3 +104,21 @@ def test_of_two_runs_at_once_one_builds_and_the_other_waits(cache: Path, tmp_pat
 def test_a_step_that_fails_says_its_last_words() -> None:
     with pytest.raises(ToolUnavailable, match=r"making tea: sh exited with 3: no water"):
         run_reported("making tea", ["sh", "-c", "echo no water; exit 3"])
+
+
+def test_a_long_step_says_now_and_then_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    enough = tmp_path / "enough"
+
+    def report(text: str) -> None:
+        said.append(text)
+        if len(said) > 2:
+            enough.touch()
+
+    monkeypatch.setattr(caching, "_REPORT_EVERY", 0.02)
+    monkeypatch.setattr(caching, "report", report)
+    run_reported("making tea", ["timeout", "20", "sh", "-c", f"until [ -e {enough} ]; do sleep 0.01; done"])
+    assert said[:3] == ["making tea", "making tea: 0 s so far", "making tea: 0 s so far"]
+    assert said[-1] == "making tea: done in 0 s"
