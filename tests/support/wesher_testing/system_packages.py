@@ -96,9 +96,8 @@ def _install(apt_get: str, packages: list[str]) -> int:
         )
         # Stale lists are still lists: only the installation decides.
         if done.returncode != 0 and attempt is command:
-            print(
-                f"{done.stdout}{done.stderr}\napt-get could not install {' '.join(packages)}", file=sys.stderr
-            )
+            said = f"{done.stdout.rstrip()}\napt-get could not install {' '.join(packages)}"
+            print(said, file=sys.stderr)
             return 1
     return 0
 

@@ -95,6 +95,16 @@ def test_a_command_for_root_is_itself_where_we_are_root_and_impossible_without_s
         toolbox.as_root(["true"])
 
 
+def package_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> Path:
+    """Put an apt-get on a machine that has nothing else, and where we are root."""
+    apt_get = program(tmp_path / "bin", "apt-get", "")
+    apt_get.write_text(f"#!/bin/sh\n{does}\n")
+    monkeypatch.setattr(system_packages, "find", {"apt-get": str(apt_get)}.get)
+    monkeypatch.setattr(system_packages, "become_root", list)
+    monkeypatch.delenv("WESHER_NO_SYSTEM_PACKAGES", raising=False)
+    return apt_get
+
+
 def test_missing_system_packages_are_only_listed_when_asked_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +114,29 @@ def test_missing_system_packages_are_only_listed_when_asked_so(
     said = capsys.readouterr()
     assert said.out == "system packages missing: its-package\n"
     assert "WESHER_NO_SYSTEM_PACKAGES is set" in said.err
+
+
+def test_missing_system_packages_are_named_first_and_then_installed_without_removing_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = tmp_path / "asked"
+    apt_get = package_manager(tmp_path, monkeypatch, f'echo "$DEBIAN_FRONTEND $*" >> {asked}')
+    monkeypatch.setitem(system_packages._SETS, "demo", {"b": "package-b", "a": "package-a", "c": "package-a"})
+    assert system_packages.main(["demo"]) == 0
+    install = "install --yes --no-install-recommends --no-remove package-a package-b"
+    assert asked.read_text().splitlines() == ["noninteractive update", f"noninteractive {install}"]
+    first, *steps = capsys.readouterr().out.splitlines()
+    assert first == "system packages missing: package-a package-b"
+    assert steps == [f"+ {apt_get} update", f"+ {apt_get} {install}"]
+
+
+def test_what_the_package_manager_says_is_shown_when_it_cannot_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package_manager(tmp_path, monkeypatch, 'echo "E: no $1"; exit 100')
+    monkeypatch.setitem(system_packages._SETS, "demo", {"a": "package-a"})
+    assert system_packages.main(["demo"]) == 1
+    assert capsys.readouterr().err == "E: no install\napt-get could not install package-a\n"
 
 
 def test_where_everything_is_there_nothing_is_said(
