@@ -99,8 +99,10 @@ def _ask(word: str, given: argparse.Namespace, environ: Environ) -> tuple[Any, b
     chosen = {}
     for name in ("--interface", "--run-dir"):
         flag = find_flag(name)
-        text = getattr(given, flag.attribute) or environ.get(flag.variable)
-        chosen[name] = flag.read(text, name) if text else None
+        where, text = name, getattr(given, flag.attribute)
+        if not text:
+            where, text = flag.variable, environ.get(flag.variable)
+        chosen[name] = flag.read(text, where) if text else None
     run_dir: Path = chosen["--run-dir"] or find_flag("--run-dir").default
     return ask(find_socket(run_dir, chosen["--interface"] or ""), word), given.output == "json"
 

@@ -151,6 +151,7 @@ def test_a_bad_cluster_key_is_not_repeated(capsys: pytest.CaptureFixture[str]) -
         (["agent", "stray"], "wesher: error: stray: unexpected argument\n"),
         (["status", "--overlay-net", "10.0.0.0/8"], "wesher: error: --overlay-net: unknown flag\n"),
         (["members", "-o", "yaml"], "wesher: error: --output 'yaml': must be text or json\n"),
+        (["status", "--check=5"], "wesher: error: --check: ignored explicit argument '5'\n"),
         (["keygen", "--bits", "5"], "wesher: error: --bits: unknown flag\n"),
     ],
 )
@@ -159,3 +160,19 @@ def test_what_is_no_command_line_at_all_is_one_line_and_exit_code_1(
 ) -> None:
     assert run(words, {}) == 1
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("command", ["status", "members", "leave"])
+def test_a_bad_value_of_a_question_to_the_agent_is_one_line_and_exit_code_1(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = "'a/b': must be 1 to 15 bytes without blank, '/', ':' or '%'"
+    for words, environ, line in (
+        (["--interface=a/b"], {}, f"--interface {rule}"),
+        ([], {"WESHER_INTERFACE": "a/b"}, f"WESHER_INTERFACE {rule}"),
+        (["--output=yaml"], {}, "--output 'yaml': must be text or json"),
+        (["--run-dir=/nonexistent"], {}, "no agent runs here: no control socket in /nonexistent"),
+        ([], {"WESHER_RUN_DIR": "/nonexistent"}, "no agent runs here: no control socket in /nonexistent"),
+    ):
+        assert run([command, *words], environ) == 1
+        assert capsys.readouterr() == ("", f"wesher: error: {line}\n")
