@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from wesher_common.errors import InvalidSpec
 from wesher_common.seeds import MAX_PORT
 from wesher_operator.agent_pods import AgentPods, parse_agent_pods
+from wesher_operator.one_line import OneLineParser
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -179,15 +179,19 @@ def _number(text: str, where: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
         prog="wesher-operator",
         description="Make every WesherMesh be as its spec says.",
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (flags, text) in _COMMANDS.items():
         command = commands.add_parser(
-            name, help=text, epilog="Each flag can be set by the environment variable in brackets."
+            name,
+            help=text,
+            epilog="Each flag can be set by the environment variable in brackets.",
+            allow_abbrev=False,
         )
         for flag in flags:
             command.add_argument(flag.name, help=flag.text)

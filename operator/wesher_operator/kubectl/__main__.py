@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.tables import table
@@ -20,6 +20,7 @@ from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, node
 from wesher_operator.kubectl.reach import ApiServer, connect, operator_deployment
 from wesher_operator.kubectl.status import overview, overview_text
 from wesher_operator.kubectl.sysdump import write_sysdump
+from wesher_operator.one_line import OneLineParser
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
@@ -27,14 +28,6 @@ EXIT_FAILED, EXIT_USAGE = 1, 2
 class _Command(NamedTuple):
     run: Callable[[ApiServer, argparse.Namespace], int]
     help: str
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argparse parser that complains in one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        about, colon, rule = message.removeprefix("argument ").partition(": ")
-        raise InvalidSpec(about, rule) if colon else InvalidSpec("command line", message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,7 +106,9 @@ _COMMANDS = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="kubectl wesher", description="See and mend WesherMeshes.", allow_abbrev=False)
+    parser = OneLineParser(
+        prog="kubectl wesher", description="See and mend WesherMeshes.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=VERSION, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in _COMMANDS.items():

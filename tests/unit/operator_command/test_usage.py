@@ -3,79 +3,97 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from wesher_operator.__main__ import main
 from wesher_operator.agent_pods import AgentPods
-from wesher_operator.options import RunOptions, parse_options
+from wesher_operator.options import _COMMANDS, _RUN, RunOptions, parse_options
+
+INSTALLED = ["--agent-image=x", "--namespace=n"]
+BAD_VARIABLES: list[tuple[str, str, str]] = [
+    ("WESHER_LOG_LEVEL", "loud", "'loud': must be one of debug, info, warning, error"),
+    ("WESHER_AGENT_LOG_LEVEL", "loud", "'loud': must be one of debug, info, warning, error"),
+    ("WESHER_AGENT_IMAGE_PULL_POLICY", "Maybe", "'Maybe': must be one of Always, IfNotPresent, Never"),
+    ("WESHER_AGENT_PODS", '{"dnsPolicy": "Sometimes"}', "dnsPolicy: Input should be 'Default', "),
+    ("WESHER_MANAGE_CRDS", "perhaps", "'perhaps': must be one of true, false"),
+    ("WESHER_HEALTH_PORT", "http", "'http': must be a whole number from 0 to 65535"),
+]
+BAD: list[tuple[list[str], str]] = [
+    ([], "the following arguments are required: command"),
+    (["walk"], "command: invalid choice: 'walk'"),
+    (["run", "--colour=red"], "unrecognized arguments: --colour=red"),
+    (["run", "--agent-im=x"], "unrecognized arguments: --agent-im=x"),
+    (["run", "--namespace"], "--namespace: expected one argument"),
+    (["run"], "--agent-image: must be given"),
+    (["run", "--agent-image=x"], "--namespace: must be given outside a pod"),
+    (["run", *INSTALLED], "--kubeconfig: must be given outside a pod"),
+    (
+        ["run", *INSTALLED, "--kubeconfig=/nonexistent/config"],
+        "--kubeconfig '/nonexistent/config': cannot be used: ",
+    ),
+    (["run", *INSTALLED, "--log-level=quiet"], "--log-level 'quiet': must be one of debug, info, warning, "),
+    (["run", *INSTALLED, "--agent-log-level="], "--agent-log-level '': must be one of debug, info, "),
+    (["run", *INSTALLED, "--agent-image-pull-policy=No"], "--agent-image-pull-policy 'No': must be one of "),
+    (
+        ["run", *INSTALLED, '--agent-pods={"colour": "red"}'],
+        "--agent-pods colour: Extra inputs are not permitted",
+    ),
+    (["run", *INSTALLED, "--manage-crds=perhaps"], "--manage-crds 'perhaps': must be one of true, false"),
+    (["run", *INSTALLED, "--health-port=65536"], "--health-port '65536': must be a whole number from 0 to "),
+    (["uninstall", "--namespace=n"], "--release: must be given"),
+    (["uninstall", "--release=r", "--timeout=soon"], "--timeout 'soon': must be a whole number from 0 to "),
+    (["check", "--namespace=n"], "--mesh: must be given"),
+    (["check", "--mesh=m", "--timeout=-1"], "--timeout '-1': must be a whole number from 0 to "),
+]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "environment", "says"),
-    [
-        ([], {}, "--agent-image: must be given"),
-        (["--agent-image=x"], {}, "--namespace: must be given outside a pod"),
-        (["--agent-image=x", "--namespace=n"], {}, "--kubeconfig: must be given outside a pod"),
-        (
-            ["--agent-image=x", "--namespace=n", "--kubeconfig=/nonexistent/config"],
-            {},
-            "--kubeconfig '/nonexistent/config': cannot be used: ",
-        ),
-        (
-            ["--agent-image=x", "--namespace=n", "--log-level=quiet"],
-            {"WESHER_LOG_LEVEL": "info"},
-            "--log-level 'quiet': must be one of debug, info, warning, error",
-        ),
-        (
-            ["--agent-image=x", "--namespace=n"],
-            {"WESHER_LOG_LEVEL": "loud"},
-            "WESHER_LOG_LEVEL 'loud': must be one of debug, info, warning, error",
-        ),
-        (
-            ["--agent-image=x", "--namespace=n"],
-            {"WESHER_AGENT_LOG_LEVEL": "loud"},
-            "WESHER_AGENT_LOG_LEVEL 'loud': must be one of debug, info, warning, error",
-        ),
-        (
-            ["--agent-image=x", "--namespace=n"],
-            {"WESHER_AGENT_IMAGE_PULL_POLICY": "Maybe"},
-            "WESHER_AGENT_IMAGE_PULL_POLICY 'Maybe': must be one of Always, IfNotPresent, Never",
-        ),
-        (
-            ["--agent-image=x", "--namespace=n"],
-            {"WESHER_AGENT_PODS": '{"dnsPolicy": "Sometimes"}'},
-            "WESHER_AGENT_PODS dnsPolicy: Input should be 'Default', ",
-        ),
-        (
-            ["--agent-image=x", "--namespace=n", '--agent-pods={"colour": "red"}'],
-            {},
-            "--agent-pods colour: Extra inputs are not permitted",
-        ),
-        (
-            ["--agent-image=x", "--namespace=n", "--health-port=65536"],
-            {},
-            "--health-port '65536': must be a whole number from 0 to 65535",
-        ),
-    ],
-)
-def test_a_bad_flag_or_variable_is_told_in_one_line(
-    arguments: list[str],
-    environment: dict[str, str],
-    says: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def complaint(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[list[str]], str]:
+    """Return what runs the command, outside a pod, and returns the line with which it refuses."""
     for variable in [name for name in os.environ if name.startswith(("WESHER_", "KUBE"))]:
         monkeypatch.delenv(variable)
-    for variable, value in environment.items():
-        monkeypatch.setenv(variable, value)
-    with pytest.raises(SystemExit) as ended:
-        main(["run", *arguments])
-    assert ended.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"wesher-operator: {says}")
+
+    def run(arguments: list[str]) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    return run
+
+
+def test_every_flag_has_a_bad_value_above() -> None:
+    tried = {says.partition(":")[0].split()[0] for _, says in BAD}
+    for flags, _ in _COMMANDS.values():
+        assert {flag.name for flag in flags} - tried == set()
+    # Of the others, any text is a path or a name.
+    checked = {flag.variable for flag in _RUN if flag.choices} | {"WESHER_AGENT_PODS", "WESHER_HEALTH_PORT"}
+    assert {variable for variable, _, _ in BAD_VARIABLES} == checked
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD)
+def test_a_bad_flag_is_told_in_one_line(
+    arguments: list[str], says: str, complaint: Callable[[list[str]], str]
+) -> None:
+    assert complaint(arguments).startswith(f"wesher-operator: {says}")
+
+
+@pytest.mark.parametrize(("variable", "value", "says"), BAD_VARIABLES)
+def test_a_bad_variable_is_told_in_one_line_by_its_name(
+    variable: str,
+    value: str,
+    says: str,
+    complaint: Callable[[list[str]], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert complaint(["run", *INSTALLED]).startswith(f"wesher-operator: {variable} {says}")
 
 
 def test_a_flag_beats_its_variable_and_an_empty_variable_says_nothing() -> None:
