@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from wesher_agent.mesh.device import Endpoint
-from wesher_agent.mesh.gob import Field, Marshalled, encode_struct
+from wesher_agent.mesh.gob import Field, Marshalled, decode_struct, encode_struct
 from wesher_agent.mesh.nodemeta import Flag, NodeMeta
 from wesher_agent.wire.limits import META
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
@@ -92,35 +92,39 @@ def test_more_than_memberlist_carries_is_not_read() -> None:
     assert refusal_of(bytes(META.most + 1)) == "metadata-too-long"
 
 
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ([Field("OverlayAddr", Marshalled(b"12345"), "Addr")], "metadata-address"),
-        ([Field("OverlayAddr", b"1234")], "metadata-field-type"),
-        ([Field("OverlayAddr", "10.0.0.1")], "metadata-field-type"),
-        ([Field("PubKey", "not base64!")], "metadata-public-key"),
-        ([Field("PubKey", "c2hvcnQ=")], "metadata-public-key"),
-        ([Field("PubKey", str(WireGuardPublicKey(bytes(32))))], "metadata-public-key"),
-        ([Field("PubKey", b"x")], "metadata-field-type"),
-        ([Field("V", "1")], "metadata-field-type"),
-        ([Field("Int", b"123")], "metadata-address"),
-        ([Field("Int", bytes(4))], "metadata-address"),
-        ([Field("Int", bytes([224, 0, 0, 1]))], "metadata-address"),
-        ([Field("WG", "host.example:51820")], "metadata-endpoint"),
-        ([Field("WG", "192.0.2.1")], "metadata-endpoint"),
-        ([Field("WG", "192.0.2.1:0")], "metadata-endpoint"),
-        ([Field("WG", "0.0.0.0:51820")], "metadata-endpoint"),
-        ([Field("WG", "[ff02::1]:51820")], "metadata-endpoint"),
-        ([Field("Loc", "x" * 64)], "metadata-location"),
-        ([Field("Loc", "line\nbreak")], "metadata-location"),
-        ([Field("Net", [b""])], "metadata-network"),
-        ([Field("Net", [bytes([10, 0, 0, 0, 33])])], "metadata-network"),
-        ([Field("Net", [bytes([10, 0, 0, 1, 8])])], "metadata-network"),
-        ([Field("Net", [bytes([10, 0, 0, 8])])], "metadata-network"),
-        ([Field("Net", b"x")], "metadata-field-type"),
-        ([Field("Fl", "5")], "metadata-field-type"),
-    ],
-)
+BAD_FIELDS = [
+    ([Field("OverlayAddr", Marshalled(b"12345"), "Addr")], "metadata-address"),
+    ([Field("OverlayAddr", b"1234")], "metadata-field-type"),
+    ([Field("OverlayAddr", "10.0.0.1")], "metadata-field-type"),
+    ([Field("PubKey", "not base64!")], "metadata-public-key"),
+    ([Field("PubKey", "c2hvcnQ=")], "metadata-public-key"),
+    ([Field("PubKey", str(WireGuardPublicKey(bytes(32))))], "metadata-public-key"),
+    ([Field("PubKey", b"x")], "metadata-field-type"),
+    ([Field("V", "1")], "metadata-field-type"),
+    ([Field("Int", b"123")], "metadata-address"),
+    ([Field("Int", bytes(4))], "metadata-address"),
+    ([Field("Int", bytes([224, 0, 0, 1]))], "metadata-address"),
+    ([Field("WG", "host.example:51820")], "metadata-endpoint"),
+    ([Field("WG", "192.0.2.1")], "metadata-endpoint"),
+    ([Field("WG", "192.0.2.1:0")], "metadata-endpoint"),
+    ([Field("WG", "0.0.0.0:51820")], "metadata-endpoint"),
+    ([Field("WG", "[ff02::1]:51820")], "metadata-endpoint"),
+    ([Field("Loc", "x" * 64)], "metadata-location"),
+    ([Field("Loc", "line\nbreak")], "metadata-location"),
+    ([Field("Net", [b""])], "metadata-network"),
+    ([Field("Net", [bytes([10, 0, 0, 0, 33])])], "metadata-network"),
+    ([Field("Net", [bytes([10, 0, 0, 1, 8])])], "metadata-network"),
+    ([Field("Net", [bytes([10, 0, 0, 8])])], "metadata-network"),
+    ([Field("Net", b"x")], "metadata-field-type"),
+    ([Field("Fl", "5")], "metadata-field-type"),
+]
+
+
+def test_every_field_has_a_bad_value_above() -> None:
+    assert decode_struct(FULL.encode()).keys() == {field.name for fields, _ in BAD_FIELDS for field in fields}
+
+
+@pytest.mark.parametrize(("fields", "reason"), BAD_FIELDS)
 def test_a_field_that_breaks_its_rule_is_refused(fields: Sequence[Field], reason: str) -> None:
     assert refusal_of(encode_struct("nodeMeta", fields)) == reason
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,10 +34,12 @@ def test_every_address_is_free_inside_and_given_once_and_who_has_none_is_named(
         assert not free
 
 
-def test_a_name_gets_its_candidate_where_that_is_free() -> None:
-    network = ip_network("10.189.0.0/16")
-    given_, _ = allocate(["a"], network, [])
-    assert given_ == {"a": candidate_address("a", network)}
+@pytest.mark.parametrize("overlay", ["10.189.0.0/16", "fd00:5::/64"])
+def test_a_name_gets_its_candidate_where_that_is_free_else_the_next(overlay: str) -> None:
+    network = ip_network(overlay)
+    candidate = candidate_address("a", network)
+    assert allocate(["a"], network, []) == ({"a": candidate}, [])
+    assert allocate(["a"], network, [candidate]) == ({"a": candidate + 1}, [])
 
 
 def node(name: str, *addresses: tuple[str, str]) -> NodeFacts:
