@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from wesher_agent.kube.api import Answer, in_cluster, read_answer
-from wesher_common.errors import InvalidSpec
+from wesher_agent.kube.api import MAX_ANSWER, Answer, ApiServer, in_cluster, read_answer
+from wesher_common.errors import ClusterUnavailable, InvalidSpec
 
 INSIDE = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
@@ -39,6 +41,25 @@ def test_an_answer_is_its_status_and_its_body(text: bytes) -> None:
 def test_what_is_no_whole_answer_is_none(text: bytes, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         read_answer(text)
+
+
+async def test_an_answer_without_an_end_is_not_kept() -> None:
+    async def pour(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(bytes(1 << 16))
+                await writer.drain()
+        writer.close()
+
+    async def nobody() -> str:
+        return ""
+
+    async with await asyncio.start_server(pour, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        api = ApiServer(url=f"http://127.0.0.1:{port}", tls=pytest.fail, authorization=nobody)
+        with pytest.raises(ClusterUnavailable, match=f"its answer is longer than {MAX_ANSWER} bytes"):
+            await api.request("GET", "/", headers={})
 
 
 async def test_a_pod_asks_by_its_service_account_whose_token_may_be_renewed_at_any_time(

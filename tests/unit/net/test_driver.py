@@ -18,6 +18,7 @@ import pytest
 
 from wesher_agent.net.driver import Driver
 from wesher_agent.net.sockets import GossipPortTaken, find_holder, open_sockets
+from wesher_agent.net.streams import MAX_OPEN
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import (
@@ -182,6 +183,18 @@ async def test_more_connections_than_one_address_may_have_are_closed_at_once(ope
     for _, writer in opened:
         writer.close()
     await asyncio.wait(kept)
+
+
+async def test_beyond_so_many_connections_at_once_a_dial_fails_with_its_reason(open_peer: Open) -> None:
+    a = await open_peer("a")
+    # Nobody accepts, so that all stay open.
+    with socket.create_server(("0.0.0.0", 0), backlog=2 * MAX_OPEN) as silent:
+        port = silent.getsockname()[1]
+        seeds = [Address(f"127.0.1.{number}", port) for number in range(1, MAX_OPEN + 4)]
+        a.driver.tell(partial(a.engine.join, seeds))
+        await a.until(lambda: len(a.happened(PushPullFailed)) >= 3)
+        errors = [failed.error for failed in a.happened(PushPullFailed) if isinstance(failed, PushPullFailed)]
+        assert errors == ["too many connections at once"] * 3
 
 
 async def test_a_port_in_use_names_protocol_port_holder_and_flag(open_peer: Open) -> None:

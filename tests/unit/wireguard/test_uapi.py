@@ -82,6 +82,14 @@ def test_a_malformed_answer_is_refused(answer: bytes, reason: str) -> None:
         uapi.parse_get(answer)
 
 
+def test_an_answer_beyond_all_measure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = b"errno=0\n\n"
+    monkeypatch.setattr(uapi, "MAX_REPLY", len(answer))
+    assert uapi.parse_set(answer) == 0
+    with pytest.raises(MalformedReply, match="an answer of 10 bytes"):
+        uapi.parse_set(answer + b"\n")
+
+
 def test_an_error_repeats_no_secret() -> None:
     with pytest.raises(MalformedReply) as raised:
         uapi.parse_get(f"private_key={SECRET.secret.hex()}00\nerrno=0\n\n".encode())
