@@ -110,10 +110,29 @@ def test_a_killed_agent_returns_from_another_address_before_it_was_missed(lab: L
     wait_for_ping(a, overlay)
 
 
-def test_a_stopped_agent_leaves_and_takes_everything_with_it(lab: Lab, start: Start) -> None:
+def test_told_to_begin_anew_an_agent_keeps_no_more_of_its_mesh_than_its_own_key(
+    lab: Lab, start: Start
+) -> None:
+    first, second = _pair(lab, start)
+    before = second.ask("status")
+    assert before["keyIDs"] == first.ask("status")["keyIDs"]
+    second.end(signal.SIGKILL)
+    again = start(second.host, "--init")
+    again.wait_for("b")
+    after = again.ask("status")
+    assert after["publicKey"] == before["publicKey"]
+    assert after["keyIDs"] != before["keyIDs"]
+    assert again.conditions()["GossipJoined"] == "OnlyMember"
+    assert KEY not in (second.host.root / "var/lib/wesher/wgoverlay.json").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_agent_leaves_and_takes_everything_with_it(
+    lab: Lab, start: Start, number: signal.Signals
+) -> None:
     first, second = _pair(lab, start)
     wait_for_ping(first.host, "b")
-    assert second.end() == 0
+    assert second.end(number) == 0
     assert "wgoverlay" not in _links(second.host)
     assert "managed automatically" not in _hosts(second.host)
     assert not (second.host.root / "run/wesher/wgoverlay.sock").exists()
@@ -143,16 +162,24 @@ def test_told_to_stay_a_stopped_agent_keeps_its_device_and_place_for_the_next(la
     assert pings(first.host, "b")
 
 
-def test_members_and_overlay_may_be_ipv6(lab: Lab, start: Start) -> None:
+@pytest.mark.parametrize(
+    ("underlay", "overlay"), [(4, "fd42::/32"), (6, "10.77.0.0/16"), (6, "fd42::/32")], ids=str
+)
+def test_each_of_underlay_and_overlay_may_be_ipv6(
+    lab: Lab, start: Start, underlay: int, overlay: str
+) -> None:
     a, b = lab.host("a"), lab.host("b")
-    shared = ("--cluster-key", KEY, "--overlay-net", "fd42::/32", "--bind-iface=")
-    first = start(a, *shared, "--bind-addr", str(a.ipv6))
-    start(b, *shared, "--bind-addr", str(b.ipv6), "--join", f"[{a.ipv6}]:7946")
+    one, other = (host.ipv4 if underlay == 4 else host.ipv6 for host in (a, b))
+    shared = ("--cluster-key", KEY, "--overlay-net", overlay, "--bind-iface=")
+    first = start(a, *shared, "--bind-addr", str(one))
+    second = start(b, *shared, "--bind-addr", str(other), "--join", str(one))
     first.wait_for("a", "b")
+    second.wait_for("a", "b")
     wait_for_ping(a, "b")
+    wait_for_ping(b, "a")
     member = first.members()["b"]
-    assert member["overlayIP"] == str(candidate_address("b", ip_network("fd42::/32")))
-    assert member["endpoint"] == f"[{b.ipv6}]:51820"
+    assert member["overlayIP"] == str(candidate_address("b", ip_network(overlay)))
+    assert member["endpoint"] == (f"{other}:51820" if underlay == 4 else f"[{other}]:51820")
 
 
 def test_names_that_hash_to_one_address_are_settled_and_both_can_be_reached(lab: Lab, start: Start) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -105,6 +106,8 @@ def test_the_commands_show_tables_and_say_when_nobody_runs(lab: Lab, start: Star
     agent.wait_for("a")
     assert host.run([WESHER, "members"]).stdout.split()[:3] == ["NAME", "STATE", "OVERLAY-IP"]
     assert "overlay:     10." in host.run([WESHER, "status"]).stdout
+    (member,) = json.loads(host.run([WESHER, "members", "-o", "json"]).stdout)
+    assert (member["name"], member["state"]) == ("a", "alive")
 
 
 def test_a_gossip_port_that_is_taken_is_one_line_with_port_holder_and_field(lab: Lab, start: Start) -> None:
