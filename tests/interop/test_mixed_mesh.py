@@ -8,6 +8,7 @@ the wrappers that both sides met: one it is about must be there, no other may.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -71,6 +72,17 @@ class Setting:
             Wrapper.COMPRESSION: self.compress,
         }
         return {Wrapper.CHECKSUM, *(wrapper for wrapper, met in wrappers.items() if met)}
+
+    @property
+    def wrappers_of_streams(self) -> set[str]:
+        """What a Go member must count where only TCP reaches it: it looks no further than encryption."""
+        seen = {
+            "stream": True,
+            "label": bool(self.label),
+            f"stream-encryption-{self.encryption}": self.encryption is not None,
+            "stream-compression": self.compress and self.encryption is None,
+        }
+        return {wrapper for wrapper, met in seen.items() if met}
 
     def mesh(self) -> Mesh:
         """Return an empty mesh for up to four members."""
@@ -139,6 +151,9 @@ async def through_a_life(setting: Setting) -> None:
         a, x = await mesh.start(ours, "a"), await mesh.start(theirs, "x")
         await a.join(x.address)
         await mesh.agree()
+        # As long as there is nobody else, all that ours meets was wrapped by theirs.
+        await until_met(a, setting.wrappers, within=PATIENCE[setting.profile])
+
         b, y = await mesh.start(ours, "b"), await mesh.start(theirs, "y")
         await y.join(a.address)
         await b.join(y.address)
@@ -177,6 +192,7 @@ async def through_a_life(setting: Setting) -> None:
 
 async def with_udp_cut(setting: Setting) -> None:
     """Block a member's UDP both ways: it lives on by pings and state exchanges over TCP."""
+    met = Met()
     async with setting.mesh() as mesh:
         a, b = await mesh.start(setting.start_ours, "a"), await mesh.start(setting.start_ours, "b")
         x = cast("GoPeer", await mesh.start(setting.start_theirs, "x"))
@@ -195,15 +211,19 @@ async def with_udp_cut(setting: Setting) -> None:
         await a.join(x.address)
         await mesh.agree()
 
+        await met.count(b)
         await mesh.crash(b)
         await mesh.agree()
-        assert "datagram" not in await x.received()
+        assert (await x.received()).keys() == setting.wrappers_of_streams
         await mesh.crash(x)
         await mesh.agree()
+        await met.count(a)
+        met.require(setting.wrappers, told_by_theirs=False)
 
 
 async def with_tcp_cut(setting: Setting) -> None:
     """Block a member's TCP both ways once it has joined: it lives on by gossip."""
+    met = Met()
     async with setting.mesh() as mesh:
         a = await mesh.start(setting.start_ours, "a")
         x = cast("GoPeer", await mesh.start(setting.start_theirs, "x"))
@@ -222,11 +242,25 @@ async def with_tcp_cut(setting: Setting) -> None:
         await x.update("x says more")
         await b.update("b says more")
         await mesh.agree()
+        await met.count(b)
         await mesh.leave(b)
         await mesh.agree()
         assert (await x.received()).get("stream", 0) == streams
+        await met.count(a, x)
+        met.require(setting.wrappers, told_by_theirs=True)
         await mesh.crash(x)
         await mesh.agree()
+
+
+async def until_met(peer: Peer, wrappers: set[Wrapper], *, within: float) -> None:
+    """Wait until one of our members has met all these wrappers."""
+    met = cast("OurMember", peer).wrappers
+    try:
+        async with asyncio.timeout(within):
+            while not wrappers <= met.keys():
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"{peer.name} met {met}, wanted {wrappers}") from None
 
 
 def of_kind(peer: Peer, kind: type[Any]) -> list[Any]:
