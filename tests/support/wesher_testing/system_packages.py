@@ -37,6 +37,7 @@ TEST = {
     "sysctl": "procps",
     "systemd-analyze": "systemd",
     "wg": "wireguard-tools",
+    "zstd": "zstd",
 }
 """Program to Debian package, for ``make test``."""
 

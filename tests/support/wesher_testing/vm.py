@@ -160,9 +160,9 @@ def _lines(machine: subprocess.Popen[bytes], *, first: float, last: float) -> It
 
 def _image() -> tuple[Path, Path]:
     """Return the kernel, and the first file system but for our own code; the latter is kept in the cache."""
-    root = _kernel_root()
-    (kernel,) = root.glob("boot/vmlinuz-*")
-    files = _base_files(root)
+    roots = _kernel_roots()
+    (kernel,) = roots[0].glob("boot/vmlinuz-*")
+    files = _base_files(roots)
     digest = hashlib.sha256()
     for path, source in sorted(files.items()):
         status = source.stat()
@@ -176,7 +176,7 @@ def _image() -> tuple[Path, Path]:
     return kernel, kept(f"vm/{digest.hexdigest()[:16]}/initrd", make)
 
 
-def _base_files(kernel_root: Path) -> dict[str, Path]:
+def _base_files(kernel_roots: Sequence[Path]) -> dict[str, Path]:
     """Return Python, packages, programs and modules: path in the guest to file here."""
     python = Path(sys.executable).resolve()
     packages = Path(sysconfig.get_path("purelib"))
@@ -186,7 +186,7 @@ def _base_files(kernel_root: Path) -> dict[str, Path]:
         sources += _below(packages / package) or packages.glob(f"{package}.*")
     binaries = [path for path in sources if path in {python, *programs} or ".so" in path.suffixes]
     files = {str(path): path for path in (*sources, *_shared_libraries(binaries))}
-    for number, module in enumerate(_modules(kernel_root)):
+    for number, module in enumerate(_modules(kernel_roots)):
         files[f"{vm_guest.MODULES}/{number:02}-{module.name.partition('.')[0]}.ko"] = module
     return files
 
@@ -232,22 +232,31 @@ def _shared_libraries(binaries: Iterable[Path]) -> set[Path]:
     return {Path(path) for path in re.findall(r"(?:=> |^\s+)(/\S+) \(0x", listed.stdout, re.MULTILINE)}
 
 
-def _kernel_root() -> Path:
-    """Return where a distribution's kernel and its modules are unpacked."""
+def _kernel_roots() -> list[Path]:
+    """Return where a distribution's kernel, in the first, and its modules are unpacked."""
     for name in _KERNELS:
-        listed = subprocess.run(
-            ["apt-cache", "depends", name], capture_output=True, text=True, check=False, timeout=300.0
-        )
-        images = re.findall(r"Depends: (linux-image-\d\S+)", listed.stdout)
-        if images:
-            return debian_package_root(images[0])
+        if images := _needed_by(name, "linux-image-"):
+            # In Ubuntu, modules come in a package of their own.
+            return [
+                debian_package_root(package)
+                for package in (images[0], *_needed_by(images[0], "linux-modules-"))
+            ]
     raise ToolUnavailable("no kernel for the VM: apt-cache knows none of " + ", ".join(_KERNELS))
 
 
-def _modules(root: Path) -> list[Path]:
+def _needed_by(package: str, beginning: str) -> list[str]:
+    """Return the packages of a kernel's version that a package depends on."""
+    listed = subprocess.run(
+        ["apt-cache", "depends", package], capture_output=True, text=True, check=False, timeout=300.0
+    )
+    return re.findall(rf"Depends: ({beginning}\d\S+)", listed.stdout)
+
+
+def _modules(roots: Sequence[Path]) -> list[Path]:
     """Return the modules wanted and those they need, in the order to load them."""
     known = {
         path.name.partition(".")[0].replace("-", "_"): path
+        for root in roots
         for folder in (root / "lib/modules", root / "usr/lib/modules")
         for path in folder.rglob("*.ko*")
     }
