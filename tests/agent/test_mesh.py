@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -180,6 +181,20 @@ def test_each_of_underlay_and_overlay_may_be_ipv6(
     member = first.members()["b"]
     assert member["overlayIP"] == str(candidate_address("b", ip_network(overlay)))
     assert member["endpoint"] == (f"{other}:51820" if underlay == 4 else f"[{other}]:51820")
+
+
+def test_the_device_takes_its_mtu_from_the_underlay_unless_it_is_told_another(lab: Lab, start: Start) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    for host in (a, b):
+        host.run(["ip", "link", "set", "eth0", "mtu", "1400"])
+    first = start(a, "--cluster-key", KEY)
+    second = start(b, "--cluster-key", KEY, "--join", str(a.ipv4), "--mtu=1300")
+    first.wait_for("a", "b")
+    wait_for_ping(a, "b")
+    assert [agent.ask("status")["wireguard"]["mtu"] for agent in (first, second)] == [1320, 1300]
+    assert [re.findall(r"wgoverlay: .* mtu (\d+)", _links(host)) for host in (a, b)] == [["1320"], ["1300"]]
+    # 28 bytes of headers make it as large as either device takes.
+    assert "1 received" in a.run(["ping", "-c1", "-W2", "-M", "do", "-s", "1272", "b"]).stdout
 
 
 def test_names_that_hash_to_one_address_are_settled_and_both_can_be_reached(lab: Lab, start: Start) -> None:
