@@ -105,5 +105,13 @@ def test_the_verbs_are_listed_with_what_they_do() -> None:
         assert re.search(rf"^  make {verb} +\w", listed, re.MULTILINE)
 
 
+def test_continuous_integration_runs_the_test_command_of_the_readmes_first_screen() -> None:
+    first_screen = (REPOSITORY / "README.md").read_text().splitlines()[:25]
+    assert {"$ make demo", "$ make test"} <= {line.partition("#")[0].strip() for line in first_screen}
+    commands = (REPOSITORY / ".ci/run").read_text().splitlines()
+    (test,) = [line for line in commands if line.startswith("make ")]
+    assert "test" in test.partition(">")[0].split()
+
+
 def test_the_licence_stands_at_the_root() -> None:
     assert "Apache License" in (REPOSITORY / "LICENSE").read_text()
