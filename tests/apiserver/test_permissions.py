@@ -82,7 +82,7 @@ def test_without_the_policy_nothing_else_keeps_an_agent_from_another_nodes_statu
     api: ApiServer, agent: Callable[..., str]
 ) -> None:
     """So the two refusals above are the policy's, and those tests would fail without it."""
-    api.kubectl("delete", "validatingadmissionpolicybinding", POLICY)
+    api.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", POLICY)
     try:
         token = agent("a")
         eventually(
