@@ -124,8 +124,8 @@ RINGS = (
     Ring(
         "demo",
         "a mesh of three hosts from end to end",
-        3,
-        (Step("demo", ("env", "--unset=KEEP", sys.executable, "-m", "wesher_testing.demo")),),
+        2,
+        (_tests("demo"),),
         needs_root=True,
         prepare=(_api_server, wireguard_go),
     ),
