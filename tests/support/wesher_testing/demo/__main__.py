@@ -35,7 +35,7 @@ def main() -> int:
                 say.note(str(tool))
         with World() as world:
             status = _show(say, world)
-            if os.environ.get("KEEP"):
+            if os.environ.get("KEEP") and world.has_api:
                 print(how_to_use(world), flush=True)
                 signal.pause()
             return status

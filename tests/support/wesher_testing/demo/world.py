@@ -85,6 +85,11 @@ class World:
         self._stack.close()
 
     @property
+    def has_api(self) -> bool:
+        """Whether it came as far as an API server: before it there is nothing to use."""
+        return self._api is not None
+
+    @property
     def api(self) -> ApiServer:
         """The API server, once started."""
         if self._api is None:
