@@ -160,6 +160,14 @@ def test_an_interface_of_another_agent_is_left_to_it_whatever_its_files(lab: Lab
     assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout
 
 
+def test_a_run_directory_that_cannot_be_is_one_warning_and_gossip_goes_on(lab: Lab, start: Start) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    first = start(a, "--cluster-key", KEY)
+    second = start(b, "--cluster-key", KEY, "--join", str(a.ipv4), "--run-dir=/etc/hosts/run")
+    first.wait_for("a", "b")
+    assert second.own_log.count("no control socket, commands cannot ask this agent error=") == 1
+
+
 def test_a_second_ctrl_c_kills_an_agent_that_hangs_at_its_end_without_a_traceback(
     lab: Lab, start: Start
 ) -> None:
