@@ -127,8 +127,10 @@ async def from_kubeconfig(path: Path) -> ApiServer:
     settings = Configuration()
     try:
         await config.load_kube_config(str(path), client_configuration=settings)  # type: ignore[no-untyped-call]
-    except (config.ConfigException, OSError, ValueError) as error:
-        raise InvalidSpec("--kubeconfig", f"cannot be used: {error}", value=path) from error
+    except Exception as error:
+        # The library looks at nothing before it uses it, so a broken file may raise anything.
+        said = " ".join(str(error).split())
+        raise InvalidSpec("--kubeconfig", f"cannot be used: {said}", value=path) from error
 
     async def authorization() -> str:
         header = (await settings.auth_settings()).get("BearerToken", {})

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import urllib3
 from kubernetes.client import ApiClient, Configuration
-from kubernetes.config import ConfigException, load_kube_config
+from kubernetes.config import load_kube_config
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
 from wesher_common.version import VERSION
@@ -143,7 +143,8 @@ def connect(kubeconfig: str, context: str) -> ApiServer:
         load_kube_config(  # type: ignore[no-untyped-call]
             kubeconfig or None, context or None, configuration, persist_config=False
         )
-    except (ConfigException, OSError, ValueError) as error:
+    except Exception as error:
+        # The library looks at nothing before it uses it, so a broken file may raise anything.
         flag, value = ("--context", context) if context else ("--kubeconfig", kubeconfig or None)
         raise InvalidSpec(flag, f"cannot be used: {' '.join(str(error).split())}", value=value) from error
     api = ApiClient(configuration)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wesher_agent.kube.api import MAX_ANSWER, Answer, ApiServer, in_cluster, read_answer
+from wesher_agent.kube.api import MAX_ANSWER, Answer, ApiServer, from_kubeconfig, in_cluster, read_answer
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 
 INSIDE = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -79,3 +79,19 @@ def test_outside_a_pod_a_kubeconfig_is_asked_for(tmp_path: Path) -> None:
     for environ in ({}, INSIDE):
         with pytest.raises(InvalidSpec, match="--kubeconfig: must be given outside a pod"):
             in_cluster(environ, tmp_path)
+
+
+BROKEN = [None, "", "{", "[]", "apiVersion: v1\nkind: Config\n", "contexts: 5\n", "a: b: c", "\0"]
+
+
+@pytest.mark.parametrize("content", BROKEN)
+async def test_a_kubeconfig_that_cannot_be_used_is_named_in_one_line(
+    tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "config"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InvalidSpec) as refusal:
+        await from_kubeconfig(path)
+    assert str(refusal.value).startswith(f"--kubeconfig '{path}': cannot be used: ")
+    assert "\n" not in str(refusal.value)

@@ -84,6 +84,16 @@ def test_a_bad_flag_is_told_in_one_line(
     assert complaint(arguments).startswith(f"wesher-operator: {says}")
 
 
+@pytest.mark.parametrize("content", ["", "{", "contexts: 5\n"])
+def test_a_broken_kubeconfig_is_told_in_one_line(
+    content: str, tmp_path: Path, complaint: Callable[[list[str]], str]
+) -> None:
+    path = tmp_path / "config"
+    path.write_text(content)
+    said = complaint(["run", *INSTALLED, f"--kubeconfig={path}"])
+    assert said.startswith(f"wesher-operator: --kubeconfig '{path}': cannot be used: ")
+
+
 @pytest.mark.parametrize(("variable", "value", "says"), BAD_VARIABLES)
 def test_a_bad_variable_is_told_in_one_line_by_its_name(
     variable: str,

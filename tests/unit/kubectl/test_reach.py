@@ -1,0 +1,30 @@
+"""How the plugin finds the API server, and what it says where it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wesher_operator.kubectl.__main__ import main
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "contexts: 5\n"])
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_a_kubeconfig_that_cannot_be_used_is_told_in_one_line(
+    content: str | None,
+    *,
+    by_variable: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "config"
+    if content is not None:
+        path.write_text(content)
+    # The library reads the variable when it is loaded.
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    assert main(["status"] if by_variable else ["status", f"--kubeconfig={path}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("kubectl wesher: error: --kubeconfig")
+    assert ": cannot be used: " in line
