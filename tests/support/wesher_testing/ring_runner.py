@@ -81,9 +81,17 @@ class Tally:
         return f"{text}, {self.skipped} skipped" if self.skipped else text
 
 
-def run(rings: Sequence[Ring], *, set_up_minutes: float) -> int:
-    """Run rings in order, print what each did and the closing line; return the exit status."""
+def run(rings: Sequence[Ring], *, set_up_minutes: float, all_minutes: float) -> int:
+    """Run rings in order, print what each did and the closing line; return the exit status.
+
+    Args:
+        rings: to run.
+        set_up_minutes: the share of getting every tool that the rings need.
+        all_minutes: what rings and set-up may take together, without any lenience.
+
+    """
     strict = os.environ.get("CI") == "true"
+    began = time.monotonic()
     total = Tally()
     lines: list[str] = []
     set_up_seconds = 0.0
@@ -111,6 +119,9 @@ def run(rings: Sequence[Ring], *, set_up_minutes: float) -> int:
             lines.append(
                 f"set-up took {set_up_seconds:.0f} s, over {_LENIENCE} x its share of {set_up_minutes:g} min"
             )
+            total.failed += 1
+        if (took := time.monotonic() - began) > all_minutes * 60:
+            lines.append(f"everything took {took:.0f} s, over {all_minutes:g} min")
             total.failed += 1
     except KeyboardInterrupt:
         _say("━━ interrupted")

@@ -51,7 +51,7 @@ def closing_line(output: str) -> str:
 
 def test_rings_are_added_up_in_the_closing_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rings = (ring(tmp_path, PASSES, name="one"), ring(tmp_path, FAILS, name="two"))
-    assert run(rings, set_up_minutes=1) == 1
+    assert run(rings, set_up_minutes=1, all_minutes=10) == 1
     assert closing_line(capfd.readouterr().out) == "2 passed, 1 failed"
 
 
@@ -59,7 +59,7 @@ def test_a_skip_is_told_with_its_reason_and_fails_nothing_on_a_users_machine(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rings = (ring(tmp_path, PASSES, name="one"), ring(tmp_path, SKIPS, name="two"))
-    assert run(rings, set_up_minutes=1) == 0
+    assert run(rings, set_up_minutes=1, all_minutes=10) == 0
     output = capfd.readouterr().out
     assert "not run: no such device (1)" in output
     assert closing_line(output) == "2 passed, 0 failed, 1 skipped"
@@ -70,26 +70,26 @@ def test_in_ci_a_skip_and_an_empty_ring_fail(
     tests: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rings = (ring(tmp_path, PASSES, name="one"), ring(tmp_path, tests, name="two"))
-    assert run(rings, set_up_minutes=1) == 0
+    assert run(rings, set_up_minutes=1, all_minutes=10) == 0
     capfd.readouterr()
     monkeypatch.setenv("CI", "true")
-    assert run(rings, set_up_minutes=1) == 1
+    assert run(rings, set_up_minutes=1, all_minutes=10) == 1
     assert closing_line(capfd.readouterr().out) == "2 passed, 1 failed"
 
 
 def test_tests_that_cannot_be_collected_fail(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run([ring(tmp_path, "import nothing_of_that_name\n")], set_up_minutes=1) == 1
+    assert run([ring(tmp_path, "import nothing_of_that_name\n")], set_up_minutes=1, all_minutes=10) == 1
     assert closing_line(capfd.readouterr().out) == "0 passed, 1 failed"
 
 
 def test_nothing_run_at_all_is_no_success(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run([], set_up_minutes=1) == 1
+    assert run([], set_up_minutes=1, all_minutes=10) == 1
     assert closing_line(capfd.readouterr().out) == "0 passed, 0 failed"
 
 
 def test_a_ring_over_its_time_is_ended_and_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sleeps = Ring("slow", "patience", 0.2 / 60, (Step("sleep", ("sleep", "600")),))
-    assert run([sleeps], set_up_minutes=1) == 1
+    assert run([sleeps], set_up_minutes=1, all_minutes=10) == 1
     output = capfd.readouterr().out
     assert "slow: out of time" in output
     assert closing_line(output) == "0 passed, 2 failed"
@@ -97,7 +97,7 @@ def test_a_ring_over_its_time_is_ended_and_fails(tmp_path: Path, capfd: pytest.C
 
 def test_side_by_side_steps_show_their_words_only_when_they_fail(capfd: pytest.CaptureFixture[str]) -> None:
     steps = (Step("good", ("echo", "all is well")), Step("bad", ("sh", "-c", "echo broken; exit 1")))
-    assert run([Ring("both", "contrast", 1, steps)], set_up_minutes=1) == 1
+    assert run([Ring("both", "contrast", 1, steps)], set_up_minutes=1, all_minutes=10) == 1
     output = capfd.readouterr().out
     assert "broken" in output
     assert "all is well" not in output
@@ -111,15 +111,22 @@ def test_a_ring_without_its_tool_is_skipped_with_the_reason(
         raise ToolUnavailable("no compiler here")
 
     lame = Ring("lame", "nothing", 1, (Step("never", ("false",)),), prepare=(unavailable,))
-    assert run([ring(tmp_path, PASSES), lame], set_up_minutes=1) == 0
+    assert run([ring(tmp_path, PASSES), lame], set_up_minutes=1, all_minutes=10) == 0
     output = capfd.readouterr().out
     assert "not run: lame needs a tool: no compiler here (1)" in output
     assert closing_line(output) == "2 passed, 0 failed, 1 skipped"
 
 
 def test_set_up_has_a_share_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run([ring(tmp_path, PASSES)], set_up_minutes=-1) == 1
+    assert run([ring(tmp_path, PASSES)], set_up_minutes=-1, all_minutes=10) == 1
     assert closing_line(capfd.readouterr().out) == "2 passed, 1 failed"
+
+
+def test_everything_together_has_its_time_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run([ring(tmp_path, PASSES)], set_up_minutes=1, all_minutes=0) == 1
+    output = capfd.readouterr().out
+    assert "everything took" in output
+    assert closing_line(output) == "2 passed, 1 failed"
 
 
 _RUN_FOREVER = """
@@ -127,7 +134,8 @@ import signal
 from wesher_testing.ring_runner import Ring, Step, run
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 child = ("sh", "-c", "trap 'echo cleaned up; exit 1' INT; echo ready; while :; do sleep 0.1; done")
-raise SystemExit(run([Ring("long", "patience", 5, (Step("child", child),))], set_up_minutes=1))
+rings = [Ring("long", "patience", 5, (Step("child", child),))]
+raise SystemExit(run(rings, set_up_minutes=1, all_minutes=10))
 """
 
 
