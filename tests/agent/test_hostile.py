@@ -178,6 +178,22 @@ def test_connections_that_trickle_flood_or_talk_junk_keep_to_their_limits_and_ha
     assert {"too-many-streams", "request-timed-out"} <= rejected.keys()
 
 
+def test_connections_that_hold_back_the_last_byte_of_a_large_frame_share_a_bounded_memory(
+    besieged: Besieged, figures: list[str]
+) -> None:
+    """Nothing can be authenticated before a frame is whole, and nobody need have the key to begin one."""
+    to = f"-to={besieged.hosts[0].ipv4}:7946"
+    addresses = _more_addresses(besieged.mallory, 8)
+    with besieged.unharmed(figures):
+        did = outcome(
+            besieged.attack("hold", to, f"-from={','.join(addresses)}", "-connections=4", f"-fill={1 << 20}")
+        )
+    rejected = besieged.rejected()
+    figures += [f"{SECONDS} s", f"{did['dialled']} dialled, {did['closed']} ended by the target"]
+    figures.append(", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items())))
+    assert rejected["too-many-bytes"] > 0
+
+
 def test_a_control_socket_under_siege_harms_nobody_and_holds_up_no_end(
     besieged: Besieged, figures: list[str]
 ) -> None:

@@ -22,6 +22,9 @@ log = logging.getLogger("wesher.net")
 MAX_OPEN = 2 * DEFAULT_LIMITS.accepted_streams
 """Connections at a time, accepted ones included; further dials fail at once and are tried again later."""
 
+CHUNK = 1 << 14
+"""Bytes read at once: asyncio's own 256 KiB would stay as a buffer of twice that with each connection."""
+
 FLUSH_SECONDS = 1.0
 """How long the last answers may take to leave when everything is closed."""
 
@@ -50,6 +53,8 @@ class Streams:
         self._connected: set[_Stream] = set()
         """Those that the engine ended too, until what was written on them has left."""
         self._disconnected = asyncio.Event()
+        self.buffer = bytearray(CHUNK)
+        """Of all connections: what one has read is copied before the next reads."""
 
     async def listen(self, listener: socket.socket) -> None:
         """Accept connections on a socket that listens already."""
@@ -106,7 +111,7 @@ class Streams:
         finally:
             self._dialling.pop(wish.id, None)
 
-    def _accepted(self) -> asyncio.Protocol:
+    def _accepted(self) -> asyncio.BaseProtocol:
         return _Stream(self, None, self._loop.time() + DEFAULT_LIMITS.accepted_stream_timeout)
 
     # What a stream reports.
@@ -146,7 +151,7 @@ class Streams:
         self._open.pop(name, None)
 
 
-class _Stream(asyncio.Protocol):
+class _Stream(asyncio.BufferedProtocol):
     """One connection."""
 
     def __init__(self, streams: Streams, name: StreamId | None, deadline: float, data: bytes = b"") -> None:
@@ -176,9 +181,12 @@ class _Stream(asyncio.Protocol):
         if self._data:
             self._transport.write(self._data)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002 - asyncio's to name
+        return self._streams.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._name is not None and not self._ended:
-            self._streams.received(self._name, data)
+            self._streams.received(self._name, bytes(self._streams.buffer[:nbytes]))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._expiry is not None:

@@ -152,7 +152,9 @@ class Exchange:
         except PeerMisbehaved as misbehaved:
             self._refuse(stream, known, misbehaved)
             return
-        if stream not in self._unread:
+        if known.purpose is None:
+            self._make_room()
+        if stream in self._streams and stream not in self._unread:
             self._read(stream, now)
 
     def work(self, *, now: float) -> None:
@@ -171,8 +173,18 @@ class Exchange:
             return
         self._give_up(stream, known, error)
 
+    def _make_room(self) -> None:
+        """Refuse the longest requests while all together are too long: to begin one nobody needs the key."""
+        theirs = {name: stream for name, stream in self._streams.items() if stream.purpose is None}
+        held = sum(stream.reader.received for stream in theirs.values())
+        while held > self._limits.accepted_bytes:
+            longest = max(theirs, key=lambda name: theirs[name].reader.received)
+            stream = theirs.pop(longest)
+            held -= stream.reader.received
+            self._refuse(longest, stream, PeerMisbehaved("too-many-bytes"))
+
     def _give_up(self, stream: StreamId, known: _Stream, error: str | None) -> None:
-        del self._streams[stream]
+        self._forget(stream)
         match known.purpose:
             case "push-pull":
                 self._emit(
@@ -294,8 +306,11 @@ class Exchange:
         self._close(stream)
 
     def _close(self, stream: StreamId) -> None:
-        del self._streams[stream]
+        self._forget(stream)
         self._actions.append(CloseStream(stream))
+
+    def _forget(self, stream: StreamId) -> None:
+        self._streams.pop(stream).reader.close()
 
     def _refuse(self, stream: StreamId, known: _Stream, misbehaved: PeerMisbehaved) -> None:
         """Count what was wrong, and end the stream unless it has ended already."""

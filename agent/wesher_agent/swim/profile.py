@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from wesher_agent.wire.limits import LARGEST_FRAME
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
@@ -75,6 +77,8 @@ class Limits:
     """Datagrams waiting to be picked up; further ones are lost."""
     accepted_streams: int = 32
     accepted_streams_per_ip: int = 4
+    accepted_bytes: int = 2 * LARGEST_FRAME
+    """Kept of all accepted streams together while their requests are not whole; the longest gives way."""
     accepted_stream_timeout: float = 10.0
     """From accepting to the last byte of the answer; the driver closes after it."""
 

@@ -101,7 +101,8 @@ class StreamReader:
         self._answer = answer
         self._source = self._unpacker(limit + _HEADERS)
         self._whole = False
-        self._received = 0
+        self.received = 0
+        """Bytes taken so far, all of them kept until the message is whole."""
         self._reading: _Reading = self._read()
         self._message: Message | None = None
         self._error: PeerMisbehaved | None = None
@@ -121,8 +122,8 @@ class StreamReader:
         """
         if self._message is not None or self._error is not None or self._whole:
             return
-        self._received += len(data)
-        if self._received > self._limit.most + _HEADERS:
+        self.received += len(data)
+        if self.received > self._limit.most + _HEADERS:
             self._fail(PeerMisbehaved(self._limit.reason, f"over {self._limit.most} bytes"))
         self._source.feed(data)
         self.hungry = False
@@ -159,9 +160,18 @@ class StreamReader:
                 self._fail(error)
         return self._message
 
+    def close(self) -> None:
+        """Let go of what was taken, where no more will come.
+
+        The reader and its unfinished reading hold each other, and Python, which counts objects and
+        not their bytes, would leave megabytes of them lying about for long.
+        """
+        self._reading.close()
+        self._source = self._unpacker(1)
+
     def _fail(self, error: PeerMisbehaved) -> None:
         self._error = error
-        self._source = self._unpacker(1)
+        self.close()
         raise error
 
     def _read(self) -> _Reading:
@@ -236,11 +246,14 @@ class StreamReader:
 
     def _take(self, size: int) -> _Reading:
         """Read so many bytes."""
-        taken = bytearray(self._source.read_bytes(size))
-        while len(taken) < size:
+        # Pieces, since one that grows leaves holes of every size behind it.
+        pieces = [self._source.read_bytes(size)]
+        missing = size - len(pieces[0])
+        while missing:
             yield self._starve()
-            taken += self._source.read_bytes(size - len(taken))
-        return bytes(taken)
+            pieces.append(self._source.read_bytes(missing))
+            missing -= len(pieces[-1])
+        return b"".join(pieces)
 
     def _map(self) -> _Reading:
         """Read one msgpack map."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from random import Random
 
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import PacketRejected, PushPullDone, PushPullFailed
 from wesher_agent.swim.members import LocalNode
-from wesher_agent.swim.profile import LAN
-from wesher_agent.swim.streams import OpenStream, WriteStream
+from wesher_agent.swim.profile import DEFAULT_LIMITS, LAN
+from wesher_agent.swim.streams import CloseStream, OpenStream, WriteStream
 from wesher_agent.wire import limits
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.messages import Alive, Versions
 from wesher_agent.wire.packet import PacketFormat
+from wesher_agent.wire.stream import StreamReader
 
 ENCRYPTED = PacketFormat(Keyring(bytes(32)), compress=False)
 MANY = 3_000
@@ -74,3 +77,38 @@ def test_a_newcomer_is_told_of_a_large_mesh_and_tells_of_it_in_turn() -> None:
         MANY + 1,
         MANY + 2,
     ]
+
+
+def test_unfinished_requests_share_a_bounded_memory_and_the_longest_gives_way() -> None:
+    asked, newcomer = engine(1), engine(2)
+    longest = b"\x0a" + limits.FRAME.most.to_bytes(4, "big") + bytes(limits.FRAME.most - 1)
+    begun = 2 * DEFAULT_LIMITS.accepted_bytes // len(longest)
+    for number in range(begun):
+        stream = asked.stream_accepted(Address(f"10.9.{number}.1", 1), now=0.0)
+        assert stream is not None
+        asked.stream_received(stream, longest, now=0.0)
+    refused = [action for action in asked.stream_actions() if isinstance(action, CloseStream)]
+    left = begun - len(refused)
+    assert left * len(longest) <= DEFAULT_LIMITS.accepted_bytes < (left + 1) * len(longest)
+    assert {fault.reason for fault in faults(asked) if isinstance(fault, PacketRejected)} == {
+        "too-many-bytes"
+    }
+
+    exchange(newcomer, asked)
+
+    assert [type(event) for event in iter(newcomer.next_event, None)][-1] is PushPullDone
+
+
+def test_nothing_of_an_unfinished_request_stays_behind_its_stream() -> None:
+    """Python's collector would come for it late: it counts objects, not their bytes."""
+    reader = StreamReader(ENCRYPTED)
+    reader.feed(b"\x0a" + limits.FRAME.most.to_bytes(4, "big") + bytes(1000))
+    assert reader.message() is None
+    reading = weakref.ref(reader)
+    gc.disable()
+    try:
+        reader.close()
+        del reader
+        assert reading() is None
+    finally:
+        gc.enable()

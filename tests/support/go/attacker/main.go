@@ -1,13 +1,15 @@
 // Command attacker does to one address what somebody without the key can do.
 //
 //	attacker flood -to 192.0.2.1:7946 -rate 20000 -for 60s      junk datagrams
-//	attacker hold  -to 192.0.2.1:7946 -from a,b -connections 50  connections that say a byte a second
+//	attacker hold  -to 192.0.2.1:7946 -from a,b -connections 50  connections that say a byte a second,
+//	                                            -fill 1048576    or all but the last of so many at once
 //	attacker junk  -to 192.0.2.1:7946 -from a,b -for 60s         connections of junk, one after the other
 //
 // It prints one JSON object about what it managed, and knows nothing of what the other side is.
 package main
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -26,6 +28,7 @@ type target struct {
 	to      string
 	from    []net.IP
 	length  time.Duration
+	fill    int
 }
 
 func main() {
@@ -45,12 +48,13 @@ func run(arguments []string) error {
 		from        = flags.String("from", "", "our own addresses to take turns with, split by commas")
 		rate        = flags.Int("rate", 20000, "datagrams a second")
 		connections = flags.Int("connections", 50, "connections to keep trying to hold, for each address")
+		fill        = flags.Int("fill", 0, "bytes of a frame of which a held connection says all but the last at once")
 		length      = flags.Duration("for", 15*time.Second, "how long")
 	)
 	if err := flags.Parse(arguments[1:]); err != nil {
 		return err
 	}
-	at := target{network: "tcp", to: *to, length: *length}
+	at := target{network: "tcp", to: *to, length: *length, fill: *fill}
 	if strings.HasPrefix(*to, "/") {
 		at.network = "unix"
 	}
@@ -217,6 +221,16 @@ func trickle(at target, from net.IP, until time.Time) (life, bool) {
 	frame := []byte{10, 0, 0, 200, 0}
 	if at.network == "unix" {
 		frame = []byte("{ ")
+	}
+	if at.fill > 0 {
+		frame = binary.BigEndian.AppendUint32([]byte{10}, uint32(at.fill))
+		_, _ = connection.Write(append(frame, make([]byte, at.fill-1)...))
+		select {
+		case <-ended:
+		case <-time.After(time.Until(until)):
+		}
+		one.end = time.Now()
+		return one, one.end.Before(until)
 	}
 	for position := 0; ; position++ {
 		// A write to what the other side has ended fails in its time; the reader tells of it.
