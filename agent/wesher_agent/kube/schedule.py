@@ -15,6 +15,8 @@ IDLE_SECONDS, IDLE_SPREAD = 300.0, 0.5
 BURST, REFILL_SECONDS = 5.0, 30.0
 """Reports that may follow one another, and how long it takes to earn the next."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+_MOST_DOUBLINGS = 10
+"""More than it takes from the first to the longest; an unbounded power is no float any more one day."""
 
 
 class ReportSchedule:
@@ -67,7 +69,7 @@ class ReportSchedule:
 
     def failed(self, *, now: float) -> None:
         """Say that a report did not get through: it is due again, later each time."""
-        wait = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2**self._failures)
+        wait = min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** min(self._failures, _MOST_DOUBLINGS))
         self._failures += 1
         self._due = now + wait * self._rng.uniform(0.5, 1.5)
 

@@ -70,3 +70,12 @@ def test_a_report_that_fails_is_tried_again_later_and_later_up_to_a_minute_or_so
     assert waits[0] <= 1.5
     assert waits[-1] <= 90.0
     assert waits[0] < waits[-1]
+
+
+def test_an_api_server_that_is_away_for_days_is_asked_about_once_a_minute_to_the_end() -> None:
+    schedule, now = at_rest(), 0.0
+    while now < 3 * 24 * 3600.0:
+        schedule.failed(now=now)
+        wait = schedule.next_report(now=now) - now
+        assert wait <= 90.0
+        now += wait
