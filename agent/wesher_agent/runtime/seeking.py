@@ -83,7 +83,7 @@ class Seeker:
         # Names that cannot be encoded are ValueErrors; a machine out of threads raises RuntimeError.
         except (OSError, ValueError, RuntimeError) as error:
             if seed not in self._failed:
-                log.warning("seed not resolved seed=%s error=%s", seed, error or "no answer in time")
+                log.warning("seed not resolved seed=%s error=%s", seed, str(error) or "no answer in time")
             self._failed.add(seed)
             return
         self._failed.discard(seed)

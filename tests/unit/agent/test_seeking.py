@@ -1,4 +1,4 @@
-"""How the roster's wishes reach the engine."""
+"""How the roster's wishes reach the engine, and what is said of seeds whose names cannot be resolved."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from ipaddress import ip_network
 from random import Random
 from typing import Any
 
+import pytest
+
 from wesher_agent.mesh.dialling import TRIES_A_SECOND
 from wesher_agent.mesh.roster import Roster, SavedMember
+from wesher_agent.net import addresses
 from wesher_agent.net.driver import Driver
 from wesher_agent.runtime.seeking import Seeker
 from wesher_agent.swim.address import Address
@@ -17,6 +20,7 @@ from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import LAN
 from wesher_agent.wire.packet import PacketFormat
+from wesher_common.seeds import SeedAddress
 
 
 class _NotingEngine(Engine):
@@ -60,3 +64,31 @@ async def test_others_have_their_turn_between_two_dials() -> None:
         await seeking
     await driver.close()
     assert len(set(engine.dialled_in)) == len(unreachable)
+
+
+async def test_a_resolver_that_does_not_answer_is_said_to_be_silent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(addresses, "RESOLVE_TIMEOUT", 0.0)
+    options: dict[str, Any] = {"packet_format": PacketFormat(None), "incarnation": 1, "nonce": bytes}
+    engine = Engine(LocalNode("a", Address("127.0.0.1", 7946)), LAN, rng=Random(1), **options)
+    roster = Roster(
+        "a",
+        gossip_port=7946,
+        overlay=ip_network("10.189.0.0/24"),
+        overlay_is_apart=True,
+        forget_after=3600.0,
+        rng=Random(1),
+    )
+    driver = Driver(engine, lambda _: None)
+    roster.set_seeds([SeedAddress("localhost")], now=driver.now)
+    seeking = asyncio.create_task(Seeker(roster, engine, driver, on_change=pytest.fail).run())
+
+    async with asyncio.timeout(5.0):
+        while "seed not resolved" not in caplog.text:
+            await asyncio.sleep(0.01)
+
+    seeking.cancel()
+    with suppress(asyncio.CancelledError):
+        await seeking
+    assert "seed not resolved seed=localhost error=no answer in time" in caplog.text
