@@ -57,7 +57,7 @@ class OwnObjects:
             ClusterUnavailable: nobody could say.
 
         """
-        metadata = (await self._call("GET", MESHES, self._mesh)).get("metadata", {})
+        metadata = (await self._call("GET", MESHES, self._mesh))["metadata"]
         return "" if "deletionTimestamp" in metadata else str(metadata.get("uid", ""))
 
     async def node(self) -> NodeSpec:
@@ -116,12 +116,13 @@ class OwnObjects:
 
 
 def read_answer(status: int, text: bytes, *, plural: str, name: str) -> Object:
-    """Return the object out of an API server's answer.
+    """Return the object out of an API server's answer; it has ``metadata``.
 
     Raises:
         ObjectGone: a ``Status`` NotFound about exactly this object. A plain 404, which
             says that the kind is not served (yet), is none.
-        ClusterUnavailable: any other refusal.
+        ClusterUnavailable: any other refusal, or another object: without its uid
+            ours would be taken for gone.
 
     """
     try:
@@ -131,6 +132,9 @@ def read_answer(status: int, text: bytes, *, plural: str, name: str) -> Object:
     if not isinstance(content, dict):
         raise ClusterUnavailable(f"the API server answered {status} without an object")
     if status < _OK_BELOW:
+        metadata = content.get("metadata")
+        if not isinstance(metadata, dict) or metadata.get("name") != name:
+            raise ClusterUnavailable(f"the API server answered {status}, but not with {plural} {name}")
         return content
     details = content.get("details")
     if not isinstance(details, dict):

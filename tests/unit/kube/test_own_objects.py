@@ -29,7 +29,8 @@ def read(status: int, content: object) -> object:
 
 
 def test_an_object_is_returned_as_it_is() -> None:
-    assert read(200, {"spec": {}}) == {"spec": {}}
+    node = {"metadata": {"name": "m.a"}, "spec": {}}
+    assert read(200, node) == node
 
 
 def test_not_found_that_names_our_object_means_gone() -> None:
@@ -56,6 +57,11 @@ def test_not_found_that_names_our_object_means_gone() -> None:
         (502, b"<html>bad gateway</html>"),
         (200, b"<html>log in</html>"),
         (200, []),
+        (200, {}),
+        (200, {"metadata": None}),
+        (200, {"metadata": ["m.a"]}),
+        (200, {"metadata": {"name": "m.b", "uid": "u"}}),
+        (200, {"kind": "Status", "status": "Success", "metadata": {}}),
     ],
 )
 def test_any_other_refusal_only_means_that_nobody_could_say(status: int, content: object) -> None:
