@@ -116,9 +116,14 @@ class UserspaceBackend:
         await asyncio.sleep(self._retry_at - asyncio.get_running_loop().time())
 
     async def remove(self) -> None:
-        """See `Backend.remove`."""
-        if self._watch is None or self._watch.done():
-            await self._adopt()
+        """See `Backend.remove`.
+
+        Raises:
+            WireGuardUnavailable: another program has a TUN of that name, or there is no right to it.
+
+        """
+        if (self._watch is None or self._watch.done()) and not await self._adopt() and self._watch is None:
+            await asyncio.to_thread(_check_nobody_holds, self.interface)
         watch, self._watch = self._watch, None
         if watch is not None and not watch.done():
             self._signal(signal.SIGTERM)
@@ -242,6 +247,12 @@ class UserspaceBackend:
             self._delay = 0.0
         self._retry_at = now + self._delay
         self._delay = min(max(2 * self._delay, _FIRST_DELAY), _LONGEST_DELAY)
+
+
+def _check_nobody_holds(interface: str) -> None:
+    """Attach to a TUN that we have not carried since our start: only one left behind can be had."""
+    if link_kind(interface) == LINK_KIND:
+        create_persistent_tun(interface)
 
 
 def _check_socket_directory() -> None:

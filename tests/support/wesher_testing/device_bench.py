@@ -6,10 +6,12 @@ What must come of it is told by `device_stories`.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
 import re
 import socket
+import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -166,6 +168,14 @@ async def hold_the_port() -> socket.socket:
     holder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     holder.bind(("", PORT))
     return holder
+
+
+async def hold_a_tun() -> int:
+    """Be a program with a TUN device of its own, which happens to bear our interface's name."""
+    descriptor = os.open("/dev/net/tun", os.O_RDWR)
+    flags = 0x1001  # IFF_TUN | IFF_NO_PI (linux/if_tun.h)
+    fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH22x", INTERFACE.encode(), flags))  # TUNSETIFF
+    return descriptor
 
 
 async def wait_for_it(_: Any) -> None:

@@ -19,8 +19,10 @@ from wesher_testing.device_bench import (
     connect,
     equal,
     hide_programs,
+    hold_a_tun,
     holds,
     kind_of,
+    link,
     looks_as_wished,
     lost_pings,
     made_up_peers,
@@ -30,10 +32,12 @@ from wesher_testing.device_bench import (
     open_with_a_secret,
     open_without_tun,
     refusal,
+    remove,
     remove_and_watch_the_loop,
     repair_at_once_when_gone,
     repair_when_lost,
     routes,
+    wait_for_it,
     wish_of,
 )
 from wesher_testing.device_chapter import Chapter
@@ -101,6 +105,23 @@ def address_and_routes_stay_while_the_program_is_away(carrier: Carrier) -> None:
     outcome, _ = an_agent(host, carrier).call(configure, wish)
     holds(outcome.sessions_lost, "a new program has no sessions")
     looks_as_wished(host, wish)
+
+
+@CHAPTER.only("Userspace")
+def another_program_s_tun_is_left_alone(carrier: Carrier) -> None:
+    host = make_host()
+    holder = host.agent(hold_a_tun)
+    holder.call(wait_for_it)
+    before = link(host)
+    agent = an_agent(host, carrier)
+    for ask in (lambda: agent.call(configure, a_wish(a_peer(2))), lambda: agent.call(remove)):
+        error = refusal(ask)
+        equal(
+            (error.kind, "is held by another program" in error.text),
+            ("WireGuardUnavailable", True),
+            error.text,
+        )
+    equal(link(host), before, "the other program's device")
 
 
 @CHAPTER.only("Userspace")
