@@ -36,34 +36,37 @@ def run_agent(settings: Settings) -> int:
 
 
 async def _run(settings: Settings) -> None:
+    # Before all else: a container's first process never hears of a signal that it does not handle.
+    signalled = _catch_signals()
     async with AsyncExitStack() as held:
         agent = Agent(await begin(settings, held))
         await agent.start()
-        signalled = _stop_on_signals(agent)
+        signalled.add_done_callback(lambda _: agent.stop())
         notify("READY=1")
         leave = False
         try:
             await agent.run()
             notify("STOPPING=1")
-            leave = agent.leave_wanted or (signalled.is_set() and await _is_for_good(settings, agent))
+            leave = agent.leave_wanted or (signalled.done() and await _is_for_good(settings, agent))
         finally:
             # A fault of ours ends the process, but not without its state being saved.
             await agent.end(leave=leave)
 
 
-def _stop_on_signals(agent: Agent) -> asyncio.Event:
-    loop, signalled = asyncio.get_running_loop(), asyncio.Event()
+def _catch_signals() -> asyncio.Future[None]:
+    """Return what is done once a signal told us to end."""
+    loop = asyncio.get_running_loop()
+    signalled = loop.create_future()
 
-    def stop() -> None:
+    def caught() -> None:
         # A second signal kills: asyncio would have Python raise KeyboardInterrupt in the middle of the end.
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
-        signalled.set()
-        agent.stop()
+        signalled.set_result(None)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, caught)
     return signalled
 
 

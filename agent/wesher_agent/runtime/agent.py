@@ -91,6 +91,7 @@ class Agent:
         self._claims = NameClaims([former] if former is not None else [])
         interface = document.wireguard.interface
         self._tunnel = Tunnel(
+            interface,
             settings,
             None if settings.no_etc_hosts else HostsFile(settings.hosts_file, interface),
             on_change=self._report_soon,
@@ -310,7 +311,7 @@ class Agent:
         for problem in sorted(set(wish.problems) - set(known)):
             log.warning("member %s %s reason=%s", problem.member, problem.message, problem.reason)
         self._wish = wish
-        await self._tunnel.apply(wish, me.document.wireguard, me.document.etc_hosts)
+        await self._tunnel.apply(wish, me.document.wireguard.mode, me.document.etc_hosts)
         # After their routes: a probe that finds no way out is lost, and with it the first handshake.
         self._prober.set_peers(tunnel_peers(wish.device, members))
         self._report_soon()

@@ -19,14 +19,14 @@ from wesher_agent.net.sockets import find_holder
 from wesher_agent.runtime.counts import Counts
 from wesher_agent.runtime.worker import finish
 from wesher_agent.settings import Settings
-from wesher_agent.wireguard.device import Device, Outcome, open_device
+from wesher_agent.wireguard.device import Device, Outcome, find_device, open_device
 from wesher_agent.wireguard.errors import PortTaken, WireGuardUnavailable
 from wesher_agent.wireguard.mtu import overlay_mtu
 from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.keys import WireGuardPublicKey
-from wesher_common.mesh_document import EtcHosts, WireGuardSettings
+from wesher_common.mesh_document import EtcHosts, WireGuardMode
 from wesher_common.overlay import IPAddress
 
 log = logging.getLogger("wesher.tunnel")
@@ -41,6 +41,7 @@ class Tunnel:
     """One interface and one hosts block.
 
     Args:
+        interface: its name.
         settings: which program to run in user space.
         hosts: the hosts file; None leaves it alone, whatever the mesh wants.
         on_change: called when what there is to report changed.
@@ -52,6 +53,7 @@ class Tunnel:
 
     def __init__(
         self,
+        interface: str,
         settings: Settings,
         hosts: HostsFile | None,
         *,
@@ -65,6 +67,7 @@ class Tunnel:
         """Why it is not ready; empty before the first try too."""
         self.mtu = 0
         self.hosts_state = "off" if hosts is None else "not written yet"
+        self._interface = interface
         self._settings = settings
         self._hosts = hosts
         self._device: Device | None = None
@@ -101,14 +104,12 @@ class Tunnel:
             ready=False, reason="NoAddress", problem="the operator has not given an overlay address yet"
         )
 
-    async def apply(self, wish: Wish, wireguard: WireGuardSettings, etc_hosts: EtcHosts) -> None:
+    async def apply(self, wish: Wish, mode: WireGuardMode, etc_hosts: EtcHosts) -> None:
         """Bring device and hosts file to a wish; what cannot be done is remembered and tried again."""
         try:
             if self._device is None:
                 self._device = await open_device(
-                    wireguard.mode,
-                    wireguard.interface,
-                    userspace_binary=self._settings.userspace_binary or None,
+                    mode, self._interface, userspace_binary=self._settings.userspace_binary or None
                 )
             self._done(await self._device.configure(wish.device))
         except (WesherError, OSError) as error:
@@ -155,12 +156,13 @@ class Tunnel:
             return None
 
     async def remove(self) -> None:
-        """Take the device and our hosts entries away."""
-        if self._device is not None:
-            try:
-                await self._device.remove()
-            except (WesherError, OSError) as error:
-                log.warning("device not removed error=%s", error)
+        """Take the device and our hosts entries away, be they of this run or of one that was killed."""
+        try:
+            device = self._device or await find_device(self._interface)
+            if device is not None:
+                await device.remove()
+        except (WesherError, OSError) as error:
+            log.warning("device not removed error=%s", error)
         if self._hosts is not None:
             try:
                 await asyncio.to_thread(self._hosts.remove)

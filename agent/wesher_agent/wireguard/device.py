@@ -213,6 +213,16 @@ async def open_device(mode: WireGuardMode, interface: str, *, userspace_binary: 
     return Device(await asyncio.to_thread(_choose_backend, mode, interface, userspace_binary))
 
 
+async def find_device(interface: str) -> Device | None:
+    """Return the device that an earlier run of ours left, to be removed; None where there is none."""
+    match await asyncio.to_thread(link_kind, interface):
+        case kernel.LINK_KIND:
+            return Device(KernelBackend(interface))
+        case userspace.LINK_KIND:
+            return Device(UserspaceBackend(interface, None))
+    return None
+
+
 def _choose_backend(mode: WireGuardMode, interface: str, userspace_binary: str | None) -> Backend:
     binary = find_userspace_binary(userspace_binary) if mode != "Kernel" else None
     living = link_kind(interface)

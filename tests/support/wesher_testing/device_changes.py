@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from wesher_agent.mesh.device import Endpoint, Peer
+from wesher_agent.wireguard.device import find_device
 from wesher_agent.wireguard.route_messages import PROTOCOL
 from wesher_testing.device_bench import (
     INTERFACE,
@@ -51,6 +53,17 @@ def a_device_comes_up_as_wished_and_goes_without_a_trace(carrier: Carrier) -> No
     equal(host.json("route", "show"), [], "routes left")
     equal(list(Path(f"/proc/{host.holder}/root/run/wireguard").iterdir()), [], "sockets left")
     agent.call(remove)
+
+
+@CHAPTER.story
+def what_a_killed_agent_left_is_found_and_goes_without_a_trace(carrier: Carrier) -> None:
+    host = make_host()
+    agent = an_agent(host, carrier)
+    agent.call(configure, a_wish(a_peer(2)))
+    agent.kill()
+    host.agent(partial(find_device, INTERFACE)).call(remove)
+    equal([entry["ifname"] for entry in host.json("link", "show")], ["lo"], "devices left")
+    equal(host.json("route", "show"), [], "routes left")
 
 
 @CHAPTER.story

@@ -16,7 +16,6 @@ from wesher_agent.runtime import tunnel as tunnel_module
 from wesher_agent.runtime.counts import Counts
 from wesher_agent.runtime.tunnel import Tunnel
 from wesher_common.keys import WireGuardPrivateKey
-from wesher_common.mesh_document import WireGuardSettings
 
 WISH = Wish(
     device=DeviceConfig(
@@ -33,7 +32,6 @@ WISH = Wish(
     problems=(),
 )
 NO_WIREGUARD = agent_settings(["--userspace-binary=/nowhere/wireguard-go"], {})
-USERSPACE = WireGuardSettings(interface="wgnone", mode="Userspace")
 
 
 class _Heard:
@@ -48,6 +46,7 @@ class _Heard:
 
     def tunnel(self, hosts: HostsFile | None = None) -> Tunnel:
         return Tunnel(
+            "wgnone",
             NO_WIREGUARD,
             hosts,
             on_change=self.change,
@@ -71,7 +70,7 @@ async def test_without_wireguard_the_reason_is_told_once_and_hosts_are_written_a
     heard = _Heard()
     tunnel = heard.tunnel(HostsFile(hosts_path, "wgnone"))
     for _ in range(3):
-        await tunnel.apply(WISH, USERSPACE, "Names")
+        await tunnel.apply(WISH, "Userspace", "Names")
     assert (tunnel.ready, tunnel.reason, tunnel.mode) == (False, "InvalidSetting", "")
     assert "/nowhere/wireguard-go" in tunnel.problem
     assert heard.changes == 1
@@ -94,9 +93,9 @@ async def test_what_was_missing_may_be_there_later_so_it_is_tried_again(
 
 async def test_hosts_entries_go_when_the_mesh_no_longer_wants_them(hosts_path: Path) -> None:
     tunnel = _Heard().tunnel(HostsFile(hosts_path, "wgnone"))
-    await tunnel.apply(WISH, USERSPACE, "Names")
+    await tunnel.apply(WISH, "Userspace", "Names")
     assert tunnel.hosts_state == "written"
-    await tunnel.apply(Wish(WISH.device, (), ()), USERSPACE, "Off")
+    await tunnel.apply(Wish(WISH.device, (), ()), "Userspace", "Off")
     assert hosts_path.read_text() == "127.0.0.1 localhost\n"
     assert tunnel.hosts_state == "off"
 
@@ -106,7 +105,7 @@ async def test_a_hosts_file_that_is_not_there_is_one_warning(
 ) -> None:
     tunnel = _Heard().tunnel(HostsFile(tmp_path / "none", "wgnone"))
     for _ in range(3):
-        await tunnel.apply(WISH, USERSPACE, "Names")
+        await tunnel.apply(WISH, "Userspace", "Names")
     assert caplog.text.count("hosts file skipped") == 1
     assert tunnel.hosts_state.startswith("skipped: ")
 
