@@ -179,6 +179,24 @@ def test_a_stopped_agent_stays_in_the_mesh_when_nobody_says_that_it_is_gone(
     assert "left=no" in agent.own_log
 
 
+def test_for_another_kind_of_device_the_former_one_makes_room(lab: Lab, start_inside: Start) -> None:
+    """A kernel's device and a TUN cannot bear one name, so the next start would refuse it for ever."""
+    host = lab.host("a")
+    mount(host, document(host))
+    remember(host, ip_address("10.99.0.10"))
+    agent = start_inside(host)
+    wait_until(lambda: "wgoverlay" in host.run(["ip", "-o", "link"]).stdout, deadline=15.0, what="a device")
+    mount(host, document(host, wireguard={"mode": "Userspace"}))
+    wait_until(lambda: "restarting" in agent.own_log, deadline=6.0, what="it restarts")
+    assert agent.process.wait(10.0) == 0
+    assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout
+    agent = start_inside(host)
+    agent.wait_for("a")
+    mount(host, document(host, wireguard={"mode": "Kernel"}))
+    assert agent.process.wait(15.0) == 0
+    assert "wgoverlay" not in host.run(["ip", "-o", "link"]).stdout
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [

@@ -83,7 +83,7 @@ class Agent:
         self._port_problem, self._source_problem = "", ""
         self._wish: Wish | None = None
         self._save_failed = False
-        self._interface_goes = False
+        self._device_goes = False
         self._counts = Counts()
 
         settings, document = begun.settings, self._me.document
@@ -231,7 +231,7 @@ class Agent:
             self._driver.tell(partial(self._engine.leave, timeout=LEAVE_SECONDS))
             # Not one after the other: on a Node that was deleted there is a second for both.
             await asyncio.gather(self._left.wait(), self._tunnel.remove())
-        elif self._interface_goes:
+        elif self._device_goes:
             await self._tunnel.remove()
         else:
             self._tunnel.close()
@@ -410,8 +410,12 @@ class Agent:
             return
         if _needs_restart(me.document, content.document):
             log.warning("mesh.json changed what only a restart can apply, restarting")
-            # The next start knows of the new interface only.
-            self._interface_goes = me.document.wireguard.interface != content.document.wireguard.interface
+            # The next start knows of the new interface only, and has no use for a device of another kind.
+            wished = content.document.wireguard
+            self._device_goes = wished.interface != me.document.wireguard.interface or wished.mode not in {
+                "Auto",
+                self._tunnel.mode,
+            }
             self.stop()
             return
         me.document = content.document
