@@ -471,7 +471,7 @@ class Agent:
             problems=self._wish.problems if self._wish is not None else (),
             observed=self._prober.observed,
             reachable=plan.reachable,
-            unreachable=plan.unreachable,
+            unreachable=frozenset(plan.unreachable),
             conditions=conditions(health),
             mode=tunnel.mode,
             mtu=tunnel.mtu,

@@ -37,7 +37,7 @@ class Snapshot:
     observed: Mapping[WireGuardPublicKey, ObservedPeer]
     reachable: frozenset[str]
     """Peers that answered their last probe through the tunnel."""
-    unreachable: tuple[str, ...]
+    unreachable: frozenset[str]
     """Peers that did not."""
     conditions: tuple[Condition, ...]
     mode: str
@@ -154,7 +154,7 @@ def unreachable_members(now: Snapshot) -> tuple[str, ...]:
     """
     failed = {member.name for member in now.members.values() if member.state is MemberState.FAILED}
     clashing = {problem.member for problem in now.problems if problem.reason in CLASHES}
-    return tuple(sorted((failed | clashing | set(now.unreachable)) - {now.name}))
+    return tuple(sorted((failed | clashing | now.unreachable) - {now.name}))
 
 
 def outsiders(now: Snapshot) -> tuple[RosterMember, ...]:

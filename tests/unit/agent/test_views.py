@@ -71,7 +71,7 @@ def snapshot(*members: RosterMember, name: str = "a") -> Snapshot:
         problems=(),
         observed={},
         reachable=frozenset(),
-        unreachable=(),
+        unreachable=frozenset(),
         conditions=(Condition("Ready", "True", "Ready"),),
         mode="Kernel",
         mtu=1420,
@@ -104,7 +104,7 @@ def test_a_tunnel_counts_when_it_answered_or_has_a_session_that_lives() -> None:
     assert replace(now, reachable=frozenset("b")).with_tunnel == 1
     assert replace(now, observed=seen(2, 3, age=179)).with_tunnel == 2
     assert replace(now, observed=seen(2, 3, age=181)).with_tunnel == 0
-    assert replace(now, observed=seen(2, 3, age=5), unreachable=("c",)).with_tunnel == 1
+    assert replace(now, observed=seen(2, 3, age=5), unreachable=frozenset({"c"})).with_tunnel == 1
     assert replace(now, observed=seen(4, age=5)).with_tunnel == 0
 
 
@@ -122,7 +122,7 @@ def test_members_are_listed_by_name_with_ourselves_among_them_and_what_is_wrong(
     now = replace(
         snapshot(C, B, FAILED, name="bb"),
         observed=seen(2, age=7.5),
-        unreachable=("c",),
+        unreachable=frozenset({"c"}),
         problems=(Problem("d", "AddressClash", "claims 10.9.0.1, which bb has"),),
     )
     answer = members_answer(now)
@@ -137,7 +137,7 @@ def test_members_are_listed_by_name_with_ourselves_among_them_and_what_is_wrong(
 
 
 def test_kubernetes_is_told_what_this_node_sees() -> None:
-    now = replace(snapshot(B, C, FAILED), unreachable=("c",), reachable=frozenset("b"))
+    now = replace(snapshot(B, C, FAILED), unreachable=frozenset({"c"}), reachable=frozenset("b"))
     status = node_status(now, generation=4)
     body = status.peers.to_dict()
     assert body["summary"] == "1/3"
