@@ -81,6 +81,7 @@ class Prober:
                 changed = self.plan.judge(self._received(), now=now)
                 wanted = self.plan.due(self._received(), now=now)
                 await self._send(wanted)
+                self.plan.sent(wanted, now=loop.time())
                 if self.plan.unreachable != known:
                     log.info("unreachable peers changed peers=%s", ",".join(self.plan.unreachable) or "-")
                 if changed:
@@ -123,10 +124,10 @@ async def _send(addresses: Iterable[IPAddress]) -> None:
     """Send one byte to each address's discard port; what cannot be sent shows as no answer."""
     for address in addresses:
         family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.setblocking(False)  # noqa: FBT003 - the library's signature
-            try:
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.setblocking(False)  # noqa: FBT003 - the library's signature
                 sock.sendto(b"\0", (str(address), DISCARD_PORT))
-            except OSError as error:
-                log.debug("probe not sent to=%s error=%s", address, error)
+        except OSError as error:
+            log.debug("probe not sent to=%s error=%s", address, error)
         await asyncio.sleep(PAUSE_SECONDS)

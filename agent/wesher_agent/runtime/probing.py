@@ -126,6 +126,12 @@ class ProbePlan:
         self._next_round = now + (AGAIN_SECONDS if self.unreachable else ROUND_SECONDS)
         return wanted
 
+    def sent(self, peers: Iterable[str], *, now: float) -> None:
+        """Say that these probes have left by now: a thousand take seconds, which count against nobody."""
+        for peer in peers:
+            if peer in self._asked:
+                self._asked[peer].at = now
+
     def judge(self, received: Mapping[str, int], *, now: float) -> bool:
         """Compare the counters with those at the probes; tell whether a conclusion changed."""
         before = self.unreachable, self.is_settled

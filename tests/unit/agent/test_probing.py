@@ -48,6 +48,15 @@ def test_a_peer_from_which_bytes_came_since_is_reachable() -> None:
     assert plan.unreachable == ()
 
 
+def test_a_peer_has_its_whole_time_from_when_its_probe_has_left() -> None:
+    plan = plan_for("a", "b")
+    plan.sent(plan.due({}, now=0.0), now=6.0)
+    plan.judge({"a": 1}, now=ANSWER_SECONDS + 5.9)
+    assert (plan.reachable, plan.unreachable) == ({"a"}, ())
+    plan.judge({"a": 1}, now=ANSWER_SECONDS + 6.0)
+    assert plan.unreachable == ("b",)
+
+
 def test_the_beginning_is_over_once_each_of_its_peers_has_answered_or_had_its_time() -> None:
     plan = plan_for("a", "b")
     plan.due({}, now=0.0)

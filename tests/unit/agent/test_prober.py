@@ -1,0 +1,32 @@
+"""What becomes of a probe on a machine that cannot send it."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+
+import pytest
+
+from wesher_agent.runtime import prober
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Have no socket to be had."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_probe_for_which_there_is_no_socket_is_one_without_an_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with no_descriptors(), caplog.at_level(logging.DEBUG):
+        await prober._send([ip_address("127.0.0.1")])
+    assert "probe not sent to=127.0.0.1 error=[Errno 24] Too many open files" in caplog.text
