@@ -409,7 +409,8 @@ class OneLineParser(argparse.ArgumentParser):
         if found:
             raise InvalidSpec(found["flag"].split("/")[0], found["rule"])
         if message.startswith("unrecognized arguments: "):
-            word = message.removeprefix("unrecognized arguments: ").split()[0]
+            # Without its value: a key may stand there.
+            word = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
             raise InvalidSpec(word, "unknown flag" if word.startswith("-") else "unexpected argument")
         raise InvalidSpec(self.prog, message)
 

@@ -140,6 +140,7 @@ def test_a_flag_without_its_value_is_one_line_and_exit_code_1(
 def test_a_bad_cluster_key_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     run(["--cluster-key", SHORT_KEY], {})
     run([], {"WESHER_CLUSTER_KEY": SHORT_KEY})
+    run([f"--cluster_key={SHORT_KEY}"], {})
     assert SHORT_KEY not in capsys.readouterr().err
 
 
