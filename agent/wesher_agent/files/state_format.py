@@ -203,7 +203,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _seconds(value: Any, at: str) -> float:
-    if not _is_number(value) or not 0 <= value < float("inf"):
+    # JSON's whole numbers may be larger than any float.
+    if not _is_number(value) or not 0 <= value < 2**63:
         raise InvalidSpec(at, "must be a number of seconds", value=value)
     return float(value)
 

@@ -250,6 +250,10 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         "Nodes[0].Away '-1': must be a number of seconds",
     ),
     (
+        {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": 10**400}]},
+        f"Nodes[0].Away '{'1'.ljust(300, '0')}'…: must be a number of seconds",
+    ),
+    (
         {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("inf")}]},
         "Nodes[0].Away 'inf': must be a number of seconds",
     ),
