@@ -34,6 +34,8 @@ REMOVED_SECONDS = 0.5
 MISSING_FIRST, MISSING_LONGEST = 1.0, 30.0
 SETTLE_SECONDS = 0.5
 """News that come together are reported together."""
+LOOK_SECONDS = 30.0
+"""Between two looks at what there is to report: what ends by time alone, as a name clash, wakes nobody."""
 
 
 class KubernetesLink:
@@ -111,7 +113,7 @@ class KubernetesLink:
             waits = [look_again - loop.time()] if self._must_look else []
             # Before there is a WesherNode, nothing could take a report.
             if self.node is not None:
-                waits.append(await self._report_when_due(schedule, status(), loop.time))
+                waits += LOOK_SECONDS, await self._report_when_due(schedule, status(), loop.time)
                 on_node(self.node)
             await self._rest(min(waits))
 

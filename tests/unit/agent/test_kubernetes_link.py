@@ -1,0 +1,75 @@
+"""What an agent tells an API server when, over real connections."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+
+from wesher_agent.kube.api import ApiServer
+from wesher_agent.kube.node_status import NodeStatus, PeerCounts
+from wesher_agent.kube.own_objects import OwnObjects
+from wesher_agent.runtime import kubernetes
+from wesher_agent.runtime.kubernetes import KubernetesLink
+from wesher_common.conditions import Condition
+
+NODE = {"metadata": {"name": "m.a", "uid": "u-a", "generation": 1}, "spec": {"overlayIP": "10.9.0.5"}}
+WELL = NodeStatus(
+    observed_generation=1,
+    conditions=(Condition("Ready", "True", "Ready"),),
+    public_key="",
+    endpoint="",
+    key_ids=(),
+    primary_key_id="",
+    config_hash="",
+    agent_version="1",
+    wireguard_mode="Kernel",
+    mtu=1420,
+    peers=PeerCounts(known=1, alive=1, suspect=0, failed=0, handshake=1, unreachable=()),
+    view_hash="",
+    outsiders=(),
+)
+CLASHING = replace(WELL, conditions=(Condition("Ready", "False", "NameConflict", "at 192.0.2.9"),))
+
+
+@asynccontextmanager
+async def api_server(reports: asyncio.Queue[dict[str, Any]]) -> AsyncIterator[OwnObjects]:
+    """Serve this node's object for ever, and pass on what is reported of it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first, *headers = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        lengths = [line.partition(":")[2] for line in headers if line.startswith("Content-Length:")]
+        if first.startswith("PATCH"):
+            reports.put_nowait(json.loads(await reader.readexactly(int(lengths[0])))["status"])
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(NODE).encode())
+        writer.close()
+
+    async def nobody() -> str:
+        return ""
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        api = ApiServer(url=f"http://127.0.0.1:{port}", tls=pytest.fail, authorization=nobody)
+        yield OwnObjects(api, "m", "a", agent_version="1")
+
+
+async def test_a_fault_that_time_alone_ends_is_reported_as_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever used our name and no longer does wakes nobody."""
+    monkeypatch.setattr(kubernetes, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(kubernetes, "LOOK_SECONDS", 0.05)
+    reports: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    present = [CLASHING]
+    async with api_server(reports) as objects, asyncio.timeout(10.0):
+        link = KubernetesLink(objects, "u-m")
+        running = asyncio.create_task(link.run(lambda: present[0], lambda _: None, rng=Random(1)))
+        assert (await reports.get())["conditions"][0]["reason"] == "NameConflict"
+        present[0] = WELL
+        assert (await reports.get())["conditions"][0]["reason"] == "Ready"
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
