@@ -98,7 +98,8 @@ class ControlServer:
             writer.write(json.dumps(answer).encode() + b"\n")
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 await writer.drain()
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, asyncio.CancelledError) as error:
+            # Cancelled by `close`. It ends here, since Python 3.11 logs a fault for each such task.
             log.debug("control connection ended early error=%r", error)
         finally:
             if task is not None:

@@ -80,7 +80,9 @@ async def test_junk_is_refused_and_the_next_command_answered(agent: Path, junk: 
     assert await asyncio.to_thread(ask, agent, "status") == {"node": "a"}
 
 
-async def test_connections_that_ask_nothing_do_not_hold_up_the_end(tmp_path: Path) -> None:
+async def test_connections_that_ask_nothing_do_not_hold_up_the_end_nor_are_spoken_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = socket_path(tmp_path, "wg0")
     server = ControlServer(path, {"status": _status})
     await server.start()
@@ -95,6 +97,7 @@ async def test_connections_that_ask_nothing_do_not_hold_up_the_end(tmp_path: Pat
         assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
+    assert caplog.text == ""
 
 
 async def test_an_answer_under_way_still_gets_out_at_the_end(tmp_path: Path) -> None:
