@@ -187,7 +187,9 @@ def ask(path: Path, command: str) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(ANSWER_TIMEOUT)
             connection.connect(str(path))
-            connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+            # An agent that is asked by too many answers and hangs up before it hears what it is asked.
+            with contextlib.suppress(BrokenPipeError):
+                connection.sendall(json.dumps({"command": command}).encode() + b"\n")
             with connection.makefile("rb") as lines:
                 return read_answer(lines.readline())
     except PermissionError as error:

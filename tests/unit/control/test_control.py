@@ -87,8 +87,10 @@ async def test_connections_that_ask_nothing_do_not_hold_up_the_end_nor_are_spoke
     server = ControlServer(path, {"status": _status})
     await server.start()
     silent = [await asyncio.open_unix_connection(path) for _ in range(MAX_CONNECTIONS)]
-    with pytest.raises(WesherError, match=r"^8 others are asking already: try again$"):
-        await asyncio.to_thread(ask, path, "status")
+    # Each time, though the agent may hang up before it was asked anything.
+    for _ in range(100):
+        with pytest.raises(WesherError, match=r"^8 others are asking already: try again$"):
+            await asyncio.to_thread(ask, path, "status")
 
     began = time.monotonic()
     await server.close()
