@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -100,7 +101,7 @@ class NetlinkSocket:
         attributes = dict(parse_attributes(answer[4:]))
         if _CTRL_FAMILY_ID not in attributes:
             raise MalformedReply(f"netlink: the family {name} without a number")
-        return int.from_bytes(attributes[_CTRL_FAMILY_ID], "little")
+        return int.from_bytes(attributes[_CTRL_FAMILY_ID], sys.byteorder)
 
     def _exchange(self, kind: int, flags: int, bodies: Sequence[bytes]) -> list[Message]:
         answers: list[Message] = []
