@@ -56,8 +56,8 @@ class OwnNode:
     in_kubernetes: bool = False
     unreachable_route: UnreachableRoute = "auto"
     underlay: frozenset[IPAddress] = frozenset()
-    """Local addresses, gateways, nameservers, seeds, API server: never reached through the
-    overlay. Members' own endpoints are added to them here."""
+    """Local addresses, gateways, nameservers, seeds: never reached through the overlay.
+    Members' own endpoints are added to them here."""
 
 
 @dataclass(frozen=True, slots=True)
