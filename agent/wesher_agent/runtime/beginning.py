@@ -25,7 +25,7 @@ from wesher_agent.runtime.myself import Myself, listen_where
 from wesher_agent.runtime.sources import MountedDirectory
 from wesher_agent.settings import Settings
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
-from wesher_common.keys import KEY_BYTES, KeyRing, WireGuardPrivateKey
+from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress
 
@@ -41,7 +41,6 @@ class Beginning:
     link: KubernetesLink | None
     state_file: StateFile
     saved: State = field(repr=False)
-    ring: KeyRing
     key_is_new: bool
     """Made just now, so that nobody else can have it."""
     incarnation: int
@@ -92,12 +91,12 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
         link=link,
         state_file=state_file,
         saved=saved,
-        ring=key.ring,
         key_is_new=key.generated,
         incarnation=first_incarnation(wall_clock=time.time(), saved=saved.incarnation),
         myself=Myself(
             name=name,
             key=saved.private_key or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES)),
+            ring=key.ring,
             settings=settings,
             document=document,
             host=host,

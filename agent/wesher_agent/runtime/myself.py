@@ -12,8 +12,10 @@ from wesher_agent.net.addresses import ALL_ADDRESSES, Listening, choose_addresse
 from wesher_agent.runtime.host import HostNetwork
 from wesher_agent.settings import Settings
 from wesher_agent.swim.address import Address
+from wesher_agent.wire.keyring import Keyring
+from wesher_agent.wire.packet import PacketFormat
 from wesher_common.errors import InvalidSpec
-from wesher_common.keys import WireGuardPrivateKey
+from wesher_common.keys import KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
@@ -27,6 +29,7 @@ class Myself:
     Args:
         name: under which it gossips.
         key: its WireGuard key.
+        ring: the mesh's keys, under which it gossips.
         settings: as given.
         document: the mesh.
         host: where it runs.
@@ -41,6 +44,7 @@ class Myself:
         *,
         name: str,
         key: WireGuardPrivateKey,
+        ring: KeyRing,
         settings: Settings,
         document: MeshDocument,
         host: HostNetwork,
@@ -50,6 +54,7 @@ class Myself:
     ) -> None:
         self.name = name
         self.key = key
+        self.ring = ring
         self.document = document
         self.host = host
         self.listening = listening
@@ -93,6 +98,16 @@ class Myself:
     def has_seeds_elsewhere(self) -> bool:
         """Whether any seed leads to somebody else, as far as its text tells."""
         return any(seed.address not in self.addresses for seed in self.seeds)
+
+    @property
+    def packet_format(self) -> PacketFormat:
+        """How its packets are sealed and read."""
+        return PacketFormat(
+            Keyring(self.ring.primary.secret, [key.secret for key in self.ring.accepted]),
+            label=self.document.gossip.label.encode(),
+            # Peers read it either way, and in pure Python it costs more time than it saves bytes.
+            compress=False,
+        )
 
     def meta(self) -> bytes:
         """Return what we gossip of ourselves."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import KeyRing
-from wesher_common.mesh_document import FILE_NAME, MeshDocument
+from wesher_common.mesh_document import FILE_NAME, MeshDocument, WireGuardSettings
+
+log = logging.getLogger("wesher.agent")
 
 KEY_FILE, ACCEPTED_FILE = "cluster-key", "accepted-keys"
 POLL_SECONDS = 2.0
@@ -27,6 +32,8 @@ class MountedDirectory:
     """A directory that the kubelet keeps up to date by swapping a symbolic link."""
 
     def __init__(self, directory: Path) -> None:
+        self.problem = ""
+        """Why what it holds now cannot be used; empty when it is used."""
         self._directory = directory
         self._read_at: Signature | None = None
 
@@ -47,6 +54,29 @@ class MountedDirectory:
         accepted = self._text(ACCEPTED_FILE) if (self._directory / ACCEPTED_FILE).exists() else ""
         return Mounted(document, KeyRing.from_files(self._text(KEY_FILE), accepted))
 
+    async def watch(self, take: Callable[[Mounted], None], *, on_change: Callable[[], None]) -> None:
+        """Look for ever.
+
+        Args:
+            take: takes what the directory holds, each time it is another and can be used.
+            on_change: called after each change, be it usable or not.
+
+        """
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            if not self.has_changed():
+                continue
+            try:
+                content = self.read()
+            except InvalidSpec as error:
+                if self.problem != str(error):
+                    log.error("mounted files not used, the former ones stay error=%s", error)  # noqa: TRY400
+                self.problem = str(error)
+            else:
+                self.problem = ""
+                take(content)
+            on_change()
+
     def _text(self, name: str) -> str:
         path = self._directory / name
         try:
@@ -66,3 +96,28 @@ class MountedDirectory:
             else:
                 found.append((status.st_mtime_ns, status.st_ino, status.st_size))
         return tuple(found)
+
+
+def needs_restart(old: MeshDocument, new: MeshDocument) -> bool:
+    """Tell whether a mesh differs in what only the next start can apply."""
+
+    def settled(document: MeshDocument) -> object:
+        device = document.wireguard
+        return (
+            (document.name, document.uid, document.overlay, document.cluster_name, document.gossip),
+            (device.interface, device.mode),
+        )
+
+    return settled(old) != settled(new)
+
+
+def outlives_restart(old: WireGuardSettings, new: WireGuardSettings, kind: str) -> bool:
+    """Tell whether the next start can adopt the device of this one.
+
+    Args:
+        old: the settings of this start.
+        new: those of the next, which knows no other interface than theirs.
+        kind: of the device, ``Kernel`` or ``Userspace``; one name cannot be both's.
+
+    """
+    return old.interface == new.interface and new.mode in {"Auto", kind}
