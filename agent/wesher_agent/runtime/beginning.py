@@ -68,7 +68,7 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
     state_file = _open_state(settings, document)
     held.callback(state_file.unlock)
     held.enter_context(_claim(document.wireguard.interface))
-    saved = _load_state(settings, state_file)
+    saved = _load_state(settings, state_file, document)
     key = decide_key(mounted=ring, given=given, saved=saved.key_ring, entropy=os.urandom)
     host = look_at_host()
     link = None
@@ -77,7 +77,7 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
         await link.look(FIRST_LOOK_SECONDS if saved.overlay_address is None else REPEATED_LOOK_SECONDS)
     node = None
     if link is not None:
-        node = link.node or _remembered_node(document, saved)
+        node = link.node or _remembered_node(saved)
     listening = listen_where(settings, document, node, host)
     name = decide_name(
         settings,
@@ -134,19 +134,23 @@ def _open_state(settings: Settings, document: MeshDocument) -> StateFile:
     return state_file
 
 
-def _load_state(settings: Settings, state_file: StateFile) -> State:
+def _load_state(settings: Settings, state_file: StateFile, document: MeshDocument) -> State:
     loaded = state_file.load()
     for warning in loaded.warnings:
         log.warning("state file: %s", warning)
-    if settings.init:
+    saved = loaded.state
+    is_of_another_mesh = (
+        settings.kubernetes is not None and saved.mesh is not None and saved.mesh.uid != document.uid
+    )
+    if settings.init or is_of_another_mesh:
         # What only this machine knows is no part of the mesh that is left behind.
-        return State(private_key=loaded.state.private_key, incarnation=loaded.state.incarnation)
-    return loaded.state
+        return State(private_key=saved.private_key, incarnation=saved.incarnation)
+    return saved
 
 
-def _remembered_node(document: MeshDocument, saved: State) -> NodeSpec | None:
+def _remembered_node(saved: State) -> NodeSpec | None:
     """Return what the operator had said of this node when it could last be asked."""
-    if saved.mesh is None or saved.mesh.uid != document.uid:
+    if saved.mesh is None:
         return None
     return NodeSpec(
         uid="",
