@@ -1,11 +1,11 @@
-"""One request at a time to an API server, by the standard library alone.
+"""One request at a time to an API server: where it is, by which right we ask, and the connection.
 
 An agent asks a few questions an hour, but all that it loads it loads at every start,
 while a device in user space carries nothing; and every node pays for it in memory.
 Kubernetes' client library would double both. It still reads kubeconfig files, which
 agents in pods do not have.
 
-What to ask and what answers mean is left to `own_objects`.
+What HTTP looks like is left to `exchange`; what to ask and what answers mean, to `own_objects`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from wesher_agent.kube.exchange import Answer, Exchange
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 HOST_VARIABLE, PORT_VARIABLE = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
 REQUEST_SECONDS = 10.0
-MAX_ANSWER = 4 << 20
-"""Bytes; etcd keeps no object as large."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What an API server said."""
-
-    status: int
-    body: bytes
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +64,10 @@ class ApiServer:
     async def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         url = urlsplit(self.url)
         secure = url.scheme == "https"
-        # HTTP 1.0: the answer comes in one piece, and the connection ends with it.
-        lines = [f"{method} {url.path.rstrip('/')}{path} HTTP/1.0", f"Host: {url.netloc}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+        fields = {"Host": url.netloc, **headers}
         if authorization := await self.authorization():
-            lines.append(f"Authorization: {authorization}")
-        if body:
-            lines.append(f"Content-Length: {len(body)}")
+            fields["Authorization"] = authorization
+        exchange = Exchange(method, f"{url.path.rstrip('/')}{path}", fields, body)
         reader, writer = await asyncio.open_connection(
             url.hostname,
             url.port or (443 if secure else 80),
@@ -86,9 +75,11 @@ class ApiServer:
             server_hostname=self.server_name or None if secure else None,
         )
         try:
-            writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+            writer.write(exchange.request)
             await writer.drain()
-            return read_answer(await _read_to_end(reader))
+            while (answer := exchange.receive(await reader.read(_CHUNK))) is None:
+                pass
+            return answer
         finally:
             # Not closed: a server that is silent now would be waited for once more, for TLS' own farewell.
             writer.transport.abort()
@@ -151,25 +142,6 @@ async def from_kubeconfig(path: Path) -> ApiServer:
     )
 
 
-def read_answer(text: bytes) -> Answer:
-    """Return the answer that a whole connection's worth of bytes holds.
-
-    Raises:
-        ValueError: it is not HTTP, or was cut short.
-
-    """
-    head, found, body = text.partition(b"\r\n\r\n")
-    first, *fields = head.decode("latin-1").split("\r\n")
-    version, status, *_ = [*first.split(" ", 2), "", ""]
-    if not found or not version.startswith("HTTP/1.") or not (status.isascii() and status.isdigit()):
-        raise ValueError("it did not answer in HTTP" if text else "it closed the connection")
-    for field in fields:
-        name, _, value = field.partition(":")
-        if name.lower() == "content-length" and value.strip() != str(len(body)):
-            raise ValueError("its answer was cut short")
-    return Answer(status=int(status), body=body)
-
-
 def _trusting(*, cafile: str | None, cadata: str | bytes | None = None) -> ssl.SSLContext:
     """Return what trusts an authority as Kubernetes' own clients do.
 
@@ -179,13 +151,3 @@ def _trusting(*, cafile: str | None, cadata: str | bytes | None = None) -> ssl.S
     context = ssl.create_default_context(cafile=cafile, cadata=cadata)
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
-
-
-async def _read_to_end(reader: asyncio.StreamReader) -> bytes:
-    pieces, size = [], 0
-    while piece := await reader.read(1 << 16):
-        pieces.append(piece)
-        size += len(piece)
-        if size > MAX_ANSWER:
-            raise ValueError(f"its answer is longer than {MAX_ANSWER} bytes")
-    return b"".join(pieces)

@@ -25,6 +25,7 @@ from wesher_agent.control import read_answer, read_request
 from wesher_agent.files.hosts import render_hosts
 from wesher_agent.files.state_format import parse_state, render_state
 from wesher_agent.flags import FLAGS
+from wesher_agent.kube.exchange import Exchange
 from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.mesh.desired import HostEntry, desired
 from wesher_agent.mesh.gob import decode_struct
@@ -336,6 +337,16 @@ def _control_answer(data: bytes, _lap: Lap) -> None:
     read_answer(data)
 
 
+def _http_answer(data: bytes, _lap: Lap) -> None:
+    """Read a connection's bytes to its end; the first says in which pieces they come."""
+    exchange = Exchange("GET", "/", {"Host": "h"})
+    size = 1 + data[0] if data else 1
+    for piece in [*(data[place : place + size] for place in range(1, len(data), size)), b""]:
+        if exchange.receive(piece) is not None:
+            return
+    raise AssertionError("neither an answer nor a refusal at the end of a connection")
+
+
 def _wesher_node(data: bytes, _lap: Lap) -> None:
     """Read a WesherNode; that it is a JSON object, the client has seen."""
     content: Any = json.loads(data)
@@ -420,6 +431,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "hosts-file": Target(_hosts_file, refusals=()),
         "control-request": Target(_control_request, refusals=(WesherError,), most=4096, json=True),
         "control-answer": Target(_control_answer, refusals=(WesherError, ValueError), json=True),
+        "http-answer": Target(_http_answer, refusals=(ValueError,)),
         "wesher-node": Target(_wesher_node, refusals=(InvalidSpec, *_NOT_JSON), json=True),
     }
 )

@@ -81,7 +81,7 @@ async def _served(context: ssl.SSLContext, account: Path) -> AsyncIterator[ApiSe
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = await reader.readuntil(b"\r\n\r\n")
-        assert asked.startswith(b"GET /x HTTP/1.0\r\n")
+        assert asked.startswith(b"GET /x HTTP/1.1\r\n")
         assert b"\r\nAuthorization: Bearer first\r\n" in asked
         writer.write(b"HTTP/1.0 200 OK\r\n\r\n{}")
         writer.close()
