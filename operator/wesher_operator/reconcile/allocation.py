@@ -130,11 +130,11 @@ def cluster_seeds(nodes: Iterable[NodeFacts], chosen: Iterable[SeedAddress]) -> 
         for node in nodes
         if (address := node.address(("InternalIP", "ExternalIP"))) is not None
     }
-    kept = [seed for seed in chosen if seed.host in addresses][:MAX_CLUSTER_SEEDS]
-    for seed in kept:
-        del addresses[seed.host]
-    fresh = sorted(addresses, key=lambda text: (addresses[text].version, int(addresses[text])))
-    return tuple(kept + [SeedAddress(text) for text in fresh[: MAX_CLUSTER_SEEDS - len(kept)]])
+    kept = [host for host in dict.fromkeys(seed.host for seed in chosen) if host in addresses]
+    fresh = sorted(
+        addresses.keys() - set(kept), key=lambda text: (addresses[text].version, int(addresses[text]))
+    )
+    return tuple(SeedAddress(host) for host in (kept + fresh)[:MAX_CLUSTER_SEEDS])
 
 
 def name_of(spec: WesherMeshSpec, member: MemberFacts | NodeFacts) -> str:

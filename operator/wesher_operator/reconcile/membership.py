@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
 
@@ -26,6 +26,8 @@ UNSELECTED_GRACE = timedelta(seconds=60)
 HELD_BACK_FOR = timedelta(hours=1)
 REMOVED_FOR = timedelta(hours=24)
 RELEASED_FILE = "released.json"
+MAX_REMOVED, MAX_HELD_BACK = 1500, 1000
+"""Entries: however long the names are, these fit into a ConfigMap's 1 MiB. The oldest go first."""
 
 # What the DaemonSet controller tolerates by itself, since a node agent must run before these end.
 _ALWAYS_TOLERATED = frozenset(
@@ -141,12 +143,12 @@ class Released:
             holders = content.get("holders", {})
             return cls(
                 {
-                    ip_address(k): HeldBack(datetime.fromisoformat(v), str(holders.get(k, "")))
+                    ip_address(k): HeldBack(_moment(v), str(holders.get(k, "")))
                     for k, v in content["addresses"].items()
                 },
-                {str(k): datetime.fromisoformat(v) for k, v in content["names"].items()},
+                {str(k): _moment(v) for k, v in content["names"].items()},
             )
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return cls()
 
     def to_json(self) -> str:
@@ -185,7 +187,10 @@ class Released:
             addresses.setdefault(address, HeldBack(now + HELD_BACK_FOR, name))
             if name not in back:
                 names.setdefault(name, now + REMOVED_FOR)
-        return Released(addresses, names)
+        return Released(
+            dict(sorted(addresses.items(), key=lambda entry: entry[1].until)[-MAX_HELD_BACK:]),
+            dict(sorted(names.items(), key=lambda entry: entry[1])[-MAX_REMOVED:]),
+        )
 
     @property
     def next_expiry(self) -> datetime | None:
@@ -198,3 +203,9 @@ class Released:
             (address for address, held in self.addresses.items() if held.name == name and address in network),
             None,
         )
+
+
+def _moment(text: str) -> datetime:
+    """Read a time; one that a hand wrote without a zone is meant as ours are."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

@@ -70,6 +70,17 @@ def test_members_of_one_cluster_join_through_internal_addresses() -> None:
     assert seeds == (SeedAddress("10.0.0.1"),)
 
 
+def test_seeds_that_a_hand_repeated_or_gave_a_port_are_put_right() -> None:
+    """They are read back from the ConfigMap, which others can edit."""
+    nodes = [node(f"n{number}", ("InternalIP", f"10.0.0.{number}")) for number in range(1, 4)]
+    one = SeedAddress("10.0.0.2")
+    assert cluster_seeds(nodes, (one, one, SeedAddress("10.0.0.3", 99))) == (
+        one,
+        SeedAddress("10.0.0.3"),
+        SeedAddress("10.0.0.1"),
+    )
+
+
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 

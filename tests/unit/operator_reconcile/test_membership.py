@@ -133,3 +133,25 @@ def test_what_was_released_survives_its_config_map_and_a_broken_one_counts_as_no
     assert Released.from_json(released.to_json()) == released
     for broken in ("", "[]", "{}", '{"addresses": {"x": "y"}, "names": {}}', "null"):
         assert Released.from_json(broken) == Released()
+
+
+def test_a_time_that_a_hand_wrote_without_a_zone_or_beyond_all_bounds_stops_nothing() -> None:
+    by_hand = '{"addresses": {}, "names": {"a": "2026-11-22T13:00:00", "b": "2026-11-22T11:00:00"}}'
+    assert Released.from_json(by_hand).after([], [], now=NOW).names == {"a": NOW + timedelta(hours=1)}
+    beyond = '{"addresses": {}, "names": {"a": "9999-12-31T23:59:59-05:00"}}'
+    assert Released.from_json(beyond).after([], [], now=NOW) == Released()
+
+
+def test_however_many_leave_in_a_day_what_is_remembered_fits_into_a_config_map() -> None:
+    long = "n" * 310
+    released = Released()
+    for hour in range(3):
+        now = NOW + timedelta(minutes=hour)
+        batch = [
+            (f"{long}{hour}{number:04}", ip_address(f"fd00::{hour}:{number:x}")) for number in range(1500)
+        ]
+        released = released.after(batch, [], now=now)
+        assert len(released.to_json().encode()) < 1 << 20
+    newest = {f"{long}2{number:04}" for number in range(1500)}
+    assert set(released.names) == newest, "those that left last are told"
+    assert {held.name for held in released.addresses.values()} < newest
