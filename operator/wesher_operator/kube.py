@@ -178,7 +178,11 @@ class Cluster:
             answer = await self._call("GET", kind.path(self.namespace), query=query)
             if answer is None:
                 raise ClusterUnavailable(f"the API server does not serve {kind.plural}.{kind.group}")
-            yield Page(answer["items"], int(answer["metadata"]["resourceVersion"]))
+            try:
+                page = Page(list(answer["items"]), int(answer["metadata"]["resourceVersion"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ClusterUnavailable(f"{kind.plural}: the API server sent no list") from error
+            yield page
             if not (rest := answer["metadata"].get("continue")):
                 return
             query["continue"] = rest
@@ -330,16 +334,16 @@ def read_answer(status: int, text: bytes, method: str, path: str) -> Object | No
     what = f"{method} {path}"
     try:
         content = json.loads(text)
-    except ValueError as error:
-        # A proxy's page, or a 404 of a path that the API server does not serve.
-        if status == _NOT_FOUND:
-            return None
-        raise ClusterUnavailable(f"{what}: the API server said {status} without JSON") from error
-    if status < 300:  # noqa: PLR2004 - HTTP's own line
-        return dict(content)
-    message = str(content.get("message", "")).replace("\n", " ")
+    except (ValueError, RecursionError):
+        content = None
     if status == _NOT_FOUND:
         return None
+    if not isinstance(content, dict):
+        # What stands before an API server answers in its own way: a page, or a word.
+        raise ClusterUnavailable(f"{what}: the API server said {status} without an object")
+    if status < 300:  # noqa: PLR2004 - HTTP's own line
+        return content
+    message = str(content.get("message", "")).replace("\n", " ")
     if status == _CONFLICT:
         raise _ConflictError(message)
     if status in _REFUSED or (status == _FORBIDDEN and method != "GET"):

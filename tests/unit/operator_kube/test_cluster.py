@@ -44,8 +44,27 @@ def test_a_question_that_is_not_allowed_is_asked_again_later() -> None:
 def test_any_other_trouble_is_nobodys_to_mend_and_passes(status: int) -> None:
     with pytest.raises(ClusterUnavailable, match=str(status)):
         read(*refusal(status, "no"))
-    with pytest.raises(ClusterUnavailable, match="without JSON"):
+    with pytest.raises(ClusterUnavailable, match="without an object"):
         read(status, b"<html>bad gateway</html>")
+
+
+@pytest.mark.parametrize("status", [200, 409, 502])
+@pytest.mark.parametrize(
+    "content", [b'"upstream connect error"', b"[]", b"null", pytest.param(b"[" * 100_000, id="deep")]
+)
+def test_json_that_is_no_object_is_a_proxys_and_no_answer(status: int, content: bytes) -> None:
+    with pytest.raises(ClusterUnavailable, match=f"said {status} without an object"):
+        read(status, content)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"items": None, "metadata": {"resourceVersion": "1"}}, {"items": [], "metadata": {}}, {"items": 7}],
+)
+async def test_what_is_no_list_is_no_answer_to_who_asked_for_one(answer: dict[str, Any]) -> None:
+    async with answering((200, answer)) as (cluster, _):
+        with pytest.raises(ClusterUnavailable, match="nodes: the API server sent no list"):
+            await cluster.list(NODE)
 
 
 def test_what_is_not_there_is_none() -> None:
