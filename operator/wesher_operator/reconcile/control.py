@@ -96,6 +96,7 @@ class Controller:
         await asyncio.gather(*workers, return_exceptions=True)
 
     async def _list(self) -> None:
+        gone: set[str] = set()
         # Nodes and keys before meshes, so that a mesh is first looked at with its surroundings known.
         for kind in (*reversed(WATCHED), SERVICE_CIDR):
             if kind is SERVICE_CIDR and not await self._cluster.serves(kind):
@@ -107,9 +108,9 @@ class Controller:
                     self._world.observe(kind, body)
                 listed |= {body["metadata"]["name"] for body in page.items}
                 version = page.version
-            self._world.retain(kind, listed, version)
+            gone |= self._world.retain(kind, listed, version)
         self._looked_at = time.monotonic()
-        self._wake(self._world.meshes)
+        self._wake(gone | self._world.meshes.keys())
 
     async def _resync(self) -> None:
         """List everything again from time to time."""

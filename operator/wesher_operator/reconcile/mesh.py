@@ -128,10 +128,6 @@ class MeshReconciler:
         except _MeshGoneError:
             return None
         await self._publisher.publish(mesh, status.mesh_status(mesh, findings, now=now), now=now)
-        found = self._world.meshes.get(self._name)
-        if found is not None and found.generation != mesh.generation:
-            # The reply to a write of the status showed a spec whose own event, being older, wakes nobody.
-            return now
         return _first(again, status.next_change(findings, now=now))
 
     async def _make(self, mesh: MeshFacts, now: datetime) -> tuple[Findings, datetime | None]:

@@ -67,7 +67,12 @@ class Publisher:
 
         """
         body = {"metadata": {"name": mesh.name, "uid": mesh.uid}, "status": dict(wanted)}
-        self._world.observe(MESH, await self._cluster.apply(MESH, body, subresource="status"))
+        answer = await self._cluster.apply(MESH, body, subresource="status")
+        known = self._world.meshes.get(mesh.name)
+        # A spec that changed meanwhile comes by its own event and wakes all whom it concerns, which it
+        # could not if it were known from here.
+        if known is not None and answer["metadata"].get("generation") == known.generation:
+            self._world.observe(MESH, answer)
 
     async def publish(self, mesh: MeshFacts, wanted: Mapping[str, Any], *, now: datetime) -> None:
         """Write a status where it differs, and tell what changed.

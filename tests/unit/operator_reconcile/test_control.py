@@ -6,7 +6,7 @@ from typing import Any
 from wesher_operator.kube import MESH
 from wesher_operator.reconcile.control import Controller
 from wesher_operator.reconcile.manifests import AgentSettings
-from wesher_testing.answering import answering
+from wesher_testing.answering import Answer, Request, Storing, answering, serving
 
 
 def mesh(version: int) -> dict[str, Any]:
@@ -25,3 +25,25 @@ async def test_an_api_server_in_trouble_is_not_asked_the_more_often_the_more_hap
         tries, seconds = len(asked), loop.time() - began
         await controller.stop()
     assert 1 <= tries <= 1 + seconds / 1.0  # and a run every 0.2 s would have made many more
+
+
+async def test_a_mesh_whose_deletion_was_missed_is_let_go_of_by_the_next_list() -> None:
+    """Otherwise its worker would wait for ever, and take over a mesh made anew with what it knew."""
+    store = Storing()
+    lists = {"weshermeshes": [store.put(MESH.path("", "demo"), mesh(7))]}
+
+    def answer(request: Request) -> Answer:
+        if request.method == "GET" and request.path.endswith("s"):
+            return 200, {"items": lists.get(request.name, []), "metadata": {"resourceVersion": "100000"}}
+        return store(request)
+
+    async with serving(answer) as cluster, asyncio.timeout(20):
+        controller = Controller(cluster, AgentSettings(image="wesher:test"))
+        await controller.load()
+        while not [request for request in store.written if request.body.get("reason") == "NoNodes"]:
+            await asyncio.sleep(0.05)  # that Event is the last thing it writes before it has nothing to do
+        lists.clear()
+        await controller._list()
+        while "mesh demo" in {task.get_name() for task in asyncio.all_tasks()}:
+            await asyncio.sleep(0.05)
+        await controller.stop()
