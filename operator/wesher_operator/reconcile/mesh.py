@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import partial
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.keys import KEY_BYTES, KeyRing
@@ -27,16 +28,13 @@ from wesher_common.names import (
     daemon_set_name,
     member_name,
     released_config_map_name,
-    wesher_node_name,
 )
-from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
 from wesher_operator.kube import (
     CONFIG_MAP,
     DAEMON_SET,
     POD,
     SECRET,
-    WESHER_NODE,
     Cluster,
     Kind,
     Object,
@@ -45,19 +43,15 @@ from wesher_operator.reconcile import allocation, manifests, membership, status
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
 from wesher_operator.reconcile.membership import Released
+from wesher_operator.reconcile.places import REFUSED_AGAIN, WRITES_A_RUN, Places
 from wesher_operator.reconcile.pod_troubles import PodTroubles
 from wesher_operator.reconcile.publish import Publisher
 from wesher_operator.reconcile.refusal import Refusal, refusal
 from wesher_operator.reconcile.status import Findings
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
-from wesher_operator.resources.node import WesherNodeSpec
 
 _log = logging.getLogger("wesher.mesh")
-_WRITES_A_RUN = 100
-"""WesherNodes, and pods, that a run writes at most: then the status is told and the mesh looked at again."""
-_REFUSED_AGAIN = timedelta(seconds=60)
-"""When what the API server refused is tried again: a quota or another admission policy may have changed."""
 
 
 class _MeshGoneError(Exception):
@@ -100,6 +94,7 @@ class MeshReconciler:
         self._world = world
         self._cluster = cluster
         self._publisher = Publisher(world, cluster)
+        self._places = Places(world, cluster)
         self._pod_troubles = PodTroubles(name, world, cluster)
         self._settings = settings
         self._clock = clock
@@ -161,7 +156,7 @@ class MeshReconciler:
         failure = None
         if refused_write is not None:
             failure = Refusal("RefusedByCluster", str(refused_write))
-            moments.append(now + _REFUSED_AGAIN)
+            moments.append(now + REFUSED_AGAIN)
 
         members = self._own_members(mesh)
         if not status.views_differ(members, now=now):
@@ -231,54 +226,20 @@ class MeshReconciler:
         if released != stored:
             # Before the deletions: a crash in between must not forget who left.
             await self._ensure(CONFIG_MAP, manifests.released_config_map(mesh, released))
-        for member in (*leaving, *foreign):
-            await self._cluster.delete(WESHER_NODE, member.name, uid=member.uid)
-            _log.info("member removed mesh=%s node=%s", mesh.name, member.spec.node_name)
-
         placement = allocation.place(spec, desired, own, foreign, released)
-        refused, more = await self._ensure_members(mesh, spec, desired, placement.addresses)
-        return _Placed(
-            released,
-            placement.left_over,
-            refused,
-            now if more else _first(departures.grace_ends, released.next_expiry),
+        written = await self._places.write(
+            mesh,
+            [*leaving, *foreign],
+            [
+                allocation.node_spec(mesh, spec, node, placement.addresses[node.name])
+                for node in desired
+                if node.name in placement.addresses
+            ],
+            still_there=partial(self._check, mesh),
+            now=now,
         )
-
-    async def _ensure_members(
-        self,
-        mesh: MeshFacts,
-        spec: WesherMeshSpec,
-        nodes: Iterable[NodeFacts],
-        addresses: Mapping[str, IPAddress],
-    ) -> tuple[InvalidSpec | None, bool]:
-        """Make WesherNodes be; return the first refusal, and whether some were left for the next run."""
-        refused, written = None, 0
-        for node in nodes:
-            if node.name not in addresses:
-                continue
-            wanted = allocation.node_spec(mesh, spec, node, addresses[node.name])
-            if self._is_right(mesh, node, wanted):
-                continue
-            if written == _WRITES_A_RUN:
-                return refused, True
-            self._check(mesh)
-            written += 1
-            try:
-                applied = await self._cluster.apply(WESHER_NODE, manifests.wesher_node(mesh, wanted))
-            except InvalidSpec as error:
-                refused = refused or error
-            else:
-                self._world.observe(WESHER_NODE, applied)
-        return refused, False
-
-    def _is_right(self, mesh: MeshFacts, node: NodeFacts, wanted: WesherNodeSpec) -> bool:
-        member = self._world.members.get(wesher_node_name(mesh.name, node.name))
-        return (
-            member is not None
-            and member.spec == wanted
-            and member.owner_uid == mesh.uid
-            and member.label == mesh.name
-        )
+        again = _first(written.again, departures.grace_ends, released.next_expiry)
+        return _Placed(released, placement.left_over, written.refused, again)
 
     async def _config(
         self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], released: Released
@@ -326,7 +287,7 @@ class MeshReconciler:
                     and set(report.key_ids) == key_ids
                 )
             if not current and pod.nudge != wanted:
-                if nudged == _WRITES_A_RUN:
+                if nudged == WRITES_A_RUN:
                     return now
                 nudged += 1
                 await self._cluster.annotate(POD, pod.name, {NUDGE_ANNOTATION: wanted})

@@ -91,6 +91,9 @@ class Storing:
             found = self._objects.get(key)
             return (200, found) if found else (404, {"kind": "Status", "code": 404, "message": "not found"})
         self.written.append(request)
+        if request.method == "DELETE":
+            gone = self._objects.pop(key, None)
+            return (200 if gone else 404), {"kind": "Status"}
         if request.method == "POST":
             key = f"{key}/{request.body['metadata']['name']}"
         self._version += 1

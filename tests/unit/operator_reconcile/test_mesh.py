@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from wesher_operator import kube
-from wesher_operator.kube import DAEMON_SET, MESH, NODE, Cluster
-from wesher_operator.reconcile import mesh
+from wesher_operator.kube import DAEMON_SET, MESH, NODE, WESHER_NODE, Cluster
+from wesher_operator.reconcile import places
 from wesher_operator.reconcile.manifests import AgentSettings
+from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.mesh import MeshReconciler
 from wesher_operator.reconcile.world import World
 from wesher_testing.answering import Answer, Request, Storing, serving
@@ -50,7 +51,7 @@ def conditions(world: World) -> dict[str, tuple[str, str]]:
 async def test_a_run_over_many_nodes_is_cut_and_the_status_tells_how_far_it_came(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mesh, "_WRITES_A_RUN", 10)
+    monkeypatch.setattr(places, "WRITES_A_RUN", 10)
     store = Storing()
     world = world_of(store, 25)
     async with serving(store) as cluster:
@@ -97,9 +98,7 @@ async def test_nothing_more_is_made_for_a_mesh_that_is_deleted_during_a_run() ->
     assert DAEMON_SET.path("wesher-system", "demo-agent") not in {request.path for request in store.written}
 
 
-async def test_a_spec_that_changes_while_the_status_is_written_wakes_its_mesh_and_those_it_was_in_the_way_of() -> (
-    None
-):
+async def test_a_spec_that_changes_while_the_status_is_written_wakes_its_mesh_and_the_others() -> None:
     """The reply shows it first, and must not make its watch event old news that wakes nobody."""
     store = Storing()
     world = world_of(store, 1)
@@ -152,3 +151,91 @@ async def test_a_secret_that_another_makes_at_the_same_moment_is_used_and_no_tro
     async with serving(answer) as cluster:
         await reconciler(world, cluster).reconcile()
     assert conditions(world)["KeyReady"] == ("True", "KeyReady")
+
+
+class Clock:
+    """A time that stands until it is moved on."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        """Return it."""
+        return self.now
+
+
+async def test_many_refusals_neither_starve_the_other_nodes_nor_are_asked_for_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(places, "WRITES_A_RUN", 3)
+    store, clock, asked = Storing(), Clock(), list[str]()
+    world = world_of(store, 8)
+
+    def answer(request: Request) -> Answer:
+        if not request.path.startswith(WESHER_NODE.path("")):
+            return store(request)
+        asked.append(request.name)
+        return FORBIDDEN if request.name < "demo.n005" else store(request)
+
+    async with serving(answer) as cluster:
+        runs = MeshReconciler("demo", world, cluster, AgentSettings(image="wesher:test"), clock)
+        again: datetime | None = NOW
+        for _ in range(3):
+            assert again == NOW
+            again = await runs.reconcile()
+        assert set(world.members) == {"demo.n005", "demo.n006", "demo.n007"}
+        assert sorted(asked) == [f"demo.n{number:03}" for number in range(8)], "each was asked for once"
+        assert conditions(world)["Ready"] == ("False", "RefusedByCluster")
+
+        clock.now = NOW + timedelta(seconds=59)
+        again = await runs.reconcile()
+        assert len(asked) == 8, "until then nothing is tried again, whatever wakes the mesh"
+        assert conditions(world)["Ready"] == ("False", "RefusedByCluster")
+        assert again is not None
+        assert again <= NOW + timedelta(minutes=1)
+        clock.now = NOW + timedelta(minutes=1)
+        await runs.reconcile()
+        assert asked[8:] == ["demo.n000", "demo.n001", "demo.n002"]
+
+
+async def test_many_nodes_that_leave_are_remembered_at_once_and_deleted_a_run_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(places, "WRITES_A_RUN", 3)
+    store = Storing()
+    world = world_of(store, 8)
+    async with serving(store) as cluster:
+        runs = reconciler(world, cluster)
+        while await runs.reconcile() == NOW:
+            pass
+        for number in range(7):
+            world.forget(NODE, {"metadata": {"name": f"n{number:03}", "resourceVersion": "99"}})
+        store.written.clear()
+        deleted = []
+        for again in (NOW, NOW, None):
+            moment = await runs.reconcile()
+            assert (moment == NOW) == (again == NOW)
+            deleted.append([request.name for request in store.written if request.method == "DELETE"])
+            remembered = Released.from_json(world.config_maps["demo-released"].body["data"]["released.json"])
+            assert len(remembered.names) == 7
+    assert [len(names) for names in deleted] == [3, 6, 7], "though no watch has told of the deletions yet"
+    assert len(set(deleted[-1])) == 7
+
+
+async def test_a_deletion_that_is_refused_keeps_no_other_node_from_its_place() -> None:
+    store, clock = Storing(), Clock()
+    world = world_of(store, 2)
+
+    def answer(request: Request) -> Answer:
+        return FORBIDDEN if request.method == "DELETE" else store(request)
+
+    async with serving(answer) as cluster:
+        runs = MeshReconciler("demo", world, cluster, AgentSettings(image="wesher:test"), clock)
+        await runs.reconcile()
+        world.forget(NODE, {"metadata": {"name": "n000", "resourceVersion": "99"}})
+        world.observe(NODE, {"metadata": {"name": "n009", "resourceVersion": "99"}})
+        again = await runs.reconcile()
+        assert "demo.n009" in world.members
+        assert conditions(world)["Ready"] == ("False", "RefusedByCluster")
+        assert again is not None
+        assert again <= NOW + timedelta(minutes=1)
