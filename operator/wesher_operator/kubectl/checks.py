@@ -18,7 +18,13 @@ from wesher_common.tables import age
 from wesher_operator.kubectl.meshes import DEFINITIONS, key_secret_of, name_of, status_of
 from wesher_operator.kubectl.reach import Object
 from wesher_operator.kubectl.status import age_of, conditions_of, wrong
-from wesher_operator.reconcile.agent_pod import newest_refusal, node_of, pod_security_hint, trouble_of
+from wesher_operator.reconcile.agent_pod import (
+    made_at,
+    newest_refusal,
+    node_of,
+    pod_security_hint,
+    trouble_of,
+)
 
 LEASE = "wesher-operator"
 _KEY_BYTES = 32
@@ -206,7 +212,7 @@ def agents(
     if troubles:
         do = f"kubectl -n {namespace} describe pods -l {GROUP}/mesh={name_of(mesh)}"
         return Finding(check, "FAIL", f"{ready} of {wanted} ready: {_named(troubles)}", do)
-    refusal = newest_refusal(events, daemon_set["metadata"]["uid"])
+    refusal = newest_refusal(events, daemon_set["metadata"]["uid"], map(made_at, pods))
     if len(pods) < wanted and refusal:
         do = pod_security_hint(refusal, namespace) or f"kubectl -n {namespace} get events"
         return Finding(check, "FAIL", f"{wanted - len(pods)} pods were refused: {refusal}", do)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 Reason = Literal["ImageNotPulled", "AgentEnds", "PodNotStarted", "PodRefused", "Unschedulable"]
@@ -65,8 +66,23 @@ def pod_security_hint(refusal: str, namespace: str) -> str:
     )
 
 
-def newest_refusal(events: Iterable[Mapping[str, Any]], daemon_set_uid: str) -> str:
-    """Return what the DaemonSet controller last said of a pod that it could not make; empty when nothing."""
+def made_at(pod: Mapping[str, Any]) -> datetime | None:
+    """Return when a pod was made."""
+    return _moment(pod["metadata"].get("creationTimestamp"))
+
+
+def newest_refusal(
+    events: Iterable[Mapping[str, Any]], daemon_set_uid: str, pods_made: Iterable[datetime | None]
+) -> str:
+    """Return what the DaemonSet controller last said of a pod that it could not make; empty when nothing.
+
+    Args:
+        events: of any reason and object.
+        daemon_set_uid: whose pods it was about.
+        pods_made: when those were made that there are. An Event stays for an hour: one that is older than
+            any of them tells of a hindrance that is over.
+
+    """
     refusals = [
         event
         for event in events
@@ -74,9 +90,25 @@ def newest_refusal(events: Iterable[Mapping[str, Any]], daemon_set_uid: str) -> 
         and (event.get("regarding") or {}).get("uid") == daemon_set_uid
     ]
     newest = max(refusals, key=lambda event: int(event["metadata"]["resourceVersion"]), default={})
+    told = _last_told(newest)
+    if told is not None and any(made is not None and made > told for made in pods_made):
+        return ""
     # Each try has a pod's name of its own, which nobody can look up and which would be news every time.
     _, forbidden, rest = str(newest.get("note", "")).partition(" is forbidden: ")
     return _one_line(rest if forbidden else str(newest.get("note", "")))
+
+
+def _last_told(event: Mapping[str, Any]) -> datetime | None:
+    # The controller writes the older form of Events, which the API server shows in the newer one.
+    return _moment(
+        (event.get("series") or {}).get("lastObservedTime")
+        or event.get("deprecatedLastTimestamp")
+        or event.get("eventTime")
+    )
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def _of_container(container: Mapping[str, Any]) -> PodTrouble | None:

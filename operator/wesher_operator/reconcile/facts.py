@@ -43,7 +43,7 @@ from wesher_operator.kube import (
     WESHER_NODE,
     Kind,
 )
-from wesher_operator.reconcile.agent_pod import PodTrouble, node_of, trouble_of
+from wesher_operator.reconcile.agent_pod import PodTrouble, made_at, node_of, trouble_of
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
@@ -149,6 +149,7 @@ class PodFacts:
     """What was last written into its nudge annotation."""
     ending: bool
     """Whether it was told to end."""
+    made_at: datetime | None = None
     trouble: PodTrouble | None = None
     """What keeps it from running."""
 
@@ -328,6 +329,7 @@ def _pod(body: Mapping[str, Any]) -> PodFacts | None:
         node=node_of(body),
         nudge=(metadata.get("annotations") or {}).get(NUDGE_ANNOTATION, ""),
         ending="deletionTimestamp" in metadata,
+        made_at=made_at(body),
         trouble=trouble_of(body),
     )
 

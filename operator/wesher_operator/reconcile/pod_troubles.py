@@ -89,7 +89,8 @@ class PodTroubles:
             # A role of others' making may forbid it: the mesh is no worse for it.
             _log.warning("events not read mesh=%s error=%s", self._mesh, error)
             return None
-        refusal = newest_refusal(events, str(daemon_set.body["metadata"].get("uid", "")))
+        made = [pod.made_at for pod in self._world.pods.values() if pod.mesh == self._mesh]
+        refusal = newest_refusal(events, str(daemon_set.body["metadata"].get("uid", "")), made)
         if not refusal:
             return None
         hint = pod_security_hint(refusal, self._cluster.namespace)

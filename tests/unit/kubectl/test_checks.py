@@ -129,6 +129,9 @@ def test_agents_whose_pods_are_refused_say_what_to_label() -> None:
     finding = checks.agents(MESH, a_daemon_set(3, 0), [], [event])
     assert finding.says.startswith("3 pods were refused: violates PodSecurity")
     assert "kubectl label namespace vpn" in finding.do
+    event["deprecatedLastTimestamp"] = "2030-05-01T11:30:00Z"
+    since = a_pod("True") | {"metadata": {"name": "p", "creationTimestamp": "2030-05-01T11:31:00Z"}}
+    assert "refused" not in checks.agents(MESH, a_daemon_set(2, 1), [since], [event]).says
 
 
 def test_agents_that_are_missing_are_named_by_their_nodes() -> None:

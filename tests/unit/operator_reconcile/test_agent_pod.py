@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
 
-from wesher_operator.reconcile.agent_pod import newest_refusal, node_of, pod_security_hint, trouble_of
+from wesher_operator.reconcile.agent_pod import (
+    made_at,
+    newest_refusal,
+    node_of,
+    pod_security_hint,
+    trouble_of,
+)
 
 PULL = (
     'failed to pull and unpack image "localhost/absent:1": failed to do request: Head '
@@ -112,9 +119,29 @@ def test_the_newest_refusal_of_a_daemonsets_pods_is_told_without_the_pods_name()
         refusal(10, "Created pod: demo-agent-abc", reason="SuccessfulCreate"),
         refusal(11, "Error creating: of an earlier one of that name", uid="former"),
     ]
-    assert newest_refusal(events, "u") == BASELINE
-    assert newest_refusal([], "u") == ""
-    assert newest_refusal([refusal(1, "Error creating: timeout")], "u") == "Error creating: timeout"
+    assert newest_refusal(events, "u", []) == BASELINE
+    assert newest_refusal([], "u", []) == ""
+    assert newest_refusal([refusal(1, "Error creating: timeout")], "u", []) == "Error creating: timeout"
+
+
+def made(moment: str) -> datetime | None:
+    return made_at({"metadata": {"creationTimestamp": moment}})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"deprecatedLastTimestamp": "2026-11-22T12:00:05Z", "eventTime": None},
+        {"eventTime": "2026-11-22T12:00:05.250000Z"},
+        {"eventTime": "2026-11-22T11:00:00.5Z", "series": {"lastObservedTime": "2026-11-22T12:00:05.25Z"}},
+    ],
+)
+def test_a_refusal_counts_no_more_once_a_pod_was_made_since(told: dict[str, Any]) -> None:
+    """An Event stays for an hour, and a node that just waits for its pod is not refused one."""
+    events = [refusal(9, "Error creating: exceeded quota") | told]
+    before = [made("2026-11-22T11:59:00Z"), made("2026-11-22T12:00:05Z")]
+    assert newest_refusal(events, "u", before) == "Error creating: exceeded quota"
+    assert newest_refusal(events, "u", [*before, made("2026-11-22T12:00:06Z")]) == ""
 
 
 def test_for_pod_security_there_is_a_label_to_set() -> None:
