@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
-from wesher_common.errors import ClusterUnavailable, WesherError
+from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
 from wesher_common.names import MESH_LABEL
 from wesher_operator.kube import MESH, POD, Cluster, Object
 
@@ -20,6 +21,7 @@ RELEASE_NAME = "meta.helm.sh/release-name"
 RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
 _POLL_SECONDS = 0.5
 _log = logging.getLogger("wesher.operator")
+T = TypeVar("T")
 
 
 async def uninstall(cluster: Cluster, release: str, *, within: float) -> None:
@@ -43,23 +45,42 @@ async def uninstall(cluster: Cluster, release: str, *, within: float) -> None:
 
 async def _uninstall(cluster: Cluster, release: str) -> None:
     mine: list[Object] = []
-    for mesh in await cluster.list(MESH):
+    for mesh in await _persistently(lambda: cluster.list(MESH)):
         if _belongs_to(mesh["metadata"].get("annotations") or {}, release, cluster.namespace):
             mine.append(mesh)
         else:
             name = mesh["metadata"]["name"]
             _log.warning("mesh left running mesh=%s: this release did not make it", name)
+    names: set[str] = set()
     for mesh in mine:
-        await cluster.delete(MESH, mesh["metadata"]["name"], uid=mesh["metadata"]["uid"])
-        _log.info("mesh deleted mesh=%s", mesh["metadata"]["name"])
-    names = {mesh["metadata"]["name"] for mesh in mine}
+        name, uid = mesh["metadata"]["name"], mesh["metadata"]["uid"]
+        try:
+            await _persistently(partial(cluster.delete, MESH, name, uid=uid))
+        except InvalidSpec as error:
+            _log.warning("mesh not deleted mesh=%s error=%s", name, error)
+        else:
+            names.add(name)
+            _log.info("mesh deleted mesh=%s", name)
     told: set[str] = set()
-    while stragglers := await _agents(cluster, names):
+    while stragglers := await _persistently(lambda: _agents(cluster, names)):
         if stragglers != told:
             _log.info("waiting for agents to leave nodes=%s", ",".join(sorted(stragglers)))
             told = stragglers
         await asyncio.sleep(_POLL_SECONDS)
     _log.info("all agents have left meshes=%s", ",".join(sorted(names)) or "none")
+
+
+async def _persistently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask an API server until it answers: what is given up here leaves devices behind on every node."""
+    said = ""
+    while True:
+        try:
+            return await ask()
+        except ClusterUnavailable as error:
+            if str(error) != said:
+                _log.warning("waiting for the API server error=%s", error)
+            said = str(error)
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 def _belongs_to(annotations: Mapping[str, str], release: str, namespace: str) -> bool:

@@ -1,0 +1,78 @@
+"""``wesher-operator uninstall`` where an API server is in trouble: the agents' permissions go next."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from wesher_operator import kube
+from wesher_operator.errands import RELEASE_NAME, RELEASE_NAMESPACE, uninstall
+from wesher_testing.answering import Answer, Request, serving
+
+NOT_NOW: Answer = (503, {"kind": "Status", "code": 503, "message": "overloaded"})
+FORBIDDEN: Answer = (403, {"kind": "Status", "code": 403, "message": "denied by policy"})
+
+
+def a_list(*items: dict[str, Any]) -> Answer:
+    return 200, {"items": list(items), "metadata": {"resourceVersion": "1"}}
+
+
+def mesh(name: str) -> dict[str, Any]:
+    annotations = {RELEASE_NAME: "wesher", RELEASE_NAMESPACE: "wesher-system"}
+    return {"metadata": {"name": name, "uid": f"uid-{name}", "annotations": annotations}}
+
+
+def pod(mesh_name: str) -> dict[str, Any]:
+    labels = {"wesher.dev/mesh": mesh_name}
+    return {"metadata": {"name": f"{mesh_name}-agent-1", "labels": labels}, "spec": {"nodeName": "a"}}
+
+
+async def test_an_api_server_that_hesitates_is_asked_again_until_the_agents_have_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answers = {
+        "weshermeshes": [NOT_NOW, a_list(mesh("demo"))],
+        "demo": [NOT_NOW, (200, {"kind": "Status"})],
+        "pods": [NOT_NOW, a_list(pod("demo")), NOT_NOW, a_list()],
+    }
+
+    def answer(request: Request) -> Answer:
+        return answers[request.name].pop(0)
+
+    caplog.set_level(logging.INFO)
+    async with serving(answer) as cluster:
+        await uninstall(cluster, "wesher", within=30)
+    assert not any(answers.values())
+    assert "all agents have left meshes=demo" in caplog.text
+
+
+async def test_a_mesh_that_may_not_be_deleted_is_named_and_keeps_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kube, "_WRITE_SPACING", 0)
+    deleted: list[str] = []
+
+    def answer(request: Request) -> Answer:
+        if request.method == "DELETE":
+            deleted.append(request.name)
+            return FORBIDDEN if request.name == "kept" else (200, {"kind": "Status"})
+        return a_list(mesh("kept"), mesh("demo")) if request.name == "weshermeshes" else a_list(pod("kept"))
+
+    caplog.set_level(logging.INFO)
+    async with serving(answer) as cluster:
+        await uninstall(cluster, "wesher", within=30)
+    assert deleted == ["kept", "demo"]
+    assert "mesh not deleted mesh=kept error=" in caplog.text
+    assert "denied by policy" in caplog.text
+    assert "all agents have left meshes=demo" in caplog.text, "the agents of the other stay"
+
+
+async def test_an_api_server_that_never_answers_lets_the_uninstall_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(lambda _: NOT_NOW) as cluster:
+        await uninstall(cluster, "wesher", within=1)
+    assert "503 overloaded" in caplog.text
+    assert "uninstall goes on without them" in caplog.text
