@@ -12,6 +12,8 @@ MESH_LABEL = f"{GROUP}/mesh"
 LOCATION_ANNOTATION = f"{GROUP}/location"
 ADVERTISE_ADDRESS_ANNOTATION = f"{GROUP}/advertise-address"
 NUDGE_ANNOTATION = f"{GROUP}/nudge"
+NUDGE_FILE = "nudge"
+"""Shows an agent that annotation of its pod: it changes when there is something new to ask for."""
 RELEASE_ANNOTATION = f"{GROUP}/release"
 HOSTS_DOMAIN = "wesher.internal"
 

@@ -250,8 +250,8 @@ class Cluster:
             raise ClusterUnavailable(f"{kind.kind} {name} was deleted while it was written")
         return applied
 
-    async def annotate(self, kind: Kind, name: str, annotations: Mapping[str, str]) -> None:
-        """Set annotations of an object that others own; its absence is no error.
+    async def annotate(self, kind: Kind, name: str, annotations: Mapping[str, str]) -> Object | None:
+        """Set annotations of an object that others own; return it as it now stands, None where it is gone.
 
         Raises:
             ClusterUnavailable: the API server does not answer, or this process does not lead, or others
@@ -260,7 +260,7 @@ class Cluster:
 
         """
         try:
-            await self._write(
+            return await self._write(
                 "PATCH",
                 kind.path(self.namespace, name),
                 query={"fieldManager": FIELD_MANAGER},

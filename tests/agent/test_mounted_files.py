@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 
 
-def mount(host: Host, mesh: dict[str, Any] | str, *, key: str = OLD, accepted: str = "") -> None:
-    mounted.mount(host, mesh, key=key, accepted=accepted)
+def mount(host: Host, mesh: dict[str, Any] | str, *, key: str = OLD, **files: str) -> None:
+    mounted.mount(host, mesh, key=key, **files)
 
 
 @pytest.fixture
@@ -75,6 +75,37 @@ def test_without_an_api_server_an_agent_announces_what_the_operator_had_said_of_
     assert second.end(deadline=15.0) == 0
     saved = json.loads((hosts[1].root / "var/lib/wesher/wgoverlay.json").read_text())
     assert (saved["AdvertiseAddress"], saved["Location"]) == (str(outside), "west")
+
+
+def test_an_agent_that_is_nudged_asks_for_its_place_and_announces_what_is_new_there(
+    lab: Lab, start_inside: Start
+) -> None:
+    """Its next report, in whose answer it would find that too, is minutes away."""
+    host = lab.host("a")
+    mount(host, document(host), nudge="abc.1")
+
+    def place(generation: int, advertised: str) -> dict[str, Any]:
+        return {
+            "apiVersion": "wesher.dev/v1alpha1",
+            "kind": "WesherNode",
+            "metadata": {"name": "m.a", "uid": "n", "generation": generation},
+            "spec": {"overlayIP": "10.99.0.10", "advertiseAddress": advertised},
+        }
+
+    with mounted.serve(host, place(1, "198.51.100.7")):
+        agent = start_inside(host)
+        agent.wait_for("a")
+        assert agent.ask("status")["gossip"]["address"] == "198.51.100.7:7946"
+        wait_until(lambda: "PATCH" in mounted.asked(host), deadline=15.0, what="its first report")
+        before = len(mounted.asked(host))
+        mounted.say_again(host, place(2, "198.51.100.8"))
+        mount(host, document(host), nudge="abc.2")
+        wait_until(lambda: "GET" in mounted.asked(host)[before:], deadline=15.0, what="it asks")
+        wait_until(
+            lambda: agent.ask("status")["gossip"]["address"] == "198.51.100.8:7946",
+            deadline=15.0,
+            what="the other address",
+        )
 
 
 def test_before_the_operator_gave_an_address_an_agent_gossips_and_says_what_it_waits_for(

@@ -63,7 +63,8 @@ def report(api: ApiServer) -> Callable[..., None]:
     def write(node: str, mesh: str = "demo", **status: Any) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         ready = {"type": "Ready", "status": "True", "reason": "Ready", "lastTransitionTime": now}
-        body = {"conditions": [ready], "viewHash": "same", "lastReportTime": now, **status}
+        said = {"conditions": [ready], "viewHash": "same", "lastReportTime": now}
+        body = {"observedGeneration": 1, **said, **status}
         api.kubectl(
             *("patch", "wnode", f"{mesh}.{node}", "--subresource=status", "--type=merge"),
             *("-p", json.dumps({"status": body})),

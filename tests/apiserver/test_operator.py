@@ -416,6 +416,24 @@ def test_an_agent_with_an_old_config_is_nudged_and_one_with_the_new_is_not(
     eventually(lambda: nudges(api), within=SOON, until=lambda names: names == {"agent-a", "agent-b"})
 
 
+def test_an_agent_is_nudged_when_its_node_is_annotated_and_the_others_are_not(
+    api: ApiServer, nodes: None, mesh: Mesh, report: Report
+) -> None:
+    mesh()
+    until_places(api, "a", "b", "c")
+    until_condition(api, "KeyReady", "True")
+    key = api.get("wmesh", "demo")["status"]["key"]["id"]
+    for node in "ab":
+        agent_pod(api, node)
+        report(node, configHash=document(api).config_hash, primaryKeyID=key, keyIDs=[key])
+    eventually_quiet(lambda: operator_writes(api))
+    assert nudges(api) == set()
+
+    api.kubectl("annotate", "node", "a", "wesher.dev/location=cellar")
+
+    assert eventually(lambda: nudges(api), within=SOON) == {"agent-a"}
+
+
 def test_an_agent_whose_node_was_deleted_is_told_at_once_that_it_was_removed(
     api: ApiServer, nodes: None, mesh: Mesh, report: Report
 ) -> None:

@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 _NOTICED_SECONDS = 180.0
 """Until the status tells of a node that came, went or lost its power; it takes up to a minute."""
+_HEARD_SECONDS = 60.0
+"""For what agents tell at once: one that has reported often waits 30 s before it does so again."""
 _COLLECTED_SECONDS = 240.0
 """Until Kubernetes deletes the pods of a Node that was deleted, which takes it up to 80."""
 _NOTHING_LOST = 1.0
@@ -61,6 +63,18 @@ def test_a_node_without_power_is_named_and_finds_its_way_back(running: Cluster, 
     mesh.wait_until_ready()
     assert mesh.addresses() == addresses
     mesh.wait_for_all_pings()
+
+
+def test_a_running_agent_hears_at_once_of_its_nodes_annotation(running: Cluster, mesh: Mesh) -> None:
+    """It watches nothing, and by itself it would ask when it next reports, after 150 s at the least."""
+    name = min(running.nodes)
+    for change, location in (("wesher.dev/location=cellar", "cellar"), ("wesher.dev/location-", "")):
+        running.api.kubectl("annotate", "node", name, change)
+        eventually(
+            lambda: _applied_location(mesh, name),
+            within=_HEARD_SECONDS,
+            until=lambda applied, location=location: applied == location,  # type: ignore[misc]
+        )
 
 
 def test_a_node_joins_by_itself(running: Cluster, mesh: Mesh, newcomer: Node) -> None:
@@ -162,6 +176,13 @@ def _ready_says(node: Node, mesh: Mesh) -> str:
 
 def _agent_processes(node: Node) -> list[str]:
     return node.run(["pgrep", "--full", "bin/wesher agent"], check=False).stdout.split()
+
+
+def _applied_location(mesh: Mesh, name: str) -> str | None:
+    """Return where a node's agent takes it to be; None while it has not applied what the operator says."""
+    (node,) = (each for each in mesh.weshernodes() if each["spec"]["nodeName"] == name)
+    is_applied = node["status"]["observedGeneration"] == node["metadata"]["generation"]
+    return str(node["spec"].get("location", "")) if is_applied else None
 
 
 def _device_index(node: Node, mesh: Mesh) -> int:

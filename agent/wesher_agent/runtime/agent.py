@@ -193,7 +193,11 @@ class Agent:
             self._prober.run(),
         ]
         if self._begun.mounted is not None:
-            jobs.append(self._begun.mounted.watch(self._take_mounted, on_change=self._report_soon))
+            jobs.append(
+                self._begun.mounted.watch(
+                    self._take_mounted, on_change=self._report_soon, on_nudge=self._doubt_our_place
+                )
+            )
         if self.link is not None:
             jobs.append(self.link.run(self._answers.node_status, self._take_node, rng=self._rng))
         async with asyncio.TaskGroup() as group:
@@ -310,12 +314,17 @@ class Agent:
             self.stop()
             return
         me.document = content.document
-        if self.link is not None and me.name in me.document.removed:
-            self.link.doubt()
+        if me.name in me.document.removed:
+            # While our token lives: it ends with our pod.
+            self._doubt_our_place()
         self._roster.set_seeds(me.seeds, now=now)
         self._roster.set_removed(me.document.removed, now=now)
         self._seeker.wake()
         self._members_changed()
+
+    def _doubt_our_place(self) -> None:
+        if self.link is not None:
+            self.link.doubt()
 
     def _take_node(self, node: NodeSpec) -> None:
         if node == self._me.node:

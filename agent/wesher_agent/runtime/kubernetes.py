@@ -85,14 +85,14 @@ class KubernetesLink:
         self._woken.set()
 
     def doubt(self) -> None:
-        """Say that we may have been removed, so that it is asked while our token lives."""
+        """Say that our WesherNode may be gone, or another by now, so that it is asked for at once."""
         self._in_doubt = True
         self.wake()
 
     async def run(
         self, status: Callable[[], NodeStatus], on_node: Callable[[NodeSpec], None], *, rng: Random
     ) -> None:
-        """Report until cancelled; ask for our WesherNode while its address is missing, or it may be gone.
+        """Report until cancelled; ask for our WesherNode while its address is missing, or it is in doubt.
 
         Args:
             status: what there is to report now.

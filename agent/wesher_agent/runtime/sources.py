@@ -1,4 +1,4 @@
-"""The mounted directory of a Kubernetes agent: key ring and mesh.json, re-read when they change."""
+"""The mounted directory of a Kubernetes agent: key ring and mesh.json, re-read when they change; nudges."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import FILE_NAME, MeshDocument, WireGuardSettings
+from wesher_common.names import NUDGE_FILE
 
 log = logging.getLogger("wesher.agent")
 
@@ -36,13 +37,19 @@ class MountedDirectory:
         """Why what it holds now cannot be used; empty when it is used."""
         self._directory = directory
         self._read_at: Signature | None = None
+        self._nudge = self._nudge_text()
 
     def has_changed(self) -> bool:
-        """Tell whether any file is another than when last read."""
+        """Tell whether key ring or mesh.json is another than when last read."""
         return self._signature() != self._read_at
 
+    def take_nudge(self) -> bool:
+        """Tell whether the operator has written something new into our pod's annotation since last asked."""
+        former, self._nudge = self._nudge, self._nudge_text()
+        return self._nudge != former
+
     def read(self) -> Mounted:
-        """Read all of it.
+        """Read key ring and mesh.json.
 
         Raises:
             InvalidSpec: naming the file, and the key in it.
@@ -54,16 +61,25 @@ class MountedDirectory:
         accepted = self._text(ACCEPTED_FILE) if (self._directory / ACCEPTED_FILE).exists() else ""
         return Mounted(document, KeyRing.from_files(self._text(KEY_FILE), accepted))
 
-    async def watch(self, take: Callable[[Mounted], None], *, on_change: Callable[[], None]) -> None:
+    async def watch(
+        self,
+        take: Callable[[Mounted], None],
+        *,
+        on_change: Callable[[], None],
+        on_nudge: Callable[[], None],
+    ) -> None:
         """Look for ever.
 
         Args:
             take: takes what the directory holds, each time it is another and can be used.
             on_change: called after each change, be it usable or not.
+            on_nudge: called when the operator has something new to be asked for.
 
         """
         while True:
             await asyncio.sleep(POLL_SECONDS)
+            if self.take_nudge():
+                on_nudge()
             if not self.has_changed():
                 continue
             try:
@@ -76,6 +92,13 @@ class MountedDirectory:
                 self.problem = ""
                 take(content)
             on_change()
+
+    def _nudge_text(self) -> str:
+        # A pod that an older operator made has no such file.
+        try:
+            return (self._directory / NUDGE_FILE).read_text()
+        except (OSError, UnicodeError):
+            return ""
 
     def _text(self, name: str) -> str:
         path = self._directory / name

@@ -123,6 +123,8 @@ class MemberFacts:
     address: IPAddress
     """Its overlay address."""
     status: WesherNodeStatus
+    generation: int = 1
+    """Grows with each change of the spec."""
     reported_at: datetime | None = None
     """When its agent last reported."""
     created_at: datetime | None = None
@@ -287,6 +289,7 @@ def _member(body: Mapping[str, Any]) -> MemberFacts:
         spec=spec,
         address=ip_address(spec.overlay_ip),
         status=status,
+        generation=metadata.get("generation", 1),
         reported_at=reported_at,
         created_at=datetime.fromisoformat(created) if created else None,
     )

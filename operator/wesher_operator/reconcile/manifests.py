@@ -18,6 +18,8 @@ from wesher_common.mesh_document import FILE_NAME, MeshDocument
 from wesher_common.names import (
     GROUP,
     MESH_LABEL,
+    NUDGE_ANNOTATION,
+    NUDGE_FILE,
     config_map_name,
     daemon_set_name,
     released_config_map_name,
@@ -214,6 +216,7 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
                     "sources": [
                         {"secret": {"name": spec.key_secret(mesh)}},
                         {"configMap": {"name": config_map_name(mesh)}},
+                        {"downwardAPI": {"items": [_annotation_file(NUDGE_FILE, NUDGE_ANNOTATION)]}},
                     ],
                 },
             },
@@ -229,6 +232,10 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
             ),
         ],
     }
+
+
+def _annotation_file(path: str, annotation: str) -> Object:
+    return {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
 
 
 def _security_context(*, privileged: bool) -> Object:

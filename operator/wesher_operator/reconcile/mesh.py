@@ -23,17 +23,14 @@ from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.keys import KEY_BYTES, KeyRing
 from wesher_common.mesh_document import FILE_NAME, MeshDocument
 from wesher_common.names import (
-    NUDGE_ANNOTATION,
     config_map_name,
     daemon_set_name,
-    member_name,
     released_config_map_name,
 )
 from wesher_common.seeds import SeedAddress
 from wesher_operator.kube import (
     CONFIG_MAP,
     DAEMON_SET,
-    POD,
     SECRET,
     Cluster,
     Kind,
@@ -43,7 +40,8 @@ from wesher_operator.reconcile import allocation, manifests, membership, status
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
 from wesher_operator.reconcile.membership import Released
-from wesher_operator.reconcile.places import REFUSED_AGAIN, WRITES_A_RUN, Places
+from wesher_operator.reconcile.nudge import Nudges
+from wesher_operator.reconcile.places import REFUSED_AGAIN, Places
 from wesher_operator.reconcile.pod_troubles import PodTroubles
 from wesher_operator.reconcile.publish import Publisher
 from wesher_operator.reconcile.refusal import Refusal, refusal
@@ -95,6 +93,7 @@ class MeshReconciler:
         self._cluster = cluster
         self._publisher = Publisher(world, cluster)
         self._places = Places(world, cluster)
+        self._nudges = Nudges(name, world, cluster)
         self._pod_troubles = PodTroubles(name, world, cluster)
         self._settings = settings
         self._clock = clock
@@ -148,7 +147,7 @@ class MeshReconciler:
             if ring is not None or daemon_set_name(mesh.name) in self._world.daemon_sets:
                 await self._ensure(DAEMON_SET, manifests.daemon_set(mesh, spec, self._settings))
             if ring is not None:
-                moments.append(await self._nudge(mesh, document, ring, now))
+                moments.append(await self._nudges.send(document, ring, self._own_members(mesh), now=now))
             troubles, look_again = await self._pod_troubles.look(desired, now=now)
             moments.append(look_again)
         except InvalidSpec as error:
@@ -261,37 +260,6 @@ class MeshReconciler:
         )
         await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document))
         return document
-
-    async def _nudge(
-        self, mesh: MeshFacts, document: MeshDocument, ring: KeyRing, now: datetime
-    ) -> datetime | None:
-        """Make kubelets bring changed files now to the agents that report having old ones.
-
-        Returns:
-            When to go on, where some were left for the next run.
-
-        """
-        key_ids = {key.id for key in ring}
-        wanted = ".".join([document.config_hash, *sorted(key_ids - {ring.primary.id}), ring.primary.id])
-        reports = {member.spec.node_name: member.status for member in self._own_members(mesh)}
-        nudged = 0
-        for pod in [each for each in self._world.pods.values() if each.mesh == mesh.name and not each.ending]:
-            report = reports.get(pod.node)
-            if report is None or not report.config_hash:
-                # What is news to one without a place: that it was removed. It must ask while its token lives.
-                current = member_name(pod.node, document.cluster_name) not in document.removed
-            else:
-                current = (
-                    report.config_hash == document.config_hash
-                    and report.primary_key_id == ring.primary.id
-                    and set(report.key_ids) == key_ids
-                )
-            if not current and pod.nudge != wanted:
-                if nudged == WRITES_A_RUN:
-                    return now
-                nudged += 1
-                await self._cluster.annotate(POD, pod.name, {NUDGE_ANNOTATION: wanted})
-        return None
 
     async def _ensure(self, kind: Kind, wanted: Object) -> None:
         stores = {CONFIG_MAP: self._world.config_maps, DAEMON_SET: self._world.daemon_sets}

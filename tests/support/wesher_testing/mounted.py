@@ -1,8 +1,13 @@
-"""What Kubernetes mounts for an agent, made by hand: key ring and mesh.json, and no API server to ask."""
+"""What Kubernetes shows an agent, made by hand: mounted files, and an API server of one object or none."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 from wesher_agent.files.state_format import State, render_state
@@ -11,6 +16,31 @@ from wesher_common.overlay import IPAddress
 from wesher_testing.namespaces import Host
 
 MOUNT = "/run/mesh"
+NODE, ASKED = "/run/wesher-node.json", "/run/asked"
+_API_SERVER = """
+import http.server, pathlib, sys
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        node, asked = map(pathlib.Path, sys.argv[1:])
+        content = node.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+        with asked.open("a") as log:
+            log.write(self.command + "\\n")
+
+    do_PATCH = do_GET
+
+    def log_message(self, *_):
+        pass
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 1), Answers)
+print(flush=True)
+server.serve_forever()
+"""
 KUBECONFIG = {
     "apiVersion": "v1",
     "kind": "Config",
@@ -33,15 +63,20 @@ def document(*seeds: Host, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def mount(host: Host, mesh: dict[str, Any] | str, *, key: str, accepted: str = "") -> None:
+def mount(host: Host, mesh: dict[str, Any] | str, *, key: str, accepted: str = "", nudge: str = "") -> None:
     """Put the files there, each replaced as a whole."""
     directory = host.root / MOUNT.removeprefix("/")
     directory.mkdir(exist_ok=True)
     text = mesh if isinstance(mesh, str) else json.dumps(mesh)
-    for name, content in (("mesh.json", text), ("cluster-key", key), ("accepted-keys", accepted)):
-        fresh = directory / f".{name}"
-        fresh.write_text(content)
-        fresh.rename(directory / name)
+    files = {"mesh.json": text, "cluster-key": key, "accepted-keys": accepted, "nudge": nudge}
+    for name, content in files.items():
+        _replace(directory / name, content)
+
+
+def _replace(path: Path, content: str) -> None:
+    fresh = path.with_name(f".{path.name}")
+    fresh.write_text(content)
+    fresh.rename(path)
 
 
 def remember(host: Host, address: IPAddress, *, name: str = "", **more: Any) -> None:
@@ -54,6 +89,31 @@ def remember(host: Host, address: IPAddress, *, name: str = "", **more: Any) -> 
 
 
 def mounted_flags(host: Host) -> tuple[str, ...]:
-    """Return the flags of an agent with these files and an API server that nobody serves."""
+    """Return the flags of an agent with these files and an API server that only `serve` has answer."""
     (host.root / "run/kubeconfig").write_text(json.dumps(KUBECONFIG))
     return (f"--kubernetes={MOUNT}", "--kubeconfig=/run/kubeconfig")
+
+
+@contextmanager
+def serve(host: Host, node: dict[str, Any]) -> Iterator[None]:
+    """Answer on a host as an API server does that has this WesherNode and takes every report."""
+    say_again(host, node)
+    with host.popen(
+        [sys.executable, "-I", "-c", _API_SERVER, NODE, ASKED], stdin=PIPE, stdout=PIPE
+    ) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        try:
+            yield
+        finally:
+            server.kill()
+
+
+def say_again(host: Host, node: dict[str, Any]) -> None:
+    """Have the API server of a host have another WesherNode from now on."""
+    _replace(host.root / NODE.removeprefix("/"), json.dumps(node))
+
+
+def asked(host: Host) -> list[str]:
+    """Return the methods of all requests to the API server of a host, in order."""
+    return (host.root / ASKED.removeprefix("/")).read_text().split()

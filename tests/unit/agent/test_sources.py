@@ -49,6 +49,19 @@ def test_a_swapped_directory_is_seen_and_one_that_is_the_same_is_not(tmp_path: P
     assert mounted.read().ring.primary.reveal_base64() == NEW
 
 
+def test_a_nudge_is_told_once_and_apart_from_the_other_files(tmp_path: Path) -> None:
+    mount(tmp_path, "1", mesh_json=DOCUMENT, cluster_key=OLD, nudge="abc.1")
+    mounted = MountedDirectory(tmp_path)
+    assert not mounted.take_nudge(), "an agent that starts asks anyway"
+    mount(tmp_path, "2", mesh_json=DOCUMENT, cluster_key=NEW, nudge="abc.1")
+    assert not mounted.take_nudge()
+    mount(tmp_path, "3", mesh_json="{", cluster_key=NEW, nudge="abc.2")
+    with pytest.raises(InvalidSpec):
+        mounted.read()
+    assert mounted.take_nudge()
+    assert not mounted.take_nudge()
+
+
 @pytest.mark.parametrize(
     ("files", "line"),
     [

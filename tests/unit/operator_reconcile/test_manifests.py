@@ -44,10 +44,15 @@ def mesh(spec: WesherMeshSpec | None = None) -> MeshFacts:
     )
 
 
-def test_agents_mount_the_named_secret_and_the_config_as_one_directory() -> None:
+def test_agents_mount_the_named_secret_the_config_and_their_nudge_as_one_directory() -> None:
     pod = agents(clusterKeySecretRef={"name": "mine"})["spec"]["template"]["spec"]
     sources = pod["volumes"][0]["projected"]["sources"]
-    assert sources == [{"secret": {"name": "mine"}}, {"configMap": {"name": "demo-config"}}]
+    annotation = {"path": "nudge", "fieldRef": {"fieldPath": "metadata.annotations['wesher.dev/nudge']"}}
+    assert sources == [
+        {"secret": {"name": "mine"}},
+        {"configMap": {"name": "demo-config"}},
+        {"downwardAPI": {"items": [annotation]}},
+    ]
     (container,) = pod["containers"]
     mounted = container["volumeMounts"][0]["mountPath"]
     assert f"--kubernetes={mounted}" in container["args"]

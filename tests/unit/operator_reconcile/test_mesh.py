@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from wesher_operator import kube
-from wesher_operator.kube import DAEMON_SET, MESH, NODE, WESHER_NODE, Cluster
+from wesher_operator.kube import DAEMON_SET, MESH, NODE, POD, WESHER_NODE, Cluster
 from wesher_operator.reconcile import places
 from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.membership import Released
@@ -239,3 +239,24 @@ async def test_a_deletion_that_is_refused_keeps_no_other_node_from_its_place() -
         assert conditions(world)["Ready"] == ("False", "RefusedByCluster")
         assert again is not None
         assert again <= NOW + timedelta(minutes=1)
+
+
+async def test_a_pod_that_cannot_be_nudged_keeps_no_status_from_being_told() -> None:
+    store = Storing()
+    world = world_of(store, 2)
+
+    def answer(request: Request) -> Answer:
+        broken = request.path.startswith(POD.path("wesher-system"))
+        return (500, {"kind": "Status", "message": "webhook is down"}) if broken else store(request)
+
+    async with serving(answer) as cluster:
+        runs = reconciler(world, cluster)
+        await runs.reconcile()
+        world.forget(NODE, {"metadata": {"name": "n000", "resourceVersion": "99"}})
+        metadata = {"name": "agent-1", "labels": {"wesher.dev/mesh": "demo"}, "resourceVersion": "99"}
+        world.observe(POD, {"metadata": metadata, "spec": {"nodeName": "n000"}})
+        world.forget(WESHER_NODE, {"metadata": {"name": "demo.n000", "resourceVersion": "9999"}})
+        again = await runs.reconcile()
+    assert world.meshes["demo"].status["members"]["desired"] == 1
+    assert again is not None
+    assert again <= NOW + timedelta(seconds=5)

@@ -1,0 +1,100 @@
+"""Has agents look at once at what changed for them, rather than after minutes.
+
+A kubelet brings changed files to a pod within 80 s or so, and an agent asks for its
+WesherNode after each of its reports, which are 5 minutes apart, give or take half.
+When an annotation of the pod is patched, the kubelet brings everything within a
+second, that annotation included: the agent finds it in a file, and asks.
+
+That is a courtesy: no mesh is worse for a pod that cannot be patched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from wesher_common.errors import WesherError
+from wesher_common.keys import KeyRing
+from wesher_common.mesh_document import MeshDocument
+from wesher_common.names import NUDGE_ANNOTATION, member_name
+from wesher_operator.kube import POD, Cluster
+from wesher_operator.reconcile.facts import MemberFacts, PodFacts
+from wesher_operator.reconcile.places import WRITES_A_RUN
+from wesher_operator.reconcile.world import World
+
+_AFTER_A_FAILURE = timedelta(seconds=5)
+_log = logging.getLogger("wesher.mesh")
+
+
+class Nudges:
+    """Those of one mesh's agents.
+
+    Args:
+        mesh: its name.
+        world: what has been seen; what is written is taken in at once.
+        cluster: where to write.
+
+    """
+
+    def __init__(self, mesh: str, world: World, cluster: Cluster) -> None:
+        self._mesh = mesh
+        self._world = world
+        self._cluster = cluster
+        self._not_before: datetime | None = None
+
+    async def send(
+        self, document: MeshDocument, ring: KeyRing, members: Iterable[MemberFacts], *, now: datetime
+    ) -> datetime | None:
+        """Nudge the agents that report having something old, each once for what is new.
+
+        Args:
+            document: as published.
+            ring: the mesh's keys.
+            members: the mesh's WesherNodes, with what their agents reported.
+            now: the time.
+
+        Returns:
+            When to go on, where some were left for the next run.
+
+        """
+        if self._not_before is not None and now < self._not_before:
+            return self._not_before
+        by_node = {member.spec.node_name: member for member in members}
+        sent = 0
+        for pod in [each for each in self._world.pods.values() if each.mesh == self._mesh]:
+            member = by_node.get(pod.node)
+            wanted = _text(document, ring, member)
+            if pod.ending or pod.nudge == wanted or _is_current(pod, member, document, ring):
+                continue
+            if sent == WRITES_A_RUN:
+                return now
+            sent += 1
+            try:
+                nudged = await self._cluster.annotate(POD, pod.name, {NUDGE_ANNOTATION: wanted})
+            except WesherError as error:
+                _log.warning("pod not nudged mesh=%s pod=%s error=%s", self._mesh, pod.name, error)
+                self._not_before = now + _AFTER_A_FAILURE
+                return self._not_before
+            if nudged is not None:
+                self._world.observe(POD, nudged)
+        return None
+
+
+def _text(document: MeshDocument, ring: KeyRing, member: MemberFacts | None) -> str:
+    generation = member.generation if member is not None else 0
+    accepted = sorted({key.id for key in ring} - {ring.primary.id})
+    return ".".join([document.config_hash, *accepted, ring.primary.id, str(generation)])
+
+
+def _is_current(pod: PodFacts, member: MemberFacts | None, document: MeshDocument, ring: KeyRing) -> bool:
+    if member is None or not member.status.config_hash:
+        # What is news to one without a place: that it was removed. It must ask while its token lives.
+        return member_name(pod.node, document.cluster_name) not in document.removed
+    report = member.status
+    return (
+        report.config_hash == document.config_hash
+        and report.primary_key_id == ring.primary.id
+        and set(report.key_ids) == {key.id for key in ring}
+        and report.observed_generation == member.generation
+    )
