@@ -25,7 +25,7 @@ from kubernetes.aio import config as client_config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
-from wesher_common.names import GROUP, VERSION
+from wesher_common.names import GROUP, MESH_LABEL, VERSION
 from wesher_common.version import VERSION as RELEASE
 
 FIELD_MANAGER = "wesher-operator"
@@ -63,6 +63,8 @@ class Kind:
     group: str = ""
     version: str = "v1"
     namespaced: bool = True
+    selector: str = ""
+    """Of labels: which of its objects concern us; empty is all."""
 
     @property
     def api_version(self) -> str:
@@ -81,9 +83,10 @@ WESHER_NODE = Kind("WesherNode", "weshernodes", GROUP, VERSION, namespaced=False
 NODE = Kind("Node", "nodes", namespaced=False)
 SERVICE_CIDR = Kind("ServiceCIDR", "servicecidrs", "networking.k8s.io", namespaced=False)
 SECRET = Kind("Secret", "secrets")
-CONFIG_MAP = Kind("ConfigMap", "configmaps")
-DAEMON_SET = Kind("DaemonSet", "daemonsets", "apps")
-POD = Kind("Pod", "pods")
+"""Users' own keys too, which carry no label."""
+CONFIG_MAP = Kind("ConfigMap", "configmaps", selector=MESH_LABEL)
+DAEMON_SET = Kind("DaemonSet", "daemonsets", "apps", selector=MESH_LABEL)
+POD = Kind("Pod", "pods", selector=MESH_LABEL)
 EVENT = Kind("Event", "events", "events.k8s.io")
 DEFINITION = Kind(
     "CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io", namespaced=False
@@ -162,7 +165,7 @@ class Cluster:
         self._next_write = 0.0
 
     async def pages(self, kind: Kind, *, fields: str = "") -> AsyncIterator[Page]:
-        """Yield every object of a kind (of our namespace, where it has one), as they were at one moment.
+        """Yield every object of a kind that concerns us (of our namespace, where it has one), at one moment.
 
         Args:
             kind: which.
@@ -173,7 +176,8 @@ class Cluster:
                 long ago by now that it has forgotten the rest.
 
         """
-        query = {"limit": str(PAGE), **({"fieldSelector": fields} if fields else {})}
+        selectors = {"labelSelector": kind.selector, "fieldSelector": fields}
+        query = {"limit": str(PAGE), **{key: value for key, value in selectors.items() if value}}
         while True:
             answer = await self._call("GET", kind.path(self.namespace), query=query)
             if answer is None:

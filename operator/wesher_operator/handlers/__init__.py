@@ -15,8 +15,8 @@ from kopf._core.engines import peering as kopf_peering
 from kubernetes.aio.client import ApiClient
 
 from wesher_common.errors import ClusterUnavailable
-from wesher_common.names import GROUP, MESH_LABEL
-from wesher_operator.kube import CONFIG_MAP, DAEMON_SET, PAGE, POD, Kind, watch_credentials
+from wesher_common.names import GROUP
+from wesher_operator.kube import PAGE, Kind, watch_credentials
 from wesher_operator.reconcile.control import WATCHED, Controller
 
 _SERVER_SECONDS = 300
@@ -89,8 +89,9 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.connect_timeout = 30.0
     settings.watching.chunk_size = PAGE
     settings.networking.request_timeout = 30.0
-    for kind in (CONFIG_MAP, DAEMON_SET, POD):
-        settings.watching.label_selectors[kind.group, kind.version, kind.plural] = MESH_LABEL
+    for kind in WATCHED:
+        if kind.selector:
+            settings.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
     settings.persistence.finalizer = f"{GROUP}/unused"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)

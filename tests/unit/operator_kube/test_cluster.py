@@ -6,12 +6,24 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_operator import kube, leader
-from wesher_operator.kube import MESH, NODE, POD, WESHER_NODE, Cluster, NotLeading, read_answer
+from wesher_operator.kube import (
+    CONFIG_MAP,
+    DAEMON_SET,
+    MESH,
+    NODE,
+    POD,
+    SECRET,
+    WESHER_NODE,
+    Cluster,
+    NotLeading,
+    read_answer,
+)
 from wesher_testing.answering import answering
 
 MESHES = "/apis/wesher.dev/v1alpha1/weshermeshes"
@@ -103,6 +115,16 @@ async def test_a_list_comes_in_pages_of_one_moment() -> None:
         pages = [page async for page in cluster.pages(NODE)]
     assert [(len(page.items), page.version) for page in pages] == [(2, 7), (1, 7)]
     assert asked[1].query.endswith("&continue=more")
+
+
+async def test_of_pods_and_other_peoples_config_maps_only_ours_are_listed() -> None:
+    """In a crowded namespace the others are many, and some are large."""
+    empty = {"items": [], "metadata": {"resourceVersion": "7"}}
+    async with answering((200, empty)) as (cluster, asked):
+        for kind in (POD, CONFIG_MAP, DAEMON_SET, NODE, SECRET):
+            await cluster.list(kind)
+    selected = [parse_qs(request.query).get("labelselector") for request in asked]
+    assert selected == [["wesher.dev/mesh"]] * 3 + [None] * 2
 
 
 async def test_a_list_whose_moment_was_forgotten_is_asked_for_anew_later() -> None:
