@@ -44,14 +44,24 @@ _ALWAYS_TOLERATED = frozenset(
 )
 
 
-def selected(spec: WesherMeshSpec, nodes: Iterable[NodeFacts]) -> list[NodeFacts]:
-    """Return the nodes on which the DaemonSet controller runs an agent, by name."""
+def selected(spec: WesherMeshSpec, nodes: Iterable[NodeFacts], running: Container[str]) -> list[NodeFacts]:
+    """Return the nodes on which the DaemonSet controller runs an agent, or lets one run on, by name.
+
+    Args:
+        spec: of the mesh.
+        nodes: all there are.
+        running: names of those that have an agent's pod, which only a NoExecute taint ends.
+
+    """
     return sorted(
         (
             node
             for node in nodes
             if all(node.labels.get(key) == value for key, value in spec.node_selector.items())
-            and all(_tolerated(taint, spec.tolerations) for taint in node.taints)
+            and all(
+                _tolerated(taint, spec.tolerations) or (taint.effect == "NoSchedule" and node.name in running)
+                for taint in node.taints
+            )
         ),
         key=lambda node: node.name,
     )

@@ -130,10 +130,10 @@ class MeshReconciler:
         refused = refusal(mesh, self._world)
         if spec is None or refused is not None:
             members = self._own_members(mesh)
-            desired = membership.selected(spec, self._world.nodes.values()) if spec is not None else []
+            desired = self._desired(spec) if spec is not None else []
             return Findings(desired=desired, members=members, refusal=refused), None
 
-        desired = membership.selected(spec, self._world.nodes.values())
+        desired = self._desired(spec)
         moments: list[datetime | None] = []
         troubles: dict[str, PodTrouble] = {}
         refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
@@ -277,6 +277,10 @@ class MeshReconciler:
         found = self._world.meshes.get(mesh.name)
         if found is None or found.uid != mesh.uid or found.deleting:
             raise _MeshGoneError
+
+    def _desired(self, spec: WesherMeshSpec) -> list[NodeFacts]:
+        pods = (pod for pod in self._world.pods.values() if pod.mesh == self._name and not pod.ending)
+        return membership.selected(spec, self._world.nodes.values(), {pod.node for pod in pods})
 
     def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
         return [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid == mesh.uid]

@@ -61,7 +61,21 @@ def test_a_tainted_node_is_selected_where_the_daemon_set_controller_would_run_an
     tolerations: list[dict[str, str]] | None, taint: Taint, *, runs: bool
 ) -> None:
     fields = {} if tolerations is None else {"tolerations": tolerations}
-    assert bool(selected(spec(**fields), [node(taints=(taint,))])) is runs
+    assert bool(selected(spec(**fields), [node(taints=(taint,))], ())) is runs
+
+
+def test_a_taint_against_new_pods_takes_no_node_whose_agent_runs_out_of_the_mesh() -> None:
+    """The DaemonSet controller lets that agent run on, so its tunnels must stay too."""
+    no_schedule, no_execute = (Taint("db", "", effect) for effect in ("NoSchedule", "NoExecute"))
+    nodes = [
+        node("runs", taints=(no_schedule,)),
+        node("runs-not", taints=(no_schedule,)),
+        node("evicted", taints=(no_schedule, no_execute)),
+        node("elsewhere", labels={"role": "other"}, taints=(no_schedule,)),
+    ]
+    running = {"runs", "evicted"}
+    assert [each.name for each in selected(spec(tolerations=[]), nodes, running)] == ["runs"]
+    assert selected(spec(tolerations=[], nodeSelector={"role": "other"}), nodes, running) == []
 
 
 def test_a_node_is_selected_by_all_labels_of_the_selector() -> None:
@@ -71,7 +85,7 @@ def test_a_node_is_selected_by_all_labels_of_the_selector() -> None:
         node("c", labels={"role": "edge"}),
     ]
     wanted = spec(nodeSelector={"role": "edge", "zone": "1"})
-    assert [each.name for each in selected(wanted, nodes)] == ["a", "b"]
+    assert [each.name for each in selected(wanted, nodes, ())] == ["a", "b"]
 
 
 def test_a_deleted_node_leaves_at_once() -> None:
