@@ -1,12 +1,13 @@
 """Leadership by Lease: at most one operator acts.
 
 Built on the election of the Kubernetes client library, which has gaps
-that are closed here: a request that hangs would keep the renewal from ever
-noticing its deadline, a transport error would end the candidate, and a process
-that was paused past its lease would act until its next renewal fails. So each
-request of the lock is bounded, its errors are failed attempts, and `holds`,
-which `kube.Cluster` asks before every write, compares the monotonic clock with
-the last renewal.
+that are closed here: a request may hang for five minutes, which keeps the
+renewal from noticing its deadline; a transport error ends the candidate; whether
+another's lease has run out is asked of the wall clock, which may jump; and a
+process that was paused past its lease acts until its next renewal fails. So each
+request of the lock is bounded, its errors are failed attempts, it counts the time
+of another's lease by the monotonic clock, and `holds`, which `kube.Cluster` asks
+before every write, compares that clock with the last renewal.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import asyncio
 import json
 import logging
 import time
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
 import aiohttp
-from kubernetes.aio.client import ApiClient, V1Lease, V1ObjectMeta
+from kubernetes.aio.client import ApiClient, V1Lease, V1LeaseSpec, V1ObjectMeta
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.leaderelection.electionconfig import Config
 from kubernetes.aio.leaderelection.leaderelection import LeaderElection
@@ -101,12 +103,14 @@ class Leadership:
 
 
 class _BoundedLock(LeaseLock):
-    """The library's lease lock with bounded requests and a memory of the last renewal."""
+    """The library's lease lock with bounded requests, and a memory of the last renewal, ours or another's."""
 
     def __init__(self, name: str, namespace: str, identity: str, api: ApiClient) -> None:
         super().__init__(name, namespace, identity, api)
         self.renewed_at: float | None = None
         self.taken = asyncio.Event()
+        self._seen: LeaderElectionRecord | None = None
+        self._seen_at = 0.0
 
     async def get(self, name: str, namespace: str) -> tuple[bool, Any]:
         try:
@@ -124,7 +128,28 @@ class _BoundedLock(LeaseLock):
             self.taken.set()
         if self.taken.is_set():
             return False, ApiException(status=0, reason="another process led in between")
+        if isinstance(record, LeaderElectionRecord) and holder not in {self.identity, None}:
+            return self._of_another(record)
         return found, record
+
+    def _of_another(self, record: LeaderElectionRecord) -> tuple[bool, Any]:
+        """Return the record of a lease that another holds; once it has run out, one that nobody holds."""
+        if self._seen is None or vars(record) != vars(self._seen):
+            self._seen, self._seen_at = record, time.monotonic()
+        if time.monotonic() - self._seen_at < LEASE_SECONDS:
+            return False, ApiException(status=0, reason=f"{record.holder_identity} holds the lease")
+        return True, LeaderElectionRecord(None, None, None, None)
+
+    def update_lease(
+        self, leader_election_record: Any, current_spec: V1LeaseSpec | None = None
+    ) -> V1LeaseSpec:
+        renews = current_spec is not None and current_spec.holder_identity == self.identity
+        spec: V1LeaseSpec = super().update_lease(leader_election_record, current_spec)
+        # The library writes the time of this machine's zone as if it were UTC.
+        spec.renew_time = datetime.now(UTC)
+        if not renews:
+            spec.acquire_time = spec.renew_time
+        return spec
 
     async def create(self, name: str, namespace: str, election_record: Any) -> bool:
         # The library's own create fails on its own argument (pretty=True is no string).
