@@ -125,7 +125,11 @@ async def _run(options: RunOptions) -> int:
         )
         controller: Controller | None = None
         if options.health_port:
-            await serve_health(options.health_port, lambda: controller is None or controller.is_alive())
+            try:
+                await serve_health(options.health_port, lambda: controller is None or controller.is_alive())
+            except OSError as error:
+                rule = f"cannot be listened on: {error.strerror}"
+                raise InvalidSpec("--health-port", rule, value=options.health_port) from error
         if not options.manage_crds:
             await _until(stop, _patiently(lambda: _check_kinds(cluster)))
         await _until(stop, leadership.acquire())

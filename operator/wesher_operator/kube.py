@@ -121,13 +121,14 @@ async def connect(kubeconfig: Path | None, identity: str) -> ApiClient:
             )
         else:
             client_config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+        # It reads the certificates.
+        api = ApiClient(configuration)
     except Exception as error:
         if kubeconfig is None:
             raise InvalidSpec("--kubeconfig", "must be given outside a pod") from error
         # The library looks at nothing before it uses it, so a broken file may raise anything.
         said = " ".join(str(error).split())
         raise InvalidSpec("--kubeconfig", f"cannot be used: {said}", value=kubeconfig) from error
-    api = ApiClient(configuration)
     api.user_agent = f"wesher-operator/{RELEASE} ({identity})"
     return api
 

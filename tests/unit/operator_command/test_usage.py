@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from wesher_operator.__main__ import main
 from wesher_operator.agent_pods import AgentPods
 from wesher_operator.options import _COMMANDS, _RUN, RunOptions, parse_options
+from wesher_testing.mounted import KUBECONFIG
 
 INSTALLED = ["--agent-image=x", "--namespace=n"]
 BAD_VARIABLES: list[tuple[str, str, str]] = [
@@ -84,7 +87,13 @@ def test_a_bad_flag_is_told_in_one_line(
     assert complaint(arguments).startswith(f"wesher-operator: {says}")
 
 
-@pytest.mark.parametrize("content", ["", "{", "contexts: 5\n"])
+GOOD = json.dumps(KUBECONFIG)
+WITHOUT_CERTIFICATE = GOOD.replace(
+    '"server": "http:', '"certificate-authority-data": "bm9uZQ==", "server": "https:'
+)
+
+
+@pytest.mark.parametrize("content", ["", "{", "contexts: 5\n", WITHOUT_CERTIFICATE])
 def test_a_broken_kubeconfig_is_told_in_one_line(
     content: str, tmp_path: Path, complaint: Callable[[list[str]], str]
 ) -> None:
@@ -92,6 +101,19 @@ def test_a_broken_kubeconfig_is_told_in_one_line(
     path.write_text(content)
     said = complaint(["run", *INSTALLED, f"--kubeconfig={path}"])
     assert said.startswith(f"wesher-operator: --kubeconfig '{path}': cannot be used: ")
+
+
+def test_a_health_port_that_is_taken_is_told_in_one_line(
+    tmp_path: Path, complaint: Callable[[list[str]], str]
+) -> None:
+    path = tmp_path / "config"
+    path.write_text(GOOD)
+    with socket.socket() as holder:
+        holder.bind(("", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        said = complaint(["run", *INSTALLED, f"--kubeconfig={path}", f"--health-port={port}"])
+    assert said.startswith(f"wesher-operator: --health-port '{port}': cannot be listened on: ")
 
 
 @pytest.mark.parametrize(("variable", "value", "says"), BAD_VARIABLES)
