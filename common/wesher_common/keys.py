@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from wesher_common.errors import InvalidSpec
 
 KEY_BYTES = 32
+MAX_KEYS = 16
+"""In a ring: each packet that none of them opens costs as many tries, and agents report the ids of all."""
 
 
 def _decode_key(text: str, field_name: str) -> bytes:
@@ -87,7 +89,10 @@ class KeyRing:
             if line.strip()
         ]
         primary = ClusterKey.from_base64(cluster_key, field_name="cluster-key")
-        return cls(primary, tuple(key for key in further if key != primary))
+        accepted = tuple(key for key in dict.fromkeys(further) if key != primary)
+        if len(accepted) >= MAX_KEYS:
+            raise InvalidSpec("accepted-keys", f"must be at most {MAX_KEYS - 1} keys, not {len(accepted)}")
+        return cls(primary, accepted)
 
 
 @dataclass(frozen=True, slots=True, order=True)

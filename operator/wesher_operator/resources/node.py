@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
+from wesher_common.keys import MAX_KEYS
 from wesher_common.names import MAX_MESH_NAME
 from wesher_operator.resources import rules
 from wesher_operator.resources.parts import MAX_CIDR_TEXT, MAX_DNS_NAME, Column, Conditions, Resource
@@ -13,10 +14,9 @@ from wesher_operator.resources.parts import MAX_CIDR_TEXT, MAX_DNS_NAME, Column,
 _MAX_IP_TEXT = 39
 _MAX_ENDPOINT_TEXT = 64
 _MAX_WORD = 64
-_MAX_KEYS = 16
 # An agent's token writes these, and a node may be broken into: nothing is without a limit.
 MemberName = Annotated[str, Field(max_length=MAX_DNS_NAME)]
-KeyIDs = Annotated[list[Annotated[str, Field(max_length=_MAX_WORD)]], Field(max_length=_MAX_KEYS)]
+KeyIDs = Annotated[list[Annotated[str, Field(max_length=_MAX_WORD)]], Field(max_length=MAX_KEYS)]
 
 
 class MeshRef(Resource):

@@ -3,7 +3,7 @@
 import pytest
 
 from wesher_common.errors import InvalidSpec
-from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey, WireGuardPublicKey
+from wesher_common.keys import MAX_KEYS, ClusterKey, KeyRing, WireGuardPrivateKey, WireGuardPublicKey
 
 SECRET = bytes(range(32))
 TEXT = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -63,6 +63,15 @@ def test_a_key_ring_is_read_from_its_two_files_primary_first() -> None:
     ring = KeyRing.from_files(f"{TEXT}\n", f"{OTHER}\n\n{TEXT}\n")
     assert [key.reveal_base64() for key in ring] == [TEXT, OTHER]
     assert ring.primary.reveal_base64() == TEXT
+
+
+def test_a_key_ring_holds_as_many_different_keys_as_an_agent_may_report() -> None:
+    further = [ClusterKey(bytes([number]) * 32).reveal_base64() for number in range(16)]
+    ring = KeyRing.from_files(TEXT, "\n".join(further[:15] * 2))
+    assert len(list(ring)) == MAX_KEYS
+    with pytest.raises(InvalidSpec) as refusal:
+        KeyRing.from_files(TEXT, "\n".join(further))
+    assert str(refusal.value) == "accepted-keys: must be at most 15 keys, not 16"
 
 
 def test_a_key_ring_may_have_one_key() -> None:
