@@ -89,7 +89,7 @@ class NodeFacts:
     name: str
     labels: Mapping[str, str]
     addresses: tuple[tuple[str, IPAddress], ...]
-    """Type (as ``InternalIP``) and address, in the Node's order; names are left out."""
+    """Type (as ``InternalIP``) and address, in the Node's order; what others cannot dial is left out."""
     pod_cidrs: tuple[IPNetwork, ...]
     taints: tuple[Taint, ...]
     location: str = ""
@@ -225,9 +225,11 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
     addresses = []
     for entry in (body.get("status") or {}).get("addresses") or []:
         try:
-            addresses.append((str(entry["type"]), ip_address(entry["address"])))
+            address = ip_address(entry["address"])
         except ValueError:  # a host name
             continue
+        if "%" not in entry["address"]:  # else it names a link of that host
+            addresses.append((str(entry["type"]), address))
     location, advertise_address, problems = "", None, []
     try:
         location = _location(annotations, metadata["name"])

@@ -41,6 +41,15 @@ def test_an_annotation_that_cannot_be_used_is_ignored_and_named_with_its_rule() 
     )
 
 
+def test_an_address_that_means_something_on_its_own_link_alone_is_none_to_others() -> None:
+    """As text it can be longer than a WesherNode takes, and would have failed its whole mesh."""
+    body = node(2, address="fe80::1234:5678:9abc:def0%enx00e04c680001")
+    body["status"]["addresses"].append({"type": "InternalIP", "address": "fd00::7"})
+    world = World()
+    world.observe(NODE, body)
+    assert str(world.nodes["a"].address(["InternalIP"])) == "fd00::7"
+
+
 def place(version: int, ip: str = "10.189.0.1") -> dict[str, Any]:
     return {
         "metadata": {"name": "demo.a", "uid": "n", "resourceVersion": str(version)},
