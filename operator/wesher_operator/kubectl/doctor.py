@@ -18,20 +18,31 @@ _VERSION_LABEL = "app.kubernetes.io/version"
 _REVIEWS = "/apis/authorization.k8s.io/v1"
 _Right = tuple[str, str, str]
 """Verb, API group, and resource or resource/subresource."""
-_OPERATOR_RIGHTS: tuple[_Right, ...] = (
-    ("watch", GROUP, "weshermeshes"),
+_WATCHED = (
+    (GROUP, "weshermeshes"),
+    (GROUP, "weshernodes"),
+    ("", "nodes"),
+    ("", "secrets"),
+    ("", "configmaps"),
+    ("apps", "daemonsets"),
+    ("", "pods"),
+)
+OPERATOR_RIGHTS: tuple[_Right, ...] = (
+    *((verb, *kind) for verb in ("list", "watch") for kind in _WATCHED),
+    ("list", "networking.k8s.io", "servicecidrs"),
     ("patch", GROUP, "weshermeshes/status"),
     ("create", GROUP, "weshernodes"),
     ("patch", GROUP, "weshernodes"),
     ("delete", GROUP, "weshernodes"),
-    ("watch", "", "nodes"),
     ("get", "", "secrets"),
     ("create", "", "secrets"),
+    ("create", "", "configmaps"),
     ("patch", "", "configmaps"),
+    ("create", "apps", "daemonsets"),
     ("patch", "apps", "daemonsets"),
-    ("watch", "", "pods"),
+    ("patch", "", "pods"),
 )
-_AGENT_RIGHTS: tuple[_Right, ...] = (
+AGENT_RIGHTS: tuple[_Right, ...] = (
     ("get", GROUP, "weshermeshes"),
     ("get", GROUP, "weshernodes"),
     ("patch", GROUP, "weshernodes/status"),
@@ -142,9 +153,9 @@ def _roles(api: ApiServer, deployment: Object) -> list[Finding]:
     namespace = str(deployment["metadata"]["namespace"])
     operator = str(deployment["spec"]["template"]["spec"].get("serviceAccountName") or "default")
     agents = api.items(f"/apis/apps/v1/namespaces/{namespace}/daemonsets", labelSelector=MESH_LABEL)
-    accounts = {operator: _OPERATOR_RIGHTS}
+    accounts = {operator: OPERATOR_RIGHTS}
     for daemon_set in agents:
-        accounts[str(daemon_set["spec"]["template"]["spec"].get("serviceAccountName"))] = _AGENT_RIGHTS
+        accounts[str(daemon_set["spec"]["template"]["spec"].get("serviceAccountName"))] = AGENT_RIGHTS
     return [
         checks.account_rights(
             f"{namespace}/{account}",
@@ -173,7 +184,7 @@ def _review(api: ApiServer, kind: str, subject: Object, right: _Right, namespace
         "resource": plural,
         "subresource": subresource,
         # Of what is cluster-wide the namespace is left out, or a Role there would seem to be enough.
-        "namespace": "" if group == GROUP or plural == "nodes" else namespace,
+        "namespace": "" if group == GROUP or plural in {"nodes", "servicecidrs"} else namespace,
     }
     review = api.create(f"{_REVIEWS}/{kind}", {"spec": {**subject, "resourceAttributes": attributes}})
     return bool((review.get("status") or {}).get("allowed"))
