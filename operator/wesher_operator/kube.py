@@ -146,6 +146,10 @@ async def watch_credentials(api: ApiClient) -> kopf.ConnectionInfo:
         token=token or None,
         certificate_path=configuration.cert_file,
         private_key_path=configuration.key_file,
+        insecure=not configuration.verify_ssl,
+        proxy_url=configuration.proxy,
+        # As the client's own requests do.
+        trust_env=True,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from kubernetes.aio.client import ApiClient, Configuration
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_operator import kube, leader
@@ -23,6 +24,7 @@ from wesher_operator.kube import (
     Cluster,
     NotLeading,
     read_answer,
+    watch_credentials,
 )
 from wesher_testing.answering import answering
 
@@ -163,3 +165,13 @@ async def test_whoever_does_not_lead_asks_but_writes_nothing() -> None:
         with pytest.raises(NotLeading):
             await idle.delete(MESH, "demo", uid="u")
     assert [request.method for request in asked] == ["GET"]
+
+
+async def test_watches_go_the_same_way_as_requests() -> None:
+    """Else an operator whose kubeconfig names a proxy, or checks no certificate, would list and not watch."""
+    settings = Configuration(host="https://192.0.2.1:6443")
+    settings.verify_ssl, settings.proxy = False, "http://192.0.2.9:3128"
+    async with ApiClient(settings) as api:
+        way = await watch_credentials(api)
+        assert (way.server, way.insecure, way.proxy_url) == (settings.host, True, settings.proxy)
+        assert way.trust_env
