@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
 from wesher_common.names import MAX_INTERFACE_NAME
 from wesher_common.overlay import IPAddress, IPNetwork
@@ -112,7 +112,9 @@ def _occupied(world: World) -> list[IPNetwork]:
 
 def free_network(like: IPNetwork, occupied: Iterable[IPNetwork]) -> str:
     """Return a private network of the same size that overlaps none of those occupied."""
-    occupied = list(occupied)
+    # Thousands of nodes' networks are mostly neighbours, and make a few large ones.
+    alike = (network for network in occupied if network.version == like.version)
+    occupied = list(collapse_addresses(alike))  # type: ignore[type-var]  # they are of one version
     for space, start in _PRIVATE_V4 if like.version == 4 else _PRIVATE_V6:  # noqa: PLR2004 - IP's version
         for candidate in _subnets(ip_network(space), ip_address(start), like.prefixlen):
             if not any(candidate.overlaps(network) for network in occupied):

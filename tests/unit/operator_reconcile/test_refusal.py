@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import time
 from ipaddress import ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wesher_operator.leader import RENEW_DEADLINE
 from wesher_operator.reconcile.facts import MeshFacts
 from wesher_operator.reconcile.refusal import free_network, refusal
 from wesher_operator.reconcile.world import World
@@ -77,3 +79,13 @@ def test_a_network_called_free_is_private_of_the_size_asked_and_overlaps_nothing
 @pytest.mark.parametrize("like", ["10.0.0.0/16", "fd12::/64"])
 def test_in_an_empty_world_some_network_of_each_kind_is_free(like: str) -> None:
     assert ip_network(free_network(ip_network(like), [])).prefixlen == ip_network(like).prefixlen
+
+
+def test_a_free_network_is_found_among_thousands_of_nodes_before_the_lease_runs_out() -> None:
+    """It is looked for on the event loop, in each run of a mesh that is refused."""
+    pods, nodes = int(ip_network("10.176.0.0/12")[0]), int(ip_network("10.0.0.0/20")[0])
+    occupied = [ip_network((pods + (number << 8), 24)) for number in range(4096)]
+    occupied += [ip_network((nodes + number, 32)) for number in range(4096)]
+    began = time.process_time()
+    assert free_network(ip_network("10.189.0.0/24"), occupied) == "10.192.0.0/24"
+    assert time.process_time() - began < RENEW_DEADLINE / 4
