@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from wesher_common.errors import WesherError
@@ -19,7 +20,7 @@ from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.names import NUDGE_ANNOTATION, member_name
 from wesher_operator.kube import POD, Cluster
-from wesher_operator.reconcile.facts import MemberFacts, PodFacts
+from wesher_operator.reconcile.facts import MemberFacts
 from wesher_operator.reconcile.places import WRITES_A_RUN
 from wesher_operator.reconcile.world import World
 
@@ -60,12 +61,19 @@ class Nudges:
         """
         if self._not_before is not None and now < self._not_before:
             return self._not_before
+        news = _News(document.config_hash, ring.primary.id, frozenset(key.id for key in ring))
         by_node = {member.spec.node_name: member for member in members}
+        removed = frozenset(document.removed)
         sent = 0
         for pod in [each for each in self._world.pods.values() if each.mesh == self._mesh]:
             member = by_node.get(pod.node)
-            wanted = _text(document, ring, member)
-            if pod.ending or pod.nudge == wanted or _is_current(pod, member, document, ring):
+            wanted = news.text(member)
+            if member is None or not member.status.config_hash:
+                # What is news to one without a place: that it was removed. It must ask while its token lives.
+                is_current = member_name(pod.node, document.cluster_name) not in removed
+            else:
+                is_current = news.is_known_to(member)
+            if pod.ending or is_current or pod.nudge == wanted:
                 continue
             if sent == WRITES_A_RUN:
                 return now
@@ -81,20 +89,25 @@ class Nudges:
         return None
 
 
-def _text(document: MeshDocument, ring: KeyRing, member: MemberFacts | None) -> str:
-    generation = member.generation if member is not None else 0
-    accepted = sorted({key.id for key in ring} - {ring.primary.id})
-    return ".".join([document.config_hash, *accepted, ring.primary.id, str(generation)])
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What agents should have by now."""
 
+    config_hash: str
+    primary_key_id: str
+    key_ids: frozenset[str]
 
-def _is_current(pod: PodFacts, member: MemberFacts | None, document: MeshDocument, ring: KeyRing) -> bool:
-    if member is None or not member.status.config_hash:
-        # What is news to one without a place: that it was removed. It must ask while its token lives.
-        return member_name(pod.node, document.cluster_name) not in document.removed
-    report = member.status
-    return (
-        report.config_hash == document.config_hash
-        and report.primary_key_id == ring.primary.id
-        and set(report.key_ids) == {key.id for key in ring}
-        and report.observed_generation == member.generation
-    )
+    def is_known_to(self, member: MemberFacts) -> bool:
+        report = member.status
+        return (
+            report.config_hash == self.config_hash
+            and report.primary_key_id == self.primary_key_id
+            and self.key_ids == set(report.key_ids)
+            and report.observed_generation == member.generation
+        )
+
+    def text(self, member: MemberFacts | None) -> str:
+        """Return the annotation for a pod: another for whatever is new to it."""
+        generation = member.generation if member is not None else 0
+        accepted = sorted(self.key_ids - {self.primary_key_id})
+        return ".".join([self.config_hash, *accepted, self.primary_key_id, str(generation)])
