@@ -1,9 +1,9 @@
 """Has agents look at once at what changed for them, rather than after minutes.
 
-A kubelet brings changed files to a pod within 80 s or so, and an agent asks for its
-WesherNode after each of its reports, which are 5 minutes apart, give or take half.
-When an annotation of the pod is patched, the kubelet brings everything within a
-second, that annotation included: the agent finds it in a file, and asks.
+A kubelet brings changed files to a pod within 80 s or so, and an agent finds its
+WesherNode in the answer to each of its reports, which are 5 minutes apart, give or
+take half. When an annotation of the pod is patched, the kubelet brings everything
+within a second, that annotation included: the agent sees it in a file, and asks.
 
 That is a courtesy: no mesh is worse for a pod that cannot be patched.
 """
