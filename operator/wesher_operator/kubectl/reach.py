@@ -6,6 +6,7 @@ Library errors end here, as one line that says who must act.
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 import urllib3
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.config import load_kube_config
+from urllib3.util.ssl_ import create_urllib3_context
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
 from wesher_common.version import VERSION
@@ -148,6 +150,7 @@ def connect(kubeconfig: str, context: str) -> ApiServer:
         flag, value = ("--context", context) if context else ("--kubeconfig", kubeconfig or None)
         raise InvalidSpec(flag, f"cannot be used: {' '.join(str(error).split())}", value=value) from error
     api = ApiClient(configuration)
+    api.rest_client.pool_manager.connection_pool_kw["ssl_context"] = _trust()
     api.user_agent = f"kubectl-wesher/{VERSION}"
     return ApiServer(api)
 
@@ -170,6 +173,17 @@ def operator_deployment(api: ApiServer, namespace: str) -> Object:
         places = ", ".join(sorted({str(each["metadata"]["namespace"]) for each in found}))
         raise InvalidSpec("--namespace", f"several operators run here: name one of {places}")
     return found[0]
+
+
+def _trust() -> ssl.SSLContext:
+    """Return what judges certificates as kubectl does.
+
+    Python's stricter rules since 3.13 shut out clusters whose certificates do not name their
+    issuer's key. urllib3 adds the authorities that a kubeconfig names.
+    """
+    context = create_urllib3_context()
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context
 
 
 def _parsed(content: bytes, path: str) -> Object:

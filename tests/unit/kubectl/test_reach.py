@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import ssl
 from pathlib import Path
 
 import pytest
 
+from wesher_operator.kubectl import reach
 from wesher_operator.kubectl.__main__ import main
+from wesher_testing.mounted import KUBECONFIG
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "contexts: 5\n"])
@@ -28,3 +32,16 @@ def test_a_kubeconfig_that_cannot_be_used_is_told_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("kubectl wesher: error: --kubeconfig")
     assert ": cannot be used: " in line
+
+
+def test_certificates_are_judged_as_kubectl_judges_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python since 3.13 refuses those that do not name their issuer's key, unless told otherwise."""
+    strict = ssl.create_default_context()
+    strict.verify_flags |= ssl.VERIFY_X509_STRICT
+    monkeypatch.setattr(reach, "create_urllib3_context", lambda: strict)
+    path = tmp_path / "config"
+    path.write_text(json.dumps(KUBECONFIG))
+    reach.connect(str(path), "")
+    assert not strict.verify_flags & ssl.VERIFY_X509_STRICT

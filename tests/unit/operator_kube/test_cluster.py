@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -23,10 +25,12 @@ from wesher_operator.kube import (
     WESHER_NODE,
     Cluster,
     NotLeading,
+    connect,
     read_answer,
     watch_credentials,
 )
 from wesher_testing.answering import answering
+from wesher_testing.mounted import KUBECONFIG
 
 MESHES = "/apis/wesher.dev/v1alpha1/weshermeshes"
 
@@ -175,3 +179,21 @@ async def test_watches_go_the_same_way_as_requests() -> None:
         way = await watch_credentials(api)
         assert (way.server, way.insecure, way.proxy_url) == (settings.host, True, settings.proxy)
         assert way.trust_env
+
+
+async def test_certificates_are_judged_as_kubectl_judges_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Python since 3.13 refuses those that do not name their issuer's key, unless told otherwise."""
+    usual = ssl.create_default_context
+
+    def strict(*args: Any, **options: Any) -> ssl.SSLContext:
+        context = usual(*args, **options)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    (tmp_path / "config").write_text(json.dumps(KUBECONFIG))
+    async with await connect(tmp_path / "config", "test") as api:
+        ways = [api.rest_client.ssl_context, (await watch_credentials(api)).as_ssl_context()]
+    assert [bool(context.verify_flags & ssl.VERIFY_X509_STRICT) for context in ways] == [False, False]
