@@ -210,6 +210,18 @@ def test_a_stopped_agent_stays_in_the_mesh_when_nobody_says_that_it_is_gone(
     assert "left=no" in agent.own_log
 
 
+def test_an_agent_that_leaves_for_good_leaves_no_key_behind(lab: Lab, start_inside: Start) -> None:
+    """The next agent of this node, of the same mesh or another, makes its own."""
+    host = lab.host("a")
+    mount(host, document(host))
+    agent = start_inside(host)
+    agent.wait_for("a")
+    assert (host.root / "var/lib/wesher/wgoverlay.json").exists()
+    host.run([WESHER, "leave"])
+    assert agent.process.wait(15.0) == 0
+    assert list((host.root / "var/lib/wesher").iterdir()) == []
+
+
 def test_for_another_kind_of_device_the_former_one_makes_room(lab: Lab, start_inside: Start) -> None:
     """A kernel's device and a TUN cannot bear one name, so the next start would refuse it for ever."""
     host = lab.host("a")

@@ -47,6 +47,7 @@ class StateFile:
 
     def __init__(self, path: Path, *, gossip_port: int) -> None:
         self._path = path
+        self._lock_path = path.with_name(f".{path.name}.lock")
         self._gossip_port = gossip_port
         self._lock: int | None = None
         self._broken: bytes | None = None
@@ -61,7 +62,7 @@ class StateFile:
             CannotWrite: the directory is closed to us; run on without.
 
         """
-        path = self._path.with_name(f".{self._path.name}.lock")
+        path = self._lock_path
         try:
             self._make_directory()
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
@@ -116,6 +117,19 @@ class StateFile:
         if self._broken is not None:
             self._set_aside(self._broken)
         replace_file(self._path, render_state(state).encode(), mode=_FILE_MODE)
+
+    def remove(self) -> None:
+        """Take the file away, and the lock's beside it, which is still held.
+
+        Raises:
+            CannotWrite: it stays.
+
+        """
+        for path in (self._path, self._lock_path):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise CannotWrite(path, error.strerror or str(error)) from error
 
     def _parsed(self, path: Path, content: bytes) -> Loaded:
         state, problems = parse_state(content, gossip_port=self._gossip_port)

@@ -222,6 +222,9 @@ class Agent:
             self._driver.tell(partial(self._engine.leave, timeout=LEAVE_SECONDS))
             # Not one after the other: on a Node that was deleted there is a second for both.
             await asyncio.gather(self._left.wait(), self._tunnel.remove())
+            if self._me.in_kubernetes:
+                # Outside, as with the Go program, the next start finds the key of the mesh where it was.
+                self._saver.forget()
         elif self._device_goes:
             await self._tunnel.remove()
         else:

@@ -45,6 +45,13 @@ class StateSaver:
         else:
             self.failed = False
 
+    def forget(self) -> None:
+        """Take the file away, keys included."""
+        try:
+            self._begun.state_file.remove()
+        except CannotWrite as error:
+            log.warning("state of a mesh that was left stays, remove it by hand error=%s", error)
+
     def _state(self) -> State:
         me, now = self._begun.myself, self._driver.now
         node = me.node

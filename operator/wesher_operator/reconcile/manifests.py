@@ -169,6 +169,8 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
         "serviceAccountName": pods.service_account_name,
         "imagePullSecrets": pods.image_pull_secrets,
         "hostNetwork": True,
+        # A Service named wesher-cluster would set WESHER_CLUSTER_PORT, which is a flag's variable.
+        "enableServiceLinks": False,
         "dnsPolicy": pods.dns_policy,
         "priorityClassName": pods.priority_class_name,
         "terminationGracePeriodSeconds": 30,

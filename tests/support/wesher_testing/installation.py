@@ -130,7 +130,7 @@ class Mesh:
             self.wait_for_ping(*pair)
 
     def traces_on(self, node: Node) -> list[str]:
-        """Return everything of the mesh that a node shows: device, routes, hosts entries, sockets."""
+        """Return all of the mesh that a node shows: device, routes, hosts entries, sockets, state file."""
         shown = [f"device {self.interface}"] if self.interface in node.devices() else []
         routes = node.host.run(["ip", "route", "show", "table", "all"]).stdout.splitlines()
         ours = re.compile(
@@ -139,8 +139,9 @@ class Mesh:
         shown += [route.strip() for route in routes if ours.search(route)]
         hosts = (node.host.root / "etc/hosts").read_text().splitlines()
         shown += [line for line in hosts if line.endswith(f"wesher interface {self.interface}")]
-        sockets = (f"run/wesher/{self.interface}.sock", f"run/wireguard/{self.interface}.sock")
-        shown += [socket for socket in sockets if (node.host.root / socket).exists()]
+        files = [f"run/{program}/{self.interface}.sock" for program in ("wesher", "wireguard")]
+        files += [f"var/lib/wesher/{self.interface}.json", f"var/lib/wesher/.{self.interface}.json.lock"]
+        shown += [file for file in files if (node.host.root / file).exists()]
         return shown
 
 

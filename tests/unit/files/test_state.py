@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import stat
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -344,6 +345,24 @@ def test_a_second_agent_on_the_same_file_is_refused(tmp_path: Path) -> None:
     second.lock()
     second.unlock()
     other.unlock()
+
+
+def test_what_is_removed_is_gone_with_its_lock(tmp_path: Path) -> None:
+    file = StateFile(tmp_path / "wg0.json", gossip_port=7946)
+    file.lock()
+    file.save(State())
+    (tmp_path / "wg1.json").touch()
+    file.remove()
+    file.remove()  # of nothing there is nothing to say
+    file.unlock()
+    assert [path.name for path in tmp_path.iterdir()] == ["wg1.json"]
+
+
+def test_a_file_that_cannot_be_removed_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "wg0.json"
+    path.mkdir()
+    with pytest.raises(CannotWrite, match=re.escape(str(path))):
+        StateFile(path, gossip_port=7946).remove()
 
 
 def test_a_lock_that_cannot_be_made_is_said(tmp_path: Path) -> None:
