@@ -64,6 +64,8 @@ class Kind:
     group: str = ""
     version: str = "v1"
     namespaced: bool = True
+    namespace: str = ""
+    """Where all that concerns us lives; empty is the operator's own."""
     selector: str = ""
     """Of labels: which of its objects concern us; empty is all."""
 
@@ -75,7 +77,7 @@ class Kind:
     def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
         """Return the URL path of the collection, an object or its subresource."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        within = f"/namespaces/{namespace}" if self.namespaced else ""
+        within = f"/namespaces/{self.namespace or namespace}" if self.namespaced else ""
         return "/".join(part for part in (f"{root}{within}/{self.plural}", name, subresource) if part)
 
 
@@ -83,6 +85,14 @@ MESH = Kind("WesherMesh", "weshermeshes", GROUP, VERSION, namespaced=False)
 WESHER_NODE = Kind("WesherNode", "weshernodes", GROUP, VERSION, namespaced=False)
 NODE = Kind("Node", "nodes", namespaced=False)
 SERVICE_CIDR = Kind("ServiceCIDR", "servicecidrs", "networking.k8s.io", namespaced=False)
+API_SERVER_ENDPOINTS = Kind(
+    "EndpointSlice",
+    "endpointslices",
+    "discovery.k8s.io",
+    namespace="default",
+    selector="kubernetes.io/service-name=kubernetes",
+)
+"""Where the API server itself listens, which it keeps under the Service ``kubernetes``."""
 SECRET = Kind("Secret", "secrets")
 """Users' own keys too, which carry no label."""
 CONFIG_MAP = Kind("ConfigMap", "configmaps", selector=MESH_LABEL)
@@ -183,7 +193,7 @@ class Cluster:
         self._next_write = 0.0
 
     async def pages(self, kind: Kind, *, fields: str = "") -> AsyncIterator[Page]:
-        """Yield every object of a kind that concerns us (of our namespace, where it has one), at one moment.
+        """Yield every object of a kind that concerns us (of one namespace, where it has any), at one moment.
 
         Args:
             kind: which.

@@ -300,6 +300,18 @@ def test_an_overlay_on_top_of_the_clusters_own_networks_is_refused_and_a_free_on
     assert child(api, "daemonset", "demo-agent") is None
 
 
+def test_an_overlay_that_holds_the_api_servers_own_address_is_refused(api: ApiServer, mesh: Mesh) -> None:
+    """As of a managed control plane, which is no Node; the address is where this API server says it is."""
+    (slices,) = api.get("endpointslices", "-n", "default")["items"]
+    address = slices["endpoints"][0]["addresses"][0]
+    mesh(overlayCIDR=str(ip_network(f"{address}/24", strict=False)))
+    refused = until_condition(api, "Ready", "False", reason="OverlappingNetwork")
+    assert f"overlaps the API server's address {address}; " in refused["message"]
+    free = ip_network(re.search(r"(\S+) is free$", refused["message"])[1])
+    assert ip_address(address) not in free
+    assert child(api, "daemonset", "demo-agent") is None
+
+
 def test_a_key_that_is_not_32_bytes_is_refused_without_being_shown_and_a_good_one_heals(
     api: ApiServer, nodes: None, mesh: Mesh, operator: OperatorProcess
 ) -> None:

@@ -30,6 +30,7 @@ _WATCHED = (
 OPERATOR_RIGHTS: tuple[_Right, ...] = (
     *((verb, *kind) for verb in ("list", "watch") for kind in _WATCHED),
     ("list", "networking.k8s.io", "servicecidrs"),
+    ("list", "discovery.k8s.io", "endpointslices"),
     ("patch", GROUP, "weshermeshes/status"),
     ("create", GROUP, "weshernodes"),
     ("patch", GROUP, "weshernodes"),
@@ -42,6 +43,9 @@ OPERATOR_RIGHTS: tuple[_Right, ...] = (
     ("patch", "apps", "daemonsets"),
     ("patch", "", "pods"),
 )
+_ELSEWHERE = {"nodes": "", "servicecidrs": "", "endpointslices": "default"}
+"""Where that is, which lives not in the operator's namespace. Of what is cluster-wide the namespace is left
+out, or a Role there would seem to be enough."""
 AGENT_RIGHTS: tuple[_Right, ...] = (
     ("get", GROUP, "weshermeshes"),
     ("get", GROUP, "weshernodes"),
@@ -160,7 +164,7 @@ def _roles(api: ApiServer, deployment: Object) -> list[Finding]:
         checks.account_rights(
             f"{namespace}/{account}",
             [
-                f"{verb} {resource}"
+                f"{verb} {resource}{_elsewhere(resource)}"
                 for verb, group, resource in rights
                 if not _review(
                     api,
@@ -175,6 +179,11 @@ def _roles(api: ApiServer, deployment: Object) -> list[Finding]:
     ]
 
 
+def _elsewhere(resource: str) -> str:
+    place = _ELSEWHERE.get(resource)
+    return f" in namespace {place}" if place else ""
+
+
 def _review(api: ApiServer, kind: str, subject: Object, right: _Right, namespace: str) -> bool:
     verb, group, resource = right
     plural, _, subresource = resource.partition("/")
@@ -183,8 +192,7 @@ def _review(api: ApiServer, kind: str, subject: Object, right: _Right, namespace
         "group": group,
         "resource": plural,
         "subresource": subresource,
-        # Of what is cluster-wide the namespace is left out, or a Role there would seem to be enough.
-        "namespace": "" if group == GROUP or plural in {"nodes", "servicecidrs"} else namespace,
+        "namespace": "" if group == GROUP else _ELSEWHERE.get(plural, namespace),
     }
     review = api.create(f"{_REVIEWS}/{kind}", {"spec": {**subject, "resourceAttributes": attributes}})
     return bool((review.get("status") or {}).get("allowed"))

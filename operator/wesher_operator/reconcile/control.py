@@ -23,6 +23,7 @@ from typing import Any
 
 from wesher_common.errors import WesherError
 from wesher_operator.kube import (
+    API_SERVER_ENDPOINTS,
     CONFIG_MAP,
     DAEMON_SET,
     MESH,
@@ -33,6 +34,7 @@ from wesher_operator.kube import (
     WESHER_NODE,
     Cluster,
     Kind,
+    NotPermitted,
 )
 from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.mesh import MeshReconciler
@@ -64,6 +66,7 @@ class Controller:
         self._causes: dict[str, asyncio.Event] = {}
         self._workers: set[asyncio.Task[None]] = set()
         self._looked_at = time.monotonic()
+        self._sees_api_server = True
 
     def is_alive(self) -> bool:
         """Tell whether the cluster was seen lately, by an event or a list."""
@@ -98,19 +101,37 @@ class Controller:
     async def _list(self) -> None:
         gone: set[str] = set()
         # Nodes and keys before meshes, so that a mesh is first looked at with its surroundings known.
-        for kind in (*reversed(WATCHED), SERVICE_CIDR):
-            if kind is SERVICE_CIDR and not await self._cluster.serves(kind):
-                continue  # before Kubernetes 1.33 there is no such kind
-            listed: set[str] = set()
-            version = 0
-            async for page in self._cluster.pages(kind):
-                for body in page.items:
-                    self._world.observe(kind, body)
-                listed |= {body["metadata"]["name"] for body in page.items}
-                version = page.version
-            gone |= self._world.retain(kind, listed, version)
+        for kind in reversed(WATCHED):
+            gone |= await self._list_kind(kind)
+        # Before Kubernetes 1.33 there is no such kind.
+        if await self._cluster.serves(SERVICE_CIDR):
+            gone |= await self._list_kind(SERVICE_CIDR)
+        gone |= await self._list_api_server()
         self._looked_at = time.monotonic()
         self._wake(gone | self._world.meshes.keys())
+
+    async def _list_kind(self, kind: Kind) -> set[str]:
+        """Take in every object of a kind; return the meshes that one which is gone concerns."""
+        listed: set[str] = set()
+        version = 0
+        async for page in self._cluster.pages(kind):
+            for body in page.items:
+                self._world.observe(kind, body)
+            listed |= {body["metadata"]["name"] for body in page.items}
+            version = page.version
+        return self._world.retain(kind, listed, version)
+
+    async def _list_api_server(self) -> set[str]:
+        """Take in where the API server listens; without that right, which older roles lack, go on."""
+        try:
+            gone = await self._list_kind(API_SERVER_ENDPOINTS)
+        except NotPermitted as error:
+            if self._sees_api_server:
+                _log.warning("no overlay is checked against the API server's addresses error=%s", error)
+            self._sees_api_server = False
+            return set()
+        self._sees_api_server = True
+        return gone
 
     async def _resync(self) -> None:
         """List everything again from time to time."""

@@ -33,6 +33,7 @@ from wesher_common.names import (
 )
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_operator.kube import (
+    API_SERVER_ENDPOINTS,
     CONFIG_MAP,
     DAEMON_SET,
     MESH,
@@ -164,6 +165,13 @@ class ServiceNetworks:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiServerAddresses:
+    """An EndpointSlice of the Service ``kubernetes``: where the API server itself listens."""
+
+    addresses: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectFacts:
     """A child of ours that is compared whole."""
 
@@ -171,7 +179,16 @@ class ObjectFacts:
     body: Mapping[str, Any]
 
 
-Facts = MeshFacts | NodeFacts | MemberFacts | KeyFacts | PodFacts | ServiceNetworks | ObjectFacts
+Facts = (
+    MeshFacts
+    | NodeFacts
+    | MemberFacts
+    | KeyFacts
+    | PodFacts
+    | ServiceNetworks
+    | ApiServerAddresses
+    | ObjectFacts
+)
 
 
 def read_facts(kind: Kind, body: Mapping[str, Any]) -> Facts | None:
@@ -354,6 +371,11 @@ def _service_networks(body: Mapping[str, Any]) -> ServiceNetworks:
     return ServiceNetworks(tuple(ip_network(text, strict=False) for text in body["spec"].get("cidrs") or []))
 
 
+def _api_server_addresses(body: Mapping[str, Any]) -> ApiServerAddresses:
+    endpoints = body.get("endpoints") or []
+    return ApiServerAddresses(tuple(ip_address(text) for each in endpoints for text in each["addresses"]))
+
+
 _READERS: dict[Kind, Any] = {
     MESH: _mesh,
     NODE: _node,
@@ -363,4 +385,5 @@ _READERS: dict[Kind, Any] = {
     DAEMON_SET: _child,
     POD: _pod,
     SERVICE_CIDR: _service_networks,
+    API_SERVER_ENDPOINTS: _api_server_addresses,
 }

@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, 
 from wesher_common.names import MAX_INTERFACE_NAME
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT
-from wesher_operator.reconcile.facts import MeshFacts
+from wesher_operator.reconcile.facts import MeshFacts, NodeFacts
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 
@@ -91,19 +91,30 @@ def _clashes(overlay: IPNetwork, world: World) -> Iterator[str]:
         for network in services.networks:
             if overlay.overlaps(network):
                 yield f"the Service network {network}"
-    for _, node in sorted(world.nodes.items()):
-        for network in node.pod_cidrs:
-            if overlay.overlaps(network):
-                yield f"the pod network {network} of Node {node.name}"
-        for kind, address in node.addresses:
+    for _, api_server in sorted(world.api_server.items()):
+        for address in api_server.addresses:
             if address in overlay:
-                yield f"the {kind} {address} of Node {node.name}"
+                # Agents let nothing for the overlay out by another way: every node would lose it.
+                yield f"the API server's address {address}"
+    for _, node in sorted(world.nodes.items()):
+        yield from _clashes_of_node(overlay, node)
+
+
+def _clashes_of_node(overlay: IPNetwork, node: NodeFacts) -> Iterator[str]:
+    for network in node.pod_cidrs:
+        if overlay.overlaps(network):
+            yield f"the pod network {network} of Node {node.name}"
+    for kind, address in node.addresses:
+        if address in overlay:
+            yield f"the {kind} {address} of Node {node.name}"
 
 
 def _occupied(world: World) -> list[IPNetwork]:
     networks = [mesh.spec.overlay for mesh in world.meshes.values() if mesh.spec is not None]
     for services in world.service_cidrs.values():
         networks += services.networks
+    for api_server in world.api_server.values():
+        networks += [ip_network(str(address)) for address in api_server.addresses]
     for node in world.nodes.values():
         networks += node.pod_cidrs
         networks += [ip_network(str(address)) for _, address in node.addresses]

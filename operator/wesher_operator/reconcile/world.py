@@ -16,6 +16,7 @@ from typing import Any
 
 from wesher_common.names import MESH_LABEL
 from wesher_operator.kube import (
+    API_SERVER_ENDPOINTS,
     CONFIG_MAP,
     DAEMON_SET,
     MESH,
@@ -27,6 +28,7 @@ from wesher_operator.kube import (
     Kind,
 )
 from wesher_operator.reconcile.facts import (
+    ApiServerAddresses,
     Facts,
     KeyFacts,
     MemberFacts,
@@ -51,6 +53,7 @@ class World:
     daemon_sets: dict[str, ObjectFacts] = field(default_factory=dict)
     pods: dict[str, PodFacts] = field(default_factory=dict)
     service_cidrs: dict[str, ServiceNetworks] = field(default_factory=dict)
+    api_server: dict[str, ApiServerAddresses] = field(default_factory=dict)
     _versions: dict[tuple[str, str], int] = field(default_factory=dict)
     """By kind and name, of deleted objects too until the next whole list."""
 
@@ -102,6 +105,7 @@ class World:
             DAEMON_SET: self.daemon_sets,
             POD: self.pods,
             SERVICE_CIDR: self.service_cidrs,
+            API_SERVER_ENDPOINTS: self.api_server,
         }
         return stores[kind]
 

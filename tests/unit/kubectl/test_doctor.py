@@ -20,7 +20,7 @@ def granted(account: str) -> set[tuple[str, str, str]]:
     return {
         (verb, group, resource)
         for document in documents
-        if document["kind"] in {"Role", "ClusterRole"} and document["metadata"]["name"] == account
+        if document["kind"] in {"Role", "ClusterRole"} and document["metadata"]["name"].startswith(account)
         for rule in document["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]

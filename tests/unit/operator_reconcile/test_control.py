@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from wesher_operator.kube import MESH
 from wesher_operator.reconcile.control import Controller
 from wesher_operator.reconcile.manifests import AgentSettings
@@ -46,4 +48,65 @@ async def test_a_mesh_whose_deletion_was_missed_is_let_go_of_by_the_next_list() 
         await controller._list()
         while "mesh demo" in {task.get_name() for task in asyncio.all_tasks()}:
             await asyncio.sleep(0.05)
+        await controller.stop()
+
+
+ENDPOINTS = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+
+
+async def test_the_api_servers_own_addresses_are_looked_for_where_it_keeps_them() -> None:
+    """And nothing else is: that namespace is full of other people's Services."""
+    metadata = {"name": "kubernetes", "resourceVersion": "5"}
+    slices = [{"metadata": metadata, "endpoints": [{"addresses": ["10.189.3.4"]}]}]
+    store = Storing()
+    lists = {"weshermeshes": [store.put(MESH.path("", "demo"), mesh(7))], "endpointslices": slices}
+    asked: list[Request] = []
+
+    def answer(request: Request) -> Answer:
+        asked.append(request)
+        if request.method == "GET" and request.path.endswith("s"):
+            return 200, {"items": lists.get(request.name, []), "metadata": {"resourceVersion": "100000"}}
+        return store(request)
+
+    async with serving(answer) as cluster, asyncio.timeout(20):
+        controller = Controller(cluster, AgentSettings(image="wesher:test"))
+        await controller.load()
+        while not [each for each in store.written if each.body.get("reason") == "OverlappingNetwork"]:
+            await asyncio.sleep(0.05)
+        await controller.stop()
+    (request,) = [each for each in asked if each.name == "endpointslices"]
+    assert request.path == ENDPOINTS
+    assert "labelselector=kubernetes.io/service-name%3dkubernetes" in request.query
+
+
+async def test_an_operator_that_may_not_see_the_api_servers_addresses_says_so_once_and_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forbidden = (
+        'endpointslices.discovery.k8s.io is forbidden: User "operator" cannot list resource "endpointslices"'
+        ' in API group "discovery.k8s.io" in the namespace "default"'
+    )
+    lists = {"weshermeshes": [mesh(7)]}
+    may_see = False
+    store = Storing()
+
+    def answer(request: Request) -> Answer:
+        if request.path == ENDPOINTS and not may_see:
+            return 403, {"kind": "Status", "message": forbidden}
+        if request.method == "GET" and request.path.endswith("s"):
+            return 200, {"items": lists.get(request.name, []), "metadata": {"resourceVersion": "100000"}}
+        return store(request)
+
+    async with serving(answer) as cluster, asyncio.timeout(20):
+        controller = Controller(cluster, AgentSettings(image="wesher:test"))
+        await controller.load()
+        while not [each for each in store.written if each.path.endswith("/daemonsets/demo-agent")]:
+            await asyncio.sleep(0.05)
+        await controller._list()
+        assert caplog.text.count(forbidden) == 1
+        may_see = True
+        await controller._list()
+        may_see = False
+        await controller._list()
+        assert caplog.text.count(forbidden) == 2
         await controller.stop()

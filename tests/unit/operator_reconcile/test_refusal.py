@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import time
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wesher_operator.leader import RENEW_DEADLINE
-from wesher_operator.reconcile.facts import MeshFacts
+from wesher_operator.reconcile.facts import ApiServerAddresses, MeshFacts
 from wesher_operator.reconcile.refusal import free_network, refusal
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
@@ -57,6 +57,22 @@ def test_a_free_interface_and_port_are_free_of_every_older_mesh() -> None:
     assert said.endswith("wireguard.interface wgoverlay2 is free")
     other = mesh("new", "2026-01-03T00:00:00Z", wireguard={"interface": "x"})
     assert refused(other, first, second).endswith("wireguard.port 51822 is free")
+
+
+@pytest.mark.parametrize("overlay", ["10.189.0.0/16", "fd00:bd::/64"])
+def test_an_overlay_that_holds_an_address_of_the_api_server_is_refused_and_one_that_does_not_is_free(
+    overlay: str,
+) -> None:
+    """A managed control plane is no Node, and by the overlay's routes every node would lose it."""
+    first = ip_network(overlay)[1]
+    world = World(api_server={"kubernetes": ApiServerAddresses((ip_address("192.0.2.1"), first))})
+    found = refusal(mesh("demo", "2026-01-01T00:00:00Z", overlayCIDR=overlay), world)
+    assert found is not None
+    assert found.reason == "OverlappingNetwork"
+    assert f"spec.overlayCIDR {overlay} overlaps the API server's address {first}; " in found.message
+    free = found.message.removesuffix(" is free").rpartition(" ")[2]
+    assert first not in ip_network(free)
+    assert refusal(mesh("demo", "2026-01-01T00:00:00Z", overlayCIDR=free), world) is None
 
 
 @given(

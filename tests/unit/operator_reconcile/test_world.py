@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from wesher_operator.kube import CONFIG_MAP, MESH, NODE, SECRET, WESHER_NODE
+from wesher_operator.kube import API_SERVER_ENDPOINTS, CONFIG_MAP, MESH, NODE, SECRET, WESHER_NODE
 from wesher_operator.reconcile.world import World
 
 
@@ -147,6 +147,20 @@ def test_a_pod_network_that_is_written_with_host_bits_is_read() -> None:
     world = World()
     world.observe(NODE, node(2) | {"spec": {"podCIDRs": ["10.244.1.7/24"]}})
     assert [str(network) for network in world.nodes["a"].pod_cidrs] == ["10.244.1.0/24"]
+
+
+def test_the_addresses_of_a_moved_api_server_concern_every_mesh() -> None:
+    world = World()
+    world.observe(MESH, mesh())
+    body = {
+        "metadata": {"name": "kubernetes", "resourceVersion": "2"},
+        "endpoints": [{"addresses": ["192.0.2.1"]}, {"addresses": ["192.0.2.2"]}],
+    }
+    assert world.observe(API_SERVER_ENDPOINTS, body) == {"demo"}
+    assert [str(each) for each in world.api_server["kubernetes"].addresses] == ["192.0.2.1", "192.0.2.2"]
+    away = {"metadata": {"name": "kubernetes", "resourceVersion": "3"}, "endpoints": None}
+    assert world.observe(API_SERVER_ENDPOINTS, away) == {"demo"}
+    assert world.api_server["kubernetes"].addresses == ()
 
 
 def test_a_spec_that_the_api_server_should_have_refused_is_kept_with_its_problem() -> None:
