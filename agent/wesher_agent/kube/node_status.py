@@ -9,9 +9,8 @@ from typing import Any
 
 from wesher_agent.kube.node_spec import Object
 from wesher_common.conditions import Condition, carry_over, rfc3339
+from wesher_common.report import MAX_OUTSIDERS, MAX_UNREACHABLE
 
-MAX_UNREACHABLE = 8
-MAX_OUTSIDERS = 64
 MAX_MESSAGE = 1024
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from wesher_common.keys import MAX_KEYS
 from wesher_common.names import MAX_MESH_NAME
+from wesher_common.report import MAX_OUTSIDERS, MAX_UNREACHABLE
 from wesher_operator.resources import rules
 from wesher_operator.resources.parts import MAX_CIDR_TEXT, MAX_DNS_NAME, Column, Conditions, Resource
 
@@ -76,7 +77,7 @@ class Peers(Resource):
     """Of those, with a fresh WireGuard handshake."""
     summary: str = Field("", max_length=_MAX_WORD)
     """`handshake/known`, or `alive/known` where nothing was sent yet."""
-    unreachable: list[MemberName] = Field([], max_length=8)
+    unreachable: list[MemberName] = Field([], max_length=MAX_UNREACHABLE)
     """Members that failed, or whose last probe through the tunnel did."""
 
 
@@ -124,7 +125,7 @@ class WesherNodeStatus(Resource):
     """What it sees of the others."""
     view_hash: str = Field("", max_length=64)
     """Hash over sorted (name, address, key, alive or not): equal where views agree."""
-    outsiders: list[OutsiderReport] = Field([], max_length=64)
+    outsiders: list[OutsiderReport] = Field([], max_length=MAX_OUTSIDERS)
     """Members outside the cluster, reported by three nodes only."""
     last_report_time: str = Field("", json_schema_extra={"format": "date-time"})
     """When the agent last wrote this."""

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
 
+from wesher_agent.kube.node_status import PeerCounts
 from wesher_common.conditions import rfc3339
 from wesher_common.keys import ClusterKey, KeyRing
 from wesher_operator.reconcile.agent_pod import PodTrouble
@@ -178,6 +179,17 @@ def test_views_that_differ_are_unconverged_once_every_agent_had_time_to_report()
     old = status_of(*members, views_differ_since=NOW - window)
     assert condition(old, "Converged") == ("False", "ViewsDiffer", "2 different views; apart from most: c")
     assert condition(status_of(member("a", ago=None)), "Converged")[0] == "Unknown"
+
+
+def test_of_twenty_nodes_that_die_together_all_are_unreachable_at_once() -> None:
+    """Every agent reports the same names, so those that it cut off would stay ready until they are stale."""
+    dead = [f"dead-{number:02}" for number in range(20)]
+    alive = [f"alive-{number:02}" for number in range(30)]
+    peers = PeerCounts(known=49, alive=29, suspect=0, failed=20, handshake=29, unreachable=tuple(dead))
+    living = [member(name, peers=peers.to_dict()) for name in alive]
+    status = status_of(*living, *(member(name, ago=120) for name in dead))
+    found = {entry["name"]: (entry["state"], entry["reason"]) for entry in status["memberList"]}
+    assert found == dict.fromkeys(dead, ("NotReady", "Unreachable")) | dict.fromkeys(alive, ("Ready", ""))
 
 
 def test_a_refused_mesh_is_not_ready_for_that_reason_and_publishes_nothing() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from wesher_common.report import MAX_UNREACHABLE
 from wesher_operator.kube import API_SERVER_ENDPOINTS, CONFIG_MAP, MESH, NODE, SECRET, WESHER_NODE
 from wesher_operator.reconcile.world import World
 
@@ -127,7 +128,8 @@ def test_a_report_that_cannot_be_read_is_none_and_its_node_keeps_its_place(time:
 
 def test_an_agents_report_of_another_release_is_none_and_its_node_keeps_its_place() -> None:
     world = World()
-    world.observe(WESHER_NODE, place(3) | {"status": {"peers": {"unreachable": ["x"] * 9}}})
+    peers = {"unreachable": ["x"] * (MAX_UNREACHABLE + 1)}
+    world.observe(WESHER_NODE, place(3) | {"status": {"peers": peers}})
     assert world.members["demo.a"].status.peers.unreachable == []
     assert str(world.members["demo.a"].address) == "10.189.0.1"
 
