@@ -8,10 +8,11 @@ or on top of another's.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from wesher_common.errors import InvalidSpec
 from wesher_common.mesh_document import MAX_CLUSTER_SEEDS
-from wesher_common.names import member_name
+from wesher_common.names import ADVERTISE_ADDRESS_ANNOTATION, member_name
 from wesher_common.overlay import IPAddress, IPNetwork, allocate_address, is_reserved
 from wesher_common.seeds import SeedAddress
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
@@ -97,6 +98,21 @@ def allocate(
             used.add(address)
             given[name] = address
     return given, left_over
+
+
+def usable(spec: WesherMeshSpec, node: NodeFacts) -> NodeFacts:
+    """Return a node as its mesh may use it: without an annotated address that lies in the overlay itself.
+
+    The way there would be the tunnel that it is to be dialled for.
+    """
+    if node.advertise_address is None or node.advertise_address not in spec.overlay:
+        return node
+    problem = InvalidSpec(
+        f"Node {node.name} annotation {ADVERTISE_ADDRESS_ANNOTATION}",
+        f"must lie outside overlayCIDR {spec.overlay}; the Node's own are used",
+        value=node.advertise_address,
+    )
+    return replace(node, advertise_address=None, problems=(*node.problems, str(problem)))
 
 
 def node_spec(

@@ -280,7 +280,8 @@ class MeshReconciler:
 
     def _desired(self, spec: WesherMeshSpec) -> list[NodeFacts]:
         pods = (pod for pod in self._world.pods.values() if pod.mesh == self._name and not pod.ending)
-        return membership.selected(spec, self._world.nodes.values(), {pod.node for pod in pods})
+        nodes = membership.selected(spec, self._world.nodes.values(), {pod.node for pod in pods})
+        return [allocation.usable(spec, node) for node in nodes]
 
     def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
         return [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid == mesh.uid]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -260,3 +261,32 @@ async def test_a_pod_that_cannot_be_nudged_keeps_no_status_from_being_told() -> 
     assert world.meshes["demo"].status["members"]["desired"] == 1
     assert again is not None
     assert again <= NOW + timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("overlay", ["10.189.0.0/16", "fd00:bd::/64"])
+async def test_an_annotated_address_inside_the_overlay_is_told_of_and_the_nodes_own_is_used(
+    overlay: str,
+) -> None:
+    """Others would have to dial it through the tunnel that it is to be dialled for."""
+    store, world = Storing(), World()
+    inside, outside = str(ip_network(overlay)[7]), "203.0.113.7"
+    for version, (name, address) in enumerate({"a": inside, "b": outside}.items(), start=1):
+        metadata = {
+            "name": name,
+            "resourceVersion": str(version),
+            "annotations": {"wesher.dev/advertise-address": address},
+        }
+        own = [{"type": "InternalIP", "address": f"192.0.2.{version}"}]
+        world.observe(NODE, {"metadata": metadata, "status": {"addresses": own}})
+    metadata = {"name": "demo", "uid": "u", "generation": 1}
+    world.observe(MESH, store.put(MESH_PATH, {"metadata": metadata, "spec": {"overlayCIDR": overlay}}))
+    async with serving(store) as cluster:
+        await reconciler(world, cluster).reconcile()
+    dialled = {member.spec.node_name: member.spec.advertise_address for member in world.members.values()}
+    assert dialled == {"a": "192.0.2.1", "b": outside}
+    assert conditions(world)["Degraded"] == ("True", "InvalidAnnotation")
+    (event,) = [each.body for each in store.written if each.body.get("reason") == "InvalidAnnotation"]
+    assert event["note"] == (
+        f"Degraded is True: Node a annotation wesher.dev/advertise-address '{inside}': "
+        f"must lie outside overlayCIDR {overlay}; the Node's own are used"
+    )
