@@ -12,6 +12,7 @@ import pytest
 
 from wesher_testing.agents import AgentProcess, wait_for_ping, wait_until
 from wesher_testing.capture import Capture
+from wesher_testing.gossip_mesh import GOSSIP_PORT
 from wesher_testing.mounted import document, mount, mounted_flags, remember
 from wesher_testing.namespaces import Lab
 
@@ -20,11 +21,8 @@ Start = Callable[..., AgentProcess]
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 KEY = base64.b64encode(bytes(32)).decode()
-GOSSIP_PORT = 7946
 ENOUGH = 6
 """Datagrams each way: some probes and their answers."""
-PATIENCE = 60.0
-"""Seconds for what takes three on a machine with nothing else to do."""
 
 
 def test_members_of_one_location_gossip_and_tunnel_by_their_internal_addresses(
@@ -44,9 +42,9 @@ def test_members_of_one_location_gossip_and_tunnel_by_their_internal_addresses(
             for host in (a, b)
         ]
         for agent in agents:
-            agent.wait_for("a.east", "b.east", deadline=PATIENCE)
-        wait_for_ping(a, "b.east.m.wesher.internal", deadline=PATIENCE)
-        wait_for_ping(b, "a.east.m.wesher.internal", deadline=PATIENCE)
+            agent.wait_for("a.east", "b.east")
+        wait_for_ping(a, "b.east.m.wesher.internal")
+        wait_for_ping(b, "a.east.m.wesher.internal")
 
         def gossiped(source: IPv4Address, destination: IPv4Address) -> int:
             return sum(
@@ -58,10 +56,9 @@ def test_members_of_one_location_gossip_and_tunnel_by_their_internal_addresses(
 
         wait_until(
             lambda: min(gossiped(a.ipv4, b.ipv4), gossiped(b.ipv4, a.ipv4)) >= ENOUGH,
-            deadline=PATIENCE,
             what="they probe each other",
         )
         for agent in agents:
-            agent.wait_for("a.east", "b.east", deadline=PATIENCE)
+            agent.wait_for("a.east", "b.east")
     assert agents[0].members()["b.east"]["address"] == f"{announced[b]}:{GOSSIP_PORT}"
     assert [packet for packet in capture.packets() if packet.destination in announced.values()] == []

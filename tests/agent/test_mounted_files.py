@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -54,8 +55,11 @@ def test_without_an_api_server_a_restarted_mesh_comes_back_from_its_files(
         agent.wait_for("a", "b")
     wait_for_ping(hosts[0], "b.m.wesher.internal")
     assert agents[0].members()["b"]["overlayIP"] == "10.99.0.11"
-    assert agents[0].ask("status")["keyIDs"] == [ClusterKey.from_base64(OLD).id]
-    assert agents[0].log_text.count("api server not used") == 1
+    assert agents[0].status()["keyIDs"] == [ClusterKey.from_base64(OLD).id]
+    # Once for each reason: on a busy machine it may first have had no answer in time.
+    said = re.findall("api server not used, .*", agents[0].own_log)
+    assert said
+    assert len(said) == len(set(said))
 
 
 def test_without_an_api_server_an_agent_announces_what_the_operator_had_said_of_its_node(
@@ -71,8 +75,8 @@ def test_without_an_api_server_an_agent_announces_what_the_operator_had_said_of_
     start_inside(hosts[0])
     second = start_inside(hosts[1])
     second.wait_for("a", "b")
-    assert second.ask("status")["gossip"]["address"] == f"{outside}:7946"
-    assert second.end(deadline=15.0) == 0
+    assert second.status()["gossip"]["address"] == f"{outside}:7946"
+    assert second.end() == 0
     saved = json.loads((hosts[1].root / "var/lib/wesher/wgoverlay.json").read_text())
     assert (saved["AdvertiseAddress"], saved["Location"]) == (str(outside), "west")
 
@@ -116,9 +120,7 @@ def test_before_the_operator_gave_an_address_an_agent_gossips_and_says_what_it_w
     agent = start_inside(host)
     agent.wait_for("a")
     wait_until(
-        lambda: agent.conditions()["WireGuardReady"] == "NoAddress",
-        deadline=10.0,
-        what="the device waits for an address",
+        lambda: agent.conditions()["WireGuardReady"] == "NoAddress", what="the device waits for an address"
     )
     assert agent.conditions()["GossipJoined"] == "OnlyMember"
 
@@ -135,12 +137,12 @@ def test_a_gossip_port_that_another_program_has_is_named_and_waited_for(
         assert holder.stdout is not None
         holder.stdout.readline()
         agent = start_inside(host)
-        wait_until(lambda: "gossip waits for its port" in agent.own_log, deadline=15.0, what="it is said")
+        wait_until(lambda: "gossip waits for its port" in agent.own_log, what="it is said")
         assert "TCP port 7946 is taken by python" in agent.own_log
-        wait_until(lambda: "DeviceReady" in agent.conditions().values(), deadline=15.0, what="a device")
+        wait_until(lambda: "DeviceReady" in agent.conditions().values(), what="a device")
         assert agent.conditions()["GossipJoined"] == agent.conditions()["Ready"] == "PortTaken"
         holder.communicate()
-    wait_until(lambda: agent.conditions()["GossipJoined"] == "OnlyMember", deadline=15.0, what="it listens")
+    wait_until(lambda: agent.conditions()["GossipJoined"] == "OnlyMember", what="it listens")
 
 
 def test_keys_are_exchanged_under_traffic_by_files_alone(lab: Lab, start_inside: Start) -> None:
@@ -157,13 +159,13 @@ def test_keys_are_exchanged_under_traffic_by_files_alone(lab: Lab, start_inside:
             mount(host, document(hosts[0]), key=key, accepted=accepted)
         for host, agent in zip(hosts, agents, strict=True):
             wait_until(
-                lambda agent=agent, ids=ids: agent.ask("status")["keyIDs"] == ids,  # type: ignore[misc]
-                deadline=6.0,
+                lambda agent=agent, ids=ids: agent.status()["keyIDs"] == ids,  # type: ignore[misc]
                 what=f"the ring of {host.name} is {ids}",
             )
-    assert all(agent.sees("a", "b") for agent in agents)
-    assert "member failed" not in agents[0].log_text
-    assert not agents[0].ask("status")["gossip"]["rejected"]
+    for agent in agents:
+        agent.wait_for("a", "b")
+        assert "member failed" not in agent.own_log
+        assert not agent.status()["gossip"]["rejected"]
 
 
 def test_broken_files_change_nothing_and_are_named_until_they_are_mended(
@@ -174,11 +176,11 @@ def test_broken_files_change_nothing_and_are_named_until_they_are_mended(
     agent = start_inside(host)
     agent.wait_for("a")
     mount(host, "{", key="junk")
-    wait_until(lambda: agent.conditions()["KeyCurrent"] == "InvalidConfig", deadline=6.0, what="it is said")
-    assert agent.ask("status")["keyIDs"] == [ClusterKey.from_base64(OLD).id]
+    wait_until(lambda: agent.conditions()["KeyCurrent"] == "InvalidConfig", what="it is said")
+    assert agent.status()["keyIDs"] == [ClusterKey.from_base64(OLD).id]
     assert agent.own_log.count("mounted files not used") == 1
     mount(host, document(host))
-    wait_until(lambda: agent.conditions()["KeyCurrent"] == "Current", deadline=6.0, what="it is well again")
+    wait_until(lambda: agent.conditions()["KeyCurrent"] == "Current", what="it is well again")
 
 
 def test_a_removed_member_loses_its_tunnel_at_once(lab: Lab, start_inside: Start) -> None:
@@ -191,9 +193,10 @@ def test_a_removed_member_loses_its_tunnel_at_once(lab: Lab, start_inside: Start
     wait_for_ping(hosts[0], "10.99.0.11")
     second.end(signal.SIGKILL)
     mount(hosts[0], document(hosts[0], removed=["b"]))
-    wait_until(lambda: first.members().keys() == {"a"}, deadline=6.0, what="b is gone")
-    wait_until(lambda: not pings(hosts[0], "10.99.0.11"), deadline=6.0, what="b's tunnel is gone")
-    assert "b.m.wesher.internal" not in (hosts[0].root / "etc/hosts").read_text()
+    wait_until(lambda: first.members().keys() == {"a"}, what="b is gone")
+    wait_until(lambda: not pings(hosts[0], "10.99.0.11"), what="b's tunnel is gone")
+    names = hosts[0].root / "etc/hosts"
+    wait_until(lambda: "b.m.wesher.internal" not in names.read_text(), what="b's name is gone")
 
 
 def test_a_stopped_agent_stays_in_the_mesh_when_nobody_says_that_it_is_gone(
@@ -204,8 +207,8 @@ def test_a_stopped_agent_stays_in_the_mesh_when_nobody_says_that_it_is_gone(
     remember(host, ip_address("10.99.0.10"))
     agent = start_inside(host)
     agent.wait_for("a")
-    wait_until(lambda: agent.conditions()["WireGuardReady"] == "DeviceReady", deadline=6.0, what="a device")
-    assert agent.end(deadline=10.0) == 0
+    agent.wait_device()
+    assert agent.end() == 0
     assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout
     assert "left=no" in agent.own_log
 
@@ -252,9 +255,7 @@ def test_files_that_are_broken_at_the_start_are_one_line_and_exit_code_1(
 ) -> None:
     host = lab.host("a")
     mount(host, document(host, **changes))
-    done = host.run(
-        [WESHER, *mounted_flags(host), f"--userspace-binary={wireguard_go()}"], check=False, timeout=10
-    )
+    done = host.run([WESHER, *mounted_flags(host), f"--userspace-binary={wireguard_go()}"], check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(line)
     assert done.stderr.count("\n") == 1
@@ -262,7 +263,7 @@ def test_files_that_are_broken_at_the_start_are_one_line_and_exit_code_1(
 
 def test_a_missing_mount_is_one_line_and_exit_code_1(lab: Lab) -> None:
     host = lab.host("a")
-    done = host.run([WESHER, *mounted_flags(host)], check=False, timeout=10)
+    done = host.run([WESHER, *mounted_flags(host)], check=False)
     assert (done.returncode, done.stderr) == (1, f"wesher: error: mesh.json: is missing in {MOUNT}\n")
 
 

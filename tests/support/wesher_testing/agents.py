@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from wesher_agent.control import AgentUnreachable, ask
+from wesher_agent.files.state_format import parse_state
 from wesher_testing import toolbox
+from wesher_testing.gossip_mesh import GOSSIP_PORT
 from wesher_testing.namespaces import Host
 
 WESHER = Path(sys.executable).parent / "wesher"
 SECRET = bytes(range(100, 132))
 KEY = base64.b64encode(SECRET).decode()
+PATIENCE = 60.0
+"""Seconds for what takes a moment, or a few, on a machine that has nothing else to do."""
 _LOOK_SECONDS = 0.1
 
 
@@ -32,7 +36,7 @@ def wireguard_go() -> Path:
     )
 
 
-def wait_until(reached: Callable[[], object], *, deadline: float, what: str) -> float:
+def wait_until(reached: Callable[[], object], *, what: str, deadline: float = PATIENCE) -> float:
     """Wait for something in the real world; return how many seconds it took.
 
     Raises:
@@ -96,31 +100,40 @@ class AgentProcess:
         except AgentUnreachable:
             return None
 
+    def status(self) -> dict[str, Any]:
+        """Return its status, once it answers: a busy agent may let a question pass."""
+        status: dict[str, Any] = self._answer("status")
+        return status
+
     def members(self) -> dict[str, dict[str, Any]]:
-        """Return the members by name, nobody while the agent does not answer."""
-        return {entry["name"]: entry for entry in self.ask("members") or []}
+        """Return the members by name, once it answers."""
+        return {entry["name"]: entry for entry in self._answer("members")}
 
     def counts(self) -> dict[str, int]:
-        """Return how often each kind of trouble happened, once the agent answers."""
-        answers: list[Any] = []
-
-        def answered() -> bool:
-            answers.append(self.ask("status"))
-            return answers[-1] is not None
-
-        wait_until(answered, deadline=60.0, what=f"the agent of {self.host.name} answers")
-        counts: dict[str, int] = answers[-1]["counts"]
+        """Return how often each kind of trouble happened, once it answers."""
+        counts: dict[str, int] = self.status()["counts"]
         return counts
 
     def conditions(self) -> dict[str, str]:
-        """Return the reason of each condition."""
-        return {entry["type"]: entry["reason"] for entry in self.ask("status")["conditions"]}
+        """Return the reason of each condition, once it answers."""
+        return {entry["type"]: entry["reason"] for entry in self.status()["conditions"]}
+
+    def _answer(self, command: str) -> Any:
+        answers: list[Any] = []
+
+        def answered() -> bool:
+            answers.append(self.ask(command))
+            return answers[-1] is not None
+
+        wait_until(answered, what=f"the agent of {self.host.name} answers")
+        return answers[-1]
 
     def sees(self, *alive: str) -> bool:
-        """Tell whether exactly these are alive, ourselves included."""
-        return {name for name, entry in self.members().items() if entry["state"] == "alive"} == set(alive)
+        """Tell whether exactly these are alive, ourselves included; not while the agent does not answer."""
+        members = self.ask("members") or []
+        return {entry["name"] for entry in members if entry["state"] == "alive"} == set(alive)
 
-    def wait_for(self, *alive: str, deadline: float = 15.0) -> float:
+    def wait_for(self, *alive: str, deadline: float = PATIENCE) -> float:
         """Wait until exactly these are alive; return how long it took."""
         try:
             what = f"{self.host.name} sees {', '.join(alive)}"
@@ -129,7 +142,23 @@ class AgentProcess:
             error.add_note(self.own_log[-3000:])
             raise
 
-    def end(self, number: int = signal.SIGTERM, *, deadline: float = 15.0) -> int:
+    def wait_device(self) -> None:
+        """Wait until it has set its device up: it answers before."""
+        wait_until(lambda: "device ready" in self.own_log, what=f"the device of {self.host.name} is ready")
+
+    def wait_saved(self, *others: str) -> None:
+        """Wait until its state file names these members, so that a start after a kill finds them."""
+        state = self.host.root / f"var/lib/wesher/{self.interface}.json"
+
+        def names() -> set[str]:
+            return {node.name for node in parse_state(state.read_bytes(), gossip_port=GOSSIP_PORT)[0].nodes}
+
+        wait_until(
+            lambda: state.exists() and names() >= set(others),
+            what=f"the state file of {self.host.name} names {', '.join(others)}",
+        )
+
+    def end(self, number: int = signal.SIGTERM, *, deadline: float = PATIENCE) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(deadline)
@@ -146,7 +175,7 @@ def _common_flags() -> list[str | Path]:
 
 def run_to_end(host: Host, *flags: str | Path) -> subprocess.CompletedProcess[str]:
     """Run an agent that is expected to end by itself at once."""
-    return host.run([WESHER, *standard_flags(), *flags], check=False, timeout=10)
+    return host.run([WESHER, *standard_flags(), *flags], check=False, timeout=PATIENCE)
 
 
 def pings(host: Host, target: str) -> bool:
@@ -154,7 +183,7 @@ def pings(host: Host, target: str) -> bool:
     return host.run(["ping", "-c1", "-W2", target], check=False).returncode == 0
 
 
-def wait_for_ping(host: Host, target: str, *, deadline: float = 20.0) -> float:
+def wait_for_ping(host: Host, target: str, *, deadline: float = PATIENCE) -> float:
     """Wait until a name or address answers a ping; return how long it took.
 
     WireGuard tries a handshake that was lost again after 5 s, and once more after 10.

@@ -22,13 +22,13 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(bytes.fromhex(datagram), (address, said["port"]))
 for request in said["requests"]:
     for address in said["to"]:
-        with socket.create_connection((address, said["port"]), timeout=5) as stream:
-            stream.sendall(bytes.fromhex(request))
-            stream.shutdown(socket.SHUT_WR)
+        with socket.create_connection((address, said["port"]), timeout=30) as stream:
             try:
+                stream.sendall(bytes.fromhex(request))
+                stream.shutdown(socket.SHUT_WR)
                 while stream.recv(65536):
                     pass
-            except ConnectionResetError:
+            except (ConnectionResetError, BrokenPipeError):
                 pass
 """
 
@@ -69,4 +69,4 @@ class Said:
             "to": [str(listener.ipv4) for listener in listeners],
             "port": GOSSIP_PORT,
         }
-        sender.run([sys.executable, "-I", "-c", _SEND], text_in=json.dumps(said), timeout=60.0)
+        sender.run([sys.executable, "-I", "-c", _SEND], text_in=json.dumps(said), timeout=180.0)
