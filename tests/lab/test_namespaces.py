@@ -9,9 +9,11 @@ import sys
 from collections.abc import Iterator
 from ipaddress import ip_network
 from pathlib import Path
+from socket import IPPROTO_ICMP, IPPROTO_UDP
 
 import pytest
 
+from wesher_testing.agents import PATIENCE, wait_for_ping, wait_until
 from wesher_testing.capture import Capture, addressed_in, holding, wireguard_pairs
 from wesher_testing.namespaces import CommandFailed, Host, Lab
 
@@ -24,21 +26,26 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
+def wait_reached(host: Host, address: object) -> None:
+    """Wait until a host answers: for some seconds the kernel believes what it found out during a cut."""
+    wait_for_ping(host, str(address))
+
+
 def reaches(host: Host, address: object) -> bool:
     return host.run(["ping", "-c", "3", "-i", "0.2", "-W", "1", str(address)], check=False).returncode == 0
 
 
 def test_hosts_on_a_network_reach_each_other_in_both_families(lab: Lab) -> None:
     a, b = lab.host("a"), lab.host("b")
-    assert reaches(a, b.ipv4)
-    assert reaches(a, b.ipv6)
+    wait_reached(a, b.ipv4)
+    wait_reached(a, b.ipv6)
 
 
 def test_a_host_can_stand_on_two_networks_that_do_not_meet(lab: Lab) -> None:
     far = lab.network("far")
     a, b, router = lab.host("a"), lab.host("b", far), lab.host("router", lab.lan, far)
-    assert reaches(router, a.ipv4)
-    assert reaches(router, b.ipv4)
+    wait_reached(router, a.ipv4)
+    wait_reached(router, b.ipv4)
     assert router.address_on(far) in far.ipv4
     assert not reaches(a, b.ipv4)
 
@@ -48,34 +55,34 @@ def test_a_cut_host_is_alone_until_its_cable_is_back(lab: Lab) -> None:
     b.cut()
     assert not reaches(a, b.ipv4)
     b.restore()
-    assert reaches(a, b.ipv4)
+    wait_reached(a, b.ipv4)
 
 
 def test_a_network_can_be_cut_in_two_and_no_host_sees_its_link_go(lab: Lab) -> None:
     far = lab.far_side(lab.lan, "far")
     a, b, c = lab.host("a"), lab.host("b"), lab.host("c", far)
-    assert reaches(a, c.ipv4)
+    wait_reached(a, c.ipv4)
     lab.cut_between(far)
     assert not reaches(a, c.ipv4)
-    assert reaches(a, b.ipv4)
+    wait_reached(a, b.ipv4)
     assert "LOWER_UP" in c.run(["ip", "link", "show", "eth0"]).stdout
     lab.join_again(far)
-    assert reaches(a, c.ipv4)
+    wait_reached(a, c.ipv4)
 
 
 def test_dropped_peers_and_ports_come_back_with_allow_all(lab: Lab) -> None:
     a, b, c = lab.host("a"), lab.host("b"), lab.host("c")
     b.drop_peer(a)
     assert not reaches(a, b.ipv6)
-    assert reaches(c, b.ipv4)
+    wait_reached(c, b.ipv4)
     b.allow_all()
-    assert reaches(a, b.ipv6)
+    wait_reached(a, b.ipv6)
 
 
 _REFUSED_OR_SILENT = """
 import socket, sys
 try:
-    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1)
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3)
 except ConnectionRefusedError:
     print("refused")
 except TimeoutError:
@@ -141,7 +148,7 @@ def test_nothing_is_left_however_a_run_ends(end: signal.Signals | str) -> None:
         env={**os.environ, "PYTHONPATH": support},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     directory, *pids = run.stdout.split()
@@ -178,19 +185,19 @@ def test_two_labs_with_the_same_hosts_and_addresses_know_nothing_of_each_other(l
         directory = Path(neighbour.stdout.readline().strip())
         assert directory.exists()
         assert directory != lab.directory
-        assert reaches(a, b.ipv4)
+        wait_reached(a, b.ipv4)
         neighbour.stdin.write("\n")
         neighbour.stdin.flush()
-        assert neighbour.wait(30) == 0
+        assert neighbour.wait(PATIENCE) == 0
     assert not directory.exists()
-    assert reaches(a, b.ipv4)
+    wait_reached(a, b.ipv4)
 
 
 def test_a_capture_holds_what_passed_and_shows_a_marker_sent_in_clear(lab: Lab, tmp_path: Path) -> None:
     a, b = lab.host("a"), lab.host("b")
     marker = os.urandom(16)
     with Capture(a, "eth0", tmp_path / "a.pcap") as capture:
-        a.run(["ping", "-c", "1", "-W", "1", "-p", marker.hex(), str(b.ipv4)])
+        a.run(["ping", "-c", "1", "-W", "10", "-p", marker.hex(), str(b.ipv4)])
     packets = capture.packets()
     assert [(packet.source, packet.destination) for packet in holding(packets, marker)] == [
         (a.ipv4, b.ipv4),
@@ -199,6 +206,15 @@ def test_a_capture_holds_what_passed_and_shows_a_marker_sent_in_clear(lab: Lab, 
     assert addressed_in(packets, ip_network("192.0.2.0/24"))
     assert addressed_in(packets, ip_network("10.0.0.0/8")) == []
     assert wireguard_pairs(packets) == {}
+
+
+def test_a_capture_is_whole_though_tcpdump_had_no_time_for_a_while(lab: Lab, tmp_path: Path) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    with Capture(a, "eth0", tmp_path / "a.pcap") as capture:
+        capture._tcpdump.send_signal(signal.SIGSTOP)
+        a.run(["ping", "-q", "-c", "500", "-i", "0.002", "-w", "30", str(b.ipv4)])
+        capture._tcpdump.send_signal(signal.SIGCONT)
+    assert sum(packet.protocol == IPPROTO_ICMP for packet in capture.packets()) >= 1000
 
 
 def test_a_capture_tells_wireguard_data_from_other_datagrams(lab: Lab, tmp_path: Path) -> None:
@@ -211,4 +227,9 @@ def test_a_capture_tells_wireguard_data_from_other_datagrams(lab: Lab, tmp_path:
     )
     with Capture(b, "eth0", tmp_path / "b.pcap") as capture:
         a.run([sys.executable, "-c", send, str(b.ipv6)])
+        # Until b's hardware address is known, a keeps what it sends.
+        wait_until(
+            lambda: sum(packet.protocol == IPPROTO_UDP for packet in capture.packets()) == 3,
+            what="all three have arrived",
+        )
     assert wireguard_pairs(capture.packets()) == {(a.ipv6, b.ipv6): 2}

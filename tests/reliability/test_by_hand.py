@@ -101,7 +101,6 @@ def test_a_device_edited_by_hand_is_as_before_within_half_a_minute(
     for name, agent in plain.agents.items():
         wait_until(
             lambda name=name, agent=agent: agent.counts()["deviceRepairs"] > repairs[name],  # type: ignore[misc]
-            deadline=WITHIN,
             what=f"{name} counts a repair",
         )
         assert "device repaired interface=wgoverlay" in agent.own_log
@@ -116,7 +115,6 @@ def test_a_route_that_another_program_holds_is_left_to_it_and_said_once(lab: Lab
 
     wait_until(
         lambda: agent.sees("a", "b") and agent.counts()["routeConflicts"],
-        deadline=60.0,
         what="the conflict is counted",
     )
 

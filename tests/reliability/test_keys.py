@@ -44,10 +44,7 @@ def test_the_key_is_exchanged_without_a_lost_ping_and_one_that_was_off_comes_bac
             ring = [ClusterKey.from_base64(key).id for key in (primary, accepted) if key]
             for name in present:
                 wait_until(
-                    lambda name=name, ring=ring: (
-                        (mesh.agents[name].ask("status") or {}).get("keyIDs") == ring
-                    ),  # type: ignore[misc]
-                    deadline=60.0,
+                    lambda name=name, ring=ring: mesh.agents[name].status()["keyIDs"] == ring,  # type: ignore[misc]
                     what=f"the ring of {name} is {ring}",
                 )
         # A kubelet brings the present Secret before it starts the pod.

@@ -48,14 +48,14 @@ def traces_at_rest(host: Host) -> Traces:
         found.append(traces(host))
         return not [path for path in found[-1].files if path.endswith(".tmp")]
 
-    wait_until(is_at_rest, deadline=30.0, what="every file is in its place")
+    wait_until(is_at_rest, what="every file is in its place")
     return found[-1]
 
 
 def wait_for_traces(host: Host, expected: Traces) -> None:
     """Wait until there is one of everything: a file may be on its way to its place."""
     try:
-        wait_until(lambda: traces(host) == expected, deadline=30.0, what="all is as before the first kill")
+        wait_until(lambda: traces(host) == expected, what="all is as before the first kill")
     except AssertionError as error:
         error.add_note(f"now:    {traces(host)}\nbefore: {expected}")
         raise

@@ -7,7 +7,6 @@ from concurrent.futures import Future
 
 import pytest
 
-from wesher_testing.busy import stretched
 from wesher_testing.cuts import ALONE, GO, LENGTHS, SEEDED, Cut, Result
 from wesher_testing.soak import soaking
 
@@ -36,13 +35,13 @@ def test_two_halves_are_one_mesh_with_tunnels_a_minute_after_the_cut(
     say(str(cut))
     whole = cut.whole[ALONE]
     assert whole is not None
-    assert whole <= stretched(WITHIN)
+    assert whole <= cut.stretch * WITHIN
 
 
 def test_half_a_minute_is_enough_where_a_seed_can_be_asked(cut: Cut) -> None:
     whole = cut.whole[SEEDED]
     assert whole is not None
-    assert whole <= stretched(WITH_SEEDS)
+    assert whole <= cut.stretch * WITH_SEEDS
 
 
 def test_the_cut_was_one_that_both_kinds_of_member_saw(result: Result) -> None:

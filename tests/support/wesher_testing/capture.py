@@ -3,7 +3,8 @@
 A capture runs from before the first packet of interest to after the last and is
 whole: starting waits until tcpdump listens; stopping sends a frame of its own and waits
 until that stands in the file, and refuses a capture in which the kernel dropped anything.
-The file is libpcap's classic format (pcap-savefile(5)), read here.
+Until then the file is about a second behind. It has libpcap's classic format
+(pcap-savefile(5)), read here.
 """
 
 from __future__ import annotations
@@ -85,9 +86,12 @@ class Capture:
         self._host = host
         self._interface = interface
         self._file = file
+        self._stopped = False
         self._tcpdump = host.popen(
+            # Not --immediate-mode: its buffer has a place of 64 KiB for each packet, however small, so
+            # a tcpdump that a busy machine lets wait for two seconds of pings would lose some.
             [
-                *(system_program("tcpdump"), "--interface", interface, "-n", "-U", "--immediate-mode"),
+                *(system_program("tcpdump"), "--interface", interface, "-n", "-U"),
                 *("--buffer-size=16384", "--relinquish-privileges=root", "-w", file),
             ],
             stdin=subprocess.DEVNULL,
@@ -117,12 +121,15 @@ class Capture:
             RuntimeError: packets are missing, so that absence would prove nothing.
 
         """
-        if self._tcpdump.poll() is not None:
+        if self._stopped:
             return
+        self._stopped = True
         mark = os.urandom(16)
         self._host.run([sys.executable, "-I", "-c", _SEND_MARK, self._interface, mark.hex()])
         deadline = time.monotonic() + _PATIENCE
-        while not (written := mark in self._file.read_bytes()) and time.monotonic() < deadline:
+        while not (written := mark in self._file.read_bytes()) and self._tcpdump.poll() is None:
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.02)
         self._tcpdump.send_signal(signal.SIGINT)
         said = self._tcpdump.communicate(timeout=_PATIENCE)[1]

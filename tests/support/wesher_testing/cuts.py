@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from wesher_testing.agents import KEY, SECRET, AgentProcess
+from wesher_testing.busy import stretched
 from wesher_testing.go_peer import GoPeer, go_peer
 from wesher_testing.in_clear import Seen, watched
 from wesher_testing.namespaces import Host, Lab, Network
@@ -51,6 +52,8 @@ class Cut:
     """From the cut until each half held all of the other for dead."""
     whole: dict[str, float | None] = field(default_factory=dict)
     """From the cable's return until everybody held all for alive, and pings went across."""
+    stretch: float = 1.0
+    """By how much longer limits must be than on a machine of one's own, as busy as this one was then."""
 
     def __str__(self) -> str:
         """Return a line for people."""
@@ -106,6 +109,7 @@ async def tear_and_heal(lengths: Sequence[float], directory: Path) -> Result:
                     cut.split = await _measure(meshes, "split", patience=seconds, to_the_end=True)
                     lab.join_again(far)
                     cut.whole = await _measure(meshes, "whole", patience=PATIENCE)
+                    cut.stretch = stretched(1.0)
                     if cut.whole[GO] is None:
                         await go.mend()
             agent = ours.sides[0][0]
@@ -165,6 +169,8 @@ class OurMesh:
         names = [agent.host.name for agent in agents]
         for agent in agents:
             agent.wait_for(*names, deadline=FORMING)
+        for agent in agents:
+            agent.wait_saved(*(name for name in names if name != agent.host.name))
         for agent in agents:
             agent.end(signal.SIGKILL)
         return cls([[_agent(ALONE, host) for host in side] for side in sides])

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _HOLD = ("unshare", "--net", "--mount", "--uts", "--", "sh", "-c", "echo; exec sleep infinity")
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 """Seconds in which killed processes must be gone; only the kernel can need longer."""
 
 

@@ -32,8 +32,10 @@ from wesher_testing.toolbox import REPOSITORY, system_program
 
 _PRIVATE = ("/run", "/var/lib")
 """Directories that each host has for itself, empty at first."""
-_PATIENCE = 10.0
+_PATIENCE = 30.0
 """Seconds for the kernel to do what it was told."""
+_RUN_PATIENCE = 60.0
+"""Seconds for a program that ends by itself."""
 
 
 class CommandFailed(RuntimeError):  # noqa: N818 - reads as the fact it states
@@ -119,6 +121,7 @@ class Lab:
         self.in_switch("ip", "link", "add", near, "type", "veth", "peer", "name", far)
         self.in_switch("ip", "link", "set", near, "master", network.name, "up")
         self.in_switch("ip", "link", "set", far, "master", name, "up")
+        self.wait_carrying(near, far)
         return made
 
     def cut_between(self, far: Network) -> None:
@@ -126,8 +129,10 @@ class Lab:
         self.in_switch("ip", "link", "set", f"{far.name}.near", "down")
 
     def join_again(self, far: Network) -> None:
-        """Put that cable back."""
-        self.in_switch("ip", "link", "set", f"{far.name}.near", "up")
+        """Put that cable back; when this returns it carries."""
+        near = f"{far.name}.near"
+        self.in_switch("ip", "link", "set", near, "up")
+        self.wait_carrying(near, f"{far.name}.far")
 
     def host(self, name: str, *networks: Network) -> Host:
         """Add a host, plugged into ``lan`` or the given networks as eth0, eth1 and so on."""
@@ -144,9 +149,23 @@ class Lab:
         """The hosts by name, in the order they were made."""
         return self._hosts
 
-    def in_switch(self, *argv: str) -> None:
-        """Run a command where the bridges are."""
-        _run([*_enter(self._switch, "--net"), *argv])
+    def in_switch(self, *argv: str) -> str:
+        """Run a command where the bridges are, and return what it said."""
+        return _run([*_enter(self._switch, "--net"), *argv]).stdout
+
+    def wait_carrying(self, *ports: str) -> None:
+        """Wait until the bridges pass on what comes from these ports, which they do a moment after `up`."""
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            told = json.loads(self.in_switch("ip", "-json", "-details", "link", "show"))
+            states = {
+                link["ifname"]: link.get("linkinfo", {}).get("info_slave_data", {}).get("state")
+                for link in told
+            }
+            if all(states[port] == "forwarding" for port in ports):
+                return
+            time.sleep(0.02)
+        raise CommandFailed(f"{', '.join(ports)} did not begin to carry in {_PATIENCE:.0f} s")
 
     def _hold(self) -> int:
         requests, answers = self._keeper.stdin, self._keeper.stdout
@@ -208,7 +227,7 @@ class Host:
         argv: Sequence[str | Path],
         *,
         check: bool = True,
-        timeout: float = 30.0,
+        timeout: float = _RUN_PATIENCE,
         text_in: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
@@ -285,13 +304,16 @@ class Host:
             self._lab.in_switch("ip", "link", "set", self._port(index), state)
         # The kernel tells the other end of a cable a little later.
         deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline:
+        while True:
             told = json.loads(self.run(["ip", "-json", "link", "show"]).stdout)
             states = {link["ifname"]: link["operstate"].lower() for link in told}
             if all(states[device] in (state, "lowerlayer" + state) for device in devices):
-                return
+                break
+            if time.monotonic() > deadline:
+                raise CommandFailed(f"the cables of {self.name} did not go {state} in {_PATIENCE:.0f} s")
             time.sleep(0.02)
-        raise CommandFailed(f"the cables of {self.name} did not go {state} in {_PATIENCE:.0f} s")
+        if state == "up":
+            self._lab.wait_carrying(*(self._port(index) for index in range(len(devices))))
 
     def _port(self, index: int) -> str:
         return f"port{self._number}.{index}"
@@ -308,6 +330,7 @@ class Host:
             "link set lo up",
         ]
         self.run(["ip", "-batch", "-"], text_in="\n".join(lines) + "\n")
+        self._lab.wait_carrying(port)
 
     def _make_private(self) -> None:
         own = self._lab.directory / self.name
@@ -348,7 +371,7 @@ def _run(
     command: Sequence[str],
     *,
     check: bool = True,
-    timeout: float = 30.0,
+    timeout: float = _RUN_PATIENCE,
     text_in: str | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:

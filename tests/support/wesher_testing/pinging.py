@@ -10,13 +10,21 @@ import itertools
 import re
 import signal
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from wesher_testing.namespaces import Host
 
 _INTERVAL = 0.1
+_ON_THE_WAY = 10
+"""How many of the last pings do not count: on a busy machine their answers come later than a ping's end."""
+_ANSWERS_AFTER = 2 * _ON_THE_WAY
+"""How many more answers are awaited in the end, so that those that do not count hide nothing."""
+_PATIENCE = 60.0
 _ANSWERED = re.compile(r"bytes from .* icmp_seq=(\d+) ")
 _SENT = re.compile(r"^(\d+) packets transmitted", re.MULTILINE)
 
@@ -30,7 +38,7 @@ class OnHost(Protocol):
 
 
 class Pinging:
-    """Pings that run while its context lasts.
+    """Pings that run while its context lasts, whose end waits for some further answers of each.
 
     Args:
         nodes: the hosts by name.
@@ -45,66 +53,91 @@ class Pinging:
         addresses: Mapping[str, str],
         pairs: Iterable[tuple[str, str]] | None = None,
     ) -> None:
-        self._pings: dict[tuple[str, str], subprocess.Popen[str]] = {}
+        self._pings: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
         self._nodes = nodes
         self._addresses = addresses
         self._pairs = list(itertools.permutations(nodes, 2) if pairs is None else pairs)
         self.outages: dict[tuple[str, str], float] = {}
         """By (from, to), once stopped: the longest time without an answer, in seconds."""
         self.lost: dict[tuple[str, str], int] = {}
-        """By (from, to), once stopped: how many were not answered, the last not counted."""
+        """By (from, to), once stopped: how many were not answered."""
 
     def __enter__(self) -> Self:
+        # Files, since a pipe that nobody empties holds a ping up after a hundred seconds.
+        self._directory = tempfile.TemporaryDirectory(prefix="wesher-pings-")
         for pair in self._pairs:
             source, target = pair
-            command = ["ping", "-n", "-i", str(_INTERVAL), self._addresses[target]]
-            self._pings[pair] = self._nodes[source].host.popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
+            with self._words(pair).open("wb") as words:
+                self._pings[pair] = self._nodes[source].host.popen(
+                    ["ping", "-n", "-i", str(_INTERVAL), self._addresses[target]],
+                    stdin=subprocess.DEVNULL,
+                    stdout=words,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None:
+            self._wait_for_more()
         for ping in self._pings.values():
             # So that it prints its summary.
             ping.send_signal(signal.SIGINT)
-        for pair, ping in self._pings.items():
+        for ping in self._pings.values():
             try:
-                said, _ = ping.communicate(timeout=60)
+                ping.wait(_PATIENCE)
             except subprocess.TimeoutExpired:
                 ping.kill()
-                said, _ = ping.communicate()
-            self.outages[pair] = longest_outage(said)
-            self.lost[pair] = count_lost(said)
+                ping.wait()
+        said = {pair: self._words(pair).read_text() for pair in self._pings}
+        self._directory.cleanup()
+        self.outages = {pair: longest_outage(words) for pair, words in said.items()}
+        self.lost = {pair: count_lost(words) for pair, words in said.items()}
 
     def lost_at(self, node: str) -> float:
         """Return the longest outage between a node and any other, in seconds."""
         return max(seconds for pair, seconds in self.outages.items() if node in pair)
 
+    def _words(self, pair: tuple[str, str]) -> Path:
+        return Path(self._directory.name, " to ".join(pair))
+
+    def _wait_for_more(self) -> None:
+        """Wait for each pair's further answers; that none come any more is for the counts to tell."""
+
+        def answers(pair: tuple[str, str]) -> int:
+            return len(_answered(self._words(pair).read_text()))
+
+        wanted = {pair: answers(pair) + _ANSWERS_AFTER for pair in self._pings}
+        deadline = time.monotonic() + _PATIENCE
+        for pair, count in wanted.items():
+            while answers(pair) < count and time.monotonic() < deadline:
+                time.sleep(_INTERVAL)
+
 
 def count_lost(said: str) -> int:
-    """Return how many pings of one that was ended by SIGINT were lost.
-
-    The last one does not count: its answer may have been on its way.
-    """
-    sent = _SENT.search(said)
-    if sent is None:
-        raise ValueError(f"not the words of a ping that ended: {said[-500:]}")
-    answered = {int(number) for number in _ANSWERED.findall(said)}
-    return len(set(range(1, int(sent[1]))) - answered)
+    """Return how many pings of one that was ended by SIGINT were lost, the last few not counted."""
+    return len(set(range(1, _counted(said) + 1)) - _answered(said))
 
 
 def longest_outage(said: str) -> float:
-    """Return how long a ping that was ended by SIGINT went without an answer at most, in seconds."""
+    """Return for how long a ping that was ended by SIGINT went without an answer at most.
+
+    In seconds, the last few not counted.
+    """
+    counted = _counted(said)
+    marks = [0, *sorted(number for number in _answered(said) if number <= counted), counted + 1]
+    missing = max(after - before - 1 for before, after in itertools.pairwise(marks))
+    return missing * _INTERVAL
+
+
+def _answered(said: str) -> set[int]:
+    return {int(number) for number in _ANSWERED.findall(said)}
+
+
+def _counted(said: str) -> int:
     sent = _SENT.search(said)
     if sent is None:
         raise ValueError(f"not the words of a ping that ended: {said[-500:]}")
-    marks = [0, *sorted({int(number) for number in _ANSWERED.findall(said)}), int(sent[1]) + 1]
-    missing = max(after - before - 1 for before, after in itertools.pairwise(marks))
-    return missing * _INTERVAL
+    return max(0, int(sent[1]) - _ON_THE_WAY)

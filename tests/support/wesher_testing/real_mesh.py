@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
@@ -26,7 +26,7 @@ AGENT, CARRIER = "wesher", "wireguard"
 """The names of processes: ours, and wireguard-go's."""
 _STATE = "var/lib/wesher/wgoverlay.json"
 _PATIENCE = 150.0
-_END_PATIENCE = 30.0
+_END_PATIENCE = 60.0
 _OUR_ROOMS = ("run/wesher", "run/wireguard", "var/lib/wesher")
 
 
@@ -83,9 +83,8 @@ class RealMesh:
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Each member's overlay address."""
-        members = next(iter(self.agents.values())).members()
-        return {name: members[name]["overlayIP"] for name in self.agents}
+        """Each member's overlay address, as it says itself."""
+        return {name: agent.status()["overlayIP"] for name, agent in self.agents.items()}
 
     def wait_whole(self, *names: str) -> float:
         """Wait until all, or the named ones, see just each other and all pings go through.
@@ -116,8 +115,11 @@ class RealMesh:
         chosen = {name: self.agents[name] for name in names}
         if not all(agent.sees(*chosen) for agent in chosen.values()):
             return False
-        addresses = self.addresses
-        return all(_reaches(agent.host, [addresses[name] for name in chosen]) for agent in chosen.values())
+        # Before its device is there, with the route that keeps packets in, a ping leaves in clear.
+        if any(agent.conditions()["WireGuardReady"] != "DeviceReady" for agent in chosen.values()):
+            return False
+        addresses = [agent.status()["overlayIP"] for agent in chosen.values()]
+        return all(_reaches(agent.host, addresses) for agent in chosen.values())
 
     def last_words(self) -> str:
         """Return the end of each agent's log."""
@@ -137,7 +139,8 @@ class RealMesh:
     def kill_carrier(self, name: str) -> None:
         """Kill a host's wireguard-go."""
         for pid in processes(self.hosts[name], CARRIER):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def power_off(self, name: str) -> None:
         """Take from a host all that a reboot takes: processes, device, routes and what is under /run."""
@@ -222,7 +225,10 @@ def ask_device(host: Host, request: bytes) -> bytes:
         asking.sendall(request)
         answer = b""
         while not answer.endswith(uapi.END):
-            answer += asking.recv(65536)
+            more = asking.recv(65536)
+            if not more:
+                raise ConnectionError(f"wireguard-go of {host.name} hung up: {answer!r}")
+            answer += more
     return answer
 
 
