@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from contextlib import ExitStack
-
 import pytest
 
 from wesher_agent.swim.profile import LAN
@@ -12,22 +9,15 @@ from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.packet import PacketFormat
 from wesher_testing.go_peer import LIBRARIES, Library, go_peer
 from wesher_testing.gossip_mesh import Mesh
+from wesher_testing.loopback import free_port
 from wesher_testing.our_member import our_member
 
 KEY = bytes(range(32))
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket(socket.AF_INET6)) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("::1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-
-
 @pytest.mark.parametrize("library", LIBRARIES)
 async def test_members_join_change_and_leave_over_ipv6(library: Library) -> None:
-    ours_port, other_port, go_port = free_ports(3)
+    ours_port, other_port, go_port = (free_port("::1") for _ in range(3))
     fmt = PacketFormat(Keyring(KEY))
     async with (
         Mesh([], patience=30) as mesh,

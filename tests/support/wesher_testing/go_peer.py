@@ -20,7 +20,7 @@ LIBRARIES: tuple[Library, ...] = ("0.6", "0.7")
 
 _MODULE = toolbox.REPOSITORY / "tests/support/go/gossip_peer"
 _MODFILES = {"0.6": "go.mod", "0.7": "newest.mod"}
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 """Seconds for what should take a moment, on a machine that is busy."""
 
 JSON = dict[str, Any]
@@ -151,6 +151,8 @@ async def go_peer(
     library: Library = "0.6",
     port: int = 7946,
     profile: Literal["lan", "wan", "local"] = "lan",
+    probe_interval: float = 0.0,
+    probe_timeout: float = 0.0,
     keys: Sequence[bytes] = (),
     label: str = "",
     compress: bool = True,
@@ -169,6 +171,8 @@ async def go_peer(
         library: which release of memberlist.
         port: the UDP and TCP port.
         profile: memberlist's constants.
+        probe_interval: in seconds; 0 for the profile's, as below.
+        probe_timeout: of the direct ping.
         keys: the key ring, primary first; none sends in clear.
         label: the mesh's label.
         compress: whether it sends compressed what gets smaller by it.
@@ -186,6 +190,8 @@ async def go_peer(
         "bind": address,
         "port": port,
         "profile": profile,
+        "probe-interval": f"{probe_interval}s",
+        "probe-timeout": f"{probe_timeout}s",
         "keys": ",".join(key.hex() for key in keys),
         "label": label,
         "protocol": protocol,

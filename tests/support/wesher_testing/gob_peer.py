@@ -29,6 +29,6 @@ class GobPeer:
 
     def _ask(self, line: str) -> str:
         done = subprocess.run(
-            [self._program], input=line + "\n", capture_output=True, text=True, timeout=20, check=True
+            [self._program], input=line + "\n", capture_output=True, text=True, timeout=60, check=True
         )
         return done.stdout.strip()

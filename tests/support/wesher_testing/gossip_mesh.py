@@ -101,7 +101,7 @@ class Mesh:
         wanted = {name: peer.meta for name, peer in self.living.items()}
         views: dict[str, dict[str, str]] = {}
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + (within or self.patience)
+        deadline = loop.time() + (self.patience if within is None else within)
         while True:
             for name, peer in self.living.items():
                 views[name] = await peer.alive()
@@ -127,7 +127,7 @@ class Mesh:
 
 async def states_at(peer: Peer, fmt: PacketFormat) -> dict[str, State]:
     """Ask a member for its whole table, which only a push/pull shows, without becoming one."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         incoming, outgoing = await asyncio.open_connection(peer.address, GOSSIP_PORT)
         try:
             outgoing.write(seal_stream(PushPull((), join=False), fmt, nonce=os.urandom))

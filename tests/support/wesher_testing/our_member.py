@@ -7,11 +7,11 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_address
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgpack
 
@@ -25,7 +25,7 @@ from wesher_agent.wire.messages import Versions
 from wesher_agent.wire.packet import PacketFormat, Wrapper
 from wesher_testing.gossip_mesh import GOSSIP_PORT
 
-_PATIENCE = 40.0
+_PATIENCE = 90.0
 _SERF_TAGS = b"\xff"
 
 SomeEvent = TypeVar("SomeEvent", bound=Event)
@@ -80,7 +80,10 @@ class OurMember:
         target = Address(address, port)
         before = len(self.events)
         self.driver.tell(partial(self.engine.join, [target]))
-        done = await self.reported(PushPullDone, PushPullFailed, since=before)
+        # Not just any: others are exchanged with from time to time.
+        done = await self.reported(
+            PushPullDone, PushPullFailed, since=before, satisfied=lambda event: event.address == target
+        )
         assert isinstance(done, PushPullDone), done
 
     async def update(self, meta: str) -> None:
@@ -100,12 +103,16 @@ class OurMember:
         await self.driver.close()
 
     async def reported(
-        self, *kinds: type[SomeEvent], since: int = 0, timeout: float = _PATIENCE
+        self,
+        *kinds: type[SomeEvent],
+        since: int = 0,
+        satisfied: Callable[[Any], bool] = lambda _: True,
+        timeout: float = _PATIENCE,
     ) -> SomeEvent:
-        """Return the first event of these kinds, waiting for it if need be."""
+        """Return the first event of these kinds that is as wanted, waiting for it if need be."""
 
         def matching() -> list[SomeEvent]:
-            return [event for event in self.events[since:] if isinstance(event, kinds)]
+            return [event for event in self.events[since:] if isinstance(event, kinds) and satisfied(event)]
 
         try:
             async with self._reported, asyncio.timeout(timeout):

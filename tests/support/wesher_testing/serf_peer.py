@@ -15,7 +15,7 @@ from wesher_testing import toolbox
 from wesher_testing.gossip_mesh import GOSSIP_PORT
 
 _RPC_PORT = 7373
-_PATIENCE = 40.0
+_PATIENCE = 60.0
 
 
 class SerfPeer:

@@ -30,7 +30,7 @@ from wesher_agent.wire.packet import PacketFormat, Wrapper, open_packet, seal
 from wesher_agent.wire.stream import StreamReader, seal_stream
 from wesher_common.errors import PeerMisbehaved
 
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 
 SomeMessage = TypeVar("SomeMessage", bound=Message)
 

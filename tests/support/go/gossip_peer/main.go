@@ -35,6 +35,8 @@ func run(commands io.Reader, out *jsonLines) error {
 		bind     = flag.String("bind", "127.0.0.1", "the address to listen on")
 		port     = flag.Int("port", 7946, "the UDP and TCP port")
 		profile  = flag.String("profile", "lan", "lan, wan or local")
+		interval = flag.Duration("probe-interval", 0, "between two probes, other than the profile's")
+		timeout  = flag.Duration("probe-timeout", 0, "for the direct ping of a probe, other than the profile's")
 		keys     = flag.String("keys", "", "the key ring in hex, primary first, split by commas")
 		label    = flag.String("label", "", "the label of packets and streams")
 		compress = flag.Bool("compress", true, "send compressed what gets smaller by it")
@@ -54,6 +56,12 @@ func run(commands io.Reader, out *jsonLines) error {
 	config.Name = *name
 	config.BindAddr, config.AdvertiseAddr = *bind, *bind
 	config.BindPort, config.AdvertisePort = *port, *port
+	if *interval != 0 {
+		config.ProbeInterval = *interval
+	}
+	if *timeout != 0 {
+		config.ProbeTimeout = *timeout
+	}
 	config.Label = *label
 	config.EnableCompression = *compress
 	config.ProtocolVersion = uint8(*protocol)
