@@ -19,7 +19,7 @@ import pytest
 from wesher_testing.agents import WESHER
 from wesher_testing.mounted import KUBECONFIG
 
-SECONDS = 20
+SECONDS = 60
 
 
 def run_into(output: BinaryIO, *words: str) -> subprocess.CompletedProcess[bytes]:
