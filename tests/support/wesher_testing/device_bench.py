@@ -326,11 +326,23 @@ def connect(first: Host, second: Host, carrier: Carrier) -> tuple[Agent, Agent]:
     return agents
 
 
-def lost_pings(output: str) -> int:
-    found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
-    if found is None:
-        raise AssertionError(f"ping said nothing to count: {output}")
-    return int(found[1]) - int(found[2])
+def ping(target: str, count: int, *options: str) -> tuple[str, ...]:
+    """Return the command that pings until so many were answered, or for half a minute."""
+    return "ping", "-n", "-c", str(count), "-w", "30", *options, target
+
+
+def lost_pings(output: str, count: int) -> set[int]:
+    """Return which pings were not answered before the one that was the last of so many answers.
+
+    Ping sends on until it has them, so that what comes late is not taken for lost.
+
+    Raises:
+        AssertionError: there are fewer answers.
+
+    """
+    answered = {int(number) for number in re.findall(r"bytes from .* icmp_seq=(\d+) ", output)}
+    holds(len(answered) >= count, f"{count} pings answered: {output}")
+    return set(range(1, max(answered))) - answered
 
 
 def refusal(call: Callable[[], object]) -> AgentRaised:

@@ -15,7 +15,7 @@ from wesher_testing import device_carriers, device_changes, device_company
 from wesher_testing.device_bench import Carrier
 from wesher_testing.small_lab import in_private_world
 
-_STORY_TIMEOUT = 90.0
+_STORY_TIMEOUT = 180.0
 _CHAPTERS = (device_changes.CHAPTER, device_company.CHAPTER, device_carriers.CHAPTER)
 
 

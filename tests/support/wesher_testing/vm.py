@@ -54,7 +54,7 @@ class _Accelerator:
     """Seconds until the guest must have said its first word."""
 
 
-_ACCELERATORS = (_Accelerator("kvm", "host", 15.0), _Accelerator("tcg,thread=multi", "max", 90.0))
+_ACCELERATORS = (_Accelerator("kvm", "host", 15.0), _Accelerator("tcg,thread=multi", "max", 180.0))
 """Some machines show a ``/dev/kvm`` on which nothing boots, so emulation always follows."""
 _MEMORY = "1024"
 
