@@ -77,7 +77,12 @@ class UserspaceBackend:
 
         """
         if self._watch is not None and not self._watch.done():
-            return False
+            if await asyncio.to_thread(link_kind, self.interface) is not None:
+                return False
+            # Without its device it is on its way out, and would be asked in vain.
+            await self._let_it_end(_END_TIMEOUT)
+            if not self._watch.done():
+                return False
         if await self._adopt():
             log.info("wireguard-go adopted interface=%s pid=%d", self.interface, self._pid)
             return False
@@ -218,11 +223,11 @@ class UserspaceBackend:
                 f"wireguard-go is not there: {self._socket}: {error.strerror}"
             ) from error
 
-    async def _let_it_end(self) -> None:
-        """Wait a moment for a program that closed its socket, so that the next `ensure` starts another."""
+    async def _let_it_end(self, seconds: float = _MOMENT) -> None:
+        """Wait a moment for a program that is ending, so that the next `ensure` starts another."""
         if self._watch is not None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._watch), _MOMENT)
+                await asyncio.wait_for(asyncio.shield(self._watch), seconds)
 
     async def _exchange(self, request: bytes) -> bytes:
         reader, writer = await asyncio.open_unix_connection(self._socket, limit=uapi.MAX_REPLY)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from functools import partial
 from pathlib import Path
 
 from wesher_testing.device_bench import (
+    INTERFACE,
     Carrier,
     a_peer,
     a_wish,
@@ -128,6 +130,21 @@ def another_program_s_tun_is_left_alone(carrier: Carrier) -> None:
             error.text,
         )
     equal(link(host), before, "the other program's device")
+
+
+@CHAPTER.only("Userspace")
+def a_change_waits_for_the_end_of_a_program_whose_device_was_removed(carrier: Carrier) -> None:
+    """On a busy machine it still answers for a while."""
+    host = make_host()
+    agent = an_agent(host, carrier)
+    agent.call(configure, a_wish(a_peer(2)))
+    program = agent.call(carrier_pid)
+    os.kill(program, signal.SIGSTOP)
+    host.run("ip", "link", "del", INTERFACE)
+    threading.Timer(0.1, os.kill, (program, signal.SIGCONT)).start()
+    wish = a_wish(a_peer(2), a_peer(3))
+    agent.call(configure, wish)
+    looks_as_wished(host, wish)
 
 
 @CHAPTER.only("Userspace")
