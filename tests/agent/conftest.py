@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wesher_testing.agents import AgentProcess
+from wesher_testing.agents import PATIENCE, AgentProcess
 from wesher_testing.namespaces import Host, Lab
 
 Start = Callable[..., AgentProcess]
@@ -20,7 +20,7 @@ def started() -> Iterator[list[AgentProcess]]:
     agents: list[AgentProcess] = []
     yield agents
     for agent in agents:
-        agent.process.wait(10)
+        agent.process.wait(PATIENCE)
 
 
 @pytest.fixture

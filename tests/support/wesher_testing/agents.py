@@ -86,7 +86,8 @@ class AgentProcess:
     @property
     def log_text(self) -> str:
         """Everything this host's agents have said so far."""
-        return self.log.read_text() if self.log.exists() else ""
+        # A line may be read while it is written, in the middle of a character.
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     @property
     def own_log(self) -> str:

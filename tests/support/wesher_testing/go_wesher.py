@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import candidate_address
-from wesher_testing.agents import wireguard_go
+from wesher_testing.agents import wait_until, wireguard_go
 from wesher_testing.go_peer import JSON, GoPeer, go_peer
 from wesher_testing.gob_peer import GobPeer
 from wesher_testing.namespaces import Host
@@ -104,6 +104,8 @@ async def go_wesher(
             host.name, str(host.ipv4), profile="wan", keys=[key], meta=meta, host=host
         ) as peer:
             await peer.join(str(seed))
+            device = host.root / f"run/wireguard/{INTERFACE}.sock"
+            await asyncio.to_thread(wait_until, device.exists, what=f"wireguard-go of {host.name} listens")
             yield GoWesher(peer, host, address, private_key)
     finally:
         carrier.kill()

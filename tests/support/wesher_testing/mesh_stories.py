@@ -202,7 +202,8 @@ class _Member:
     def said(self) -> str:
         """What its agents said so far."""
         log = self.folder / "log"
-        return log.read_text() if log.exists() else "nothing"
+        # A line may be read while it is written, in the middle of a character.
+        return log.read_text(errors="replace") if log.exists() else "nothing"
 
     @property
     def repairs(self) -> int:

@@ -112,7 +112,7 @@ class Pinging:
         wanted = {pair: answers(pair) + _ANSWERS_AFTER for pair in self._pings}
         deadline = time.monotonic() + _PATIENCE
         for pair, count in wanted.items():
-            while answers(pair) < count and time.monotonic() < deadline:
+            while answers(pair) < count and self._pings[pair].poll() is None and time.monotonic() < deadline:
                 time.sleep(_INTERVAL)
 
 
