@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 GONE = ["c", "d"]
 STORY = re.compile(r"member (joined|failed|left) node=(\w+)")
-FORGOTTEN_WITHIN = 120.0
+FORGOTTEN_WITHIN = 240.0
 """Seconds: a suspicion's, those in which the dead are gossiped to, a round of probes, and a busy machine."""
 
 

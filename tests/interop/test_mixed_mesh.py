@@ -35,7 +35,7 @@ UNHURRIED = {"probe_interval": 3.0, "probe_timeout": 1.0}
 """Seconds: so that whoever is suspected is not just one that a busy machine let wait."""
 CUT_FOR = 12.0
 """Seconds in which each member of three has been probed by each other."""
-PATIENCE = {"lan": 90.0, "wan": 200.0}
+PATIENCE = {"lan": 120.0, "wan": 300.0}
 """Seconds for an agreement: some suspicion timeouts, and a machine that is busy."""
 
 SERF_VERSIONS = Versions(delegate_min=2, delegate_max=5, delegate_current=5)
