@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from wesher_testing import system_packages, toolbox
-from wesher_testing.demo.world import project
+from wesher_testing.mounted import project
 
 
 def program(directory: Path, name: str, says: str) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any, Self
 from wesher_testing import toolbox
 from wesher_testing.api_server import ApiServer, api_server
 from wesher_testing.capture import Capture
+from wesher_testing.mounted import project
 from wesher_testing.namespaces import Host, Lab
 
 MESH = "demo"
@@ -171,27 +171,3 @@ def wireguard_go() -> Path:
     """Return the user-space WireGuard for hosts whose kernel has none."""
     module = toolbox.REPOSITORY / "tests/support/go/wireguard"
     return toolbox.go_binary(module, "golang.zx2c4.com/wireguard", "wireguard")
-
-
-def project(directory: Path, contents: dict[str, bytes]) -> None:
-    """Show files in a directory as a kubelet's projected volume does: all change in one rename.
-
-    Source: Kubernetes, pkg/volume/util/atomic_writer.go.
-    """
-    directory.mkdir(exist_ok=True)
-    current = directory / "..data"
-    old = current.resolve() if current.exists() else None
-    version = directory / f"..{len(list(directory.iterdir()))}-{os.urandom(4).hex()}"
-    version.mkdir(mode=0o700)
-    for name, content in contents.items():
-        file = version / name
-        file.touch(mode=0o400)
-        file.write_bytes(content)
-    fresh = directory / "..data_tmp"
-    fresh.symlink_to(version.name)
-    fresh.rename(current)
-    for name in contents:
-        if not (directory / name).is_symlink():
-            (directory / name).symlink_to(f"..data/{name}")
-    if old is not None:
-        shutil.rmtree(old)
