@@ -55,11 +55,14 @@ class MountedDirectory:
             InvalidSpec: naming the file, and the key in it.
 
         """
-        # Before the files, so that a swap while reading is seen at the next look.
-        self._read_at = self._signature()
-        document = MeshDocument.from_json(self._text(FILE_NAME))
-        accepted = self._text(ACCEPTED_FILE) if (self._directory / ACCEPTED_FILE).exists() else ""
-        return Mounted(document, KeyRing.from_files(self._text(KEY_FILE), accepted))
+        content = None
+        # A swap while reading would mix two key rings, of which a key could be missing.
+        while content is None or self.has_changed():
+            self._read_at = self._signature()
+            document = MeshDocument.from_json(self._text(FILE_NAME))
+            accepted = self._text(ACCEPTED_FILE) if (self._directory / ACCEPTED_FILE).exists() else ""
+            content = Mounted(document, KeyRing.from_files(self._text(KEY_FILE), accepted))
+        return content
 
     async def watch(
         self,

@@ -49,6 +49,24 @@ def test_a_swapped_directory_is_seen_and_one_that_is_the_same_is_not(tmp_path: P
     assert mounted.read().ring.primary.reveal_base64() == NEW
 
 
+def test_a_key_ring_that_is_exchanged_while_it_is_read_is_not_mixed_with_the_former_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the two, each has both keys, and a mixture could have one of them only."""
+    mount(tmp_path, "1", mesh_json=DOCUMENT, cluster_key=OLD, accepted_keys=NEW)
+    mounted, read = MountedDirectory(tmp_path), Path.read_text
+
+    def read_and_exchange(path: Path, *args: str) -> str:
+        text = read(path, *args)
+        if path.name == "accepted-keys" and text == NEW:
+            mount(tmp_path, "2", mesh_json=DOCUMENT, cluster_key=NEW, accepted_keys=OLD)
+        return text
+
+    monkeypatch.setattr(Path, "read_text", read_and_exchange)
+    assert [key.reveal_base64() for key in mounted.read().ring] == [NEW, OLD]
+    assert not mounted.has_changed()
+
+
 def test_a_nudge_is_told_once_and_apart_from_the_other_files(tmp_path: Path) -> None:
     mount(tmp_path, "1", mesh_json=DOCUMENT, cluster_key=OLD, nudge="abc.1")
     mounted = MountedDirectory(tmp_path)
