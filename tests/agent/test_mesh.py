@@ -123,12 +123,12 @@ def test_told_to_begin_anew_an_agent_keeps_no_more_of_its_mesh_than_its_own_key(
     lab: Lab, start: Start
 ) -> None:
     first, second = _pair(lab, start)
-    before = second.ask("status")
-    assert before["keyIDs"] == first.ask("status")["keyIDs"]
+    before = second.status()
+    assert before["keyIDs"] == first.status()["keyIDs"]
     second.end(signal.SIGKILL)
     again = start(second.host, "--init")
     again.wait_for("b")
-    after = again.ask("status")
+    after = again.status()
     assert after["publicKey"] == before["publicKey"]
     assert after["keyIDs"] != before["keyIDs"]
     assert again.conditions()["GossipJoined"] == "OnlyMember"
@@ -199,10 +199,10 @@ def test_the_device_takes_its_mtu_from_the_underlay_unless_it_is_told_another(la
     second = start(b, "--cluster-key", KEY, "--join", str(a.ipv4), "--mtu=1300")
     first.wait_for("a", "b")
     wait_for_ping(a, "b")
-    assert [agent.ask("status")["wireguard"]["mtu"] for agent in (first, second)] == [1320, 1300]
+    assert [agent.status()["wireguard"]["mtu"] for agent in (first, second)] == [1320, 1300]
     assert [re.findall(r"wgoverlay: .* mtu (\d+)", _links(host)) for host in (a, b)] == [["1320"], ["1300"]]
     # 28 bytes of headers make it as large as either device takes.
-    assert "1 received" in a.run(["ping", "-c1", "-W2", "-M", "do", "-s", "1272", "b"]).stdout
+    a.run(["ping", "-c1", "-w30", "-M", "do", "-s", "1272", "b"])
 
 
 def test_names_that_hash_to_one_address_are_settled_and_both_can_be_reached(lab: Lab, start: Start) -> None:

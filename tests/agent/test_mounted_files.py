@@ -18,7 +18,15 @@ import pytest
 from wesher_common.keys import ClusterKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_testing import mounted
-from wesher_testing.agents import WESHER, AgentProcess, pings, wait_for_ping, wait_until, wireguard_go
+from wesher_testing.agents import (
+    PATIENCE,
+    WESHER,
+    AgentProcess,
+    pings,
+    wait_for_ping,
+    wait_until,
+    wireguard_go,
+)
 from wesher_testing.mounted import MOUNT, document, mounted_flags, remember
 from wesher_testing.namespaces import Host, Lab
 
@@ -99,16 +107,17 @@ def test_an_agent_that_is_nudged_asks_for_its_place_and_announces_what_is_new_th
     with mounted.serve(host, place(1, "198.51.100.7")):
         agent = start_inside(host)
         agent.wait_for("a")
-        assert agent.ask("status")["gossip"]["address"] == "198.51.100.7:7946"
-        wait_until(lambda: "PATCH" in mounted.asked(host), deadline=15.0, what="its first report")
+        wait_until(
+            lambda: agent.status()["gossip"]["address"] == "198.51.100.7:7946",
+            what="the address it has first",
+        )
+        wait_until(lambda: "PATCH" in mounted.asked(host), what="its first report")
         before = len(mounted.asked(host))
         mounted.say_again(host, place(2, "198.51.100.8"))
         mount(host, document(host), nudge="abc.2")
-        wait_until(lambda: "GET" in mounted.asked(host)[before:], deadline=15.0, what="it asks")
+        wait_until(lambda: "GET" in mounted.asked(host)[before:], what="it asks")
         wait_until(
-            lambda: agent.ask("status")["gossip"]["address"] == "198.51.100.8:7946",
-            deadline=15.0,
-            what="the other address",
+            lambda: agent.status()["gossip"]["address"] == "198.51.100.8:7946", what="the other address"
         )
 
 
@@ -221,7 +230,7 @@ def test_an_agent_that_leaves_for_good_leaves_no_key_behind(lab: Lab, start_insi
     agent.wait_for("a")
     assert (host.root / "var/lib/wesher/wgoverlay.json").exists()
     host.run([WESHER, "leave"])
-    assert agent.process.wait(15.0) == 0
+    assert agent.process.wait(PATIENCE) == 0
     assert list((host.root / "var/lib/wesher").iterdir()) == []
 
 
@@ -231,15 +240,15 @@ def test_for_another_kind_of_device_the_former_one_makes_room(lab: Lab, start_in
     mount(host, document(host))
     remember(host, ip_address("10.99.0.10"))
     agent = start_inside(host)
-    wait_until(lambda: "wgoverlay" in host.run(["ip", "-o", "link"]).stdout, deadline=15.0, what="a device")
+    agent.wait_device()
     mount(host, document(host, wireguard={"mode": "Userspace"}))
-    wait_until(lambda: "restarting" in agent.own_log, deadline=6.0, what="it restarts")
-    assert agent.process.wait(10.0) == 0
+    assert agent.process.wait(PATIENCE) == 0
+    assert "restarting" in agent.own_log
     assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout
     agent = start_inside(host)
-    agent.wait_for("a")
+    agent.wait_device()
     mount(host, document(host, wireguard={"mode": "Kernel"}))
-    assert agent.process.wait(15.0) == 0
+    assert agent.process.wait(PATIENCE) == 0
     assert "wgoverlay" not in host.run(["ip", "-o", "link"]).stdout
 
 

@@ -66,19 +66,10 @@ def document(*seeds: Host, **changes: Any) -> dict[str, Any]:
 
 
 def mount(host: Host, mesh: dict[str, Any] | str, *, key: str, accepted: str = "", nudge: str = "") -> None:
-    """Put the files there, each replaced as a whole."""
-    directory = host.root / MOUNT.removeprefix("/")
-    directory.mkdir(exist_ok=True)
+    """Put the files there, all at once."""
     text = mesh if isinstance(mesh, str) else json.dumps(mesh)
     files = {"mesh.json": text, "cluster-key": key, "accepted-keys": accepted, "nudge": nudge}
-    for name, content in files.items():
-        _replace(directory / name, content)
-
-
-def _replace(path: Path, content: str) -> None:
-    fresh = path.with_name(f".{path.name}")
-    fresh.write_text(content)
-    fresh.rename(path)
+    project(host.root / MOUNT.removeprefix("/"), {name: content.encode() for name, content in files.items()})
 
 
 def remember(host: Host, address: IPAddress, *, name: str = "", **more: Any) -> None:
@@ -113,12 +104,16 @@ def serve(host: Host, node: dict[str, Any]) -> Iterator[None]:
 
 def say_again(host: Host, node: dict[str, Any]) -> None:
     """Have the API server of a host have another WesherNode from now on."""
-    _replace(host.root / NODE.removeprefix("/"), json.dumps(node))
+    path = host.root / NODE.removeprefix("/")
+    fresh = path.with_suffix(".fresh")
+    fresh.write_text(json.dumps(node))
+    fresh.rename(path)
 
 
 def asked(host: Host) -> list[str]:
-    """Return the methods of all requests to the API server of a host, in order."""
-    return (host.root / ASKED.removeprefix("/")).read_text().split()
+    """Return the methods of all requests that the API server of a host has answered, in order."""
+    log = host.root / ASKED.removeprefix("/")
+    return log.read_text().split() if log.exists() else []
 
 
 def project(directory: Path, contents: dict[str, bytes]) -> None:
@@ -128,7 +123,8 @@ def project(directory: Path, contents: dict[str, bytes]) -> None:
     """
     directory.mkdir(exist_ok=True)
     current = directory / "..data"
-    old = current.resolve() if current.exists() else None
+    # Not resolve(), which leads out of a lab's host.
+    old = directory / current.readlink() if current.is_symlink() else None
     version = directory / f"..{len(list(directory.iterdir()))}-{os.urandom(4).hex()}"
     version.mkdir(mode=0o700)
     for name, content in contents.items():

@@ -65,7 +65,7 @@ async def test_a_fault_that_time_alone_ends_is_reported_as_ended(monkeypatch: py
     monkeypatch.setattr(kubernetes, "LOOK_SECONDS", 0.05)
     reports: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     present = [CLASHING]
-    async with api_server(reports) as objects, asyncio.timeout(10.0):
+    async with api_server(reports) as objects, asyncio.timeout(60.0):
         link = KubernetesLink(objects, "u-m")
         running = asyncio.create_task(link.run(lambda: present[0], lambda _: None, rng=Random(1)))
         assert (await reports.get())["conditions"][0]["reason"] == "NameConflict"

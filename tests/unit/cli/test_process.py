@@ -17,6 +17,7 @@ from typing import BinaryIO
 import pytest
 
 from wesher_testing.agents import WESHER
+from wesher_testing.loopback import free_port
 from wesher_testing.mounted import KUBECONFIG
 
 SECONDS = 60
@@ -104,15 +105,12 @@ def test_an_agent_told_to_end_while_it_begins_ends_as_it_should_once_it_has_begu
 
 def _inside(directory: Path, api_port: int) -> list[str]:
     """Return the flags of an agent in Kubernetes, with files and a port of its own."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
     mesh = {
         "version": 1,
         "name": "m",
         "uid": "u-1",
         "overlayCIDR": "10.99.0.0/16",
-        "gossip": {"port": port},
+        "gossip": {"port": free_port("0.0.0.0")},
         "wireguard": {"interface": "wgearly"},
     }
     (directory / "mesh.json").write_text(json.dumps(mesh))

@@ -189,9 +189,14 @@ async def test_beyond_so_many_connections_at_once_a_dial_fails_with_its_reason(o
         port = silent.getsockname()[1]
         seeds = [Address(f"127.0.1.{number}", port) for number in range(1, MAX_OPEN + 4)]
         a.driver.tell(partial(a.engine.join, seeds))
-        await a.until(lambda: len(a.happened(PushPullFailed)) >= 3)
-        errors = [failed.error for failed in a.happened(PushPullFailed) if isinstance(failed, PushPullFailed)]
-        assert errors == ["too many connections at once"] * 3
+
+        def refused() -> int:
+            failures = [event for event in a.events if isinstance(event, PushPullFailed)]
+            # Others end before long, since nobody answers.
+            return sum(failed.error == "too many connections at once" for failed in failures)
+
+        await a.until(lambda: refused() >= 3)
+        assert refused() == 3
 
 
 async def test_a_port_in_use_names_protocol_port_holder_and_flag(open_peer: Open) -> None:
