@@ -105,7 +105,7 @@ async def _carry_out(options: Options) -> int:
                 hindrance = await errands.check(cluster, options.mesh, within=options.timeout)
             if hindrance:
                 return _say(WesherError(f"mesh {options.mesh}: {hindrance}"), EXIT_FAILED)
-            print(f"mesh {options.mesh} is ready, and its members agree")  # noqa: T201 - its answer
+            print(f"mesh {options.mesh} is ready, and its nodes all reach each other")  # noqa: T201 - its answer
             return 0
 
 

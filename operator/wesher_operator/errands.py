@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
-from wesher_common.names import MESH_LABEL
-from wesher_operator.kube import MESH, POD, Cluster, Object
+from wesher_common.names import MESH_LABEL, member_name
+from wesher_operator.kube import MESH, POD, WESHER_NODE, Cluster, Object
 
 RELEASE_NAME = "meta.helm.sh/release-name"
 RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
 _POLL_SECONDS = 0.5
+_MAX_NAMED = 3
 _log = logging.getLogger("wesher.operator")
 T = TypeVar("T")
 
@@ -97,9 +98,10 @@ async def _agents(cluster: Cluster, meshes: set[str]) -> set[str]:
 
 
 async def check(cluster: Cluster, mesh: str, *, within: float) -> str:
-    """Wait until a mesh is ready and its members agree; return what hinders it, empty for nothing.
+    """Wait until a mesh is ready and its nodes all reach each other; return what hinders it, or nothing.
 
-    Readiness is what agents measured: each has asked its peers through the tunnel.
+    It is agents that measure: each asks its peers through the tunnel. A node is Ready also
+    while a few of them do not answer; here all must.
 
     Args:
         cluster: the API server.
@@ -112,7 +114,7 @@ async def check(cluster: Cluster, mesh: str, *, within: float) -> str:
         async with asyncio.timeout(within):
             while True:
                 try:
-                    hindrance = _hindrance(await cluster.get(MESH, mesh))
+                    hindrance = await _hindrance(cluster, mesh)
                 except ClusterUnavailable as error:
                     hindrance = str(error)
                 if not hindrance:
@@ -122,9 +124,14 @@ async def check(cluster: Cluster, mesh: str, *, within: float) -> str:
         return hindrance
 
 
-def _hindrance(mesh: Object | None) -> str:
+async def _hindrance(cluster: Cluster, name: str) -> str:
+    mesh = await cluster.get(MESH, name)
     if mesh is None:
         return "there is no such WesherMesh"
+    return _not_ready(mesh) or unreached(mesh, await cluster.list(WESHER_NODE))
+
+
+def _not_ready(mesh: Object) -> str:
     status: Mapping[str, Any] = mesh.get("status") or {}
     if status.get("observedGeneration") != mesh["metadata"]["generation"]:
         return "the operator has not looked at its spec yet"
@@ -134,3 +141,29 @@ def _hindrance(mesh: Object | None) -> str:
         if entry.get("status") != "True":
             return f"{kind} is {entry.get('status', 'Unknown')}: {entry.get('message') or 'no reason yet'}"
     return ""
+
+
+def unreached(mesh: Object, nodes: Iterable[Object]) -> str:
+    """Return which nodes of a mesh do not reach which others through the tunnel, empty for none.
+
+    Machines outside are left out: they may be switched off as their users like.
+
+    Args:
+        mesh: the WesherMesh.
+        nodes: WesherNodes, other meshes' among them.
+
+    """
+    name, cluster_name = mesh["metadata"]["name"], str(mesh["spec"].get("clusterName", ""))
+    mine = {
+        member_name(node["spec"]["nodeName"], cluster_name): node
+        for node in nodes
+        if (node["metadata"].get("labels") or {}).get(MESH_LABEL) == name
+    }
+    pairs = [
+        f"{member} does not reach {other} through the tunnel"
+        for member, node in sorted(mine.items())
+        for other in ((node.get("status") or {}).get("peers") or {}).get("unreachable") or []
+        if other in mine
+    ]
+    more = f" and {len(pairs) - _MAX_NAMED} more" if len(pairs) > _MAX_NAMED else ""
+    return "; ".join(pairs[:_MAX_NAMED]) + more

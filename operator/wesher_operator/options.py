@@ -80,7 +80,7 @@ _CHECK = (
 _COMMANDS = {
     "run": (_RUN, "run until SIGTERM; of several only the leader acts"),
     "uninstall": (_UNINSTALL, "delete the meshes a Helm release made and wait until their agents have left"),
-    "check": (_CHECK, "wait until a mesh is ready and its members agree; exit with 1 when it is not in time"),
+    "check": (_CHECK, "wait until a mesh is ready and its nodes all reach each other, else exit with 1"),
 }
 
 

@@ -88,12 +88,30 @@ def test_a_check_says_what_hinders_a_mesh_and_ends_well_once_nothing_does(
         1,
         "wesher-operator: mesh demo: there is no such WesherMesh\n",
     )
-    api.node("a", "192.168.7.1")
-    mesh()
-    eventually(lambda: hindrance(api), within=SOON, until="no report yet from: a".__eq__)
+    names = "abc"
+    for number, name in enumerate(names, start=1):
+        api.node(name, f"192.168.7.{number}")
+    mesh(clusterName="home")
+    for name in names:
+        eventually(lambda name=name: api.get("wnode", f"demo.{name}"), within=SOON)
+    report("a")
+    report("b")
+    eventually(lambda: hindrance(api), within=SOON, until="no report yet from: c.home".__eq__)
     waiting = run("check", "--mesh=demo", "--timeout=5")
     assert waiting.returncode == 1
-    assert "Ready is Unknown: no report yet from: a" in waiting.stderr
-    report("a")
+    assert "Ready is Unknown: no report yet from: c.home" in waiting.stderr
+
+    # One pair of three makes no node unready, and a laptop may be closed.
+    report("c", peers={"unreachable": ["b.home", "laptop"]})
+    eventually(lambda: hindrance(api), within=SOON, until="all 3 nodes are ready".__eq__)
+    cut = run("check", "--mesh=demo", "--timeout=5")
+    assert (cut.returncode, cut.stderr) == (
+        1,
+        "wesher-operator: mesh demo: c.home does not reach b.home through the tunnel\n",
+    )
+    report("c", peers={"unreachable": ["laptop"]})
     ready = run("check", "--mesh=demo", f"--timeout={SOON:.0f}")
-    assert (ready.returncode, ready.stdout) == (0, "mesh demo is ready, and its members agree\n")
+    assert (ready.returncode, ready.stdout) == (
+        0,
+        "mesh demo is ready, and its nodes all reach each other\n",
+    )

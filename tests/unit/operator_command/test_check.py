@@ -1,0 +1,48 @@
+"""Which nodes `wesher-operator check` finds out of each other's reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from wesher_operator.errands import unreached
+
+
+def mesh(**spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "demo"}, "spec": {"overlayCIDR": "10.189.0.0/16", **spec}}
+
+
+def node(name: str, *unreachable: str, mesh: str = "demo") -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"{mesh}.{name}", "labels": {"wesher.dev/mesh": mesh}},
+        "spec": {"nodeName": name},
+        "status": {"peers": {"unreachable": [*unreachable]}},
+    }
+
+
+FIRST_PAIRS = ("a does not reach b", "a does not reach c", "b does not reach a")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "says"),
+    [
+        ([node("a"), node("b")], ""),
+        ([{**node("a"), "status": {}}, {**node("b"), "status": {"peers": {}}}], ""),
+        ([node("a", "b"), node("b")], "a does not reach b through the tunnel"),
+        ([node("a", "laptop"), node("b")], ""),
+        ([node("a", "b"), node("b", mesh="other")], ""),
+        ([node("a"), node("b", "a", mesh="other")], ""),
+        (
+            [node("b", "a", "c"), node("a", "b", "c"), node("c")],
+            "; ".join(f"{pair} through the tunnel" for pair in FIRST_PAIRS) + " and 1 more",
+        ),
+    ],
+)
+def test_pairs_of_a_meshs_own_nodes_are_named(nodes: list[dict[str, Any]], says: str) -> None:
+    assert unreached(mesh(), nodes) == says
+
+
+def test_nodes_go_by_the_names_under_which_they_gossip() -> None:
+    nodes = [node("a", "b.east", "b.west"), node("b")]
+    assert unreached(mesh(clusterName="east"), nodes) == "a.east does not reach b.east through the tunnel"
