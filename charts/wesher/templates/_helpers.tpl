@@ -45,6 +45,7 @@ securityContext:
   readOnlyRootFilesystem: true
   capabilities:
     drop: [ALL]
+resources: {{- toYaml .Values.operator.resources | nindent 2 }}
 {{- end }}
 {{- define "wesher.uninstallHook" -}}
 helm.sh/hook: pre-delete
