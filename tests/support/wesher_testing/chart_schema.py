@@ -55,6 +55,7 @@ def _values() -> Schema:
         "priorityClassName": _TEXT,
         "updateStrategy": _ANY_MAP,
         "dnsPolicy": {"enum": ["Default", "ClusterFirst", "ClusterFirstWithHostNet"]},
+        "extraArgs": {"type": "array", "items": _TEXT},
         **_PODS,
     }
     return _exactly(

@@ -87,10 +87,16 @@ def test_probes_ask_the_agent_of_this_mesh_and_only_readiness_asks_how_it_does()
 
 
 def test_what_an_installation_adds_to_pods_never_hides_them_from_their_daemon_set() -> None:
-    added = AgentPods(pod_labels={"app.kubernetes.io/name": "mine", "team": "net"}, extra_env=[{"name": "A"}])
+    added = AgentPods(
+        pod_labels={"app.kubernetes.io/name": "mine", "team": "net"},
+        extra_env=[{"name": "A"}],
+        extra_args=["--forget-after=1h"],
+    )
     body = agents(pods=added)["spec"]
     assert body["template"]["metadata"]["labels"] == {**body["selector"]["matchLabels"], "team": "net"}
-    assert {"name": "A"} in body["template"]["spec"]["containers"][0]["env"]
+    (container,) = body["template"]["spec"]["containers"]
+    assert {"name": "A"} in container["env"]
+    assert container["args"][-1] == "--forget-after=1h"
 
 
 def test_a_new_image_or_a_field_no_longer_set_changes_the_manifest_hash() -> None:
