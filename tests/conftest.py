@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from wesher_testing import toolbox
+
+# How long an input takes says how busy the machine is.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 _NEEDS = {
     "needs_root": lambda: None if os.geteuid() == 0 else "needs root",
