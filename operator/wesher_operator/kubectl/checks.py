@@ -22,7 +22,7 @@ from wesher_operator.reconcile.agent_pod import (
     made_at,
     newest_refusal,
     node_of,
-    pod_security_hint,
+    refusal_hint,
     trouble_of,
 )
 
@@ -214,7 +214,7 @@ def agents(
         return Finding(check, "FAIL", f"{ready} of {wanted} ready: {_named(troubles)}", do)
     refusal = newest_refusal(events, daemon_set["metadata"]["uid"], map(made_at, pods))
     if len(pods) < wanted and refusal:
-        do = pod_security_hint(refusal, namespace) or f"kubectl -n {namespace} get events"
+        do = refusal_hint(refusal, namespace) or f"kubectl -n {namespace} get events"
         return Finding(check, "FAIL", f"{wanted - len(pods)} pods were refused: {refusal}", do)
     if ready < wanted:
         waiting = [node_of(pod) for pod in pods if not _is_ready(pod)]

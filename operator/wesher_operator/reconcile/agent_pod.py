@@ -56,14 +56,16 @@ def trouble_of(pod: Mapping[str, Any]) -> PodTrouble | None:
     return next((trouble for trouble in found if trouble is not None), None)
 
 
-def pod_security_hint(refusal: str, namespace: str) -> str:
+def refusal_hint(refusal: str, namespace: str) -> str:
     """Return what to do about a pod that was refused, where that is known; empty otherwise."""
-    if "violates PodSecurity" not in refusal:
-        return ""
-    return (
-        "agents need the host's network and devices: "
-        f"kubectl label namespace {namespace} --overwrite pod-security.kubernetes.io/enforce=privileged"
-    )
+    if "violates PodSecurity" in refusal:
+        return (
+            "agents need the host's network and devices: "
+            f"kubectl label namespace {namespace} --overwrite pod-security.kubernetes.io/enforce=privileged"
+        )
+    if "insufficient quota to match these scopes" in refusal:
+        return "here a quota must allow pods of their priority: set resourceQuota.create=true of the chart"
+    return ""
 
 
 def made_at(pod: Mapping[str, Any]) -> datetime | None:

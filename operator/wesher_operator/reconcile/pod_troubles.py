@@ -19,7 +19,7 @@ from wesher_common.conditions import rfc3339
 from wesher_common.errors import ClusterUnavailable
 from wesher_common.names import GROUP, daemon_set_name
 from wesher_operator.kube import DAEMON_SET, EVENT, Cluster
-from wesher_operator.reconcile.agent_pod import PodTrouble, newest_refusal, pod_security_hint
+from wesher_operator.reconcile.agent_pod import PodTrouble, newest_refusal, refusal_hint
 from wesher_operator.reconcile.facts import NodeFacts, ObjectFacts
 from wesher_operator.reconcile.world import World
 
@@ -93,5 +93,5 @@ class PodTroubles:
         refusal = newest_refusal(events, str(daemon_set.body["metadata"].get("uid", "")), made)
         if not refusal:
             return None
-        hint = pod_security_hint(refusal, self._cluster.namespace)
+        hint = refusal_hint(refusal, self._cluster.namespace)
         return PodTrouble("PodRefused", f"gets no agent's pod: {refusal}" + (f"; {hint}" if hint else ""))

@@ -70,6 +70,7 @@ def _values() -> Schema:
             },
             "commonLabels": _WORDS,
             "rbac": _exactly({"create": _SWITCH, "nodeRestriction": _SWITCH}),
+            "resourceQuota": _exactly({"create": _SWITCH}),
             "crds": _exactly({"manage": _SWITCH}),
             "operator": _exactly(operator),
             "agent": _exactly(agent),

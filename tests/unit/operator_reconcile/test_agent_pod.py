@@ -11,7 +11,7 @@ from wesher_operator.reconcile.agent_pod import (
     made_at,
     newest_refusal,
     node_of,
-    pod_security_hint,
+    refusal_hint,
     trouble_of,
 )
 
@@ -144,8 +144,12 @@ def test_a_refusal_counts_no_more_once_a_pod_was_made_since(told: dict[str, Any]
     assert newest_refusal(events, "u", [*before, made("2026-11-22T12:00:06Z")]) == ""
 
 
-def test_for_pod_security_there_is_a_label_to_set() -> None:
+def test_for_pod_security_there_is_a_label_to_set_and_for_a_priority_a_quota_to_make() -> None:
     assert "kubectl label namespace ns --overwrite pod-security.kubernetes.io/enforce=privileged" in (
-        pod_security_hint(BASELINE, "ns")
+        refusal_hint(BASELINE, "ns")
     )
-    assert pod_security_hint("exceeded quota", "ns") == ""
+    # As GKE has it wherever its own quota does not stand.
+    scopes = "[{PriorityClass In [system-node-critical system-cluster-critical]}]"
+    note = f"Error creating: insufficient quota to match these scopes: {scopes}"
+    assert "set resourceQuota.create=true of the chart" in refusal_hint(note, "ns")
+    assert refusal_hint("exceeded quota", "ns") == ""
