@@ -125,6 +125,10 @@ def test_without_node_restriction_no_policy_ties_agents_to_their_nodes(tmp_path:
     ("wrong", "named"),
     [
         ("agent.privilged=false", "privilged"),
+        ("agent.resources.limit.memory=1Mi", "limit"),
+        ("agent.updateStrategy.rollingUpdate.maxSurge=1", "maxSurge"),
+        ("operator.tolerations[0].kye=role", "kye"),
+        ("mesh.tolerations[0].kye=role", "kye"),
         ("mesh.wireguard.prot=1", "prot"),
         ("mesh.wireguard.port=0", "port"),
         ("mesh.etcHosts=Never", "etcHosts"),

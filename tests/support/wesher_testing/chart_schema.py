@@ -18,12 +18,13 @@ SCHEMA = CHART / "values.schema.json"
 
 Schema = dict[str, Any]
 _TEXT: Schema = {"type": "string"}
+_NUMBER: Schema = {"type": "integer"}
+_NUMBER_OR_TEXT: Schema = {"type": ["integer", "string"]}
 _SWITCH: Schema = {"type": "boolean"}
 _ANY_MAP: Schema = {"type": "object"}
 _ANY_LIST: Schema = {"type": "array", "items": {"type": "object"}}
 _WORDS: Schema = {"type": "object", "additionalProperties": _TEXT}
 _OPERATOR_LEVEL: Schema = {"enum": ["debug", "info", "warning", "error"]}
-_PODS = {"extraEnv": _ANY_LIST, "podAnnotations": _WORDS, "podLabels": _WORDS, "resources": _ANY_MAP}
 
 
 def text() -> str:
@@ -45,24 +46,34 @@ def _values() -> Schema:
         "logLevel": _OPERATOR_LEVEL,
         "priorityClassName": _TEXT,
         "nodeSelector": _WORDS,
-        "tolerations": _ANY_LIST,
-        "affinity": _ANY_MAP,
-        **_PODS,
+        "tolerations": _list_of(
+            {"key": _TEXT, "operator": _TEXT, "value": _TEXT, "effect": _TEXT, "tolerationSeconds": _NUMBER}
+        ),
+        "affinity": _exactly(
+            {"nodeAffinity": _ANY_MAP, "podAffinity": _ANY_MAP, "podAntiAffinity": _ANY_MAP}
+        ),
+        **_pods(),
     }
     agent = {
         "privileged": _SWITCH,
         "logLevel": _OPERATOR_LEVEL,
         "priorityClassName": _TEXT,
-        "updateStrategy": _ANY_MAP,
+        "updateStrategy": _exactly(
+            {
+                "type": {"enum": ["RollingUpdate", "OnDelete"]},
+                # No maxSurge: two agents cannot have one node's ports.
+                "rollingUpdate": _exactly({"maxUnavailable": _NUMBER_OR_TEXT}),
+            }
+        ),
         "dnsPolicy": {"enum": ["Default", "ClusterFirst", "ClusterFirstWithHostNet"]},
         "extraArgs": {"type": "array", "items": _TEXT},
-        **_PODS,
+        **_pods(),
     }
     return _exactly(
         {
             "global": _ANY_MAP,  # Helm's own, where this chart is part of another
             "image": _exactly(image),
-            "imagePullSecrets": {"type": "array", "items": _exactly({"name": _TEXT})},
+            "imagePullSecrets": _list_of({"name": _TEXT}),
             "nameOverride": {
                 "type": "string",
                 "maxLength": 40,
@@ -78,6 +89,20 @@ def _values() -> Schema:
             "extraObjects": _ANY_LIST,
         }
     )
+
+
+def _pods() -> Schema:
+    quantities = {"type": "object", "additionalProperties": {"type": ["number", "string"]}}
+    return {
+        "extraEnv": _list_of({"name": _TEXT, "value": _TEXT, "valueFrom": _ANY_MAP}),
+        "podAnnotations": _WORDS,
+        "podLabels": _WORDS,
+        "resources": _exactly({"limits": quantities, "requests": quantities, "claims": _ANY_LIST}),
+    }
+
+
+def _list_of(properties: Schema) -> Schema:
+    return {"type": "array", "items": _exactly(properties)}
 
 
 def _exactly(properties: Schema) -> Schema:
