@@ -2,142 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import NamedTuple
 
-from wesher_common.errors import InvalidSpec, WesherError
-from wesher_common.tables import table
-from wesher_common.version import VERSION
-from wesher_operator.kubectl.doctor import examine
-from wesher_operator.kubectl.join import join_text
-from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, nodes_of
-from wesher_operator.kubectl.reach import ApiServer, connect, operator_deployment
-from wesher_operator.kubectl.status import overview, overview_text
-from wesher_operator.kubectl.sysdump import write_sysdump
-from wesher_operator.one_line import OneLineParser
-
-EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_FAILED = 1
 
 
-class _Command(NamedTuple):
-    run: Callable[[ApiServer, argparse.Namespace], int]
-    help: str
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code is 1 when something is wrong or not to be had, 2 for bad usage."""
+def main() -> int:
+    """Run the command line and return its exit code."""
     try:
-        given = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
-    except InvalidSpec as error:
-        return _complain(error, EXIT_USAGE)
-    try:
-        return _COMMANDS[given.command].run(connect(given.kubeconfig, given.context), given)
-    except InvalidSpec as error:
-        return _complain(error, EXIT_USAGE)
-    except WesherError as error:
-        return _complain(error, EXIT_FAILED)
-    except BrokenPipeError:
-        # Whoever read has seen enough, as `head` has; what is left must not be tried again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from wesher_operator.kubectl import commands  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        # The wheel brings this command also to machines that want another of its commands.
+        library = str(error.name).partition(".")[0]
+        text = f"kubectl wesher: error: the library {library} is missing: install wesher[kubectl]"
+        print(text, file=sys.stderr)  # noqa: T201 - a command's answer
         return EXIT_FAILED
-
-
-def _complain(error: WesherError, code: int) -> int:
-    print(f"kubectl wesher: error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
-    return code
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - a command's answer
-
-
-def _status(api: ApiServer, given: argparse.Namespace) -> int:
-    meshes = find_meshes(api, given.mesh)
-    shown = [overview(mesh, nodes_of(api, name_of(mesh))) for mesh in meshes]
-    if given.output == "json":
-        _say(json.dumps([each.to_dict() for each in shown], indent=2))
-    else:
-        _say("\n\n".join(overview_text(each, now=api.now) for each in shown))
-    return 0 if all(each.is_ready for each in shown) else EXIT_FAILED
-
-
-def _doctor(api: ApiServer, given: argparse.Namespace) -> int:
-    findings = list(examine(api, given.namespace, given.mesh))
-    rows = [(finding.verdict, finding.check, finding.says) for finding in findings]
-    for line, finding in zip(table(("", "CHECK", "FOUND"), rows).splitlines()[1:], findings, strict=True):
-        _say(line if not finding.do else f"{line}\n      → {finding.do}")
-    return EXIT_FAILED if any(finding.verdict == "FAIL" for finding in findings) else 0
-
-
-def _join_command(api: ApiServer, given: argparse.Namespace) -> int:
-    mesh = find_mesh(api, given.mesh)
-    namespace = str(operator_deployment(api, given.namespace)["metadata"]["namespace"])
-    reach = [f"--{name}={value}" for name in ("kubeconfig", "context") if (value := getattr(given, name))]
-    _say(join_text(mesh, nodes_of(api, name_of(mesh)), namespace, reach=reach))
-    return 0
-
-
-def _sysdump(api: ApiServer, given: argparse.Namespace) -> int:
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    target = Path(given.file or f"wesher-sysdump-{stamp}.tar.gz")
-    missing = write_sysdump(api, given.namespace, target)
-    for line in missing:
-        print(f"left out: {line}", file=sys.stderr)  # noqa: T201 - a command's answer
-    _say(f"{target}: objects, events and logs, and no Secret; read it before you pass it on")
-    return 0
-
-
-_COMMANDS = {
-    "status": _Command(
-        _status, "show meshes, their members, and what is wrong; exit 1 when one is not Ready"
-    ),
-    "doctor": _Command(
-        _doctor, "check the installation from the ground up and say what to do; exit 1 on a failure"
-    ),
-    "join-command": _Command(_join_command, "print what to run on a machine outside so that it joins a mesh"),
-    "sysdump": _Command(_sysdump, "write objects, events and logs into one file, with secrets left out"),
-}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="kubectl wesher", description="See and mend WesherMeshes.", allow_abbrev=False
-    )
-    parser.add_argument("--version", action="version", version=VERSION, help="print the version")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, command in _COMMANDS.items():
-        sub = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
-        sub.add_argument(
-            "--context", default="", metavar="NAME", help="which context of the kubeconfig to use"
-        )
-        sub.add_argument(
-            "--kubeconfig",
-            default="",
-            metavar="FILE",
-            help="file to use in place of $KUBECONFIG or ~/.kube/config",
-        )
-        sub.add_argument(
-            *("-n", "--namespace"),
-            default="",
-            metavar="NAME",
-            help="where the operator runs (default: looked for)",
-        )
-        if name == "sysdump":
-            sub.add_argument("-f", "--file", default="", metavar="FILE", help="what to write, .tar.gz")
-        else:
-            named = "needed when there are several" if name == "join-command" else "default: all"
-            sub.add_argument(
-                "mesh", nargs="?", default="", metavar="MESH", help=f"which WesherMesh ({named})"
-            )
-        if name == "status":
-            sub.add_argument("-o", "--output", default="text", choices=("text", "json"), help="text or json")
-    return parser
+    return commands.main()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wesher_operator.kubectl import reach
-from wesher_operator.kubectl.__main__ import main
+from wesher_operator.kubectl.commands import main
 from wesher_testing.mounted import KUBECONFIG
 
 
