@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from wesher_testing.toolbox import REPOSITORY
+from wesher_common.version import VERSION
+from wesher_testing.toolbox import REPOSITORY, system_program
 
 pytestmark = pytest.mark.needs_root
 
@@ -42,15 +43,24 @@ def test_the_wheel_brings_every_command(tree: Path) -> None:
         assert said.stdout.startswith(f"usage: {name.replace('kubectl-', 'kubectl ')}")
 
 
+@pytest.mark.usefixtures("tree")
+def test_pipx_brings_the_command_and_the_plugin(tmp_path: Path) -> None:
+    """It makes an environment and has pip install into it, as is done here: what the index has as newest."""
+    (wheel,) = (REPOSITORY / "dist").glob(f"wesher-{VERSION}-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True, timeout=60)
+    pip = [tmp_path / "bin/pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, f"{wheel}[agent,kubectl]"], check=True, timeout=300)
+    for name in ("wesher", "kubectl-wesher"):
+        said = subprocess.run(
+            [tmp_path / "bin" / name, "--version"], capture_output=True, text=True, check=True
+        )
+        assert said.stdout == f"{VERSION}\n"
+
+
 def test_systemd_finds_nothing_wrong_with_the_service(tree: Path) -> None:
-    verify = shutil.which("systemd-analyze")
-    if verify is None:
-        pytest.skip("needs systemd-analyze")
+    verify = [system_program("systemd-analyze"), "verify", "--man=no", "--recursive-errors=no"]
     done = subprocess.run(
-        [verify, "verify", "--man=no", "--recursive-errors=no", f"--root={tree}", "wesher.service"],
-        capture_output=True,
-        text=True,
-        check=False,
+        [*verify, f"--root={tree}", "wesher.service"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
 
