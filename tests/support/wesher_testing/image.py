@@ -26,7 +26,7 @@ _RELEASE = "bookworm"
 _PACKAGES = ("ca-certificates", "python3", "python3-pip")
 _STAND_IN = f"localhost/wesher-stand-in:{_RELEASE}"
 _EPOCH = 1767225600
-"""Seconds since 1970 that everything in the images is dated, as in the Dockerfile."""
+"""Seconds since 1970 that everything in the small images is dated."""
 _STALE = 3600.0
 """Seconds after which an archive of other sources is nobody's any more."""
 
@@ -58,7 +58,7 @@ def wesher_image() -> Image:
             if time.time() - archive.stat().st_mtime > _STALE:
                 archive.unlink()
         goroot = subprocess.run([go(), "env", "GOROOT"], capture_output=True, text=True, check=True)
-        # By what ``make image`` runs.
+        # By what ``make image`` runs, with its layers and its date.
         run_reported(
             f"building image {name}",
             [
@@ -144,19 +144,18 @@ def _build(name: str, context: Path, *options: str) -> None:
         f"building image {name}",
         [
             *(str(system_program("buildah")), "build", *_usual_options()),
-            *(*options, "--tag", name, str(context)),
+            *("--layers", "--timestamp", str(_EPOCH), *options, "--tag", name, str(context)),
         ],
         env=_environment(),
     )
 
 
 def _usual_options() -> list[str]:
-    """Return what makes buildah build without an engine and without a registry, and the same each time."""
+    """Return what makes buildah build without an engine and without a registry."""
     return [
         *("--isolation", "chroot", "--network", "host", "--pull=never", "--quiet"),
-        # buildah takes the second only beside the first.
-        *("--layers", "--force-rm"),
-        *("--platform", f"linux/{_architecture()}", "--timestamp", str(_EPOCH)),
+        # buildah takes the first only with layers.
+        *("--force-rm", "--platform", f"linux/{_architecture()}"),
     ]
 
 
