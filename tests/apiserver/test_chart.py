@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,45 @@ def test_a_wrong_value_is_refused_by_name(
 ) -> None:
     with pytest.raises(HelmFailed, match=named):
         render(tmp_path, "--set", wrong, version=version)
+
+
+def notes(api: ApiServer, home: Path, version: HelmVersion, *more: str) -> str:
+    """Return what Helm would print after an installation beside the one that is there."""
+    where = (f"--kubeconfig={api.kubeconfig}", f"--namespace={NAMESPACE}", "--set=nameOverride=noted")
+    said = run_helm(version, "install", "noted", CHART, "--dry-run=server", *where, *more, home=home)
+    return said.partition("\nNOTES:\n")[2]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_helm_says_after_an_installation_fits_it(
+    installed: ApiServer, tmp_path: Path, version: HelmVersion
+) -> None:
+    said = notes(installed, tmp_path, version, "--set=mesh.name=mine", "--set=mesh.gossip.port=7000")
+    here = f"--namespace {NAMESPACE}"
+    for line in (
+        f"kubectl label namespace {NAMESPACE} --overwrite pod-security.kubernetes.io/enforce=privileged",
+        "kubectl wait --for=condition=Ready --timeout=5m wmesh/mine",
+        f"helm test noted {here}",
+        f"kubectl describe replicasets,pods {here} --selector app.kubernetes.io/name=noted-operator",
+        f"kubectl wait --for=delete pods {here} --selector wesher.dev/mesh=mine --timeout=2m",
+    ):
+        assert f"\n  {line}\n" in said
+    assert "Open UDP 51820, and UDP and TCP 7000, between all members." in said
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_mesh_that_helm_suggests_where_it_made_none_can_be_pasted(
+    installed: ApiServer, tmp_path: Path, version: HelmVersion
+) -> None:
+    said = notes(installed, tmp_path, version, "--set=mesh.create=false")
+    begin = said.index("kubectl apply")
+    pasted = said[begin : said.index("\n\n", begin)]
+    shell = ["bash", "-c", f"kubectl() {{ cat; }}\n{pasted}\necho '# a command of its own'"]
+    read = subprocess.run(shell, capture_output=True, text=True, check=True)
+    assert read.stdout.endswith("# a command of its own\n")
+    assert read.stderr == ""
+    (mesh,) = documents(read.stdout)
+    assert (mesh["kind"], mesh["spec"]) == ("WesherMesh", {"overlayCIDR": "10.189.0.0/16"})
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

@@ -56,7 +56,8 @@ def run_helm(
 
 
 def _run(command: Sequence[str | Path], seconds: float, home: Path) -> str:
-    places = {name: str(home) for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")}
+    names = ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "KUBECACHEDIR")
+    places = {name: str(home) for name in names}
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("HELM_", "KUBE"))}
     done = subprocess.run(
         command,
