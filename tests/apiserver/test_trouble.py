@@ -12,7 +12,7 @@ import pytest
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_common.errors import ClusterUnavailable
 from wesher_testing.api_server import ApiServer, KubectlFailed
-from wesher_testing.helm import CHART, run_helm
+from wesher_testing.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
 from wesher_testing.operator_process import (
     CRDS,
     MANIFESTS,
@@ -108,6 +108,23 @@ def test_a_verb_that_is_missing_for_a_write_stands_in_the_meshs_condition(
         )
     assert ready["reason"] == "RefusedByCluster"
     assert 'cannot create resource "secrets"' in ready["message"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_helm_says_which_definitions_are_missing(
+    installed: ApiServer, tmp_path: Path, version: HelmVersion
+) -> None:
+    installed.kubectl("delete", f"--filename={CRDS}")
+    where = (f"--kubeconfig={installed.kubeconfig}", f"--namespace={NAMESPACE}", "--set=nameOverride=bare")
+    try:
+        # For a moment a kind whose definition is gone is offered still.
+        group = "/apis/wesher.dev/v1alpha1"
+        eventually(lambda: "(NotFound)" in installed.kubectl("get", "--raw", group, check=False), within=SOON)
+        with pytest.raises(HelmFailed, match='no matches for kind "WesherMesh"') as refused:
+            run_helm(version, "install", "bare", CHART, "--skip-crds", *where, home=tmp_path)
+        assert "ensure CRDs are installed first" in str(refused.value)
+    finally:
+        install(installed)
 
 
 def test_definitions_that_are_missing_or_deleted_while_it_runs_are_made_by_the_operator(
