@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from wesher_operator.crd import definition
 from wesher_operator.resources.mesh import WesherMesh
 from wesher_testing.api_server import ApiServer
-from wesher_testing.operator_process import CRDS, SOON, eventually, run_operator
+from wesher_testing.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
+from wesher_testing.operator_process import CRDS, NAMESPACE, SOON, eventually, run_operator
 
 NAME = "weshermeshes.wesher.dev"
 OLD_RULE = {"rule": "self.size() < 9", "message": "an older release was stricter"}
@@ -24,8 +26,31 @@ def older(installed: ApiServer) -> ApiServer:
     spec["properties"]["colour"] = {"type": "string"}
     spec["properties"]["clusterName"]["x-kubernetes-validations"].append(OLD_RULE)
     del spec["properties"]["etcHosts"]
+    del spec["properties"]["gossip"]["properties"]["label"]
     installed.kubectl("replace", "-f", "-", stdin=json.dumps(old))
     return installed
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_helm_refuses_a_field_that_the_definitions_do_not_know_yet(
+    older: ApiServer, tmp_path: Path, version: HelmVersion
+) -> None:
+    """Helm 4 would fail with other words, and Helm 3 lose the field for ever without any."""
+
+    def install_with(*values: str) -> str:
+        where = (f"--kubeconfig={older.kubeconfig}", f"--namespace={NAMESPACE}", "--set=nameOverride=tried")
+        return run_helm(
+            version, "install", "tried", CHART, "--dry-run=server", *where, *values, home=tmp_path
+        )
+
+    try:
+        assert "kind: WesherMesh" in install_with("--set=mesh.gossip.port=7000")
+        with pytest.raises(HelmFailed, match=r"mesh\.etcHosts: the definitions in this cluster do not know"):
+            install_with("--set=mesh.etcHosts=Off")
+        with pytest.raises(HelmFailed, match=r"mesh\.gossip\.label: the definitions"):
+            install_with("--set=mesh.gossip.label=west")
+    finally:
+        older.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRDS}")
 
 
 def schema(api: ApiServer) -> str:

@@ -55,3 +55,19 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded,hook-failed
 helm.sh/hook: test
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
+{{- /*
+Helm leaves an earlier release's definitions as they are, and the operator mends them only after Helm has written
+the mesh. A field that they lack would make Helm 4 fail darkly, and Helm 3 lose it for ever without a word.
+*/ -}}
+{{- define "wesher.refuseUnknown" -}}
+{{- range $name, $value := .value }}
+{{- $path := printf "%s.%s" $.path $name }}
+{{- if not (hasKey $.schema.properties $name) }}
+{{- fail (printf "%s: the definitions in this cluster do not know this field yet: kubectl apply --server-side --force-conflicts -f crds (of this chart), then try again" $path) }}
+{{- end }}
+{{- $schema := get $.schema.properties $name }}
+{{- if and (kindIs "map" $value) (hasKey $schema "properties") }}
+{{- include "wesher.refuseUnknown" (dict "path" $path "value" $value "schema" $schema) }}
+{{- end }}
+{{- end }}
+{{- end }}
