@@ -13,9 +13,11 @@ from wesher_agent.kube.node_status import NodeStatus, Outsider, PeerCounts
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_common.conditions import Condition
 from wesher_common.errors import ClusterUnavailable
+from wesher_common.report import MAX_UNREACHABLE
 from wesher_testing.api_server import ApiServer
 from wesher_testing.operator_process import NAMESPACE
 
+MANY = tuple(f"m{number:02}" for number in range(MAX_UNREACHABLE + 2))
 STATUS = NodeStatus(
     observed_generation=1,
     conditions=(
@@ -30,7 +32,7 @@ STATUS = NodeStatus(
     agent_version="0.1.0",
     wireguard_mode="Userspace",
     mtu=1420,
-    peers=PeerCounts(known=10, alive=9, suspect=0, failed=1, handshake=9, unreachable=tuple("abcdefghij")),
+    peers=PeerCounts(known=10, alive=9, suspect=0, failed=1, handshake=9, unreachable=MANY),
     view_hash="aabbccddeeff",
     outsiders=(
         Outsider(name="laptop", address="10.9.0.9", endpoint="192.0.2.9:7946", kind="wesher", public_key="k"),
@@ -79,7 +81,7 @@ async def test_a_whole_report_is_accepted_and_comes_back_with_the_spec(
     stored = api.get("weshernode", "m.a", "--show-managed-fields")
     assert stored["spec"] == node_a["spec"]
     assert stored["status"] == STATUS.to_dict((), now=NOW)
-    assert stored["status"]["peers"]["unreachable"] == list("abcdefgh")
+    assert stored["status"]["peers"]["unreachable"] == list(MANY[:MAX_UNREACHABLE])
     managers = {entry["manager"] for entry in stored["metadata"]["managedFields"] if "subresource" in entry}
     assert managers == {"wesher-agent"}
 
