@@ -254,24 +254,13 @@ def test_an_accusation_that_could_not_be_denied_is_believed_by_nobody(
 ) -> None:
     """Memberlist wraps to 0 here, and the accused can never answer again."""
     a, b = net.start("a", "b")
-    for node in (a, b):
-        node.act(lambda engine, now: engine.inject(claim, now=now))
+    b.act(lambda engine, now: engine.inject(claim, now=now))
 
     net.run(20.0)
 
-    for node in (a, b):
-        assert node.happened(AccusationRefused) == [AccusationRefused("a", MAX_INCARNATION)]
+    assert b.happened(AccusationRefused) == [AccusationRefused("a", MAX_INCARNATION)]
     assert b.sees(a) is State.ALIVE
     assert a.engine.me.incarnation == b.knows(a).incarnation == 1
-
-
-def test_an_alive_in_our_name_that_could_not_be_outdone_is_not_answered(net: VirtualNetwork) -> None:
-    a, _ = net.start("a", "b")
-
-    a.act(lambda engine, now: engine.inject(alive_of(a, incarnation=MAX_INCARNATION, meta=b"lie"), now=now))
-
-    assert a.engine.me.incarnation == 1
-    assert a.happened(AccusationRefused) == [AccusationRefused("a", MAX_INCARNATION)]
 
 
 @pytest.mark.parametrize("state", [State.ALIVE, State.DEAD])

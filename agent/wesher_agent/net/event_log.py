@@ -10,6 +10,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     AccusationRefused,
     AddressChanged,
+    BegunAnew,
     Event,
     LeaveDone,
     MemberAlive,
@@ -55,7 +56,7 @@ class EventLog:
         self._counted_at = clock()
         self._unsaid = 0
 
-    def write(self, event: Event) -> None:  # noqa: C901, PLR0912 - an arm an event is the plainest table
+    def write(self, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - an arm an event is the plainest table
         """Say one event, at the level it deserves."""
         match event:
             case MemberJoined(member=m):
@@ -114,6 +115,12 @@ class EventLog:
             case AccusationRefused(node=node, incarnation=incarnation):
                 if self._is_news(("accusation", node)):
                     self._say(logging.WARNING, "accusation refused node=%s incarnation=%d", node, incarnation)
+            case BegunAnew(incarnation=incarnation):
+                self._say(
+                    logging.WARNING,
+                    "own incarnation used up by somebody who has the cluster key, begun anew incarnation=%d",
+                    incarnation,
+                )
             case PushPullDone(address=address, members=count, join=join):
                 level = logging.INFO if join else logging.DEBUG
                 self._say(level, "state exchanged with=%s members=%d", address, count)

@@ -1,7 +1,16 @@
-"""Going away: leaving for good, or only from an address (`memberlist.go`, Leave).
+"""Going away: for good, or only from an address or an incarnation (`memberlist.go`, Leave).
 
 A leave spreads like all news, and besides goes straight to every living member:
 that is one small packet each, and nobody has to learn of it by luck.
+
+Whoever has the key can say things of a member, or make it deny things, up to the last
+incarnation, where it can say nothing more; no limit on the steps would hinder that. So
+there is a way back from there: the member says that it goes, and returns with an
+incarnation that it had, or the next. memberlist believes that at once of one that has
+left, if the address is written with other bytes. To merely die there, and to be
+forgotten, would cost the members of the Go program their tunnels for a minute or more;
+ours hold it for dead, not for one that left, and keep theirs either way. Between the
+two words there is a pause, for here the first outdoes the second wherever it comes late.
 """
 
 from __future__ import annotations
@@ -12,19 +21,23 @@ from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event
 from wesher_agent.swim.gossip import Gossip
-from wesher_agent.swim.members import Member, MemberTable
+from wesher_agent.swim.members import MAX_INCARNATION, Member, MemberTable
 from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.outbox import Outbox
+from wesher_agent.swim.profile import Profile
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.wire.messages import Dead, Message
 
 _OVERDUE = Timer(Kind.DEPARTURE)
+_DIES_DOWN = 10
+"""Gossip intervals after which nobody passes a leave on any more."""
 
 
 class Departure:
-    """A leave or move under way, if there is one.
+    """A leave, move or return to a lower incarnation under way, if there is one.
 
     Args:
+        profile: for the time that news takes.
         table: whom to tell.
         ourselves: says it.
         gossip: spreads it.
@@ -36,6 +49,7 @@ class Departure:
 
     def __init__(
         self,
+        profile: Profile,
         *,
         table: MemberTable,
         ourselves: Ourselves,
@@ -44,6 +58,7 @@ class Departure:
         timers: Timers,
         emit: Callable[[Event], None],
     ) -> None:
+        self._pause = _DIES_DOWN * profile.gossip_interval
         self._table = table
         self._ourselves = ourselves
         self._gossip = gossip
@@ -55,6 +70,12 @@ class Departure:
 
     def begin(self, *, going_to: Address | None, timeout: float, now: float) -> None:
         """Leave for good, or to come back at ``going_to``. A leave is never taken back."""
+        before: tuple[Message, ...] = ()
+        if going_to is None and self._ourselves.me.incarnation == MAX_INCARNATION:
+            # From there nobody would believe it, so we come back first.
+            gone = self._said or self._ourselves.depart(now=now)
+            before = gone, self._ourselves.come_back(self._going_to or self._ourselves.me.address, now=now)
+            self._said = None
         if self._said is not None:
             if going_to is None or self._going_to is not None:
                 self._going_to = going_to
@@ -64,16 +85,28 @@ class Departure:
         self._going_to = going_to
         self._said = self._ourselves.depart(now=now)
         self._timers.set(_OVERDUE, now + timeout)
-        if not self._tell_everyone(self._said):
+        if not self._tell_everyone(*before, self._said):
             self.finish(now=now)
+
+    def begin_anew(self, *, now: float) -> None:
+        """Leave from the last incarnation, to come back with another, unless we are away already."""
+        if self._ourselves.leaving:
+            return
+        self._going_to = self._ourselves.me.address
+        self._said = self._ourselves.depart(now=now, from_the_last=True)
+        self._timers.set(_OVERDUE, now + self._pause)
+        self._tell_everyone(self._said)
 
     def check(self, *, now: float) -> None:
         """Finish when the news has gone out as often as it should, or nobody is left to hear it."""
-        if self._said is not None and not (self._gossip.is_spreading(self._said.node) and self._living()):
+        said = self._said
+        if said is None or (self._going_to is not None and said.incarnation == MAX_INCARNATION):
+            return
+        if not (self._gossip.is_spreading(said.node) and self._living()):
             self.finish(now=now)
 
     def finish(self, *, now: float) -> None:
-        """Be gone, or be back at the new address."""
+        """Be gone, or be back."""
         said, going_to = self._said, self._going_to
         if said is None:
             return
@@ -83,11 +116,15 @@ class Departure:
             self._emit(events.LeaveDone())
             return
         self._timers.cancel(_OVERDUE)
-        self._ourselves.leaving = False
-        alive = self._ourselves.announce(address=going_to, now=now)
-        # The leave once more, right before: who missed it would refuse the new address.
-        self._tell_everyone(said, alive)
-        self._emit(events.AddressChanged(self._ourselves.me))
+        former = self._ourselves.me.address
+        alive = self._ourselves.come_back(going_to, now=now)
+        if said.incarnation == MAX_INCARNATION:
+            self._tell_everyone(alive)
+        else:
+            # The leave once more, right before: who missed it would refuse the new address.
+            self._tell_everyone(said, alive)
+        if said.incarnation < MAX_INCARNATION or going_to != former:
+            self._emit(events.AddressChanged(self._ourselves.me))
 
     def _tell_everyone(self, *messages: Message) -> int:
         """Send to every living member at once; return how many they are."""

@@ -59,7 +59,7 @@ class Engine:
         me: this member as it presents itself.
         profile: memberlist's timing constants.
         packet_format: keys, label, encryption version and compression of all that is sent and read.
-        incarnation: the first of our own; higher than any used under this name before.
+        incarnation: the first of our own, not the last there is; higher than any used under this name before.
         rng: for schedules and choices; seeded, it makes a run repeatable.
         nonce: returns that many fresh bytes for AES-GCM; unpredictable in production.
         limits: caps on what others can make us keep.
@@ -108,6 +108,7 @@ class Engine:
             incarnation=incarnation,
             table=self._table,
             gossip=self._gossip,
+            timers=self._timers,
             awareness=self._awareness,
             emit=emit,
         )
@@ -157,6 +158,7 @@ class Engine:
             emit=emit,
         )
         self._departure = Departure(
+            profile,
             table=self._table,
             ourselves=self._ourselves,
             gossip=self._gossip,
@@ -379,6 +381,8 @@ class Engine:
                 self._relay.unanswered(int(timer.subject))
             case Kind.DEPARTURE:
                 self._departure.finish(now=now)
+            case Kind.ANEW:
+                self._departure.begin_anew(now=now)
 
     def _acked_over_tcp(self, seq_no: int) -> None:
         self._prober.answered_tcp(seq_no)

@@ -117,9 +117,19 @@ class OutdatedAlive:
 
 @dataclass(frozen=True, slots=True)
 class AccusationRefused:
-    """A claim about a member with an incarnation too near 2^32 to be denied was ignored."""
+    """A claim about a member with an incarnation too near 2^32 to be denied was ignored.
+
+    When the member is this node, others may believe it: `BegunAnew` follows.
+    """
 
     node: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class BegunAnew:
+    """This node was held at the last incarnation, and has returned with another that leaves room for more."""
+
     incarnation: int
 
 
@@ -197,6 +207,7 @@ Event = (
     | SelfRefuted
     | OutdatedAlive
     | AccusationRefused
+    | BegunAnew
     | PushPullDone
     | PushPullFailed
     | UserMessageReceived

@@ -6,9 +6,10 @@ The rules, for news about another member:
 news      counts when                             then
 ========  ======================================  =======================================
 alive     unknown name, or incarnation higher     alive; suspicion ends; passed on
-          than known; never from another address
-          unless the holder of the name has left,
-          or is dead for long enough
+          than known, or any where the member
+          is gone at the last; never from another
+          address unless the holder of the name
+          has left, or is dead for long enough
           incarnation not higher, member gone     who is claimed to live is asked, and may deny
           or known by its tombstone only
 suspect   incarnation not lower, member alive     suspect; its time to deny begins; passed on
@@ -25,10 +26,10 @@ incarnation; here that one is asked too, since it may be an old packet sent agai
 
 An accusation whose incarnation leaves no room for a denial is not believed in the first
 place, nor is an alive that says something new that way. An accusation of a member that
-got to the last incarnation by itself is, since it could else never be found dead. So
-whoever has the key can drive a member there and then declare it dead; it is back once it
-is forgotten. That it has left is not believed of it, so that meanwhile it is expected
-back, as all are that failed.
+is at the last incarnation is, since it could else never be found dead. So whoever has the
+key can drive a member there and then declare it dead. Its own way back is `departure`'s;
+that it has left is not believed of it, so that meanwhile it is expected back, as all are
+that failed.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Membership:
             self._emit(events.NameConflict(known, address))
         elif name == self._own_name:
             self._ourselves.hear(claim, now=now)
-        elif claim.incarnation > known.incarnation:
+        elif claim.incarnation > known.incarnation or self._begins_anew(claim, known):
             self._believe_alive(known, claim, address, now)
         elif known.is_gone:
             self._doubt(claim, address, known.incarnation, now)
@@ -222,6 +223,9 @@ class Membership:
 
     def _merge_one(self, node: PushNodeState, now: float) -> None:
         if node.name == self._own_name:
+            if node.state >= State.DEAD and node.incarnation == MAX_INCARNATION:
+                # Whoever holds us so believes what we say now, or will have forgotten us soon.
+                return
             self._ourselves.meet(node, now=now)
         elif node.state >= State.DEAD and node.name not in self._table.view:
             self._tombstones.hear(node.name, node.incarnation, now=now)
@@ -292,13 +296,18 @@ class Membership:
             != (known.meta, known.versions, known.address)
         )
 
+    def _begins_anew(self, claim: Alive, known: Member) -> bool:
+        """Tell whether one that is gone at the last incarnation says that it is back with another.
+
+        No tombstone would be kept of it either, so this brings nobody back who would not be soon.
+        """
+        return known.is_gone and claim.incarnation < MAX_INCARNATION == known.incarnation
+
     def _is_current(self, claim: Suspect | Dead, known: Member) -> bool:
         """Tell whether an accusation is not outdated, and can be denied if it is false."""
         if claim.incarnation < known.incarnation:
             return False
-        if claim.incarnation == MAX_INCARNATION and (
-            known.incarnation < MAX_INCARNATION or claim.node == self._own_name
-        ):
+        if known.incarnation < MAX_INCARNATION == claim.incarnation and claim.node != self._own_name:
             self._emit(events.AccusationRefused(claim.node, claim.incarnation))
             return False
         return True

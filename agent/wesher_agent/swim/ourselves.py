@@ -1,14 +1,16 @@
 """What this member says of itself, and how it denies what others say of it (`state.go`, refute).
 
 Incarnations are 32 bits. memberlist lets them wrap, after which a member cannot deny
-anything any more; here the last one stays. What is believed of a member there is
-`membership`'s.
+anything any more. Here a member whom others hold at the last one, where it has nothing
+more to say, goes away and returns with one that leaves room: see `departure`. What is
+believed of a member there is `membership`'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
@@ -18,10 +20,15 @@ from wesher_agent.swim.gossip import Gossip
 from wesher_agent.swim.members import MAX_INCARNATION, LocalNode, Member, MemberTable
 from wesher_agent.swim.pauses import Pauses
 from wesher_agent.swim.profile import Limits
+from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State
 
 ANSWER_PAUSE = 1.0
 """Seconds at least between two times that one accuser is told that we live."""
+ANEW_PAUSE = 60.0
+"""Seconds at least between two returns from the last incarnation: each makes us seem gone for a moment."""
+_ANEW = Timer(Kind.ANEW)
+_IPV4_BYTES = 4
 
 
 class Ourselves:
@@ -30,9 +37,10 @@ class Ourselves:
     Args:
         me: this member as it presents itself.
         limits: for the accusers remembered at once.
-        incarnation: the first of our own.
+        incarnation: the first of our own, which is not the last there is.
         table: holds us among the members.
         gossip: spreads what we say.
+        timers: for the return from the last incarnation.
         awareness: made worse by every denial.
         emit: takes what happened.
 
@@ -46,18 +54,24 @@ class Ourselves:
         incarnation: int,
         table: MemberTable,
         gossip: Gossip,
+        timers: Timers,
         awareness: Awareness,
         emit: Callable[[Event], None],
     ) -> None:
         self._speaks_ports = me.versions.protocol_current > 1
         self._table = table
         self._gossip = gossip
+        self._timers = timers
         self._awareness = awareness
         self._emit = emit
         self._answered = Pauses(ANSWER_PAUSE, limits.outbox)
         self._me = Member(
             me.name, me.address, me.meta, incarnation, State.LEFT, me.versions, state_change=0.0
         )
+        self._first = self._next = incarnation
+        """Where to begin anew, and where to return to from the last incarnation."""
+        self._anew_at = -inf
+        """When we went away for that, or shall at the earliest."""
         self.leaving = False
         """Whether we mean to be gone, so that we believe it when others say so."""
 
@@ -71,31 +85,15 @@ class Ourselves:
         """This member's name."""
         return self._me.name
 
-    def announce(self, *, now: float, address: Address | None = None) -> Alive:
-        """Say that we are alive, with a higher incarnation unless it is the first time.
-
-        Args:
-            now: the time.
-            address: where from now on, if that changes.
-
-        Returns:
-            What was said.
-
-        """
+    def announce(self, *, now: float) -> None:
+        """Say that we are alive, with a higher incarnation unless it is the first time."""
         me = self._me
-        first = me.name not in self._table.view
-        where = address or me.address
-        return self._be(
-            replace(
-                me,
-                address=where,
-                is_mapped=me.is_mapped and where == me.address,
-                incarnation=me.incarnation if first else min(me.incarnation + 1, MAX_INCARNATION),
-                state=State.ALIVE,
-                state_change=me.state_change if me.state is State.ALIVE else now,
-            ),
-            now,
-        )
+        if me.name not in self._table.view:
+            self._be(replace(me, state=State.ALIVE, state_change=now), now)
+        elif me.incarnation < MAX_INCARNATION:
+            self._be(replace(me, incarnation=me.incarnation + 1), now)
+        else:
+            self._want_to_begin_anew(now)
 
     def update_meta(self, meta: bytes, *, now: float) -> None:
         """Carry other metadata, and say so unless we are on our way out."""
@@ -103,19 +101,58 @@ class Ourselves:
         if not self.leaving:
             self.announce(now=now)
 
-    def depart(self, *, now: float) -> Dead:
+    def depart(self, *, now: float, from_the_last: bool = False) -> Dead:
         """Say that we go.
+
+        Args:
+            now: the time.
+            from_the_last: whether others hold us at the last incarnation, though we may not be there.
 
         Returns:
             What was said.
 
         """
         self.leaving = True
-        self._me = replace(self._me, state=State.LEFT, state_change=now)
+        me = self._me
+        incarnation = MAX_INCARNATION if from_the_last else me.incarnation
+        if incarnation == MAX_INCARNATION:
+            self._timers.cancel(_ANEW)
+            self._anew_at = now + ANEW_PAUSE
+            # Who was never told of the last one holds us here, and would not believe less.
+            self._next = me.incarnation + 1 if me.incarnation < MAX_INCARNATION - 1 else self._first
+        self._me = replace(me, incarnation=incarnation, state=State.LEFT, state_change=now)
         self._table.put(self._me)
-        dead = Dead(self._me.incarnation, self.name, from_node=self.name)
+        dead = Dead(incarnation, self.name, from_node=self.name)
         self._gossip.spread(self.name, dead, now=now)
         return dead
+
+    def come_back(self, address: Address, *, now: float) -> Alive:
+        """Say that we are alive after all, at ``address`` from now on.
+
+        Returns:
+            What was said.
+
+        """
+        self.leaving = False
+        me = self._me
+        is_mapped, incarnation = me.is_mapped and address == me.address, me.incarnation + 1
+        if me.incarnation == MAX_INCARNATION:
+            # memberlist believes a lower incarnation of one that has left only if the bytes
+            # of its address are others; those of IPv6 it believes once it has forgotten us.
+            is_mapped = not me.is_mapped and len(address.packed) == _IPV4_BYTES
+            incarnation = self._next
+            self._emit(events.BegunAnew(incarnation))
+        return self._be(
+            replace(
+                me,
+                address=address,
+                is_mapped=is_mapped,
+                incarnation=incarnation,
+                state=State.ALIVE,
+                state_change=now,
+            ),
+            now,
+        )
 
     def hear(self, claim: Alive, *, now: float) -> None:
         """Deny an alive in our name, unless it is outdated or says what we say."""
@@ -127,10 +164,11 @@ class Ourselves:
             self.refute(claim.incarnation, "", now=now)
 
     def refute(self, claimed: int, accuser: str, *, now: float) -> None:
-        """Deny what was said of us at the incarnation ``claimed``, if there is one above it."""
+        """Deny what was said of us at the incarnation ``claimed``, or begin anew where none is above it."""
         incarnation = max(self._me.incarnation, claimed) + 1
         if incarnation > MAX_INCARNATION:
             self._emit(events.AccusationRefused(self.name, claimed))
+            self._want_to_begin_anew(now)
             return
         self._awareness.apply_delta(1)
         self._be(replace(self._me, incarnation=incarnation), now)
@@ -148,7 +186,8 @@ class Ourselves:
             PeerMisbehaved: its address cannot be.
 
         """
-        if self.leaving:
+        if self.leaving or node.incarnation == MAX_INCARNATION:
+            # Where we return from there, the address is written as it has to be.
             return
         address = self.read_address(node.addr, node.port)
         if address != self._me.address:
@@ -169,6 +208,10 @@ class Ourselves:
 
         """
         return Address.from_wire(addr, port if port and self._speaks_ports else self._me.address.port)
+
+    def _want_to_begin_anew(self, now: float) -> None:
+        if _ANEW not in self._timers:
+            self._timers.set(_ANEW, max(now, self._anew_at))
 
     def _be(self, me: Member, now: float) -> Alive:
         self._me = me

@@ -34,7 +34,7 @@ from wesher_agent.mesh.roster import Roster
 from wesher_agent.settings import parse_settings
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.members import LocalNode
+from wesher_agent.swim.members import MAX_INCARNATION, LocalNode
 from wesher_agent.swim.profile import LAN
 from wesher_agent.swim.streams import OpenStream, StreamId
 from wesher_agent.wire.keyring import NONCE_SIZE, PADDED, UNPADDED, Keyring
@@ -254,9 +254,11 @@ class _Story:
         assert all(len(datagram) <= UDP_PAYLOAD for datagram, _ in engine.datagrams_to_send())
         while (event := engine.next_event()) is not None:
             self._roster.observe(event, now=self._now)
-        assert engine.me.state is State.ALIVE
-        assert self._incarnation <= engine.me.incarnation < 1 << 32
-        self._incarnation = engine.me.incarnation
+        me = engine.me
+        assert self._incarnation <= me.incarnation <= MAX_INCARNATION
+        # Gone from the last incarnation only, and for a moment, to return with any other.
+        assert me.state is State.ALIVE or me.incarnation == MAX_INCARNATION
+        self._incarnation = me.incarnation if me.state is State.ALIVE else 0
         self._lap()
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wesher_agent.swim.events import Event, MemberForgotten
-from wesher_agent.swim.members import Member
+from wesher_agent.swim.events import BegunAnew, Event, MemberFailed, MemberForgotten
+from wesher_agent.swim.members import MAX_INCARNATION, Member
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 
 if TYPE_CHECKING:
@@ -42,8 +42,15 @@ class Invariants:
 
     def heard(self, node: Node, event: Event) -> None:
         """Check what a node's engine reported."""
-        if isinstance(event, MemberForgotten) and event.member.name not in node.engine._tombstones:
-            node.incarnations.pop(event.member.name, None)
+        match event:
+            case MemberForgotten(member=member) if member.name not in node.engine._tombstones:
+                node.incarnations.pop(member.name, None)
+            case MemberFailed(member=member):
+                self._check(node, member)
+            case BegunAnew():
+                node.incarnations.pop(node.engine.me.name, None)
+            case _:
+                pass
 
     def look(self) -> None:
         """Check all that every node keeps, if it is time."""
@@ -69,7 +76,11 @@ class Invariants:
         assert member.incarnation >= highest, self._report(
             node, f"went back from incarnation {highest} of {member.name} to {member.incarnation}"
         )
-        node.incarnations[member.name] = member.incarnation
+        if member.is_gone and member.incarnation == MAX_INCARNATION:
+            # The one point from which there is a way back, see `swim.departure`.
+            node.incarnations.pop(member.name, None)
+        else:
+            node.incarnations[member.name] = member.incarnation
 
     def _check_memory(self, node: Node) -> None:
         engine, limits = node.engine, DEFAULT_LIMITS
