@@ -31,9 +31,10 @@ SERF_VERSIONS = Versions(delegate_min=2, delegate_max=5, delegate_current=5)
 ours = partial(our_member, profile=QUICK, fmt=FMT)
 
 
-def bury(member: OurMember, *names: str, incarnation: int, address: str) -> None:
+def bury(member: OurMember, *names: str, incarnation: int, address: str, left: bool = False) -> None:
     """Have one of ours remember members that are gone."""
-    gone = [Tombstone(name=n, incarnation=incarnation, address=Address(address, GOSSIP_PORT)) for n in names]
+    where = Address(address, GOSSIP_PORT)
+    gone = [Tombstone(name=name, incarnation=incarnation, address=where, left=left) for name in names]
     member.driver.tell(partial(member.engine.bury, gone))
 
 
@@ -48,7 +49,10 @@ def told(peer: GoPeer, *kinds: str, about: str) -> list[str]:
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-async def test_a_go_member_that_counts_from_one_again_passes_its_tombstone(library: Library) -> None:
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_go_member_that_counts_from_one_again_passes_its_tombstone(
+    library: Library, *, left: bool
+) -> None:
     """Whether it joins one that has the tombstone, or one that hears of it only then."""
     addresses = loopback_addresses(4)
     async with (
@@ -56,8 +60,8 @@ async def test_a_go_member_that_counts_from_one_again_passes_its_tombstone(libra
         ours("ours", addresses[0], "ours") as we,
         go("other", addresses[1], library) as other,
     ):
-        bury(we, "direct", incarnation=50, address=addresses[2])
-        bury(we, "round", incarnation=60, address=addresses[3])
+        bury(we, "direct", incarnation=50, address=addresses[2], left=left)
+        bury(we, "round", incarnation=60, address=addresses[3], left=left)
         await we.join(addresses[1])
         async with (
             go("direct", addresses[2], library) as direct,
@@ -115,20 +119,25 @@ async def test_a_go_member_that_is_gone_is_not_brought_back_by_its_own_words(lib
 @pytest.mark.parametrize("library", LIBRARIES)
 async def test_a_go_member_is_not_disturbed_by_tombstones_of_others(library: Library) -> None:
     addresses = loopback_addresses(4)
-    gone = [f"gone-{number}" for number in range(TOLD + 100)]
+    dead = [f"dead-{number}" for number in range(TOLD // 2 + 50)]
+    left = [f"left-{number}" for number in range(TOLD // 2 + 50)]
     async with (
         Mesh(addresses, patience=30) as mesh,
         ours("ours", addresses[0], "ours") as we,
         go("asks", addresses[1], library) as asks,
         go("asked", addresses[2], library) as asked,
     ):
-        bury(we, *gone, incarnation=9, address=addresses[3])
+        bury(we, *dead, incarnation=9, address=addresses[3])
+        bury(we, *left, incarnation=9, address=addresses[3], left=True)
         await asks.join(addresses[0])
         await we.join(addresses[2])
         mesh.living = {"ours": we, "asks": asks, "asked": asked}
         await mesh.agree()
 
-        assert len(await states_at(we, FMT)) == 3 + TOLD
+        states = await states_at(we, FMT)
+        assert len(states) == 3 + TOLD
+        assert {states[name] for name in states.keys() & dead} == {State.DEAD}
+        assert {states[name] for name in states.keys() & left} == {State.LEFT}
         for peer in (asks, asked):
             assert (await states_at(peer, FMT)).keys() == mesh.living.keys()
             assert {e["name"] for e in peer.events if e["event"] in {"join", "leave"}} == mesh.living.keys()
@@ -144,6 +153,7 @@ async def test_serf_is_not_disturbed_by_tombstones_and_passes_its_own() -> None:
     ):
         bury(we, "serf", incarnation=50, address=addresses[1])
         bury(we, "gone", incarnation=9, address=addresses[2])
+        bury(we, "left", incarnation=9, address=addresses[2], left=True)
         async with serf_peer("serf", addresses[1], "serf", key=KEY, compress=False) as serf:
             await serf.join(addresses[0])
             mesh.living = {"ours": we, "serf": serf}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.events import AddressChanged, MemberFailed
-from wesher_agent.wire.messages import State
+from wesher_agent.swim.events import AddressChanged, LeaveDone, MemberFailed
+from wesher_agent.wire.messages import Dead, PushNodeState, State
 from wesher_testing.soak import soaking
 from wesher_testing.virtual_mesh import VirtualAgent, VirtualMesh
 from wesher_testing.virtual_network import PORT
@@ -67,6 +67,71 @@ def test_two_halves_meet_in_half_a_minute_where_one_has_the_seeds(
     mesh.run(seconds)
 
     heal(mesh, deadline=WITH_SEEDS)
+
+
+@pytest.mark.parametrize("gossip", ["LAN", "WAN"])
+@pytest.mark.parametrize(("seconds", "restarts"), [(20.0, False), (100.0, False), (100.0, True)])
+def test_who_left_while_the_halves_were_apart_is_expected_by_neither_once_they_have_met(
+    make_mesh: Make, gossip: str, seconds: float, *, restarts: bool
+) -> None:
+    """Those who could not hear it hold it for failed, which is expected back for a day."""
+    mesh = make_mesh(gossip=gossip, delay=WIDE[gossip])
+    mesh.form(6, seeds=2)
+    one, other = halves(mesh)
+    leaver = one.pop()
+    leaver.act(lambda engine, now: engine.leave(now=now))
+    mesh.run_until(lambda: leaver.happened(LeaveDone), deadline=15.0)
+    mesh.crash(leaver)
+    mesh.run(seconds)
+    for agent in one:
+        assert leaver.name not in agent.expects
+    for agent in other:
+        assert leaver.name in agent.expects
+    if restarts:
+        for agent in (*one, *other):
+            mesh.crash(agent)
+        mesh.run(2.0)
+        for agent in (*one, *other):
+            mesh.boot(agent.name, seeds=["10.0.0.1"], address=agent.address, state=agent.state_file)
+
+    mesh.heal()
+
+    def is_well() -> bool:
+        names = {agent.name for agent in mesh.agents}
+        return all(agent.alive == names == {*agent.expects, agent.name} for agent in mesh.agents)
+
+    took = mesh.run_until(is_well, deadline=WITHIN)
+    mesh.figure(f"5 members know each other, and that the sixth has left, after {took:.1f} s")
+
+
+@pytest.mark.parametrize("gossip", ["LAN", "WAN"])
+def test_an_old_leave_sent_again_takes_no_tunnel_of_one_that_has_returned_since(
+    make_mesh: Make, gossip: str
+) -> None:
+    """Even while it is cut off, so that it cannot deny it."""
+    mesh = make_mesh(gossip=gossip, delay=WIDE[gossip])
+    agents = mesh.form(6, seeds=2)
+    leaver, others = agents[5], agents[:5]
+    leaver.act(lambda engine, now: engine.leave(now=now))
+    mesh.run_until(lambda: leaver.happened(LeaveDone), deadline=15.0)
+    old = leaver.engine.me
+    mesh.crash(leaver)
+    mesh.run(2.0)
+    back = mesh.boot(leaver.name, seeds=["10.0.0.1"], address=leaver.address, state=leaver.state_file)
+    mesh.run_until(mesh.is_whole, deadline=WITHIN)
+    mesh.cut(back)
+    mesh.run(300.0)
+    assert not any(back.name in agent.engine.members for agent in others)
+
+    said = Dead(old.incarnation, old.name, old.name)
+    told = PushNodeState(old.name, old.addr, old.address.port, b"", old.incarnation, State.LEFT, old.versions)
+    for agent in others:
+        agent.act(lambda engine, now: engine.inject(said, now=now))
+        agent.act(lambda engine, now: engine._membership.merge([told], now=now))
+    mesh.run(5.0)
+
+    assert all(back.name in agent.expects for agent in others)
+    heal(mesh, deadline=WITHIN)
 
 
 @pytest.mark.parametrize("seeds", [0, 2])

@@ -19,7 +19,7 @@ from wesher_agent.swim.events import (
     SelfRefuted,
 )
 from wesher_agent.swim.members import MAX_INCARNATION
-from wesher_agent.swim.profile import LAN
+from wesher_agent.swim.profile import LAN, WAN
 from wesher_agent.wire.messages import Alive, Dead, State, Suspect
 from wesher_testing.virtual_mesh import VirtualMesh
 from wesher_testing.virtual_network import Node, VirtualNetwork, messages_in
@@ -337,6 +337,20 @@ def test_one_driven_to_the_last_incarnation_and_sent_away_keeps_its_tunnels_and_
     assert all(victim.name in node.expects for node in others)
     mesh.run_until(lambda: all(node.sees(victim) is State.ALIVE for node in others), deadline=60.0)
     assert not [event for node in others for event in node.happened(MemberLeft)]
+
+
+def test_who_is_said_to_have_left_and_has_not_denies_it_at_once(make_net: Make) -> None:
+    """Nobody would gossip to it any more, nor probe it: it would learn of it by chance."""
+    net = make_net(profile=WAN)
+    nodes = net.start("a", "b", "c", "d")
+    b, others = nodes[1], [nodes[0], *nodes[2:]]
+    net.run(10.0)
+
+    for node in others:
+        node.act(lambda engine, now: engine.inject(Dead(1, "b", "b"), now=now))
+    assert all(node.sees(b) is State.LEFT for node in others)
+
+    net.run_until(lambda: all(node.sees(b) is State.ALIVE for node in others), deadline=0.6)
 
 
 def test_a_member_that_returns_after_its_death_is_reported_as_joined(net: VirtualNetwork) -> None:

@@ -69,6 +69,7 @@ def render_state(state: State) -> str:
                 "PubKey": "",
                 "Port": node.address.port,
                 "Away": round(node.away, 3),
+                "Incarnation": node.incarnation,
             }
             for node in state.nodes
         ],
@@ -88,6 +89,7 @@ def render_state(state: State) -> str:
                 "Addr": gone.address.ip,
                 "Port": gone.address.port,
                 "Age": round(gone.age, 3),
+                "Left": gone.left,
             }
             for gone in state.tombstones
         ],
@@ -168,6 +170,7 @@ class _StateReader:
             address=address,
             raw_meta=_base64(value.get("Meta") or "", f"{at}.Meta"),
             away=_seconds(value.get("Away", 0.0), f"{at}.Away"),
+            incarnation=_incarnation(value.get("Incarnation", 0), f"{at}.Incarnation"),
         )
 
     def _tombstone(self, value: Any, at: str) -> Tombstone:
@@ -180,6 +183,7 @@ class _StateReader:
             incarnation=_incarnation(value.get("Incarnation"), f"{at}.Incarnation"),
             address=address,
             age=_seconds(value.get("Age", 0.0), f"{at}.Age"),
+            left=_flag(value.get("Left", False), f"{at}.Left"),
         )
 
     def _member(self, value: Any, at: str) -> tuple[str, Address]:
@@ -207,6 +211,12 @@ def _seconds(value: Any, at: str) -> float:
     if not _is_number(value) or not 0 <= value < 2**63:
         raise InvalidSpec(at, "must be a number of seconds", value=value)
     return float(value)
+
+
+def _flag(value: Any, at: str) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidSpec(at, "must be true or false", value=value)
+    return value
 
 
 def _text(value: Any, at: str) -> str:

@@ -22,6 +22,7 @@ from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     Event,
+    LeaveLearned,
     MemberAlive,
     MemberFailed,
     MemberForgotten,
@@ -91,6 +92,8 @@ class RosterMember:
     state: MemberState
     since: float
     """When ``state`` was entered, on the roster's clock."""
+    incarnation: int = 0
+    """With which it entered ``state``: that it left before does not count any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,7 @@ class SavedMember:
     raw_meta: bytes
     away: float = 0.0
     """Seconds it had been failed when saved; time while we were down does not count."""
+    incarnation: int = 0
 
 
 class Roster:
@@ -186,6 +190,16 @@ class Roster:
                 if known is not None and known.state is MemberState.LEFT:
                     self._drop(member.name)
                     return True
+            case LeaveLearned(node=name, incarnation=incarnation):
+                known = self._known.get(name)
+                if (
+                    known is not None
+                    and known.state is MemberState.FAILED
+                    and incarnation >= known.incarnation
+                ):
+                    self._drop(name)
+                    self._changed(now)
+                    return True
             case PushPullDone(address=address):
                 self._schedule.reached(address, now=now)
             case _:
@@ -264,6 +278,7 @@ class Roster:
                         problem=problem,
                         state=MemberState.FAILED,
                         since=now - entry.away,
+                        incarnation=entry.incarnation,
                     )
                 )
         self._failed = dict.fromkeys(sorted(self._failed, key=lambda name: self._known[name].since))
@@ -277,6 +292,7 @@ class Roster:
                 address=member.address,
                 raw_meta=member.raw_meta,
                 away=now - member.since if member.state is MemberState.FAILED else 0.0,
+                incarnation=member.incarnation,
             )
             for name, member in sorted(self.members.items())
             if member.state is not MemberState.LEFT
@@ -344,6 +360,7 @@ class Roster:
             problem=problem,
             state=state,
             since=known.since if known is not None and known.state is state else now,
+            incarnation=member.incarnation,
         )
         if noted == known:
             return False

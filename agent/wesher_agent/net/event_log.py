@@ -13,6 +13,7 @@ from wesher_agent.swim.events import (
     BegunAnew,
     Event,
     LeaveDone,
+    LeaveLearned,
     MemberAlive,
     MemberFailed,
     MemberForgotten,
@@ -73,6 +74,9 @@ class EventLog:
                 )
             case MemberLeft(member=m):
                 self._say(logging.INFO, "member left node=%s", m.name)
+            case LeaveLearned(node=node, incarnation=incarnation):
+                # Whoever joins hears it of all that left within a day.
+                self._say(logging.DEBUG, "member had left node=%s incarnation=%d", node, incarnation)
             case MemberForgotten(member=m):
                 self._say(logging.DEBUG, "member forgotten by gossip node=%s", m.name)
             case NameConflict(member=m, claimed=claimed):

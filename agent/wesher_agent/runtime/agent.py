@@ -35,7 +35,15 @@ from wesher_agent.runtime.sources import Mounted, needs_restart, outlives_restar
 from wesher_agent.runtime.tunnel import REPAIR_SECONDS, Tunnel
 from wesher_agent.runtime.worker import Worker
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import Event, LeaveDone, MemberJoined, NameConflict, PacketRejected, SelfRefuted
+from wesher_agent.swim.events import (
+    Event,
+    LeaveDone,
+    LeaveLearned,
+    MemberJoined,
+    NameConflict,
+    PacketRejected,
+    SelfRefuted,
+)
 from wesher_agent.swim.members import LocalNode
 from wesher_common.errors import WesherError
 from wesher_common.overlay import IPAddress
@@ -254,6 +262,8 @@ class Agent:
                 return
         self._count(event)
         if self._roster.observe(event, now=self._driver.now):
+            if isinstance(event, LeaveLearned):
+                log.info("failed member had left, it is expected no longer node=%s", event.node)
             self._members_changed()
         self._seeker.wake()
 

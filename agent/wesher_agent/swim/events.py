@@ -61,6 +61,15 @@ class MemberLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaveLearned:
+    """A member that is known no more, if it ever was, had said itself that it goes; we could not hear it."""
+
+    node: str
+    incarnation: int
+    """At which it left; it may have come back since."""
+
+
+@dataclass(frozen=True, slots=True)
 class MemberForgotten:
     """A dead or left member was dropped; its name is unknown from now on."""
 
@@ -200,6 +209,7 @@ Event = (
     | MemberAlive
     | MemberFailed
     | MemberLeft
+    | LeaveLearned
     | MemberForgotten
     | NameConflict
     | MembersFull

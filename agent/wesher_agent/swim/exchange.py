@@ -59,7 +59,7 @@ class Exchange:
         profile: for deadlines.
         limits: for how many others may open.
         table: the state that is exchanged.
-        tombstones: told besides, as dead members.
+        tombstones: told besides, as members that are dead or have left.
         ourselves: whose versions tombstones are given.
         membership: takes the other's.
         relay: knows which pings are for us.
@@ -293,7 +293,7 @@ class Exchange:
                 tombstone.address.port,
                 b"",
                 tombstone.incarnation,
-                State.DEAD,
+                State.LEFT if tombstone.left else State.DEAD,
                 versions,
             )
             for tombstone in self._tombstones.told(most=wire_limits.NODES.most - len(members), now=now)

@@ -16,6 +16,9 @@ suspect   incarnation not lower, member alive     suspect; its time to deny begi
           incarnation not lower, member suspect,  its time to deny shrinks; passed on
           accuser new, confirmations wanted
 dead      incarnation not lower, member not gone  left if it says so itself, else dead; passed on
+          the same by the member itself, which    left; passed on
+          is dead
+          the same, known by its tombstone only   left: its tombstone says so, and tells others
 ========  ======================================  =======================================
 
 News about ourselves that is not what we say is denied with an incarnation above
@@ -162,18 +165,25 @@ class Membership:
     def dead(self, claim: Dead, *, now: float) -> None:
         """Judge ``claim``."""
         known = self._table.get(claim.node)
-        if known is None or known.is_gone or not self._is_current(claim, known):
+        has_left = claim.from_node == claim.node and claim.incarnation < MAX_INCARNATION
+        if known is None:
+            if has_left and self._tombstones.hear(claim.node, claim.incarnation, left=True, now=now):
+                self._emit(events.LeaveLearned(claim.node, claim.incarnation))
+            return
+        is_over = known.state is State.LEFT or (known.state is State.DEAD and not has_left)
+        if is_over or not self._is_current(claim, known):
             return
         if claim.node == self._own_name:
             self._ourselves.refute(claim.incarnation, claim.from_node, now=now)
             return
         suspicion = self._end_suspicion(claim.node)
-        has_left = claim.from_node == claim.node and claim.incarnation < MAX_INCARNATION
         state = State.LEFT if has_left else State.DEAD
         member = replace(known, incarnation=claim.incarnation, state=state, state_change=now)
         self._table.put(member)
         self._gossip.spread(claim.node, claim, now=now)
         if state is State.LEFT:
+            # Nobody gossips to it any more, and old news of its leaving is all it could deny.
+            self._gossip.tell(claim.node, known.address, claim)
             self._emit(events.MemberLeft(member))
         else:
             confirmations = suspicion.confirmations if suspicion is not None else 0
@@ -227,8 +237,8 @@ class Membership:
                 # Whoever holds us so believes what we say now, or will have forgotten us soon.
                 return
             self._ourselves.meet(node, now=now)
-        elif node.state >= State.DEAD and node.name not in self._table.view:
-            self._tombstones.hear(node.name, node.incarnation, now=now)
+        elif node.state is State.DEAD and node.name not in self._table.view:
+            self._tombstones.hear(node.name, node.incarnation, left=False, now=now)
         match node.state:
             case State.ALIVE:
                 claim = Alive(node.incarnation, node.name, node.addr, node.port, node.meta, node.vsn)
@@ -340,4 +350,5 @@ def tombstone_of(member: Member, *, now: float) -> Tombstone:
         incarnation=member.incarnation,
         address=member.address,
         age=now - member.state_change,
+        left=member.state is State.LEFT,
     )

@@ -5,10 +5,11 @@ could then send it again, and they would be back. A tombstone outlives the membe
 day: only a higher incarnation passes it, which the member itself reaches by a denial
 and a replay never does. What is said to whoever meets one is `membership`'s.
 
-Tombstones travel in state exchanges, as dead members do. What others say of names
-unknown here counts as well, but is not told on: two members would else remind each
-other of it for ever. There is none of the last incarnation, which nobody could pass,
-not even the member.
+Tombstones travel in state exchanges, as members that are dead or have left do: whoever
+could not hear a member leave learns it that way, and expects it no longer. What others
+say of names unknown here counts as well, but is not told on: two members would else
+remind each other of it for ever. There is none of the last incarnation, which nobody
+could pass, not even the member.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Tombstone:
     """Its last. Nothing follows from it here, but memberlist wants every entry to have one."""
     age: float = 0.0
     """Seconds since it was found gone; those in which we were down do not count."""
+    left: bool = False
+    """Whether it said itself that it goes."""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,7 @@ class _Grave:
     since: float
     address: Address | None
     """None when it is only known from others."""
+    left: bool
 
 
 class Tombstones:
@@ -71,7 +75,7 @@ class Tombstones:
 
     def last_incarnation(self, name: str, *, now: float) -> int:
         """Return the incarnation that a gone member has to exceed; 0 for all others."""
-        grave = self._own.get(name) or self._heard.get(name)
+        grave = self._grave(name)
         if grave is None:
             return 0
         if self._is_over(grave, now):
@@ -83,22 +87,36 @@ class Tombstones:
         """Remember a member that we have seen go."""
         if gone.incarnation == MAX_INCARNATION:
             return
-        incarnation = max(gone.incarnation, self.last_incarnation(gone.name, now=now))
+        incarnation, left = gone.incarnation, gone.left
+        last = self.last_incarnation(gone.name, now=now)
+        if (known := self._grave(gone.name)) is not None and incarnation <= last:
+            left = known.left or (left and incarnation == last)
+            incarnation = last
         self.remove(gone.name)
         while len(self) >= self._limit:
             oldest_first = self._heard or self._own
             del oldest_first[next(iter(oldest_first))]
-        self._own[gone.name] = _Grave(incarnation, now - gone.age, gone.address)
+        self._own[gone.name] = _Grave(incarnation, now - gone.age, gone.address, left)
 
-    def hear(self, name: str, incarnation: int, *, now: float) -> None:
-        """Take another's word for it that a member unknown here is gone."""
-        if not self.last_incarnation(name, now=now) < incarnation < MAX_INCARNATION:
-            return
-        grave = self._own.get(name) or self._heard.get(name)
-        if grave is not None:
-            grave.incarnation = incarnation
-        elif len(self) < self._limit:
-            self._heard[name] = _Grave(incarnation, now, None)
+    def hear(self, name: str, incarnation: int, *, left: bool, now: float) -> bool:
+        """Take another's word for it that a member unknown here is gone, or has even left.
+
+        Returns:
+            Whether that is news.
+
+        """
+        last = self.last_incarnation(name, now=now)
+        if not max(last, 1) <= incarnation < MAX_INCARNATION:
+            return False
+        grave = self._grave(name)
+        if grave is None:
+            if len(self) < self._limit:
+                self._heard[name] = _Grave(incarnation, now, None, left)
+            return True
+        if incarnation == last and (grave.left or not left):
+            return False
+        grave.incarnation, grave.left = incarnation, left
+        return True
 
     def remove(self, name: str) -> None:
         """Let a member live again."""
@@ -114,7 +132,11 @@ class Tombstones:
         for name, grave in self._own.items():
             if grave.address is not None:
                 yield Tombstone(
-                    name=name, incarnation=grave.incarnation, address=grave.address, age=now - grave.since
+                    name=name,
+                    incarnation=grave.incarnation,
+                    address=grave.address,
+                    age=now - grave.since,
+                    left=grave.left,
                 )
 
     def told(self, *, most: int, now: float) -> list[Tombstone]:
@@ -122,6 +144,9 @@ class Tombstones:
         ours = list(self.ours(now=now))
         room = max(0, min(most, TOLD))
         return ours if len(ours) <= room else self._rng.sample(ours, room)
+
+    def _grave(self, name: str) -> _Grave | None:
+        return self._own.get(name) or self._heard.get(name)
 
     def _is_over(self, grave: _Grave, now: float) -> bool:
         return now - grave.since >= KEPT_SECONDS

@@ -40,13 +40,15 @@ def go_meta(name: str, **changes: Any) -> NodeMeta:
     return meta(name, version=0, flags=Flag.NONE, **changes)
 
 
-def gossiped(name: str, ip: str, *, state: State = State.ALIVE, raw_meta: bytes | None = None) -> Member:
+def gossiped(
+    name: str, ip: str, *, state: State = State.ALIVE, raw_meta: bytes | None = None, incarnation: int = 1
+) -> Member:
     """Return a member as the engine reports it."""
     return Member(
         name=name,
         address=Address(ip, PORT),
         meta=meta(name).encode() if raw_meta is None else raw_meta,
-        incarnation=1,
+        incarnation=incarnation,
         state=state,
         versions=DEFAULT_VERSIONS,
         state_change=0.0,

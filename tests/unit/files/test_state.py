@@ -23,7 +23,13 @@ from wesher_testing.members import meta
 from wesher_testing.mount_namespace import run_with_own_mounts
 
 KEY = ClusterKey(bytes(range(32)))
-NODE = SavedMember(name="b", address=Address("192.0.2.2", 7947), raw_meta=meta("b").encode(), away=12.5)
+NODE = SavedMember(
+    name="b",
+    address=Address("192.0.2.2", 7947),
+    raw_meta=meta("b").encode(),
+    away=12.5,
+    incarnation=1_800_000_002,
+)
 FULL = State(
     key_ring=KeyRing(KEY, (ClusterKey(bytes(range(1, 33))),)),
     nodes=(NODE, SavedMember(name="c", address=Address("2001:db8::3", 7946), raw_meta=b"")),
@@ -36,7 +42,7 @@ FULL = State(
     routes=(ip_network("10.244.1.0/24"), ip_network("2001:db8:1::/64")),
     incarnation=1_800_000_000,
     tombstones=(
-        Tombstone(name="d", incarnation=7, address=Address("192.0.2.4", 7946), age=3600.5),
+        Tombstone(name="d", incarnation=7, address=Address("192.0.2.4", 7946), age=3600.5, left=True),
         Tombstone(name="e.west", incarnation=1_800_000_001, address=Address("2001:db8::5", 7947)),
     ),
     mesh=MeshDocument(
@@ -143,6 +149,7 @@ def test_no_key_of_ours_is_one_of_gos_in_another_case() -> None:
     } - {
         "port",
         "away",
+        "incarnation",
     }
 
 
@@ -279,6 +286,14 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     (
         {"Tombstones": [GRAVE | {"Age": "old"}]},
         "Tombstones[0].Age 'old': must be a number of seconds",
+    ),
+    (
+        {"Tombstones": [GRAVE | {"Left": "no"}]},
+        "Tombstones[0].Left 'no': must be true or false",
+    ),
+    (
+        {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Incarnation": -1}]},
+        "Nodes[0].Incarnation '-1': must be a whole number from 0 to 4294967295",
     ),
 ]
 """What may stand in the file's place of a good value, and the one line it costs."""

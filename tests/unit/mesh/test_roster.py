@@ -19,6 +19,7 @@ from wesher_agent.mesh.roster import (
 )
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
+    LeaveLearned,
     MemberAlive,
     MemberFailed,
     MemberForgotten,
@@ -326,6 +327,46 @@ def test_members_of_an_earlier_run_are_expected_and_asked_for_at_once() -> None:
     assert second.members["b"].meta == meta("b")
     assert second.forget(now=1000.0 + DAY - 60.0) == ("c",)
     assert second.forget(now=1000.0 + DAY) == ("b",)
+
+
+def test_a_failed_member_of_which_others_know_that_it_left_is_expected_no_longer() -> None:
+    who = roster()
+    joined(who, "b", "192.0.2.2")
+    failed(who, "b", "192.0.2.2", now=1.0)
+    left = LeaveLearned("b", who.members["b"].incarnation)
+
+    assert who.observe(left, now=2.0)
+    assert not who.observe(left, now=2.0)
+
+    assert not who.members
+    assert who.saved(now=3.0) == ()
+    assert run(who, start=3.0, end=1000.0) == []
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_failed_member_that_left_and_came_back_before_is_still_expected(*, restarts: bool) -> None:
+    """An old leave may be sent again, and nobody may be left who remembers that it is old."""
+    who = roster()
+    back = gossiped("b", "192.0.2.2", incarnation=8)
+    who.observe(MemberJoined(back), now=0.0)
+    who.observe(MemberFailed(replace(back, state=State.DEAD), from_node="a", confirmations=0), now=1.0)
+    if restarts:
+        saved = who.saved(now=2.0)
+        who = roster()
+        who.restore(saved, now=2.0)
+
+    assert not who.observe(LeaveLearned("b", 7), now=3.0)
+
+    assert who.members["b"].state is MemberState.FAILED
+
+
+def test_a_living_member_is_not_dropped_for_a_leave_of_which_gossip_knows_better() -> None:
+    who = roster()
+    joined(who, "b", "192.0.2.2")
+
+    assert not who.observe(LeaveLearned("b", 2**31), now=1.0)
+
+    assert who.members["b"].state is MemberState.ALIVE
 
 
 def test_what_gossip_says_beats_what_was_saved() -> None:

@@ -78,7 +78,8 @@ RULES = {
     ("dead", LEFT): (LEFT, LEFT, LEFT),
     ("left", ALIVE): (ALIVE, LEFT, LEFT),
     ("left", SUSPECT): (SUSPECT, LEFT, LEFT),
-    ("left", DEAD): (DEAD, DEAD, DEAD),
+    # memberlist lets the dead be dead; but one that was found dead behind a cut may have left there.
+    ("left", DEAD): (DEAD, LEFT, LEFT),
     ("left", LEFT): (LEFT, LEFT, LEFT),
 }
 
