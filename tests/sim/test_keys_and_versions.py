@@ -10,7 +10,7 @@ import pytest
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import MemberFailed, MemberSuspected, PacketRejected, PushPullFailed
 from wesher_agent.wire.keyring import Keyring
-from wesher_agent.wire.messages import IndirectPing, Ping, State, Versions, encode
+from wesher_agent.wire.messages import Alive, IndirectPing, Ping, State, Suspect, Versions, encode
 from wesher_agent.wire.packet import PacketFormat, Wrapper, seal
 from wesher_testing.virtual_network import PLAIN, PORT, VirtualNetwork, messages_in
 
@@ -134,6 +134,52 @@ def test_a_member_that_not_all_understand_is_not_merged(net: VirtualNetwork, ver
     assert failed.error.startswith("incompatible-version: ")
     assert [e.reason for e in a.happened(PacketRejected)] == ["incompatible-version"]
     assert b.alive == {"a", "b"}
+
+
+@pytest.mark.parametrize("name", ["stranger", "b", "dead", "suspect"])
+def test_versions_that_are_gossiped_and_not_all_understand_hinder_no_exchange(
+    net: VirtualNetwork, name: str
+) -> None:
+    """One such packet would do, again and again: every exchange shows the versions of all."""
+    a, b, dead = net.start("a", "b", "dead", "suspect")[:3]
+    net.crash(dead)
+    net.run_until(lambda: a.sees(dead) is b.sees(dead) is State.DEAD, deadline=15.0)
+    for node in (a, b):
+        node.act(lambda engine, now: engine.inject(Suspect(9, "suspect", "liar"), now=now))
+        said = Alive(99, name, bytes([10, 0, 0, 9]), PORT, b"", Versions(5, 5, 5, 0, 0, 0))
+        if name != "stranger":
+            said = replace(said, addr=node.engine.members[name].addr)
+        data = seal([encode(said)], PLAIN, checksum=False, nonce=bytes)
+        if node.name != name:
+            net.inject(node, data, Address("10.66.6.6", PORT))
+            assert [e.reason for e in node.happened(PacketRejected)] == ["incompatible-version"]
+
+    newcomer = net.add("newcomer")
+    net.join(newcomer, a)
+    net.join(newcomer, b)
+
+    net.run_until(lambda: newcomer.alive >= {"a", "b", "suspect"}, deadline=1.0)
+    assert not newcomer.happened(PushPullFailed)
+
+
+def test_a_lie_about_our_versions_is_denied_whatever_they_are(net: VirtualNetwork) -> None:
+    """A member of another kind may have believed it."""
+    a, b = net.start("a", "b")
+    me = a.engine.me
+    lie = Alive(7, "a", me.addr, me.address.port, b"", Versions(5, 5, 5, 0, 0, 0))
+
+    a.act(lambda engine, now: engine.inject(lie, now=now))
+
+    net.run_until(lambda: b.knows(a).incarnation == 8, deadline=2.0)
+
+
+def test_unusual_versions_that_all_understand_may_come_by_gossip(net: VirtualNetwork) -> None:
+    [a] = net.start("a")
+    newer = Alive(1, "newer", bytes([10, 0, 0, 9]), PORT, b"", Versions(2, 5, 3, 0, 1, 0))
+
+    a.act(lambda engine, now: engine.inject(newer, now=now))
+
+    assert "newer" in a.alive
 
 
 def test_members_of_one_delegate_version_join_each_other(make_net: Make) -> None:

@@ -52,6 +52,7 @@ from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.suspicion import Suspicion, suspicion_timeout
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import Tombstone, Tombstones
+from wesher_agent.swim.versions import verify_protocol
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspect, Versions
 from wesher_common.errors import PeerMisbehaved
 
@@ -120,17 +121,22 @@ class Membership:
         """Gone members that somebody held for alive somewhere, and were told of it there."""
 
     def alive(self, claim: Alive, *, now: float) -> None:
-        """Judge ``claim``.
+        """Judge ``claim``, which came by itself.
 
         Raises:
             PeerMisbehaved: its versions or its address cannot be.
 
         """
+        self._judge_alive(claim, now, by_itself=True)
+
+    def _judge_alive(self, claim: Alive, now: float, *, by_itself: bool) -> None:
         name, vsn = claim.node, claim.vsn
         if name == self._own_name and self._ourselves.leaving:
             return
         if not 0 < vsn.protocol_min <= vsn.protocol_max:
             raise PeerMisbehaved("bad-versions", f"{vsn.protocol_min} to {vsn.protocol_max}")
+        if by_itself:
+            self._verify_versions(claim)
         address = self._ourselves.read_address(claim.addr, claim.port)
         known = self._table.get(name)
         if known is None:
@@ -242,11 +248,27 @@ class Membership:
         match node.state:
             case State.ALIVE:
                 claim = Alive(node.incarnation, node.name, node.addr, node.port, node.meta, node.vsn)
-                self.alive(claim, now=now)
+                self._judge_alive(claim, now, by_itself=False)
             case State.LEFT:
                 self.dead(Dead(node.incarnation, node.name, node.name), now=now)
             case State.SUSPECT | State.DEAD:
                 self.suspect(Suspect(node.incarnation, node.name, self._own_name), now=now)
+
+    def _verify_versions(self, claim: Alive) -> None:
+        """Refuse versions with which no state exchange would work any more (memberlist does not).
+
+        An exchange shows and checks those of all, see `versions`. What is gossiped is not
+        looked at by anybody else, so that one packet could keep a whole mesh from joining.
+        """
+        known = self._table.get(claim.node)
+        usual = self._ourselves.me.versions if known is None or known.is_gone else known.versions
+        if claim.vsn == usual or claim.node == self._own_name:
+            return
+        others = [member for member in self._table.view.values() if member.name != claim.node]
+        said = PushNodeState(
+            claim.node, claim.addr, claim.port, claim.meta, claim.incarnation, State.ALIVE, claim.vsn
+        )
+        verify_protocol(others, [said])
 
     def _admit(self, claim: Alive, address: Address, now: float) -> None:
         if len(self._table) >= self._limits.members:

@@ -1,4 +1,8 @@
-"""Whether everyone can understand everyone (`state.go`, verifyProtocol)."""
+"""Whether everyone can understand everyone (`state.go`, verifyProtocol).
+
+All versions in a state exchange have to fit each other, or it fails as a whole. So none
+may get in that would not: by an exchange or, which memberlist leaves open, by gossip.
+"""
 
 from __future__ import annotations
 
