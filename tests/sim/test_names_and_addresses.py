@@ -44,7 +44,7 @@ def test_a_second_holder_of_a_name_stays_out_and_is_told(net: VirtualNetwork) ->
 
     assert a.knows(b).address == b.address
     assert NameConflict(a.knows(b), usurper.address) in a.happened(NameConflict)
-    assert usurper.happened(NameConflict), "it learns that its own name is taken"
+    assert [e.member.name for e in usurper.happened(NameConflict) if e.asked_for], "its own name is taken"
     assert {e.member.name for e in usurper.happened(NameConflict)} == {"b"}
     assert not b.happened(SelfRefuted) or a.sees(b) is State.ALIVE
 
@@ -137,7 +137,8 @@ def test_a_restart_at_another_address_takes_its_name_back_once_told(net: Virtual
     again = net.add("b", incarnation=9)
     net.join(again, a)
     net.run_until(
-        lambda: NameConflict(again.engine.me, b.address) in again.happened(NameConflict), deadline=1.0
+        lambda: NameConflict(again.engine.me, b.address, asked_for=True) in again.happened(NameConflict),
+        deadline=1.0,
     )
 
     again.act(lambda engine, now: engine.change_address(again.address, now=now))
@@ -147,6 +148,33 @@ def test_a_restart_at_another_address_takes_its_name_back_once_told(net: Virtual
         lambda: all(n.knows(again).address == again.address and n.sees(again) is State.ALIVE for n in (a, c)),
         deadline=40.0,
     )
+
+
+def test_one_that_is_told_of_a_rival_asks_it_and_believes_its_answer(
+    make_mesh: Callable[..., VirtualMesh],
+) -> None:
+    mesh = make_mesh()
+    agents = mesh.form(3)
+    rival = mesh.add(agents[1].name, label="rival", incarnation=5)
+
+    mesh.join(rival, agents[1])
+
+    mesh.run_until(lambda: agents[1].claims.rival(now=mesh.now) == str(rival.address), deadline=2.0)
+    assert all(agent.knows(agents[1]).address == agents[1].address for agent in agents)
+
+
+def test_an_agent_restarted_at_another_address_is_found_there_by_all(
+    make_mesh: Callable[..., VirtualMesh],
+) -> None:
+    """The first answers hold it to be where it was: the leave from there must come from itself."""
+    mesh = make_mesh(gossip="WAN", delay=(0.02, 0.15))
+    agents = mesh.form(8)
+    mesh.run(5.0)
+    mesh.crash(agents[5])
+
+    mesh.boot(agents[5].name, state=agents[5].state_file)
+
+    mesh.run_until(mesh.is_whole, deadline=30.0)
 
 
 def test_a_leave_ends_a_move(net: VirtualNetwork) -> None:

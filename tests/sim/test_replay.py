@@ -14,11 +14,13 @@ from wesher_agent.swim.events import (
     MemberJoined,
     MemberLeft,
     MemberSuspected,
+    NameConflict,
     OutdatedAlive,
 )
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_agent.wire.messages import AckResp, Alive, State
+from wesher_common.mesh_document import GossipProfile
 from wesher_testing.virtual_mesh import VirtualAgent, VirtualMesh
 from wesher_testing.virtual_network import PORT, Node, VirtualNetwork, messages_in
 
@@ -230,6 +232,63 @@ def test_a_replay_again_and_again_neither_tires_nor_grows_the_members(recorded: 
     assert recorded.harm() == []
     assert all(agent.engine.health_score == 0 for agent in recorded.living)
     assert all(len(agent.engine._tombstones) == len(GONE) for agent in recorded.living)
+
+
+@pytest.mark.parametrize("gossip", ["LAN", "WAN"])
+def test_old_words_of_one_that_has_moved_cost_it_nothing_however_often_they_come(
+    make_mesh: Make, gossip: GossipProfile
+) -> None:
+    mesh = make_mesh(gossip=gossip)
+    mesh.record = True
+    agents = mesh.form(8)
+    mover, others = agents[5], [*agents[:5], *agents[6:]]
+    old = [data for agent in agents for _, _, data in agent.sent if tells_of(mover, data)]
+    mesh.move(mover, Address("10.0.9.9", PORT))
+    mover.moved()
+    mesh.run_until(mesh.is_whole, deadline=60.0)
+    mesh.run(100.0)
+    incarnation = mover.engine.me.incarnation
+    for agent in others:
+        agent.events.clear()
+
+    for number in range(60):
+        mesh.inject(mover, old[number % len(old)], MALLORY)
+        mesh.run(5.0)
+
+    assert mover.happened(NameConflict)
+    assert mover.engine.me.incarnation == incarnation
+    assert [event for agent in others for event in agent.events if isinstance(event, MemberLeft)] == []
+    assert mesh.is_whole()
+
+
+def test_old_words_of_one_that_has_moved_and_was_restarted_since_make_it_no_rival_of_itself(
+    make_mesh: Make,
+) -> None:
+    """By then it knows of no former address any more."""
+    mesh = make_mesh(gossip="WAN", delay=(0.02, 0.15))
+    mesh.record = True
+    agents = mesh.form(5)
+    mover = agents[3]
+    old = next(data for agent in agents for _, _, data in agent.sent if tells_of(mover, data))
+    mesh.move(mover, Address("10.0.9.9", PORT))
+    mover.moved()
+    for _ in range(2):
+        mesh.run_until(mesh.is_whole, deadline=60.0)
+        mesh.run(5.0)
+        mesh.crash(mover)
+        mover = mesh.boot(mover.name, address=mover.address, state=mover.state_file, seeds=["10.0.0.1"])
+    mesh.run_until(mesh.is_whole, deadline=60.0)
+
+    mesh.inject(mover, old, MALLORY)
+    mesh.run(15.0)
+
+    assert mover.happened(NameConflict)
+    assert mover.claims.rival(now=mesh.now) == ""
+
+
+def tells_of(member: Node, data: bytes) -> bool:
+    """Tell whether a packet says where a member is."""
+    return any(isinstance(m, Alive) and m.node == member.name for m in messages_in(data))
 
 
 def buried(net: VirtualNetwork, *, incarnation: int = 7) -> tuple[Node, Node, Node]:

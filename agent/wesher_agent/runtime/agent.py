@@ -251,8 +251,8 @@ class Agent:
 
     def _on_event(self, event: Event) -> None:
         match event:
-            case NameConflict(member=member, claimed=claimed) if member.name == self._me.name:
-                self._presence.settle_claim(claimed)
+            case NameConflict(member=member) if member.name == self._me.name:
+                self._presence.settle_claim(event)
             case LeaveDone():
                 self._left.set()
             case SelfRefuted():

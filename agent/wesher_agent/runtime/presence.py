@@ -12,6 +12,7 @@ from wesher_agent.runtime.claims import Claim, NameClaims
 from wesher_agent.runtime.myself import Myself
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.events import NameConflict
 
 log = logging.getLogger("wesher.agent")
 
@@ -76,13 +77,16 @@ class Presence:
             self._on_move()
             self._driver.tell(partial(self._engine.change_address, self._me.gossip_address))
 
-    def settle_claim(self, claimed: Address) -> None:
+    def settle_claim(self, conflict: NameConflict) -> None:
         """Do what follows from somebody's claim that our name is at another address."""
-        match self._claims.judge(claimed, now=self._driver.now):
+        claimed = conflict.claimed
+        match self._claims.judge(claimed, asked_for=conflict.asked_for, now=self._driver.now):
             case Claim.RIVAL:
                 self._on_rival()
             case Claim.FORMER:
                 log.info("others look for this node at its former address, telling them former=%s", claimed)
                 self._driver.tell(partial(self._engine.change_address, self._me.gossip_address))
-            case Claim.TOLD:
+            case Claim.DOUBTFUL:
+                self._driver.tell(partial(self._engine.push_pull_with, claimed, join=False))
+            case Claim.NOTHING:
                 pass

@@ -86,6 +86,11 @@ class NameConflict:
 
     member: Member
     claimed: Address
+    asked_for: bool = False
+    """Whether the claim came in the answer to an exchange that we began: somebody holds it for true now.
+
+    Any other may be an old packet sent again by somebody who has no key.
+    """
 
 
 @dataclass(frozen=True, slots=True)

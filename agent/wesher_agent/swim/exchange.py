@@ -242,7 +242,7 @@ class Exchange:
         match request:
             case PushPull():
                 self._answer(stream, self._own_state(join=request.join, now=now))
-                self._merge(known.remote, request, now)
+                self._merge(known.remote, request, now, asked_for=False)
             case Ping():
                 self._relay.check_addressee(request)
                 self._answer(stream, AckResp(request.seq_no))
@@ -255,7 +255,7 @@ class Exchange:
     def _conclude(self, stream: StreamId, known: _Stream, answer: Message, now: float) -> None:
         match answer:
             case PushPull() if known.purpose == "push-pull":
-                self._merge(known.remote, answer, now)
+                self._merge(known.remote, answer, now, asked_for=True)
                 self._close(stream)
                 self._emit(events.PushPullDone(known.remote, known.join, len(answer.nodes)))
             case AckResp() if answer.seq_no == known.seq_no:
@@ -266,9 +266,9 @@ class Exchange:
             case _:
                 raise PeerMisbehaved("unexpected-type", type(answer).__name__)
 
-    def _merge(self, remote: Address, state: PushPull, now: float) -> None:
+    def _merge(self, remote: Address, state: PushPull, now: float, *, asked_for: bool) -> None:
         verify_protocol(self._table.view.values(), state.nodes)
-        for reason in self._membership.merge(state.nodes, now=now):
+        for reason in self._membership.merge(state.nodes, asked_for=asked_for, now=now):
             self._emit(events.PacketRejected(reason, remote))
 
     def _own_state(self, *, join: bool, now: float) -> PushPull:

@@ -129,7 +129,9 @@ class Membership:
         """
         self._judge_alive(claim, now, by_itself=True)
 
-    def _judge_alive(self, claim: Alive, now: float, *, by_itself: bool) -> None:
+    def _judge_alive(
+        self, claim: Alive, now: float, *, by_itself: bool = False, asked_for: bool = False
+    ) -> None:
         name, vsn = claim.node, claim.vsn
         if name == self._own_name and self._ourselves.leaving:
             return
@@ -144,7 +146,7 @@ class Membership:
         elif self._is_beyond_denial(claim, known):
             self._emit(events.AccusationRefused(name, claim.incarnation))
         elif address != known.address and not self._gives_up_address(known, now):
-            self._emit(events.NameConflict(known, address))
+            self._emit(events.NameConflict(known, address, asked_for))
         elif name == self._own_name:
             self._ourselves.hear(claim, now=now)
         elif claim.incarnation > known.incarnation or self._begins_anew(claim, known):
@@ -211,8 +213,13 @@ class Membership:
         self._tombstones.bury(tombstone_of(member, now=now), now=now)
         self._emit(events.MemberForgotten(member))
 
-    def merge(self, nodes: Iterable[PushNodeState], *, now: float) -> list[str]:
+    def merge(self, nodes: Iterable[PushNodeState], *, asked_for: bool, now: float) -> list[str]:
         """Judge another's whole view; what it holds for dead is only suspected (`state.go`, mergeState).
+
+        Args:
+            nodes: the view.
+            asked_for: as of `NameConflict`.
+            now: the time.
 
         Returns:
             Why entries were rejected; the others count.
@@ -232,23 +239,23 @@ class Membership:
                 # Nearly every entry of nearly every exchange.
                 continue
             try:
-                self._merge_one(node, now)
+                self._merge_one(node, now, asked_for=asked_for)
             except PeerMisbehaved as misbehaved:
                 rejected.append(misbehaved.reason)
         return rejected
 
-    def _merge_one(self, node: PushNodeState, now: float) -> None:
+    def _merge_one(self, node: PushNodeState, now: float, *, asked_for: bool) -> None:
         if node.name == self._own_name:
             if node.state >= State.DEAD and node.incarnation == MAX_INCARNATION:
                 # Whoever holds us so believes what we say now, or will have forgotten us soon.
                 return
-            self._ourselves.meet(node, now=now)
+            self._ourselves.meet(node, asked_for=asked_for, now=now)
         elif node.state is State.DEAD and node.name not in self._table.view:
             self._tombstones.hear(node.name, node.incarnation, left=False, now=now)
         match node.state:
             case State.ALIVE:
                 claim = Alive(node.incarnation, node.name, node.addr, node.port, node.meta, node.vsn)
-                self._judge_alive(claim, now, by_itself=False)
+                self._judge_alive(claim, now, asked_for=asked_for)
             case State.LEFT:
                 self.dead(Dead(node.incarnation, node.name, node.name), now=now)
             case State.SUSPECT | State.DEAD:

@@ -179,8 +179,13 @@ class Ourselves:
         if not self.leaving and self._answered.allow(address, now=now):
             self._gossip.tell(name, address, self._alive())
 
-    def meet(self, node: PushNodeState, *, now: float) -> None:
+    def meet(self, node: PushNodeState, *, asked_for: bool, now: float) -> None:
         """See where another holds us to be.
+
+        Args:
+            node: what it says of us.
+            asked_for: as of `NameConflict`.
+            now: the time.
 
         Raises:
             PeerMisbehaved: its address cannot be.
@@ -193,7 +198,7 @@ class Ourselves:
         if address != self._me.address:
             if node.state is State.SUSPECT:
                 # It refuses all we say from here until it has given up on us there, or we leave from there.
-                self._emit(events.NameConflict(self._me, address))
+                self._emit(events.NameConflict(self._me, address, asked_for))
         elif len(node.addr) > len(self._me.addr):
             # A former holder of our name and address wrote it so, and memberlist compares bytes:
             # it would refuse all we say for as long as it remembers that one.

@@ -17,6 +17,7 @@ from wesher_agent.mesh.dialling import Target
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
 from wesher_agent.mesh.roster import MemberState, Roster
+from wesher_agent.runtime.claims import Claim, NameClaims
 from wesher_agent.runtime.identity import first_incarnation
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
@@ -46,7 +47,7 @@ class VirtualAgent(Node):
         self._mesh = mesh
         self._own = own
         self._saved = saved
-        self._former_address = saved.gossip_address
+        self.claims = NameClaims([saved.gossip_address] if saved.gossip_address is not None else [])
         self._removed: frozenset[str] = frozenset()
         self._look_at: float | None = None
         self._pending: set[Callable[[], None]] = set()
@@ -95,9 +96,8 @@ class VirtualAgent(Node):
         """Tell the roster, as the agent does."""
         super().heard(event)
         match event:
-            case NameConflict(member=member, claimed=claimed) if member.name == self.name:
-                if claimed == self._former_address != self.address:
-                    self.later(0.0, self._say_where)
+            case NameConflict(member=member) if member.name == self.name:
+                self._settle_claim(event)
             case _:
                 pass
         if self.roster.observe(event, now=self._mesh.now):
@@ -131,8 +131,19 @@ class VirtualAgent(Node):
 
     def moved(self) -> None:
         """See that the host's address is another."""
+        self.claims.move(self.engine.me.address, self.address)
         self._set_own_addresses()
         self._say_where()
+
+    def _settle_claim(self, conflict: NameConflict) -> None:
+        # Later, since the engine is still handing out its events.
+        match self.claims.judge(conflict.claimed, asked_for=conflict.asked_for, now=self._mesh.now):
+            case Claim.FORMER:
+                self.later(0.0, self._say_where)
+            case Claim.DOUBTFUL:
+                self.later(0.0, lambda: self._try(conflict.claimed))
+            case _:
+                pass
 
     def _say_where(self) -> None:
         self.act(lambda engine, now: engine.change_address(self.address, now=now))

@@ -19,8 +19,10 @@ IN_CLEAR = PacketFormat(None, compress=False)
 HERE, BEFORE, PEER = (Address(f"10.0.0.{number}", 7946) for number in (1, 2, 3))
 
 
-def conflicts_after(state: State, address: Address, *, leaving: bool = False) -> list[NameConflict]:
-    """Return what follows when a peer says so of us, at an incarnation long past."""
+def conflicts_after(
+    state: State, address: Address, *, leaving: bool = False, asked: bool = False
+) -> list[NameConflict]:
+    """Return what follows when a peer says so of us, at an incarnation long past, whether we asked or not."""
     engine = Engine(
         LocalNode("me", HERE), LAN, packet_format=IN_CLEAR, incarnation=9, rng=Random(1), nonce=bytes
     )
@@ -28,20 +30,26 @@ def conflicts_after(state: State, address: Address, *, leaving: bool = False) ->
     if leaving:
         engine.leave(now=0.0)
     entry = PushNodeState("me", address.packed, address.port, b"", 1, state, Versions())
-    stream = engine.stream_accepted(PEER, now=0.0)
-    assert stream is not None
-    engine.stream_received(
-        stream, seal_stream(PushPull((entry,), join=False), IN_CLEAR, nonce=bytes), now=0.0
-    )
+    if asked:
+        engine.push_pull_with(PEER, now=0.0)
+        (opened,) = engine.stream_actions()
+        stream = opened.id
+    else:
+        accepted = engine.stream_accepted(PEER, now=0.0)
+        assert accepted is not None
+        stream = accepted
+    said = seal_stream(PushPull((entry,), join=False), IN_CLEAR, nonce=bytes, answer=asked)
+    engine.stream_received(stream, said, now=0.0)
     assert engine.me.address == HERE
     return [event for event in iter(engine.next_event, None) if isinstance(event, NameConflict)]
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["by itself", "when asked"])
 @pytest.mark.parametrize("state", [State.ALIVE, State.SUSPECT])
-def test_one_that_still_looks_for_us_elsewhere_is_a_conflict(state: State) -> None:
+def test_one_that_still_looks_for_us_elsewhere_is_a_conflict(state: State, *, asked: bool) -> None:
     """It refuses our words for as long: for minutes in the WAN profile."""
-    (conflict,) = conflicts_after(state, BEFORE)
-    assert (conflict.member.name, conflict.claimed) == ("me", BEFORE)
+    (conflict,) = conflicts_after(state, BEFORE, asked=asked)
+    assert (conflict.member.name, conflict.claimed, conflict.asked_for) == ("me", BEFORE, asked)
 
 
 @pytest.mark.parametrize("state", [State.DEAD, State.LEFT])
