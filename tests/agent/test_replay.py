@@ -7,13 +7,14 @@ import re
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
 from wesher_testing.agents import KEY, AgentProcess, wait_for_ping, wait_until
 from wesher_testing.capture import Capture
-from wesher_testing.namespaces import Lab
+from wesher_testing.namespaces import Host, Lab
 from wesher_testing.replaying import Said
 
 Start = Callable[..., AgentProcess]
@@ -40,6 +41,68 @@ def claims(agent: AgentProcess) -> int:
 def all_said(captures: Iterable[Capture]) -> Said:
     """Return the gossip that was captured so far."""
     return Said.captured(packet for capture in captures for packet in capture.packets())
+
+
+def test_old_words_of_a_member_that_has_moved_cost_nobody_a_tunnel(
+    lab: Lab, start: Start, tmp_path: Path
+) -> None:
+    """Nor do they make it call itself not ready, once it was restarted and knows not where it was before."""
+    a, b, c, replayer = (lab.host(name) for name in ("a", "b", "c", "replayer"))
+    with ExitStack() as capturing:
+        captures = [
+            capturing.enter_context(Capture(host, "eth0", tmp_path / f"{host.name}.pcap"))
+            for host in (a, b, c)
+        ]
+        agents = [start(host, "--cluster-key", KEY, "--join", str(a.ipv4)) for host in (a, b, c)]
+        for agent in agents:
+            agent.wait_for("a", "b", "c", deadline=PATIENCE)
+        wait_until(
+            lambda: len(all_said(captures).datagrams) > 30 and len(all_said(captures).requests) >= 3,
+            deadline=PATIENCE,
+            what="they have said enough to be worth a replay",
+        )
+    said = all_said(captures)
+    mover, others = agents[1], [agents[0], agents[2]]
+    elsewhere = b.ipv4 + 100
+    b.run(["ip", "address", "del", f"{b.ipv4}/24", "dev", "eth0"])
+    b.run(["ip", "address", "add", f"{elsewhere}/24", "dev", "eth0"])
+    for agent in others:
+        wait_until(
+            lambda agent=agent: (
+                str(elsewhere) in agent.members()["b"]["endpoint"] and agent.sees("a", "b", "c")
+            ),
+            deadline=PATIENCE,
+            what=f"{agent.host.name} knows where b is now",
+        )
+        wait_for_ping(agent.host, "b", deadline=PATIENCE)
+    assert f"gossip listens elsewhere addresses={elsewhere}" in mover.own_log
+    before = heard(others, "a", "b", "c")
+
+    replay_to(mover, said, replayer, elsewhere)
+    assert heard(others, "a", "b", "c") == before
+    assert "others look for this node at its former address" not in mover.own_log
+
+    for _ in range(2):
+        mover.end(signal.SIGKILL)
+        mover = start(b)
+        mover.wait_for("a", "b", "c", deadline=PATIENCE)
+        wait_until(
+            lambda mover=mover: mover.conditions()["Ready"] == "Ready", deadline=PATIENCE, what="b is ready"
+        )
+    replay_to(mover, said, replayer, elsewhere)
+    assert mover.conditions()["Ready"] == "Ready"
+    wait_for_ping(a, "b", deadline=PATIENCE)
+
+
+def replay_to(mover: AgentProcess, said: Said, replayer: Host, address: IPv4Address) -> None:
+    """Send a member what was said before it moved, until it has met its own old words, and some time more."""
+    known = mover.counts()["nameConflicts"]
+    said.again(replayer, address)
+    wait_until(
+        lambda: mover.counts()["nameConflicts"] > known, deadline=PATIENCE, what="it met its own old words"
+    )
+    # Whatever was to be done about the first is done when the last of these has been read.
+    said.again(replayer, address)
 
 
 def test_replayed_gossip_neither_brings_back_the_gone_nor_costs_the_living(

@@ -86,21 +86,40 @@ class Driver:
             InvalidSpec: an address is not this host's, or we may not listen there.
 
         """
-        for pair in _open_all(addresses, port):
-            self._datagrams[pair.datagram.family] = pair.datagram
-            self._loop.add_reader(pair.datagram, self._readable, pair.datagram)
-            await self._streams.listen(pair.listener)
+        await self._listen(addresses, port)
         self.tell(self._engine.start)
+
+    async def reopen(self, addresses: Sequence[IPAddress], port: int) -> None:
+        """Listen elsewhere instead, after `open`; when that fails nothing is open, and the engine rests.
+
+        Raises:
+            GossipPortTaken, InvalidSpec: as of `open`.
+
+        """
+        # First, since the new addresses may hold the old ones.
+        self._close_datagrams()
+        self._streams.stop_listening()
+        await self._listen(addresses, port)
+        self._pump()
 
     async def close(self) -> None:
         """Close every socket, once what was written has left or within a second or so."""
         if self._timer is not None:
             self._timer.cancel()
+        self._close_datagrams()
+        await self._streams.close()
+
+    async def _listen(self, addresses: Sequence[IPAddress], port: int) -> None:
+        for pair in _open_all(addresses, port):
+            self._datagrams[pair.datagram.family] = pair.datagram
+            self._loop.add_reader(pair.datagram, self._readable, pair.datagram)
+            await self._streams.listen(pair.listener)
+
+    def _close_datagrams(self) -> None:
         for sock in self._datagrams.values():
             self._loop.remove_reader(sock)
             sock.close()
         self._datagrams.clear()
-        await self._streams.close()
 
     def tell(self, call: EngineCall[Result_co]) -> Result_co:
         """Call the engine at the present time, then do what it wants done."""

@@ -60,10 +60,15 @@ class Streams:
         """Accept connections on a socket that listens already."""
         self._servers.append(await self._loop.create_server(self._accepted, sock=listener))
 
-    async def close(self) -> None:
-        """Stop listening and dialling, and end what is open once what was written has left."""
+    def stop_listening(self) -> None:
+        """Accept no more; what is open stays."""
         for server in self._servers:
             server.close()
+        self._servers.clear()
+
+    async def close(self) -> None:
+        """Stop listening and dialling, and end what is open once what was written has left."""
+        self.stop_listening()
         dialling = list(self._dialling.values())
         for task in dialling:
             task.cancel()

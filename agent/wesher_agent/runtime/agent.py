@@ -305,10 +305,15 @@ class Agent:
             except (WesherError, OSError) as error:
                 log.warning("host's addresses not read error=%s", error)
                 continue
-            if host != self._me.host:
-                self._me.host = host
-                self._presence.look_at_addresses()
+            changed = host != self._me.host
+            if changed:
+                self._me.look_at_host(host)
+            # Before the others are told: they answer to where we say we are.
+            await self._port.follow()
+            if changed:
+                self._presence.follow()
                 self._apply.wake()
+                self._report_soon()
 
     def _take_mounted(self, content: Mounted) -> None:
         me, now = self._me, self._driver.now
@@ -347,6 +352,7 @@ class Agent:
         if node.overlay_address is not None and node.overlay_address != self._me.overlay_address:
             log.info("overlay address given address=%s", node.overlay_address)
             self._move_to(node.overlay_address)
-        self._presence.look_at_addresses()
+        self._me.look_at_addresses()
+        self._presence.follow()
         # Its location decides by which of their addresses others are reached.
         self._apply.wake()

@@ -129,6 +129,7 @@ class Answers:
                 joining=self._driver.now - self._started_at < JOIN_SECONDS,
                 name_conflict=self._presence.rival,
                 port_problem=self._port.problem,
+                lost_address=str(self._me.lost_address or ""),
                 source_problem=self._mounted.problem if self._mounted is not None else "",
                 removed=self._link is not None and self._link.removed,
                 tunnels_asked=plan.is_settled or self._applier.nobody_can_be_asked,

@@ -1,4 +1,7 @@
-"""The port on which this member gossips: opened at the start, or waited for while another program has it."""
+"""The port on which this member gossips: opened at the start or once another program lets go of it.
+
+Where it is open on one address of this host, it follows that address when it changes.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from wesher_agent.net.driver import Driver
 from wesher_agent.net.sockets import GossipPortTaken
 from wesher_agent.runtime.myself import Myself
 from wesher_common.errors import InvalidSpec
+from wesher_common.overlay import IPAddress
 
 log = logging.getLogger("wesher.agent")
 
@@ -33,6 +37,8 @@ class GossipPort:
         self._driver = driver
         self._me = me
         self._on_change = on_change
+        self._bound: tuple[IPAddress, ...] | None = None
+        """Where it listens; None until it first did."""
 
     async def open(self) -> None:
         """Listen.
@@ -65,5 +71,24 @@ class GossipPort:
                 self.problem = ""
             self._on_change()
 
+    async def follow(self) -> None:
+        """Listen where `me` is to listen by now; where that cannot be, try again at the next call."""
+        bind = self._me.listening.bind
+        if self._bound in {None, bind}:
+            return
+        self._bound = ()
+        try:
+            await self._driver.reopen(bind, self._me.document.gossip.port)
+        except InvalidSpec as error:
+            if self.problem != error.rule:
+                log.error("gossip does not listen error=%s", error)  # noqa: TRY400 - it is the user's
+            self.problem = error.rule
+        else:
+            log.warning("gossip listens elsewhere addresses=%s", ",".join(map(str, bind)))
+            self._bound, self.problem = bind, ""
+        self._on_change()
+
     async def _listen(self) -> None:
-        await self._driver.open(self._me.listening.bind, self._me.document.gossip.port)
+        bind = self._me.listening.bind
+        await self._driver.open(bind, self._me.document.gossip.port)
+        self._bound = bind

@@ -27,6 +27,8 @@ class Health:
     """Where another member of our name sits; empty when there is none."""
     port_problem: str
     """Who has the gossip port; empty when it is ours."""
+    lost_address: str
+    """The one address that gossip listens on, while this host has it no more; else empty."""
     source_problem: str
     """Why the mounted key ring or mesh.json cannot be used."""
     removed: bool
@@ -52,11 +54,8 @@ def _wireguard(health: Health) -> Condition:
 
 
 def _gossip(health: Health) -> Condition:
-    if health.port_problem:
-        return Condition("GossipJoined", "False", "PortTaken", health.port_problem)
-    if health.name_conflict:
-        message = f"another member at {health.name_conflict} uses this node's name"
-        return Condition("GossipJoined", "False", "NameConflict", message)
+    if (hindered := _hindered_gossip(health)) is not None:
+        return hindered
     if health.others_alive:
         return Condition("GossipJoined", "True", "Joined")
     if health.asks_for_others and health.joining:
@@ -66,6 +65,21 @@ def _gossip(health: Health) -> Condition:
         message = "none of the seeds and known members answers"
         return Condition("GossipJoined", "False", "NobodyAnswers", message)
     return Condition("GossipJoined", "True", "OnlyMember")
+
+
+def _hindered_gossip(health: Health) -> Condition | None:
+    if health.port_problem:
+        return Condition("GossipJoined", "False", "PortTaken", health.port_problem)
+    if health.lost_address:
+        message = (
+            f"{health.lost_address} is no address of this host any more: give it back, or start the agent "
+            "anew, with another --bind-addr if one was given"
+        )
+        return Condition("GossipJoined", "False", "AddressGone", message)
+    if health.name_conflict:
+        message = f"another member at {health.name_conflict} uses this node's name"
+        return Condition("GossipJoined", "False", "NameConflict", message)
+    return None
 
 
 def _key(health: Health) -> Condition:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.mesh.desired import OwnNode
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
-from wesher_agent.net.addresses import ALL_ADDRESSES, Listening, choose_addresses
+from wesher_agent.net.addresses import Listening, choose_addresses
 from wesher_agent.runtime.host import HostNetwork
 from wesher_agent.settings import Settings
 from wesher_agent.swim.address import Address
@@ -60,6 +60,8 @@ class Myself:
         self.listening = listening
         self.overlay_address = overlay_address
         self.node = node
+        self.lost_address: IPAddress | None = None
+        """The one address that we listen on, while it is none of this host's any more."""
         self._settings = settings
 
     @property
@@ -153,18 +155,36 @@ class Myself:
             underlay=self.underlay,
         )
 
-    def look_at_addresses(self) -> bool:
-        """Choose anew what to announce, after host or WesherNode changed; tell whether it is another."""
-        if self.listening.bind != ALL_ADDRESSES:
-            return False
+    def look_at_host(self, host: HostNetwork) -> None:
+        """Choose anew where to listen and what to announce, on the host as it is now."""
+        before, self.host = self.host, host
+        address, lost = self.listening.bind[0], self.lost_address
+        # Never one that was not listed, but could be listened on: all of 127.0.0.0/8, for one.
+        was_ours = address == lost or _has(before, address)
+        self.lost_address = address if was_ours and not _has(host, address) else None
+        self.look_at_addresses()
+        if self.lost_address not in {None, lost}:
+            log.error("the address that gossip listens on is gone from this host address=%s", address)
+
+    def look_at_addresses(self) -> None:
+        """Choose anew where to listen and what to announce, after host or WesherNode changed.
+
+        One address is kept for as long as the host has it, and followed to one of its family:
+        in another, the members that know of us may not be reached, and it may be back soon.
+        """
+        bound = self.listening.bind
+        if not bound[0].is_unspecified and self.lost_address is None:
+            return
         try:
             listening = listen_where(self._settings, self.document, self.node, self.host)
         except InvalidSpec as error:
             log.warning("no address to announce, the former one stays error=%s", error)
-            return False
-        changed = listening.advertise != self.listening.advertise
-        self.listening = listening
-        return changed
+            return
+        if bound[0].is_unspecified:
+            # It takes what comes to a new address already.
+            self.listening = replace(listening, bind=bound)
+        elif listening.bind != bound and listening.advertise.version == bound[0].version:
+            self.listening, self.lost_address = listening, None
 
 
 def listen_where(
@@ -185,3 +205,7 @@ def listen_where(
         own_link=document.wireguard.interface,
         everywhere=settings.kubernetes is not None,
     )
+
+
+def _has(host: HostNetwork, address: IPAddress) -> bool:
+    return any(entry.address == address for entry in host.addresses)

@@ -67,15 +67,14 @@ class Presence:
             now=self._driver.now,
         )
 
-    def look_at_addresses(self) -> None:
-        """Choose anew what to announce, after host or WesherNode changed."""
-        former = self._engine.me.address
-        moved = self._me.look_at_addresses()
+    def follow(self) -> None:
+        """Say what we are now, and from where: host or WesherNode may be others than before."""
+        former, address = self._engine.me.address, self._me.gossip_address
         self.announce()
-        if moved:
-            self._claims.move(former, self._me.gossip_address)
+        if address != former:
+            self._claims.move(former, address)
             self._on_move()
-            self._driver.tell(partial(self._engine.change_address, self._me.gossip_address))
+            self._driver.tell(partial(self._engine.change_address, address))
 
     def settle_claim(self, conflict: NameConflict) -> None:
         """Do what follows from somebody's claim that our name is at another address."""

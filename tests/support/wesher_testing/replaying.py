@@ -7,6 +7,7 @@ import struct
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 
 from wesher_testing.capture import Packet
 from wesher_testing.gossip_mesh import GOSSIP_PORT
@@ -61,12 +62,12 @@ class Said:
         requests = (b"".join(parts[number] for number in sorted(parts)) for parts in streams.values())
         return cls(tuple(datagrams), tuple(requests))
 
-    def again(self, sender: Host, *listeners: Host) -> None:
-        """Send all of it to each of these hosts, whomever it was for, and wait for the streams' ends."""
+    def again(self, sender: Host, *listeners: Host | IPv4Address) -> None:
+        """Send all of it to each of these, whomever it was for, and wait for the streams' ends."""
         said = {
             "datagrams": [datagram.hex() for datagram in self.datagrams],
             "requests": [request.hex() for request in self.requests],
-            "to": [str(listener.ipv4) for listener in listeners],
+            "to": [str(to.ipv4 if isinstance(to, Host) else to) for to in listeners],
             "port": GOSSIP_PORT,
         }
         sender.run([sys.executable, "-I", "-c", _SEND], text_in=json.dumps(said), timeout=180.0)

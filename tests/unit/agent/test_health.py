@@ -15,6 +15,7 @@ WELL = Health(
     joining=False,
     name_conflict="",
     port_problem="",
+    lost_address="",
     source_problem="",
     removed=False,
     tunnels_asked=True,
@@ -46,6 +47,12 @@ def test_a_gossip_port_that_another_program_has_is_told_before_what_follows_from
     deaf = replace(WELL, others_alive=0, port_problem="TCP port 7946 is taken")
     assert said(deaf)["GossipJoined"] == said(deaf)["Ready"] == ("False", "PortTaken")
     assert conditions(deaf)[0].message == "TCP port 7946 is taken"
+
+
+def test_an_address_that_gossip_listened_on_and_the_host_lost_is_named() -> None:
+    cut_off = replace(WELL, others_alive=0, lost_address="192.0.2.7")
+    assert said(cut_off)["GossipJoined"] == said(cut_off)["Ready"] == ("False", "AddressGone")
+    assert conditions(cut_off)[0].message.startswith("192.0.2.7 is no address of this host any more: ")
 
 
 def test_the_only_member_of_a_mesh_is_ready_but_one_that_finds_nobody_is_not() -> None:

@@ -46,6 +46,7 @@ from wesher_testing.loopback import free_port
 FAST = replace(LOCAL, gossip_interval=0.01, probe_interval=0.1, probe_timeout=0.05, push_pull_interval=0.5)
 DEADLINE = 60.0
 """Seconds for what takes a moment, on a machine that has other work."""
+ELSEWHERE = "127.0.0.2"
 
 
 @dataclass
@@ -119,6 +120,22 @@ async def test_two_members_meet_probe_each_other_and_one_leaves(open_peer: Open,
     b.driver.tell(b.engine.leave)
     await b.until(lambda: b.happened(LeaveDone))
     await a.until(lambda: a.engine.members["b"].is_gone)
+
+
+async def test_one_that_listens_elsewhere_from_now_on_is_reached_there_only(open_peer: Open) -> None:
+    a, b = await open_peer("a"), await open_peer("b")
+    former = b.address
+    with closing(socket.create_server((ELSEWHERE, b.port))), pytest.raises(GossipPortTaken):
+        await b.driver.reopen([ip_address(ELSEWHERE)], b.port)
+    await b.driver.reopen([ip_address(ELSEWHERE)], b.port)
+    b.ip = ELSEWHERE
+    b.driver.tell(partial(b.engine.change_address, b.address))
+
+    a.join(b)
+    await a.until(lambda: "b" in a.engine.members and a.engine.members["b"].address == b.address)
+    await b.until(lambda: "a" in b.engine.members)
+    a.driver.tell(partial(a.engine.push_pull_with, former))
+    await a.until(lambda: [e for e in a.happened(PushPullFailed) if e.address == former])
 
 
 async def test_a_seed_that_is_not_there_is_a_failed_exchange_with_its_reason(open_peer: Open) -> None:
