@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 from wesher_agent.net.addresses import HostAddress
+from wesher_agent.wireguard.errors import MalformedReply
 from wesher_agent.wireguard.netlink import parse_attributes
 from wesher_agent.wireguard.netlink_socket import NETLINK_ROUTE, NetlinkSocket
 from wesher_agent.wireguard.route_messages import RTM_GETROUTE, Route, parse_route
@@ -42,39 +43,71 @@ class HostNetwork:
         return frozenset(local | self.gateways | self.nameservers)
 
 
+@dataclass(frozen=True, slots=True)
+class LinkAddress:
+    """What the kernel says of one address."""
+
+    link: int
+    """Its link's index."""
+    address: IPAddress | None
+    prefix_length: int
+
+
 def look_at_host() -> HostNetwork:
-    """Ask the kernel, and the resolver's file."""
+    """Ask the kernel, and the resolver's file.
+
+    Raises:
+        WesherError: what the kernel says makes no sense, or is refused.
+        OSError: it cannot be asked.
+
+    """
     with NetlinkSocket(NETLINK_ROUTE) as kernel:
         routes = [parse_route(body) for body in kernel.dump(RTM_GETROUTE, _ROUTE_HEADER)]
         bodies = kernel.dump(_RTM_GETADDR, bytes(_ADDRESS_HEADER.size))
     defaults = {route.device for route in routes if _is_default(route)}
     return HostNetwork(
-        addresses=tuple(_addresses(bodies, defaults)),
+        addresses=tuple(_addresses(map(parse_address, bodies), defaults)),
         gateways=frozenset(route.gateway for route in routes if route.gateway is not None),
         nameservers=frozenset(_nameservers()),
     )
+
+
+def parse_address(body: memoryview) -> LinkAddress:
+    """Read one address.
+
+    Raises:
+        MalformedReply: it is cut off, or no address of any length.
+
+    """
+    if len(body) < _ADDRESS_HEADER.size:
+        raise MalformedReply("kernel addresses: a message without its header")
+    _, prefix_length, _, _, index = _ADDRESS_HEADER.unpack_from(body)
+    attributes = dict(parse_attributes(body[_ADDRESS_HEADER.size :]))
+    # On a point-to-point link the plain address is the other end's.
+    packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+    try:
+        address = ip_address(bytes(packed)) if packed is not None else None
+    except ValueError as error:
+        raise MalformedReply("kernel addresses: an address that makes no sense") from error
+    return LinkAddress(index, address, prefix_length)
 
 
 def _is_default(route: Route) -> bool:
     return route.destination.prefixlen == 0 and route.gateway is not None and route.is_in_main_table
 
 
-def _addresses(bodies: list[memoryview], defaults: set[int | None]) -> Iterator[HostAddress]:
-    for body in bodies:
-        _, prefix_length, _, _, index = _ADDRESS_HEADER.unpack_from(body)
-        attributes = dict(parse_attributes(body[_ADDRESS_HEADER.size :]))
-        # On a point-to-point link the plain address is the other end's.
-        packed = attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS)
+def _addresses(listed: Iterable[LinkAddress], defaults: set[int | None]) -> Iterator[HostAddress]:
+    for entry in listed:
         # A link that went meanwhile takes its addresses along.
         with suppress(OSError):
-            name = socket.if_indextoname(index)
-            if packed is not None:
+            name = socket.if_indextoname(entry.link)
+            if entry.address is not None:
                 yield HostAddress(
-                    address=ip_address(bytes(packed)),
-                    prefix_length=prefix_length,
+                    address=entry.address,
+                    prefix_length=entry.prefix_length,
                     link=name,
                     link_up=_is_up(name),
-                    has_default_route=index in defaults,
+                    has_default_route=entry.link in defaults,
                 )
 
 

@@ -31,6 +31,7 @@ from wesher_agent.mesh.desired import HostEntry, desired
 from wesher_agent.mesh.gob import decode_struct
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.mesh.roster import Roster
+from wesher_agent.runtime.host import parse_address
 from wesher_agent.settings import parse_settings
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
@@ -317,6 +318,10 @@ def _route(data: bytes, _lap: Lap) -> None:
     parse_route(memoryview(data))
 
 
+def _host_address(data: bytes, _lap: Lap) -> None:
+    parse_address(memoryview(data))
+
+
 _BANNER = b"# ! managed automatically by wesher interface wgoverlay"
 _HOSTS = (HostEntry(ip_address("10.0.0.7"), "b"), HostEntry(ip_address("2001:db8::7"), "b"))
 
@@ -429,6 +434,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "uapi-get": Target(_uapi_get, refusals=(MalformedReply,)),
         "uapi-set": Target(_uapi_set, refusals=(MalformedReply,), most=60),
         "netlink": Target(_netlink, refusals=(MalformedReply,)),
+        "host-address": Target(_host_address, refusals=(MalformedReply,), most=300),
         "route": Target(_route, refusals=(MalformedReply,), most=300),
         "hosts-file": Target(_hosts_file, refusals=()),
         "control-request": Target(_control_request, refusals=(WesherError,), most=4096, json=True),
