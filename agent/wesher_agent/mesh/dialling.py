@@ -73,14 +73,14 @@ class DialSchedule:
         """When something is due next; infinite when nothing is wanted."""
         return max(self._closed_until, self._earliest)
 
-    def due(self, *, now: float) -> list[Target]:
-        """Take the targets to try now, longest overdue first, `TRIES_A_SECOND` at most."""
+    def due(self, *, now: float, most: int = TRIES_A_SECOND) -> list[Target]:
+        """Take the targets to try now, longest overdue first, ``most`` and `TRIES_A_SECOND` at most."""
         if now < self.next_try:
             return []
         overdue = [(plan.next_try, target) for target, plan in self._plans.items() if plan.next_try <= now]
-        taken = [target for _, target in sorted(overdue, key=lambda entry: entry[0])[:TRIES_A_SECOND]]
-        if taken:
-            self._closed_until = now + 1.0
+        taken = [target for _, target in sorted(overdue, key=lambda entry: entry[0])]
+        taken = taken[: min(most, TRIES_A_SECOND)]
+        self._closed_until = now + 1.0
         for target in taken:
             plan = self._plans[target]
             wait = min(FIRST_WAIT * 2.0 ** min(plan.tries, 30), plan.cap) * self._stretch

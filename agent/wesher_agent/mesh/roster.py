@@ -17,7 +17,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Final
 
-from wesher_agent.mesh.dialling import DialSchedule, Target
+from wesher_agent.mesh.dialling import TRIES_A_SECOND, DialSchedule, Target
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
@@ -265,8 +265,13 @@ class Roster:
         return before != set(self.members)
 
     def restore(self, saved: Iterable[SavedMember], *, now: float) -> None:
-        """Expect the members of an earlier run: each is failed until heard of, and due at once."""
-        for entry in saved:
+        """Expect the members of an earlier run: each is failed until heard of, and due at once.
+
+        They are asked in a random order: those with like names may be away together.
+        """
+        entries = [*saved]
+        self._rng.shuffle(entries)
+        for entry in entries:
             if entry.name not in self._known and entry.name not in {self._name, *self._removed}:
                 meta, problem = _read_meta(entry.raw_meta)
                 self._keep(
@@ -315,8 +320,8 @@ class Roster:
             self._changed(now)
         return tuple(gone)
 
-    def due(self, *, now: float) -> list[Target]:
-        """Take what is to be tried now, a few at a time.
+    def due(self, *, now: float, most: int = TRIES_A_SECOND) -> list[Target]:
+        """Take what is to be tried now, a few at a time, and no more than can be: none is tried for nothing.
 
         An `Address` is to be dialled (`Engine.push_pull_with`); a `SeedAddress` is a
         name to resolve first and hand to `resolved`. Each comes again, later and
@@ -326,7 +331,7 @@ class Roster:
             self._changed_at = None
             alive = 1 + sum(member.state.is_alive for member in self._known.values())
             self._schedule.want(self._wanted(), alive=alive, now=now)
-        return [*self._missing_by_now(now), *self._schedule.due(now=now)]
+        return [*self._missing_by_now(now), *self._schedule.due(now=now, most=most)]
 
     def _missing_by_now(self, now: float) -> list[Target]:
         if self._second_look is None or now < self._second_look[0]:

@@ -74,6 +74,11 @@ class Driver:
         """The time on the engine's clock, in seconds."""
         return self._loop.time()
 
+    @property
+    def free_dials(self) -> int:
+        """How many connections may be opened besides what gossip opens by itself."""
+        return self._streams.free_dials
+
     async def open(self, addresses: Sequence[IPAddress], port: int) -> None:
         """Listen on UDP and TCP, then start the engine.
 

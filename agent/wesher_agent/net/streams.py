@@ -22,6 +22,9 @@ log = logging.getLogger("wesher.net")
 MAX_OPEN = 2 * DEFAULT_LIMITS.accepted_streams
 """Connections at a time, accepted ones included; further dials fail at once and are tried again later."""
 
+KEPT_FREE = MAX_OPEN // 4
+"""Of these, for what gossip opens by itself: a ping over TCP without room costs a member its good name."""
+
 CHUNK = 1 << 14
 """Bytes read at once: asyncio's own 256 KiB would stay as a buffer of twice that with each connection."""
 
@@ -56,6 +59,16 @@ class Streams:
         self.buffer = bytearray(CHUNK)
         """Of all connections: what one has read is copied before the next reads."""
 
+    @property
+    def free_dials(self) -> int:
+        """How many may be dialled besides what gossip dials by itself."""
+        return max(0, MAX_OPEN - KEPT_FREE - self._in_use)
+
+    @property
+    def _in_use(self) -> int:
+        # One that has just been connected is in both.
+        return len(self._open.keys() | self._dialling.keys())
+
     async def listen(self, listener: socket.socket) -> None:
         """Accept connections on a socket that listens already."""
         self._servers.append(await self._loop.create_server(self._accepted, sock=listener))
@@ -87,7 +100,7 @@ class Streams:
         """Do what the engine asks, in order; tell whether it asked for anything."""
         for action in actions:
             match action:
-                case OpenStream(id=stream) if len(self._open) + len(self._dialling) >= MAX_OPEN:
+                case OpenStream(id=stream) if self._in_use >= MAX_OPEN:
                     # Not from here: the engine is still handing out its wishes.
                     self._loop.call_soon(self.ended, stream, "too many connections at once")
                 case OpenStream(id=stream):

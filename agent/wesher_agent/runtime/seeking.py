@@ -61,7 +61,7 @@ class Seeker:
         for name in self._roster.forget(now=now):
             log.warning("member forgotten, it was away too long node=%s", name)
             self._on_change()
-        for target in self._roster.due(now=now):
+        for target in self._roster.due(now=now, most=self._driver.free_dials):
             if isinstance(target, SeedAddress):
                 resolving.create_task(self._resolve(target))
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 from ipaddress import ip_network
 from random import Random
@@ -10,13 +11,16 @@ from typing import Any
 
 import pytest
 
+from wesher_agent.mesh import dialling
 from wesher_agent.mesh.dialling import TRIES_A_SECOND
 from wesher_agent.mesh.roster import Roster, SavedMember
 from wesher_agent.net import addresses
 from wesher_agent.net.driver import Driver
+from wesher_agent.net.streams import KEPT_FREE, MAX_OPEN
 from wesher_agent.runtime.seeking import Seeker
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.events import PushPullFailed
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import LAN
 from wesher_agent.wire.packet import PacketFormat
@@ -27,10 +31,11 @@ class _NotingEngine(Engine):
     """Notes in which turn of the loop it was told to dial."""
 
     def note(self, turn: list[int]) -> None:
-        self.turn, self.dialled_in = turn, list[int]()
+        self.turn, self.dialled_in, self.dialled = turn, list[int](), list[Address]()
 
     def push_pull_with(self, address: Address, *, now: float, join: bool = True) -> None:
         self.dialled_in.append(self.turn[0])
+        self.dialled.append(address)
         super().push_pull_with(address, now=now, join=join)
 
 
@@ -64,6 +69,44 @@ async def test_others_have_their_turn_between_two_dials() -> None:
         await seeking
     await driver.close()
     assert len(set(engine.dialled_in)) == len(unreachable)
+
+
+async def test_no_more_are_dialled_than_there_is_room_for_and_the_rest_stay_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A dial that is refused on our side would count as a try, and pings over TCP would find no room."""
+    monkeypatch.setattr(dialling, "TRIES_A_SECOND", 1000)
+    options: dict[str, Any] = {"packet_format": PacketFormat(None), "incarnation": 1, "nonce": bytes}
+    engine = _NotingEngine(LocalNode("a", Address("127.0.0.1", 7946)), LAN, rng=Random(1), **options)
+    engine.note([0])
+    failed: list[PushPullFailed] = []
+    roster = Roster(
+        "a",
+        gossip_port=7946,
+        overlay=ip_network("10.189.0.0/24"),
+        overlay_is_apart=True,
+        forget_after=3600.0,
+        rng=Random(1),
+    )
+    driver = Driver(engine, lambda event: failed.append(event) if isinstance(event, PushPullFailed) else None)
+    with socket.create_server(("0.0.0.0", 0), backlog=2 * MAX_OPEN) as silent:
+        port = silent.getsockname()[1]
+        there = [Address(f"127.9.8.{number}", port) for number in range(100)]
+        roster.restore(
+            [SavedMember(name=f"n{where.ip}", address=where, raw_meta=b"") for where in there], now=driver.now
+        )
+        async with asyncio.timeout(5.0):
+            seeking = asyncio.create_task(Seeker(roster, engine, driver, on_change=lambda: None).run())
+            while len(engine.dialled) < MAX_OPEN - KEPT_FREE:
+                await asyncio.sleep(0.01)
+        assert (driver.free_dials, failed) == (0, [])
+        seeking.cancel()
+        with suppress(asyncio.CancelledError):
+            await seeking
+        await driver.close()
+
+    assert len(engine.dialled) == MAX_OPEN - KEPT_FREE
+    assert {*roster.due(now=driver.now + 1.0, most=1000)} >= {*there} - {*engine.dialled}
 
 
 async def test_a_resolver_that_does_not_answer_is_said_to_be_silent(

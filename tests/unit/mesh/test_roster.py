@@ -313,6 +313,21 @@ def test_an_address_that_the_user_typed_is_dialled_though_a_member_claims_it() -
     assert who.due(now=1.0) == [Address(str(claimed), 7946)]
 
 
+def test_members_of_an_earlier_run_are_asked_in_an_order_of_their_own_but_after_the_seeds() -> None:
+    """By name, the first might be those of a site that is away, and the others would wait for long."""
+    again = roster()
+    where = [Address(f"192.0.2.{number}", 7946) for number in range(1, 41)]
+    again.restore([SavedMember(name=f"n{a.ip:>15}", address=a, raw_meta=b"") for a in where], now=0.0)
+    seed = SeedAddress("seed.example")
+    again.set_seeds([seed], now=0.0)
+
+    first, *others = again.due(now=0.0)
+
+    assert first == seed
+    assert others != where[: len(others)]
+    assert {*others} < {*where}
+
+
 def test_members_of_an_earlier_run_are_expected_and_asked_for_at_once() -> None:
     first = roster()
     joined(first, "b", "192.0.2.2")
@@ -323,7 +338,7 @@ def test_members_of_an_earlier_run_are_expected_and_asked_for_at_once() -> None:
 
     second = roster()
     second.restore(saved, now=1000.0)
-    assert second.due(now=1000.0) == [B, C]
+    assert {*second.due(now=1000.0)} == {B, C}
     assert second.members["b"].meta == meta("b")
     assert second.forget(now=1000.0 + DAY - 60.0) == ("c",)
     assert second.forget(now=1000.0 + DAY) == ("b",)
