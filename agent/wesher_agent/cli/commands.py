@@ -10,6 +10,7 @@ import argparse
 import base64
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -79,6 +80,9 @@ def agent_settings(argv: Sequence[str], environ: Environ) -> Settings:
 
 def _agent(argv: Sequence[str], environ: Environ) -> int:
     settings = agent_settings(argv, environ)
+    # A container's first process never hears of a signal that it does not handle yet. This one waits
+    # until the agent, which takes a while to load, takes it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     # The other commands answer at once because they do not load the agent.
     from wesher_agent.app import run_agent  # noqa: PLC0415
 

@@ -109,7 +109,9 @@ class KubernetesLink:
                 look_again, pause = loop.time(), MISSING_FIRST
             elif look_again <= loop.time():
                 await self._ask(self._objects.node)
-                look_again, pause = loop.time() + pause, min(MISSING_LONGEST, 2 * pause)
+                # The agents of a new mesh, or of one whose operator is away, must not ask in step.
+                look_again = loop.time() + pause * rng.uniform(0.5, 1.0)
+                pause = min(MISSING_LONGEST, 2 * pause)
             waits = [look_again - loop.time()] if self._must_look else []
             # Before there is a WesherNode, nothing could take a report.
             if self.node is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv6Address
 from random import Random
 
+from wesher_agent.runtime.health import SHOWN_NAMES
 from wesher_agent.runtime.probing import ProbePlan
 from wesher_agent.runtime.tunnel import Tunnel
 from wesher_agent.wireguard.plan import ObservedPeer
@@ -83,7 +84,7 @@ class Prober:
                 await self._send(wanted)
                 self.plan.sent(wanted, now=loop.time())
                 if self.plan.unreachable != known:
-                    log.info("unreachable peers changed peers=%s", ",".join(self.plan.unreachable) or "-")
+                    log.info("unreachable peers changed %s", _listed(self.plan.unreachable))
                 if changed:
                     self._on_change()
             await self._rest(loop)
@@ -118,6 +119,12 @@ class Prober:
             for name, (key, _) in self._peers.items()
             if key in self.observed
         }
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return how many there are and who they are; of many the first, since all would be pages."""
+    shown = ",".join(names[:SHOWN_NAMES]) or "-"
+    return f"count={len(names)} peers={shown}{',…' if len(names) > SHOWN_NAMES else ''}"
 
 
 async def _send(addresses: Iterable[IPAddress]) -> None:

@@ -73,3 +73,40 @@ async def test_a_fault_that_time_alone_ends_is_reported_as_ended(monkeypatch: py
         assert (await reports.get())["conditions"][0]["reason"] == "Ready"
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+class _NotingDice(Random):
+    """Says when it was thrown, and what came."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.thrown: asyncio.Queue[float] = asyncio.Queue()
+
+    def uniform(self, a: float, b: float) -> float:
+        result = super().uniform(a, b)
+        self.thrown.put_nowait(result)
+        return result
+
+
+async def test_a_missing_object_is_asked_for_at_times_of_each_agents_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All agents of a mesh start together, and none has an object while the operator is away."""
+    monkeypatch.setattr(kubernetes, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(kubernetes, "MISSING_FIRST", 0.01)
+
+    async def nobody() -> str:
+        return ""
+
+    shares = []
+    for seed in (1, 2):
+        dice = _NotingDice(seed)
+        away = ApiServer(url="http://127.0.0.1:1", tls=pytest.fail, authorization=nobody)
+        link = KubernetesLink(OwnObjects(away, "m", "a", agent_version="1"), "u-m")
+        async with asyncio.timeout(10.0):
+            running = asyncio.create_task(link.run(pytest.fail, pytest.fail, rng=dice))
+            shares += [await dice.thrown.get() for _ in range(3)]
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+    assert len({*shares}) == 6
+    assert all(0.5 <= share <= 1.0 for share in shares)

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import pytest
 
-from wesher_testing.agents import WESHER
+from wesher_testing.agents import WESHER, wait_until
 from wesher_testing.loopback import free_port
 from wesher_testing.mounted import KUBECONFIG
 
@@ -101,6 +101,28 @@ def test_an_agent_told_to_end_while_it_begins_ends_as_it_should_once_it_has_begu
         server.shutdown()
     assert begun[0].returncode == 0, said
     assert "agent ended left=yes" in said
+
+
+def test_a_signal_to_end_that_comes_while_modules_load_is_not_lost(tmp_path: Path) -> None:
+    """It would be, on the first process of a container, which is asked to end once only."""
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        agent = subprocess.Popen(
+            [WESHER, *_inside(tmp_path, server.server_port)], stderr=subprocess.PIPE, text=True
+        )
+        wait_until(lambda: _holds_back(agent.pid, signal.SIGTERM), deadline=SECONDS, what="it waits to load")
+        agent.send_signal(signal.SIGTERM)
+        _, said = agent.communicate(timeout=SECONDS)
+        server.shutdown()
+    assert agent.returncode == 0, said
+    assert "agent ended left=no" in said
+
+
+def _holds_back(pid: int, number: signal.Signals) -> bool:
+    """Tell whether a process has blocked a signal (proc_pid_status(5))."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (blocked,) = (line.split()[1] for line in lines if line.startswith("SigBlk:"))
+    return bool(int(blocked, 16) >> (number - 1) & 1)
 
 
 def _inside(directory: Path, api_port: int) -> list[str]:
