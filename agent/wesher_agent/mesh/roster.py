@@ -96,6 +96,15 @@ class RosterMember:
     """With which it entered ``state``: that it left before does not count any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class SkippedSeed:
+    """A seed's address that must not be dialled."""
+
+    seed: SeedAddress
+    address: IPAddress
+    reason: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedMember:
     """A member as the state file keeps it; those that left are not kept."""
@@ -153,7 +162,7 @@ class Roster:
         """Internal addresses by announced ones; None when it is to be made anew."""
         self._seeds: tuple[SeedAddress, ...] = ()
         self._answers: dict[SeedAddress, tuple[Address, ...]] = {}
-        self._skipped: tuple[str, ...] = ()
+        self._skipped: tuple[SkippedSeed, ...] = ()
         self._rng = rng
         self._schedule = DialSchedule(rng)
         self._changed_at: float | None = None
@@ -169,8 +178,8 @@ class Roster:
         return {name: member for name, member in self._known.items() if name not in self._removed}
 
     @property
-    def skipped(self) -> tuple[str, ...]:
-        """One line for each seed address that must not be dialled, and why; as of the last `due`."""
+    def skipped(self) -> tuple[SkippedSeed, ...]:
+        """The seeds' addresses that must not be dialled; as of the last `due`."""
         return self._skipped
 
     def observe(self, event: Event, *, now: float) -> bool:
@@ -406,7 +415,7 @@ class Roster:
         overlay_addresses = {
             member.meta.overlay_address for member in self._known.values() if member.meta is not None
         } | {self._own_overlay_address}
-        skipped: list[str] = []
+        skipped: list[SkippedSeed] = []
         wanted: dict[Target, float] = {}
         for seed in self._seeds:
             literal = seed.address
@@ -418,9 +427,9 @@ class Roster:
             for address in addresses:
                 ip = ip_address(address.ip)
                 if self._overlay_is_apart and ip in self._overlay:
-                    skipped.append(f"seed {seed}: {ip} lies inside the overlay {self._overlay}")
+                    skipped.append(SkippedSeed(seed, ip, f"inside the overlay {self._overlay}"))
                 elif literal is None and ip in overlay_addresses:
-                    skipped.append(f"seed {seed}: {ip} is a member's overlay address")
+                    skipped.append(SkippedSeed(seed, ip, "a member's overlay address"))
                 else:
                     wanted[address] = SEED_CAP
         self._skipped = tuple(skipped)

@@ -48,6 +48,7 @@ class Driver:
         engine: not started yet.
         on_event: takes each event after it was logged; may call `tell`.
         way_to: turns an address that a member announces into the one to send to.
+        on_fault: called when the engine, or who takes its events, failed by a fault of ours.
 
     """
 
@@ -56,11 +57,14 @@ class Driver:
         engine: Engine,
         on_event: Callable[[Event], None],
         way_to: Callable[[Address], Address] = lambda announced: announced,
+        *,
+        on_fault: Callable[[], None] = lambda: None,
     ) -> None:
         self.rejected: Counter[str] = Counter()
         """How many packets were dropped, by reason."""
         self._engine = engine
         self._on_event = on_event
+        self._on_fault = on_fault
         self._loop = asyncio.get_running_loop()
         self._events = EventLog(self._loop.time)
         self._datagrams: dict[socket.AddressFamily, socket.socket] = {}
@@ -139,6 +143,7 @@ class Driver:
         except Exception:
             # A fault of ours in judging one packet must not take the member down.
             log.exception("engine failed")
+            self._on_fault()
             return None
 
     def _readable(self, sock: socket.socket) -> None:
@@ -158,6 +163,7 @@ class Driver:
                 self._engine.receive_datagram(data, Address(sender[0], sender[1]), now=self.now)
             except Exception:
                 log.exception("engine failed on a datagram")
+                self._on_fault()
         self._pump()
 
     def _pump(self) -> None:
@@ -172,6 +178,7 @@ class Driver:
         except Exception:
             # Without its next deadline the member would sleep for ever.
             log.exception("engine failed")
+            self._on_fault()
         finally:
             self._pumping = False
             self._rearm()
@@ -207,6 +214,7 @@ class Driver:
             self._on_event(event)
         except Exception:
             log.exception("event not handled event=%s", type(event).__name__)
+            self._on_fault()
 
     def _rearm(self) -> None:
         if self._timer is not None:

@@ -93,11 +93,20 @@ class Agent:
             rng=self._rng,
             nonce=os.urandom,
         )
-        self._driver = Driver(self._engine, self._on_event, self._roster.way_to)
+        self._driver = Driver(
+            self._engine,
+            self._on_event,
+            self._roster.way_to,
+            on_fault=lambda: self._counts.add("engineFaults"),
+        )
         self._engine.bury(begun.saved.tombstones, now=self._driver.now)
         self._port = GossipPort(self._driver, me, on_change=self._report_soon)
-        self._seeker = Seeker(self._roster, self._engine, self._driver, on_change=self._members_changed)
-        self._saver = StateSaver(begun, roster=self._roster, engine=self._engine, driver=self._driver)
+        self._seeker = Seeker(
+            self._roster, self._engine, self._driver, on_change=self._members_changed, counts=self._counts
+        )
+        self._saver = StateSaver(
+            begun, roster=self._roster, engine=self._engine, driver=self._driver, counts=self._counts
+        )
         self._save = Worker(self._saver.save, pause=SAVE_PAUSE)
         self._presence = Presence(
             me,

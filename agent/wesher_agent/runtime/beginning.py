@@ -137,7 +137,7 @@ def _open_state(settings: Settings, document: MeshDocument) -> StateFile:
 def _load_state(settings: Settings, state_file: StateFile, document: MeshDocument) -> State:
     loaded = state_file.load()
     for warning in loaded.warnings:
-        log.warning("state file: %s", warning)
+        log.warning("state file not read whole error=%s", warning)
     saved = loaded.state
     is_of_another_mesh = (
         settings.kubernetes is not None and saved.mesh is not None and saved.mesh.uid != document.uid

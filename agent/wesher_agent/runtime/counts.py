@@ -11,12 +11,16 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 from wesher_agent.swim.events import (
+    AccusationRefused,
     Event,
     MemberFailed,
     MemberJoined,
+    MembersFull,
     NameConflict,
     OutdatedAlive,
+    PushPullFailed,
     SelfRefuted,
+    UdpUnreachable,
 )
 
 Kind = Literal[
@@ -29,6 +33,14 @@ Kind = Literal[
     "deviceRestarts",
     "deviceRepairs",
     "routeConflicts",
+    "udpBlocked",
+    "membersRefused",
+    "accusationsRefused",
+    "pushPullsFailed",
+    "seedsNotResolved",
+    "seedsSkipped",
+    "stateNotSaved",
+    "engineFaults",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -67,5 +79,13 @@ class Counts:
                 self.add("nameConflicts")
             case OutdatedAlive():
                 self.add("outdatedClaims")
+            case UdpUnreachable():
+                self.add("udpBlocked")
+            case MembersFull():
+                self.add("membersRefused")
+            case AccusationRefused():
+                self.add("accusationsRefused")
+            case PushPullFailed():
+                self.add("pushPullsFailed")
             case _:
                 pass

@@ -10,6 +10,7 @@ from wesher_agent.files.state_format import State
 from wesher_agent.mesh.roster import Roster
 from wesher_agent.net.driver import Driver
 from wesher_agent.runtime.beginning import Beginning
+from wesher_agent.runtime.counts import Counts
 from wesher_agent.swim.engine import Engine
 
 log = logging.getLogger("wesher.agent")
@@ -23,22 +24,27 @@ class StateSaver:
         roster: the members to find again.
         engine: our last words, and who is gone.
         driver: its clock.
+        counts: what to count failures in.
 
     """
 
-    def __init__(self, begun: Beginning, *, roster: Roster, engine: Engine, driver: Driver) -> None:
+    def __init__(
+        self, begun: Beginning, *, roster: Roster, engine: Engine, driver: Driver, counts: Counts
+    ) -> None:
         self.failed = False
         """Whether the last try did."""
         self._begun = begun
         self._roster = roster
         self._engine = engine
         self._driver = driver
+        self._counts = counts
 
     async def save(self) -> None:
         """Write everything as it is now; what cannot be written is said once."""
         try:
             await asyncio.to_thread(self._begun.state_file.save, self._state())
         except CannotWrite as error:
+            self._counts.add("stateNotSaved")
             if not self.failed:
                 log.warning("state not saved, running on from memory error=%s", error)
             self.failed = True

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from wesher_agent.mesh.roster import Roster
+from wesher_agent.mesh.roster import Roster, SkippedSeed
 from wesher_agent.net.addresses import resolve
 from wesher_agent.net.driver import Driver
+from wesher_agent.runtime.counts import Counts
 from wesher_agent.swim.engine import Engine
 from wesher_common.seeds import SeedAddress
 
@@ -27,16 +28,24 @@ class Seeker:
         engine: exchanges state with them.
         driver: runs the engine.
         on_change: called when the roster forgot somebody.
+        counts: what to count seeds that lead nowhere in.
 
     """
 
     def __init__(
-        self, roster: Roster, engine: Engine, driver: Driver, *, on_change: Callable[[], None]
+        self,
+        roster: Roster,
+        engine: Engine,
+        driver: Driver,
+        *,
+        on_change: Callable[[], None],
+        counts: Counts,
     ) -> None:
         self._roster = roster
         self._engine = engine
         self._driver = driver
         self._on_change = on_change
+        self._counts = counts
         self._woken = asyncio.Event()
         self._failed: set[SeedAddress] = set()
 
@@ -46,13 +55,16 @@ class Seeker:
 
     async def run(self) -> None:
         """Seek until cancelled."""
-        skipped: set[str] = set()
+        skipped: set[SkippedSeed] = set()
         async with asyncio.TaskGroup() as resolving:
             while True:
                 self._woken.clear()
                 await self._look(resolving)
-                for line in set(self._roster.skipped) - skipped:
-                    log.warning("seed address skipped: %s", line)
+                for one in set(self._roster.skipped) - skipped:
+                    self._counts.add("seedsSkipped")
+                    log.warning(
+                        "seed not dialled seed=%s address=%s reason=%r", one.seed, one.address, one.reason
+                    )
                 skipped = set(self._roster.skipped)
                 await self._rest()
 
@@ -82,6 +94,7 @@ class Seeker:
             answers = await resolve(seed.host)
         # Names that cannot be encoded are ValueErrors; a machine out of threads raises RuntimeError.
         except (OSError, ValueError, RuntimeError) as error:
+            self._counts.add("seedsNotResolved")
             if seed not in self._failed:
                 log.warning("seed not resolved seed=%s error=%s", seed, str(error) or "no answer in time")
             self._failed.add(seed)

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from wesher_agent.runtime.counts import KINDS, Counts
-from wesher_agent.swim.events import MemberFailed, MemberJoined, NameConflict, OutdatedAlive, SelfRefuted
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.events import (
+    AccusationRefused,
+    MemberFailed,
+    MemberJoined,
+    MembersFull,
+    NameConflict,
+    OutdatedAlive,
+    PushPullFailed,
+    SelfRefuted,
+    UdpUnreachable,
+)
 from wesher_testing.members import gossiped
 
 
@@ -30,3 +41,18 @@ def test_denials_conflicts_and_claims_about_the_forgotten_are_counted() -> None:
 
     assert (counts.numbers["suspicionsDenied"], counts.numbers["nameConflicts"]) == (1, 1)
     assert counts.numbers["outdatedClaims"] == 1
+
+
+def test_what_is_blocked_refused_or_fails_is_counted() -> None:
+    counts, member = Counts(), gossiped("b", "192.0.2.1")
+
+    for event in (
+        UdpUnreachable(member),
+        MembersFull("c"),
+        AccusationRefused("b", incarnation=2**32 - 1),
+        PushPullFailed(Address("192.0.2.1", 7946), join=True, error="timed out"),
+    ):
+        counts.observe(event, was_failed=False)
+
+    kinds = ("udpBlocked", "membersRefused", "accusationsRefused", "pushPullsFailed")
+    assert [counts.numbers[kind] for kind in kinds] == [1, 1, 1, 1]

@@ -17,6 +17,7 @@ from wesher_agent.mesh.roster import Roster, SavedMember
 from wesher_agent.net import addresses
 from wesher_agent.net.driver import Driver
 from wesher_agent.net.streams import KEPT_FREE, MAX_OPEN
+from wesher_agent.runtime.counts import Counts
 from wesher_agent.runtime.seeking import Seeker
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
@@ -57,7 +58,9 @@ async def test_others_have_their_turn_between_two_dials() -> None:
     unreachable = [Address(f"127.9.9.{number}", 9) for number in range(1, TRIES_A_SECOND + 1)]
     saved = [SavedMember(name=f"n{where.ip[-1]}", address=where, raw_meta=b"") for where in unreachable]
     roster.restore(saved, now=driver.now)
-    seeking = asyncio.create_task(Seeker(roster, engine, driver, on_change=lambda: None).run())
+    seeking = asyncio.create_task(
+        Seeker(roster, engine, driver, on_change=lambda: None, counts=Counts()).run()
+    )
 
     async with asyncio.timeout(60.0):
         while len(engine.dialled_in) < len(unreachable):
@@ -96,7 +99,9 @@ async def test_no_more_are_dialled_than_there_is_room_for_and_the_rest_stay_due(
             [SavedMember(name=f"n{where.ip}", address=where, raw_meta=b"") for where in there], now=driver.now
         )
         async with asyncio.timeout(5.0):
-            seeking = asyncio.create_task(Seeker(roster, engine, driver, on_change=lambda: None).run())
+            seeking = asyncio.create_task(
+                Seeker(roster, engine, driver, on_change=lambda: None, counts=Counts()).run()
+            )
             while len(engine.dialled) < MAX_OPEN - KEPT_FREE:
                 await asyncio.sleep(0.01)
         assert (driver.free_dials, failed) == (0, [])
@@ -109,7 +114,7 @@ async def test_no_more_are_dialled_than_there_is_room_for_and_the_rest_stay_due(
     assert {*roster.due(now=driver.now + 1.0, most=1000)} >= {*there} - {*engine.dialled}
 
 
-async def test_a_resolver_that_does_not_answer_is_said_to_be_silent(
+async def test_seeds_that_lead_nowhere_are_named_with_their_reason_and_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(addresses, "RESOLVE_TIMEOUT", 0.0)
@@ -124,8 +129,9 @@ async def test_a_resolver_that_does_not_answer_is_said_to_be_silent(
         rng=Random(1),
     )
     driver = Driver(engine, lambda _: None)
-    roster.set_seeds([SeedAddress("localhost")], now=driver.now)
-    seeking = asyncio.create_task(Seeker(roster, engine, driver, on_change=pytest.fail).run())
+    roster.set_seeds([SeedAddress("localhost"), SeedAddress("10.189.0.7")], now=driver.now)
+    counts = Counts()
+    seeking = asyncio.create_task(Seeker(roster, engine, driver, on_change=pytest.fail, counts=counts).run())
 
     async with asyncio.timeout(60.0):
         while "seed not resolved" not in caplog.text:
@@ -135,3 +141,6 @@ async def test_a_resolver_that_does_not_answer_is_said_to_be_silent(
     with suppress(asyncio.CancelledError):
         await seeking
     assert "seed not resolved seed=localhost error=no answer in time" in caplog.text
+    line = "seed not dialled seed=10.189.0.7 address=10.189.0.7 reason='inside the overlay 10.189.0.0/24'"
+    assert line in caplog.text
+    assert (counts.numbers["seedsNotResolved"], counts.numbers["seedsSkipped"]) == (1, 1)

@@ -284,10 +284,10 @@ def test_a_seed_inside_the_overlay_is_skipped_with_its_reason() -> None:
     who.set_seeds([seed, SeedAddress("10.189.0.9")], now=0.0)
     who.resolved(seed, [ip_address("10.189.0.7"), ip_address("192.0.2.2")], now=0.0)
     assert who.due(now=0.0) == [seed, B]
-    assert who.skipped == (
-        "seed b: 10.189.0.7 lies inside the overlay 10.189.0.0/24",
-        "seed 10.189.0.9: 10.189.0.9 lies inside the overlay 10.189.0.0/24",
-    )
+    assert [(str(one.seed), str(one.address), one.reason) for one in who.skipped] == [
+        ("b", "10.189.0.7", "inside the overlay 10.189.0.0/24"),
+        ("10.189.0.9", "10.189.0.9", "inside the overlay 10.189.0.0/24"),
+    ]
 
 
 def test_where_underlay_and_overlay_overlap_only_a_members_overlay_address_is_skipped() -> None:
@@ -301,7 +301,9 @@ def test_where_underlay_and_overlay_overlap_only_a_members_overlay_address_is_sk
     who.set_seeds([seed], now=1.0)
     who.resolved(seed, [overlay_address, ip_address("10.1.0.2")], now=1.0)
     assert who.due(now=1.0) == [seed, Address("10.1.0.2", 7946)]
-    assert who.skipped == (f"seed b: {overlay_address} is a member's overlay address",)
+    (skipped,) = who.skipped
+    assert (str(skipped.seed), skipped.address) == ("b", overlay_address)
+    assert skipped.reason == "a member's overlay address"
 
 
 def test_an_address_that_the_user_typed_is_dialled_though_a_member_claims_it() -> None:

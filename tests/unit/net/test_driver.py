@@ -59,6 +59,7 @@ class _Peer:
     key: bytes = bytes(32)
     nonce: Callable[[int], bytes] = os.urandom
     events: list[Event] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def open(self, *more: IPAddress) -> None:
@@ -70,7 +71,7 @@ class _Peer:
             rng=Random(1),
             nonce=self.nonce,
         )
-        self.driver = Driver(self.engine, self.take)
+        self.driver = Driver(self.engine, self.take, on_fault=lambda: self.faults.append(self.name))
         await self.driver.open([ip_address(self.ip), *more], self.port)
 
     @property
@@ -185,6 +186,7 @@ async def test_a_fault_in_taking_an_event_stops_neither_events_nor_gossip(
     c.join(a)
     await a.until(lambda: len(a.engine.members) == 3)
     assert "event not handled" in caplog.text
+    assert a.faults == ["a"]
 
 
 async def test_more_connections_than_one_address_may_have_are_closed_at_once(open_peer: Open) -> None:
@@ -274,6 +276,7 @@ async def test_a_fault_in_sealing_a_packet_does_not_stop_the_clock(caplog: pytes
     await a.driver.close()
     assert not faults
     assert "no entropy" in caplog.text
+    assert a.faults == ["a"]
 
 
 async def test_the_last_words_leave_before_everything_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
