@@ -322,6 +322,7 @@ def test_a_member_that_joins_where_it_is_unknown_passes_the_tombstones_of_others
     """Whom it joins admits it at once, and tells it what the others say."""
     a, b, c = buried(net)
     a.engine._tombstones.remove("b")
+    del a.incarnations["b"]
     again = net.add("b", address=b.address, incarnation=1)
 
     net.join(again, a)

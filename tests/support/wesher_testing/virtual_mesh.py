@@ -16,12 +16,12 @@ from wesher_agent.mesh.desired import OwnNode, Wish, desired, starting_address
 from wesher_agent.mesh.dialling import Target
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
-from wesher_agent.mesh.roster import MemberState, Roster
+from wesher_agent.mesh.roster import MOST_FAILED, MemberState, Roster
 from wesher_agent.runtime.claims import Claim, NameClaims
 from wesher_agent.runtime.identity import first_incarnation
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import Event, NameConflict
+from wesher_agent.swim.events import Event, LeaveDone, NameConflict
 from wesher_agent.swim.members import LocalNode
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import GossipProfile
@@ -44,6 +44,8 @@ class VirtualAgent(Node):
         self.roster = roster
         self.wish: Wish | None = None
         """As last applied."""
+        self.has_left = False
+        """Whether it has said that it goes, and means it."""
         self._mesh = mesh
         self._own = own
         self._saved = saved
@@ -65,19 +67,34 @@ class VirtualAgent(Node):
             {*members, self.name} == self.alive
         )
 
-    def misses(self) -> Iterator[str]:
+    def misses(self) -> Iterator[tuple[Node, str]]:
         """Yield each member that runs, is connected, once was met, and is not seen as it is now."""
+        if self.has_left:
+            return
+        alive, expects = self.alive, self.expects
         for other in self._mesh.agents:
-            if other is self or other.name in self._removed or not self._mesh.connects(self, other):
+            if other is self or other.has_left or other.name in self._removed:
                 continue
-            if other.name not in self.expects and self.name not in other.expects:
+            if not self._mesh.connects(self, other):
                 continue
-            if other.name not in self.alive:
-                yield f"has lost {other.name}, which is there"
-                continue
-            known, is_now = self.knows(other), other.engine.me
-            if (known.address, known.meta) != (is_now.address, is_now.meta):
-                yield f"holds {other.name} for {known}, which is {is_now}"
+            if other.name in alive:
+                known, is_now = self.knows(other), other.engine.me
+                if (known.address, known.meta) != (is_now.address, is_now.meta):
+                    yield other, f"holds {other.name} for {known}, which is {is_now}"
+            elif other.name in expects or self.name in other.expects:
+                yield other, f"has lost {other.name}, which is there"
+
+    def keeps(self) -> Iterator[tuple[str, int, int]]:
+        """Yield what the roster keeps too."""
+        yield from super().keeps()
+        roster = self.roster
+        members, failed = len(roster._known), len(roster._failed)
+        yield "members that have not failed", members - failed, len(self.engine.members) - 1
+        yield "failed members", failed, MOST_FAILED
+        if roster._changed_at is None:
+            # Else what was wanted before is still planned, for a moment.
+            answers = sum(map(len, roster._answers.values()))
+            yield "dial plans", len(roster._schedule._plans), failed + len(roster._seeds) + answers
 
     @property
     def state_file(self) -> State:
@@ -98,6 +115,8 @@ class VirtualAgent(Node):
         match event:
             case NameConflict(member=member) if member.name == self.name:
                 self._settle_claim(event)
+            case LeaveDone():
+                self.has_left = True
             case _:
                 pass
         if self.roster.observe(event, now=self._mesh.now):
@@ -117,13 +136,11 @@ class VirtualAgent(Node):
 
     def set_seeds(self, seeds: Iterable[str]) -> None:
         """Have other seeds from now on, as a changed mesh.json brings."""
-        self._mesh.disturbed()
         self.roster.set_seeds([parse_seed(seed, field="seed") for seed in seeds], now=self._mesh.now)
         self._arm()
 
     def set_removed(self, names: Iterable[str]) -> None:
         """Have other names removed from now on, as a changed mesh.json brings."""
-        self._mesh.disturbed()
         self._removed = frozenset(names)
         if self.roster.set_removed(self._removed, now=self._mesh.now):
             self._changed()
@@ -194,7 +211,6 @@ class VirtualAgent(Node):
         members = self.roster.members.values()
         wish = desired(self._own, members)
         if wish.device.address != self._own.address:
-            self._mesh.disturbed()
             self._own = replace(self._own, address=wish.device.address)
             meta = own_meta(self._own)
             self.act(lambda engine, now: engine.update_meta(meta, now=now))

@@ -14,6 +14,7 @@ from itertools import count
 from random import Random
 from typing import TypeVar
 
+from wesher_agent.net.streams import MAX_OPEN
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import Event
@@ -106,12 +107,16 @@ class Node:
         """Take what the engine reports."""
         self.events.append(event)
 
-    def misses(self) -> Iterator[str]:
-        """Yield what is wrong with what it sees, in a network that has been as it is for long.
+    def misses(self) -> Iterator[tuple[Node, str]]:
+        """Yield each node that it should see and does not, or not as it is, and what is wrong.
 
         Nothing here: gossip alone may lose members for good, as memberlist's does.
         """
         yield from ()
+
+    def keeps(self) -> Iterator[tuple[str, int, int]]:
+        """Yield what is kept besides the engine's: what it is, how many there are, how many there may be."""
+        yield "connections", len(self.connections), MAX_OPEN
 
     def pump(self) -> None:
         """Carry out what the engine wants: what a driver does, without sockets."""
@@ -186,8 +191,6 @@ class VirtualNetwork:
         self.loss = loss
         self.delay = delay
         self.duplication = duplication
-        self.disturbed_at = 0.0
-        """When the network, or who is in it, changed last."""
         self.record = False
         self.datagrams = 0
         self.nodes: dict[str, Node] = {}
@@ -273,10 +276,10 @@ class VirtualNetwork:
 
     def place(self, node: Node) -> None:
         """Put a node where its sockets are, and start its engine."""
-        self.disturbed()
         self.trace.say(f"{node.name} starts at {node.address}")
         self.nodes[node.name] = node
         self._at[node.address] = node
+        self.invariants.watch(node)
         node.act(lambda engine, now: engine.start(now=now))
 
     def join(self, node: Node, *seeds: Node) -> None:
@@ -285,13 +288,8 @@ class VirtualNetwork:
 
     # Faults
 
-    def disturbed(self, until: float = 0.0) -> None:
-        """Note that the network changes now, or goes on changing until then."""
-        self.disturbed_at = max(self.disturbed_at, self.now, until)
-
     def crash(self, node: Node) -> None:
         """End a node without a word; its host goes on refusing connections."""
-        self.disturbed()
         self.trace.say(f"{node.name} crashes")
         del self.nodes[node.name]
         del self._at[node.address]
@@ -302,29 +300,28 @@ class VirtualNetwork:
 
     def block(self, source: Node, target: Node) -> None:
         """Lose everything one way; without it no TCP connection works either."""
-        self.disturbed()
         self.trace.say(f"nothing gets from {source.name} to {target.name}")
         self._blocked.add((source.name, target.name))
+        self.invariants.separated()
 
     def partition(self, *sides: Iterable[Node]) -> None:
         """Lose everything between nodes of different sides."""
-        self.disturbed()
         groups = [list(side) for side in sides]
         self.trace.say("cut: " + " | ".join(" ".join(node.name for node in group) for group in groups))
         for group in groups:
             for other in groups:
                 if other is not group:
                     self._blocked |= {(a.name, b.name) for a in group for b in other}
+        self.invariants.separated()
 
     def block_udp(self, node: Node) -> None:
         """Lose every datagram to and from a node; TCP works."""
-        self.disturbed()
         self.trace.say(f"no datagram gets from or to {node.name}")
         self._no_udp.add(node.name)
+        self.invariants.separated()
 
     def heal(self) -> None:
         """Lift every cut, block and partition."""
-        self.disturbed()
         self.trace.say("every cut is healed")
         self._blocked.clear()
         self._no_udp.clear()
@@ -333,17 +330,16 @@ class VirtualNetwork:
         """Stop a node as a busy machine does: what arrives meanwhile it reads afterwards."""
         self.trace.say(f"{node.name} pauses for {seconds:g} s")
         node.awake_from = self.now + seconds
-        self.disturbed(node.awake_from)
+        self.invariants.separated()
 
     def choke(self, node: Node, seconds: float) -> None:
         """Hold back all that a node sends and gets while its timers go on: Lifeguard's slow member."""
         self.trace.say(f"{node.name} chokes for {seconds:.1f} s")
         node.heard_from = self.now + seconds
-        self.disturbed(node.heard_from)
+        self.invariants.separated()
 
     def move(self, node: Node, address: Address) -> None:
         """Give a node's host another address; the engine does not know."""
-        self.disturbed()
         self.trace.say(f"{node.name} moves to {address}")
         del self._at[node.address]
         node.address = address
@@ -444,20 +440,21 @@ class VirtualNetwork:
     def _dial(self, node: Node, request: OpenStream) -> None:
         if self.record:
             node.asked.append((self.now, request.address, request.data))
+        if len(node.connections) >= MAX_OPEN:
+            self._refuse(node, request.id, 0.0, "too many connections at once")
+            return
         target = self._at.get(request.address)
         self.at(self.now + request.timeout, lambda: self._time_out(node, request.id))
         if target is None:
-            error = "connection refused"
-            self._arrive(
-                node,
-                2 * self._delay(),
-                lambda engine, now: engine.stream_closed(request.id, now=now, error=error),
-            )
+            self._refuse(node, request.id, 2 * self._delay(), "connection refused")
             return
         connection = _Connection(node, target, self._delay(), {node: request.id})
         node.connections[request.id] = connection
         if self._is_open(node, target) and self._is_open(target, node):
             self.at(self.now + 3 * connection.delay, lambda: self._accept(connection, request.data))
+
+    def _refuse(self, node: Node, stream: StreamId, delay: float, error: str) -> None:
+        self._arrive(node, delay, lambda engine, now: engine.stream_closed(stream, now=now, error=error))
 
     def _accept(self, connection: _Connection, data: bytes) -> None:
         server, client = connection.server, connection.client
@@ -517,10 +514,11 @@ class VirtualNetwork:
         self.at(self.now + delay, arrive)
 
     def connects(self, one: Node, other: Node) -> bool:
-        """Whether two nodes run, and everything gets through between them both ways."""
+        """Whether two nodes run, awake, and everything gets through between them both ways."""
         return (
             self.runs(one)
             and self.runs(other)
+            and max(one.awake_from, one.heard_from, other.awake_from, other.heard_from) <= self.now
             and self._no_udp.isdisjoint({one.name, other.name})
             and self._is_open(one, other)
             and self._is_open(other, one)
