@@ -17,11 +17,13 @@ from wesher_agent.mesh.dialling import Target
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
 from wesher_agent.mesh.roster import MOST_FAILED, MemberState, Roster
+from wesher_agent.runtime.agent import APPLY_PAUSE, SAVE_PAUSE
 from wesher_agent.runtime.claims import Claim, NameClaims
 from wesher_agent.runtime.identity import first_incarnation
+from wesher_agent.runtime.seeking import SHORTEST_REST
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import Event, LeaveDone, NameConflict
+from wesher_agent.swim.events import Event, LeaveDone, NameConflict, PacketRejected, SelfRefuted
 from wesher_agent.swim.members import LocalNode
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import GossipProfile
@@ -32,8 +34,6 @@ from wesher_testing.virtual_network import PORT, Node, VirtualNetwork
 
 EPOCH = 1_800_000_000.0
 """Wall-clock seconds at virtual time 0."""
-BURST, APPLY_PAUSE, SAVE_PAUSE = 0.05, 0.1, 1.0
-"""Seconds the real agent lets pass before it looks at the roster, the device or the file again."""
 
 
 class VirtualAgent(Node):
@@ -41,18 +41,22 @@ class VirtualAgent(Node):
 
     def __init__(self, mesh: VirtualMesh, own: OwnNode, engine: Engine, roster: Roster, saved: State) -> None:
         super().__init__(mesh, own.name, engine, engine.me.address)
+        self._mesh = mesh
         self.roster = roster
         self.wish: Wish | None = None
         """As last applied."""
+        self.lost_tunnels: list[str] = []
+        """Members that ran when the way to their overlay address was taken from them, once for each time."""
         self.has_left = False
         """Whether it has said that it goes, and means it."""
-        self._mesh = mesh
         self._own = own
         self._saved = saved
-        self.claims = NameClaims([saved.gossip_address] if saved.gossip_address is not None else [])
+        former = saved.gossip_address if saved.name == own.name else None
+        self.claims = NameClaims([former] if former is not None else [])
         self._removed: frozenset[str] = frozenset()
         self._look_at: float | None = None
-        self._pending: set[Callable[[], None]] = set()
+        self._applying = _Work(self, self._apply, pause=APPLY_PAUSE)
+        self._saving = _Work(self, self._save, pause=SAVE_PAUSE)
 
     @property
     def expects(self) -> set[str]:
@@ -109,18 +113,29 @@ class VirtualAgent(Node):
         routed = {net.network_address: peer.public_key for peer in device.peers for net in peer.allowed_ips}
         return {device.address: device.private_key.public, **routed}
 
+    @property
+    def tunnels(self) -> set[str]:
+        """The members that run and are reached at their overlay addresses."""
+        owners = self.owners
+        others = (other._own for other in self._mesh.agents if other is not self)
+        return {other.name for other in others if owners.get(other.address) == other.private_key.public}
+
     def heard(self, event: Event) -> None:
         """Tell the roster, as the agent does."""
         super().heard(event)
         match event:
             case NameConflict(member=member) if member.name == self.name:
                 self._settle_claim(event)
+            case SelfRefuted():
+                self._saving.wake()
             case LeaveDone():
                 self.has_left = True
+            case PacketRejected():
+                return
             case _:
                 pass
         if self.roster.observe(event, now=self._mesh.now):
-            self._changed()
+            self._members_changed()
         self._arm()
 
     def pump(self) -> None:
@@ -143,13 +158,14 @@ class VirtualAgent(Node):
         """Have other names removed from now on, as a changed mesh.json brings."""
         self._removed = frozenset(names)
         if self.roster.set_removed(self._removed, now=self._mesh.now):
-            self._changed()
+            self._members_changed()
         self._arm()
 
     def moved(self) -> None:
         """See that the host's address is another."""
         self.claims.move(self.engine.me.address, self.address)
         self._set_own_addresses()
+        self._saving.wake()
         self._say_where()
 
     def _settle_claim(self, conflict: NameConflict) -> None:
@@ -165,25 +181,13 @@ class VirtualAgent(Node):
     def _say_where(self) -> None:
         self.act(lambda engine, now: engine.change_address(self.address, now=now))
 
-    def _changed(self) -> None:
-        self._soon(APPLY_PAUSE, self._apply)
-        self._soon(SAVE_PAUSE, self._save)
-
-    def _soon(self, pause: float, action: Callable[[], None]) -> None:
-        """Do something once after a pause, however often it is asked for meanwhile."""
-        if action in self._pending:
-            return
-
-        def do() -> None:
-            self._pending.discard(action)
-            action()
-
-        self._pending.add(action)
-        self.later(pause, do)
+    def _members_changed(self) -> None:
+        self._applying.wake()
+        self._saving.wake()
 
     def _arm(self) -> None:
         """See to it that the roster is looked at when it wants to be."""
-        at = max(self.roster.next_timer(), self._mesh.now + BURST)
+        at = max(self.roster.next_timer(), self._mesh.now + SHORTEST_REST)
         if at != float("inf") and (self._look_at is None or at < self._look_at):
             self._look_at = at
             self.later(at - self._mesh.now, lambda: self._look(at))
@@ -194,7 +198,7 @@ class VirtualAgent(Node):
         self._look_at = None
         now = self._mesh.now
         if self.roster.forget(now=now):
-            self._changed()
+            self._members_changed()
         for target in self.roster.due(now=now):
             self._try(target)
         self._arm()
@@ -215,12 +219,15 @@ class VirtualAgent(Node):
             meta = own_meta(self._own)
             self.act(lambda engine, now: engine.update_meta(meta, now=now))
             self._set_own_addresses()
+            self._saving.wake()
             wish = desired(self._own, members)
-        self.wish = wish
         networks = [net for peer in wish.device.peers for net in peer.allowed_ips]
         assert len({*networks, ip_network(wish.device.address)}) == len(networks) + 1, (
             f"{self.name} programs two owners of one address: {networks}; {self._mesh!r}"
         )
+        before = self.tunnels if self.wish is not None else set()
+        self.wish = wish
+        self.lost_tunnels += sorted(before - self.tunnels)
 
     def _set_own_addresses(self) -> None:
         self.roster.set_own_addresses(
@@ -365,3 +372,33 @@ def own_meta(own: OwnNode) -> bytes:
         version=META_VERSION,
         flags=Flag.MOVABLE,
     ).encode()
+
+
+class _Work:
+    """What `runtime.worker.Worker` is, on the virtual clock.
+
+    Args:
+        agent: whose work it is.
+        action: done after `wake`.
+        pause: seconds at least between two times.
+
+    """
+
+    def __init__(self, agent: VirtualAgent, action: Callable[[], None], *, pause: float) -> None:
+        self._agent = agent
+        self._action = action
+        self._pause = pause
+        self._free_at = 0.0
+        self._is_woken = False
+
+    def wake(self) -> None:
+        """Have the action done once more, from now on."""
+        if not self._is_woken:
+            self._is_woken = True
+            now = self._agent._mesh.now
+            self._agent.later(max(0.0, self._free_at - now), self._do)
+
+    def _do(self) -> None:
+        self._is_woken = False
+        self._free_at = self._agent._mesh.now + self._pause
+        self._action()
