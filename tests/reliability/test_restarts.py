@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,9 +42,8 @@ def test_a_killed_wireguard_go_is_replaced_and_peers_are_asked_at_once(
             outages.append(pings.lost_at("b"))
             assert sum(lost for pair, lost in pings.lost.items() if "b" not in pair) == 0
             assert agent.own_log.count("wireguard-go ended interface=wgoverlay pid=") == number
-    median = statistics.median(outages)
-    say(f"outages {', '.join(f'{outage:.1f}' for outage in outages)} s, median {median:.1f}; {seen}")
-    assert median <= stretched(LOST_AT_MOST)
+    say(f"outages {', '.join(f'{outage:.1f}' for outage in outages)} s; {seen}")
+    assert max(outages) <= stretched(LOST_AT_MOST)
 
 
 def test_machines_that_all_reboot_are_a_mesh_again_from_their_state_files(

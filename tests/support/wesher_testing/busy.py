@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+STRETCH_AT_MOST = 3.0
+"""Beyond it a limit no longer tells good from bad: stretched fivefold, the 3 s for a killed wireguard-go
+are the 15 s that it takes where peers are not asked at once."""
+
 
 def share_of_a_core() -> float:
     """Return what of a core each runnable process had in the last minute; 1 at most."""
@@ -18,4 +22,5 @@ def stretched(seconds: float) -> float:
     last one, so that the limit holds for what was measured some time ago too.
     """
     cores = len(os.sched_getaffinity(0))
-    return seconds * max(1.0, max(os.getloadavg()[:2]) / (2 * cores))
+    overload = max(os.getloadavg()[:2]) / (2 * cores)
+    return seconds * min(max(1.0, overload), STRETCH_AT_MOST)
