@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from heapq import heappush, heappushpop
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -67,7 +68,7 @@ class Outcome:
     new: tuple[bytes, ...]
     """Inputs that reached code no kept one had reached."""
     slow: tuple[bytes, ...]
-    """Inputs that took long in instrumented code, and so may or may not without."""
+    """Those inputs that took longest in instrumented code, and may or may not without."""
     report: Report | None
 
 
@@ -143,7 +144,8 @@ class _Watch:
         self._directory = directory
         self._runs = runs
         self._done = 0
-        self._slow = 0
+        self._slow: list[tuple[float, Path]] = []
+        """The slowest so far and where they are kept; the quickest of them first."""
         self._half_time = (0, 0)
 
     def give(self, data: bytes) -> None:
@@ -151,16 +153,23 @@ class _Watch:
         watch = _Stopwatch()
         self._take(data, watch.lap)
         watch.lap()
-        if watch.longest > STALL and self._slow < _SLOW_KEPT:
-            self._slow += 1
-            (self._directory / f"slow-{self._slow:02}").write_bytes(data)
         self._done += 1
+        if watch.longest > STALL:
+            self._keep_slow(watch.longest, data)
         if self._done == self._runs // 2:
             self._half_time = _memory()
         elif self._done == self._runs:
             blocks, resident = _memory()
             report = Report(self._done, blocks - self._half_time[0], resident - self._half_time[1])
             (self._directory / _REPORT).write_text(json.dumps(asdict(report)))
+
+    def _keep_slow(self, seconds: float, data: bytes) -> None:
+        kept = (seconds, self._directory / f"slow-{self._done}")
+        kept[1].write_bytes(data)
+        if len(self._slow) < _SLOW_KEPT:
+            heappush(self._slow, kept)
+        else:
+            heappushpop(self._slow, kept)[1].unlink()
 
 
 def _memory() -> tuple[int, int]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from wesher_agent.wire.messages import decode
 from wesher_common.errors import PeerMisbehaved
+from wesher_testing import fuzzing
 from wesher_testing.fuzz_corpus import worth_keeping
 from wesher_testing.fuzz_targets import Lap, Target, mutate_json
 from wesher_testing.fuzzing import STALL, is_quick
@@ -32,6 +34,16 @@ def test_work_in_slices_is_quick_however_long_it_takes_together() -> None:
             lap()
 
     assert is_quick(Target(read), b"")
+
+
+def test_of_many_slow_inputs_the_slowest_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzzing, "_SLOW_KEPT", 2)
+    watch = fuzzing._Watch(lambda data, lap: work(data[0] / 10 * STALL), tmp_path, runs=100)
+
+    for tenths in (12, 30, 5, 24, 18):
+        watch.give(bytes([tenths]))
+
+    assert {path.read_bytes()[0] for path in tmp_path.glob("slow-*")} == {30, 24}
 
 
 def test_a_refusal_passes_and_any_other_error_does_not() -> None:
