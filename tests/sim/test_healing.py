@@ -385,12 +385,16 @@ def test_two_halves_that_gave_one_address_twice_settle_it_when_they_meet(make_me
     heal(mesh, deadline=WITHIN)
 
 
-def test_one_way_cuts_between_two_halves_heal_too(make_mesh: Make) -> None:
-    mesh = make_mesh()
+@pytest.mark.parametrize("gossip", ["LAN", "WAN"])
+@pytest.mark.parametrize("seeds", [0, 1])
+def test_one_way_cuts_between_two_halves_heal_too(make_mesh: Make, gossip: str, seeds: int) -> None:
+    mesh = make_mesh(gossip=gossip, delay=WIDE[gossip])
     agents = mesh.form(8, seeds=1)
+    for agent in agents:
+        agent.set_seeds([agents[0].address.ip][:seeds])
     for a in agents[:4]:
         for b in agents[4:]:
             mesh.block(a, b)
     mesh.run(200.0)
 
-    heal(mesh, deadline=WITH_SEEDS)
+    heal(mesh, deadline=WITH_SEEDS if seeds else WITHIN)
