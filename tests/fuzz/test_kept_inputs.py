@@ -12,15 +12,18 @@ from random import Random
 import pytest
 
 from wesher_agent.wire.fields import pack
-from wesher_agent.wire.limits import DATAGRAM, DECOMPRESSED, FRAME, NODES
+from wesher_agent.wire.limits import DATAGRAM, DECOMPRESSED, FRAME, NODES, Limit
 from wesher_agent.wire.lzw import compress
 from wesher_agent.wire.messages import Alive, PushNodeState, PushPull, State, Versions, encode
 from wesher_agent.wire.packet import PacketFormat, seal
+from wesher_common.errors import PeerMisbehaved
 from wesher_testing.fuzz_targets import TARGETS
 from wesher_testing.fuzzing import CORPUS, is_quick, kept
 
 PEAK = 16 * 1024 * 1024
 """Bytes: a stream's 4 MiB unpacked, read, and read again in pieces."""
+OF_THE_DECODER = 1024 * 1024
+"""Bytes that a decoder needs for itself."""
 FROM_REAL_PROGRAMS = ("go-", "serf-")
 
 
@@ -107,3 +110,27 @@ def test_the_most_work_that_a_datagram_can_ask_for_is_quick(worst: bytes) -> Non
 def test_the_most_work_that_a_stream_can_ask_for_leaves_others_their_turns(worst: bytes) -> None:
     assert len(worst) <= FRAME.most
     assert is_quick(TARGETS["stream-opened"], UNPADDED_VERSION + worst)
+
+
+BOMB = compressed(compress(b"\x08" + bytes(DECOMPRESSED.most)))
+"""A few kilobytes that unpack to one byte too many."""
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("datagram-opened", DATAGRAM), ("stream-opened", DECOMPRESSED)],
+    ids=["datagram", "stream"],
+)
+def test_a_bomb_is_refused_before_it_takes_more_memory_than_the_most_that_is_allowed(
+    name: str, limit: Limit
+) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(PeerMisbehaved) as refusal:
+            TARGETS[name].read(UNPADDED_VERSION + BOMB, lambda: None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert refusal.value.reason == limit.reason
+    assert peak <= limit.most + OF_THE_DECODER
