@@ -1,14 +1,15 @@
-"""What holds for every test: the machine's means that some need, and why one is skipped."""
+"""What holds for every test: what some need of the machine, why one is skipped, and what was measured."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from wesher_testing import toolbox
+from wesher_testing import figures, toolbox
 
 # How long an input takes says how busy the machine is.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -38,3 +39,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             if os.environ.get("CI") == "true":
                 pytest.fail(f"{reason}, and in CI nothing is skipped", pytrace=False)
             pytest.skip(reason)
+
+
+@pytest.fixture
+def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Return what notes a figure, to be shown at the end."""
+    return lambda figure: figures.note(request.node, figure)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what was measured."""
+    if lines := figures.noted(terminalreporter.config):
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.line(line)

@@ -1,7 +1,7 @@
 """What somebody without the key can do to a mesh of real agents, and that it harms nobody.
 
 The limits are those of `wesher_agent.swim.profile.Limits` and of the control socket. Each test
-prints its figures; the long form (``make soak``) goes on for a minute each, as the flood always does.
+notes its figures; the long form (``make soak``) goes on for a minute each, as the flood always does.
 """
 
 from __future__ import annotations
@@ -125,12 +125,11 @@ def besieged(lab: Lab, start: Start) -> Besieged:
 
 
 @pytest.fixture
-def figures(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Iterator[list[str]]:
-    """Return where a test notes its figures, which are printed in the end."""
+def figures(say: Callable[[str], None]) -> Iterator[list[str]]:
+    """Return where a test notes its figures, which are shown in one line."""
     noted: list[str] = []
     yield noted
-    with capsys.disabled():
-        print(f"\n{request.node.name}: {', '.join(noted)}")  # noqa: T201 - figures
+    say(", ".join(noted))
 
 
 def test_a_flood_of_junk_datagrams_harms_nobody_and_is_counted(

@@ -6,6 +6,7 @@ The short form tries the same inputs each time; the long one (``make soak``) thr
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,7 +30,7 @@ needs_atheris = pytest.mark.skipif(
 @needs_atheris
 @pytest.mark.parametrize("name", TARGETS)
 def test_new_inputs_are_read_or_refused_at_once(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, say: Callable[[str], None]
 ) -> None:
     runs = INPUTS + len(kept(name))
     seed = int(soaking(1, 1 + secrets.randbelow(2**31 - 1)))
@@ -44,8 +45,5 @@ def test_new_inputs_are_read_or_refused_at_once(
     assert [data.hex() for data in outcome.slow if not is_quick(TARGETS[name], data)] == []
     assert outcome.report.blocks_grown <= BLOCKS
     assert outcome.report.resident_grown_kib <= RESIDENT_KIB
-    with capsys.disabled():
-        print(  # noqa: T201 - a figure
-            f"\n{name}: {runs} inputs, {len(outcome.new)} reached new code, "
-            f"{outcome.report.blocks_grown} memory blocks more"
-        )
+    more = outcome.report.blocks_grown
+    say(f"{runs} inputs, {len(outcome.new)} reached new code, {more} memory blocks more")

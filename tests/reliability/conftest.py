@@ -1,10 +1,10 @@
-"""Meshes of agents on real hosts, and the figures that were measured on them."""
+"""Meshes of agents on real hosts, and the cuts that are made on some of them."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
@@ -12,17 +12,6 @@ import pytest
 from wesher_testing.cuts import LENGTHS, Result, tear_and_heal
 from wesher_testing.namespaces import Lab
 from wesher_testing.real_mesh import RealMesh
-
-Say = Callable[[str], None]
-
-_FIGURES = pytest.StashKey[list[str]]()
-
-
-@pytest.fixture
-def say(request: pytest.FixtureRequest) -> Say:
-    """Return what notes a figure, to be shown at the end."""
-    figures = request.config.stash.setdefault(_FIGURES, [])
-    return lambda text: figures.append(f"{request.node.name}: {text}")
 
 
 @pytest.fixture
@@ -58,11 +47,3 @@ def cuts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     # A daemon: when the run is ended early, nobody waits for it, and its lab goes with us.
     threading.Thread(target=run, daemon=True).start()
     return done
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what was measured."""
-    if figures := terminalreporter.config.stash.get(_FIGURES, []):
-        terminalreporter.section("figures")
-        for figure in figures:
-            terminalreporter.line(figure)

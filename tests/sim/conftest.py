@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from wesher_testing import figures
 from wesher_testing.virtual_mesh import VirtualMesh
 from wesher_testing.virtual_network import VirtualNetwork
 
 SEED = int(os.environ.get("WESHER_SIM_SEED", "1"))
 _NETWORKS = pytest.StashKey[list[VirtualNetwork]]()
-_FIGURES = pytest.StashKey[list[str]]()
 
 
 @pytest.fixture
@@ -50,12 +50,12 @@ def net(make_net: Callable[..., VirtualNetwork]) -> VirtualNetwork:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Say with which seed a failed simulation can be run again."""
+    """Note what was measured, and say with which seed a failed simulation can be run again."""
     report = yield
     if report.when == "call":
-        figures = item.config.stash.setdefault(_FIGURES, [])
         for network in item.stash.get(_NETWORKS, []):
-            figures += [f"{item.name}: {figure}" for figure in network.figures]
+            for figure in network.figures:
+                figures.note(item, figure)
     if report.failed:
         for network in item.stash.get(_NETWORKS, []):
             again = f"run it again with WESHER_SIM_SEED={network.seed}"
@@ -63,11 +63,3 @@ def pytest_runtest_makereport(
                 ("virtual network", f"{network!r}: {again}\n{network.picture()}\n{network.trace}")
             )
     return report
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what was measured."""
-    if figures := terminalreporter.config.stash.get(_FIGURES, []):
-        terminalreporter.section("figures")
-        for figure in figures:
-            terminalreporter.line(figure)
