@@ -55,10 +55,9 @@ def test_old_words_of_a_member_that_has_moved_cost_nobody_a_tunnel(
         ]
         agents = [start(host, "--cluster-key", KEY, "--join", str(a.ipv4)) for host in (a, b, c)]
         for agent in agents:
-            agent.wait_for("a", "b", "c", deadline=PATIENCE)
+            agent.wait_for("a", "b", "c")
         wait_until(
             lambda: len(all_said(captures).datagrams) > 30 and len(all_said(captures).requests) >= 3,
-            deadline=PATIENCE,
             what="they have said enough to be worth a replay",
         )
     said = all_said(captures)
@@ -71,10 +70,9 @@ def test_old_words_of_a_member_that_has_moved_cost_nobody_a_tunnel(
             lambda agent=agent: (
                 str(elsewhere) in agent.members()["b"]["endpoint"] and agent.sees("a", "b", "c")
             ),
-            deadline=PATIENCE,
             what=f"{agent.host.name} knows where b is now",
         )
-        wait_for_ping(agent.host, "b", deadline=PATIENCE)
+        wait_for_ping(agent.host, "b")
     assert f"gossip listens elsewhere addresses={elsewhere}" in mover.own_log
     before = heard(others, "a", "b", "c")
 
@@ -85,22 +83,18 @@ def test_old_words_of_a_member_that_has_moved_cost_nobody_a_tunnel(
     for _ in range(2):
         mover.end(signal.SIGKILL)
         mover = start(b)
-        mover.wait_for("a", "b", "c", deadline=PATIENCE)
-        wait_until(
-            lambda mover=mover: mover.conditions()["Ready"] == "Ready", deadline=PATIENCE, what="b is ready"
-        )
+        mover.wait_for("a", "b", "c")
+        wait_until(lambda mover=mover: mover.conditions()["Ready"] == "Ready", what="b is ready")
     replay_to(mover, said, replayer, elsewhere)
     assert mover.conditions()["Ready"] == "Ready"
-    wait_for_ping(a, "b", deadline=PATIENCE)
+    wait_for_ping(a, "b")
 
 
 def replay_to(mover: AgentProcess, said: Said, replayer: Host, address: IPv4Address) -> None:
     """Send a member what was said before it moved, until it has met its own old words, and some time more."""
     known = mover.counts()["nameConflicts"]
     said.again(replayer, address)
-    wait_until(
-        lambda: mover.counts()["nameConflicts"] > known, deadline=PATIENCE, what="it met its own old words"
-    )
+    wait_until(lambda: mover.counts()["nameConflicts"] > known, what="it met its own old words")
     # Whatever was to be done about the first is done when the last of these has been read.
     said.again(replayer, address)
 
