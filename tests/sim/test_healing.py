@@ -127,7 +127,7 @@ def test_an_old_leave_sent_again_takes_no_tunnel_of_one_that_has_returned_since(
     told = PushNodeState(old.name, old.addr, old.address.port, b"", old.incarnation, State.LEFT, old.versions)
     for agent in others:
         agent.act(lambda engine, now: engine.inject(said, now=now))
-        agent.act(lambda engine, now: engine._membership.merge([told], now=now))
+        agent.act(lambda engine, now: engine._membership.merge([told], asked_for=False, now=now))
     mesh.run(5.0)
 
     assert all(back.name in agent.expects for agent in others)
