@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,14 +12,35 @@ from pathlib import Path
 import pytest
 
 from wesher_testing.capture import Capture, addressed_in, holding, wireguard_pairs
-from wesher_testing.installation import NAMESPACE, Mesh
+from wesher_testing.helm import VERSIONS, HelmVersion
+from wesher_testing.image import Image
+from wesher_testing.installation import NAMESPACE, Mesh, check
 from wesher_testing.kubelets import Cluster, Node
 from wesher_testing.operator_process import eventually
+from wesher_testing.pods import node_daemonset
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 _SOON = 60.0
 """Until what one agent has learnt another knows too, and the status tells; it takes some seconds."""
+_PING = """
+import signal, socket, struct, sys
+identifier = 0x7765
+packet = struct.pack("!BBHHH", 8, 0, 0xFFFF & ~(0x0800 + identifier), identifier, 0)
+for address in sys.argv[1:]:
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as icmp:
+        icmp.settimeout(10)
+        icmp.sendto(packet, (address, 0))
+        # A raw socket also hears what is meant for others.
+        while True:
+            reply, (sender, _) = icmp.recvfrom(1500)
+            kind, _, _, whose, _ = struct.unpack("!BBHHH", reply[20:28])
+            if (sender, kind, whose) == (address, 0, identifier):
+                break
+    print(address, "answered", flush=True)
+signal.pause()
+"""
+"""The image has no ping, and needs none."""
 
 
 def test_every_pair_of_nodes_talks_and_no_wire_shows_what(
@@ -45,6 +67,31 @@ def test_every_pair_of_nodes_talks_and_no_wire_shows_what(
     assert [pair for pair, marker in markers.items() if holding(packets, marker)] == []
     assert addressed_in(packets, mesh.overlay) == []
     assert holding(packets, clear), "what is sent in clear on purpose is caught"
+
+
+def test_pods_on_the_nodes_network_reach_every_node(running: Cluster, mesh: Mesh, image: Image) -> None:
+    """What runs on a node has the overlay by being there, in a container too."""
+    addresses = sorted(mesh.addresses().values())
+    running.api.apply(node_daemonset("pinging", image, ["python3", "-c", _PING, *addresses]))
+    try:
+        running.repeat("rollout", "status", "daemonset/pinging", "--timeout=10s")
+        pods = running.api.get("pods", "-l", "app=pinging")["items"]
+        all_answered = "".join(f"{address} answered\n" for address in addresses)
+        assert len(pods) == len(running.nodes)
+        for pod in pods:
+            log = partial(running.api.kubectl, "logs", pod["metadata"]["name"])
+            eventually(log, within=_SOON, until=all_answered.__eq__)
+    finally:
+        running.api.kubectl("delete", "daemonset", "pinging")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_helm_test_passes_and_leaves_nothing(running: Cluster, mesh: Mesh, version: HelmVersion) -> None:
+    """It waits for what agents measured: every node reaches every other."""
+    assert re.search(r"^Phase:\s+Succeeded$", check(running, version=version), re.MULTILINE)
+    kinds = "pods,serviceaccounts,clusterroles,clusterrolebindings"
+    named = ("wesher-test", f"--namespace={NAMESPACE}", "--ignore-not-found", "--output=name")
+    eventually(lambda: running.api.kubectl("get", kinds, *named), within=_SOON, until="".__eq__)
 
 
 def test_members_names_lead_into_the_tunnel(running: Cluster, mesh: Mesh) -> None:

@@ -158,6 +158,11 @@ def upgrade(cluster: Cluster, image: Image, *more: str, version: HelmVersion = 3
     _helm(cluster, version, "upgrade", RELEASE, str(CHART), *_PATIENTLY, *_chosen(image), *more)
 
 
+def check(cluster: Cluster, *, version: HelmVersion = 3) -> str:
+    """Run the chart's test; return what Helm said of it."""
+    return _helm(cluster, version, "test", RELEASE, "--timeout=2m")
+
+
 def uninstall(cluster: Cluster, *more: str, version: HelmVersion = 3) -> None:
     """Take the release away; ``more`` is for Helm."""
     _helm(cluster, version, "uninstall", RELEASE, *_PATIENTLY, *more)
