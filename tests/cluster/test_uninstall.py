@@ -11,6 +11,10 @@ from wesher_testing.operator_process import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
+_OF_A_RELEASE = (
+    *("deployments", "jobs", "serviceaccounts", "roles", "rolebindings", "clusterroles"),
+    *("clusterrolebindings", "validatingadmissionpolicies", "validatingadmissionpolicybindings"),
+)
 _COLLECTED_SECONDS = 120.0
 """Until the garbage collector has taken what a deleted mesh had; it takes a second."""
 
@@ -56,5 +60,10 @@ def _traces(running: Cluster, mesh: Mesh) -> list[str]:
 
 
 def _objects(running: Cluster, mesh: Mesh) -> list[str]:
-    """Return what is left of the mesh's objects, and of all meshes'."""
-    return [*running.api.kubectl("get", "wmesh,wnode", "--output=name").split(), *mesh.objects()]
+    """Return what is left of the mesh's objects, of all meshes', and of the release; the key is to stay."""
+    meshes = running.api.kubectl("get", "wmesh,wnode", "--output=name").split()
+    release = running.api.kubectl(
+        *("get", ",".join(_OF_A_RELEASE), "--all-namespaces", "--output=name"),
+        "--selector=app.kubernetes.io/part-of=wesher",
+    )
+    return [*meshes, *mesh.objects(), *release.split()]
