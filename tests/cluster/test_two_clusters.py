@@ -154,6 +154,8 @@ def test_members_use_internal_addresses_inside_a_cloud_and_external_ones_across(
             assert gossiped <= near | far
             assert gossiped & near
             assert gossiped & far
+        for host in side.members.values():
+            assert not any(pings(host, str(address)) for address in other.cloud.internal.values())
 
 
 def test_between_the_clouds_there_is_nothing_but_gossip_and_tunnels_of_external_addresses(
