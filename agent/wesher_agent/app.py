@@ -13,12 +13,11 @@ from contextlib import AsyncExitStack
 
 from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.beginning import begin
+from wesher_agent.runtime.log_format import formatter
 from wesher_agent.runtime.systemd import notify
 from wesher_agent.settings import Settings
 
 log = logging.getLogger("wesher.agent")
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def run_agent(settings: Settings) -> int:
@@ -28,7 +27,9 @@ def run_agent(settings: Settings) -> int:
         InvalidSpec: it could not begin, and the user must change something.
 
     """
-    logging.basicConfig(format=LOG_FORMAT, level=settings.log_level)
+    to_stderr = logging.StreamHandler()
+    to_stderr.setFormatter(formatter(settings.log_format))
+    logging.basicConfig(level=settings.log_level, handlers=[to_stderr])
     # Its debug lines are about event loops, not about the mesh.
     logging.getLogger("asyncio").setLevel(max(settings.log_level, logging.INFO))
     asyncio.run(_run(settings))

@@ -291,6 +291,13 @@ FLAGS: tuple[Flag, ...] = (
         help="one of " + ", ".join(LOG_LEVELS),
     ),
     Flag(
+        name="--log-format",
+        metavar="text|json",
+        read=_choice("text", "json"),
+        default="text",
+        help="json writes one object a line",
+    ),
+    Flag(
         name="--ip-as-name",
         read=_yes_or_no,
         switch=True,

@@ -52,6 +52,8 @@ class Settings:
     hosts_file: Path
     log_level: int
     """A level of `logging`."""
+    log_format: str
+    """``text`` or ``json``."""
     ip_as_name: bool
     node_name: str
     """Empty means the host's name."""

@@ -23,6 +23,7 @@ class AgentPods(BaseModel):
     """Seeds must resolve before the cluster's own DNS runs."""
     update_strategy: dict[str, Any] = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}
     resources: dict[str, Any] = {}
+    log_format: Literal["text", "json"] = "text"
     extra_args: list[str] = []
     extra_env: list[dict[str, Any]] = []
     pod_annotations: dict[str, str] = {}

@@ -9,7 +9,7 @@
 {{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 {{- define "wesher.agentPods" -}}
-{{- $pods := pick .Values.agent "privileged" "resources" "priorityClassName" "updateStrategy" "dnsPolicy" "extraArgs" "extraEnv" "podAnnotations" }}
+{{- $pods := pick .Values.agent "privileged" "resources" "priorityClassName" "updateStrategy" "dnsPolicy" "logFormat" "extraArgs" "extraEnv" "podAnnotations" }}
 {{- $_ := set $pods "podLabels" (merge (dict) .Values.agent.podLabels .Values.commonLabels) }}
 {{- $_ := set $pods "imagePullSecrets" .Values.imagePullSecrets }}
 {{- $_ := set $pods "serviceAccountName" (printf "%s-agent" (include "wesher.name" .)) }}

@@ -190,6 +190,7 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
                     f"--kubernetes={MOUNT_PATH}",
                     "--hosts-file=/host/etc/hosts",
                     f"--log-level={settings.log_level}",
+                    f"--log-format={pods.log_format}",
                     *pods.extra_args,
                 ],
                 "env": [

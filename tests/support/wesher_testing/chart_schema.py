@@ -57,6 +57,7 @@ def _values() -> Schema:
     agent = {
         "privileged": _SWITCH,
         "logLevel": _OPERATOR_LEVEL,
+        "logFormat": {"enum": ["text", "json"]},
         "priorityClassName": _TEXT,
         "updateStrategy": _exactly(
             {

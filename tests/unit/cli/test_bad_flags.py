@@ -60,6 +60,7 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     "--interface": [(["a-name-too-long-"], "--interface 'a-name-too-long-': must be 1 to 15 bytes")],
     "--no-etc-hosts": [(["perhaps"], "--no-etc-hosts 'perhaps': must be true, 1, yes, false, 0 or no")],
     "--log-level": [(["loud"], "--log-level 'loud': must be one of panic, fatal, error, warn")],
+    "--log-format": [(["xml"], "--log-format 'xml': must be one of text, json")],
     "--ip-as-name": [
         (["2"], "--ip-as-name '2': must be true, 1, yes, false, 0 or no"),
         (["yes", "--bind-addr", "fd00::1"], "--ip-as-name: an IPv6 address cannot be a name"),

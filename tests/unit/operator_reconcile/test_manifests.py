@@ -91,12 +91,13 @@ def test_what_an_installation_adds_to_pods_never_hides_them_from_their_daemon_se
         pod_labels={"app.kubernetes.io/name": "mine", "team": "net"},
         extra_env=[{"name": "A"}],
         extra_args=["--forget-after=1h"],
+        log_format="json",
     )
     body = agents(pods=added)["spec"]
     assert body["template"]["metadata"]["labels"] == {**body["selector"]["matchLabels"], "team": "net"}
     (container,) = body["template"]["spec"]["containers"]
     assert {"name": "A"} in container["env"]
-    assert container["args"][-1] == "--forget-after=1h"
+    assert container["args"][-2:] == ["--log-format=json", "--forget-after=1h"]
 
 
 def test_a_new_image_or_a_field_no_longer_set_changes_the_manifest_hash() -> None:
