@@ -64,7 +64,7 @@ RINGS = (
     Ring(
         "check",
         "style, types, import rules, unit and property tests",
-        1,
+        1.5,
         (
             _tool("ruff", "check", "."),
             _tool("ruff", "format", "--check", "."),
