@@ -61,7 +61,7 @@ def _up() -> int:
     if _holder() is not None:
         print(f"a cluster is up already; {_how_to_go_on()}")
         return 0
-    log = _place() / "log"
+    log, began = _place() / "log", time.monotonic()
     with log.open("wb") as words:
         holder = subprocess.Popen(
             [sys.executable, "-m", "wesher_testing.cluster", "hold"],
@@ -77,7 +77,7 @@ def _up() -> int:
         holder.wait(timeout=_PATIENCE)
         raise
     if is_up:
-        print(_how_to_go_on())
+        print(f"the cluster is up after {time.monotonic() - began:.0f} s\n{_how_to_go_on()}")
     return 0 if is_up else 1
 
 
