@@ -99,15 +99,14 @@ class Recorded:
             agent.lost_tunnels.clear()
 
 
-def record(mesh: VirtualMesh, *, moving: bool = True) -> Recorded:
+def record(mesh: VirtualMesh) -> Recorded:
     """Form a mesh in which one has moved, one was restarted, and just now one left and one crashed."""
     mesh.record = True
     agents = mesh.form(6)
     story = Recorded(mesh, [*agents])
     mover, restarted, leaver, victim = agents[1], agents[2], agents[3], agents[4]
-    if moving:
-        mesh.move(mover, Address("10.0.7.7", PORT))
-        mover.moved()
+    mesh.move(mover, Address("10.0.7.7", PORT))
+    mover.moved()
     mesh.run(3.0)
     mesh.crash(restarted)
     story.nodes.append(mesh.boot(restarted.name, address=restarted.address, state=restarted.state_file))
@@ -126,35 +125,29 @@ def recorded(make_mesh: Make) -> Recorded:
     return record(make_mesh())
 
 
-@pytest.fixture
-def unmoved(make_mesh: Make) -> Recorded:
-    """Return the same, where nobody has moved."""
-    return record(make_mesh(), moving=False)
-
-
 def forgotten(story: Recorded) -> bool:
     """Tell whether no engine knows those who are gone any more."""
     return not any(GONE & agent.engine.members.keys() for agent in story.living)
 
 
-def test_after_a_second(unmoved: Recorded) -> None:
-    unmoved.mesh.run(1.0)
+def test_after_a_second(recorded: Recorded) -> None:
+    recorded.mesh.run(1.0)
 
-    unmoved.say_all_again()
+    recorded.say_all_again()
 
-    unmoved.mesh.run_until(lambda: unmoved.is_settled, deadline=15.0)
-    assert unmoved.harm() == []
+    recorded.mesh.run_until(lambda: recorded.is_settled, deadline=15.0)
+    assert recorded.harm() == []
 
 
-def test_after_those_who_are_gone_were_forgotten(unmoved: Recorded) -> None:
-    unmoved.mesh.run_until(lambda: forgotten(unmoved), deadline=120.0)
+def test_after_those_who_are_gone_were_forgotten(recorded: Recorded) -> None:
+    recorded.mesh.run_until(lambda: forgotten(recorded), deadline=120.0)
 
-    unmoved.say_all_again()
-    unmoved.mesh.run(15.0)
+    recorded.say_all_again()
+    recorded.mesh.run(15.0)
 
-    assert unmoved.harm() == []
-    assert unmoved.is_settled
-    claims = {event.node for agent in unmoved.living for event in agent.happened(OutdatedAlive)}
+    assert recorded.harm() == []
+    assert recorded.is_settled
+    claims = {event.node for agent in recorded.living for event in agent.happened(OutdatedAlive)}
     assert claims == GONE
 
 
@@ -162,8 +155,10 @@ def test_after_those_who_are_gone_were_forgotten(unmoved: Recorded) -> None:
 def test_over_a_wide_network_that_loses_packets(make_mesh: Make, seed: int) -> None:
     recorded = record(make_mesh(seed, gossip="WAN", delay=(0.02, 0.15), loss=0.05))
     recorded.mesh.run_until(lambda: forgotten(recorded), deadline=600.0)
+    recorded.from_now_on()
     recorded.say_all_again()
     recorded.mesh.run(30.0)
+    assert recorded.harm() == []
     recorded.restart(state=True)
 
     recorded.say_all_again()
@@ -227,19 +222,19 @@ def test_after_all_were_restarted_without_any_state_the_dead_are_found_out_and_s
     assert recorded.is_settled
 
 
-def test_a_replay_again_and_again_neither_tires_nor_grows_the_members(unmoved: Recorded) -> None:
-    unmoved.mesh.run_until(lambda: forgotten(unmoved), deadline=120.0)
-    for node in unmoved.nodes:
+def test_a_replay_again_and_again_neither_tires_nor_grows_the_members(recorded: Recorded) -> None:
+    recorded.mesh.run_until(lambda: forgotten(recorded), deadline=120.0)
+    for node in recorded.nodes:
         del node.sent[200:]
         del node.asked[30:]
 
     for _ in range(3):
-        unmoved.say_all_again()
+        recorded.say_all_again()
 
-    unmoved.mesh.run(15.0)
-    assert unmoved.harm() == []
-    assert all(agent.engine.health_score == 0 for agent in unmoved.living)
-    assert all(len(agent.engine._tombstones) == len(GONE) for agent in unmoved.living)
+    recorded.mesh.run(15.0)
+    assert recorded.harm() == []
+    assert all(agent.engine.health_score == 0 for agent in recorded.living)
+    assert all(len(agent.engine._tombstones) == len(GONE) for agent in recorded.living)
 
 
 @pytest.mark.parametrize("gossip", ["LAN", "WAN"])

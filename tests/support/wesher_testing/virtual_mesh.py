@@ -225,9 +225,11 @@ class VirtualAgent(Node):
         assert len({*networks, ip_network(wish.device.address)}) == len(networks) + 1, (
             f"{self.name} programs two owners of one address: {networks}; {self._mesh!r}"
         )
-        before = self.tunnels if self.wish is not None else set()
-        self.wish = wish
-        self.lost_tunnels += sorted(before - self.tunnels)
+        if self.wish is None or self.wish.device == wish.device:
+            self.wish = wish
+        else:
+            before, self.wish = self.tunnels, wish
+            self.lost_tunnels += sorted(before - self.tunnels)
 
     def _set_own_addresses(self) -> None:
         self.roster.set_own_addresses(
