@@ -55,7 +55,7 @@ def test_on_the_lan_profile_a_quarter_lost_takes_members_for_a_moment_and_no_tun
     for agent in agents:
         agent.lost_tunnels.clear()
     mesh.loss = 0.25
-    seconds = soaking(30.0, 1800.0)
+    seconds = soaking(90.0, 1800.0)
 
     mesh.run(seconds)
 
