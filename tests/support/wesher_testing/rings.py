@@ -94,7 +94,7 @@ RINGS = (
     Ring(
         "agent",
         "the agent as a process, attacked too",
-        5,
+        6,
         (_tests("agent"),),
         needs_root=True,
         prepare=(wireguard_go, attacker.binary),
@@ -119,7 +119,7 @@ RINGS = (
     Ring(
         "apiserver",
         "the operator and the chart on a real API server",
-        6,
+        7,
         (_tests("apiserver"),),
         prepare=(_api_server, _helm),
     ),
