@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from wesher_agent.files import state_format
+from wesher_agent.mesh.roster import SavedMember
+from wesher_agent.net.streams import KEPT_FREE, MAX_OPEN
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.events import AddressChanged, LeaveDone, MemberFailed
+from wesher_agent.swim.events import AddressChanged, LeaveDone, MemberFailed, PushPullFailed
 from wesher_agent.wire.messages import Dead, PushNodeState, State
 from wesher_testing.soak import soaking
 from wesher_testing.virtual_mesh import VirtualAgent, VirtualMesh
@@ -196,6 +199,25 @@ def test_members_all_restarted_behind_the_cut_know_the_others_from_their_files(m
     mesh.run(150.0)
     assert {len(agent.alive) for agent in mesh.agents} == {4}
 
+    heal(mesh, deadline=WITHIN)
+
+
+def test_one_that_knows_many_behind_a_cut_dials_as_many_as_it_has_room_for_and_meets_all(
+    make_mesh: Make,
+) -> None:
+    """Each dial into a cut lasts half a minute, so that gossip's own would soon find no room."""
+    mesh = make_mesh(gossip="WAN", delay=WIDE["WAN"])
+    others = [mesh.boot(f"n{number:02}") for number in range(60)]
+    known = [SavedMember(name=a.name, address=a.address, raw_meta=a.engine.me.meta) for a in others]
+    late = mesh.boot("late", state=state_format.State(nodes=tuple(known)))
+    mesh.cut(late)
+
+    mesh.run(20.0)
+    assert len(late.connections) == MAX_OPEN - KEPT_FREE
+    mesh.run(100.0)
+
+    assert {event.error for event in late.happened(PushPullFailed)} == {"timed out"}
+    assert {event.address for event in late.happened(PushPullFailed)} == {a.address for a in others}
     heal(mesh, deadline=WITHIN)
 
 

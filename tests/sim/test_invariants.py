@@ -29,7 +29,7 @@ MakeMesh = Callable[..., VirtualMesh]
 MakeNet = Callable[..., VirtualNetwork]
 
 
-def resigned(self: Roster, *, now: float) -> list[Target]:
+def resigned(self: Roster, *, now: float, most: int) -> list[Target]:
     """Stand in for `Roster.due`: nobody that failed is looked for."""
     return []
 

@@ -199,7 +199,7 @@ class VirtualAgent(Node):
         now = self._mesh.now
         if self.roster.forget(now=now):
             self._members_changed()
-        for target in self.roster.due(now=now):
+        for target in self.roster.due(now=now, most=self.free_dials):
             self._try(target)
         self._arm()
 

@@ -14,7 +14,7 @@ from itertools import count
 from random import Random
 from typing import TypeVar
 
-from wesher_agent.net.streams import MAX_OPEN
+from wesher_agent.net.streams import KEPT_FREE, MAX_OPEN
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import Event
@@ -70,6 +70,11 @@ class Node:
     def alive(self) -> set[str]:
         """The names it holds for members, suspected ones included, itself too."""
         return {name for name, member in self.engine.members.items() if not member.is_gone}
+
+    @property
+    def free_dials(self) -> int:
+        """How many connections it may open besides what gossip opens by itself, as `Driver.free_dials`."""
+        return max(0, MAX_OPEN - KEPT_FREE - len(self.connections))
 
     def sees(self, other: Node) -> State | None:
         """Return the state in which it holds another, None when it knows no such name."""
