@@ -26,7 +26,7 @@ def _decode_key(text: str, field_name: str) -> bytes:
     try:
         raw = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidSpec(field_name, "must be standard base64") from error
+        raise InvalidSpec(field_name, f"must be standard base64 of {KEY_BYTES} bytes") from error
     if len(raw) != KEY_BYTES:
         raise InvalidSpec(field_name, f"must decode to exactly {KEY_BYTES} bytes, not {len(raw)}")
     return raw

@@ -24,7 +24,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from wesher_common.errors import InvalidSpec
-from wesher_common.keys import KeyRing
+from wesher_common.keys import KEY_BYTES, KeyRing
 from wesher_common.names import (
     ADVERTISE_ADDRESS_ANNOTATION,
     LOCATION_ANNOTATION,
@@ -335,7 +335,7 @@ def _key(body: Mapping[str, Any]) -> KeyFacts:
         ]
         return KeyFacts(name, KeyRing.from_files(*entries), "")
     except (binascii.Error, UnicodeDecodeError):
-        return KeyFacts(name, None, "cluster-key: must be standard base64")
+        return KeyFacts(name, None, f"cluster-key: must be standard base64 of {KEY_BYTES} bytes")
     except InvalidSpec as error:
         return KeyFacts(name, None, str(error))
 

@@ -46,10 +46,10 @@ def test_a_keys_id_is_short_and_depends_on_the_key() -> None:
     [
         ("", "must decode to exactly 32 bytes, not 0"),
         ("c2hvcnQ=", "must decode to exactly 32 bytes, not 5"),
-        (TEXT + TEXT, "must be standard base64"),
-        (TEXT[:-1], "must be standard base64"),
-        (TEXT.replace("A", "-", 1), "must be standard base64"),
-        ("schlüssel", "must be standard base64"),
+        (TEXT + TEXT, "must be standard base64 of 32 bytes"),
+        (TEXT[:-1], "must be standard base64 of 32 bytes"),
+        (TEXT.replace("A", "-", 1), "must be standard base64 of 32 bytes"),
+        ("schlüssel", "must be standard base64 of 32 bytes"),
     ],
 )
 def test_a_bad_key_is_refused_without_repeating_it(text: str, rule: str) -> None:
@@ -81,7 +81,7 @@ def test_a_key_ring_may_have_one_key() -> None:
 @pytest.mark.parametrize(
     ("primary", "accepted", "line"),
     [
-        ("x", "", "cluster-key: must be standard base64"),
+        ("x", "", "cluster-key: must be standard base64 of 32 bytes"),
         (TEXT, f"{OTHER}\nc2hvcnQ=", "accepted-keys line 2: must decode to exactly 32 bytes, not 5"),
     ],
 )
