@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import urllib3
 from kubernetes.client import ApiClient, Configuration
-from kubernetes.config import load_kube_config
+from kubernetes.config import kube_config, load_kube_config
 from urllib3.util.ssl_ import create_urllib3_context
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
@@ -147,8 +147,11 @@ def connect(kubeconfig: str, context: str) -> ApiServer:
         )
     except Exception as error:
         # The library looks at nothing before it uses it, so a broken file may raise anything.
-        flag, value = ("--context", context) if context else ("--kubeconfig", kubeconfig or None)
-        raise InvalidSpec(flag, f"cannot be used: {' '.join(str(error).split())}", value=value) from error
+        said = " ".join(str(error).split())
+        flag, value = "--kubeconfig", kubeconfig or kube_config.KUBE_CONFIG_DEFAULT_LOCATION
+        if context and f"name {context} in" in said:
+            flag, value = "--context", context
+        raise InvalidSpec(flag, f"cannot be used: {said}", value=value) from error
     api = ApiClient(configuration)
     api.rest_client.pool_manager.connection_pool_kw["ssl_context"] = _trust()
     api.user_agent = f"kubectl-wesher/{VERSION}"

@@ -30,8 +30,17 @@ def test_a_kubeconfig_that_cannot_be_used_is_told_in_one_line(
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
     assert main(["status"] if by_variable else ["status", f"--kubeconfig={path}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("kubectl wesher: error: --kubeconfig")
-    assert ": cannot be used: " in line
+    assert line.startswith(f"kubectl wesher: error: --kubeconfig '{path}': cannot be used: ")
+
+
+def test_a_context_is_blamed_only_where_the_kubeconfig_lacks_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config"
+    for content, blamed in ((json.dumps(KUBECONFIG), "--context 'foo'"), ("", f"--kubeconfig '{path}'")):
+        path.write_text(content)
+        assert main(["status", f"--kubeconfig={path}", "--context=foo"]) == 2
+        assert f"error: {blamed}: cannot be used: " in capsys.readouterr().err
 
 
 def test_certificates_are_judged_as_kubectl_judges_them(
