@@ -241,7 +241,7 @@ FLAGS: tuple[Flag, ...] = (
         read=_whole_number(1, MAX_PORT),
         default=7946,
         from_document=True,
-        help="gossip port, UDP and TCP, the same on all members",
+        help="gossip port, UDP and TCP, the same on all members (default: 7946)",
     ),
     Flag(
         name="--wireguard-port",
@@ -249,7 +249,7 @@ FLAGS: tuple[Flag, ...] = (
         read=_whole_number(1, MAX_PORT),
         default=51820,
         from_document=True,
-        help="WireGuard's UDP port, the same on all members",
+        help="WireGuard's UDP port, the same on all members (default: 51820)",
     ),
     Flag(
         name="--overlay-net",
@@ -258,7 +258,7 @@ FLAGS: tuple[Flag, ...] = (
         default=_octet_network("10.0.0.0/8", "--overlay-net"),
         from_document=True,
         help="network of the overlay addresses, the same on all members; "
-        "its prefix length is a multiple of 8",
+        "its prefix length is a multiple of 8 (default: 10.0.0.0/8)",
     ),
     Flag(
         name="--interface",
@@ -266,7 +266,7 @@ FLAGS: tuple[Flag, ...] = (
         read=_link_name,
         default="wgoverlay",
         from_document=True,
-        help="WireGuard interface; also names the state file and the hosts entries",
+        help="WireGuard interface; also names the state file and the hosts entries (default: wgoverlay)",
     ),
     Flag(
         name="--no-etc-hosts",
@@ -281,21 +281,21 @@ FLAGS: tuple[Flag, ...] = (
         metavar="FILE",
         read=_path,
         default=Path("/etc/hosts"),
-        help="the hosts file to keep",
+        help="hosts file that gets the members' names (default: /etc/hosts)",
     ),
     Flag(
         name="--log-level",
         metavar="LEVEL",
         read=_log_level,
         default=logging.WARNING,
-        help="one of " + ", ".join(LOG_LEVELS),
+        help=f"one of {', '.join(LOG_LEVELS)} (default: warn)",
     ),
     Flag(
         name="--log-format",
         metavar="text|json",
         read=_choice("text", "json"),
         default="text",
-        help="json writes one object a line",
+        help="json writes one object a line (default: text)",
     ),
     Flag(
         name="--ip-as-name",
@@ -318,7 +318,7 @@ FLAGS: tuple[Flag, ...] = (
         read=_choice("LAN", "WAN"),
         default="WAN",
         from_document=True,
-        help="how patient gossip is; the same on all members",
+        help="how patient gossip is; the same on all members (default: WAN)",
     ),
     Flag(
         name="--label",
@@ -334,7 +334,7 @@ FLAGS: tuple[Flag, ...] = (
         read=_choice("Auto", "Kernel", "Userspace"),
         default="Auto",
         from_document=True,
-        help="which WireGuard to use; auto takes the kernel's where there is one",
+        help="which WireGuard to use; auto takes the kernel's where there is one (default: auto)",
     ),
     Flag(
         name="--userspace-binary",
@@ -349,7 +349,7 @@ FLAGS: tuple[Flag, ...] = (
         read=_whole_number(MIN_MTU, MAX_MTU, zero_means="to take it from the underlay"),
         default=0,
         from_document=True,
-        help="MTU of the WireGuard interface, 0 to take it from the underlay",
+        help="MTU of the WireGuard interface, 0 to take it from the underlay (default: 0)",
     ),
     Flag(
         name="--unreachable-route",
@@ -357,14 +357,14 @@ FLAGS: tuple[Flag, ...] = (
         read=_choice("auto", "on", "off"),
         default="auto",
         help="whether packets to overlay addresses nobody has are refused instead of sent in clear; "
-        "auto does so unless the host itself uses addresses of that network",
+        "auto does so unless the host itself uses addresses of that network (default: auto)",
     ),
     Flag(
         name="--forget-after",
         metavar="DURATION",
         read=_duration,
         default=24 * 3600.0,
-        help="how long a failed member keeps its place and is looked for",
+        help="how long a failed member keeps its place and is looked for, such as 90m (default: 24h)",
     ),
     Flag(
         name="--leave-on-exit",
@@ -378,14 +378,14 @@ FLAGS: tuple[Flag, ...] = (
         metavar="DIR",
         read=_path,
         default=Path("/var/lib/wesher"),
-        help="where the state file <interface>.json lives",
+        help="where the state file <interface>.json lives (default: /var/lib/wesher)",
     ),
     Flag(
         name="--run-dir",
         metavar="DIR",
         read=_path,
         default=Path("/run/wesher"),
-        help="where the control socket <interface>.sock lives",
+        help="where the control socket <interface>.sock lives (default: /run/wesher)",
     ),
     Flag(
         name="--kubernetes",

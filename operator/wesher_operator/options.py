@@ -19,6 +19,7 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 class _Flag:
     name: str
     variable: str
+    metavar: str
     help: str
     default: str = ""
     choices: tuple[str, ...] = ()
@@ -36,46 +37,62 @@ class _Flag:
 
 
 _REACH = (
-    _Flag("--kubeconfig", "KUBECONFIG", "how to reach the API server; the pod's ServiceAccount unless set"),
+    _Flag(
+        "--kubeconfig",
+        "KUBECONFIG",
+        "FILE",
+        "how to reach the API server; the pod's ServiceAccount unless set",
+    ),
     _Flag(
         "--namespace",
         "WESHER_NAMESPACE",
+        "NAME",
         "where Secrets, ConfigMaps and agents live; the pod's own unless set",
     ),
-    _Flag("--log-level", "WESHER_LOG_LEVEL", "of the operator", "info", _LOG_LEVELS),
+    _Flag("--log-level", "WESHER_LOG_LEVEL", "LEVEL", "of the operator", "info", _LOG_LEVELS),
 )
 _RUN = (
     *_REACH,
-    _Flag("--agent-image", "WESHER_AGENT_IMAGE", "image of the agents", required=True),
+    _Flag("--agent-image", "WESHER_AGENT_IMAGE", "IMAGE", "image of the agents", required=True),
     _Flag(
         "--agent-image-pull-policy",
         "WESHER_AGENT_IMAGE_PULL_POLICY",
+        "POLICY",
         "when nodes pull it",
         "IfNotPresent",
         ("Always", "IfNotPresent", "Never"),
     ),
-    _Flag("--agent-log-level", "WESHER_AGENT_LOG_LEVEL", "of the agents", "info", _LOG_LEVELS),
+    _Flag("--agent-log-level", "WESHER_AGENT_LOG_LEVEL", "LEVEL", "of the agents", "info", _LOG_LEVELS),
     _Flag(
-        "--agent-pods", "WESHER_AGENT_PODS", "what else agents' pods get, as JSON: the chart's agent values"
+        "--agent-pods",
+        "WESHER_AGENT_PODS",
+        "JSON",
+        "what else agents' pods get, as JSON: the chart's agent values",
     ),
     _Flag(
         "--manage-crds",
         "WESHER_MANAGE_CRDS",
+        "true|false",
         "bring the CustomResourceDefinitions up to this release at start",
         "true",
         ("true", "false"),
     ),
-    _Flag("--health-port", "WESHER_HEALTH_PORT", "TCP port that tells whether it is alive; none unless set"),
+    _Flag(
+        "--health-port",
+        "WESHER_HEALTH_PORT",
+        "PORT",
+        "TCP port that tells whether it is alive; none unless set",
+    ),
 )
 _UNINSTALL = (
     *_REACH,
-    _Flag("--release", "WESHER_RELEASE", "name of the Helm release whose meshes go", required=True),
-    _Flag("--timeout", "WESHER_TIMEOUT", "seconds to wait for agents to leave", "60"),
+    _Flag("--release", "WESHER_RELEASE", "NAME", "name of the Helm release whose meshes go", required=True),
+    _Flag("--timeout", "WESHER_TIMEOUT", "SECONDS", "seconds to wait for agents to leave", "60"),
 )
 _CHECK = (
     *_REACH,
-    _Flag("--mesh", "WESHER_MESH", "the mesh to check", required=True),
-    _Flag("--timeout", "WESHER_TIMEOUT", "seconds to wait until it is ready", "120"),
+    _Flag("--mesh", "WESHER_MESH", "NAME", "the mesh to check", required=True),
+    _Flag("--timeout", "WESHER_TIMEOUT", "SECONDS", "seconds to wait until it is ready", "120"),
 )
 _COMMANDS = {
     "run": (_RUN, "run until SIGTERM; of several only the leader acts"),
@@ -190,9 +207,10 @@ def _parser() -> OneLineParser:
         command = commands.add_parser(
             name,
             help=text,
+            description=text,
             epilog="Each flag can be set by the environment variable in brackets.",
             allow_abbrev=False,
         )
         for flag in flags:
-            command.add_argument(flag.name, help=flag.text)
+            command.add_argument(flag.name, metavar=flag.metavar, help=flag.text)
     return parser

@@ -91,9 +91,15 @@ def _agent(argv: Sequence[str], environ: Environ) -> int:
 
 def _ask_parser(word: str) -> OneLineParser:
     parser = OneLineParser(prog=f"wesher {word}", description=COMMANDS[word].help, allow_abbrev=False)
-    parser.add_argument("--interface", metavar="NAME", help="which agent, when several run here")
-    parser.add_argument("--run-dir", metavar="DIR", help="where the agents' control sockets live")
-    parser.add_argument("-o", "--output", metavar="text|json", default="text", help="text or json")
+    parser.add_argument(
+        "--interface", metavar="NAME", help="which agent, when several run here [WESHER_INTERFACE]"
+    )
+    parser.add_argument(
+        "--run-dir",
+        metavar="DIR",
+        help="where the agents' control sockets live (default: /run/wesher) [WESHER_RUN_DIR]",
+    )
+    parser.add_argument("-o", "--output", metavar="text|json", default="text", help="(default: text)")
     return parser
 
 
@@ -118,7 +124,9 @@ def _print(text: str) -> int:
 
 def _status(argv: Sequence[str], environ: Environ) -> int:
     parser = _ask_parser("status")
-    parser.add_argument("--check", action="store_true", help="only tell whether this host is in the mesh")
+    parser.add_argument(
+        "--check", action="store_true", help="only tell whether this host is in the mesh; exit 1 when not"
+    )
     given = parser.parse_args(argv)
     status, as_json = _ask("status", given, environ)
     if given.check:

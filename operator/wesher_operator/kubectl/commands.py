@@ -107,7 +107,9 @@ _COMMANDS = {
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        prog="kubectl wesher", description="See and mend WesherMeshes.", allow_abbrev=False
+        prog="kubectl wesher",
+        description="See how WesherMeshes do, and what to do where something is wrong.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=VERSION, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -129,12 +131,14 @@ def _parser() -> argparse.ArgumentParser:
             help="where the operator runs (default: looked for)",
         )
         if name == "sysdump":
-            sub.add_argument("-f", "--file", default="", metavar="FILE", help="what to write, .tar.gz")
+            written = "the .tar.gz to write (default: wesher-sysdump-<time>.tar.gz)"
+            sub.add_argument("-f", "--file", default="", metavar="FILE", help=written)
         else:
             named = "needed when there are several" if name == "join-command" else "default: all"
             sub.add_argument(
                 "mesh", nargs="?", default="", metavar="MESH", help=f"which WesherMesh ({named})"
             )
         if name == "status":
-            sub.add_argument("-o", "--output", default="text", choices=("text", "json"), help="text or json")
+            forms = ("text", "json")
+            sub.add_argument("-o", "--output", default="text", choices=forms, help="(default: text)")
     return parser

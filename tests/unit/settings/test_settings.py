@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -34,6 +35,13 @@ def test_nothing_given_means_the_go_programs_defaults() -> None:
     assert not settings.ip_as_name
     assert settings.state_dir == Path("/var/lib/wesher")
     assert settings.hosts_file == Path("/etc/hosts")
+
+
+def test_the_help_names_each_default_that_is_a_value() -> None:
+    shown = {flag.name: re.search(r"\(default: (\S+)\)$", flag.help) for flag in FLAGS}
+    read = {flag.name: flag.read(found[1], flag.name) for flag in FLAGS if (found := shown[flag.name])}
+    with_value = [flag for flag in FLAGS if flag.default not in (None, "", ()) and not flag.switch]
+    assert read == {flag.name: flag.default for flag in with_value}
 
 
 def test_the_go_programs_variables_have_their_names() -> None:
