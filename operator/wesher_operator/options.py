@@ -9,6 +9,7 @@ from typing import Any
 
 from wesher_common.errors import InvalidSpec
 from wesher_common.seeds import MAX_PORT
+from wesher_common.version import VERSION
 from wesher_operator.agent_pods import AgentPods, parse_agent_pods
 from wesher_operator.one_line import OneLineParser
 
@@ -202,6 +203,7 @@ def _parser() -> OneLineParser:
         description="Make every WesherMesh be as its spec says.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=VERSION, help="print the version")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (flags, text) in _COMMANDS.items():
         command = commands.add_parser(

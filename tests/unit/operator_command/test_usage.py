@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from wesher_common.version import VERSION
 from wesher_operator.__main__ import main
 from wesher_operator.agent_pods import AgentPods
 from wesher_operator.options import _COMMANDS, _RUN, RunOptions, parse_options
@@ -69,6 +70,18 @@ def complaint(
         return line
 
     return run
+
+
+def test_the_version_and_the_help_exit_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, says in (
+        (["--version"], VERSION),
+        (["--help"], "--version"),
+        (["run", "-h"], "--agent-image IMAGE"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+        assert says in capsys.readouterr().out
 
 
 def test_every_flag_has_a_bad_value_above() -> None:
