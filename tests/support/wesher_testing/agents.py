@@ -55,7 +55,7 @@ class AgentProcess:
 
     Args:
         host: where it runs.
-        flags: further than `STANDARD_FLAGS`, whose values they may override.
+        flags: further than `standard_flags`, whose values they may override.
         wrapper: what to start it through, such as setpriv.
         interface: its WireGuard interface.
         bare: whether to leave `standard_flags` away, which mesh.json decides in Kubernetes.
