@@ -37,6 +37,7 @@ async def watch(controller: Controller, api: ApiClient, namespace: str, stop: as
 
     """
     registry = kopf.OperatorRegistry()
+    has_died = False
 
     @kopf.on.login(registry=registry)
     async def log_in(**_: Any) -> kopf.ConnectionInfo:
@@ -46,6 +47,8 @@ async def watch(controller: Controller, api: ApiClient, namespace: str, stop: as
     @kopf.on.cleanup(registry=registry)
     async def finish(**_: Any) -> None:
         """End what kopf would wait for: reconcilers started since, and its own wait for ``stop``."""
+        nonlocal has_died
+        has_died = not stop.is_set()
         stop.set()
         await controller.stop()
 
@@ -64,6 +67,9 @@ async def watch(controller: Controller, api: ApiClient, namespace: str, stop: as
     except Exception as error:
         # kopf's other tasks hold the same error, and asyncio would print it once more for each of them.
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        if stop.is_set() and not has_died:
+            # kopf closes connections that it is still opening when it is told to end while it starts.
+            return
         # kopf lets the errors of its HTTP client and of asyncio through; each means that a watch has died.
         raise ClusterUnavailable(
             f"a watch ended, as when a role or a CustomResourceDefinition was taken away: {error}"
