@@ -13,6 +13,7 @@ from wesher_agent.swim.events import (
     MemberFailed,
     MemberJoined,
     MemberLeft,
+    MemberSuspected,
     MemberUpdated,
     PushPullDone,
     PushPullFailed,
@@ -200,7 +201,7 @@ def test_what_others_hold_for_dead_is_only_suspected_after_an_exchange(net: Virt
     assert a.sees(b) is State.DEAD
 
     c.act(lambda engine, now: engine.push_pull_with(a.address, now=now))
-    net.run_until(lambda: c.sees(b) is State.SUSPECT, deadline=0.1)
+    net.run_until(lambda: c.happened(MemberSuspected), deadline=0.1)
     net.run_until(lambda: c.sees(b) is State.ALIVE, deadline=3.0)
 
     assert not c.happened(MemberFailed)

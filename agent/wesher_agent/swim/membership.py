@@ -259,7 +259,18 @@ class Membership:
             case State.LEFT:
                 self.dead(Dead(node.incarnation, node.name, node.name), now=now)
             case State.SUSPECT | State.DEAD:
-                self.suspect(Suspect(node.incarnation, node.name, self._own_name), now=now)
+                self._take_over(Suspect(node.incarnation, node.name, self._own_name), now)
+
+    def _take_over(self, claim: Suspect, now: float) -> None:
+        """Judge what another holds, and where that begins a suspicion, tell the suspect.
+
+        memberlist leaves that to gossip. But what comes in a state exchange may be old news to
+        all others, and its denial too, so that nobody would pass either on to us.
+        """
+        was_suspected = claim.node in self._suspicions
+        self.suspect(claim, now=now)
+        if claim.node in self._suspicions and not was_suspected:
+            self._gossip.tell(claim.node, self._table.view[claim.node].address, claim)
 
     def _verify_versions(self, claim: Alive) -> None:
         """Refuse versions with which no state exchange would work any more (memberlist does not).

@@ -13,7 +13,7 @@ from wesher_agent.swim.members import LocalNode, Member
 from wesher_agent.swim.profile import LAN
 from wesher_agent.swim.versions import verify_protocol
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspect, Versions
-from wesher_agent.wire.packet import PacketFormat
+from wesher_agent.wire.packet import PacketFormat, open_packet
 from wesher_common.errors import PeerMisbehaved
 
 HERE, THERE = Address("10.0.0.2", 7946), Address("10.0.0.3", 7946)
@@ -147,3 +147,17 @@ def test_the_ranges_of_members_that_are_not_alive_do_not_count_but_what_they_spe
         verify_protocol(
             [local(Versions(2, 5, 3, 0, 0, 0))], [push_state("r", Versions(1, 1, 1, 0, 0, 0), DEAD)]
         )
+
+
+@pytest.mark.parametrize("held", [SUSPECT, DEAD])
+def test_whom_a_state_exchange_makes_us_suspect_hears_of_it_from_us_once(held: State) -> None:
+    """To all others it may be old news, and its denial too, so that gossip would bring neither."""
+    engine = engine_that_holds_x(ALIVE)
+    engine.datagrams_to_send()
+    entry = PushNodeState("x", HERE.packed, HERE.port, b"", KNOWN, held, Versions())
+    for _ in range(2):
+        engine._membership.merge([entry], asked_for=True, now=0.0)
+    assert engine.members["x"].state is SUSPECT
+    told = [data for data, address in engine.datagrams_to_send() if address == HERE]
+    assert len(told) == 1
+    assert Suspect(KNOWN, "x", "me") in open_packet(told[0], PacketFormat(None)).messages
