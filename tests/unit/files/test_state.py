@@ -208,7 +208,7 @@ def test_each_broken_file_is_set_aside_once(tmp_path: Path) -> None:
 GRAVE = {"Name": "d", "Incarnation": 7, "Addr": "192.0.2.4"}
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"ClusterKey": "c2hvcnQ="}, "ClusterKey: must decode to exactly 32 bytes, not 5"),
-    ({"ClusterKey": "!"}, "ClusterKey: must be standard base64"),
+    ({"ClusterKey": "!"}, "ClusterKey: must be standard base64 of 32 bytes"),
     ({"ClusterKey": 5}, "ClusterKey: must be a string"),
     ({"AcceptedKeys": ["c2hvcnQ="]}, "AcceptedKeys[0]: must decode to exactly 32 bytes, not 5"),
     ({"AcceptedKeys": "x"}, "AcceptedKeys: must be a list"),
