@@ -29,10 +29,10 @@ def _tool(name: str, *arguments: str) -> Step:
     return Step(name if not arguments else f"{name} {arguments[0]}", (str(_BIN / name), *arguments))
 
 
-def _tests(*folders: str, marked: str = "") -> Step:
+def _tests(*folders: str, marked: str = "", name: str = "tests") -> Step:
     paths = (f"tests/{folder}" for folder in folders)
     return Step(
-        "tests",
+        name,
         (sys.executable, "-m", "pytest", "-q", *(("-m", marked) if marked else ()), *paths),
         counts_itself=True,
     )
@@ -70,7 +70,9 @@ RINGS = (
             _tool("ruff", "format", "--check", "."),
             _tool("lint-imports", "--no-logo"),
             _tool("mypy"),
-            _tests("unit", "property", "repo", "fuzz/test_kept_inputs.py", marked="not needs_root"),
+            # Two, since there are two cores.
+            _tests("unit", marked="not needs_root", name="unit tests"),
+            _tests("property", "repo", "fuzz/test_kept_inputs.py", name="other tests"),
         ),
     ),
     Ring(
