@@ -40,13 +40,9 @@ class _NotingEngine(Engine):
         super().push_pull_with(address, now=now, join=join)
 
 
-async def test_others_have_their_turn_between_two_dials() -> None:
-    """Each packs all that is known: among a thousand, eight at once would hold up a tenth of a second."""
-    options: dict[str, Any] = {"packet_format": PacketFormat(None), "incarnation": 1, "nonce": bytes}
-    engine = _NotingEngine(LocalNode("a", Address("127.0.0.1", 7946)), LAN, rng=Random(1), **options)
-    turn = [0]
-    engine.note(turn)
-    roster = Roster(
+def empty_roster() -> Roster:
+    """Return the roster of a, which knows nobody."""
+    return Roster(
         "a",
         gossip_port=7946,
         overlay=ip_network("10.189.0.0/24"),
@@ -54,6 +50,15 @@ async def test_others_have_their_turn_between_two_dials() -> None:
         forget_after=3600.0,
         rng=Random(1),
     )
+
+
+async def test_others_have_their_turn_between_two_dials() -> None:
+    """Each packs all that is known: among a thousand, eight at once would hold up a tenth of a second."""
+    options: dict[str, Any] = {"packet_format": PacketFormat(None), "incarnation": 1, "nonce": bytes}
+    engine = _NotingEngine(LocalNode("a", Address("127.0.0.1", 7946)), LAN, rng=Random(1), **options)
+    turn = [0]
+    engine.note(turn)
+    roster = empty_roster()
     driver = Driver(engine, lambda event: None)
     unreachable = [Address(f"127.9.9.{number}", 9) for number in range(1, TRIES_A_SECOND + 1)]
     saved = [SavedMember(name=f"n{where.ip[-1]}", address=where, raw_meta=b"") for where in unreachable]
@@ -83,14 +88,7 @@ async def test_no_more_are_dialled_than_there_is_room_for_and_the_rest_stay_due(
     engine = _NotingEngine(LocalNode("a", Address("127.0.0.1", 7946)), LAN, rng=Random(1), **options)
     engine.note([0])
     failed: list[PushPullFailed] = []
-    roster = Roster(
-        "a",
-        gossip_port=7946,
-        overlay=ip_network("10.189.0.0/24"),
-        overlay_is_apart=True,
-        forget_after=3600.0,
-        rng=Random(1),
-    )
+    roster = empty_roster()
     driver = Driver(engine, lambda event: failed.append(event) if isinstance(event, PushPullFailed) else None)
     with socket.create_server(("0.0.0.0", 0), backlog=2 * MAX_OPEN) as silent:
         port = silent.getsockname()[1]
@@ -120,14 +118,7 @@ async def test_seeds_that_lead_nowhere_are_named_with_their_reason_and_counted(
     monkeypatch.setattr(addresses, "RESOLVE_TIMEOUT", 0.0)
     options: dict[str, Any] = {"packet_format": PacketFormat(None), "incarnation": 1, "nonce": bytes}
     engine = Engine(LocalNode("a", Address("127.0.0.1", 7946)), LAN, rng=Random(1), **options)
-    roster = Roster(
-        "a",
-        gossip_port=7946,
-        overlay=ip_network("10.189.0.0/24"),
-        overlay_is_apart=True,
-        forget_after=3600.0,
-        rng=Random(1),
-    )
+    roster = empty_roster()
     driver = Driver(engine, lambda _: None)
     roster.set_seeds([SeedAddress("localhost"), SeedAddress("10.189.0.7")], now=driver.now)
     counts = Counts()
