@@ -1,7 +1,6 @@
-"""Starts an agent, tells it when to stop, and decides how it ends.
+"""One agent as a process: its log, its loop and its signals.
 
-A termination signal means leaving the mesh for good outside Kubernetes, as in the
-Go program, and a restart inside, unless the mesh or this node is gone by then.
+What a termination signal means, leaving the mesh or a restart, is `mesh.member`'s.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ async def _run(settings: Settings) -> None:
         await agent.start()
         signalled.add_done_callback(lambda _: agent.stop())
         notify("READY=1")
-        leave = False
         try:
             await agent.run()
             notify("STOPPING=1")
-            leave = agent.leave_wanted or (signalled.done() and await _is_for_good(settings, agent))
+            if signalled.done():
+                await agent.decide_ending()
         finally:
             # A fault of ours ends the process, but not without its state being saved.
-            await agent.end(leave=leave)
+            await agent.end()
 
 
 def _catch_signals() -> asyncio.Future[None]:
@@ -71,9 +70,3 @@ def _catch_signals() -> asyncio.Future[None]:
     # The command has held it back until now.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     return signalled
-
-
-async def _is_for_good(settings: Settings, agent: Agent) -> bool:
-    if settings.leaves_on_exit:
-        return True
-    return agent.link is not None and await agent.link.is_gone()

@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from wesher_agent.flags import FLAGS
+from wesher_agent.mesh.desired import UnreachableRoute
+from wesher_agent.mesh.local import Options
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import ClusterKey
 from wesher_common.mesh_document import (
@@ -27,8 +29,6 @@ from wesher_common.mesh_document import (
 )
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import SeedAddress
-
-UnreachableRoute = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +77,18 @@ class Settings:
     """None means the pod's own service account."""
 
     @property
-    def leaves_on_exit(self) -> bool:
-        """Whether a termination signal means leaving the mesh, not a restart."""
-        return self.kubernetes is None if self.leave_on_exit is None else self.leave_on_exit
+    def options(self) -> Options:
+        """What of this the member itself needs."""
+        in_kubernetes = self.kubernetes is not None
+        return Options(
+            in_kubernetes=in_kubernetes,
+            bind_addr=self.bind_addr,
+            bind_iface=self.bind_iface,
+            advertise_addr=self.advertise_addr,
+            unreachable_route=self.unreachable_route,
+            forget_after=self.forget_after,
+            leaves_on_exit=not in_kubernetes if self.leave_on_exit is None else self.leave_on_exit,
+        )
 
     def mesh_document(self) -> MeshDocument:
         """Return these flags in the form in which Kubernetes gives the same facts.

@@ -13,3 +13,5 @@ MAX_UNREACHABLE = 64
 behind it nobody tells, and they count as ready until their own reports are too old."""
 MAX_OUTSIDERS = 64
 """Members outside the cluster."""
+SHOWN_NAMES = 8
+"""Names in one message or log line, of however many."""

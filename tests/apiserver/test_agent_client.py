@@ -9,34 +9,25 @@ from typing import Any
 import pytest
 
 from wesher_agent.kube.node_spec import ObjectGone
-from wesher_agent.kube.node_status import NodeStatus, Outsider, PeerCounts
+from wesher_agent.kube.node_status import node_status
 from wesher_agent.kube.own_objects import OwnObjects
-from wesher_common.conditions import Condition
+from wesher_agent.mesh.roster import MemberState
 from wesher_common.errors import ClusterUnavailable
 from wesher_common.report import MAX_UNREACHABLE
 from wesher_testing.api_server import ApiServer
+from wesher_testing.members import remembered
 from wesher_testing.operator_process import NAMESPACE
+from wesher_testing.snapshots import snapshot
 
 MANY = tuple(f"m{number:02}" for number in range(MAX_UNREACHABLE + 2))
-STATUS = NodeStatus(
-    observed_generation=1,
-    conditions=(
-        Condition("Ready", "False", "NoAddress", "waits"),
-        Condition("KeyCurrent", "True", "Current"),
-    ),
-    public_key="A" * 43 + "=",
-    endpoint="192.0.2.1:51820",
-    key_ids=("0011aabb",),
-    primary_key_id="0011aabb",
-    config_hash="00112233aabb",
-    agent_version="0.1.0",
-    wireguard_mode="Userspace",
-    mtu=1420,
-    peers=PeerCounts(known=10, alive=9, suspect=0, failed=1, handshake=9, unreachable=MANY),
-    view_hash="aabbccddeeff",
-    outsiders=(
-        Outsider(name="laptop", address="10.9.0.9", endpoint="192.0.2.9:7946", kind="wesher", public_key="k"),
-    ),
+LAPTOP = remembered("laptop", "192.0.2.9")
+STATUS = snapshot(
+    *(remembered(name, state=MemberState.FAILED) for name in MANY),
+    LAPTOP,
+    device_ready=False,
+    device_reason="Failed",
+    device_problem="waits",
+    mode="Userspace",
 )
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -69,27 +60,27 @@ def _object(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 async def test_an_agent_reads_what_the_operator_gave_it(objects: OwnObjects, node_a: dict[str, Any]) -> None:
     node = await objects.node()
-    assert (node.overlay_address, node.location) == (ip_address("10.9.0.5"), "east")
+    assert (node.place.overlay_address, node.place.location) == (ip_address("10.9.0.5"), "east")
     assert node.uid == node_a["metadata"]["uid"]
 
 
 async def test_a_whole_report_is_accepted_and_comes_back_with_the_spec(
     objects: OwnObjects, api: ApiServer, node_a: dict[str, Any]
 ) -> None:
-    node = await objects.apply_status(STATUS.to_dict((), now=NOW))
-    assert node.overlay_address == ip_address("10.9.0.5")
+    node = await objects.apply_status(node_status(STATUS, (), time=NOW))
+    assert node.place.overlay_address == ip_address("10.9.0.5")
     stored = api.get("weshernode", "m.a", "--show-managed-fields")
     assert stored["spec"] == node_a["spec"]
-    assert stored["status"] == STATUS.to_dict((), now=NOW)
+    assert stored["status"] == node_status(STATUS, (), time=NOW)
     assert stored["status"]["peers"]["unreachable"] == list(MANY[:MAX_UNREACHABLE])
     managers = {entry["manager"] for entry in stored["metadata"]["managedFields"] if "subresource" in entry}
     assert managers == {"wesher-agent"}
 
 
 async def test_a_condition_that_did_not_change_keeps_its_time(objects: OwnObjects) -> None:
-    first = await objects.apply_status(STATUS.to_dict((), now=NOW))
+    first = await objects.apply_status(node_status(STATUS, (), time=NOW))
     later = datetime(2026, 1, 2, 4, 0, 0, tzinfo=UTC)
-    again = await objects.apply_status(STATUS.to_dict(first.conditions, now=later))
+    again = await objects.apply_status(node_status(STATUS, first.conditions, time=later))
     assert {entry["lastTransitionTime"] for entry in again.conditions} == {"2026-01-02T03:04:05Z"}
 
 
@@ -104,7 +95,7 @@ async def test_an_agent_is_gone_when_its_node_object_is_or_its_mesh_or_another_t
     api.kubectl("delete", "weshernode", "m.a")
     assert await objects.is_gone(mesh_uid=mesh_uid, node_uid=node_uid)
     with pytest.raises(ObjectGone):
-        await objects.apply_status(STATUS.to_dict((), now=NOW))
+        await objects.apply_status(node_status(STATUS, (), time=NOW))
 
 
 async def test_a_deleted_mesh_means_gone(objects: OwnObjects, api: ApiServer) -> None:

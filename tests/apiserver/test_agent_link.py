@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import replace
 from ipaddress import ip_address
 from random import Random
 from typing import Any
@@ -12,31 +11,17 @@ from typing import Any
 import pytest
 
 from wesher_agent.kube.node_spec import NodeSpec
-from wesher_agent.kube.node_status import NodeStatus, PeerCounts
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_agent.runtime import kubernetes
 from wesher_agent.runtime.kubernetes import KubernetesLink
-from wesher_common.conditions import Condition
 from wesher_common.errors import ClusterUnavailable
 from wesher_testing.api_server import ApiServer
+from wesher_testing.members import remembered
 from wesher_testing.operator_process import NAMESPACE, SOON
+from wesher_testing.snapshots import snapshot
 
-FIRST = NodeStatus(
-    observed_generation=1,
-    conditions=(Condition("Ready", "False", "Starting", "not yet"),),
-    public_key="",
-    endpoint="192.0.2.1:51820",
-    key_ids=(),
-    primary_key_id="",
-    config_hash="",
-    agent_version="0.1.0",
-    wireguard_mode="",
-    mtu=0,
-    peers=PeerCounts(known=0, alive=0, suspect=0, failed=0, handshake=0, unreachable=()),
-    view_hash="",
-    outsiders=(),
-)
-READY = replace(FIRST, conditions=(Condition("Ready", "True", "Ready"),))
+FIRST = snapshot(remembered("b"), device_ready=False, device_reason="Failed", device_problem="not yet")
+READY = snapshot(remembered("b"))
 
 
 @pytest.fixture
@@ -117,8 +102,8 @@ async def test_an_agent_waits_for_its_place_then_reports_and_at_once_again_when_
     async with asyncio.timeout(SOON):
         while not (node := await seen.get()).conditions:
             continue
-        assert node.overlay_address == ip_address("10.9.0.5")
-        assert [entry["reason"] for entry in node.conditions] == ["Starting"]
+        assert node.place.overlay_address == ip_address("10.9.0.5")
+        assert node.conditions[0]["reason"] == "Failed"
         present.append(READY)
         link.wake()
         while (await seen.get()).conditions[0]["status"] != "True":
@@ -126,7 +111,8 @@ async def test_an_agent_waits_for_its_place_then_reports_and_at_once_again_when_
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     stored = await asyncio.to_thread(api.get, "weshernode", "m.a")
-    assert [entry["reason"] for entry in stored["status"]["conditions"]] == ["Ready"]
+    reasons = [entry["reason"] for entry in stored["status"]["conditions"]]
+    assert reasons == ["Ready", "DeviceReady", "Joined", "Current"]
 
 
 async def test_an_object_deleted_while_it_is_asked_for_means_gone(
@@ -162,7 +148,7 @@ async def test_an_agent_that_was_told_that_it_is_removed_leaves_when_its_token_i
             await seen.get()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    assert "device and tunnels stay until the agent is ended" in caplog.text
+    assert "device and tunnels stay until the agent ends" in caplog.text
 
     await _lose(api, losing)
 

@@ -7,11 +7,11 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wesher_agent.mesh.desired import OwnNode, desired
+from wesher_agent.mesh.desired import LocalPeer, desired
 from wesher_agent.mesh.nodemeta import Flag, NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_common.overlay import IPAddress, allocate_address, candidate_address
-from wesher_testing.members import go_meta, meta, own_node, private_key, remembered
+from wesher_testing.members import go_meta, local_peer, meta, private_key, remembered
 
 SMALL = ip_network("10.189.0.0/28")
 WIDE = ip_network("10.189.0.0/27")
@@ -38,7 +38,7 @@ claims = st.builds(
 @settings(max_examples=100, deadline=None)
 @given(st.lists(claims, max_size=8, unique_by=lambda member: member.name), st.booleans())
 def test_no_address_and_no_key_is_programmed_twice(members: list[RosterMember], movable: bool) -> None:  # noqa: FBT001 - hypothesis draws it
-    own = own_node("j", overlay=SMALL, address=candidate_address("j", SMALL), movable=movable)
+    own = local_peer("j", overlay=SMALL, address=candidate_address("j", SMALL), movable=movable)
     wish = desired(own, members)
     routed = [network for peer in wish.device.peers for network in peer.allowed_ips]
     assert len(routed) == len(set(routed))
@@ -75,10 +75,10 @@ def test_members_that_can_move_end_with_an_address_each(
         else:
             announced[name] = meta(name, overlay_address=candidate_address(name, SMALL))
 
-    def node(name: str) -> OwnNode:
+    def node(name: str) -> LocalPeer:
         address = announced[name].overlay_address
         assert address is not None
-        return own_node(name, overlay=SMALL, address=address, movable=name not in fixed)
+        return local_peer(name, overlay=SMALL, address=address, movable=name not in fixed)
 
     def others(name: str) -> list[RosterMember]:
         return [remembered(other, announced=said) for other, said in announced.items() if other != name]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wesher_agent.runtime.counts import KINDS
+from wesher_agent.status.counters import KINDS
 from wesher_testing.fuzz_targets import TARGETS
 from wesher_testing.rings import RINGS
 

@@ -26,7 +26,7 @@ def test_the_agent_takes_the_settings_file_as_it_is_and_each_line_that_may_be_sw
     settings = agent_settings([], environ)
     assert str(settings.overlay_net) == "10.189.0.0/16"
     assert str(settings.advertise_addr) == environ["WESHER_ADVERTISE_ADDR"]
-    assert not settings.leaves_on_exit
+    assert not settings.options.leaves_on_exit
 
 
 def test_systemd_leaves_wireguard_go_to_the_agent_so_that_a_restart_can_keep_it() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from wesher_agent.files import state_format
+from wesher_agent.mesh.dialling import KEPT_FREE, MAX_OPEN
 from wesher_agent.mesh.roster import SavedMember
-from wesher_agent.net.streams import KEPT_FREE, MAX_OPEN
+from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import AddressChanged, LeaveDone, MemberFailed, PushPullFailed
 from wesher_agent.wire.messages import Dead, PushNodeState, State
@@ -82,7 +82,7 @@ def test_who_left_while_the_halves_were_apart_is_expected_by_neither_once_they_h
     mesh.form(6, seeds=2)
     one, other = halves(mesh)
     leaver = one.pop()
-    leaver.act(lambda engine, now: engine.leave(now=now))
+    leaver.leave()
     mesh.run_until(lambda: leaver.happened(LeaveDone), deadline=15.0)
     mesh.crash(leaver)
     mesh.run(seconds)
@@ -115,7 +115,7 @@ def test_an_old_leave_sent_again_takes_no_tunnel_of_one_that_has_returned_since(
     mesh = make_mesh(gossip=gossip, delay=WIDE[gossip])
     agents = mesh.form(6, seeds=2)
     leaver, others = agents[5], agents[:5]
-    leaver.act(lambda engine, now: engine.leave(now=now))
+    leaver.leave()
     mesh.run_until(lambda: leaver.happened(LeaveDone), deadline=15.0)
     old = leaver.engine.me
     mesh.crash(leaver)
@@ -209,7 +209,7 @@ def test_one_that_knows_many_behind_a_cut_dials_as_many_as_it_has_room_for_and_m
     mesh = make_mesh(gossip="WAN", delay=WIDE["WAN"])
     others = [mesh.boot(f"n{number:02}") for number in range(60)]
     known = [SavedMember(name=a.name, address=a.address, raw_meta=a.engine.me.meta) for a in others]
-    late = mesh.boot("late", state=state_format.State(nodes=tuple(known)))
+    late = mesh.boot("late", state=SavedState(nodes=tuple(known)))
     mesh.cut(late)
 
     mesh.run(20.0)
@@ -355,7 +355,7 @@ def test_a_resolver_that_fails_loses_no_seed(make_mesh: Make) -> None:
     late = mesh.boot("late", seeds=["seeds.example"])
     mesh.run_until(mesh.is_whole, deadline=5.0)
     mesh.dns.clear()
-    late.roster.restore((), now=mesh.now)
+    late.member._roster.restore((), now=mesh.now)
     mesh.cut(late)
     mesh.run(200.0)
 
@@ -376,7 +376,7 @@ def test_a_removed_member_is_dropped_and_not_asked_for_though_it_failed(make_mes
 
     mesh.run_until(mesh.is_whole, deadline=WITHIN)
     assert all(gone.name not in agent.expects for agent in rest)
-    assert all(agent.roster.next_timer() == float("inf") for agent in rest)
+    assert all(agent.member._roster.next_timer() == float("inf") for agent in rest)
 
 
 def test_a_member_failed_for_a_day_is_forgotten_by_all(make_mesh: Make) -> None:

@@ -9,7 +9,8 @@ from math import inf
 
 import pytest
 
-from wesher_agent.mesh.desired import OwnNode, Wish, desired
+from wesher_agent.mesh import member
+from wesher_agent.mesh.desired import Desired, LocalPeer, desired
 from wesher_agent.mesh.dialling import DialSchedule, Target
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.mesh.roster import Roster, RosterMember
@@ -19,7 +20,6 @@ from wesher_agent.swim.members import Member
 from wesher_agent.swim.membership import Membership
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.wire.messages import Alive, Dead, State, Suspect
-from wesher_testing import virtual_mesh
 from wesher_testing.members import private_key
 from wesher_testing.virtual_invariants import REST
 from wesher_testing.virtual_mesh import VirtualMesh
@@ -89,7 +89,7 @@ def test_one_that_has_left_is_missed_by_nobody(make_mesh: MakeMesh) -> None:
     agents = mesh.form(4)
     mesh.run(REST)
 
-    agents[3].act(lambda engine, now: engine.leave(now=now))
+    agents[3].leave()
     mesh.run(REST + 10.0)
 
     assert agents[3].has_left
@@ -128,12 +128,12 @@ def test_a_view_that_does_not_follow_is_seen(make_mesh: MakeMesh, monkeypatch: p
 
 
 def test_two_owners_of_an_address_are_seen(make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    def undecided(own: OwnNode, members: Iterable[RosterMember]) -> Wish:
+    def undecided(own: LocalPeer, members: Iterable[RosterMember]) -> Desired:
         wish = desired(own, members)
         rivals = [replace(peer, public_key=private_key("rival").public) for peer in wish.device.peers]
         return replace(wish, device=replace(wish.device, peers=(*wish.device.peers, *rivals)))
 
-    monkeypatch.setattr(virtual_mesh, "desired", undecided)
+    monkeypatch.setattr(member, "desired", undecided)
 
     with pytest.raises(AssertionError, match="programs two owners of one address"):
         make_mesh().form(3)
@@ -184,7 +184,7 @@ def test_members_that_gossip_forgot_and_the_roster_did_not_are_seen(
     monkeypatch.setattr(Roster, "observe", retentive)
     mesh = make_mesh()
     agents = mesh.form(3)
-    agents[2].act(lambda engine, now: engine.leave(now=now))
+    agents[2].leave()
     mesh.run_until(lambda: agents[2].has_left, deadline=15.0)
     mesh.crash(agents[2])
 

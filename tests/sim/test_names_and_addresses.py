@@ -159,7 +159,7 @@ def test_one_that_is_told_of_a_rival_asks_it_and_believes_its_answer(
 
     mesh.join(rival, agents[1])
 
-    mesh.run_until(lambda: agents[1].claims.rival(now=mesh.now) == str(rival.address), deadline=2.0)
+    mesh.run_until(lambda: agents[1].rival == str(rival.address), deadline=2.0)
     assert all(agent.knows(agents[1]).address == agents[1].address for agent in agents)
 
 

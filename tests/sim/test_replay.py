@@ -21,7 +21,7 @@ from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_agent.wire.messages import AckResp, Alive, State
 from wesher_common.mesh_document import GossipProfile
-from wesher_testing.virtual_mesh import VirtualAgent, VirtualMesh
+from wesher_testing.virtual_mesh import SEALED, VirtualAgent, VirtualMesh
 from wesher_testing.virtual_network import PORT, Node, VirtualNetwork, messages_in
 
 Make = Callable[..., VirtualMesh]
@@ -111,7 +111,7 @@ def record(mesh: VirtualMesh) -> Recorded:
     mesh.crash(restarted)
     story.nodes.append(mesh.boot(restarted.name, address=restarted.address, state=restarted.state_file))
     mesh.run_until(mesh.is_whole, deadline=120.0)
-    leaver.act(lambda engine, now: engine.leave(now=now))
+    leaver.leave()
     mesh.run_until(lambda: leaver.happened(LeaveDone), deadline=15.0)
     mesh.crash(leaver)
     mesh.crash(victim)
@@ -286,12 +286,12 @@ def test_old_words_of_one_that_has_moved_and_was_restarted_since_make_it_no_riva
     mesh.run(15.0)
 
     assert mover.happened(NameConflict)
-    assert mover.claims.rival(now=mesh.now) == ""
+    assert mover.rival == ""
 
 
 def tells_of(member: Node, data: bytes) -> bool:
     """Tell whether a packet says where a member is."""
-    return any(isinstance(m, Alive) and m.node == member.name for m in messages_in(data))
+    return any(isinstance(m, Alive) and m.node == member.name for m in messages_in(data, SEALED))
 
 
 def buried(net: VirtualNetwork, *, incarnation: int = 7) -> tuple[Node, Node, Node]:

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from wesher_agent.files.atomic import CannotWrite, replace_file
-from wesher_agent.files.state_format import State, parse_state, render_state
+from wesher_agent.files.state_format import parse_state, render_state
+from wesher_agent.mesh.saved_state import SavedState
 from wesher_common.errors import InvalidSpec
 
-__all__ = ["DEFAULT_DIRECTORY", "Loaded", "State", "StateFile"]
-
-DEFAULT_DIRECTORY: Final = Path("/var/lib/wesher")
 FORMER_NAME: Final = "state.json"
 """Of the one state file before wesher 0.3; read when there is no other."""
 
@@ -31,7 +29,7 @@ _FILE_MODE, _DIRECTORY_MODE = 0o600, 0o700
 class Loaded:
     """What came of reading a state file."""
 
-    state: State
+    state: SavedState
     warnings: tuple[str, ...] = ()
     """One line each: what could not be read, and where the file was set aside."""
 
@@ -94,11 +92,11 @@ class StateFile:
                 why = f"{path} could not be read: {error.strerror}"
                 if path == self._path:
                     self._unreadable = why
-                return Loaded(State(), (f"{why}; starting without it",))
+                return Loaded(SavedState(), (f"{why}; starting without it",))
             return self._parsed(path, content)
-        return Loaded(State())
+        return Loaded(SavedState())
 
-    def save(self, state: State) -> None:
+    def save(self, state: SavedState) -> None:
         """Replace the file.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What the state file says, as a value and as text.
+"""The text of the state file.
 
 Go wesher's shape (``cluster/state.go``: ``ClusterKey`` and ``Nodes``), so that
 either program can take over from the other, and more keys of our own, which Go
@@ -10,12 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
 from wesher_agent.mesh.roster import SavedMember
+from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.tombstones import Tombstone
@@ -29,32 +29,7 @@ from wesher_common.seeds import MAX_PORT, parse_seed
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """Its content; everything may be missing."""
-
-    key_ring: KeyRing | None = None
-    nodes: tuple[SavedMember, ...] = ()
-    private_key: WireGuardPrivateKey | None = field(default=None, repr=False)
-    name: str = ""
-    """Under which we gossiped; the addresses and ``incarnation`` are that name's."""
-    gossip_address: Address | None = None
-    """Where others dialled us."""
-    overlay_address: IPAddress | None = None
-    advertise_address: IPAddress | None = None
-    """What the operator had us announce, as the next two: for a start without an API server."""
-    location: str = ""
-    routes: tuple[IPNetwork, ...] = ()
-    incarnation: int = 0
-    """The last one of our own."""
-    tombstones: tuple[Tombstone, ...] = ()
-    """Members that were gone, whose old news is not to be believed."""
-    mesh: MeshDocument | None = None
-    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Keys of another release, written back as they were."""
-
-
-def render_state(state: State) -> str:
+def render_state(state: SavedState) -> str:
     """Return the file's text."""
     ring = state.key_ring
     content: dict[str, Any] = {
@@ -101,14 +76,14 @@ def render_state(state: State) -> str:
     )
 
 
-def parse_state(content: bytes, *, gossip_port: int) -> tuple[State, list[str]]:
+def parse_state(content: bytes, *, gossip_port: int) -> tuple[SavedState, list[str]]:
     """Read the file's text: all that is good in it, and one line for each thing that is not."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
-        return State(), [f"is not JSON ({error})"]
+        return SavedState(), [f"is not JSON ({error})"]
     if not isinstance(document, dict):
-        return State(), ["must be a JSON object"]
+        return SavedState(), ["must be a JSON object"]
     return _StateReader(document, gossip_port).read()
 
 
@@ -120,14 +95,14 @@ class _StateReader:
         self._gossip_port = gossip_port
         self._problems: list[str] = []
 
-    def read(self) -> tuple[State, list[str]]:
+    def read(self) -> tuple[SavedState, list[str]]:
         primary = self._take(
             "ClusterKey", lambda value, at: ClusterKey.from_base64(_text(value, at), field_name=at)
         )
         accepted = self._take_list(
             "AcceptedKeys", lambda value, at: ClusterKey.from_base64(_text(value, at), field_name=at)
         )
-        state = State(
+        state = SavedState(
             key_ring=KeyRing(primary, tuple(accepted)) if primary else None,
             nodes=tuple(self._take_list("Nodes", self._node)),
             private_key=self._take(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
+from wesher_agent.mesh.place import Place
 from wesher_common.errors import InvalidSpec
 from wesher_common.overlay import IPAddress, IPNetwork
 
@@ -25,11 +26,7 @@ class NodeSpec:
     uid: str
     generation: int
     deleting: bool
-    overlay_address: IPAddress | None
-    """None while the operator has not given one."""
-    routes: tuple[IPNetwork, ...]
-    advertise_address: IPAddress | None
-    location: str
+    place: Place
     conditions: tuple[Object, ...]
     """As last reported by us, with their transition times."""
 
@@ -46,12 +43,14 @@ class NodeSpec:
             uid=_of_kind(str, metadata, "metadata.uid"),
             generation=_of_kind(int, metadata, "metadata.generation"),
             deleting="deletionTimestamp" in metadata,
-            overlay_address=_address(spec, "spec.overlayIP"),
-            routes=tuple(
-                _network(route, index) for index, route in enumerate(_of_kind(list, spec, "spec.routes"))
+            place=Place(
+                overlay_address=_address(spec, "spec.overlayIP"),
+                routes=tuple(
+                    _network(route, index) for index, route in enumerate(_of_kind(list, spec, "spec.routes"))
+                ),
+                advertise_address=_address(spec, "spec.advertiseAddress"),
+                location=_of_kind(str, spec, "spec.location"),
             ),
-            advertise_address=_address(spec, "spec.advertiseAddress"),
-            location=_of_kind(str, spec, "spec.location"),
             conditions=tuple(_conditions(status)),
         )
 

@@ -1,133 +1,87 @@
-"""``WesherNode.status`` as a value, and its form for the API server; pure."""
+"""A snapshot as ``WesherNode.status``, and the parts of it whose change is worth a report; pure."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from wesher_agent.kube.node_spec import Object
-from wesher_common.conditions import Condition, carry_over, rfc3339
+from wesher_agent.mesh.desired import view_hash
+from wesher_agent.mesh.roster import MemberState, RosterMember
+from wesher_agent.status.conditions import conditions
+from wesher_agent.status.snapshot import Snapshot
+from wesher_common.conditions import carry_over, rfc3339
 from wesher_common.report import MAX_OUTSIDERS, MAX_UNREACHABLE
 
 MAX_MESSAGE = 1024
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerCounts:
-    """What this node sees of the others."""
-
-    known: int
-    alive: int
-    suspect: int
-    failed: int
-    handshake: int
-    """Of those, how many have a session that lives."""
-    unreachable: tuple[str, ...]
-    """Names, sorted: failed members and those whose last probe got no answer."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the form the API server takes."""
-        return {
-            "known": self.known,
-            "alive": self.alive,
-            "suspect": self.suspect,
-            "failed": self.failed,
-            "handshake": self.handshake,
-            "summary": f"{self.handshake}/{self.known}",
-            "unreachable": list(self.unreachable[:MAX_UNREACHABLE]),
-        }
+_VIEW = ("peers", "viewHash", "outsiders")
+"""The fields about other members; all others are about this node."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outsider:
-    """A member that is no node of this cluster."""
-
-    name: str
-    address: str
-    endpoint: str
-    kind: str
-    public_key: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the form the API server takes."""
-        return {
-            "name": self.name,
-            "address": self.address,
-            "endpoint": self.endpoint,
-            "kind": self.kind,
-            "publicKey": self.public_key,
-        }
+def own_part(now: Snapshot) -> Hashable:
+    """Return what a report says about this node: a change is due at once."""
+    fields = {key: value for key, value in _fields(now).items() if key not in _VIEW}
+    return repr(fields), tuple((c.type, c.status, c.reason) for c in conditions(now))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeStatus:
-    """Everything an agent reports of itself."""
+def view_part(now: Snapshot) -> Hashable:
+    """Return what a report says about other members: a change is due within the report window."""
+    fields = _fields(now)
+    return repr([fields[key] for key in _VIEW]), tuple(c.message for c in conditions(now))
 
-    observed_generation: int
-    conditions: tuple[Condition, ...]
-    public_key: str
-    endpoint: str
-    key_ids: tuple[str, ...]
-    primary_key_id: str
-    config_hash: str
-    agent_version: str
-    wireguard_mode: str
-    mtu: int
-    peers: PeerCounts
-    view_hash: str
-    outsiders: tuple[Outsider, ...]
 
-    @property
-    def is_undecided(self) -> bool:
-        """Whether it cannot be told yet if this node is ready; lasts seconds after a start."""
-        return any(c.type == "Ready" and c.status == "Unknown" for c in self.conditions)
+def node_status(now: Snapshot, observed: Sequence[Object], *, time: datetime) -> dict[str, Any]:
+    """Return the status in the form the API server takes.
 
-    @property
-    def own(self) -> Hashable:
-        """The part that is about this node itself."""
-        return (
-            self.observed_generation,
-            tuple((c.type, c.status, c.reason) for c in self.conditions),
-            self.public_key,
-            self.endpoint,
-            self.key_ids,
-            self.primary_key_id,
-            self.config_hash,
-            self.wireguard_mode,
-            self.mtu,
-        )
+    Args:
+        now: the moment to report.
+        observed: the conditions as last reported, for their transition times.
+        time: of this report.
 
-    @property
-    def view(self) -> Hashable:
-        """The part that is about others."""
-        return self.view_hash, self.peers, self.outsiders, tuple(c.message for c in self.conditions)
+    """
+    reported = carry_over(conditions(now), observed, now=time)
+    for condition in reported:
+        condition["message"] = condition["message"][:MAX_MESSAGE]
+    return {**_fields(now), "conditions": reported, "lastReportTime": rfc3339(time)}
 
-    def to_dict(self, observed: Sequence[Object], *, now: datetime) -> dict[str, Any]:
-        """Return the form the API server takes.
 
-        Args:
-            observed: the conditions as last reported, for their transition times.
-            now: the time of this report.
+def _fields(now: Snapshot) -> dict[str, Any]:
+    """Return the status without its conditions and times."""
+    local, members = now.local, now.member.members
+    peer = local.peer()
+    known, with_tunnel = len(members), now.with_tunnel
+    return {
+        "observedGeneration": now.generation,
+        "publicKey": str(local.private_key.public),
+        "endpoint": f"{str(local.gossip_address).rpartition(':')[0]}:{local.document.wireguard.port}",
+        "keyIDs": [key.id for key in local.ring],
+        "primaryKeyID": local.ring.primary.id,
+        "configHash": local.document.config_hash,
+        "agentVersion": now.version,
+        "wireguardMode": now.mode,
+        "mtu": now.mtu,
+        "peers": {
+            "known": known,
+            "alive": now.count(MemberState.ALIVE),
+            "suspect": now.count(MemberState.SUSPECT),
+            "failed": now.count(MemberState.FAILED),
+            "handshake": with_tunnel,
+            "summary": f"{with_tunnel}/{known}",
+            "unreachable": list(now.unreachable_members[:MAX_UNREACHABLE]),
+        },
+        "viewHash": view_hash(peer, members.values()) if peer is not None else "",
+        "outsiders": [_external(member) for member in now.external_members[:MAX_OUTSIDERS]],
+    }
 
-        """
-        conditions = carry_over(self.conditions, observed, now=now)
-        for condition in conditions:
-            condition["message"] = condition["message"][:MAX_MESSAGE]
-        return {
-            "observedGeneration": self.observed_generation,
-            "conditions": conditions,
-            "publicKey": self.public_key,
-            "endpoint": self.endpoint,
-            "keyIDs": list(self.key_ids),
-            "primaryKeyID": self.primary_key_id,
-            "configHash": self.config_hash,
-            "agentVersion": self.agent_version,
-            "wireguardMode": self.wireguard_mode,
-            "mtu": self.mtu,
-            "peers": self.peers.to_dict(),
-            "viewHash": self.view_hash,
-            "outsiders": [outsider.to_dict() for outsider in self.outsiders[:MAX_OUTSIDERS]],
-            "lastReportTime": rfc3339(now),
-        }
+
+def _external(member: RosterMember) -> dict[str, Any]:
+    meta = member.meta
+    return {
+        "name": member.name,
+        "address": str(meta.overlay_address or "") if meta is not None else "",
+        "endpoint": str(member.address),
+        "kind": "wesher" if meta is not None and meta.version else "Go",
+        "publicKey": str(meta.public_key or "") if meta is not None else "",
+    }

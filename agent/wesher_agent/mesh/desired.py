@@ -1,4 +1,4 @@
-"""From members to the whole wish: device, hosts entries, and what is wrong.
+"""From members to the desired state of the host: device, hosts entries, and what is wrong.
 
 Pure, and the same on every node: of two claimants of one overlay address all
 program the same one, and of two members with one key too. `roster` says who is
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
@@ -31,8 +31,8 @@ NAT_KEEPALIVE: Final = 25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnNode:
-    """This member and its settings, as far as the device and the hosts file depend on them."""
+class LocalPeer:
+    """The local node as a WireGuard peer: all that the device and the hosts file depend on."""
 
     name: str
     mesh: str = ""
@@ -46,7 +46,8 @@ class OwnNode:
     movable: bool
     """Whether we may take another one in a clash: not in Kubernetes, where it is given."""
     overlay: IPNetwork
-    mtu: int
+    mtu: int = 0
+    """Bytes; 0 leaves it to the tunnel, which asks the underlay."""
     location: str = ""
     """Members that name the same one are dialled at their internal address; empty is none."""
     behind_nat: bool = False
@@ -80,59 +81,72 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """Everything that follows from the members."""
+class Desired:
+    """The desired state of the host, as it follows from the members."""
 
     device: DeviceConfig
-    """Its ``address`` differs from ours when we have to give way: announce the new one."""
+    """Its ``address`` differs from the local peer's when that has to move: announce the new one."""
     hosts: tuple[HostEntry, ...]
     """Sorted by name; remote members only, and only those with a tunnel."""
     problems: tuple[Problem, ...]
     """Sorted."""
+    tunnels: Mapping[str, tuple[WireGuardPublicKey, IPAddress]] = field(default_factory=dict)
+    """The members with a tunnel, by name: public key and overlay address."""
+    endpoints: frozenset[IPAddress] = frozenset()
+    """Where members are reached in the underlay: the ways to them decide the MTU."""
 
 
-def desired(own: OwnNode, members: Iterable[RosterMember]) -> Wish:
-    """Return what the machine should look like.
+def desired(local: LocalPeer, members: Iterable[RosterMember]) -> Desired:
+    """Return what the host should look like.
 
     Alive, suspected and failed members get a peer and a hosts entry; left ones none.
     """
     problems: list[Problem] = []
     expected = [member for member in members if member.state is not MemberState.LEFT]
-    endpoints = _endpoints(own, expected)
-    # In Kubernetes the overlay overlaps nothing, so who claims to be reached inside takes nobody's address.
-    inside = {address for address in endpoints if address in own.overlay} if own.in_kubernetes else set()
-    underlay = own.underlay | (endpoints - inside)
-    readable = _readable(own, expected, problems)
-    claims = _one_per_key(own, _reached_outside(own, readable, inside, problems), problems)
-    address = _settled_address(own, claims, underlay, problems)
+    endpoints = _endpoints(local, expected)
+    # In Kubernetes the overlay overlaps nothing: an endpoint inside it is bogus and reserves no address.
+    inside = {address for address in endpoints if address in local.overlay} if local.in_kubernetes else set()
+    underlay = local.underlay | (endpoints - inside)
+    readable = _readable(local, expected, problems)
+    claims = _one_per_key(local, _reached_outside(local, readable, inside, problems), problems)
+    address = _settled_address(local, claims, underlay, problems)
     programmed = [
         claim
         for claim in _one_per_address(claims, problems)
         if _may_be_routed(claim, address, underlay, problems)
     ]
-    keepalive = own.persistent_keepalive or (NAT_KEEPALIVE if own.behind_nat else 0)
+    keepalive = local.persistent_keepalive or (NAT_KEEPALIVE if local.behind_nat else 0)
     peers = [
         Peer(
             public_key=claim.key,
-            endpoint=_endpoint(own, claim.member, claim.meta),
+            endpoint=_endpoint(local, claim.member, claim.meta),
             allowed_ips=(_host_network(claim.address),),
             persistent_keepalive=keepalive,
         )
         for claim in programmed
     ]
     device = DeviceConfig(
-        interface=own.interface,
-        private_key=own.private_key,
-        listen_port=own.listen_port,
+        interface=local.interface,
+        private_key=local.private_key,
+        listen_port=local.listen_port,
         address=address,
-        overlay=own.overlay,
-        mtu=own.mtu,
+        overlay=local.overlay,
+        mtu=local.mtu,
         peers=tuple(sorted(peers, key=lambda peer: peer.public_key.raw)),
         unreachable_overlay=unreachable_overlay(
-            own.unreachable_route, in_kubernetes=own.in_kubernetes, overlay=own.overlay, underlay=underlay
+            local.unreachable_route,
+            in_kubernetes=local.in_kubernetes,
+            overlay=local.overlay,
+            underlay=underlay,
         ),
     )
-    return Wish(device, _hosts(own, programmed, problems), tuple(sorted(problems)))
+    return Desired(
+        device,
+        _hosts(local, programmed, problems),
+        tuple(sorted(problems)),
+        tunnels={claim.member.name: (claim.key, claim.address) for claim in programmed},
+        endpoints=endpoints - inside,
+    )
 
 
 def unreachable_overlay(
@@ -172,13 +186,13 @@ def starting_address(
     return address
 
 
-def view_hash(own: OwnNode, members: Iterable[RosterMember]) -> str:
+def view_hash(local: LocalPeer, members: Iterable[RosterMember]) -> str:
     """Return 12 hex digits that are equal on two nodes that see the same members alive.
 
     Covers name, overlay address and key of each living member. One that is not alive
     shows by its absence, since how long it is remembered differs from node to node.
     """
-    view = [(own.name, str(own.address), str(own.private_key.public))]
+    view = [(local.name, str(local.address), str(local.private_key.public))]
     for member in members:
         if member.state.is_alive:
             meta = member.meta
@@ -192,7 +206,7 @@ def view_hash(own: OwnNode, members: Iterable[RosterMember]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """A member that says which key and overlay address are its own."""
+    """A member that says which key and overlay address are its local."""
 
     member: RosterMember
     meta: NodeMeta
@@ -205,10 +219,10 @@ class _Claim:
         return self.meta.is_movable, self.member.name
 
 
-def _readable(own: OwnNode, members: Iterable[RosterMember], problems: list[Problem]) -> list[_Claim]:
+def _readable(local: LocalPeer, members: Iterable[RosterMember], problems: list[Problem]) -> list[_Claim]:
     claims = []
     for member in members:
-        claim = _claim(own, member)
+        claim = _claim(local, member)
         if isinstance(claim, Problem):
             problems.append(claim)
         else:
@@ -216,7 +230,7 @@ def _readable(own: OwnNode, members: Iterable[RosterMember], problems: list[Prob
     return claims
 
 
-def _claim(own: OwnNode, member: RosterMember) -> _Claim | Problem:
+def _claim(local: LocalPeer, member: RosterMember) -> _Claim | Problem:
     name, meta = member.name, member.meta
     if not is_member_name(name):
         shown = ascii(name)[1:-1][:MAX_MEMBER_NAME]
@@ -227,44 +241,47 @@ def _claim(own: OwnNode, member: RosterMember) -> _Claim | Problem:
         return Problem(name, "BadMetadata", f"announces metadata that cannot be read ({member.problem})")
     if meta is None or meta.public_key is None or meta.overlay_address is None:
         return Problem(name, "NoMetadata", "has not announced its key and overlay address yet")
-    if meta.overlay_address not in own.overlay:
+    if meta.overlay_address not in local.overlay:
         return Problem(
             name,
             "OutsideOverlay",
-            f"claims {meta.overlay_address} outside {own.overlay}: give all members the same overlay network",
+            f"claims {meta.overlay_address} outside {local.overlay}: "
+            "give all members the same overlay network",
         )
     return _Claim(member, meta, meta.public_key, meta.overlay_address)
 
 
 def _reached_outside(
-    own: OwnNode, claims: list[_Claim], inside: Collection[IPAddress], problems: list[Problem]
+    local: LocalPeer, claims: list[_Claim], inside: Collection[IPAddress], problems: list[Problem]
 ) -> list[_Claim]:
     """Keep the claims of members whose tunnels would not go through the overlay themselves."""
     if not inside:
         return claims
     kept = []
     for claim in claims:
-        endpoint = _endpoint(own, claim.member, claim.meta)
+        endpoint = _endpoint(local, claim.member, claim.meta)
         if endpoint.address in inside:
-            message = f"claims to be reached at {endpoint}, inside {own.overlay}: give it an address outside"
+            message = (
+                f"claims to be reached at {endpoint}, inside {local.overlay}: give it an address outside"
+            )
             problems.append(Problem(claim.member.name, "EndpointInsideOverlay", message))
         else:
             kept.append(claim)
     return kept
 
 
-def _one_per_key(own: OwnNode, claims: list[_Claim], problems: list[Problem]) -> list[_Claim]:
+def _one_per_key(local: LocalPeer, claims: list[_Claim], problems: list[Problem]) -> list[_Claim]:
     """Keep one claim for each public key: a living member before a failed one, then the smaller name.
 
     A failed member whose key another has is most often the same machine under its
     former name, and not worth a report.
     """
     holders: dict[WireGuardPublicKey, _Claim] = {}
-    own_key = own.private_key.public
+    own_key = local.private_key.public
     for claim in sorted(claims, key=lambda claim: (not claim.member.state.is_alive, claim.member.name)):
         name = claim.member.name
         if claim.key == own_key:
-            holder = own.name
+            holder = local.name
         elif (first := holders.setdefault(claim.key, claim)) is not claim:
             holder = first.member.name
         else:
@@ -276,19 +293,19 @@ def _one_per_key(own: OwnNode, claims: list[_Claim], problems: list[Problem]) ->
 
 
 def _settled_address(
-    own: OwnNode, claims: list[_Claim], underlay: frozenset[IPAddress], problems: list[Problem]
+    local: LocalPeer, claims: list[_Claim], underlay: frozenset[IPAddress], problems: list[Problem]
 ) -> IPAddress:
     """Return our address, or the one to move to when another member keeps it or the underlay has it."""
-    mine = (own.movable, own.name)
-    lost = any(claim.address == own.address and claim.rank < mine for claim in claims)
-    if not own.movable or not (lost or own.address in underlay):
-        return own.address
-    taken = {claim.address for claim in claims} | underlay | {own.address}
-    free = allocate_address(own.name, own.overlay, taken)
+    mine = (local.movable, local.name)
+    lost = any(claim.address == local.address and claim.rank < mine for claim in claims)
+    if not local.movable or not (lost or local.address in underlay):
+        return local.address
+    taken = {claim.address for claim in claims} | underlay | {local.address}
+    free = allocate_address(local.name, local.overlay, taken)
     if free is None:
-        message = f"must give up {own.address}, but {own.overlay} has no free address left"
-        problems.append(Problem(own.name, "OverlayFull", message))
-        return own.address
+        message = f"must give up {local.address}, but {local.overlay} has no free address left"
+        problems.append(Problem(local.name, "OverlayFull", message))
+        return local.address
     return free
 
 
@@ -321,23 +338,23 @@ def _clash(loser: _Claim, holder: str) -> Problem:
     return Problem(loser.member.name, "AddressClash", f"claims {loser.address}, which {holder} has")
 
 
-def _endpoint(own: OwnNode, member: RosterMember, meta: NodeMeta) -> Endpoint:
-    if (internal := meta.address_within(own.location)) is not None:
-        return Endpoint(internal, own.listen_port)
-    return meta.wireguard_endpoint or Endpoint(_parsed(member.address.ip), own.listen_port)
+def _endpoint(local: LocalPeer, member: RosterMember, meta: NodeMeta) -> Endpoint:
+    if (internal := meta.address_within(local.location)) is not None:
+        return Endpoint(internal, local.listen_port)
+    return meta.wireguard_endpoint or Endpoint(_parsed(member.address.ip), local.listen_port)
 
 
-def _endpoints(own: OwnNode, members: Iterable[RosterMember]) -> frozenset[IPAddress]:
+def _endpoints(local: LocalPeer, members: Iterable[RosterMember]) -> frozenset[IPAddress]:
     """Return the addresses by which members are reached in the underlay, for gossip and for WireGuard."""
     reached = set()
     for member in members:
         reached.add(_parsed(member.address.ip))
         if member.meta is not None:
-            reached.add(_endpoint(own, member, member.meta).address)
+            reached.add(_endpoint(local, member, member.meta).address)
     return frozenset(reached)
 
 
-# With a thousand members these two would else take most of a wish's time, and each event makes a wish.
+# With a thousand members these two would take most of the time of `desired`, which follows each event.
 
 
 @lru_cache(maxsize=16384)
@@ -350,11 +367,11 @@ def _host_network(address: IPAddress) -> IPNetwork:
     return ip_network(address)
 
 
-def _hosts(own: OwnNode, claims: Iterable[_Claim], problems: list[Problem]) -> tuple[HostEntry, ...]:
-    if own.etc_hosts == "Off":
+def _hosts(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) -> tuple[HostEntry, ...]:
+    if local.etc_hosts == "Off":
         return ()
-    parts = ("", own.mesh, HOSTS_DOMAIN) if own.mesh else ("", HOSTS_DOMAIN)
-    suffix = ".".join(parts) if own.etc_hosts == "Qualified" else ""
+    parts = ("", local.mesh, HOSTS_DOMAIN) if local.mesh else ("", HOSTS_DOMAIN)
+    suffix = ".".join(parts) if local.etc_hosts == "Qualified" else ""
     entries = []
     for claim in claims:
         name = claim.member.name + suffix

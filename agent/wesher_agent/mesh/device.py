@@ -1,7 +1,7 @@
-"""The whole wish for one WireGuard device, as values.
+"""The whole desired state of one WireGuard device, as values.
 
 `desired` makes a `DeviceConfig` from the members; the `wireguard` package brings
-a real device to it. Applying the same wish twice changes nothing.
+a real device to it. Applying the same one twice changes nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class DeviceConfig:
     """Ours in the overlay, set as a host address (/32 or /128)."""
     overlay: IPNetwork
     mtu: int
-    """Bytes; already decided, never 0."""
+    """Bytes; 0 while it is still to be taken from the underlay (`tunnel` decides it before it applies)."""
     peers: tuple[Peer, ...]
     """Sorted by public key, each key once."""
     unreachable_overlay: bool

@@ -13,6 +13,7 @@ from random import Random
 from typing import Final
 
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_common.seeds import SeedAddress
 
 Target = Address | SeedAddress
@@ -26,6 +27,12 @@ REACHED_WAIT: Final = 300.0
 """Seconds until an address that answered is asked again, though no member is alive there:
 a seed behind an address that its member does not announce."""
 TRIES_A_SECOND: Final = 8
+MAX_OPEN: Final = 2 * DEFAULT_LIMITS.accepted_streams
+"""Connections at a time, accepted ones included; further dials fail at once and are tried again later."""
+KEPT_FREE: Final = MAX_OPEN // 4
+"""Of these, for the engine's own: a ping over TCP that finds no room makes a healthy member a suspect."""
+MOST_DIALS: Final = MAX_OPEN - KEPT_FREE
+"""Connections beyond which no more wanted addresses are dialled."""
 SHARERS: Final = 8
 """In a larger mesh each waits longer, so that all together try about as often as so many would."""
 

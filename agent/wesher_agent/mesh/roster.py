@@ -8,6 +8,7 @@ it neither resolves names nor dials. When a wanted address is due is `dialling`'
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,12 @@ from types import MappingProxyType
 from typing import Final
 
 from wesher_agent.mesh.dialling import TRIES_A_SECOND, DialSchedule, Target
+from wesher_agent.mesh.events import (
+    FailedMemberLeft,
+    MemberReturned,
+    MeshEvent,
+    SeedSkipped,
+)
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
@@ -96,15 +103,6 @@ class RosterMember:
     """With which it entered ``state``: that it left before does not count any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class SkippedSeed:
-    """A seed's address that must not be dialled."""
-
-    seed: SeedAddress
-    address: IPAddress
-    reason: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedMember:
     """A member as the state file keeps it; those that left are not kept."""
@@ -162,11 +160,12 @@ class Roster:
         """Internal addresses by announced ones; None when it is to be made anew."""
         self._seeds: tuple[SeedAddress, ...] = ()
         self._answers: dict[SeedAddress, tuple[Address, ...]] = {}
-        self._skipped: tuple[SkippedSeed, ...] = ()
+        self._skipped: tuple[SeedSkipped, ...] = ()
         self._rng = rng
         self._schedule = DialSchedule(rng)
         self._changed_at: float | None = None
         """Since when the schedule does not reflect what is known."""
+        self._events: deque[MeshEvent] = deque()
         self._second_look: tuple[float, Address] | None = None
         """When to ask whom for the rest of those that were away together."""
 
@@ -177,10 +176,9 @@ class Roster:
             return MappingProxyType(self._known)
         return {name: member for name, member in self._known.items() if name not in self._removed}
 
-    @property
-    def skipped(self) -> tuple[SkippedSeed, ...]:
-        """The seeds' addresses that must not be dialled; as of the last `due`."""
-        return self._skipped
+    def next_event(self) -> MeshEvent | None:
+        """Take the oldest transition that was not taken yet."""
+        return self._events.popleft() if self._events else None
 
     def observe(self, event: Event, *, now: float) -> bool:
         """Take the engine's event; tell whether `members` changed."""
@@ -208,6 +206,7 @@ class Roster:
                 ):
                     self._drop(name)
                     self._changed(now)
+                    self._events.append(FailedMemberLeft(name))
                     return True
             case PushPullDone(address=address):
                 self._schedule.reached(address, now=now)
@@ -320,7 +319,7 @@ class Roster:
         return min(self._forget_at(), self._schedule.next_try, second_look)
 
     def forget(self, *, now: float) -> tuple[str, ...]:
-        """Drop who has been failed too long; return their names."""
+        """Drop the members that have been failed for too long; return their names."""
         gone = []
         while now >= self._forget_at():
             gone.append(next(iter(self._failed)))
@@ -380,6 +379,8 @@ class Roster:
             return False
         self._keep(noted)
         is_back = known is not None and known.state is MemberState.FAILED and state.is_alive
+        if is_back:
+            self._events.append(MemberReturned(name))
         if is_back and self._second_look is None and member.address not in self._own:
             self._second_look = (now + self._rng.uniform(*SECOND_LOOK), member.address)
         self._changed(now)
@@ -415,7 +416,7 @@ class Roster:
         overlay_addresses = {
             member.meta.overlay_address for member in self._known.values() if member.meta is not None
         } | {self._own_overlay_address}
-        skipped: list[SkippedSeed] = []
+        skipped: list[SeedSkipped] = []
         wanted: dict[Target, float] = {}
         for seed in self._seeds:
             literal = seed.address
@@ -427,11 +428,12 @@ class Roster:
             for address in addresses:
                 ip = ip_address(address.ip)
                 if self._overlay_is_apart and ip in self._overlay:
-                    skipped.append(SkippedSeed(seed, ip, f"inside the overlay {self._overlay}"))
+                    skipped.append(SeedSkipped(seed, ip, f"inside the overlay {self._overlay}"))
                 elif literal is None and ip in overlay_addresses:
-                    skipped.append(SkippedSeed(seed, ip, "a member's overlay address"))
+                    skipped.append(SeedSkipped(seed, ip, "a member's overlay address"))
                 else:
                     wanted[address] = SEED_CAP
+        self._events.extend(one for one in skipped if one not in self._skipped)
         self._skipped = tuple(skipped)
 
         alive = set(self._own)

@@ -1,8 +1,8 @@
-"""Drives one engine: gives it packets and the time, does what it asks, hands on what happened.
+"""Drives one core: gives it packets and the time, does what it asks, hands on what happened.
 
-It owns the sockets and the clock. What an event means is left to whoever takes
-it; what goes on streams is `streams`' business. Nothing raised while a packet is
-judged or an event taken passes the driver: it is logged, and the mesh runs on.
+It owns the sockets and the clock. What an event means is left to its taker; what goes
+on streams is left to `streams`. Nothing raised while a packet is judged or an event
+taken passes the driver: it is logged, and the mesh runs on.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Protocol, TypeVar
 
+from wesher_agent.mesh.events import Event
+from wesher_agent.net.core import Core
 from wesher_agent.net.event_log import EventLog
 from wesher_agent.net.sockets import GossipSockets, open_sockets
 from wesher_agent.net.streams import Streams
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import Event, PacketRejected
+from wesher_agent.swim.events import PacketRejected
 from wesher_agent.wire.limits import DATAGRAM
 from wesher_common.overlay import IPAddress
 
@@ -34,95 +35,77 @@ BATCH_SECONDS = 0.005
 Result_co = TypeVar("Result_co", covariant=True)
 
 
-class EngineCall(Protocol[Result_co]):
-    """A method of the engine with all but the time filled in."""
+class CoreCall(Protocol[Result_co]):
+    """A method of the core with all but the time filled in."""
 
     def __call__(self, *, now: float) -> Result_co:
         """Do it."""
 
 
 class Driver:
-    """Runs one engine on the current event loop.
+    """Runs one core on the current event loop.
 
     Args:
-        engine: not started yet.
+        core: an engine or a whole member, not started yet.
         on_event: takes each event after it was logged; may call `tell`.
-        way_to: turns an address that a member announces into the one to send to.
-        on_fault: called when the engine, or who takes its events, failed by a fault of ours.
+        on_turn: called after the core was told something and all it wants of the network was done.
+        on_fault: called when the core, or the taker of its events, failed by a fault of ours.
 
     """
 
     def __init__(
         self,
-        engine: Engine,
+        core: Core,
         on_event: Callable[[Event], None],
-        way_to: Callable[[Address], Address] = lambda announced: announced,
         *,
+        on_turn: Callable[[], None] = lambda: None,
         on_fault: Callable[[], None] = lambda: None,
     ) -> None:
         self.rejected: Counter[str] = Counter()
         """How many packets were dropped, by reason."""
-        self._engine = engine
+        self._core = core
         self._on_event = on_event
+        self._on_turn = on_turn
         self._on_fault = on_fault
         self._loop = asyncio.get_running_loop()
         self._events = EventLog(self._loop.time)
         self._datagrams: dict[socket.AddressFamily, socket.socket] = {}
-        self._way_to = way_to
-        self._streams = Streams(engine, self._tell_safely, way_to, self._take)
+        self._streams = Streams(core, self._tell_safely, self._take)
         self._timer: asyncio.TimerHandle | None = None
-        self._pumping = False
+        self._pumping = self._closed = False
 
     @property
     def now(self) -> float:
-        """The time on the engine's clock, in seconds."""
+        """The time on the core's clock, in seconds."""
         return self._loop.time()
 
-    @property
-    def free_dials(self) -> int:
-        """How many connections may be opened besides what gossip opens by itself."""
-        return self._streams.free_dials
-
-    async def open(self, addresses: Sequence[IPAddress], port: int) -> None:
-        """Listen on UDP and TCP, then start the engine.
+    async def listen(self, addresses: Sequence[IPAddress], port: int) -> None:
+        """Listen there on UDP and TCP, and no longer elsewhere; when that fails, nowhere.
 
         Args:
             addresses: one a family; an unspecified one means all of that family.
             port: the gossip port.
 
         Raises:
-            GossipPortTaken: nothing is open then, and it can be tried again.
-            InvalidSpec: an address is not this host's, or we may not listen there.
+            GossipPortTaken: it can be tried again.
+            InvalidSpec: an address does not belong to this host, or we may not listen there.
 
         """
-        await self._listen(addresses, port)
-        self.tell(self._engine.start)
-
-    async def reopen(self, addresses: Sequence[IPAddress], port: int) -> None:
-        """Listen elsewhere instead, after `open`; when that fails nothing is open, and the engine rests.
-
-        Raises:
-            GossipPortTaken, InvalidSpec: as of `open`.
-
-        """
-        # First, since the new addresses may hold the old ones.
+        # First, since the new addresses may include the old ones.
         self._close_datagrams()
         self._streams.stop_listening()
-        await self._listen(addresses, port)
-        self._pump()
-
-    async def close(self) -> None:
-        """Close every socket, once what was written has left or within a second or so."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._close_datagrams()
-        await self._streams.close()
-
-    async def _listen(self, addresses: Sequence[IPAddress], port: int) -> None:
         for pair in _open_all(addresses, port):
             self._datagrams[pair.datagram.family] = pair.datagram
             self._loop.add_reader(pair.datagram, self._readable, pair.datagram)
             await self._streams.listen(pair.listener)
+
+    async def close(self) -> None:
+        """Close every socket, once what was written has left or within a second or so."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._close_datagrams()
+        await self._streams.close()
 
     def _close_datagrams(self) -> None:
         for sock in self._datagrams.values():
@@ -130,14 +113,14 @@ class Driver:
             sock.close()
         self._datagrams.clear()
 
-    def tell(self, call: EngineCall[Result_co]) -> Result_co:
-        """Call the engine at the present time, then do what it wants done."""
+    def tell(self, call: CoreCall[Result_co]) -> Result_co:
+        """Call the core at the present time, then do what it wants done."""
         try:
             return call(now=self.now)
         finally:
             self._pump()
 
-    def _tell_safely(self, call: EngineCall[Result_co]) -> Result_co | None:
+    def _tell_safely(self, call: CoreCall[Result_co]) -> Result_co | None:
         try:
             return self.tell(call)
         except Exception:
@@ -160,7 +143,7 @@ class Driver:
                 log.debug("datagram socket reported error=%s", error)
                 continue
             try:
-                self._engine.receive_datagram(data, Address(sender[0], sender[1]), now=self.now)
+                self._core.receive_datagram(data, Address(sender[0], sender[1]), now=self.now)
             except Exception:
                 log.exception("engine failed on a datagram")
                 self._on_fault()
@@ -174,7 +157,7 @@ class Driver:
         try:
             busy = True
             while busy:
-                busy = self._send() | self._streams.act(self._engine.stream_actions()) | self._report()
+                busy = self._send() | self._streams.act(self._core.stream_actions()) | self._report()
         except Exception:
             # Without its next deadline the member would sleep for ever.
             log.exception("engine failed")
@@ -182,11 +165,11 @@ class Driver:
         finally:
             self._pumping = False
             self._rearm()
+        self._on_turn()
 
     def _send(self) -> bool:
-        datagrams = self._engine.datagrams_to_send()
-        for data, announced in datagrams:
-            address = self._way_to(announced)
+        datagrams = self._core.datagrams_to_send()
+        for data, address in datagrams:
             family = socket.AF_INET6 if ":" in address.ip else socket.AF_INET
             sock = self._datagrams.get(family)
             if sock is None:
@@ -201,7 +184,7 @@ class Driver:
 
     def _report(self) -> bool:
         reported = False
-        while (event := self._engine.next_event()) is not None:
+        while (event := self._core.next_event()) is not None:
             reported = True
             self._take(event)
         return reported
@@ -220,12 +203,12 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        deadline = self._engine.next_timer()
-        if deadline is not None and self._datagrams:
+        deadline = self._core.next_timer()
+        if deadline is not None and not self._closed:
             self._timer = self._loop.call_at(deadline, self._timer_fired)
 
     def _timer_fired(self) -> None:
-        self._tell_safely(self._engine.handle_timer)
+        self._tell_safely(self._core.handle_timer)
 
 
 def _open_all(addresses: Sequence[IPAddress], port: int) -> list[GossipSockets]:

@@ -6,12 +6,13 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Hashable
 
+from wesher_agent.mesh.events import Event
+from wesher_agent.net.member_log import line_of
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     AccusationRefused,
     AddressChanged,
     BegunAnew,
-    Event,
     LeaveDone,
     LeaveLearned,
     MemberAlive,
@@ -141,6 +142,10 @@ class EventLog:
                 self._say(logging.INFO, "own address changed address=%s", m.address)
             case LeaveDone():
                 self._say(logging.INFO, "leave announced")
+            case _:
+                if (line := line_of(event)) is not None:
+                    level, message, arguments = line
+                    self._say(level, message, *arguments)
 
     def _write_rejected(self, reason: str, sender: Address) -> None:
         # Not even at DEBUG each by itself: anybody can send thousands a second.

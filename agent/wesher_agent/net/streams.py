@@ -11,19 +11,14 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
+from wesher_agent.mesh.dialling import MAX_OPEN
+from wesher_agent.net.core import Core
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import PacketRejected
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.swim.streams import CloseStream, OpenStream, StreamAction, StreamId, WriteStream
 
 log = logging.getLogger("wesher.net")
-
-MAX_OPEN = 2 * DEFAULT_LIMITS.accepted_streams
-"""Connections at a time, accepted ones included; further dials fail at once and are tried again later."""
-
-KEPT_FREE = MAX_OPEN // 4
-"""Of these, for what gossip opens by itself: a ping over TCP without room costs a member its good name."""
 
 CHUNK = 1 << 14
 """Bytes read at once: asyncio's own 256 KiB would stay as a buffer of twice that with each connection."""
@@ -40,14 +35,12 @@ class Streams:
 
     def __init__(
         self,
-        engine: Engine,
+        core: Core,
         tell: Tell,
-        way_to: Callable[[Address], Address],
         on_rejected: Callable[[PacketRejected], None],
     ) -> None:
-        self._engine = engine
+        self._core = core
         self._tell = tell
-        self._way_to = way_to
         self._on_rejected = on_rejected
         self._loop = asyncio.get_running_loop()
         self._servers: list[asyncio.Server] = []
@@ -58,11 +51,6 @@ class Streams:
         self._disconnected = asyncio.Event()
         self.buffer = bytearray(CHUNK)
         """Of all connections: what one has read is copied before the next reads."""
-
-    @property
-    def free_dials(self) -> int:
-        """How many may be dialled besides what gossip dials by itself."""
-        return max(0, MAX_OPEN - KEPT_FREE - self._in_use)
 
     @property
     def _in_use(self) -> int:
@@ -114,20 +102,20 @@ class Streams:
                         self._open[stream].end()
         return bool(actions)
 
-    async def _dial(self, wish: OpenStream) -> None:
-        deadline = self._loop.time() + wish.timeout
-        address = self._way_to(wish.address)
+    async def _dial(self, request: OpenStream) -> None:
+        deadline = self._loop.time() + request.timeout
+        address = request.address
         try:
             async with asyncio.timeout_at(deadline):
                 await self._loop.create_connection(
-                    partial(_Stream, self, wish.id, deadline, wish.data), address.ip, address.port
+                    partial(_Stream, self, request.id, deadline, request.data), address.ip, address.port
                 )
         except TimeoutError:
-            self.ended(wish.id, "timed out")
+            self.ended(request.id, "timed out")
         except OSError as error:
-            self.ended(wish.id, os.strerror(error.errno).lower() if error.errno else str(error))
+            self.ended(request.id, os.strerror(error.errno).lower() if error.errno else str(error))
         finally:
-            self._dialling.pop(wish.id, None)
+            self._dialling.pop(request.id, None)
 
     def _accepted(self) -> asyncio.BaseProtocol:
         return _Stream(self, None, self._loop.time() + DEFAULT_LIMITS.accepted_stream_timeout)
@@ -136,7 +124,7 @@ class Streams:
 
     def admit(self, remote: Address) -> StreamId | None:
         """Name an accepted connection, or refuse it."""
-        return cast("StreamId | None", self._tell(partial(self._engine.stream_accepted, remote)))
+        return cast("StreamId | None", self._tell(partial(self._core.stream_accepted, remote)))
 
     def connected(self, stream: _Stream) -> None:
         """Know of a connection, whether or not the engine will."""
@@ -153,12 +141,12 @@ class Streams:
 
     def received(self, name: StreamId, data: bytes) -> None:
         """Hand on bytes."""
-        self._tell(partial(self._engine.stream_received, name, data))
+        self._tell(partial(self._core.stream_received, name, data))
 
     def ended(self, name: StreamId, error: str | None) -> None:
         """Hand on that a stream is no more, unless the engine ended it; no error when in order."""
         self._open.pop(name, None)
-        self._tell(partial(self._engine.stream_closed, name, error=error))
+        self._tell(partial(self._core.stream_closed, name, error=error))
 
     def never_asked(self, remote: Address) -> None:
         """Count a connection on which no whole request came in time."""

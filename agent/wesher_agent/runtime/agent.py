@@ -1,8 +1,8 @@
-"""One member of one mesh on this host, running: the engine, the roster, the tunnel and the files joined.
+"""The shell round one member: sockets, device, files and API server do what `mesh.member` decides.
 
-Each part is told what another found out, and none waits for another: gossip
-goes on while the device is being changed, and the device stays as it is while
-the API server is away. How it begins is `beginning`'s, when it ends `app`'s.
+Nothing waits for anything else: gossip goes on while the device is being changed, and
+the device stays as it is while the API server is away. What comes before is `beginning`'s;
+the process around it is `app`'s.
 """
 
 from __future__ import annotations
@@ -11,47 +11,33 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from functools import partial
 from random import Random
 from typing import Any
 
 from wesher_agent.control import ControlServer, socket_path
+from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
 from wesher_agent.kube.node_spec import NodeSpec
-from wesher_agent.mesh.gossip_profile import gossip_profile
-from wesher_agent.mesh.roster import MemberState, Roster
+from wesher_agent.mesh.member import Ending, MemberView, MeshMember
+from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
 from wesher_agent.net.driver import Driver
-from wesher_agent.runtime.answers import Answers
-from wesher_agent.runtime.applying import WishApplier
+from wesher_agent.net.resolver import resolve
+from wesher_agent.net.sockets import GossipPortTaken
 from wesher_agent.runtime.beginning import Beginning
-from wesher_agent.runtime.counts import Counts
-from wesher_agent.runtime.gossip_port import GossipPort
 from wesher_agent.runtime.host import look_at_host
-from wesher_agent.runtime.presence import Presence
 from wesher_agent.runtime.prober import Prober
-from wesher_agent.runtime.saving import StateSaver
-from wesher_agent.runtime.seeking import Seeker
-from wesher_agent.runtime.sources import Mounted, needs_restart, outlives_restart
+from wesher_agent.runtime.sources import Mounted
 from wesher_agent.runtime.tunnel import REPAIR_SECONDS, Tunnel
-from wesher_agent.runtime.worker import Worker
-from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import (
-    Event,
-    LeaveDone,
-    LeaveLearned,
-    MemberJoined,
-    NameConflict,
-    PacketRejected,
-    SelfRefuted,
-)
-from wesher_agent.swim.members import LocalNode
-from wesher_common.errors import WesherError
-from wesher_common.overlay import IPAddress
+from wesher_agent.runtime.worker import finish
+from wesher_agent.status.answers import members_answer, status_answer
+from wesher_agent.status.counters import Counts
+from wesher_agent.status.snapshot import Snapshot
+from wesher_common.errors import InvalidSpec, WesherError
+from wesher_common.version import VERSION
 
 log = logging.getLogger("wesher.agent")
-
-SAVE_PAUSE, APPLY_PAUSE = 1.0, 0.1
-LEAVE_SECONDS = 10.0
 
 
 class Agent:
@@ -60,251 +46,270 @@ class Agent:
     Args:
         begun: everything decided before.
 
+    Raises:
+        InvalidSpec: the overlay has no free address.
+
     """
 
     def __init__(self, begun: Beginning) -> None:
-        self.leave_wanted = False
-        """Whether it is to leave the mesh for good when it ends."""
-        self.link = begun.link
         self._begun = begun
-        self._me = me = begun.myself
-        self._stopped, self._left, self._ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._device_goes = False
+        self._link = begun.link
+        self._settings = settings = begun.settings
+        self._interface = begun.local.document.wireguard.interface
         self._counts = Counts()
         self._rng = Random(os.urandom(8))
+        self._stopped, self._ended, self._has_output = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._last_output: Left | Restart | None = None
+        self._is_started = False
 
-        settings, interface = begun.settings, me.document.wireguard.interface
-        self._tunnel = Tunnel(
-            interface,
-            settings,
-            None if settings.no_etc_hosts else HostsFile(settings.hosts_file, interface),
-            on_change=self._report_soon,
-            on_retry=self._apply_again,
-            on_sessions_lost=self._ask_everyone,
-            counts=self._counts,
-        )
-        self._prober = Prober(self._tunnel, me.key.public, self._rng, on_change=self._report_soon)
-        self._roster = self._make_roster()
-        self._engine = Engine(
-            LocalNode(name=me.name, address=me.gossip_address, meta=me.meta()),
-            gossip_profile(me.document.gossip.profile),
-            packet_format=me.packet_format,
-            incarnation=begun.incarnation,
+        self._member = MeshMember(
+            begun.local,
+            begun.saved,
+            now=asyncio.get_running_loop().time(),
+            wall=time.time(),
             rng=self._rng,
             nonce=os.urandom,
         )
         self._driver = Driver(
-            self._engine,
-            self._on_event,
-            self._roster.way_to,
+            self._member,
+            self._counts.observe,
+            on_turn=self._has_output.set,
             on_fault=lambda: self._counts.add("engineFaults"),
         )
-        self._engine.bury(begun.saved.tombstones, now=self._driver.now)
-        self._port = GossipPort(self._driver, me, on_change=self._report_soon)
-        self._seeker = Seeker(
-            self._roster, self._engine, self._driver, on_change=self._members_changed, counts=self._counts
-        )
-        self._saver = StateSaver(
-            begun, roster=self._roster, engine=self._engine, driver=self._driver, counts=self._counts
-        )
-        self._save = Worker(self._saver.save, pause=SAVE_PAUSE)
-        self._presence = Presence(
-            me,
-            begun.saved.gossip_address if begun.saved.name == me.name else None,
-            engine=self._engine,
-            driver=self._driver,
-            roster=self._roster,
-            on_move=self._save.wake,
-            on_rival=self._report_soon,
-        )
-        self._applier = WishApplier(
-            me,
-            roster=self._roster,
-            tunnel=self._tunnel,
-            prober=self._prober,
-            counts=self._counts,
-            move_to=self._move_to,
+        self._tunnel = Tunnel(
+            self._interface,
+            settings,
+            None if settings.no_etc_hosts else HostsFile(settings.hosts_file, self._interface),
             on_change=self._report_soon,
+            on_sessions_lost=self._probe_everyone,
+            count=self._counts.add,
         )
-        self._apply = Worker(self._applier.apply, pause=APPLY_PAUSE)
-        self._answers = Answers(
-            me,
-            roster=self._roster,
-            driver=self._driver,
-            port=self._port,
-            presence=self._presence,
-            tunnel=self._tunnel,
-            prober=self._prober,
-            applier=self._applier,
-            counts=self._counts,
-            mounted=begun.mounted,
-            link=begun.link,
+        self._prober = Prober(
+            self._tunnel, begun.local.private_key.public, self._rng, on_change=self._report_soon
         )
         self._control = ControlServer(
-            socket_path(settings.run_dir, interface),
-            {"status": self._answers.status, "members": self._answers.members, "leave": self._answer_leave},
+            socket_path(settings.run_dir, self._interface),
+            {"status": self._answer_status, "members": self._answer_members, "leave": self._answer_leave},
         )
-
-    def _make_roster(self) -> Roster:
-        me, document = self._me, self._me.document
-        now = asyncio.get_running_loop().time()
-        roster = Roster(
-            me.name,
-            gossip_port=document.gossip.port,
-            overlay=document.overlay,
-            overlay_is_apart=me.in_kubernetes or not any(a in document.overlay for a in me.underlay),
-            forget_after=self._begun.settings.forget_after,
-            rng=self._rng,
-        )
-        roster.set_own_addresses(
-            me.addresses, overlay_address=me.overlay_address, location=me.location, now=now
-        )
-        roster.set_removed(document.removed, now=now)
-        roster.set_seeds(me.seeds, now=now)
-        roster.restore(self._begun.saved.nodes, now=now)
-        return roster
 
     async def start(self) -> None:
-        """Listen, and be a member.
+        """Listen, save what this member is, and answer commands.
 
         Raises:
             InvalidSpec: the gossip port is taken and not to be waited for, or its address is not this host's.
 
         """
-        await self._port.open()
-        await self._saver.save()
+        self._driver.tell(self._member.start)
+        # To listen, then to save: a port that cannot be had ends the process before anything is written.
+        for output in (self._member.next_output(), self._member.next_output()):
+            if output is not None:
+                await self._do(output)
         if self._begun.key_is_new:
             self._show_key()
         try:
             await self._control.start()
         except OSError as error:
             log.warning("no control socket, commands cannot ask this agent error=%s", error)
-        self._apply.wake()
+        self._is_started = True
+        local = self._view().local
         log.info(
             "agent started node=%s gossip=%s overlay=%s key=%s",
-            self._me.name,
-            self._me.gossip_address,
-            self._me.overlay_address or "-",
-            self._me.ring.primary.id,
+            local.name,
+            local.gossip_address,
+            local.overlay_address or "-",
+            local.ring.primary.id,
         )
 
     def _show_key(self) -> None:
         if sys.stdout.isatty():
-            text = self._me.ring.primary.reveal_base64()
+            text = self._begun.local.ring.primary.reveal_base64()
             print(f"new cluster key generated: {text}", flush=True)  # noqa: T201 - for a terminal's eyes only
             return
-        if self._saver.failed:
+        if self._view().save_problem:
             log.warning("new cluster key generated but not saved, nobody can join: give --cluster-key-file")
             return
-        path = self._begun.settings.state_dir / f"{self._me.document.wireguard.interface}.json"
+        path = self._settings.state_dir / f"{self._interface}.json"
         log.warning("new cluster key generated, read it as root with: jq -r .ClusterKey %s", path)
 
     async def run(self) -> None:
-        """Do everything there is to do until `stop`."""
-        jobs = [
-            self._apply.run(),
-            self._save.run(),
-            self._gossip(),
-            self._watch_host(),
-            self._tunnel.keep(),
-            self._prober.run(),
-        ]
+        """Work until the member ends or `stop` is called."""
+        jobs = [self._watch_host(), self._tunnel.keep(), self._prober.run()]
         if self._begun.mounted is not None:
             jobs.append(
                 self._begun.mounted.watch(
-                    self._take_mounted, on_change=self._report_soon, on_nudge=self._doubt_our_place
+                    self._take_mounted, on_change=self._report_soon, on_nudge=self._ask_for_place
                 )
             )
-        if self.link is not None:
-            jobs.append(self.link.run(self._answers.node_status, self._take_node, rng=self._rng))
+        if self._link is not None:
+            jobs.append(self._link.run(self._snapshot, self._take_node, rng=self._rng))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(job) for job in jobs]
+            tasks.append(group.create_task(self._do_outputs()))
             await self._stopped.wait()
             for task in tasks:
                 task.cancel()
 
-    async def _gossip(self) -> None:
-        await self._port.wait()
-        await self._seeker.run()
-
-    def stop(self, *, leave: bool = False) -> None:
-        """Have `run` return."""
-        self.leave_wanted = self.leave_wanted or leave
+    def stop(self) -> None:
+        """Have `run` return; `end` follows."""
         self._stopped.set()
 
-    async def end(self, *, leave: bool) -> None:
+    async def decide_ending(self) -> None:
+        """After a termination signal: ask whether this node is gone from its mesh, leave or restart."""
+        leaves = self._begun.local.options.leaves_on_exit
+        gone = not leaves and self._link is not None and await self._link.is_gone()
+        self._driver.tell(partial(self._member.stop, gone=gone))
+
+    async def end(self) -> None:
         """Go: for good, taking everything away, or so that a restart finds all as it was."""
-        await self._saver.save()
-        if leave:
-            self._driver.tell(partial(self._engine.leave, timeout=LEAVE_SECONDS))
-            # Not one after the other: on a Node that was deleted there is a second for both.
-            await asyncio.gather(self._left.wait(), self._tunnel.remove())
-            if self._me.in_kubernetes:
-                # Outside, as with the Go program, the next start finds the key of the mesh where it was.
-                self._saver.forget()
-        elif self._device_goes:
-            await self._tunnel.remove()
+        if self._member.ending is None:
+            # A fault of ours: the next process goes on.
+            self._driver.tell(self._member.restart)
+        if self._member.ending is Ending.LEAVE:
+            # Not one after the other: on a Node that was deleted there is one second for both.
+            await asyncio.gather(self._do_last_outputs(), self._tunnel.remove())
         else:
-            self._tunnel.close()
+            await self._do_last_outputs()
+        match self._last_output:
+            case Left(forgets_state=True):
+                self._forget_state()
+            case Restart() as restart if not restart.keeps_device(self._tunnel.mode):
+                await self._tunnel.remove()
+            case Restart():
+                self._tunnel.close()
+            case _:
+                pass
         await self._driver.close()
         self._ended.set()
         await self._control.close()
-        log.info("agent ended left=%s", "yes" if leave else "no")
+        log.info("agent ended left=%s", "yes" if isinstance(self._last_output, Left) else "no")
+
+    # What it says about itself.
+
+    async def _answer_status(self) -> dict[str, Any]:
+        await self._prober.look()
+        return status_answer(self._snapshot())
+
+    async def _answer_members(self) -> list[dict[str, Any]]:
+        await self._prober.look()
+        return members_answer(self._snapshot())
+
+    def _view(self) -> MemberView:
+        return self._member.view(now=self._driver.now)
+
+    def _snapshot(self) -> Snapshot:
+        tunnel, plan, mounted, link = self._tunnel, self._prober.plan, self._begun.mounted, self._link
+        return Snapshot(
+            member=self._view(),
+            device_ready=tunnel.ready,
+            device_reason=tunnel.reason,
+            device_problem=tunnel.problem,
+            mode=tunnel.mode,
+            mtu=tunnel.mtu,
+            hosts=tunnel.hosts_state,
+            observed=self._prober.observed,
+            reachable=plan.reachable,
+            unreachable=plan.unreachable,
+            mostly_unreachable=plan.mostly_failing,
+            probes_settled=plan.is_settled,
+            rejected=self._driver.rejected,
+            counts=self._counts.numbers,
+            source_problem=mounted.problem if mounted is not None else "",
+            removed=link is not None and link.removed,
+            generation=link.node.generation if link is not None and link.node is not None else 0,
+            version=VERSION,
+            wall_clock=time.time(),
+        )
 
     async def _answer_leave(self) -> dict[str, Any]:
-        self.stop(leave=True)
+        self._driver.tell(self._member.leave)
+        self.stop()
         await self._ended.wait()
-        return {"node": self._me.name, "interface": self._me.document.wireguard.interface}
+        return {"node": self._begun.local.name, "interface": self._interface}
 
-    # What the engine says.
+    # What the member wants done.
 
-    def _on_event(self, event: Event) -> None:
-        match event:
-            case NameConflict(member=member) if member.name == self._me.name:
-                self._presence.settle_claim(event)
-            case LeaveDone():
-                self._left.set()
-            case SelfRefuted():
-                # A restart must begin above the incarnation that others hold now.
-                self._save.wake()
-            case PacketRejected():
-                return
-        self._count(event)
-        if self._roster.observe(event, now=self._driver.now):
-            if isinstance(event, LeaveLearned):
-                log.info("failed member had left, it is expected no longer node=%s", event.node)
-            self._members_changed()
-        self._seeker.wake()
+    async def _do_outputs(self) -> None:
+        async with asyncio.TaskGroup() as doing:
+            while True:
+                while (output := self._member.next_output()) is not None:
+                    doing.create_task(self._do(output))
+                self._has_output.clear()
+                await self._has_output.wait()
 
-    def _count(self, event: Event) -> None:
-        was_failed = False
-        if isinstance(event, MemberJoined):
-            known = self._roster.members.get(event.member.name)
-            was_failed = known is not None and known.state is MemberState.FAILED
-        self._counts.observe(event, was_failed=was_failed)
+    async def _do_last_outputs(self) -> None:
+        """Do what is left until the member says that it has ended."""
+        while self._last_output is None:
+            while (output := self._member.next_output()) is not None:
+                if isinstance(output, Save | Left | Restart):
+                    await self._do(output)
+            if self._last_output is None:
+                self._has_output.clear()
+                await self._has_output.wait()
 
-    def _members_changed(self) -> None:
-        self._apply.wake()
-        self._save.wake()
-        self._report_soon()
+    async def _do(self, output: Output) -> None:
+        match output:
+            case Listen():
+                await self._listen(output)
+            case Apply():
+                await finish(self._apply(output))
+            case Save():
+                await finish(self._save(output))
+            case Resolve():
+                await self._resolve(output)
+            case Report():
+                self._report_soon()
+            case AskForPlace():
+                self._ask_for_place()
+            case Left() | Restart():
+                self._last_output = output
+                self.stop()
 
-    def _report_soon(self) -> None:
-        if self.link is not None:
-            self.link.wake()
+    async def _listen(self, output: Listen) -> None:
+        """Listen, or say why not.
 
-    def _apply_again(self) -> None:
-        self._apply.wake()
+        In Kubernetes a port that is taken is waited for: the status reports it, and a changed
+        mesh.json takes effect at once, as it does not on a container that Kubernetes holds back.
+        """
+        problem = ""
+        try:
+            await self._driver.listen(output.addresses, output.port)
+        except InvalidSpec as error:
+            can_wait = self._begun.local.options.in_kubernetes and isinstance(error, GossipPortTaken)
+            if not self._is_started and not can_wait:
+                raise
+            problem = error.rule
+        self._driver.tell(partial(self._member.listening, problem))
 
-    def _ask_everyone(self) -> None:
-        self._prober.ask_everyone()
+    async def _apply(self, output: Apply) -> None:
+        wanted, document = output.desired, output.document
+        await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
+        # After their routes: a probe that finds no way out is lost, and with it the first handshake.
+        self._prober.set_peers(wanted.tunnels)
+        self._driver.tell(partial(self._member.applied, self._tunnel.problem))
 
-    # What changes about ourselves while we run.
+    async def _save(self, output: Save) -> None:
+        problem = ""
+        try:
+            await asyncio.to_thread(self._begun.state_file.save, output.state)
+        except CannotWrite as error:
+            problem = str(error)
+        self._driver.tell(partial(self._member.saved, problem))
 
-    def _move_to(self, address: IPAddress) -> None:
-        self._me.overlay_address = address
-        self._presence.announce()
-        self._apply.wake()
-        self._save.wake()
+    async def _resolve(self, output: Resolve) -> None:
+        try:
+            answers, problem = await resolve(output.seed.host), ""
+        # Names that cannot be encoded are ValueErrors; a machine out of threads raises RuntimeError.
+        except (OSError, ValueError, RuntimeError) as error:
+            answers, problem = (), str(error) or "no answer in time"
+        self._driver.tell(partial(self._member.resolved, output.seed, answers, problem))
+
+    def _forget_state(self) -> None:
+        try:
+            self._begun.state_file.remove()
+        except CannotWrite as error:
+            log.warning("state of a mesh that was left stays, remove it by hand error=%s", error)
+
+    # What the member is told.
 
     async def _watch_host(self) -> None:
         while True:
@@ -314,54 +319,21 @@ class Agent:
             except (WesherError, OSError) as error:
                 log.warning("host's addresses not read error=%s", error)
                 continue
-            changed = host != self._me.host
-            if changed:
-                self._me.look_at_host(host)
-            # Before the others are told: they answer to where we say we are.
-            await self._port.follow()
-            if changed:
-                self._presence.follow()
-                self._apply.wake()
-                self._report_soon()
+            self._driver.tell(partial(self._member.host_changed, host))
 
     def _take_mounted(self, content: Mounted) -> None:
-        me, now = self._me, self._driver.now
-        if content.ring != me.ring:
-            me.ring = content.ring
-            self._engine.set_packet_format(me.packet_format)
-            log.warning("key ring changed primary=%s keys=%d", content.ring.primary.id, len([*content.ring]))
-            self._save.wake()
-        if content.document == me.document:
-            return
-        if needs_restart(me.document, content.document):
-            log.warning("mesh.json changed what only a restart can apply, restarting")
-            self._device_goes = not outlives_restart(
-                me.document.wireguard, content.document.wireguard, self._tunnel.mode
-            )
-            self.stop()
-            return
-        me.document = content.document
-        if me.name in me.document.removed:
-            # While our token lives: it ends with our pod.
-            self._doubt_our_place()
-        self._roster.set_seeds(me.seeds, now=now)
-        self._roster.set_removed(me.document.removed, now=now)
-        self._seeker.wake()
-        self._members_changed()
-
-    def _doubt_our_place(self) -> None:
-        if self.link is not None:
-            self.link.doubt()
+        self._driver.tell(partial(self._member.mesh_changed, content.document, content.ring))
 
     def _take_node(self, node: NodeSpec) -> None:
-        if node == self._me.node:
-            return
-        self._me.node = node
-        self._save.wake()
-        if node.overlay_address is not None and node.overlay_address != self._me.overlay_address:
-            log.info("overlay address given address=%s", node.overlay_address)
-            self._move_to(node.overlay_address)
-        self._me.look_at_addresses()
-        self._presence.follow()
-        # Its location decides by which of their addresses others are reached.
-        self._apply.wake()
+        self._driver.tell(partial(self._member.node_given, node.place))
+
+    def _report_soon(self) -> None:
+        if self._link is not None:
+            self._link.wake()
+
+    def _ask_for_place(self) -> None:
+        if self._link is not None:
+            self._link.doubt()
+
+    def _probe_everyone(self) -> None:
+        self._prober.ask_everyone()

@@ -8,26 +8,21 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.state import StateFile
-from wesher_agent.files.state_format import State
-from wesher_agent.kube.node_spec import NodeSpec
-from wesher_agent.mesh.desired import starting_address
-from wesher_agent.mesh.nodemeta import NodeMeta
+from wesher_agent.mesh.local import Local
+from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.runtime.host import look_at_host
-from wesher_agent.runtime.identity import decide_key, decide_name, first_incarnation, read_key_file
+from wesher_agent.runtime.identity import decide_key, decide_name, read_key_file
 from wesher_agent.runtime.kubernetes import FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS, KubernetesLink
-from wesher_agent.runtime.myself import Myself, listen_where
 from wesher_agent.runtime.sources import MountedDirectory
 from wesher_agent.settings import Settings
-from wesher_common.errors import InvalidSpec, PeerMisbehaved
+from wesher_common.errors import InvalidSpec
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
-from wesher_common.overlay import IPAddress
 
 log = logging.getLogger("wesher.agent")
 
@@ -40,11 +35,10 @@ class Beginning:
     mounted: MountedDirectory | None
     link: KubernetesLink | None
     state_file: StateFile
-    saved: State = field(repr=False)
+    saved: SavedState = field(repr=False)
     key_is_new: bool
     """Made just now, so that nobody else can have it."""
-    incarnation: int
-    myself: Myself
+    local: Local
 
 
 async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
@@ -75,10 +69,12 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
     if settings.kubernetes is not None:
         link = await KubernetesLink.connect(settings, document, settings.node_name or socket.gethostname())
         await link.look(FIRST_LOOK_SECONDS if saved.overlay_address is None else REPEATED_LOOK_SECONDS)
-    node = None
-    if link is not None:
-        node = link.node or _remembered_node(saved)
-    listening = listen_where(settings, document, node, host)
+    place = None
+    if settings.kubernetes is not None:
+        # Without an API server, what the operator had given when it was last reached.
+        place = link.node.place if link is not None and link.node is not None else saved.place
+    options = settings.options
+    listening = options.listening(document, place, host)
     name = decide_name(
         settings,
         host_name=socket.gethostname(),
@@ -92,17 +88,15 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
         state_file=state_file,
         saved=saved,
         key_is_new=key.generated,
-        incarnation=first_incarnation(wall_clock=time.time(), saved=saved.incarnation),
-        myself=Myself(
+        local=Local(
             name=name,
-            key=saved.private_key or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES)),
+            private_key=saved.private_key or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES)),
             ring=key.ring,
-            settings=settings,
             document=document,
+            options=options,
             host=host,
             listening=listening,
-            overlay_address=_overlay_address(name, document, link, saved),
-            node=node,
+            place=place,
         ),
     )
 
@@ -134,49 +128,11 @@ def _open_state(settings: Settings, document: MeshDocument) -> StateFile:
     return state_file
 
 
-def _load_state(settings: Settings, state_file: StateFile, document: MeshDocument) -> State:
+def _load_state(settings: Settings, state_file: StateFile, document: MeshDocument) -> SavedState:
     loaded = state_file.load()
     for warning in loaded.warnings:
         log.warning("state file not read whole error=%s", warning)
     saved = loaded.state
-    is_of_another_mesh = (
-        settings.kubernetes is not None and saved.mesh is not None and saved.mesh.uid != document.uid
-    )
-    if settings.init or is_of_another_mesh:
-        # What only this machine knows is no part of the mesh that is left behind.
-        return State(private_key=saved.private_key, incarnation=saved.incarnation)
-    return saved
-
-
-def _remembered_node(saved: State) -> NodeSpec | None:
-    """Return what the operator had said of this node when it could last be asked."""
-    if saved.mesh is None:
-        return None
-    return NodeSpec(
-        uid="",
-        generation=0,
-        deleting=False,
-        overlay_address=saved.overlay_address,
-        routes=saved.routes,
-        advertise_address=saved.advertise_address,
-        location=saved.location,
-        conditions=(),
-    )
-
-
-def _overlay_address(
-    name: str, document: MeshDocument, link: KubernetesLink | None, saved: State
-) -> IPAddress | None:
-    former = saved.overlay_address if saved.name == name else None
-    if link is not None:
-        given = link.node.overlay_address if link.node is not None else None
-        return given or (former if former is not None and former in document.overlay else None)
-    taken = set()
-    for member in saved.nodes:
-        try:
-            taken.add(NodeMeta.decode(member.raw_meta).overlay_address)
-        except PeerMisbehaved:
-            continue
-    return starting_address(
-        name, document.allocation, saved=former, taken={address for address in taken if address is not None}
-    )
+    if settings.init:
+        return saved.of_this_machine()
+    return saved.kept_for(document) if settings.kubernetes is not None else saved

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from wesher_agent.net.addresses import HostAddress
+from wesher_agent.mesh.host import HostAddress, HostNetwork
 from wesher_agent.wireguard.errors import MalformedReply
 from wesher_agent.wireguard.netlink import parse_attributes
 from wesher_agent.wireguard.netlink_socket import NETLINK_ROUTE, NetlinkSocket
@@ -27,20 +27,6 @@ _ROUTE_HEADER = bytes(12)
 _SIOCGIFFLAGS = 0x8913
 _IFREQ = struct.Struct("16sH22x")
 _IFF_UP = 1
-
-
-@dataclass(frozen=True, slots=True)
-class HostNetwork:
-    """One look at the host."""
-
-    addresses: tuple[HostAddress, ...]
-    gateways: frozenset[IPAddress]
-    nameservers: frozenset[IPAddress]
-
-    def underlay(self, own_link: str) -> frozenset[IPAddress]:
-        """Return every address that must stay reachable outside the overlay."""
-        local = {entry.address for entry in self.addresses if entry.link != own_link}
-        return frozenset(local | self.gateways | self.nameservers)
 
 
 @dataclass(frozen=True, slots=True)

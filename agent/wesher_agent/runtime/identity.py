@@ -1,4 +1,4 @@
-"""Who this member is: its key ring, its name, its first incarnation.
+"""Who this member is: its key ring and its name.
 
 Pure decisions over what was given, saved or can be made; the order is the Go
 program's (flag, saved, new), with the key file and the mounted ring before it.
@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from wesher_agent.settings import Settings
-from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import KEY_BYTES, ClusterKey, KeyRing
 from wesher_common.names import is_member_name, member_name
 from wesher_common.overlay import IPAddress
 
-INCARNATION_ROOM = 2**16
-"""How far below the last one an incarnation is near it: more denials than many months bring."""
 _MAX_KEY_FILE = 4096
 """Bytes; far more than a key, and few enough when the file named is a disk or a device."""
 
@@ -96,14 +93,3 @@ def decide_name(settings: Settings, *, host_name: str, cluster_name: str, bind: 
     if not is_member_name(name):
         raise InvalidSpec("the host's name", "cannot be a member's name: give --node-name", value=name)
     return name
-
-
-def first_incarnation(*, wall_clock: float, saved: int) -> int:
-    """Return an incarnation above any this name has used, even with the saved one lost.
-
-    One near the last was forced on us, or comes from a clock that is wrong. It counts for
-    nothing, lest all our runs begin where nothing more can be said: if others hold us
-    there, they say so, and we deny it.
-    """
-    likely = [n for n in (int(wall_clock), saved + 1) if n < MAX_INCARNATION - INCARNATION_ROOM]
-    return max(1, *likely) if likely else 1

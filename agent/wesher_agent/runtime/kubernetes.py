@@ -12,10 +12,12 @@ from datetime import UTC, datetime
 from random import Random
 
 from wesher_agent.kube.node_spec import NodeSpec, ObjectGone
-from wesher_agent.kube.node_status import NodeStatus
+from wesher_agent.kube.node_status import node_status, own_part, view_part
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_agent.kube.schedule import ReportSchedule
 from wesher_agent.settings import Settings
+from wesher_agent.status.conditions import is_undecided
+from wesher_agent.status.snapshot import Snapshot
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.version import VERSION
@@ -90,7 +92,7 @@ class KubernetesLink:
         self.wake()
 
     async def run(
-        self, status: Callable[[], NodeStatus], on_node: Callable[[NodeSpec], None], *, rng: Random
+        self, status: Callable[[], Snapshot], on_node: Callable[[NodeSpec], None], *, rng: Random
     ) -> None:
         """Report until cancelled; ask for our WesherNode while its address is missing, or it is in doubt.
 
@@ -121,7 +123,7 @@ class KubernetesLink:
 
     @property
     def _must_look(self) -> bool:
-        return self._in_doubt or self.node is None or self.node.overlay_address is None
+        return self._in_doubt or self.node is None or self.node.place.overlay_address is None
 
     async def is_gone(self) -> bool:
         """Tell whether this node is to leave its mesh for good, asking for up to five seconds.
@@ -143,21 +145,22 @@ class KubernetesLink:
             await asyncio.sleep(GONE_INTERVAL)
 
     async def _report_when_due(
-        self, schedule: ReportSchedule, present: NodeStatus, clock: Callable[[], float]
+        self, schedule: ReportSchedule, present: Snapshot, clock: Callable[[], float]
     ) -> float:
         """Report if it is time to; return in how many seconds it is again."""
-        if present.is_undecided:
+        if is_undecided(present):
             # A restarted agent's last report is nearer the truth than not knowing.
             return SETTLE_SECONDS
-        schedule.observe(present.own, present.view, members=present.peers.known + 1, now=clock())
+        members = len(present.member.members) + 1
+        schedule.observe(own_part(present), view_part(present), members=members, now=clock())
         if schedule.next_report(now=clock()) <= clock():
             taken = await self._report(present)
             (schedule.reported if taken else schedule.failed)(now=clock())
         return schedule.next_report(now=clock()) - clock()
 
-    async def _report(self, present: NodeStatus) -> bool:
+    async def _report(self, present: Snapshot) -> bool:
         observed = self.node.conditions if self.node is not None else ()
-        body = present.to_dict(observed, now=datetime.now(UTC))
+        body = node_status(present, observed, time=datetime.now(UTC))
 
         async def apply() -> NodeSpec:
             return await self._objects.apply_status(body)
@@ -172,7 +175,7 @@ class KubernetesLink:
             self._say(
                 "the operator has not made this node's WesherNode yet, or deleted it"
                 if self.node is None
-                else "this node's WesherNode was deleted: device and tunnels stay until the agent is ended"
+                else "this node's WesherNode was deleted: device and tunnels stay until the agent ends"
             )
         except (ClusterUnavailable, InvalidSpec) as error:
             self._say(str(error))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import KeyRing
-from wesher_common.mesh_document import FILE_NAME, MeshDocument, WireGuardSettings
+from wesher_common.mesh_document import FILE_NAME, MeshDocument
 from wesher_common.names import NUDGE_FILE
 
 log = logging.getLogger("wesher.agent")
@@ -122,28 +122,3 @@ class MountedDirectory:
             else:
                 found.append((status.st_mtime_ns, status.st_ino, status.st_size))
         return tuple(found)
-
-
-def needs_restart(old: MeshDocument, new: MeshDocument) -> bool:
-    """Tell whether a mesh differs in what only the next start can apply."""
-
-    def settled(document: MeshDocument) -> object:
-        device = document.wireguard
-        return (
-            (document.name, document.uid, document.overlay, document.cluster_name, document.gossip),
-            (device.interface, device.mode),
-        )
-
-    return settled(old) != settled(new)
-
-
-def outlives_restart(old: WireGuardSettings, new: WireGuardSettings, kind: str) -> bool:
-    """Tell whether the next start can adopt the device of this one.
-
-    Args:
-        old: the settings of this start.
-        new: those of the next, which knows no other interface than theirs.
-        kind: of the device, ``Kernel`` or ``Userspace``; one name cannot be both's.
-
-    """
-    return old.interface == new.interface and new.mode in {"Auto", kind}

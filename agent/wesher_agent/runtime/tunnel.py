@@ -1,22 +1,23 @@
-"""The machine's side of the mesh: the WireGuard device and the hosts file, brought to the wish.
+"""The host's side of the mesh: brings the WireGuard device and the hosts file to the desired state.
 
-Takes a `Wish` whenever there is a new one, keeps looking at the device in
-between, and remembers in words why something is not as wished. A machine
-without WireGuard, or with a read-only hosts file, is a state to report and to
-try again, never a reason to stop gossiping.
+Takes a `Desired` whenever there is a new one, decides its MTU, watches the device in
+between, and remembers in words why something is not as desired. A machine without
+WireGuard, or with a read-only hosts file, is a state to report, never a reason to stop
+gossiping. When a failed apply is tried again is `mesh.member`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Literal
 
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
-from wesher_agent.mesh.desired import HostEntry, Wish
+from wesher_agent.mesh.desired import Desired, HostEntry
 from wesher_agent.net.sockets import find_holder
-from wesher_agent.runtime.counts import Counts
 from wesher_agent.runtime.worker import finish
 from wesher_agent.settings import Settings
 from wesher_agent.wireguard.device import Device, Outcome, find_device, open_device
@@ -33,6 +34,8 @@ log = logging.getLogger("wesher.tunnel")
 
 REPAIR_SECONDS = 25.0
 """Between two looks, so that what other hands change is mended within 30 s."""
+Fault = Literal["deviceRestarts", "deviceRepairs", "routeConflicts"]
+"""What is counted."""
 USUAL_MTU = 1420
 """Bytes; Ethernet's less WireGuard's envelope, and the Go program's only one."""
 
@@ -45,9 +48,8 @@ class Tunnel:
         settings: which program to run in user space.
         hosts: the hosts file; None leaves it alone, whatever the mesh wants.
         on_change: called when what there is to report changed.
-        on_retry: called when `apply` should be tried again.
-        on_sessions_lost: called when peers must be sent something, lest they stay silent.
-        counts: what to count repairs and restarts in.
+        on_sessions_lost: called when peers must be sent something, or they stay silent.
+        count: takes each repair, restart and conflict.
 
     """
 
@@ -58,9 +60,8 @@ class Tunnel:
         hosts: HostsFile | None,
         *,
         on_change: Callable[[], None],
-        on_retry: Callable[[], None],
         on_sessions_lost: Callable[[], None],
-        counts: Counts,
+        count: Callable[[Fault], None],
     ) -> None:
         self.ready = False
         self.reason, self.problem = "", ""
@@ -72,78 +73,61 @@ class Tunnel:
         self._hosts = hosts
         self._device: Device | None = None
         self._on_change = on_change
-        self._on_retry = on_retry
         self._on_sessions_lost = on_sessions_lost
-        self._counts = counts
+        self._count = count
         self._conflicts: frozenset[RouteConflict] = frozenset()
         self._mtu_for: frozenset[IPAddress] | None = None
-        self._opened = asyncio.Event()
+        self._opened: asyncio.Future[Device] = asyncio.get_running_loop().create_future()
 
     @property
     def mode(self) -> str:
         """``Kernel`` or ``Userspace``; empty while there is no device."""
         return self._device.kind if self._device is not None else ""
 
-    async def decide_mtu(self, wished: int, underlay: Iterable[IPAddress]) -> int:
-        """Return the MTU to use: the one wished, or what the way to these addresses allows."""
-        addresses = frozenset(underlay)
-        if wished:
-            self.mtu = wished
-        elif addresses != self._mtu_for:
-            try:
-                self.mtu = await asyncio.to_thread(overlay_mtu, addresses)
-            except (WesherError, OSError) as error:
-                log.warning("mtu of the underlay not known error=%s", error)
-                self.mtu = self.mtu or USUAL_MTU
-            self._mtu_for = addresses
-        return self.mtu
-
-    def waits_for_address(self) -> None:
-        """Say that there can be no device yet, since the operator gave no address."""
-        self._report(
-            ready=False, reason="NoAddress", problem="the operator has not given an overlay address yet"
-        )
-
-    async def apply(self, wish: Wish, mode: WireGuardMode, etc_hosts: EtcHosts) -> None:
-        """Bring device and hosts file to a wish; what cannot be done is remembered and tried again."""
+    async def apply(self, wanted: Desired, mode: WireGuardMode, etc_hosts: EtcHosts) -> None:
+        """Bring device and hosts file to the desired state; `problem` says what could not be done."""
+        device = replace(wanted.device, mtu=await self._decide_mtu(wanted.device.mtu, wanted.endpoints))
         try:
             if self._device is None:
                 self._device = await open_device(
                     mode, self._interface, userspace_binary=self._settings.userspace_binary or None
                 )
-            self._done(await self._device.configure(wish.device))
+            self._done(await self._device.configure(device))
         except (WesherError, OSError) as error:
             self._failed(await _with_its_holder(error))
-        if self._device is not None:
+        if self._device is not None and not self._opened.done():
             # Not before its program was started: only then can one wait for the program's end.
-            self._opened.set()
-        await self._write_hosts(wish.hosts, wanted=etc_hosts != "Off")
+            self._opened.set_result(self._device)
+        await self._write_hosts(wanted.hosts, wanted=etc_hosts != "Off")
+
+    async def _decide_mtu(self, wanted: int, endpoints: frozenset[IPAddress]) -> int:
+        """Return the MTU to use: the one that was set, or what the ways to the members allow."""
+        if wanted:
+            self.mtu = wanted
+        elif endpoints != self._mtu_for:
+            try:
+                self.mtu = await asyncio.to_thread(overlay_mtu, endpoints)
+            except (WesherError, OSError) as error:
+                log.warning("mtu of the underlay not known error=%s", error)
+                self.mtu = self.mtu or USUAL_MTU
+            self._mtu_for = endpoints
+        return self.mtu
 
     async def keep(self) -> None:
-        """Look at the device for ever: every `REPAIR_SECONDS`, and at once when its program died."""
+        """Watch the device: every `REPAIR_SECONDS`, and at once when its program died."""
         while True:
-            if self._device is None or not self._opened.is_set():
-                await self._try_again_later()
-                continue
-            lost = asyncio.ensure_future(self._device.wait_lost())
+            device = await self._opened
+            lost = asyncio.ensure_future(device.wait_lost())
             await asyncio.wait([lost], timeout=REPAIR_SECONDS)
             lost.cancel()
             await asyncio.gather(lost, return_exceptions=True)
             try:
-                outcome = await finish(self._device.repair())
+                outcome = await finish(device.repair())
             except (WesherError, OSError) as error:
                 self._failed(await _with_its_holder(error))
             else:
-                self._count(outcome)
+                self._count_outcome(outcome)
                 self._done(outcome)
-
-    async def _try_again_later(self) -> None:
-        try:
-            async with asyncio.timeout(REPAIR_SECONDS):
-                await self._opened.wait()
-        except TimeoutError:
-            # Somebody may have installed what was missing.
-            self._on_retry()
 
     async def peers(self) -> Mapping[WireGuardPublicKey, ObservedPeer] | None:
         """Return what the device knows of each peer; None when it does not answer."""
@@ -174,11 +158,11 @@ class Tunnel:
         if self._device is not None:
             self._device.close()
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count_outcome(self, outcome: Outcome) -> None:
         if outcome.sessions_lost:
-            self._counts.add("deviceRestarts")
+            self._count("deviceRestarts")
         elif outcome.changed:
-            self._counts.add("deviceRepairs")
+            self._count("deviceRepairs")
 
     def _done(self, outcome: Outcome) -> None:
         if not self.ready:
@@ -187,7 +171,7 @@ class Tunnel:
         if outcome.sessions_lost:
             self._on_sessions_lost()
         for conflict in sorted(set(outcome.conflicts) - self._conflicts, key=str):
-            self._counts.add("routeConflicts")
+            self._count("routeConflicts")
             log.warning(
                 "route not added, another holds its place destination=%s holder=%r",
                 *(str(conflict.destination), conflict.holder),

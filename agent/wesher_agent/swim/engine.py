@@ -182,6 +182,11 @@ class Engine:
         """Lifeguard's local health: 0 is healthy, below ``awareness_max_multiplier``."""
         return self._awareness.score
 
+    @property
+    def open_streams(self) -> int:
+        """How many TCP connections are under way, dialled and accepted."""
+        return self._exchange.open_streams
+
     def bury(self, gone: Iterable[Tombstone], *, now: float) -> None:
         """Remember members that were gone in an earlier run; before `start`."""
         for tombstone in sorted(gone, key=lambda tombstone: -tombstone.age):

@@ -109,6 +109,11 @@ class Exchange:
         """Whether bytes wait to be read; `work` reads some, so that no one call takes long."""
         return bool(self._unread)
 
+    @property
+    def open_streams(self) -> int:
+        """How many streams are under way, dialled and accepted."""
+        return len(self._streams)
+
     def drain(self) -> list[StreamAction]:
         """Take what is to be done with connections."""
         actions, self._actions = self._actions, []

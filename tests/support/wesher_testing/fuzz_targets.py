@@ -53,7 +53,7 @@ from wesher_common.errors import InvalidSpec, PeerMisbehaved, WesherError
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.seeds import parse_seed
-from wesher_testing.members import OVERLAY, PORT, meta, own_node
+from wesher_testing.members import OVERLAY, PORT, local_peer, meta
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(16)
 LABEL = b"label"
@@ -149,7 +149,7 @@ def _metadata(data: bytes, _lap: Lap) -> None:
 
 ME = Address("10.0.0.1", PORT)
 MY_META = meta("me").encode()
-MY_NODE = own_node("me")
+MY_NODE = local_peer("me")
 _SENDERS = tuple(Address(f"10.0.0.{number}", PORT) for number in range(2, 6))
 _TICK = 0.1
 _MOST_TICKS = 100

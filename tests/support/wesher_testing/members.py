@@ -6,13 +6,16 @@ import hashlib
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from wesher_agent.mesh.desired import OwnNode, Wish
+from wesher_agent.mesh.desired import Desired, LocalPeer
+from wesher_agent.mesh.host import HostAddress, HostNetwork
+from wesher_agent.mesh.local import Local, Options
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.members import DEFAULT_VERSIONS, Member
 from wesher_agent.wire.messages import State
-from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
+from wesher_common.keys import KEY_BYTES, ClusterKey, KeyRing, WireGuardPrivateKey, WireGuardPublicKey
+from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress, candidate_address
 
 OVERLAY = ip_network("10.189.0.0/24")
@@ -76,7 +79,7 @@ def remembered(
     )
 
 
-def own_node(name: str = "me", **changes: Any) -> OwnNode:
+def local_peer(name: str = "me", **changes: Any) -> LocalPeer:
     """Return this member, movable and outside Kubernetes."""
     fields: dict[str, Any] = {
         "name": name,
@@ -89,19 +92,53 @@ def own_node(name: str = "me", **changes: Any) -> OwnNode:
         "mtu": 1420,
         "underlay": frozenset({ip_address("192.0.2.100")}),
     }
-    return OwnNode(**{**fields, **changes})
+    return LocalPeer(**{**fields, **changes})
 
 
-def peers(wish: Wish) -> dict[str, str]:
+def peers(wanted: Desired) -> dict[str, str]:
     """Return what each peer is sent, by the first of its allowed IPs."""
-    return {str(peer.allowed_ips[0]): str(peer.endpoint) for peer in wish.device.peers}
+    return {str(peer.allowed_ips[0]): str(peer.endpoint) for peer in wanted.device.peers}
 
 
-def owner(wish: Wish, address: IPAddress) -> list[WireGuardPublicKey]:
+def owner(wanted: Desired, address: IPAddress) -> list[WireGuardPublicKey]:
     """Return the keys of the peers to whom an address is routed."""
-    return [peer.public_key for peer in wish.device.peers if ip_network(address) in peer.allowed_ips]
+    return [peer.public_key for peer in wanted.device.peers if ip_network(address) in peer.allowed_ips]
 
 
-def reasons(wish: Wish) -> dict[str, str]:
+def reasons(wanted: Desired) -> dict[str, str]:
     """Return each member's problem."""
-    return {problem.member: problem.reason for problem in wish.problems}
+    return {problem.member: problem.reason for problem in wanted.problems}
+
+
+def host(*addresses: str) -> HostNetwork:
+    """Return a host with these addresses on one link, and the loopback."""
+    entries = [
+        HostAddress(ip_address("127.0.0.1"), 8, "lo", link_up=True, has_default_route=False),
+        *(HostAddress(ip_address(a), 24, "eth0", link_up=True, has_default_route=True) for a in addresses),
+    ]
+    return HostNetwork(tuple(entries), frozenset(), frozenset())
+
+
+def document(**changes: Any) -> MeshDocument:
+    """Return a mesh without seeds."""
+    fields: dict[str, Any] = {"name": "m", "uid": "u", "overlay": OVERLAY, "allocation": OVERLAY}
+    return MeshDocument(**{**fields, **changes})
+
+
+def local_node(
+    name: str = "me", *, on: HostNetwork | None = None, mesh: MeshDocument | None = None, **changes: Any
+) -> Local:
+    """Return this member as it starts, outside Kubernetes unless its options say otherwise."""
+    on, mesh = on or host("192.0.2.100"), mesh or document()
+    options = changes.get("options", Options())
+    fields: dict[str, Any] = {
+        "name": name,
+        "private_key": private_key(name),
+        "ring": KeyRing(ClusterKey(bytes(KEY_BYTES))),
+        "document": mesh,
+        "options": options,
+        "host": on,
+        "listening": options.listening(mesh, changes.get("place"), on),
+        "overlay_address": None if options.in_kubernetes else candidate_address(name, mesh.overlay),
+    }
+    return Local(**{**fields, **changes})

@@ -12,7 +12,8 @@ from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
-from wesher_agent.files.state_format import State, render_state
+from wesher_agent.files.state_format import render_state
+from wesher_agent.mesh.saved_state import SavedState
 from wesher_common.keys import ClusterKey, KeyRing
 from wesher_common.overlay import IPAddress
 from wesher_testing.namespaces import Host
@@ -75,7 +76,7 @@ def mount(host: Host, mesh: dict[str, Any] | str, *, key: str, accepted: str = "
 def remember(host: Host, address: IPAddress, *, name: str = "", **more: Any) -> None:
     """Leave the state file of an earlier run, in which the operator had given an address, and ``more``."""
     ring = KeyRing(ClusterKey(b"s" * 32))
-    state = State(key_ring=ring, name=name or host.name, overlay_address=address, **more)
+    state = SavedState(key_ring=ring, name=name or host.name, overlay_address=address, **more)
     path = host.root / "var/lib/wesher/wgoverlay.json"
     path.parent.mkdir()
     path.write_text(render_state(state))

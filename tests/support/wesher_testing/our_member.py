@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 
 import msgpack
 
+from wesher_agent.mesh.events import Event
 from wesher_agent.net.driver import Driver
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import Event, LeaveDone, PacketRejected, PushPullDone, PushPullFailed
+from wesher_agent.swim.events import LeaveDone, PacketRejected, PushPullDone, PushPullFailed
 from wesher_agent.swim.members import DEFAULT_VERSIONS, LocalNode
 from wesher_agent.swim.profile import Profile
 from wesher_agent.wire.messages import Versions
@@ -146,7 +147,8 @@ async def our_member(
     """Run one of our members for as long as the block lasts."""
     me = LocalNode(name, Address(address, port), meta.encode(), versions)
     member = OurMember(me, profile, fmt)
-    await member.driver.open([ip_address(address)], port)
+    await member.driver.listen([ip_address(address)], port)
+    member.driver.tell(member.engine.start)
     try:
         yield member
     finally:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wesher_agent.net.streams import MAX_OPEN
-from wesher_agent.swim.events import Event, MemberForgotten, MemberJoined
+from wesher_agent.mesh.dialling import MAX_OPEN
+from wesher_agent.mesh.events import Event
+from wesher_agent.swim.events import MemberForgotten, MemberJoined
 from wesher_agent.swim.members import MAX_INCARNATION, Member
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 

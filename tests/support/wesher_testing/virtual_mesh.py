@@ -1,7 +1,7 @@
-"""Agents on the virtual network: engine, roster and state file, joined as the real agent joins them.
+"""Agents on the virtual network: each is the real `MeshMember` in a shell without I/O.
 
-No WireGuard and no files are touched: what the device should be is computed, and
-a state file is its text. Names are looked up in `VirtualMesh.dns`.
+No WireGuard and no files are touched: what the device should be is kept, and a state
+file is its text. Names are looked up in `VirtualMesh.dns`.
 """
 
 from __future__ import annotations
@@ -11,62 +11,71 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from wesher_agent.files.state_format import State, parse_state, render_state
-from wesher_agent.mesh.desired import OwnNode, Wish, desired, starting_address
-from wesher_agent.mesh.dialling import Target
+from wesher_agent.files.state_format import parse_state, render_state
+from wesher_agent.mesh.desired import Desired
 from wesher_agent.mesh.gossip_profile import gossip_profile
-from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
-from wesher_agent.mesh.roster import MOST_FAILED, MemberState, Roster
-from wesher_agent.runtime.agent import APPLY_PAUSE, SAVE_PAUSE
-from wesher_agent.runtime.claims import Claim, NameClaims
-from wesher_agent.runtime.identity import first_incarnation
-from wesher_agent.runtime.seeking import SHORTEST_REST
+from wesher_agent.mesh.host import HostAddress, HostNetwork
+from wesher_agent.mesh.local import Local, Options
+from wesher_agent.mesh.member import MeshMember
+from wesher_agent.mesh.outputs import Apply, Left, Listen, Output, Resolve, Restart, Save
+from wesher_agent.mesh.roster import MOST_FAILED, MemberState
+from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import Event, LeaveDone, NameConflict, PacketRejected, SelfRefuted
-from wesher_agent.swim.members import LocalNode
-from wesher_common.keys import WireGuardPublicKey
-from wesher_common.mesh_document import GossipProfile
+from wesher_agent.wire.keyring import Keyring
+from wesher_agent.wire.packet import PacketFormat
+from wesher_common.keys import KEY_BYTES, ClusterKey, KeyRing, WireGuardPublicKey
+from wesher_common.mesh_document import GossipProfile, GossipSettings, MeshDocument
 from wesher_common.overlay import IPAddress, IPNetwork
-from wesher_common.seeds import SeedAddress, parse_seed
+from wesher_common.seeds import parse_seed
 from wesher_testing.members import private_key
 from wesher_testing.virtual_network import PORT, Node, VirtualNetwork
 
 EPOCH = 1_800_000_000.0
 """Wall-clock seconds at virtual time 0."""
+KEYS = KeyRing(ClusterKey(bytes(KEY_BYTES)))
+SEALED = PacketFormat(Keyring(KEYS.primary.secret), compress=False)
+"""How all agents seal their packets."""
 
 
 class VirtualAgent(Node):
     """One agent. Made by `VirtualMesh.boot`."""
 
-    def __init__(self, mesh: VirtualMesh, own: OwnNode, engine: Engine, roster: Roster, saved: State) -> None:
-        super().__init__(mesh, own.name, engine, engine.me.address)
+    def __init__(self, mesh: VirtualMesh, member: MeshMember, address: Address, saved: SavedState) -> None:
+        local = member.view(now=mesh.now).local
+        super().__init__(mesh, local.name, member, member._engine, address)
         self._mesh = mesh
-        self.roster = roster
-        self.wish: Wish | None = None
-        """As last applied."""
+        self.member = member
+        self.wanted: Desired | None = None
+        """The desired state as last applied."""
         self.lost_tunnels: list[str] = []
         """Members that ran when the way to their overlay address was taken from them, once for each time."""
         self.has_left = False
         """Whether it has said that it goes, and means it."""
-        self._own = own
+        self.has_ended = False
+        """Whether it waits for a restart."""
+        self.disk_problem = ""
+        """Why its state cannot be written; empty when it can."""
+        self.device_problem = ""
+        """Why its device cannot be changed; empty when it can."""
+        self.port_problem = ""
+        """Why it cannot listen; empty when it can."""
         self._saved = saved
-        former = saved.gossip_address if saved.name == own.name else None
-        self.claims = NameClaims([former] if former is not None else [])
-        self._removed: frozenset[str] = frozenset()
-        self._look_at: float | None = None
-        self._applying = _Work(self, self._apply, pause=APPLY_PAUSE)
-        self._saving = _Work(self, self._save, pause=SAVE_PAUSE)
+
+    @property
+    def local(self) -> Local:
+        """What it is now."""
+        return self.member._local
 
     @property
     def expects(self) -> set[str]:
         """The members it would have a tunnel to."""
-        return {n for n, member in self.roster.members.items() if member.state is not MemberState.LEFT}
+        members = self.member._roster.members
+        return {n for n, member in members.items() if member.state is not MemberState.LEFT}
 
     @property
     def is_content(self) -> bool:
         """Whether roster and gossip agree on who is alive, and nobody is suspected or failed."""
-        members = self.roster.members
+        members = self.member._roster.members
         return all(member.state is MemberState.ALIVE for member in members.values()) and (
             {*members, self.name} == self.alive
         )
@@ -76,8 +85,9 @@ class VirtualAgent(Node):
         if self.has_left:
             return
         alive, expects = self.alive, self.expects
+        removed = self.local.document.removed
         for other in self._mesh.agents:
-            if other is self or other.has_left or other.name in self._removed:
+            if other is self or other.has_left or other.name in removed:
                 continue
             if not self._mesh.connects(self, other):
                 continue
@@ -91,25 +101,26 @@ class VirtualAgent(Node):
     def keeps(self) -> Iterator[tuple[str, int, int]]:
         """Yield what the roster keeps too."""
         yield from super().keeps()
-        roster = self.roster
+        roster = self.member._roster
         members, failed = len(roster._known), len(roster._failed)
-        yield "members that have not failed", members - failed, len(self.engine.members) - 1
+        yield "members that have not failed", members - failed, max(0, len(self.engine.members) - 1)
         yield "failed members", failed, MOST_FAILED
+        yield "outputs", len(self.member._outputs), 0
         if roster._changed_at is None:
             # Else what was wanted before is still planned, for a moment.
             answers = sum(map(len, roster._answers.values()))
             yield "dial plans", len(roster._schedule._plans), failed + len(roster._seeds) + answers
 
     @property
-    def state_file(self) -> State:
+    def state_file(self) -> SavedState:
         """What a restart would find."""
         return self._saved
 
     @property
     def owners(self) -> dict[IPAddress, WireGuardPublicKey]:
         """Whose tunnel each overlay address goes to, its own too."""
-        assert self.wish is not None
-        device = self.wish.device
+        assert self.wanted is not None
+        device = self.wanted.device
         routed = {net.network_address: peer.public_key for peer in device.peers for net in peer.allowed_ips}
         return {device.address: device.private_key.public, **routed}
 
@@ -117,135 +128,100 @@ class VirtualAgent(Node):
     def tunnels(self) -> set[str]:
         """The members that run and are reached at their overlay addresses."""
         owners = self.owners
-        others = (other._own for other in self._mesh.agents if other is not self)
-        return {other.name for other in others if owners.get(other.address) == other.private_key.public}
+        return {
+            other.name
+            for other in self._mesh.agents
+            if other is not self and owners.get(other.overlay_address) == other.local.private_key.public
+        }
 
-    def heard(self, event: Event) -> None:
-        """Tell the roster, as the agent does."""
-        super().heard(event)
-        match event:
-            case NameConflict(member=member) if member.name == self.name:
-                self._settle_claim(event)
-            case SelfRefuted():
-                self._saving.wake()
-            case LeaveDone():
-                self.has_left = True
-            case PacketRejected():
-                return
-            case _:
-                pass
-        if self.roster.observe(event, now=self._mesh.now):
-            self._members_changed()
-        self._arm()
+    @property
+    def overlay_address(self) -> IPAddress:
+        """Where the others should reach it."""
+        address = self.local.overlay_address
+        assert address is not None
+        return address
+
+    @property
+    def rival(self) -> str:
+        """Where it says that another machine uses its name."""
+        return self.member.view(now=self._mesh.now).rival
+
+    def act(self, call: Callable[[Any, float], None]) -> None:
+        """Call the engine behind the member's back, and let the member see to what it reports."""
+        call(self.engine, self._mesh.now)
+        self.member.handle_timer(now=self._mesh.now)
+        self.pump()
 
     def pump(self) -> None:
-        """Do what the engine wants, then see what the roster wants."""
-        super().pump()
-        self._arm()
+        """Do what the member wants of the network, then what it wants of its host."""
+        while True:
+            while (output := self.member.next_output()) is not None:
+                self._do(output)
+            super().pump()
+            if not self.member._outputs:
+                return
 
-    def begin(self) -> None:
-        """Show the device as it is before anybody was met, and keep what we are."""
-        self._apply()
-        self._save()
-        self._arm()
+    def change(self, call: Callable[[MeshMember, float], None]) -> None:
+        """Tell the member something, as its host would."""
+        call(self.member, self._mesh.now)
+        self.pump()
 
     def set_seeds(self, seeds: Iterable[str]) -> None:
         """Have other seeds from now on, as a changed mesh.json brings."""
-        self.roster.set_seeds([parse_seed(seed, field="seed") for seed in seeds], now=self._mesh.now)
-        self._arm()
+        parsed = tuple(parse_seed(seed, field="seed") for seed in seeds)
+        self._set_document(replace(self.local.document, seed_nodes=parsed))
 
     def set_removed(self, names: Iterable[str]) -> None:
         """Have other names removed from now on, as a changed mesh.json brings."""
-        self._removed = frozenset(names)
-        if self.roster.set_removed(self._removed, now=self._mesh.now):
-            self._members_changed()
-        self._arm()
+        self._set_document(replace(self.local.document, removed=tuple(names)))
+
+    def _set_document(self, document: MeshDocument) -> None:
+        self.change(lambda member, now: member.mesh_changed(document, KEYS, now=now))
 
     def moved(self) -> None:
         """See that the host's address is another."""
-        self.claims.move(self.engine.me.address, self.address)
-        self._set_own_addresses()
-        self._saving.wake()
-        self._say_where()
+        self.change(lambda member, now: member.host_changed(host_at(self.address), now=now))
 
-    def _settle_claim(self, conflict: NameConflict) -> None:
-        # Later, since the engine is still handing out its events.
-        match self.claims.judge(conflict.claimed, asked_for=conflict.asked_for, now=self._mesh.now):
-            case Claim.FORMER:
-                self.later(0.0, self._say_where)
-            case Claim.DOUBTFUL:
-                self.later(0.0, lambda: self._try(conflict.claimed))
+    def leave(self) -> None:
+        """Leave the mesh for good, as the command has it."""
+        self.change(lambda member, now: member.leave(now=now))
+
+    def _do(self, output: Output) -> None:
+        match output:
+            case Listen():
+                self._later(lambda member, now: member.listening(self.port_problem, now=now))
+            case Apply(desired=wanted):
+                self._apply(wanted)
+                self._later(lambda member, now: member.applied(self.device_problem, now=now))
+            case Save(state=state):
+                if not self.disk_problem:
+                    self._saved = state
+                self._later(lambda member, now: member.saved(self.disk_problem, now=now))
+            case Resolve(seed=seed):
+                answers = [ip_address(answer) for answer in self._mesh.dns.get(seed.host, ())]
+                self._later(lambda member, now: member.resolved(seed, answers, "no answer", now=now))
+            case Left():
+                self.has_left = True
+            case Restart():
+                self.has_ended = True
             case _:
                 pass
 
-    def _say_where(self) -> None:
-        self.act(lambda engine, now: engine.change_address(self.address, now=now))
+    def _later(self, call: Callable[[MeshMember, float], None]) -> None:
+        self.later(0.0, lambda: self.change(call))
 
-    def _members_changed(self) -> None:
-        self._applying.wake()
-        self._saving.wake()
-
-    def _arm(self) -> None:
-        """See to it that the roster is looked at when it wants to be."""
-        at = max(self.roster.next_timer(), self._mesh.now + SHORTEST_REST)
-        if at != float("inf") and (self._look_at is None or at < self._look_at):
-            self._look_at = at
-            self.later(at - self._mesh.now, lambda: self._look(at))
-
-    def _look(self, at: float) -> None:
-        if self._look_at != at:
+    def _apply(self, wanted: Desired) -> None:
+        if self.device_problem:
             return
-        self._look_at = None
-        now = self._mesh.now
-        if self.roster.forget(now=now):
-            self._members_changed()
-        for target in self.roster.due(now=now, most=self.free_dials):
-            self._try(target)
-        self._arm()
-
-    def _try(self, target: Target) -> None:
-        if isinstance(target, SeedAddress):
-            answers = [ip_address(answer) for answer in self._mesh.dns.get(target.host, ())]
-            if answers:
-                self.roster.resolved(target, answers, now=self._mesh.now)
-        else:
-            self.act(lambda engine, now: engine.push_pull_with(target, now=now))
-
-    def _apply(self) -> None:
-        members = self.roster.members.values()
-        wish = desired(self._own, members)
-        if wish.device.address != self._own.address:
-            self._own = replace(self._own, address=wish.device.address)
-            meta = own_meta(self._own)
-            self.act(lambda engine, now: engine.update_meta(meta, now=now))
-            self._set_own_addresses()
-            self._saving.wake()
-            wish = desired(self._own, members)
-        networks = [net for peer in wish.device.peers for net in peer.allowed_ips]
-        assert len({*networks, ip_network(wish.device.address)}) == len(networks) + 1, (
+        networks = [net for peer in wanted.device.peers for net in peer.allowed_ips]
+        assert len({*networks, ip_network(wanted.device.address)}) == len(networks) + 1, (
             f"{self.name} programs two owners of one address: {networks}; {self._mesh!r}"
         )
-        if self.wish is None or self.wish.device == wish.device:
-            self.wish = wish
+        if self.wanted is None or self.wanted.device == wanted.device:
+            self.wanted = wanted
         else:
-            before, self.wish = self.tunnels, wish
+            before, self.wanted = self.tunnels, wanted
             self.lost_tunnels += sorted(before - self.tunnels)
-
-    def _set_own_addresses(self) -> None:
-        self.roster.set_own_addresses(
-            [ip_address(self.address.ip)], overlay_address=self._own.address, now=self._mesh.now
-        )
-
-    def _save(self) -> None:
-        self._saved = State(
-            nodes=self.roster.saved(now=self._mesh.now),
-            private_key=self._own.private_key,
-            name=self.name,
-            gossip_address=self.engine.me.address,
-            overlay_address=self._own.address,
-            incarnation=self.engine.me.incarnation,
-            tombstones=self.engine.tombstones(now=self._mesh.now),
-        )
 
 
 class VirtualMesh(VirtualNetwork):
@@ -269,12 +245,13 @@ class VirtualMesh(VirtualNetwork):
         forget_after: float = 24 * 3600.0,
         **settings: Any,
     ) -> None:
-        super().__init__(seed, profile=gossip_profile(gossip), **settings)
+        super().__init__(seed, profile=gossip_profile(gossip), packet_format=SEALED, **settings)
         self.overlay: IPNetwork = ip_network(overlay)
         self.dns: dict[str, tuple[str, ...]] = {}
         """What names resolve to, for every agent alike."""
         self.wall_clock_error = 0.0
         """Seconds by which every host's clock is wrong."""
+        self._gossip: GossipProfile = gossip
         self._forget_after = forget_after
 
     @property
@@ -295,7 +272,7 @@ class VirtualMesh(VirtualNetwork):
         *,
         seeds: Iterable[str] = (),
         address: Address | None = None,
-        state: State | None = None,
+        state: SavedState | None = None,
     ) -> VirtualAgent:
         """Start an agent.
 
@@ -306,51 +283,35 @@ class VirtualMesh(VirtualNetwork):
             state: what an earlier run left, read from its file's text; None when nothing.
 
         """
-        saved = State()
+        saved = SavedState()
         if state is not None:
             saved, problems = parse_state(render_state(state).encode(), gossip_port=PORT)
             assert not problems
         address = address or self.new_address()
         rng = self.new_dice()
-        metas = [NodeMeta.decode(node.raw_meta) for node in saved.nodes]
-        taken = {meta.overlay_address for meta in metas if meta.overlay_address is not None}
-        overlay_address = starting_address(name, self.overlay, saved=saved.overlay_address, taken=taken)
-        key = saved.private_key or private_key(f"{name} {rng.random()}")
-        own = OwnNode(
+        document = MeshDocument(
+            name="wgoverlay",
+            uid="",
+            overlay=self.overlay,
+            allocation=self.overlay,
+            gossip=GossipSettings(port=PORT, profile=self._gossip),
+            seed_nodes=tuple(parse_seed(seed, field="seed") for seed in seeds),
+        )
+        options, host = Options(forget_after=self._forget_after), host_at(address)
+        local = Local(
             name=name,
-            interface="wgoverlay",
-            private_key=key,
-            listen_port=51820,
-            address=overlay_address,
-            movable=True,
-            overlay=self.overlay,
-            mtu=1420,
+            private_key=saved.private_key or private_key(f"{name} {rng.random()}"),
+            ring=KEYS,
+            document=document,
+            options=options,
+            host=host,
+            listening=options.listening(document, None, host),
         )
-        roster = Roster(
-            name,
-            gossip_port=PORT,
-            overlay=self.overlay,
-            overlay_is_apart=True,
-            forget_after=self._forget_after,
-            rng=rng,
-        )
-        roster.set_own_addresses([ip_address(address.ip)], overlay_address=overlay_address, now=self.now)
-        roster.set_seeds([parse_seed(seed, field="seed") for seed in seeds], now=self.now)
-        roster.restore(saved.nodes, now=self.now)
-        engine = Engine(
-            LocalNode(name, address, own_meta(own)),
-            self.profile,
-            packet_format=self.packet_format,
-            incarnation=first_incarnation(
-                wall_clock=EPOCH + self.now + self.wall_clock_error, saved=saved.incarnation
-            ),
-            rng=rng,
-            nonce=rng.randbytes,
-        )
-        engine.bury(saved.tombstones, now=self.now)
-        agent = VirtualAgent(self, own, engine, roster, saved)
+        wall = EPOCH + self.now + self.wall_clock_error
+        member = MeshMember(local, saved, now=self.now, wall=wall, rng=rng, nonce=rng.randbytes)
+        agent = VirtualAgent(self, member, address, saved)
         self.place(agent)
-        agent.begin()
+        agent.change(lambda member, now: member.start(now=now))
         return agent
 
     def is_whole(self, agents: Iterable[VirtualAgent] | None = None) -> bool:
@@ -366,41 +327,7 @@ class VirtualMesh(VirtualNetwork):
         return len(first) == len(agents) and all(known == first for known in owners.values())
 
 
-def own_meta(own: OwnNode) -> bytes:
-    """Return what an agent outside Kubernetes announces."""
-    return NodeMeta(
-        overlay_address=own.address,
-        public_key=own.private_key.public,
-        version=META_VERSION,
-        flags=Flag.MOVABLE,
-    ).encode()
-
-
-class _Work:
-    """What `runtime.worker.Worker` is, on the virtual clock.
-
-    Args:
-        agent: whose work it is.
-        action: done after `wake`.
-        pause: seconds at least between two times.
-
-    """
-
-    def __init__(self, agent: VirtualAgent, action: Callable[[], None], *, pause: float) -> None:
-        self._agent = agent
-        self._action = action
-        self._pause = pause
-        self._free_at = 0.0
-        self._is_woken = False
-
-    def wake(self) -> None:
-        """Have the action done once more, from now on."""
-        if not self._is_woken:
-            self._is_woken = True
-            now = self._agent._mesh.now
-            self._agent.later(max(0.0, self._free_at - now), self._do)
-
-    def _do(self) -> None:
-        self._is_woken = False
-        self._free_at = self._agent._mesh.now + self._pause
-        self._action()
+def host_at(address: Address) -> HostNetwork:
+    """Return a host with one address on one link."""
+    entry = HostAddress(ip_address(address.ip), 24, "eth0", link_up=True, has_default_route=True)
+    return HostNetwork((entry,), frozenset(), frozenset())

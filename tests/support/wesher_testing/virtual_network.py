@@ -14,10 +14,11 @@ from itertools import count
 from random import Random
 from typing import TypeVar
 
-from wesher_agent.net.streams import KEPT_FREE, MAX_OPEN
+from wesher_agent.mesh.dialling import MAX_OPEN
+from wesher_agent.mesh.events import Event
+from wesher_agent.net.core import Core
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import Event
 from wesher_agent.swim.members import DEFAULT_VERSIONS, LocalNode, Member
 from wesher_agent.swim.profile import DEFAULT_LIMITS, LAN, Limits, Profile
 from wesher_agent.swim.streams import CloseStream, OpenStream, StreamAction, StreamId, WriteStream
@@ -37,14 +38,19 @@ _GRAIN = 0.01
 
 
 class Node:
-    """One engine and the machine it imagines to run on.
+    """One core and the machine it imagines to run on.
 
-    Made by `VirtualNetwork.start`. ``events`` holds all that the engine reported.
+    Made by `VirtualNetwork.start`. ``events`` holds all that the core reported.
     """
 
-    def __init__(self, network: VirtualNetwork, name: str, engine: Engine, address: Address) -> None:
+    def __init__(
+        self, network: VirtualNetwork, name: str, core: Core, engine: Engine, address: Address
+    ) -> None:
         self.name = name
+        self.core = core
+        """What is driven: an engine or a whole member."""
         self.engine = engine
+        """The engine in it, for a test to look into."""
         self.address = address
         """Where its sockets are, which is not what it says after `VirtualNetwork.move`."""
         self.appears_as: Address | None = None
@@ -71,11 +77,6 @@ class Node:
         """The names it holds for members, suspected ones included, itself too."""
         return {name for name, member in self.engine.members.items() if not member.is_gone}
 
-    @property
-    def free_dials(self) -> int:
-        """How many connections it may open besides what gossip opens by itself, as `Driver.free_dials`."""
-        return max(0, MAX_OPEN - KEPT_FREE - len(self.connections))
-
     def sees(self, other: Node) -> State | None:
         """Return the state in which it holds another, None when it knows no such name."""
         member = self.engine.members.get(other.name)
@@ -90,8 +91,13 @@ class Node:
         return [event for event in self.events if isinstance(event, kind)]
 
     def act(self, call: Callable[[Engine, float], None]) -> None:
-        """Call an input of the engine now, then do all it wants done."""
+        """Call an input of the engine now, then do all that is wanted."""
         call(self.engine, self._network.now)
+        self.pump()
+
+    def tell(self, call: Callable[[Core, float], None]) -> None:
+        """Call an input of the core now, then do all that it wants done."""
+        call(self.core, self._network.now)
         self.pump()
 
     def later(self, delay: float, call: Callable[[], None]) -> None:
@@ -124,18 +130,18 @@ class Node:
         yield "connections", len(self.connections), MAX_OPEN
 
     def pump(self) -> None:
-        """Carry out what the engine wants: what a driver does, without sockets."""
-        network, engine = self._network, self.engine
-        for data, address in engine.datagrams_to_send():
+        """Carry out what the core wants: what a driver does, without sockets."""
+        network, core = self._network, self.core
+        for data, address in core.datagrams_to_send():
             network.transmit(self, data, address)
-        for action in engine.stream_actions():
+        for action in core.stream_actions():
             network.stream_action(self, action)
-        while (event := engine.next_event()) is not None:
+        while (event := core.next_event()) is not None:
             network.trace.heard(self.name, event)
             network.invariants.heard(self, event)
             self.heard(event)
         network.invariants.acted(self)
-        at = engine.next_timer()
+        at = core.next_timer()
         if at is not None and (self._wake_at is None or at < self._wake_at):
             self._wake_at = max(at, network.now)
             network.at(self._wake_at, self._wake)
@@ -147,9 +153,9 @@ class Node:
             self._network.at(self.awake_from, self._wake)
             return
         self._wake_at = None
-        at = self.engine.next_timer()
+        at = self.core.next_timer()
         if at is not None and at <= self._network.now:
-            self.engine.handle_timer(now=self._network.now)
+            self.core.handle_timer(now=self._network.now)
         self.pump()
 
 
@@ -266,8 +272,9 @@ class VirtualNetwork:
             nonce=rng.randbytes,
             limits=limits,
         )
-        node = Node(self, label or name, engine, address)
+        node = Node(self, label or name, engine, engine, address)
         self.place(node)
+        node.act(lambda engine, now: engine.start(now=now))
         return node
 
     def new_address(self) -> Address:
@@ -280,12 +287,11 @@ class VirtualNetwork:
         return Random(self._rng.getrandbits(64))
 
     def place(self, node: Node) -> None:
-        """Put a node where its sockets are, and start its engine."""
+        """Put a node where its sockets are."""
         self.trace.say(f"{node.name} starts at {node.address}")
         self.nodes[node.name] = node
         self._at[node.address] = node
         self.invariants.watch(node)
-        node.act(lambda engine, now: engine.start(now=now))
 
     def join(self, node: Node, *seeds: Node) -> None:
         """Let a node exchange state with others as a joiner."""
@@ -408,7 +414,7 @@ class VirtualNetwork:
 
     def inject(self, target: Node, data: bytes, sender: Address) -> None:
         """Let a datagram arrive at a node at once, wherever it claims to come from."""
-        target.act(lambda engine, now: engine.receive_datagram(data, sender, now=now))
+        target.tell(lambda core, now: core.receive_datagram(data, sender, now=now))
 
     def transmit(self, source: Node, data: bytes, address: Address) -> None:
         """Carry a datagram, or lose it."""
@@ -459,14 +465,14 @@ class VirtualNetwork:
             self.at(self.now + 3 * connection.delay, lambda: self._accept(connection, request.data))
 
     def _refuse(self, node: Node, stream: StreamId, delay: float, error: str) -> None:
-        self._arrive(node, delay, lambda engine, now: engine.stream_closed(stream, now=now, error=error))
+        self._arrive(node, delay, lambda core, now: core.stream_closed(stream, now=now, error=error))
 
     def _accept(self, connection: _Connection, data: bytes) -> None:
         server, client = connection.server, connection.client
         if not self.runs(server):
             return
         remote = Address(client.address.ip, self._rng.randrange(32768, 60000))
-        stream = server.engine.stream_accepted(remote, now=self.now)
+        stream = server.core.stream_accepted(remote, now=self.now)
         if stream is None:
             server.pump()
             self._arrive_closed(connection, client, None)
@@ -477,7 +483,7 @@ class VirtualNetwork:
             self.now + DEFAULT_LIMITS.accepted_stream_timeout,
             lambda: self._time_out(server, stream),
         )
-        self._arrive(server, 0.0, lambda engine, now: engine.stream_received(stream, data, now=now))
+        self._arrive(server, 0.0, lambda core, now: core.stream_received(stream, data, now=now))
 
     def _write(self, connection: _Connection, node: Node, data: bytes) -> None:
         other = connection.other(node)
@@ -486,7 +492,7 @@ class VirtualNetwork:
             self._arrive(
                 other,
                 connection.delay,
-                lambda engine, now: engine.stream_received(stream, data, now=now),
+                lambda core, now: core.stream_received(stream, data, now=now),
             )
 
     def _arrive_closed(self, connection: _Connection, node: Node, error: str | None) -> None:
@@ -494,19 +500,19 @@ class VirtualNetwork:
         other = connection.other(node)
         if stream is not None and self._is_open(node, other) and self._is_open(other, node):
 
-            def close(engine: Engine, now: float) -> None:
+            def close(core: Core, now: float) -> None:
                 if node.connections.pop(stream, None) is not None:
-                    engine.stream_closed(stream, now=now, error=error)
+                    core.stream_closed(stream, now=now, error=error)
 
             self._arrive(node, connection.delay, close)
 
     def _time_out(self, node: Node, stream: StreamId) -> None:
         connection = node.connections.pop(stream, None)
         if connection is not None and self.runs(node):
-            node.act(lambda engine, now: engine.stream_closed(stream, now=now, error="timed out"))
+            node.tell(lambda core, now: core.stream_closed(stream, now=now, error="timed out"))
             self._arrive_closed(connection, connection.other(node), None)
 
-    def _arrive(self, node: Node, delay: float, call: Callable[[Engine, float], None]) -> None:
+    def _arrive(self, node: Node, delay: float, call: Callable[[Core, float], None]) -> None:
         def arrive() -> None:
             if not self.runs(node):
                 return
@@ -514,7 +520,7 @@ class VirtualNetwork:
             if ready > self.now:
                 self.at(ready, arrive)
                 return
-            node.act(call)
+            node.tell(call)
 
         self.at(self.now + delay, arrive)
 

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import fields
 
-from wesher_agent.swim.events import Event, PacketRejected, PushPullDone, PushPullFailed
+from wesher_agent.mesh.events import Event
+from wesher_agent.swim.events import PacketRejected, PushPullDone, PushPullFailed
 from wesher_agent.swim.members import Member
 
 KEPT = 4000

@@ -10,8 +10,9 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from wesher_agent.cli.commands import agent_settings
-from wesher_agent.files.state_format import State, render_state
+from wesher_agent.files.state_format import render_state
 from wesher_agent.mesh.roster import SavedMember
+from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.runtime.beginning import Beginning, begin
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.tombstones import Tombstone
@@ -27,7 +28,7 @@ MESH = {
     "wireguard": {"interface": "wgbegin"},
 }
 ELSEWHERE = Address("192.0.2.7", 7946)
-SAVED = State(
+SAVED = SavedState(
     key_ring=KeyRing(ClusterKey(b"k" * 32)),
     private_key=WireGuardPrivateKey.from_random(b"p" * 32),
     nodes=(SavedMember(name="b", address=ELSEWHERE, raw_meta=b""),),
@@ -40,7 +41,7 @@ SAVED = State(
 )
 
 
-async def begun(directory: Path, saved: State) -> Beginning:
+async def begun(directory: Path, saved: SavedState) -> Beginning:
     """Begin in a mesh with uid u-1, with no API server to ask."""
     (directory / "mesh.json").write_text(json.dumps(MESH))
     (directory / "cluster-key").write_text(base64.b64encode(bytes(32)).decode())
@@ -55,7 +56,8 @@ async def begun(directory: Path, saved: State) -> Beginning:
 async def test_without_an_api_server_all_that_was_known_of_the_mesh_counts(tmp_path: Path) -> None:
     begin = await begun(tmp_path, SAVED)
     assert (begin.saved.nodes, begin.saved.tombstones) == (SAVED.nodes, SAVED.tombstones)
-    assert (begin.myself.overlay_address, begin.myself.location) == (ip_address("10.99.0.10"), "east")
+    local = begin.local.with_first_address(begin.saved)
+    assert (local.overlay_address, local.location) == (ip_address("10.99.0.10"), "east")
 
 
 async def test_of_another_mesh_nobody_is_expected_and_nothing_taken_over_but_what_is_this_machine_s(
@@ -64,6 +66,7 @@ async def test_of_another_mesh_nobody_is_expected_and_nothing_taken_over_but_wha
     """A mesh is made anew to change what cannot be changed, under its former name and interface."""
     assert SAVED.mesh is not None
     begin = await begun(tmp_path, replace(SAVED, mesh=replace(SAVED.mesh, uid="u-0")))
-    assert begin.saved == State(private_key=SAVED.private_key, incarnation=SAVED.incarnation)
-    assert (begin.myself.overlay_address, begin.myself.location) == (None, "")
-    assert begin.myself.key == SAVED.private_key
+    assert begin.saved == SavedState(private_key=SAVED.private_key, incarnation=SAVED.incarnation)
+    local = begin.local.with_first_address(begin.saved)
+    assert (local.overlay_address, local.location) == (None, "")
+    assert local.private_key == SAVED.private_key

@@ -13,7 +13,6 @@ from wesher_agent.runtime.identity import (
     KeyDecision,
     decide_key,
     decide_name,
-    first_incarnation,
     read_key_file,
 )
 from wesher_agent.settings import Settings
@@ -92,17 +91,3 @@ def test_a_cluster_name_is_part_of_the_members_name() -> None:
 def test_a_host_name_that_no_hosts_file_could_hold_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="the host's name 'a b': cannot be a member's name"):
         decide_name(settings(), host_name="a b", cluster_name="", bind=ip_address("192.0.2.5"))
-
-
-def test_incarnations_only_rise_even_when_the_clock_goes_back_or_the_state_is_lost() -> None:
-    assert first_incarnation(wall_clock=1_700_000_000.5, saved=0) == 1_700_000_000
-    assert first_incarnation(wall_clock=1000.0, saved=1_700_000_000) == 1_700_000_001
-    assert first_incarnation(wall_clock=0.0, saved=0) == 1
-
-
-@pytest.mark.parametrize("last", [2**32 - 1, 2**32 - 2, 2**32 - 100])
-def test_no_run_begins_near_the_last_incarnation_for_an_attack_or_a_wrong_clock(last: int) -> None:
-    """There nothing could be said any more, run after run."""
-    assert first_incarnation(wall_clock=1_700_000_000.0, saved=last) == 1_700_000_000
-    assert first_incarnation(wall_clock=float(last), saved=1_700_000_000) == 1_700_000_001
-    assert first_incarnation(wall_clock=2.0**40, saved=last) == 1

@@ -6,36 +6,21 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from random import Random
 from typing import Any
 
 import pytest
 
 from wesher_agent.kube.api import ApiServer
-from wesher_agent.kube.node_status import NodeStatus, PeerCounts
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_agent.runtime import kubernetes
 from wesher_agent.runtime.kubernetes import KubernetesLink
-from wesher_common.conditions import Condition
+from wesher_testing.members import remembered
+from wesher_testing.snapshots import snapshot
 
 NODE = {"metadata": {"name": "m.a", "uid": "u-a", "generation": 1}, "spec": {"overlayIP": "10.9.0.5"}}
-WELL = NodeStatus(
-    observed_generation=1,
-    conditions=(Condition("Ready", "True", "Ready"),),
-    public_key="",
-    endpoint="",
-    key_ids=(),
-    primary_key_id="",
-    config_hash="",
-    agent_version="1",
-    wireguard_mode="Kernel",
-    mtu=1420,
-    peers=PeerCounts(known=1, alive=1, suspect=0, failed=0, handshake=1, unreachable=()),
-    view_hash="",
-    outsiders=(),
-)
-CLASHING = replace(WELL, conditions=(Condition("Ready", "False", "NameConflict", "at 192.0.2.9"),))
+WELL = snapshot(remembered("b"))
+CLASHING = snapshot(remembered("b"), rival="192.0.2.9:7946")
 
 
 @asynccontextmanager

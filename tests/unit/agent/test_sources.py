@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from wesher_agent.runtime.sources import MountedDirectory, needs_restart, outlives_restart
+from wesher_agent.runtime.sources import MountedDirectory
 from wesher_common.errors import InvalidSpec
-from wesher_common.mesh_document import MeshDocument, WireGuardMode, WireGuardSettings
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 DOCUMENT = json.dumps({"version": 1, "name": "m", "uid": "u", "overlayCIDR": "10.9.0.0/16"})
@@ -103,35 +102,3 @@ def test_what_is_missing_or_broken_is_named_once_until_it_changes(
         mounted.read()
     assert str(error.value).startswith(line)
     assert not mounted.has_changed()
-
-
-@pytest.mark.parametrize(
-    ("changes", "wanted"),
-    [
-        ({"name": "other"}, True),
-        ({"uid": "v"}, True),
-        ({"gossip": {"port": 7947}}, True),
-        ({"wireguard": {"mode": "Kernel"}}, True),
-        ({"wireguard": {"port": 51821}}, False),
-        ({"seedNodes": ["192.0.2.1"], "etcHosts": "Off"}, False),
-    ],
-)
-def test_what_takes_a_restart(changes: dict[str, object], *, wanted: bool) -> None:
-    old, new = (MeshDocument.from_json(json.dumps(json.loads(DOCUMENT) | more)) for more in ({}, changes))
-    assert needs_restart(old, new) == wanted
-
-
-@pytest.mark.parametrize(
-    ("mode", "kind", "stays"),
-    [
-        ("Auto", "Kernel", True),
-        ("Kernel", "Kernel", True),
-        ("Kernel", "Userspace", False),
-        ("Userspace", "Kernel", False),
-        ("Userspace", "", False),
-    ],
-)
-def test_which_device_the_next_start_can_adopt(mode: WireGuardMode, kind: str, *, stays: bool) -> None:
-    present, wished = WireGuardSettings(), WireGuardSettings(mode=mode)
-    assert outlives_restart(present, wished, kind) == stays
-    assert not outlives_restart(present, WireGuardSettings(interface="wgother", mode=mode), kind)

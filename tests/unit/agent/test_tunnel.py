@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -10,21 +10,19 @@ import pytest
 
 from wesher_agent.cli.commands import agent_settings
 from wesher_agent.files.hosts import HostsFile
-from wesher_agent.mesh.desired import HostEntry, Wish
+from wesher_agent.mesh.desired import Desired, HostEntry
 from wesher_agent.mesh.device import DeviceConfig
-from wesher_agent.runtime import tunnel as tunnel_module
-from wesher_agent.runtime.counts import Counts
 from wesher_agent.runtime.tunnel import Tunnel
 from wesher_common.keys import WireGuardPrivateKey
 
-WISH = Wish(
+WANTED = Desired(
     device=DeviceConfig(
         interface="wgnone",
         private_key=WireGuardPrivateKey.from_random(bytes(32)),
         listen_port=51820,
         address=ip_address("10.9.0.1"),
         overlay=ip_network("10.9.0.0/16"),
-        mtu=1420,
+        mtu=0,
         peers=(),
         unreachable_overlay=False,
     ),
@@ -39,7 +37,6 @@ class _Heard:
 
     def __init__(self) -> None:
         self.changes = 0
-        self.retried = asyncio.Event()
 
     def change(self) -> None:
         self.changes += 1
@@ -50,9 +47,8 @@ class _Heard:
             NO_WIREGUARD,
             hosts,
             on_change=self.change,
-            on_retry=self.retried.set,
             on_sessions_lost=pytest.fail,
-            counts=Counts(),
+            count=pytest.fail,
         )
 
 
@@ -70,7 +66,7 @@ async def test_without_wireguard_the_reason_is_told_once_and_hosts_are_written_a
     heard = _Heard()
     tunnel = heard.tunnel(HostsFile(hosts_path, "wgnone"))
     for _ in range(3):
-        await tunnel.apply(WISH, "Userspace", "Names")
+        await tunnel.apply(WANTED, "Userspace", "Names")
     assert (tunnel.ready, tunnel.reason, tunnel.mode) == (False, "InvalidSetting", "")
     assert "/nowhere/wireguard-go" in tunnel.problem
     assert heard.changes == 1
@@ -79,23 +75,11 @@ async def test_without_wireguard_the_reason_is_told_once_and_hosts_are_written_a
     assert await tunnel.peers() == {}
 
 
-async def test_what_was_missing_may_be_there_later_so_it_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(tunnel_module, "REPAIR_SECONDS", 0.01)
-    heard = _Heard()
-    keeping = asyncio.create_task(heard.tunnel().keep())
-    async with asyncio.timeout(60.0):
-        await heard.retried.wait()
-    keeping.cancel()
-    await asyncio.gather(keeping, return_exceptions=True)
-
-
 async def test_hosts_entries_go_when_the_mesh_no_longer_wants_them(hosts_path: Path) -> None:
     tunnel = _Heard().tunnel(HostsFile(hosts_path, "wgnone"))
-    await tunnel.apply(WISH, "Userspace", "Names")
+    await tunnel.apply(WANTED, "Userspace", "Names")
     assert tunnel.hosts_state == "written"
-    await tunnel.apply(Wish(WISH.device, (), ()), "Userspace", "Off")
+    await tunnel.apply(Desired(WANTED.device, (), ()), "Userspace", "Off")
     assert hosts_path.read_text() == "127.0.0.1 localhost\n"
     assert tunnel.hosts_state == "off"
 
@@ -105,12 +89,16 @@ async def test_a_hosts_file_that_is_not_there_is_one_warning(
 ) -> None:
     tunnel = _Heard().tunnel(HostsFile(tmp_path / "none", "wgnone"))
     for _ in range(3):
-        await tunnel.apply(WISH, "Userspace", "Names")
+        await tunnel.apply(WANTED, "Userspace", "Names")
     assert caplog.text.count("hosts file skipped") == 1
     assert tunnel.hosts_state.startswith("skipped: ")
 
 
-async def test_an_mtu_that_is_wished_is_taken_as_it_is() -> None:
+async def test_an_mtu_that_is_set_is_taken_as_it_is_and_otherwise_the_underlay_decides() -> None:
     tunnel = _Heard().tunnel()
-    assert await tunnel.decide_mtu(1300, []) == 1300
-    assert 1280 <= await tunnel.decide_mtu(0, [ip_address("127.0.0.1")]) <= 65535
+    await tunnel.apply(replace(WANTED, device=replace(WANTED.device, mtu=1300)), "Userspace", "Off")
+    assert tunnel.mtu == 1300
+    automatic = replace(WANTED, endpoints=frozenset({ip_address("127.0.0.1")}))
+    await tunnel.apply(automatic, "Userspace", "Off")
+    assert 1280 <= tunnel.mtu <= 65535
+    assert tunnel.mtu != 1300

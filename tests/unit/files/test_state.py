@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from wesher_agent.files.atomic import CannotWrite
-from wesher_agent.files.state import State, StateFile
+from wesher_agent.files.state import StateFile
 from wesher_agent.files.state_format import parse_state, render_state
 from wesher_agent.mesh.roster import SavedMember
+from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.errors import InvalidSpec
@@ -30,7 +31,7 @@ NODE = SavedMember(
     away=12.5,
     incarnation=1_800_000_002,
 )
-FULL = State(
+FULL = SavedState(
     key_ring=KeyRing(KEY, (ClusterKey(bytes(range(1, 33))),)),
     nodes=(NODE, SavedMember(name="c", address=Address("2001:db8::3", 7946), raw_meta=b"")),
     private_key=WireGuardPrivateKey.from_random(bytes(range(2, 34))),
@@ -89,13 +90,13 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 
 def test_an_empty_state_is_saved_and_loaded(tmp_path: Path) -> None:
     file = state_file(tmp_path / "wgoverlay.json")
-    file.save(State())
-    assert file.load().state == State()
+    file.save(SavedState())
+    assert file.load().state == SavedState()
 
 
 def test_without_a_file_it_starts_empty(tmp_path: Path) -> None:
     loaded = state_file(tmp_path / "wgoverlay.json").load()
-    assert (loaded.state, loaded.warnings) == (State(), ())
+    assert (loaded.state, loaded.warnings) == (SavedState(), ())
 
 
 def test_file_and_directory_are_closed_to_others(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_gos_file_is_read(tmp_path: Path) -> None:
     path.write_text(GO_STATE)
     loaded = StateFile(path, gossip_port=8000).load()
     assert loaded.warnings == ()
-    assert loaded.state == State(
+    assert loaded.state == SavedState(
         key_ring=KeyRing(KEY),
         nodes=(
             SavedMember(name="b", address=Address("192.0.2.2", 8000), raw_meta=bytes([0x31, 0x7F, 3])),
@@ -184,7 +185,7 @@ def test_a_file_that_is_no_state_is_set_aside_and_not_overwritten(tmp_path: Path
     path.write_bytes(content)
     file = state_file(path)
     loaded = file.load()
-    assert loaded.state == State()
+    assert loaded.state == SavedState()
     assert len(loaded.warnings) == 2
     assert loaded.warnings[1] == f"{path} is kept as {path}.corrupt-1"
     file.save(FULL)
@@ -365,7 +366,7 @@ def test_a_second_agent_on_the_same_file_is_refused(tmp_path: Path) -> None:
 def test_what_is_removed_is_gone_with_its_lock(tmp_path: Path) -> None:
     file = StateFile(tmp_path / "wg0.json", gossip_port=7946)
     file.lock()
-    file.save(State())
+    file.save(SavedState())
     (tmp_path / "wg1.json").touch()
     file.remove()
     file.remove()  # of nothing there is nothing to say
@@ -390,7 +391,8 @@ def test_a_lock_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 def test_with_a_full_disk_the_old_state_stands_and_a_broken_one_is_not_lost(tmp_path: Path) -> None:
     script = """
         from wesher_agent.files.atomic import CannotWrite
-        from wesher_agent.files.state import State, StateFile
+        from wesher_agent.files.state import StateFile
+from wesher_agent.mesh.saved_state import SavedState
         mount("-t", "tmpfs", "-o", "size=16k", "tmpfs", "/mnt")
         path = Path("/mnt/wgoverlay.json")
         path.write_text("{ broken")
@@ -404,12 +406,12 @@ def test_with_a_full_disk_the_old_state_stands_and_a_broken_one_is_not_lost(tmp_
         file = StateFile(path, gossip_port=7946)
         print(*file.load().warnings, sep="\\n")
         try:
-            file.save(State(name="a"))
+            file.save(SavedState(name="a"))
         except CannotWrite as error:
             print(error)
         print(path.read_text())
         filler.unlink()
-        file.save(State(name="a"))
+        file.save(SavedState(name="a"))
         print(file.load().state.name, Path(f"{path}.corrupt-1").read_text())
     """
     full = "/mnt/wgoverlay.json.corrupt-1 could not be written: No space left on device"

@@ -84,17 +84,17 @@ def test_a_wesher_node_is_read_with_what_the_operator_gave() -> None:
             "status": {"conditions": [{"type": "Ready", "status": "True"}]},
         }
     )
-    assert node.overlay_address == ip_address("10.9.0.5")
-    assert node.routes == (ip_network("10.244.1.0/24"),)
-    assert node.advertise_address == ip_address("192.0.2.5")
-    assert (node.location, node.uid, node.generation, node.deleting) == ("east", "u1", 3, False)
+    assert node.place.overlay_address == ip_address("10.9.0.5")
+    assert node.place.routes == (ip_network("10.244.1.0/24"),)
+    assert node.place.advertise_address == ip_address("192.0.2.5")
+    assert (node.place.location, node.uid, node.generation, node.deleting) == ("east", "u1", 3, False)
     assert [entry["type"] for entry in node.conditions] == ["Ready"]
 
 
 def test_a_wesher_node_without_an_address_yet_is_read_as_such() -> None:
     node = NodeSpec.from_object({"metadata": {"deletionTimestamp": "now"}, "spec": {}})
-    assert node.overlay_address is None
-    assert node.advertise_address is None
+    assert node.place.overlay_address is None
+    assert node.place.advertise_address is None
     assert node.deleting
 
 

@@ -13,11 +13,11 @@ from wesher_agent.mesh.desired import (
 from wesher_agent.mesh.device import Endpoint, Peer
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_common.overlay import candidate_address
-from wesher_testing.members import OVERLAY, go_meta, meta, own_node, peers, private_key, reasons, remembered
+from wesher_testing.members import OVERLAY, go_meta, local_peer, meta, peers, private_key, reasons, remembered
 
 
 def test_a_member_becomes_a_peer_and_a_hosts_entry() -> None:
-    own = own_node()
+    own = local_peer()
     wish = desired(own, [remembered("b", "192.0.2.2")])
     address = candidate_address("b", OVERLAY)
     assert wish.device.peers == (
@@ -41,7 +41,7 @@ def test_a_member_becomes_a_peer_and_a_hosts_entry() -> None:
 
 def test_an_ipv6_overlay_over_an_ipv6_underlay() -> None:
     overlay = ip_network("2001:db8::/64")
-    own = own_node(overlay=overlay, address=candidate_address("me", overlay))
+    own = local_peer(overlay=overlay, address=candidate_address("me", overlay))
     member = remembered(
         "b", "2001:db8:ffff::2", announced=meta("b", overlay_address=candidate_address("b", overlay))
     )
@@ -51,19 +51,19 @@ def test_an_ipv6_overlay_over_an_ipv6_underlay() -> None:
 
 @pytest.mark.parametrize("state", [MemberState.ALIVE, MemberState.SUSPECT, MemberState.FAILED])
 def test_who_is_expected_keeps_peer_and_hosts_entry(state: MemberState) -> None:
-    wish = desired(own_node(), [remembered("b", state=state)])
+    wish = desired(local_peer(), [remembered("b", state=state)])
     assert (len(wish.device.peers), len(wish.hosts)) == (1, 1)
 
 
 def test_who_left_has_neither() -> None:
-    wish = desired(own_node(), [remembered("b", state=MemberState.LEFT)])
+    wish = desired(local_peer(), [remembered("b", state=MemberState.LEFT)])
     assert (wish.device.peers, wish.hosts, wish.problems) == ((), (), ())
 
 
 def test_peers_are_sorted_whatever_the_order_of_members() -> None:
     members = [remembered(name, f"192.0.2.{number}") for number, name in enumerate("bcdefg", start=1)]
-    wish = desired(own_node(), members)
-    assert wish == desired(own_node(), reversed(members))
+    wish = desired(local_peer(), members)
+    assert wish == desired(local_peer(), reversed(members))
     assert [peer.public_key.raw for peer in wish.device.peers] == sorted(
         peer.public_key.raw for peer in wish.device.peers
     )
@@ -93,7 +93,7 @@ def test_the_endpoint_is_the_nearest_that_the_member_names(
     own_location: str, announced: dict[str, Any], endpoint: str
 ) -> None:
     wish = desired(
-        own_node(location=own_location), [remembered("b", "192.0.2.2", announced=meta("b", **announced))]
+        local_peer(location=own_location), [remembered("b", "192.0.2.2", announced=meta("b", **announced))]
     )
     assert list(peers(wish).values()) == [endpoint]
 
@@ -108,7 +108,7 @@ def test_the_endpoint_is_the_nearest_that_the_member_names(
     ],
 )
 def test_keepalive_is_ours_to_send_behind_nat(changes: dict[str, Any], keepalive: int) -> None:
-    (peer,) = desired(own_node(**changes), [remembered("b")]).device.peers
+    (peer,) = desired(local_peer(**changes), [remembered("b")]).device.peers
     assert peer.persistent_keepalive == keepalive
 
 
@@ -130,14 +130,14 @@ def test_keepalive_is_ours_to_send_behind_nat(changes: dict[str, Any], keepalive
 def test_a_member_that_cannot_have_a_tunnel_is_a_problem_and_blocks_nobody(
     member: RosterMember, reason: str
 ) -> None:
-    wish = desired(own_node(), [member, remembered("c", "192.0.2.3")])
+    wish = desired(local_peer(), [member, remembered("c", "192.0.2.3")])
     assert reasons(wish) == {"b": reason}
     assert [entry.name for entry in wish.hosts] == ["c"]
     assert len(wish.device.peers) == 1
 
 
 def test_a_name_that_is_none_gets_no_tunnel_and_cannot_forge_a_line() -> None:
-    wish = desired(own_node(), [remembered("evil\n10.0.0.1 bank.example")])
+    wish = desired(local_peer(), [remembered("evil\n10.0.0.1 bank.example")])
     assert wish.device.peers == ()
     assert wish.problems == (
         Problem(
@@ -149,27 +149,27 @@ def test_a_name_that_is_none_gets_no_tunnel_and_cannot_forge_a_line() -> None:
 
 
 def test_qualified_names_end_in_the_mesh_and_our_domain() -> None:
-    wish = desired(own_node(etc_hosts="Qualified", mesh="prod"), [remembered("b.berlin")])
+    wish = desired(local_peer(etc_hosts="Qualified", mesh="prod"), [remembered("b.berlin")])
     assert [entry.name for entry in wish.hosts] == ["b.berlin.prod.wesher.internal"]
 
 
 def test_outside_kubernetes_a_qualified_name_has_no_mesh() -> None:
-    wish = desired(own_node(etc_hosts="Qualified"), [remembered("b")])
+    wish = desired(local_peer(etc_hosts="Qualified"), [remembered("b")])
     assert [entry.name for entry in wish.hosts] == ["b.wesher.internal"]
 
 
 def test_off_is_off() -> None:
-    wish = desired(own_node(etc_hosts="Off"), [remembered("b")])
+    wish = desired(local_peer(etc_hosts="Off"), [remembered("b")])
     assert (wish.hosts, len(wish.device.peers)) == ((), 1)
 
 
 def test_a_name_too_long_with_its_suffix_keeps_its_tunnel() -> None:
     name = ".".join(["x" * 61] * 4)
-    wish = desired(own_node(etc_hosts="Qualified", mesh="prod"), [remembered(name)])
+    wish = desired(local_peer(etc_hosts="Qualified", mesh="prod"), [remembered(name)])
     assert (len(wish.device.peers), wish.hosts) == (1, ())
     assert reasons(wish) == {name: "NameTooLong"}
 
 
 def test_entries_are_sorted_by_name() -> None:
-    wish = desired(own_node(), [remembered(name, f"192.0.2.{ord(name)}") for name in "dcb"])
+    wish = desired(local_peer(), [remembered(name, f"192.0.2.{ord(name)}") for name in "dcb"])
     assert [entry.name for entry in wish.hosts] == ["b", "c", "d"]

@@ -15,8 +15,8 @@ from wesher_common.overlay import candidate_address
 from wesher_testing.members import (
     OVERLAY,
     go_meta,
+    local_peer,
     meta,
-    own_node,
     owner,
     peers,
     private_key,
@@ -36,7 +36,7 @@ def test_the_names_are_twins() -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_of_two_that_can_move_a_third_programs_the_smaller_name(order: int) -> None:
     members = [remembered(name, f"192.0.2.{number}") for number, name in enumerate(TWINS, start=1)]
-    wish = desired(own_node(), members[::order])
+    wish = desired(local_peer(), members[::order])
     assert owner(wish, TWIN_ADDRESS) == [private_key(TWINS[0]).public]
     assert wish.problems == (
         Problem(TWINS[1], "AddressClash", f"claims {TWIN_ADDRESS}, which {TWINS[0]} has"),
@@ -46,20 +46,20 @@ def test_of_two_that_can_move_a_third_programs_the_smaller_name(order: int) -> N
 
 def test_one_that_cannot_move_keeps_it_against_a_smaller_name() -> None:
     members = [remembered(TWINS[0]), remembered(TWINS[1], "192.0.2.2", announced=go_meta(TWINS[1]))]
-    wish = desired(own_node(), members)
+    wish = desired(local_peer(), members)
     assert owner(wish, TWIN_ADDRESS) == [private_key(TWINS[1]).public]
 
 
 def test_of_two_that_cannot_move_the_smaller_name_is_programmed() -> None:
     members = [remembered(name, announced=go_meta(name)) for name in TWINS]
-    wish = desired(own_node(), members)
+    wish = desired(local_peer(), members)
     assert owner(wish, TWIN_ADDRESS) == [private_key(TWINS[0]).public]
     assert reasons(wish) == {TWINS[1]: "AddressClash"}
 
 
 def test_the_loser_moves_to_the_next_free_address() -> None:
     taken = remembered("other", "192.0.2.3", announced=meta("other", overlay_address=TWIN_ADDRESS + 1))
-    wish = desired(own_node(TWINS[1]), [remembered(TWINS[0]), taken])
+    wish = desired(local_peer(TWINS[1]), [remembered(TWINS[0]), taken])
     assert wish.device.address == TWIN_ADDRESS + 2
     assert owner(wish, TWIN_ADDRESS) == [private_key(TWINS[0]).public]
     assert wish.problems == ()
@@ -67,12 +67,12 @@ def test_the_loser_moves_to_the_next_free_address() -> None:
 
 def test_the_loser_does_not_move_to_an_address_of_the_underlay() -> None:
     gateway = TWIN_ADDRESS + 1
-    wish = desired(own_node(TWINS[1], underlay=frozenset({gateway})), [remembered(TWINS[0])])
+    wish = desired(local_peer(TWINS[1], underlay=frozenset({gateway})), [remembered(TWINS[0])])
     assert wish.device.address == TWIN_ADDRESS + 2
 
 
 def test_the_winner_stays_and_does_not_program_the_loser() -> None:
-    wish = desired(own_node(TWINS[0]), [remembered(TWINS[1])])
+    wish = desired(local_peer(TWINS[0]), [remembered(TWINS[1])])
     assert wish.device.address == TWIN_ADDRESS
     assert wish.device.peers == ()
     assert wish.problems == (
@@ -81,13 +81,13 @@ def test_the_winner_stays_and_does_not_program_the_loser() -> None:
 
 
 def test_we_give_way_to_a_go_member_whatever_its_name() -> None:
-    wish = desired(own_node(TWINS[0]), [remembered(TWINS[1], announced=go_meta(TWINS[1]))])
+    wish = desired(local_peer(TWINS[0]), [remembered(TWINS[1], announced=go_meta(TWINS[1]))])
     assert wish.device.address == TWIN_ADDRESS + 1
     assert owner(wish, TWIN_ADDRESS) == [private_key(TWINS[1]).public]
 
 
 def test_we_stay_where_we_cannot_move_and_route_our_address_to_nobody() -> None:
-    own = own_node(TWINS[1], movable=False)
+    own = local_peer(TWINS[1], movable=False)
     wish = desired(own, [remembered(TWINS[0], announced=go_meta(TWINS[0]))])
     assert wish.device.address == TWIN_ADDRESS
     assert wish.device.peers == ()
@@ -95,7 +95,7 @@ def test_we_stay_where_we_cannot_move_and_route_our_address_to_nobody() -> None:
 
 
 def test_a_member_that_failed_keeps_its_claim_until_it_is_forgotten() -> None:
-    wish = desired(own_node(TWINS[1]), [remembered(TWINS[0], state=MemberState.FAILED)])
+    wish = desired(local_peer(TWINS[1]), [remembered(TWINS[0], state=MemberState.FAILED)])
     assert wish.device.address == TWIN_ADDRESS + 1
 
 
@@ -105,14 +105,14 @@ def test_a_full_overlay_is_said_and_nobody_is_programmed_twice() -> None:
         meta(name, overlay_address=ip_address(f"10.189.0.{last}")) for name, last in (("a", 1), ("b", 2))
     ]
     members = [remembered(name, announced=said) for name, said in zip("ab", announced, strict=True)]
-    wish = desired(own_node("c", overlay=overlay, address=ip_address("10.189.0.1")), members)
+    wish = desired(local_peer("c", overlay=overlay, address=ip_address("10.189.0.1")), members)
     assert reasons(wish) == {"a": "AddressClash", "c": "OverlayFull"}
     assert list(peers(wish)) == ["10.189.0.2/32"]
 
 
 def test_of_two_living_members_with_one_key_the_smaller_name_is_programmed() -> None:
     copy = remembered("c", "192.0.2.3", announced=meta("c", public_key=private_key("b").public))
-    wish = desired(own_node(), [copy, remembered("b")])
+    wish = desired(local_peer(), [copy, remembered("b")])
     assert [entry.name for entry in wish.hosts] == ["b"]
     assert reasons(wish) == {"c": "KeyClash"}
 
@@ -120,13 +120,13 @@ def test_of_two_living_members_with_one_key_the_smaller_name_is_programmed() -> 
 def test_a_renamed_machine_takes_its_key_along_without_a_report() -> None:
     former = remembered("b", state=MemberState.FAILED)
     renamed = remembered("c", announced=meta("c", public_key=private_key("b").public))
-    wish = desired(own_node(), [former, renamed])
+    wish = desired(local_peer(), [former, renamed])
     assert [entry.name for entry in wish.hosts] == ["c"]
     assert wish.problems == ()
 
 
 def test_our_own_former_name_does_not_make_us_move() -> None:
-    own = own_node("me", address=candidate_address("b", OVERLAY), private_key=private_key("b"))
+    own = local_peer("me", address=candidate_address("b", OVERLAY), private_key=private_key("b"))
     wish = desired(own, [remembered("b", state=MemberState.FAILED)])
     assert wish.device.address == own.address
     assert wish.problems == ()

@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 
 from wesher_agent.mesh.desired import (
-    OwnNode,
+    LocalPeer,
     desired,
     unreachable_overlay,
 )
 from wesher_agent.mesh.device import Endpoint
-from wesher_testing.members import meta, own_node, peers, reasons, remembered
+from wesher_testing.members import local_peer, meta, peers, reasons, remembered
 
 WIDE = ip_network("10.0.0.0/8")
 """Go's default, inside which many a LAN lies."""
 
 
-def own_in_wide(**changes: Any) -> OwnNode:
-    return own_node(overlay=WIDE, address=ip_address("10.200.0.1"), **changes)
+def own_in_wide(**changes: Any) -> LocalPeer:
+    return local_peer(overlay=WIDE, address=ip_address("10.200.0.1"), **changes)
 
 
 def test_a_peer_whose_overlay_address_is_the_gateway_is_refused() -> None:
@@ -48,13 +48,13 @@ def test_in_kubernetes_one_that_claims_to_be_reached_inside_the_overlay_takes_no
     assert honest.meta.overlay_address is not None
     claimed = str(honest.meta.overlay_address)
 
-    wish = desired(own_node(in_kubernetes=True, movable=False), [honest, remembered("c", claimed)])
+    wish = desired(local_peer(in_kubernetes=True, movable=False), [honest, remembered("c", claimed)])
 
     assert peers(wish) == {f"{claimed}/32": "192.0.2.2:51820"}
     assert reasons(wish) == {"c": "EndpointInsideOverlay"}
     elsewhere = meta("c", wireguard_endpoint=Endpoint(ip_address("192.0.2.3"), 7))
     wish = desired(
-        own_node(in_kubernetes=True, movable=False), [honest, remembered("c", claimed, announced=elsewhere)]
+        local_peer(in_kubernetes=True, movable=False), [honest, remembered("c", claimed, announced=elsewhere)]
     )
     assert reasons(wish) == {}, "its gossip goes through the overlay, its tunnel does not"
 

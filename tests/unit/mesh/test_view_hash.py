@@ -8,12 +8,12 @@ from wesher_agent.mesh.desired import (
     view_hash,
 )
 from wesher_agent.mesh.roster import MemberState, RosterMember
-from wesher_testing.members import meta, own_node, private_key, remembered
+from wesher_testing.members import local_peer, meta, private_key, remembered
 
 
 def test_two_nodes_that_see_each_other_agree() -> None:
-    one = view_hash(own_node("a"), [remembered("b")])
-    other = view_hash(own_node("b"), [remembered("a")])
+    one = view_hash(local_peer("a"), [remembered("b")])
+    other = view_hash(local_peer("b"), [remembered("a")])
     assert one == other
     assert len(one) == 12
 
@@ -31,7 +31,7 @@ def test_two_nodes_that_see_each_other_agree() -> None:
     ],
 )
 def test_anything_that_matters_changes_it(different: list[RosterMember]) -> None:
-    assert view_hash(own_node("a"), different) != view_hash(own_node("a"), [remembered("b")])
+    assert view_hash(local_peer("a"), different) != view_hash(local_peer("a"), [remembered("b")])
 
 
 @pytest.mark.parametrize(
@@ -45,4 +45,4 @@ def test_anything_that_matters_changes_it(different: list[RosterMember]) -> None
 )
 def test_what_nodes_may_know_differently_does_not(same: list[RosterMember]) -> None:
     """How long a failed member is remembered, or suspected, differs from node to node."""
-    assert view_hash(own_node("a"), same) == view_hash(own_node("a"), [remembered("b")])
+    assert view_hash(local_peer("a"), same) == view_hash(local_peer("a"), [remembered("b")])

@@ -16,14 +16,14 @@ from random import Random
 
 import pytest
 
+from wesher_agent.mesh.dialling import MAX_OPEN
+from wesher_agent.mesh.events import Event
 from wesher_agent.net import streams
 from wesher_agent.net.driver import Driver
 from wesher_agent.net.sockets import GossipPortTaken, find_holder, open_sockets
-from wesher_agent.net.streams import MAX_OPEN
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import (
-    Event,
     LeaveDone,
     MemberFailed,
     MemberJoined,
@@ -72,7 +72,11 @@ class _Peer:
             nonce=self.nonce,
         )
         self.driver = Driver(self.engine, self.take, on_fault=lambda: self.faults.append(self.name))
-        await self.driver.open([ip_address(self.ip), *more], self.port)
+        await self.listen(ip_address(self.ip), *more)
+
+    async def listen(self, *addresses: IPAddress) -> None:
+        await self.driver.listen(addresses, self.port)
+        self.driver.tell(self.engine.start)
 
     @property
     def address(self) -> Address:
@@ -127,8 +131,8 @@ async def test_one_that_listens_elsewhere_from_now_on_is_reached_there_only(open
     a, b = await open_peer("a"), await open_peer("b")
     former = b.address
     with closing(socket.create_server((ELSEWHERE, b.port))), pytest.raises(GossipPortTaken):
-        await b.driver.reopen([ip_address(ELSEWHERE)], b.port)
-    await b.driver.reopen([ip_address(ELSEWHERE)], b.port)
+        await b.driver.listen([ip_address(ELSEWHERE)], b.port)
+    await b.driver.listen([ip_address(ELSEWHERE)], b.port)
     b.ip = ELSEWHERE
     b.driver.tell(partial(b.engine.change_address, b.address))
 
@@ -250,7 +254,7 @@ async def test_a_port_that_is_taken_in_one_family_is_opened_in_both_once_it_is_f
         with pytest.raises(GossipPortTaken):
             await peer.open(ip_address("::1"))
         assert find_holder("UDP", peer.port) == ""
-    await peer.driver.open([ip_address(peer.ip), ip_address("::1")], peer.port)
+    await peer.listen(ip_address(peer.ip), ip_address("::1"))
     await peer.driver.close()
 
 

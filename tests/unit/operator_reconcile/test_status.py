@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
 
-from wesher_agent.kube.node_status import PeerCounts
+from wesher_agent.kube.node_status import node_status
+from wesher_agent.mesh.roster import MemberState
 from wesher_common.conditions import rfc3339
 from wesher_common.keys import ClusterKey, KeyRing
 from wesher_operator.reconcile.agent_pod import PodTrouble
@@ -14,6 +15,8 @@ from wesher_operator.reconcile.refusal import Refusal
 from wesher_operator.reconcile.status import Findings, mesh_status, next_change, report_window, stale_after
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
+from wesher_testing.members import remembered
+from wesher_testing.snapshots import snapshot
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 RING = KeyRing(ClusterKey(bytes(32)))
@@ -185,8 +188,9 @@ def test_of_twenty_nodes_that_die_together_all_are_unreachable_at_once() -> None
     """Every agent reports the same names, so those that it cut off would stay ready until they are stale."""
     dead = [f"dead-{number:02}" for number in range(20)]
     alive = [f"alive-{number:02}" for number in range(30)]
-    peers = PeerCounts(known=49, alive=29, suspect=0, failed=20, handshake=29, unreachable=tuple(dead))
-    living = [member(name, peers=peers.to_dict()) for name in alive]
+    gone = [remembered(name, state=MemberState.FAILED) for name in dead]
+    reported = node_status(snapshot(*map(remembered, alive[1:]), *gone), (), time=NOW)
+    living = [member(name, peers=reported["peers"]) for name in alive]
     status = status_of(*living, *(member(name, ago=120) for name in dead))
     found = {entry["name"]: (entry["state"], entry["reason"]) for entry in status["memberList"]}
     assert found == dict.fromkeys(dead, ("NotReady", "Unreachable")) | dict.fromkeys(alive, ("Ready", ""))

@@ -130,10 +130,10 @@ def test_choices_do_not_care_about_capitals() -> None:
 
 
 def test_leaving_on_exit_is_the_default_outside_kubernetes_only() -> None:
-    assert agent_settings([], {}).leaves_on_exit
-    assert not agent_settings(["--kubernetes", "/etc/wesher"], {}).leaves_on_exit
-    assert agent_settings(["--kubernetes", "/etc/wesher", "--leave-on-exit"], {}).leaves_on_exit
-    assert not agent_settings(["--leave-on-exit=false"], {}).leaves_on_exit
+    assert agent_settings([], {}).options.leaves_on_exit
+    assert not agent_settings(["--kubernetes", "/etc/wesher"], {}).options.leaves_on_exit
+    assert agent_settings(["--kubernetes", "/etc/wesher", "--leave-on-exit"], {}).options.leaves_on_exit
+    assert not agent_settings(["--leave-on-exit=false"], {}).options.leaves_on_exit
 
 
 def test_flags_describe_a_mesh_as_mesh_json_does() -> None:

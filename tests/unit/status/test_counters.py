@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wesher_agent.runtime.counts import KINDS, Counts
+from wesher_agent.mesh.events import MemberReturned
+from wesher_agent.status.counters import KINDS, Counts
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     AccusationRefused,
@@ -25,9 +26,9 @@ def test_every_kind_is_there_before_anything_happened() -> None:
 def test_a_return_is_told_from_a_first_arrival() -> None:
     counts, member = Counts(), gossiped("b", "192.0.2.1")
 
-    counts.observe(MemberJoined(member), was_failed=False)
-    counts.observe(MemberFailed(member, from_node="c", confirmations=1), was_failed=False)
-    counts.observe(MemberJoined(member), was_failed=True)
+    counts.observe(MemberJoined(member))
+    counts.observe(MemberFailed(member, from_node="c", confirmations=1))
+    counts.observe(MemberReturned("b"))
 
     assert (counts.numbers["membersFailed"], counts.numbers["membersReturned"]) == (1, 1)
 
@@ -35,9 +36,9 @@ def test_a_return_is_told_from_a_first_arrival() -> None:
 def test_denials_conflicts_and_claims_about_the_forgotten_are_counted() -> None:
     counts, member = Counts(), gossiped("b", "192.0.2.1")
 
-    counts.observe(SelfRefuted(incarnation=2, accused_by="c"), was_failed=False)
-    counts.observe(NameConflict(member, claimed=member.address), was_failed=False)
-    counts.observe(OutdatedAlive("d", incarnation=1, claimed=member.address), was_failed=False)
+    counts.observe(SelfRefuted(incarnation=2, accused_by="c"))
+    counts.observe(NameConflict(member, claimed=member.address))
+    counts.observe(OutdatedAlive("d", incarnation=1, claimed=member.address))
 
     assert (counts.numbers["suspicionsDenied"], counts.numbers["nameConflicts"]) == (1, 1)
     assert counts.numbers["outdatedClaims"] == 1
@@ -52,7 +53,7 @@ def test_what_is_blocked_refused_or_fails_is_counted() -> None:
         AccusationRefused("b", incarnation=2**32 - 1),
         PushPullFailed(Address("192.0.2.1", 7946), join=True, error="timed out"),
     ):
-        counts.observe(event, was_failed=False)
+        counts.observe(event)
 
     kinds = ("udpBlocked", "membersRefused", "accusationsRefused", "pushPullsFailed")
     assert [counts.numbers[kind] for kind in kinds] == [1, 1, 1, 1]

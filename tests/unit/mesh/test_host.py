@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from ipaddress import ip_address
-from threading import Event, Thread
 
 import pytest
 
-from wesher_agent.net import addresses
-from wesher_agent.net.addresses import ALL_ADDRESSES, HostAddress, Listening, choose_addresses, resolve
+from wesher_agent.mesh.host import ALL_ADDRESSES, HostAddress, Listening, choose_addresses
 from wesher_common.errors import InvalidSpec
 from wesher_common.overlay import IPAddress
 
@@ -83,7 +79,7 @@ def test_the_first_address_of_a_link_is_bound_whatever_it_is() -> None:
 
 @pytest.mark.parametrize("iface", ["eth9", "wgoverlay"])
 def test_a_link_without_addresses_is_refused(iface: str) -> None:
-    with pytest.raises(InvalidSpec, match=f"--bind-iface '{iface}': is no link of this host with an address"):
+    with pytest.raises(InvalidSpec, match=f"--bind-iface '{iface}': no such interface, or it has no address"):
         choose(at("10.0.0.5"), iface=iface)
 
 
@@ -110,37 +106,3 @@ def test_told_to_listen_everywhere_a_public_address_is_only_announced() -> None:
 def test_a_host_without_any_address_must_be_told_one() -> None:
     with pytest.raises(InvalidSpec, match="--advertise-addr: this host has no address"):
         choose(LOOPBACK, at("fe80::1"))
-
-
-async def test_names_are_resolved_to_every_address_once() -> None:
-    assert ip("127.0.0.1") in await resolve("127.0.0.1")
-    answers = await resolve("localhost")
-    assert len(answers) == len(set(answers)) > 0
-
-
-async def test_what_cannot_be_a_name_is_refused() -> None:
-    with pytest.raises(UnicodeError):
-        await resolve("a" * 64 + ".example")
-
-
-def test_a_resolver_that_does_not_answer_holds_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work in other threads goes on meanwhile, and the process can end."""
-    answered = Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answered.wait() and [])
-    monkeypatch.setattr(addresses, "RESOLVE_TIMEOUT", 0.05)
-
-    async def agent() -> list[object]:
-        asked = [resolve(f"seed-{number}.example") for number in range(50)]
-        outcomes = await asyncio.gather(*asked, return_exceptions=True)
-        await asyncio.to_thread(lambda: None)
-        return [type(outcome) for outcome in outcomes]
-
-    outcomes: list[object] = []
-    running = Thread(target=lambda: outcomes.extend(asyncio.run(agent())))
-    running.start()
-    running.join(timeout=60.0)
-    held_up = running.is_alive()
-    answered.set()
-    running.join()
-    assert not held_up
-    assert outcomes == [TimeoutError] * 50

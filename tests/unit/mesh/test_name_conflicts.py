@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from wesher_agent.runtime.claims import ASK_SECONDS, STANDING_SECONDS, TELL_SECONDS, Claim, NameClaims
+from wesher_agent.mesh.name_conflicts import ASK_SECONDS, STANDING_SECONDS, TELL_SECONDS, Claim, NameConflicts
 from wesher_agent.swim.address import Address
 
 FORMER, NEW, FOREIGN = (Address(f"192.0.2.{last}", 7946) for last in (1, 2, 3))
 
 
 def test_a_rival_that_an_answer_names_is_a_fault_for_a_while() -> None:
-    claims = NameClaims([FORMER])
+    claims = NameConflicts([FORMER])
     assert claims.rival(now=10.0) == ""
     assert claims.judge(FOREIGN, asked_for=True, now=10.0) is Claim.RIVAL
     assert claims.rival(now=10.0 + STANDING_SECONDS) == str(FOREIGN)
@@ -18,7 +18,7 @@ def test_a_rival_that_an_answer_names_is_a_fault_for_a_while() -> None:
 
 def test_a_claim_that_comes_by_itself_is_no_fault_and_is_asked_about_once_in_a_while() -> None:
     """It may be a packet of a member that was renamed, or of ours before we moved twice."""
-    claims = NameClaims([])
+    claims = NameConflicts([])
     assert claims.judge(FOREIGN, asked_for=False, now=10.0) is Claim.DOUBTFUL
     assert claims.judge(FOREIGN, asked_for=False, now=10.0 + ASK_SECONDS) is Claim.NOTHING
     assert claims.judge(FOREIGN, asked_for=False, now=10.1 + ASK_SECONDS) is Claim.DOUBTFUL
@@ -27,7 +27,7 @@ def test_a_claim_that_comes_by_itself_is_no_fault_and_is_asked_about_once_in_a_w
 
 
 def test_who_answers_that_we_are_where_we_were_is_told_once_in_a_while() -> None:
-    claims = NameClaims([FORMER])
+    claims = NameConflicts([FORMER])
     assert claims.judge(FORMER, asked_for=True, now=10.0) is Claim.FORMER
     assert claims.judge(FORMER, asked_for=True, now=10.0 + TELL_SECONDS) is Claim.NOTHING
     assert claims.judge(FORMER, asked_for=True, now=10.1 + TELL_SECONDS) is Claim.FORMER
@@ -35,13 +35,13 @@ def test_who_answers_that_we_are_where_we_were_is_told_once_in_a_while() -> None
 
 
 def test_our_old_words_that_come_by_themselves_change_nothing_and_keep_nobody_from_being_told() -> None:
-    claims = NameClaims([FORMER])
+    claims = NameConflicts([FORMER])
     assert claims.judge(FORMER, asked_for=False, now=10.0) is Claim.NOTHING
     assert claims.judge(FORMER, asked_for=True, now=10.0) is Claim.FORMER
 
 
 def test_an_address_left_is_a_former_one_and_one_come_back_to_is_not() -> None:
-    claims = NameClaims([])
+    claims = NameConflicts([])
     claims.move(FORMER, NEW)
     assert claims.judge(FORMER, asked_for=True, now=10.0) is Claim.FORMER
     claims.move(NEW, FORMER)

@@ -1,26 +1,20 @@
-"""Which of this host's addresses to listen on and to give to others.
+"""This host as a value, and which of its addresses to listen on and to announce.
 
-The order is the Go program's (hashicorp/go-sockaddr): public addresses first,
-the default route's link before others, IPv4 before IPv6, the smaller network
-first. Asking the kernel for them is left to others; names are resolved here.
+The order of preference is the Go program's (hashicorp/go-sockaddr): public addresses
+first, the default route's link before others, IPv4 before IPv6, the smaller network
+first. Asking the kernel is left to `netlink.host`, resolving names to `net.resolver`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from threading import Thread
-from typing import Any
+from ipaddress import IPv4Address, IPv6Address
 
 from wesher_common.errors import InvalidSpec
 from wesher_common.overlay import IPAddress
 
 ALL_ADDRESSES: tuple[IPAddress, ...] = (IPv4Address(0), IPv6Address(0))
-RESOLVE_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +30,33 @@ class HostAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class HostNetwork:
+    """The host's addresses, gateways and nameservers at one moment."""
+
+    addresses: tuple[HostAddress, ...]
+    gateways: frozenset[IPAddress]
+    nameservers: frozenset[IPAddress]
+
+    def has(self, address: IPAddress) -> bool:
+        """Tell whether an address is listed as one of this host's."""
+        return any(entry.address == address for entry in self.addresses)
+
+    def underlay(self, own_link: str) -> frozenset[IPAddress]:
+        """Return every address that must stay reachable outside the overlay."""
+        local = {entry.address for entry in self.addresses if entry.link != own_link}
+        return frozenset(local | self.gateways | self.nameservers)
+
+
+@dataclass(frozen=True, slots=True)
 class Listening:
-    """Where a member listens, and where it says it does."""
+    """Where a member listens, and the address it announces."""
 
     bind: tuple[IPAddress, ...]
-    """One a family, or one."""
+    """One address per family, or one address."""
     advertise: IPAddress
-    """What others dial."""
+    """What other members dial."""
     internal: IPAddress | None
-    """A local address for members nearby, when ``advertise`` is none of this host's (1:1 NAT)."""
+    """A local address for members nearby, when ``advertise`` is not an address of this host (1:1 NAT)."""
 
 
 def choose_addresses(
@@ -60,11 +72,11 @@ def choose_addresses(
 
     Args:
         host: the addresses of this host, in the kernel's order.
-        bind_addr: as given by flag; beats everything.
+        bind_addr: as given by flag; overrides everything.
         bind_iface: a link whose first address is meant; empty for none.
-        advertise_addr: as given by flag or object; what others dial.
-        own_link: our WireGuard link, which cannot carry itself.
-        everywhere: whether to listen on all addresses unless told where, even with a public one.
+        advertise_addr: as given by flag or object; what other members dial.
+        own_link: our WireGuard link, which cannot carry its own packets.
+        everywhere: whether to listen on all addresses when no flag names one, even with a public one.
 
     Raises:
         InvalidSpec: the link does not exist or has no address, or there is nothing to advertise.
@@ -95,7 +107,7 @@ def _first_on(link: str, host: Iterable[HostAddress]) -> IPAddress:
     for entry in host:
         if entry.link == link:
             return entry.address
-    raise InvalidSpec("--bind-iface", "is no link of this host with an address", value=link)
+    raise InvalidSpec("--bind-iface", "no such interface, or it has no address", value=link)
 
 
 def _reachable(host: Sequence[HostAddress], families: set[int]) -> IPAddress | None:
@@ -116,35 +128,3 @@ def _in_order(host: Iterable[HostAddress]) -> list[HostAddress]:
             -entry.prefix_length,
         ),
     )
-
-
-async def resolve(host: str) -> tuple[IPAddress, ...]:
-    """Return every address of a name, without duplicates.
-
-    Raises:
-        OSError: the name has none, or nobody could be asked in time.
-        ValueError: it cannot be a host's name.
-
-    """
-    loop = asyncio.get_running_loop()
-    answers: asyncio.Future[tuple[IPAddress, ...]] = loop.create_future()
-
-    def ask() -> None:
-        try:
-            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            addresses = tuple(dict.fromkeys(ip_address(answer[4][0]) for answer in found))
-        except (OSError, ValueError) as error:
-            tell(answers.set_exception, error)
-        else:
-            tell(answers.set_result, addresses)
-
-    def tell(settle: Callable[[Any], None], outcome: object) -> None:
-        # By now the loop may have ended, or nobody may wait any more.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(lambda: None if answers.done() else settle(outcome))
-
-    # Not in the loop's own pool: a resolver that does not answer would hold up the
-    # work on files and devices there, and the end of the process, for half a minute.
-    Thread(target=ask, name=f"resolve {host}", daemon=True).start()
-    async with asyncio.timeout(RESOLVE_TIMEOUT):
-        return await answers

@@ -1,0 +1,172 @@
+"""What a member reports beside its engine's events, in the order it happened.
+
+Facts for the log, the counters and the status, like `swim.events`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.events import Event as EngineEvent
+from wesher_common.overlay import IPAddress
+from wesher_common.seeds import SeedAddress
+
+
+@dataclass(frozen=True, slots=True)
+class MemberReturned:
+    """A failed member is alive again."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedMemberLeft:
+    """A failed member turned out to have left: it is not expected back."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedMemberForgotten:
+    """A failed member was away for too long: it is not expected back."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSkipped:
+    """A seed's address must not be dialled."""
+
+    seed: SeedAddress
+    address: IPAddress
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeedNotResolved:
+    """A seed's name has no answer."""
+
+    seed: SeedAddress
+    error: str
+    is_first: bool
+    """Whether it had one before, or was never asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemFound:
+    """A member has no tunnel, or lacks something else it should have."""
+
+    node: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayAddressGiven:
+    """The operator gave this member an overlay address."""
+
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayAddressGivenUp:
+    """Another member keeps this member's overlay address, so this one moved."""
+
+    former: IPAddress
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class AddressLost:
+    """The single address that gossip listens on is missing from this host."""
+
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class NoAddressToAnnounce:
+    """The host has no address that others could dial; the former one stays announced."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoutesNotAnnounced:
+    """The node's routes do not fit into its gossip metadata."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DialledAtFormerAddress:
+    """Other members look for this one at its former address; they are told the new one."""
+
+    former: Address
+
+
+@dataclass(frozen=True, slots=True)
+class ListenFailed:
+    """Gossip cannot listen, and tries again."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListeningChanged:
+    """Gossip listens at other addresses, or on a port that was taken before."""
+
+    addresses: tuple[IPAddress, ...]
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRingChanged:
+    """Gossip seals and reads with another key ring."""
+
+    primary: str
+    """The primary key's id."""
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestartNeeded:
+    """The mesh document changed in what only a restart can apply."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateNotSaved:
+    """The state could not be written; the member runs on from memory and tries again."""
+
+    error: str
+    is_first: bool
+    """Whether the save before it had succeeded."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateSavedAgain:
+    """The state was written after one or more failures."""
+
+
+MeshEvent = (
+    MemberReturned
+    | FailedMemberLeft
+    | FailedMemberForgotten
+    | SeedSkipped
+    | SeedNotResolved
+    | ProblemFound
+    | OverlayAddressGiven
+    | OverlayAddressGivenUp
+    | AddressLost
+    | NoAddressToAnnounce
+    | RoutesNotAnnounced
+    | DialledAtFormerAddress
+    | ListenFailed
+    | ListeningChanged
+    | KeyRingChanged
+    | RestartNeeded
+    | StateNotSaved
+    | StateSavedAgain
+)
+Event = EngineEvent | MeshEvent
+"""Everything a member reports."""

@@ -1,0 +1,218 @@
+"""The local node: what this member is, and what it announces about itself.
+
+A value. Each change of host, mesh or place makes the next one; `mesh.member` says
+what follows from it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from wesher_agent.mesh.desired import LocalPeer, UnreachableRoute, starting_address
+from wesher_agent.mesh.host import HostNetwork, Listening, choose_addresses
+from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
+from wesher_agent.mesh.place import Place
+from wesher_agent.mesh.saved_state import SavedState
+from wesher_agent.swim.address import Address
+from wesher_agent.wire.keyring import Keyring
+from wesher_agent.wire.packet import PacketFormat
+from wesher_common.errors import InvalidSpec, PeerMisbehaved
+from wesher_common.keys import KeyRing, WireGuardPrivateKey
+from wesher_common.mesh_document import MeshDocument
+from wesher_common.overlay import IPAddress
+from wesher_common.seeds import SeedAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the flags decide for one agent, beside the mesh document."""
+
+    in_kubernetes: bool = False
+    """Whether the operator allocates this member's overlay address."""
+    bind_addr: IPAddress | None = None
+    bind_iface: str = ""
+    advertise_addr: IPAddress | None = None
+    unreachable_route: UnreachableRoute = "auto"
+    forget_after: float = 24 * 3600.0
+    """Seconds that a failed member is expected back."""
+    leaves_on_exit: bool = True
+    """Whether a termination signal means leaving the mesh, not a restart."""
+
+    def listening(self, document: MeshDocument, place: Place | None, host: HostNetwork) -> Listening:
+        """Decide where to listen and what to announce.
+
+        Raises:
+            InvalidSpec: the interface has no address, or there is nothing to advertise.
+
+        """
+        given = place.advertise_address if place is not None else None
+        return choose_addresses(
+            host.addresses,
+            bind_addr=self.bind_addr,
+            bind_iface=self.bind_iface,
+            advertise_addr=self.advertise_addr or given,
+            own_link=document.wireguard.interface,
+            everywhere=self.in_kubernetes,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Local:
+    """This member of one mesh, at one moment."""
+
+    name: str
+    """The name it gossips under."""
+    private_key: WireGuardPrivateKey = field(repr=False)
+    ring: KeyRing = field(repr=False)
+    """The cluster keys it gossips under."""
+    document: MeshDocument
+    options: Options
+    host: HostNetwork
+    listening: Listening
+    overlay_address: IPAddress | None = None
+    """None in Kubernetes until the operator has given one."""
+    place: Place | None = None
+    """As last given by the operator; None outside Kubernetes."""
+    lost_address: IPAddress | None = None
+    """The single address it listens on, while that address is missing from this host."""
+
+    @property
+    def gossip_address(self) -> Address:
+        """What other members dial."""
+        return Address(str(self.listening.advertise), self.document.gossip.port)
+
+    @property
+    def location(self) -> str:
+        """Where this node is; members of one location dial each other's internal address."""
+        given = self.place.location if self.place is not None else ""
+        return given or self.document.cluster_name
+
+    @property
+    def addresses(self) -> frozenset[IPAddress]:
+        """Every address that belongs to this host or leads to it."""
+        return frozenset({entry.address for entry in self.host.addresses} | {self.listening.advertise})
+
+    @property
+    def underlay(self) -> frozenset[IPAddress]:
+        """Addresses that must never be reached through the overlay, as far as this host knows them."""
+        seeds = {seed.address for seed in self.document.seed_nodes if seed.address is not None}
+        return self.host.underlay(self.document.wireguard.interface) | seeds
+
+    @property
+    def seeds(self) -> tuple[SeedAddress, ...]:
+        """Where to ask for members."""
+        return (*self.document.seed_nodes, *self.document.cluster_seeds)
+
+    @property
+    def has_seeds_elsewhere(self) -> bool:
+        """Whether any seed leads to another machine, as far as its text tells."""
+        return any(seed.address not in self.addresses for seed in self.seeds)
+
+    @property
+    def packet_format(self) -> PacketFormat:
+        """How its packets are sealed and read."""
+        return PacketFormat(
+            Keyring(self.ring.primary.secret, [key.secret for key in self.ring.accepted]),
+            label=self.document.gossip.label.encode(),
+            # Peers read it either way, and in pure Python it costs more time than it saves bytes.
+            compress=False,
+        )
+
+    def meta(self) -> tuple[bytes, str]:
+        """Return the gossip metadata, and why its routes had to be left out (empty when they were not)."""
+        flags = Flag.IN_KUBERNETES if self.options.in_kubernetes else Flag.MOVABLE
+        if self.listening.internal is not None:
+            flags |= Flag.BEHIND_NAT
+        meta = NodeMeta(
+            overlay_address=self.overlay_address,
+            public_key=self.private_key.public,
+            version=META_VERSION,
+            internal_address=self.listening.internal,
+            location=self.location,
+            networks=self.place.routes if self.place is not None else (),
+            flags=flags,
+        )
+        try:
+            return meta.encode(), ""
+        except InvalidSpec as error:
+            return replace(meta, networks=()).encode(), str(error)
+
+    def peer(self) -> LocalPeer | None:
+        """Return what the device depends on; None while there is no overlay address."""
+        if self.overlay_address is None:
+            return None
+        document, in_kubernetes = self.document, self.options.in_kubernetes
+        return LocalPeer(
+            name=self.name,
+            mesh=document.name if in_kubernetes else "",
+            interface=document.wireguard.interface,
+            private_key=self.private_key,
+            listen_port=document.wireguard.port,
+            address=self.overlay_address,
+            movable=not in_kubernetes,
+            overlay=document.overlay,
+            mtu=document.wireguard.mtu,
+            location=self.location,
+            behind_nat=self.listening.internal is not None,
+            persistent_keepalive=document.wireguard.persistent_keepalive,
+            etc_hosts=document.etc_hosts,
+            in_kubernetes=in_kubernetes,
+            unreachable_route=self.options.unreachable_route,
+            underlay=self.underlay,
+        )
+
+    def with_first_address(self, saved: SavedState) -> Local:
+        """Return this member with the overlay address it begins with: given, saved, or chosen by name.
+
+        Raises:
+            InvalidSpec: the overlay has no free address.
+
+        """
+        former = saved.overlay_address if saved.name == self.name else None
+        if self.options.in_kubernetes:
+            given = self.place.overlay_address if self.place is not None else None
+            kept = former if former is not None and former in self.document.overlay else None
+            return replace(self, overlay_address=given or kept)
+        taken = set()
+        for member in saved.nodes:
+            with suppress(PeerMisbehaved):
+                taken.add(NodeMeta.decode(member.raw_meta).overlay_address)
+        others = {address for address in taken if address is not None}
+        address = starting_address(self.name, self.document.allocation, saved=former, taken=others)
+        return replace(self, overlay_address=address)
+
+    def on_host(self, host: HostNetwork) -> tuple[Local, str]:
+        """Return this member on the host as it is now, and why no address could be chosen (empty: one was).
+
+        A single address is kept for as long as the host has it, and followed to one of
+        its family: in the other family, the members that know this one may not be able
+        to reach it, and the address may be back soon.
+        """
+        address, lost = self.listening.bind[0], self.lost_address
+        # An address that was never listed, such as 127.0.0.9, cannot be missing.
+        was_ours = address == lost or self.host.has(address)
+        is_lost = was_ours and not host.has(address)
+        return _listening_again(replace(self, host=host, lost_address=address if is_lost else None))
+
+    def at(self, place: Place) -> tuple[Local, str]:
+        """Return this member at another place, and why no address could be chosen (empty: one was)."""
+        address = place.overlay_address or self.overlay_address
+        return _listening_again(replace(self, place=place, overlay_address=address))
+
+
+def _listening_again(local: Local) -> tuple[Local, str]:
+    """Choose anew where to listen and what to announce."""
+    bound = local.listening.bind
+    if not bound[0].is_unspecified and local.lost_address is None:
+        return local, ""
+    try:
+        listening = local.options.listening(local.document, local.place, local.host)
+    except InvalidSpec as error:
+        return local, str(error)
+    if bound[0].is_unspecified:
+        # It takes what comes to a new address already.
+        return replace(local, listening=replace(listening, bind=bound)), ""
+    if listening.bind != bound and listening.advertise.version == bound[0].version:
+        return replace(local, listening=listening, lost_address=None), ""
+    return local, ""

@@ -1,0 +1,584 @@
+"""One member of one mesh, without I/O: engine, roster, name conflicts and the desired state.
+
+`MeshMember` has the verbs of `swim.engine.Engine`, so the driver drives either. On top
+it takes what changes about host, mesh and place, and gives out what its shell has to do
+(`outputs`) and what happened (`events`). Whether to dial, apply, save, announce a move,
+leave or restart is decided here and nowhere else. `runtime.agent` and the simulator's
+virtual agent are two shells round this one object.
+
+Long work is done by `handle_timer`, one piece a call, so that no call takes long in a
+mesh of thousands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from math import inf
+from random import Random
+
+from wesher_agent.mesh import events
+from wesher_agent.mesh.chore import Chore
+from wesher_agent.mesh.desired import Desired, LocalPeer, Problem, desired
+from wesher_agent.mesh.events import Event
+from wesher_agent.mesh.gossip_profile import gossip_profile
+from wesher_agent.mesh.host import HostNetwork
+from wesher_agent.mesh.local import Local
+from wesher_agent.mesh.name_conflicts import Claim, NameConflicts
+from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
+from wesher_agent.mesh.place import Place
+from wesher_agent.mesh.roster import Roster, RosterMember
+from wesher_agent.mesh.saved_state import SavedState, first_incarnation
+from wesher_agent.mesh.seeker import Seeker
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.events import AddressChanged, LeaveDone, NameConflict, PacketRejected, SelfRefuted
+from wesher_agent.swim.events import Event as EngineEvent
+from wesher_agent.swim.members import LocalNode
+from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits
+from wesher_agent.swim.streams import OpenStream, StreamAction, StreamId
+from wesher_common.keys import KeyRing
+from wesher_common.mesh_document import MeshDocument
+from wesher_common.overlay import IPAddress
+from wesher_common.seeds import SeedAddress
+
+APPLY_PAUSE, APPLY_RETRY = 0.1, 25.0
+SAVE_PAUSE, SAVE_RETRY = 1.0, 10.0
+LISTEN_RETRY = 3.0
+LEAVE_SECONDS = 10.0
+"""All in seconds, as of `Chore`."""
+
+
+class Ending(Enum):
+    """How a member ends."""
+
+    LEAVE = auto()
+    """For good: the others are told, and the device goes."""
+    RESTART = auto()
+    """The next process goes on: the others are not told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberView:
+    """What a member knows at one moment; the status is filled from it."""
+
+    local: Local
+    members: Mapping[str, RosterMember]
+    """Every other member remembered, by name."""
+    problems: tuple[Problem, ...]
+    """As of the last desired state."""
+    can_probe: bool
+    """Whether a tunnel can be tried: False while every living member has a problem."""
+    rival: str
+    """Where another machine uses this member's name; empty when none does."""
+    listen_problem: str
+    """Why gossip does not listen; empty when it does."""
+    save_problem: str
+    """Why the state was not saved; empty when it was."""
+    uptime: float
+    """Seconds since `MeshMember.start`."""
+
+
+class MeshMember:
+    """One member.
+
+    Call any input; then take `datagrams_to_send`, `stream_actions`, every `next_event` and
+    every `next_output`, and call `handle_timer` at `next_timer`.
+
+    Args:
+        local: this member as it starts.
+        saved: what an earlier run left.
+        now: the time, in seconds on a monotonic clock that all inputs share.
+        wall: the wall clock, in Unix seconds.
+        rng: for schedules and choices.
+        nonce: returns that many fresh bytes for AES-GCM.
+        limits: caps on what other members can make it keep.
+
+    Raises:
+        InvalidSpec: the overlay has no free address.
+
+    """
+
+    def __init__(
+        self,
+        local: Local,
+        saved: SavedState,
+        *,
+        now: float,
+        wall: float,
+        rng: Random,
+        nonce: Callable[[int], bytes],
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        self._local = local = local.with_first_address(saved)
+        self._saved = saved
+        self._first_incarnation = first_incarnation(wall_clock=wall, saved=saved.incarnation)
+        self._events: deque[Event] = deque()
+        self._outputs: deque[Output] = deque()
+        meta, self._route_problem = local.meta()
+        self._engine = Engine(
+            LocalNode(local.name, local.gossip_address, meta),
+            gossip_profile(local.document.gossip.profile),
+            packet_format=local.packet_format,
+            incarnation=self._first_incarnation,
+            rng=rng,
+            nonce=nonce,
+            limits=limits,
+        )
+        if self._route_problem:
+            self._events.append(events.RoutesNotAnnounced(self._route_problem))
+        self._engine.bury(saved.tombstones, now=now)
+        self._roster = _roster(local, saved, rng, now=now)
+        former = saved.gossip_address if saved.name == local.name else None
+        self._conflicts = NameConflicts([former] if former is not None else [])
+
+        self._seeker = Seeker(self._roster, self._engine)
+        self._desired: Desired | None = None
+        self._started_at = now
+        self._is_started = False
+        """Whether the engine is."""
+        self._listening = Chore(pause=0.0, retry=LISTEN_RETRY)
+        self._applying = Chore(pause=APPLY_PAUSE, retry=APPLY_RETRY)
+        self._saving = Chore(pause=SAVE_PAUSE, retry=SAVE_RETRY)
+        self._bound: tuple[IPAddress, ...] = ()
+        """Where it was last told to listen."""
+        self.ending: Ending | None = None
+        """How it ends, once that is decided."""
+        self._following = local.document.wireguard
+        self._has_left = self._is_last_save = self._is_last_saved = False
+
+    # Verbs of the engine.
+
+    def receive_datagram(self, data: bytes, sender: Address, *, now: float) -> None:
+        """Take one UDP payload as it came. Never raises for what a peer sent."""
+        self._engine.receive_datagram(data, sender, now=now)
+        self._settle(now)
+
+    def stream_accepted(self, remote: Address, *, now: float) -> StreamId | None:
+        """Name a connection that another member opened; None means close it at once."""
+        stream = self._engine.stream_accepted(remote, now=now)
+        self._settle(now)
+        return stream
+
+    def stream_received(self, stream: StreamId, data: bytes, *, now: float) -> None:
+        """Take bytes that arrived on a stream. Never raises for what a peer sent."""
+        self._engine.stream_received(stream, data, now=now)
+        self._settle(now)
+
+    def stream_closed(self, stream: StreamId, *, now: float, error: str | None = None) -> None:
+        """Take note that a stream has ended."""
+        self._engine.stream_closed(stream, now=now, error=error)
+        self._settle(now)
+
+    def handle_timer(self, *, now: float) -> None:
+        """Do what was due at or before ``now`` in the engine, and one piece of this member's own work."""
+        if self._gossips:
+            self._engine.handle_timer(now=now)
+        self._settle(now)
+        for due, work in self._work():
+            if due <= now:
+                work(now)
+                break
+        self._settle(now)
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` wants to be called, possibly a time past; None when nothing is due ever."""
+        times = [due for due, _ in self._work() if due < inf]
+        if self._gossips and (engine := self._engine.next_timer()) is not None:
+            times.append(engine)
+        return min(times, default=None)
+
+    def datagrams_to_send(self) -> list[tuple[bytes, Address]]:
+        """Take the UDP payloads to send now, each with the address that leads to its member from here."""
+        return [(data, self._roster.way_to(address)) for data, address in self._engine.datagrams_to_send()]
+
+    def stream_actions(self) -> list[StreamAction]:
+        """Take what is to be done with TCP connections now, in order; addresses as in `datagrams_to_send`."""
+        return [
+            replace(action, address=self._roster.way_to(action.address))
+            if isinstance(action, OpenStream)
+            else action
+            for action in self._engine.stream_actions()
+        ]
+
+    def next_event(self) -> Event | None:
+        """Take the oldest event that was not taken yet."""
+        return self._events.popleft() if self._events else None
+
+    # What the shell asks and is asked.
+
+    def next_output(self) -> Output | None:
+        """Take the oldest output that was not taken yet."""
+        return self._outputs.popleft() if self._outputs else None
+
+    def view(self, *, now: float) -> MemberView:
+        """Return what is known now."""
+        members = dict(self._roster.members)
+        return MemberView(
+            local=self._local,
+            members=members,
+            problems=self._problems,
+            can_probe=not self._nobody_can_be_probed(members),
+            rival=self._conflicts.rival(now=now),
+            listen_problem=self._listening.problem,
+            save_problem=self._saving.problem,
+            uptime=now - self._started_at,
+        )
+
+    def start(self, *, now: float) -> None:
+        """Begin: the first outputs are to listen and to save; gossip begins once `listening` says so."""
+        self._started_at = now
+        self._listen(now)
+        self._save(now)
+        self._applying.want()
+
+    def stop(self, *, gone: bool, now: float) -> None:
+        """Take a termination signal: leave the mesh for good, or end for a restart.
+
+        Args:
+            gone: whether the API server says that the mesh or this node's place is gone.
+            now: the time.
+
+        """
+        if gone or self._local.options.leaves_on_exit:
+            self.leave(now=now)
+        else:
+            self.restart(now=now)
+
+    def leave(self, *, now: float) -> None:
+        """Leave the mesh for good; ends in `Left`."""
+        if self.ending is Ending.LEAVE:
+            return
+        self._end(Ending.LEAVE, now)
+        self._engine.leave(now=now, timeout=LEAVE_SECONDS)
+        self._settle(now)
+
+    def restart(self, *, now: float) -> None:
+        """End, and keep the membership for the next process; ends in `Restart`."""
+        if self.ending is None:
+            self._end(Ending.RESTART, now)
+
+    def listening(self, problem: str = "", *, now: float) -> None:
+        """Answer `Listen`: the member gossips from now on, or tries again in a while.
+
+        Only now is a move announced: a member must be reachable where it says it is.
+        """
+        former = self._listening.problem
+        self._listening.end(problem, now=now)
+        if problem:
+            if problem != former:
+                self._events.append(events.ListenFailed(problem))
+        else:
+            if former or self._is_started:
+                self._events.append(events.ListeningChanged(self._bound, self._local.document.gossip.port))
+            if not self._is_started:
+                self._is_started = True
+                self._engine.start(now=now)
+            self._follow(now)
+        if problem != former:
+            self._report()
+        self._settle(now)
+
+    def applied(self, problem: str = "", *, now: float) -> None:
+        """Answer `Apply`; no other comes before. With a problem it is tried again in a while."""
+        self._applying.end(problem, now=now)
+        self._report()
+
+    def saved(self, problem: str = "", *, now: float) -> None:
+        """Answer `Save`; no other comes before. With a problem it is tried again in a while."""
+        former = self._saving.problem
+        self._saving.end(problem, now=now)
+        if problem:
+            self._events.append(events.StateNotSaved(problem, is_first=not former))
+        elif former:
+            self._events.append(events.StateSavedAgain())
+        if bool(problem) != bool(former):
+            self._report()
+        if self.ending is not None:
+            self._save_last(now)
+
+    def resolved(
+        self, seed: SeedAddress, answers: Iterable[IPAddress], error: str = "", *, now: float
+    ) -> None:
+        """Answer `Resolve`; no answers mean that the name leads nowhere for now."""
+        if (failed := self._seeker.resolved(seed, answers, error, now=now)) is not None:
+            self._events.append(failed)
+
+    # What changes about this member while it runs.
+
+    def host_changed(self, host: HostNetwork, *, now: float) -> None:
+        """Take the host as it is now; announce another address, or listen elsewhere first."""
+        if host == self._local.host:
+            return
+        former = self._local.lost_address
+        self._become(*self._local.on_host(host), now=now)
+        if self._local.lost_address is not None and self._local.lost_address != former:
+            self._events.append(events.AddressLost(self._local.lost_address))
+        self._report()
+
+    def node_given(self, place: Place, *, now: float) -> None:
+        """Take what the operator gives this node now."""
+        if place == self._local.place:
+            return
+        given, former = place.overlay_address, self._local.overlay_address
+        self._saving.want()
+        if given is not None and given != former:
+            self._events.append(events.OverlayAddressGiven(given))
+        self._become(*self._local.at(place), now=now)
+
+    def mesh_changed(self, document: MeshDocument, ring: KeyRing, *, now: float) -> None:
+        """Take another mesh document or key ring; what cannot change in a running member ends it."""
+        if ring != self._local.ring:
+            self._local = replace(self._local, ring=ring)
+            self._engine.set_packet_format(self._local.packet_format)
+            self._events.append(events.KeyRingChanged(ring.primary.id, len([*ring])))
+            self._saving.want()
+        former = self._local.document
+        if document == former:
+            return
+        if _needs_restart(former, document):
+            self._events.append(events.RestartNeeded())
+            self._following = document.wireguard
+            self.restart(now=now)
+            return
+        self._local = replace(self._local, document=document)
+        if self._local.name in document.removed:
+            # While this pod's token is valid: it ends with the pod.
+            self._outputs.append(AskForPlace())
+        self._roster.set_seeds(self._local.seeds, now=now)
+        self._roster.set_removed(document.removed, now=now)
+        self._members_changed()
+        self._settle(now)
+
+    # What follows from the engine's events.
+
+    def _settle(self, now: float) -> None:
+        """Draw the consequences of everything that the engine has reported."""
+        while (event := self._engine.next_event()) is not None:
+            self._events.append(event)
+            self._observe(event, now)
+            self._note_roster()
+
+    def _observe(self, event: EngineEvent, now: float) -> None:
+        match event:
+            case PacketRejected():
+                return
+            case NameConflict(member=member) if member.name == self._local.name:
+                self._settle_conflict(event, now)
+            case SelfRefuted() | AddressChanged():
+                # A restart must begin above the incarnation that others hold now, and know where they look.
+                self._saving.want()
+            case LeaveDone():
+                self._has_left = True
+                self._finish()
+            case _:
+                pass
+        if self._roster.observe(event, now=now):
+            self._members_changed()
+
+    def _settle_conflict(self, conflict: NameConflict, now: float) -> None:
+        claimed = conflict.claimed
+        match self._conflicts.judge(claimed, asked_for=conflict.asked_for, now=now):
+            case Claim.RIVAL:
+                self._report()
+            case Claim.FORMER:
+                self._events.append(events.DialledAtFormerAddress(claimed))
+                self._engine.change_address(self._local.gossip_address, now=now)
+            case Claim.DOUBTFUL:
+                self._engine.push_pull_with(claimed, join=False, now=now)
+            case Claim.NOTHING:
+                pass
+
+    def _note_roster(self) -> None:
+        while (event := self._roster.next_event()) is not None:
+            self._events.append(event)
+
+    def _members_changed(self) -> None:
+        self._applying.want()
+        self._saving.want()
+        self._report()
+
+    def _report(self) -> None:
+        if self.ending is None and not any(isinstance(output, Report) for output in self._outputs):
+            self._outputs.append(Report())
+
+    # What follows from a change of the local node.
+
+    def _become(self, local: Local, problem: str, *, now: float) -> None:
+        self._local = local
+        if problem:
+            self._events.append(events.NoAddressToAnnounce(problem))
+        if local.listening.bind != self._bound:
+            self._listening.want()
+        else:
+            self._follow(now)
+        self._applying.want()
+
+    def _follow(self, now: float) -> None:
+        """Announce what this member is now, and where it is reached; `listening` does so first of all."""
+        if not self._is_started:
+            return
+        former, address = self._engine.me.address, self._local.gossip_address
+        self._announce(now)
+        if address != former:
+            self._conflicts.move(former, address)
+            self._engine.change_address(address, now=now)
+        self._settle(now)
+
+    def _announce(self, now: float) -> None:
+        local = self._local
+        meta, problem = local.meta()
+        if problem and problem != self._route_problem:
+            self._events.append(events.RoutesNotAnnounced(problem))
+        self._route_problem = problem
+        if meta != self._engine.me.meta:
+            self._engine.update_meta(meta, now=now)
+        self._roster.set_own_addresses(
+            local.addresses, overlay_address=local.overlay_address, location=local.location, now=now
+        )
+
+    # This member's own work, one piece at a time.
+
+    @property
+    def _gossips(self) -> bool:
+        """Whether the engine runs: without a socket it rests."""
+        return self._is_started and not self._listening.problem
+
+    def _work(self) -> Iterator[tuple[float, Callable[[float], None]]]:
+        """Yield when each kind of work is due, the most urgent first."""
+        if self.ending is not None:
+            return
+        yield self._listening.due, self._listen
+        if self._gossips:
+            yield self._seeker.due, self._seek
+        yield self._applying.due, self._apply
+        yield self._saving.due, self._save
+
+    def _listen(self, now: float) -> None:  # noqa: ARG002 - all work is told the time
+        self._listening.begin()
+        self._bound = self._local.listening.bind
+        self._outputs.append(Listen(self._bound, self._local.document.gossip.port))
+
+    def _seek(self, now: float) -> None:
+        if gone := self._roster.forget(now=now):
+            self._events.extend(events.FailedMemberForgotten(name) for name in gone)
+            self._members_changed()
+        self._outputs.extend(map(Resolve, self._seeker.work(now=now)))
+        self._note_roster()
+
+    def _apply(self, now: float) -> None:
+        self._applying.is_wanted = False
+        peer = self._local.peer()
+        if peer is None:
+            return
+        former, self._desired = self._problems, self._settle_address(peer, now)
+        for problem in sorted(set(self._problems) - set(former)):
+            self._events.append(events.ProblemFound(problem.member, problem.reason, problem.message))
+        self._applying.begin()
+        self._outputs.append(Apply(self._desired, self._local.document))
+
+    def _settle_address(self, peer: LocalPeer, now: float) -> Desired:
+        """Return the desired state; where another member keeps our overlay address, with the next one."""
+        members = self._roster.members.values()
+        wanted = desired(peer, members)
+        moved_to = wanted.device.address
+        if moved_to == peer.address:
+            return wanted
+        self._events.append(events.OverlayAddressGivenUp(peer.address, moved_to))
+        self._local = replace(self._local, overlay_address=moved_to)
+        self._announce(now)
+        self._saving.want()
+        return desired(replace(peer, address=moved_to), members)
+
+    @property
+    def _problems(self) -> tuple[Problem, ...]:
+        return self._desired.problems if self._desired is not None else ()
+
+    def _nobody_can_be_probed(self, members: Mapping[str, RosterMember]) -> bool:
+        if self._desired is None or self._desired.device.peers:
+            return False
+        without = {problem.member for problem in self._desired.problems}
+        return all(name in without for name, member in members.items() if member.state.is_alive)
+
+    def _save(self, now: float) -> None:
+        self._saving.begin()
+        self._outputs.append(Save(self._state(now)))
+
+    def _state(self, now: float) -> SavedState:
+        local = self._local
+        place = local.place or Place()
+        return SavedState(
+            key_ring=local.ring,
+            nodes=self._roster.saved(now=now),
+            private_key=local.private_key,
+            name=local.name,
+            gossip_address=self._engine.me.address,
+            overlay_address=local.overlay_address,
+            advertise_address=place.advertise_address,
+            location=place.location,
+            routes=place.routes,
+            incarnation=max(self._first_incarnation, self._engine.me.incarnation),
+            tombstones=self._engine.tombstones(now=now),
+            mesh=local.document if local.options.in_kubernetes else None,
+            unknown=self._saved.unknown,
+        )
+
+    # The end.
+
+    def _end(self, how: Ending, now: float) -> None:
+        is_first, self.ending = self.ending is None, how
+        if is_first and not self._saving.is_running:
+            self._save_last(now)
+
+    def _save_last(self, now: float) -> None:
+        """Save once more what is known at the end; then the end may come."""
+        if not self._is_last_save:
+            self._is_last_save = True
+            self._save(now)
+        else:
+            self._is_last_saved = True
+            self._finish()
+
+    def _finish(self) -> None:
+        """Say that the end is reached: everything is saved and, on leaving, said."""
+        if not self._is_last_saved:
+            return
+        if self.ending is Ending.LEAVE and self._has_left:
+            self._outputs.append(Left(forgets_state=self._local.options.in_kubernetes))
+        elif self.ending is Ending.RESTART:
+            self._outputs.append(Restart(self._local.document.wireguard, self._following))
+
+
+def _roster(local: Local, saved: SavedState, rng: Random, *, now: float) -> Roster:
+    document, options = local.document, local.options
+    roster = Roster(
+        local.name,
+        gossip_port=document.gossip.port,
+        overlay=document.overlay,
+        overlay_is_apart=options.in_kubernetes
+        or not any(address in document.overlay for address in local.underlay),
+        forget_after=options.forget_after,
+        rng=rng,
+    )
+    roster.set_own_addresses(
+        local.addresses, overlay_address=local.overlay_address, location=local.location, now=now
+    )
+    roster.set_removed(document.removed, now=now)
+    roster.set_seeds(local.seeds, now=now)
+    roster.restore(saved.nodes, now=now)
+    return roster
+
+
+def _needs_restart(old: MeshDocument, new: MeshDocument) -> bool:
+    """Tell whether a mesh differs in what only the next start can apply."""
+
+    def settled(document: MeshDocument) -> object:
+        device = document.wireguard
+        return (
+            (document.name, document.uid, document.overlay, document.cluster_name, document.gossip),
+            (device.interface, device.mode),
+        )
+
+    return settled(old) != settled(new)

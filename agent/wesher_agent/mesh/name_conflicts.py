@@ -1,0 +1,82 @@
+"""What it means when this member's name is claimed at another address.
+
+Either others look for this member where it was before, or another machine uses its
+name. A claim that arrived unasked proves neither: it may be an old packet, replayed
+without the cluster key, and acting on each would make the member leave its address
+or report itself not ready. The answer to an exchange that this member began cannot
+be replayed. So only answers are believed, and the machine said to use the name is
+asked for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum, auto
+from math import inf
+
+from wesher_agent.swim.address import Address
+
+TELL_SECONDS = 60.0
+"""Between two announcements that this member has moved: each interrupts its tunnels for a moment."""
+ASK_SECONDS = 5.0
+"""Between two questions about claims that arrived unasked."""
+STANDING_SECONDS = 90.0
+"""How long ago another machine may have used the name for the conflict to count as standing."""
+
+
+class Claim(Enum):
+    """What one claim asks for."""
+
+    RIVAL = auto()
+    """Another machine uses the name: report it."""
+    FORMER = auto()
+    """Others look for this member at its former address: announce the move."""
+    DOUBTFUL = auto()
+    """Another machine may use the name: exchange state with it."""
+    NOTHING = auto()
+    """Possibly old news, or announced or asked a moment ago."""
+
+
+class NameConflicts:
+    """Judges each claim of this member's name from an address that is not its own.
+
+    Args:
+        former: addresses it had before this start.
+
+    """
+
+    def __init__(self, former: Iterable[Address]) -> None:
+        self._former = set(former)
+        self._told_at = self._asked_at = -inf
+        self._rival: tuple[float, Address] | None = None
+
+    def move(self, former: Address, to: Address) -> None:
+        """Take note that this member's address has changed."""
+        self._former = (self._former | {former}) - {to}
+
+    def judge(self, claimed: Address, *, asked_for: bool, now: float) -> Claim:
+        """Return what a claim of the name by ``claimed`` asks for.
+
+        Args:
+            claimed: where the claim says that this member is.
+            asked_for: whether it came in the answer to an exchange that this member began.
+            now: the time.
+
+        """
+        if claimed not in self._former:
+            if asked_for:
+                self._rival = (now, claimed)
+                return Claim.RIVAL
+            if now - self._asked_at > ASK_SECONDS:
+                self._asked_at = now
+                return Claim.DOUBTFUL
+        elif asked_for and now - self._told_at > TELL_SECONDS:
+            self._told_at = now
+            return Claim.FORMER
+        return Claim.NOTHING
+
+    def rival(self, *, now: float) -> str:
+        """Return the address of the machine that used the name lately; empty when there is none."""
+        if self._rival is None or now - self._rival[0] > STANDING_SECONDS:
+            return ""
+        return str(self._rival[1])

@@ -1,0 +1,87 @@
+"""What a member asks its shell to do; the shell answers with the input named in each.
+
+Values only. The real shell is `runtime.agent`, the simulator's is a virtual agent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from wesher_agent.mesh.desired import Desired
+from wesher_agent.mesh.saved_state import SavedState
+from wesher_common.mesh_document import MeshDocument, WireGuardSettings
+from wesher_common.overlay import IPAddress
+from wesher_common.seeds import SeedAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Listen on UDP and TCP there, and nowhere else; answer with `MeshMember.listening`."""
+
+    addresses: tuple[IPAddress, ...]
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Bring device and hosts file to the desired state; answer with `MeshMember.applied`."""
+
+    desired: Desired
+    document: MeshDocument
+    """The mesh that it was made for: which backend may be used, and what the hosts file holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write the state; answer with `MeshMember.saved`."""
+
+    state: SavedState = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Look a seed's name up; answer with `MeshMember.resolved`."""
+
+    seed: SeedAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The view changed: the status may have to be reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskForPlace:
+    """This node may have been removed from its mesh: ask the API server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The others know that this member is gone for good. The last output."""
+
+    forgets_state: bool
+    """Whether to delete the state file with its keys. Outside Kubernetes it stays, as with
+    the Go program, so that the next start finds the mesh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """End the process and keep the membership for the next one. The last output."""
+
+    former: WireGuardSettings
+    following: WireGuardSettings
+    """The settings that the next process starts with."""
+
+    def keeps_device(self, kind: str) -> bool:
+        """Tell whether the next process can adopt the device.
+
+        Args:
+            kind: ``Kernel`` or ``Userspace``; one interface name cannot belong to both.
+
+        """
+        if self.former == self.following:
+            return True
+        return self.former.interface == self.following.interface and self.following.mode in {"Auto", kind}
+
+
+Output = Listen | Apply | Save | Resolve | Report | AskForPlace | Left | Restart

@@ -1,0 +1,81 @@
+"""What a member keeps for its next start, as a value.
+
+Its text is `files.state_format`'s; where the file lies, `files.state`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from wesher_agent.mesh.place import Place
+from wesher_agent.mesh.roster import SavedMember
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.members import MAX_INCARNATION
+from wesher_agent.swim.tombstones import Tombstone
+from wesher_common.keys import KeyRing, WireGuardPrivateKey
+from wesher_common.mesh_document import MeshDocument
+from wesher_common.overlay import IPAddress, IPNetwork
+
+INCARNATION_ROOM = 2**16
+"""An incarnation this close to the last one is not used: more refutations than many months bring."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedState:
+    """The state of a member; everything may be missing."""
+
+    key_ring: KeyRing | None = None
+    nodes: tuple[SavedMember, ...] = ()
+    private_key: WireGuardPrivateKey | None = field(default=None, repr=False)
+    name: str = ""
+    """The name it gossiped under; the addresses and ``incarnation`` belong to that name."""
+    gossip_address: Address | None = None
+    """What other members dialled."""
+    overlay_address: IPAddress | None = None
+    advertise_address: IPAddress | None = None
+    """As given by the operator, like the next two: for a start without an API server."""
+    location: str = ""
+    routes: tuple[IPNetwork, ...] = ()
+    incarnation: int = 0
+    """The member's last incarnation."""
+    tombstones: tuple[Tombstone, ...] = ()
+    """Members that were gone, whose old news must not be believed."""
+    mesh: MeshDocument | None = None
+    """Only in Kubernetes: the mesh it was a member of."""
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Keys of another release, written back unchanged."""
+
+    @property
+    def place(self) -> Place | None:
+        """What the operator had given when it was last reached; None outside Kubernetes."""
+        if self.mesh is None:
+            return None
+        return Place(
+            overlay_address=self.overlay_address,
+            advertise_address=self.advertise_address,
+            location=self.location,
+            routes=self.routes,
+        )
+
+    def kept_for(self, document: MeshDocument) -> SavedState:
+        """Return the part that counts in a mesh: of another mesh only what belongs to this machine."""
+        if self.mesh is None or self.mesh.uid == document.uid:
+            return self
+        return self.of_this_machine()
+
+    def of_this_machine(self) -> SavedState:
+        """Return the part that belongs to this machine, whichever mesh it joins."""
+        return SavedState(private_key=self.private_key, incarnation=self.incarnation)
+
+
+def first_incarnation(*, wall_clock: float, saved: int) -> int:
+    """Return an incarnation above any this name has used, even if the saved one was lost.
+
+    An incarnation near the last one was forced on this member, or comes from a wrong
+    clock. It is ignored: otherwise every later run would start where it can refute
+    nothing. If others hold the member there, they say so, and it refutes them.
+    """
+    likely = [n for n in (int(wall_clock), saved + 1) if n < MAX_INCARNATION - INCARNATION_ROOM]
+    return max(1, *likely) if likely else 1

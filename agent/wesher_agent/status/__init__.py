@@ -1,0 +1,1 @@
+"""What an agent says about itself: one snapshot, its conditions, and the answers to commands."""

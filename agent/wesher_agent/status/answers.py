@@ -1,0 +1,81 @@
+"""What a running agent answers to the commands of its host: a snapshot as JSON; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wesher_agent.mesh.roster import MemberState, RosterMember
+from wesher_agent.status.conditions import conditions
+from wesher_agent.status.snapshot import Snapshot
+
+
+def status_answer(now: Snapshot) -> dict[str, Any]:
+    """Return what ``wesher status`` shows."""
+    local, document = now.local, now.local.document
+    gossip, wireguard = document.gossip, document.wireguard
+    return {
+        "node": local.name,
+        "interface": wireguard.interface,
+        "overlayIP": str(local.overlay_address or ""),
+        "overlayNet": str(document.overlay),
+        "publicKey": str(local.private_key.public),
+        "keyIDs": [key.id for key in local.ring],
+        "hosts": now.hosts,
+        "state": f"not saved: {now.member.save_problem}" if now.member.save_problem else "saved",
+        "uptimeSeconds": round(now.member.uptime, 1),
+        "version": now.version,
+        "wireguard": {"mode": now.mode or "none", "mtu": now.mtu, "port": wireguard.port},
+        "gossip": {
+            "address": str(local.gossip_address),
+            "profile": gossip.profile,
+            "joined": bool(now.alive),
+            "rejected": dict(now.rejected),
+        },
+        "peers": {
+            "known": len(now.member.members),
+            "alive": now.count(MemberState.ALIVE),
+            "suspect": now.count(MemberState.SUSPECT),
+            "failed": now.count(MemberState.FAILED),
+            "handshake": now.with_tunnel,
+        },
+        "counts": dict(now.counts),
+        "conditions": [condition.to_dict() for condition in conditions(now)],
+    }
+
+
+def members_answer(now: Snapshot) -> list[dict[str, Any]]:
+    """Return what ``wesher members`` shows: every member by name, this one included."""
+    local = now.local
+    problems = {problem.member: problem.message for problem in now.member.problems}
+    this_node = {
+        "name": local.name,
+        "state": "alive",
+        "address": str(local.gossip_address),
+        "overlayIP": str(local.overlay_address or ""),
+        "endpoint": "",
+        "publicKey": str(local.private_key.public),
+        "handshakeSeconds": None,
+        "note": problems.get(local.name, "this node"),
+    }
+    return sorted(
+        [this_node, *(_member(now, member, problems) for member in now.member.members.values())],
+        key=lambda entry: str(entry["name"]),
+    )
+
+
+def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) -> dict[str, Any]:
+    meta, peer = member.meta, now.peer_of(member)
+    note = problems.get(member.name) or member.problem
+    if not note and member.name in now.unreachable:
+        note = "does not answer through the tunnel"
+    return {
+        "name": member.name,
+        "state": str(member.state),
+        "address": str(member.address),
+        "overlayIP": str(meta.overlay_address) if meta is not None and meta.overlay_address else "",
+        "endpoint": str(peer.endpoint) if peer is not None and peer.endpoint is not None else "",
+        "publicKey": str(meta.public_key) if meta is not None and meta.public_key else "",
+        "handshakeSeconds": now.handshake_age(member),
+        "note": note,
+    }

@@ -1,0 +1,87 @@
+"""The conditions of a node, judged from a snapshot; pure."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+from wesher_agent.mesh.roster import MemberState
+from wesher_agent.status.snapshot import Snapshot
+from wesher_common.conditions import Condition
+from wesher_common.report import SHOWN_NAMES
+
+JOIN_SECONDS = 10.0
+"""After a start, in which no other member need have answered: the nodes of a new mesh start one by one."""
+
+
+def conditions(now: Snapshot) -> tuple[Condition, ...]:
+    """Return Ready, WireGuardReady, GossipJoined and KeyCurrent."""
+    parts = (_wireguard(now), _gossip(now), _key(now))
+    return (_ready(now, parts), *parts)
+
+
+def is_undecided(now: Snapshot) -> bool:
+    """Tell whether this node cannot be called ready or not ready yet; lasts seconds after a start."""
+    return conditions(now)[0].status == "Unknown"
+
+
+def _wireguard(now: Snapshot) -> Condition:
+    if now.device_ready:
+        return Condition("WireGuardReady", "True", "DeviceReady")
+    if now.local.overlay_address is None:
+        message = "the operator has not given an overlay address yet"
+        return Condition("WireGuardReady", "False", "NoAddress", message)
+    if not now.device_reason:
+        return Condition("WireGuardReady", "Unknown", "Starting", "the device has not been set up yet")
+    return Condition("WireGuardReady", "False", now.device_reason, now.device_problem)
+
+
+def _gossip(now: Snapshot) -> Condition:
+    if (blocked := _blocked_gossip(now)) is not None:
+        return blocked
+    if now.alive:
+        return Condition("GossipJoined", "True", "Joined")
+    if not (now.count(MemberState.FAILED) or now.local.has_seeds_elsewhere):
+        return Condition("GossipJoined", "True", "OnlyMember")
+    if now.member.uptime < JOIN_SECONDS:
+        message = "seeds and known members are being asked"
+        return Condition("GossipJoined", "Unknown", "Joining", message)
+    message = "no seed or known member has answered"
+    return Condition("GossipJoined", "False", "NobodyAnswers", message)
+
+
+def _blocked_gossip(now: Snapshot) -> Condition | None:
+    if now.member.listen_problem:
+        return Condition("GossipJoined", "False", "PortTaken", now.member.listen_problem)
+    if now.local.lost_address:
+        message = (
+            f"{now.local.lost_address} is no longer assigned to this host: reassign it, or restart the "
+            "agent, with another --bind-addr if one was given"
+        )
+        return Condition("GossipJoined", "False", "AddressGone", message)
+    if now.member.rival:
+        message = f"another member at {now.member.rival} uses this node's name"
+        return Condition("GossipJoined", "False", "NameConflict", message)
+    return None
+
+
+def _key(now: Snapshot) -> Condition:
+    if now.source_problem:
+        return Condition("KeyCurrent", "False", "InvalidConfig", now.source_problem)
+    return Condition("KeyCurrent", "True", "Current")
+
+
+def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
+    for part in parts:
+        if not part.is_true:
+            return Condition("Ready", part.status, part.reason, part.message)
+    if now.removed:
+        message = "this node's WesherNode was deleted; device and tunnels stay until the agent ends"
+        return Condition("Ready", "False", "Removed", message)
+    if now.alive and now.member.can_probe and not now.probes_settled:
+        return Condition("Ready", "Unknown", "Probing", "peers are being asked through the tunnel")
+    if now.mostly_unreachable:
+        names, shown = now.unreachable, now.unreachable[:SHOWN_NAMES]
+        listed = ", ".join(chain(shown, ["…"] * (len(names) > len(shown))))
+        message = f"most peers do not answer through the tunnel: {listed}"
+        return Condition("Ready", "False", "PeersUnreachable", message)
+    return Condition("Ready", "True", "Ready")

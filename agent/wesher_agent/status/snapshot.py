@@ -1,0 +1,128 @@
+"""One moment of an agent, filled once; everything that it says about itself is rendered from here.
+
+`conditions` judges it, `answers` renders it for commands, `kube.node_status` for Kubernetes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wesher_agent.mesh.local import Local
+from wesher_agent.mesh.member import MemberView
+from wesher_agent.mesh.nodemeta import Flag
+from wesher_agent.mesh.roster import MemberState, RosterMember
+from wesher_agent.wireguard.plan import HANDSHAKE_FRESH, ObservedPeer
+from wesher_common.keys import WireGuardPublicKey
+
+EXTERNAL_REPORTERS = 3
+"""Nodes of a cluster that report its external members: those with the smallest names."""
+CLASHES = frozenset({"KeyClash", "AddressClash"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """See the module."""
+
+    member: MemberView
+    device_ready: bool
+    device_reason: str
+    """CamelCase, when the device is not ready; empty before the first try."""
+    device_problem: str
+    mode: str
+    """``Kernel`` or ``Userspace``; empty while there is no device."""
+    mtu: int
+    hosts: str
+    """What became of the hosts file."""
+    observed: Mapping[WireGuardPublicKey, ObservedPeer]
+    """The device's peers as last read."""
+    reachable: frozenset[str]
+    """Members that answered their last probe through the tunnel."""
+    unreachable: tuple[str, ...]
+    """Members that did not, sorted."""
+    mostly_unreachable: bool
+    """Whether more than half of the last probes got no answer."""
+    probes_settled: bool
+    """Whether every peer of the first round has answered or let its time pass."""
+    rejected: Mapping[str, int]
+    """Packets dropped, by reason."""
+    counts: Mapping[str, int]
+    """How often each kind of fault came and went."""
+    source_problem: str
+    """Why the mounted key ring or mesh.json cannot be used; empty when they can."""
+    removed: bool
+    """Whether the API server said that this node has no WesherNode."""
+    generation: int
+    """Of the WesherNode last seen; 0 outside Kubernetes."""
+    version: str
+    wall_clock: float
+    """Unix time."""
+
+    @property
+    def local(self) -> Local:
+        """This member."""
+        return self.member.local
+
+    @property
+    def alive(self) -> int:
+        """How many other members gossip counts among the living."""
+        return sum(member.state.is_alive for member in self.member.members.values())
+
+    def count(self, state: MemberState) -> int:
+        """Return how many members are in a state."""
+        return sum(member.state is state for member in self.member.members.values())
+
+    @property
+    def with_tunnel(self) -> int:
+        """How many members answer through the tunnel, or have a living session."""
+        return sum(self._has_tunnel(member) for member in self.member.members.values())
+
+    @property
+    def unreachable_members(self) -> tuple[str, ...]:
+        """The members that failed, do not answer through the tunnel or may not have one, sorted.
+
+        A member that claims another's key or address gets no tunnel until a user changes that.
+        """
+        members = self.member.members
+        failed = {name for name, member in members.items() if member.state is MemberState.FAILED}
+        clashing = {problem.member for problem in self.member.problems if problem.reason in CLASHES}
+        return tuple(sorted((failed | clashing | {*self.unreachable}) - {self.local.name}))
+
+    @property
+    def external_members(self) -> tuple[RosterMember, ...]:
+        """The external members that this node reports: all, or none when other nodes report them."""
+        inside, external = {self.local.name}, []
+        for name, member in self.member.members.items():
+            if not member.state.is_alive:
+                continue
+            if self._is_of_our_cluster(member):
+                inside.add(name)
+            else:
+                external.append(member)
+        if self.local.name not in sorted(inside)[:EXTERNAL_REPORTERS]:
+            return ()
+        return tuple(sorted(external, key=lambda member: member.name))
+
+    def peer_of(self, member: RosterMember) -> ObservedPeer | None:
+        """Return what the device knows of a member."""
+        key = member.meta.public_key if member.meta is not None else None
+        return self.observed.get(key) if key is not None else None
+
+    def handshake_age(self, member: RosterMember) -> float | None:
+        """Return the seconds since a member's last handshake; None means never."""
+        peer = self.peer_of(member)
+        if peer is None or peer.last_handshake is None:
+            return None
+        return max(0.0, self.wall_clock - peer.last_handshake)
+
+    def _has_tunnel(self, member: RosterMember) -> bool:
+        if member.name in self.unreachable or not member.state.is_alive:
+            return False
+        age = self.handshake_age(member)
+        return member.name in self.reachable or (age is not None and age < HANDSHAKE_FRESH)
+
+    def _is_of_our_cluster(self, member: RosterMember) -> bool:
+        if member.meta is None or Flag.IN_KUBERNETES not in member.meta.flags:
+            return False
+        cluster = self.local.document.cluster_name
+        return not cluster or member.name.endswith(f".{cluster}")

@@ -1,0 +1,79 @@
+"""A running member follows this host's addresses, and says when it cannot."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from wesher_agent.mesh.host import ALL_ADDRESSES, HostNetwork
+from wesher_agent.mesh.local import Local, Options
+from wesher_agent.swim.address import Address
+from wesher_testing.members import host, local_node
+
+PUBLIC, OTHER_PUBLIC, PRIVATE, OTHER_PRIVATE = "93.184.216.34", "93.184.216.40", "10.0.0.5", "10.0.0.9"
+
+
+def started(on: HostNetwork, **options: Any) -> Local:
+    return local_node("a", on=on, options=Options(**options))
+
+
+def moved(me: Local, *addresses: str) -> Local:
+    return me.on_host(host(*addresses))[0]
+
+
+def test_one_that_listens_everywhere_announces_another_address_and_goes_on_listening_everywhere() -> None:
+    me = started(host(PRIVATE))
+    for address in (OTHER_PRIVATE, PUBLIC, PRIVATE):
+        me = moved(me, address)
+        assert me.gossip_address == Address(address, 7946)
+        assert me.listening.bind == ALL_ADDRESSES
+    assert me.lost_address is None
+
+
+@pytest.mark.parametrize("flags", [{}, {"bind_iface": "eth0"}], ids=["public", "link"])
+def test_one_that_listens_on_one_address_follows_it(flags: dict[str, str]) -> None:
+    me = started(host(PUBLIC), **flags)
+    me = moved(me, OTHER_PUBLIC)
+    assert me.gossip_address == Address(OTHER_PUBLIC, 7946)
+    assert me.listening.bind == (ip_address(OTHER_PUBLIC),)
+    assert me.lost_address is None
+
+
+def test_an_address_that_the_host_still_has_is_kept_whatever_comes_beside_it() -> None:
+    me = started(host(PUBLIC))
+    me = moved(me, OTHER_PUBLIC, PUBLIC)
+    assert me.listening.bind == (ip_address(PUBLIC),)
+
+
+def test_a_host_that_is_public_no_more_is_reached_at_the_address_it_has() -> None:
+    me = started(host(PUBLIC, PRIVATE))
+    me = moved(me, PRIVATE)
+    assert (me.listening.bind, me.gossip_address) == (ALL_ADDRESSES, Address(PRIVATE, 7946))
+
+
+def test_an_address_that_was_asked_for_by_flag_cannot_be_followed_and_is_missed_until_it_is_back() -> None:
+    me = started(host(PRIVATE), bind_addr=ip_address(PRIVATE))
+    for addresses in ([OTHER_PRIVATE], [OTHER_PRIVATE, PUBLIC]):
+        me = moved(me, *addresses)
+        assert me.lost_address == ip_address(PRIVATE)
+        assert me.gossip_address == Address(PRIVATE, 7946)
+    me = moved(me, PRIVATE)
+    assert me.lost_address is None
+
+
+def test_a_link_without_an_address_for_a_while_loses_nothing_but_time() -> None:
+    me = started(host(PRIVATE), bind_iface="eth0")
+    for addresses in ([], ["2001:db8::5"]):
+        me = moved(me, *addresses)
+        assert me.lost_address == ip_address(PRIVATE)
+        assert me.gossip_address == Address(PRIVATE, 7946)
+    me = moved(me, OTHER_PRIVATE)
+    assert (me.lost_address, me.listening.bind) == (None, (ip_address(OTHER_PRIVATE),))
+
+
+def test_an_address_that_the_host_never_listed_is_not_missed() -> None:
+    me = started(host(PRIVATE), bind_addr=ip_address("127.0.0.9"))
+    me = moved(me, OTHER_PRIVATE)
+    assert me.lost_address is None

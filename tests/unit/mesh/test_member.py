@@ -1,0 +1,575 @@
+"""One member as its shell sees it: what it asks for when; time is a number here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
+from random import Random
+from typing import Any, TypeVar
+
+import pytest
+
+from wesher_agent.mesh import events
+from wesher_agent.mesh.dialling import MOST_DIALS, TRIES_A_SECOND
+from wesher_agent.mesh.local import Local, Options
+from wesher_agent.mesh.member import (
+    APPLY_PAUSE,
+    APPLY_RETRY,
+    LISTEN_RETRY,
+    SAVE_RETRY,
+    Ending,
+    MeshMember,
+)
+from wesher_agent.mesh.nodemeta import NodeMeta
+from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
+from wesher_agent.mesh.place import Place
+from wesher_agent.mesh.roster import MemberState, SavedMember
+from wesher_agent.mesh.saved_state import SavedState
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.events import AddressChanged, SelfRefuted
+from wesher_agent.swim.streams import OpenStream
+from wesher_agent.wire.messages import Alive, Suspect
+from wesher_agent.wire.packet import open_packet
+from wesher_common.keys import ClusterKey, KeyRing
+from wesher_common.mesh_document import MeshDocument, WireGuardMode, WireGuardSettings
+from wesher_common.seeds import SeedAddress
+from wesher_testing.members import OVERLAY, document, host, local_node, meta
+
+O = TypeVar("O", bound=Output)  # noqa: E741 - an output
+E = TypeVar("E")
+IN_KUBERNETES = Options(in_kubernetes=True, leaves_on_exit=False)
+B = Address("192.0.2.2", 7946)
+
+
+class Shell:
+    """Drives one member, and keeps what it said and asked for."""
+
+    def __init__(self, local: Local | None = None, saved: SavedState | None = None) -> None:
+        self.now = 0.0
+        self.member = MeshMember(
+            local or local_node("a"),
+            saved or SavedState(),
+            now=0.0,
+            wall=1_800_000_000.0,
+            rng=Random(1),
+            nonce=Random(2).randbytes,
+        )
+        self.outputs: list[Output] = []
+        self.events: list[events.Event] = []
+        self.sent: list[tuple[bytes, Address]] = []
+        self.dialled: list[OpenStream] = []
+        self.last_state = SavedState()
+
+    def tell(self, call: Callable[[MeshMember, float], None]) -> None:
+        """Give an input now, and take all that follows at once."""
+        call(self.member, self.now)
+        self._take()
+
+    def run(self, seconds: float) -> None:
+        """Let time pass."""
+        end = self.now + seconds
+        while (timer := self.member.next_timer()) is not None and timer <= end:
+            self.now = max(self.now, timer)
+            self.tell(lambda member, now: member.handle_timer(now=now))
+        self.now = end
+
+    def settle(self) -> None:
+        """Answer every apply and save well until no more come, and forget all outputs."""
+        for _ in range(5):
+            self.run(2.0)
+            if self.take(Apply):
+                self.tell(lambda member, now: member.applied(now=now))
+            if self.take(Save):
+                self.tell(lambda member, now: member.saved(now=now))
+        self.outputs.clear()
+
+    def hear(self, claim: Alive | Suspect) -> None:
+        """Let gossip bring a claim."""
+        self.member._engine.inject(claim, now=self.now)
+        self.tell(lambda member, now: member.handle_timer(now=now))
+
+    def met(self, name: str, ip: str, **changes: Any) -> None:
+        """Let gossip bring a member."""
+        address = Address(ip, 7946)
+        raw, versions = meta(name, **changes).encode(), self.member._engine.me.versions
+        self.hear(Alive(1, name, address.packed, address.port, raw, versions))
+
+    def take(self, kind: type[O]) -> list[O]:
+        """Return the outputs of one kind since last taken."""
+        found = [output for output in self.outputs if isinstance(output, kind)]
+        self.outputs = [output for output in self.outputs if not isinstance(output, kind)]
+        return found
+
+    def happened(self, kind: type[E]) -> list[E]:
+        """Return the events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def _take(self) -> None:
+        self.sent += self.member.datagrams_to_send()
+        self.dialled += [a for a in self.member.stream_actions() if isinstance(a, OpenStream)]
+        while (event := self.member.next_event()) is not None:
+            self.events.append(event)
+        while (output := self.member.next_output()) is not None:
+            self.outputs.append(output)
+            if isinstance(output, Save):
+                self.last_state = output.state
+
+
+def started(local: Local | None = None, saved: SavedState | None = None) -> Shell:
+    """Return a member that listens, whose first state is saved and whose device is as desired."""
+    shell = Shell(local, saved)
+    shell.tell(lambda member, now: member.start(now=now))
+    shell.tell(lambda member, now: member.listening(now=now))
+    shell.tell(lambda member, now: member.saved(now=now))
+    shell.settle()
+    shell.events.clear()
+    return shell
+
+
+def announced(shell: Shell) -> NodeMeta:
+    """Return what it says of itself."""
+    return NodeMeta.decode(shell.member._engine.me.meta)
+
+
+def remembering(addresses: list[Address]) -> SavedState:
+    """Return the state of one that met members at these addresses."""
+    return SavedState(
+        nodes=tuple(
+            SavedMember(name=f"n{number}", address=address, raw_meta=b"")
+            for number, address in enumerate(addresses)
+        )
+    )
+
+
+# Listening.
+
+
+def test_it_asks_to_listen_and_to_save_first_and_gossips_once_it_listens() -> None:
+    shell = Shell(local_node("a", mesh=document(seed_nodes=(SeedAddress(B.ip),))))
+    shell.tell(lambda member, now: member.start(now=now))
+    assert [type(output) for output in shell.outputs] == [Listen, Save]
+    shell.run(60.0)
+    assert (shell.sent, shell.dialled) == ([], [])
+
+    shell.tell(lambda member, now: member.listening(now=now))
+    shell.run(1.0)
+    assert [stream.address for stream in shell.dialled] == [B]
+
+
+def test_a_port_that_is_taken_is_asked_for_until_it_is_free_and_meanwhile_the_device_is_made() -> None:
+    shell = Shell()
+    shell.tell(lambda member, now: member.start(now=now))
+    for _ in range(3):
+        assert len(shell.take(Listen)) == 1
+        shell.tell(lambda member, now: member.listening("UDP port 7946 is taken", now=now))
+        assert shell.member.view(now=shell.now).listen_problem == "UDP port 7946 is taken"
+        shell.run(LISTEN_RETRY - 0.01)
+        assert not shell.take(Listen)
+        shell.run(0.01)
+    assert len(shell.happened(events.ListenFailed)) == 1, "said once"
+    assert shell.take(Apply)
+
+    shell.tell(lambda member, now: member.listening(now=now))
+    assert shell.happened(events.ListeningChanged)
+    assert shell.member.view(now=shell.now).listen_problem == ""
+
+
+def test_a_move_to_another_address_is_announced_only_once_it_listens_there() -> None:
+    shell = started(local_node("a", options=Options(bind_iface="eth0")))
+    shell.met("b", B.ip)
+    there = Address("192.0.2.77", 7946)
+
+    shell.tell(lambda member, now: member.host_changed(host(there.ip), now=now))
+    shell.run(1.0)
+    assert shell.take(Listen) == [Listen((ip_address(there.ip),), 7946)]
+    assert shell.member._engine.me.address != there
+
+    shell.tell(lambda member, now: member.listening(now=now))
+    shell.settle()
+    shell.settle()
+    assert shell.member._engine.me.address == there
+    assert shell.happened(AddressChanged)
+    assert shell.last_state.gossip_address == there, "a restart begins where the others look"
+
+
+def test_one_that_listens_everywhere_announces_another_address_at_once() -> None:
+    shell = started()
+    shell.met("b", B.ip)
+    shell.tell(lambda member, now: member.host_changed(host("192.0.2.77"), now=now))
+    shell.run(15.0)
+    assert not shell.take(Listen)
+    assert shell.happened(AddressChanged)
+
+
+def test_an_address_that_is_gone_from_the_host_is_reported_once_and_not_left() -> None:
+    shell = started(local_node("a", options=Options(bind_addr=ip_address("192.0.2.100"))))
+    for addresses in (["192.0.2.7"], ["192.0.2.7", "192.0.2.8"]):
+        shell.tell(lambda member, now, ips=addresses: member.host_changed(host(*ips), now=now))
+    shell.run(5.0)
+    assert shell.happened(events.AddressLost) == [events.AddressLost(ip_address("192.0.2.100"))]
+    assert not shell.take(Listen)
+    assert shell.member._engine.me.address.ip == "192.0.2.100"
+
+
+# The device.
+
+
+def test_a_burst_of_news_is_applied_once_more_after_the_apply_under_way() -> None:
+    shell = started()
+    shell.met("b", B.ip)
+    shell.run(0.0)
+    (first,) = shell.take(Apply)
+    assert {*first.desired.tunnels} == {"b"}
+    for number in range(3, 9):
+        shell.met(f"m{number}", f"192.0.2.{number}")
+    shell.run(60.0)
+    assert not shell.take(Apply), "one at a time"
+
+    shell.tell(lambda member, now: member.applied(now=now))
+    shell.run(APPLY_PAUSE - 0.01)
+    assert not shell.take(Apply)
+    shell.run(0.01)
+    (second,) = shell.take(Apply)
+    assert len(second.desired.tunnels) == 7
+
+
+def test_a_device_that_cannot_be_changed_is_tried_again_in_a_while() -> None:
+    shell = started()
+    shell.met("b", B.ip)
+    shell.run(0.0)
+    for _ in range(2):
+        assert len(shell.take(Apply)) == 1
+        shell.tell(lambda member, now: member.applied("no WireGuard here", now=now))
+        shell.run(APPLY_RETRY - 0.1)
+        assert not shell.take(Apply)
+        shell.run(0.1)
+
+
+def test_of_two_claimants_of_an_address_the_one_that_must_move_announces_and_applies_the_next() -> None:
+    mine = local_node("b")
+    shell = started(mine)
+    shell.met("a", "192.0.2.1", overlay_address=mine.overlay_address)
+    shell.run(2.0)
+
+    (given_up,) = shell.happened(events.OverlayAddressGivenUp)
+    assert given_up.former == mine.overlay_address
+    assert announced(shell).overlay_address == given_up.address != mine.overlay_address
+    assert [apply.desired.device.address for apply in shell.take(Apply)] == [given_up.address]
+    assert [save.state.overlay_address for save in shell.take(Save)][-1:] == [given_up.address]
+
+
+def test_in_kubernetes_an_address_is_kept_for_the_operator_gave_it() -> None:
+    place = Place(overlay_address=ip_address("10.189.0.9"))
+    shell = started(local_node("b", options=IN_KUBERNETES, place=place))
+    shell.met("a", "192.0.2.1", overlay_address=place.overlay_address)
+    shell.run(2.0)
+    assert not shell.happened(events.OverlayAddressGivenUp)
+    assert announced(shell).overlay_address == place.overlay_address
+    assert [(p.node, p.reason) for p in shell.happened(events.ProblemFound)] == [("a", "AddressClash")]
+
+
+def test_without_an_address_from_the_operator_there_is_no_device_and_with_one_it_follows() -> None:
+    shell = started(local_node("a", options=IN_KUBERNETES))
+    shell.met("b", B.ip)
+    shell.run(5.0)
+    assert not shell.take(Apply)
+
+    address = ip_address("10.189.0.9")
+    shell.tell(lambda member, now: member.node_given(Place(overlay_address=address), now=now))
+    shell.run(0.1)
+    assert shell.happened(events.OverlayAddressGiven) == [events.OverlayAddressGiven(address)]
+    assert [apply.desired.device.address for apply in shell.take(Apply)] == [address]
+    assert announced(shell).overlay_address == address
+
+
+def test_members_of_one_location_are_reached_at_their_internal_address_by_packet_and_by_stream() -> None:
+    shell = started(local_node("a", mesh=document(cluster_name="east"), options=IN_KUBERNETES))
+    inside = Address("10.0.0.2", 7946)
+    shell.met("b", "203.0.113.10", location="east", internal_address=ip_address(inside.ip))
+    shell.run(60.0)
+    assert {address for _, address in shell.sent} == {inside}
+    assert inside in {stream.address for stream in shell.dialled}
+    assert "203.0.113.10" not in {stream.address.ip for stream in shell.dialled}
+
+
+# The state.
+
+
+def test_a_state_that_cannot_be_written_is_said_once_counted_each_time_and_written_once_it_can_be() -> None:
+    shell = started()
+    ring = KeyRing(ClusterKey(b"n" * 32))
+    shell.tell(lambda member, now: member.mesh_changed(member._local.document, ring, now=now))
+    shell.run(0.0)
+    for _ in range(3):
+        assert len(shell.take(Save)) == 1
+        shell.tell(lambda member, now: member.saved("no space left on device", now=now))
+        assert shell.member.view(now=shell.now).save_problem == "no space left on device"
+        shell.run(SAVE_RETRY - 0.1)
+        assert not shell.take(Save)
+        shell.run(0.1)
+    assert [event.is_first for event in shell.happened(events.StateNotSaved)] == [True, False, False]
+
+    assert len(shell.take(Save)) == 1
+    shell.tell(lambda member, now: member.saved(now=now))
+    assert shell.happened(events.StateSavedAgain)
+    assert shell.member.view(now=shell.now).save_problem == ""
+    shell.run(60.0)
+    assert not shell.take(Save), "nothing new"
+
+
+def test_an_incarnation_that_was_forced_up_is_saved_so_that_a_restart_begins_above_it() -> None:
+    shell = started()
+    me = shell.member._engine.me
+    shell.hear(Suspect(me.incarnation + 5, me.name, "b"))
+    shell.run(5.0)
+    (refuted,) = shell.happened(SelfRefuted)
+    assert [save.state.incarnation for save in shell.take(Save)] == [refuted.incarnation]
+
+
+def test_what_another_release_kept_in_the_state_is_written_back() -> None:
+    shell = Shell(saved=SavedState(unknown={"Later": 1}))
+    shell.tell(lambda member, now: member.start(now=now))
+    assert [save.state.unknown for save in shell.take(Save)] == [{"Later": 1}]
+
+
+# Looking for members.
+
+
+def test_saved_members_are_dialled_one_a_call_as_many_as_there_is_room_for_and_the_rest_stay_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A dial too many would be refused by this very side, and count as a try."""
+    monkeypatch.setattr("wesher_agent.mesh.dialling.TRIES_A_SECOND", 1000)
+    there = [Address(f"198.51.100.{number}", 7946) for number in range(1, 101)]
+    saved = SavedState(
+        nodes=tuple(SavedMember(name=f"n{n}", address=a, raw_meta=b"") for n, a in enumerate(there))
+    )
+    shell = Shell(saved=saved)
+    shell.tell(lambda member, now: member.start(now=now))
+    shell.tell(lambda member, now: member.listening(now=now))
+    counts = []
+    while (timer := shell.member.next_timer()) is not None and timer <= 0.04:
+        before = len(shell.dialled)
+        shell.tell(lambda member, now: member.handle_timer(now=now))
+        counts.append(len(shell.dialled) - before)
+    assert max(counts) == 1
+    shell.run(20.0)
+    assert len(shell.dialled) == MOST_DIALS
+
+    for _ in range(2):
+        for stream in shell.dialled[:]:
+            shell.tell(lambda member, now, s=stream: member.stream_closed(s.id, now=now, error="timed out"))
+        shell.run(20.0)
+    assert {stream.address for stream in shell.dialled} == {*there}
+
+
+def test_no_more_are_dialled_in_a_second_than_the_mesh_can_bear() -> None:
+    there = [Address(f"198.51.100.{number}", 7946) for number in range(1, 31)]
+    saved = SavedState(
+        nodes=tuple(SavedMember(name=f"n{n}", address=a, raw_meta=b"") for n, a in enumerate(there))
+    )
+    shell = Shell(saved=saved)
+    shell.tell(lambda member, now: member.start(now=now))
+    shell.tell(lambda member, now: member.listening(now=now))
+    shell.run(0.99)
+    assert len(shell.dialled) == TRIES_A_SECOND
+
+
+def test_a_name_is_looked_up_once_at_a_time_and_one_without_an_answer_is_said_once() -> None:
+    seed = SeedAddress("seed.example")
+    shell = Shell(local_node("a", mesh=document(seed_nodes=(seed,))))
+    shell.tell(lambda member, now: member.start(now=now))
+    shell.tell(lambda member, now: member.listening(now=now))
+    shell.run(120.0)
+    assert shell.take(Resolve) == [Resolve(seed)], "the first is not answered yet"
+    for _ in range(2):
+        shell.tell(lambda member, now: member.resolved(seed, (), "no answer in time", now=now))
+        shell.run(120.0)
+        assert shell.take(Resolve) == [Resolve(seed)]
+    assert [(e.error, e.is_first) for e in shell.happened(events.SeedNotResolved)] == [
+        ("no answer in time", True),
+        ("no answer in time", False),
+    ]
+    shell.tell(lambda member, now: member.resolved(seed, [ip_address(B.ip)], now=now))
+    shell.run(1.0)
+    assert [stream.address for stream in shell.dialled] == [B]
+
+
+def test_a_seed_inside_the_overlay_is_reported_once_and_not_dialled() -> None:
+    inside = SeedAddress("10.189.0.7")
+    shell = Shell(local_node("a", mesh=document(seed_nodes=(inside,)), options=IN_KUBERNETES))
+    shell.tell(lambda member, now: member.start(now=now))
+    shell.tell(lambda member, now: member.listening(now=now))
+    shell.run(300.0)
+    (skipped,) = shell.happened(events.SeedSkipped)
+    assert (skipped.seed, skipped.reason) == (inside, f"inside the overlay {OVERLAY}")
+    assert shell.dialled == []
+
+
+def test_a_member_that_is_away_for_too_long_is_forgotten_and_loses_its_tunnel() -> None:
+    saved = SavedState(nodes=(SavedMember(name="b", address=B, raw_meta=meta("b").encode()),))
+    shell = started(local_node("a", options=Options(forget_after=100.0)), saved)
+    assert shell.member.view(now=shell.now).members["b"].state is MemberState.FAILED
+    shell.run(100.0)
+    assert shell.happened(events.FailedMemberForgotten) == [events.FailedMemberForgotten("b")]
+    assert [{*apply.desired.tunnels} for apply in shell.take(Apply)] == [set()]
+
+
+# Changes of the mesh.
+
+
+def test_another_key_ring_seals_from_now_on_and_is_saved() -> None:
+    shell = started()
+    shell.met("b", B.ip)
+    shell.settle()
+    shell.sent.clear()
+    ring = KeyRing(ClusterKey(b"n" * 32), (shell.member._local.ring.primary,))
+
+    shell.tell(lambda member, now: member.mesh_changed(member._local.document, ring, now=now))
+    shell.run(5.0)
+
+    assert shell.happened(events.KeyRingChanged) == [events.KeyRingChanged(ring.primary.id, 2)]
+    only_new = replace(shell.member._local, ring=KeyRing(ring.primary)).packet_format
+    assert all(open_packet(data, only_new).messages for data, _ in shell.sent)
+    assert [save.state.key_ring for save in shell.take(Save)] == [ring]
+
+
+def test_a_node_named_as_removed_asks_whether_it_has_a_place_still() -> None:
+    shell = started(local_node("a", options=IN_KUBERNETES))
+    removed = replace(shell.member._local.document, removed=("a",))
+    shell.tell(lambda member, now: member.mesh_changed(removed, member._local.ring, now=now))
+    assert shell.take(AskForPlace)
+    assert shell.member.ending is None
+
+
+DOCUMENT = {"version": 1, "name": "m", "uid": "u", "overlayCIDR": "10.189.0.0/24"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "restarts"),
+    [
+        ({"name": "other"}, True),
+        ({"uid": "v"}, True),
+        ({"gossip": {"port": 7947}}, True),
+        ({"wireguard": {"mode": "Kernel"}}, True),
+        ({"wireguard": {"port": 51821}}, False),
+        ({"seedNodes": ["192.0.2.1"], "etcHosts": "Off"}, False),
+    ],
+)
+def test_what_takes_a_restart(changes: dict[str, object], *, restarts: bool) -> None:
+    old, new = (MeshDocument.from_json(json.dumps(DOCUMENT | more)) for more in ({}, changes))
+    shell = started(local_node("a", mesh=old, options=IN_KUBERNETES))
+    shell.tell(lambda member, now: member.mesh_changed(new, member._local.ring, now=now))
+    assert bool(shell.happened(events.RestartNeeded)) == restarts
+    if restarts:
+        shell.tell(lambda member, now: member.saved(now=now))
+        assert shell.take(Restart) == [Restart(old.wireguard, new.wireguard)]
+    else:
+        assert shell.member.ending is None
+        assert shell.member._local.document == new
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "stays"),
+    [
+        ("Auto", "Kernel", True),
+        ("Kernel", "Kernel", True),
+        ("Kernel", "Userspace", False),
+        ("Userspace", "Kernel", False),
+        ("Userspace", "", False),
+    ],
+)
+def test_which_device_the_next_start_can_adopt(mode: WireGuardMode, kind: str, *, stays: bool) -> None:
+    present = WireGuardSettings()
+    following = WireGuardSettings(mode=mode)
+    if following != present:
+        assert Restart(present, following).keeps_device(kind) == stays
+    assert not Restart(present, WireGuardSettings(interface="wgother", mode=mode)).keeps_device(kind)
+    assert Restart(following, following).keeps_device(kind), "nothing changed"
+
+
+# The end.
+
+
+def ended(shell: Shell) -> Left | Restart:
+    """Answer the last save, let the leave go out, and return the last output."""
+    assert len(shell.take(Save)) == 1
+    shell.tell(lambda member, now: member.saved(now=now))
+    shell.run(15.0)
+    shell.take(Report)
+    (last,) = shell.outputs
+    assert isinstance(last, Left | Restart)
+    return last
+
+
+@pytest.mark.parametrize("in_kubernetes", [False, True])
+def test_one_that_leaves_tells_all_saves_once_more_and_touches_the_device_no_more(
+    *, in_kubernetes: bool
+) -> None:
+    """In Kubernetes its keys go too; outside, the next start finds the mesh."""
+    place = Place(overlay_address=ip_address("10.189.0.9"))
+    options = IN_KUBERNETES if in_kubernetes else Options()
+    shell = started(local_node("a", options=options, place=place if in_kubernetes else None))
+    shell.met("b", B.ip)
+    shell.settle()
+
+    shell.tell(lambda member, now: member.leave(now=now))
+
+    assert shell.member.ending is Ending.LEAVE
+    assert ended(shell) == Left(forgets_state=in_kubernetes)
+    assert B in {address for _, address in shell.sent}
+
+
+def test_a_termination_signal_means_leaving_outside_kubernetes_and_a_restart_inside() -> None:
+    outside = started()
+    outside.tell(lambda member, now: member.stop(gone=False, now=now))
+    assert isinstance(ended(outside), Left)
+
+    inside = started(local_node("a", options=IN_KUBERNETES))
+    inside.met("b", B.ip)
+    inside.settle()
+    inside.tell(lambda member, now: member.stop(gone=False, now=now))
+    last = ended(inside)
+    assert isinstance(last, Restart)
+    assert last.keeps_device("Userspace")
+    assert not inside.member._engine.me.is_gone, "the others are not told"
+
+
+def test_in_kubernetes_a_termination_signal_means_leaving_once_the_place_is_gone() -> None:
+    shell = started(local_node("a", options=IN_KUBERNETES))
+    shell.tell(lambda member, now: member.stop(gone=True, now=now))
+    assert ended(shell) == Left(forgets_state=True)
+
+
+def test_the_last_save_waits_for_one_under_way_and_holds_what_is_known_at_the_end() -> None:
+    shell = started(local_node("a", options=IN_KUBERNETES))
+    shell.met("b", B.ip)
+    shell.run(5.0)
+    assert len(shell.take(Save)) == 1
+    shell.met("c", "192.0.2.3")
+    shell.tell(lambda member, now: member.restart(now=now))
+    assert not shell.take(Save)
+
+    shell.tell(lambda member, now: member.saved(now=now))
+    (last,) = shell.take(Save)
+    assert {node.name for node in last.state.nodes} == {"b", "c"}
+    assert not shell.take(Restart)
+    shell.tell(lambda member, now: member.saved("no space left on device", now=now))
+    assert len(shell.take(Restart)) == 1, "a full disk does not keep the process"
+
+
+def test_one_that_restarts_seeks_applies_and_reports_no_more() -> None:
+    place = Place(overlay_address=ip_address("10.189.0.9"))
+    away = Address("198.51.100.1", 7946)
+    saved = SavedState(nodes=(SavedMember(name="c", address=away, raw_meta=b""),))
+    shell = started(local_node("a", options=IN_KUBERNETES, place=place), saved)
+    assert away in {stream.address for stream in shell.dialled}
+    shell.dialled.clear()
+    shell.tell(lambda member, now: member.restart(now=now))
+    shell.take(Save)
+    shell.met("b", B.ip)
+    shell.run(200.0)
+    assert shell.outputs == []
+    assert away not in {stream.address for stream in shell.dialled}

@@ -1,0 +1,105 @@
+"""What makes a node ready, and which words say that it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wesher_agent.mesh.local import Options
+from wesher_agent.mesh.roster import MemberState
+from wesher_agent.status.conditions import JOIN_SECONDS, conditions
+from wesher_common.seeds import SeedAddress
+from wesher_testing.members import document, local_node, remembered
+from wesher_testing.snapshots import snapshot
+
+B, C = remembered("b"), remembered("c")
+SEEKING = local_node("a", mesh=document(seed_nodes=(SeedAddress("192.0.2.50"),)))
+WELL = {
+    "Ready": ("True", "Ready"),
+    "WireGuardReady": ("True", "DeviceReady"),
+    "GossipJoined": ("True", "Joined"),
+    "KeyCurrent": ("True", "Current"),
+}
+NO_DEVICE = {"device_ready": False, "device_reason": "PortTaken", "device_problem": "51820 is taken"}
+
+
+def said(*members: Any, **changes: Any) -> dict[str, tuple[str, str]]:
+    now = snapshot(*members, **changes)
+    return {condition.type: (condition.status, condition.reason) for condition in conditions(now)}
+
+
+def message(*members: Any, **changes: Any) -> str:
+    return conditions(snapshot(*members, **changes))[0].message
+
+
+def test_a_node_whose_parts_all_work_is_ready() -> None:
+    assert said(B, C) == WELL
+
+
+def test_a_device_that_cannot_be_made_is_the_nodes_own_fault() -> None:
+    sick = said(B, C, **NO_DEVICE)
+    assert sick["WireGuardReady"] == sick["Ready"] == ("False", "PortTaken")
+    assert message(B, C, **NO_DEVICE) == "51820 is taken"
+
+
+def test_a_node_without_an_overlay_address_waits_for_the_operator() -> None:
+    waiting = local_node("a", options=Options(in_kubernetes=True))
+    assert said(B, local=waiting, device_ready=False)["Ready"] == ("False", "NoAddress")
+
+
+def test_a_gossip_port_that_another_program_has_is_told_before_what_follows_from_it() -> None:
+    deaf = {"listen_problem": "TCP port 7946 is taken"}
+    assert said(**deaf)["GossipJoined"] == said(**deaf)["Ready"] == ("False", "PortTaken")
+    assert message(**deaf) == "TCP port 7946 is taken"
+
+
+def test_an_address_that_gossip_listened_on_and_the_host_lost_is_named() -> None:
+    cut_off = {"local": local_node("a", lost_address="192.0.2.7")}
+    assert said(**cut_off)["GossipJoined"] == said(**cut_off)["Ready"] == ("False", "AddressGone")
+    assert message(**cut_off).startswith("192.0.2.7 is no longer assigned to this host: ")
+
+
+def test_the_only_member_of_a_mesh_is_ready_but_one_that_finds_nobody_is_not() -> None:
+    assert said()["Ready"] == ("True", "Ready")
+    assert said()["GossipJoined"] == ("True", "OnlyMember")
+    assert said(local=SEEKING)["Ready"] == ("False", "NobodyAnswers")
+    assert said(remembered("b", state=MemberState.FAILED))["Ready"] == ("False", "NobodyAnswers")
+
+
+def test_a_node_that_has_just_started_is_not_blamed_for_others_that_are_later() -> None:
+    young = JOIN_SECONDS - 0.1
+    new = said(local=SEEKING, uptime=young)
+    assert new["GossipJoined"] == new["Ready"] == ("Unknown", "Joining")
+    assert said(uptime=young)["Ready"] == ("True", "Ready")
+
+
+def test_a_name_used_twice_and_mounted_files_that_are_broken_are_named() -> None:
+    assert said(B, rival="192.0.2.7:7946")["GossipJoined"] == ("False", "NameConflict")
+    broken = said(B, source_problem="cluster-key: must be standard base64")
+    assert broken["KeyCurrent"] == broken["Ready"] == ("False", "InvalidConfig")
+
+
+def test_a_node_that_was_removed_says_so_and_not_that_its_former_peers_do_not_answer() -> None:
+    removed = {"removed": True, "mostly_unreachable": True, "unreachable": ("b", "c")}
+    assert said(B, C, **removed) == WELL | {"Ready": ("False", "Removed")}
+    waiting = removed | {"device_ready": False, "local": local_node("a", options=Options(in_kubernetes=True))}
+    assert said(B, C, **waiting)["Ready"] == ("False", "NoAddress"), "a new node has no WesherNode either"
+
+
+def test_a_node_is_not_called_ready_before_its_tunnels_were_asked() -> None:
+    new = {"probes_settled": False}
+    assert said(B, **new)["Ready"] == ("Unknown", "Probing")
+    assert said(B, **new, **NO_DEVICE)["Ready"] == ("False", "PortTaken")
+    assert said(**new)["Ready"] == ("True", "Ready")
+    assert said(B, **new, can_probe=False)["Ready"] == ("True", "Ready"), "no answer would ever come"
+
+
+def test_a_device_that_was_not_tried_yet_is_nobodys_fault() -> None:
+    starting = said(B, device_ready=False)
+    assert starting["WireGuardReady"] == starting["Ready"] == ("Unknown", "Starting")
+
+
+def test_one_dead_pair_leaves_a_node_ready_but_losing_most_does_not() -> None:
+    assert said(B, C, unreachable=("b",))["Ready"] == ("True", "Ready")
+    lost = {"unreachable": tuple(f"n{number}" for number in range(10)), "mostly_unreachable": True}
+    assert said(B, **lost)["Ready"] == ("False", "PeersUnreachable")
+    assert message(B, **lost).endswith("n0, n1, n2, n3, n4, n5, n6, n7, …")

@@ -1,0 +1,234 @@
+"""What an agent shows of itself and others, here and to Kubernetes."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from wesher_agent.kube.node_status import node_status, own_part, view_part
+from wesher_agent.mesh.desired import Problem
+from wesher_agent.mesh.device import Endpoint
+from wesher_agent.mesh.member import MemberView
+from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
+from wesher_agent.mesh.roster import MemberState, RosterMember
+from wesher_agent.status.answers import members_answer, status_answer
+from wesher_agent.status.snapshot import Snapshot
+from wesher_agent.swim.address import Address
+from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
+from wesher_common.seeds import SeedAddress
+from wesher_testing.members import document, local_node, private_key
+from wesher_testing.snapshots import snapshot
+
+NOW = 1_000_000.0
+TIME = datetime(2026, 1, 2, tzinfo=UTC)
+
+
+def reported(now: Snapshot) -> dict[str, Any]:
+    return node_status(now, (), time=TIME)
+
+
+def key(number: int) -> WireGuardPublicKey:
+    return WireGuardPublicKey(bytes([number]) * 32)
+
+
+def member(
+    number: int,
+    name: str,
+    *,
+    state: MemberState = MemberState.ALIVE,
+    inside: bool = True,
+    version: int = META_VERSION,
+) -> RosterMember:
+    meta = NodeMeta(
+        overlay_address=ip_address(f"10.9.0.{number}"),
+        public_key=key(number),
+        version=version,
+        flags=Flag.IN_KUBERNETES if inside else Flag(0),
+    )
+    return RosterMember(
+        name=name,
+        address=Address(f"192.0.2.{number}", 7946),
+        raw_meta=meta.encode(),
+        meta=meta,
+        problem="",
+        state=state,
+        since=0.0,
+    )
+
+
+def seen(*numbers: int, age: float) -> dict[WireGuardPublicKey, ObservedPeer]:
+    return {
+        key(number): ObservedPeer(
+            key(number),
+            endpoint=Endpoint(ip_address(f"192.0.2.{number}"), 51820),
+            last_handshake=NOW - age,
+        )
+        for number in numbers
+    }
+
+
+B, C, FAILED = member(2, "b"), member(3, "c"), member(4, "d", state=MemberState.FAILED)
+
+
+def test_a_tunnel_counts_when_it_answered_or_has_a_session_that_lives() -> None:
+    def with_tunnel(**changes: Any) -> int:
+        return snapshot(B, C, FAILED, **changes).with_tunnel
+
+    assert with_tunnel() == 0
+    assert with_tunnel(reachable=frozenset("b")) == 1
+    assert with_tunnel(observed=seen(2, 3, age=179)) == 2
+    assert with_tunnel(observed=seen(2, 3, age=181)) == 0
+    assert with_tunnel(observed=seen(2, 3, age=5), unreachable=("c",)) == 1
+    assert with_tunnel(observed=seen(4, age=5)) == 0
+
+
+def test_the_status_counts_peers_by_state_and_shows_no_key() -> None:
+    ring = KeyRing(ClusterKey(bytes(32)), (ClusterKey(b"2" * 32),))
+    now = snapshot(B, C, FAILED, local=local_node("a", ring=ring), rejected={"truncated": 2})
+    answer = status_answer(now)
+    assert answer["peers"] == {"known": 3, "alive": 2, "suspect": 0, "failed": 1, "handshake": 0}
+    assert answer["gossip"]["rejected"] == {"truncated": 2}
+    assert len(answer["keyIDs"]) == 2
+    text = repr(answer) + repr(now)
+    assert ClusterKey(b"2" * 32).reveal_base64() not in text
+    assert private_key("a").reveal_base64() not in text
+
+
+def test_members_are_listed_by_name_with_this_one_among_them_and_what_is_wrong() -> None:
+    answer = members_answer(
+        snapshot(
+            C,
+            B,
+            FAILED,
+            local=local_node("bb"),
+            observed=seen(2, age=7.5),
+            unreachable=("c",),
+            problems=(Problem("d", "AddressClash", "claims 10.9.0.1, which bb has"),),
+        )
+    )
+    assert [entry["name"] for entry in answer] == ["b", "bb", "c", "d"]
+    assert [entry["note"] for entry in answer] == [
+        "",
+        "this node",
+        "does not answer through the tunnel",
+        "claims 10.9.0.1, which bb has",
+    ]
+    assert (answer[0]["endpoint"], answer[0]["handshakeSeconds"]) == ("192.0.2.2:51820", 7.5)
+
+
+def test_kubernetes_is_told_what_this_node_sees() -> None:
+    now = snapshot(B, C, FAILED, unreachable=("c",), reachable=frozenset("b"), generation=4)
+    status = reported(now)
+    assert status["peers"]["summary"] == "1/3"
+    assert status["peers"]["unreachable"] == ["c", "d"]
+    assert status["endpoint"] == "192.0.2.100:51820"
+    assert status["observedGeneration"] == 4
+    assert status["primaryKeyID"] == status["keyIDs"][0]
+
+
+def test_a_member_that_claims_what_another_has_is_reported_as_unreachable() -> None:
+    """So that the mesh is Degraded, and names it, until a user renames it."""
+    clash = Problem("b", "AddressClash", "claims 10.9.0.3, which c has")
+
+    assert reported(snapshot(B, C, problems=(clash,), reachable=frozenset("c")))["peers"]["unreachable"] == [
+        "b"
+    ]
+
+
+def test_ages_alone_are_no_news_for_kubernetes() -> None:
+    earlier = snapshot(B, C, observed=seen(2, 3, age=5))
+    later = snapshot(B, C, observed=seen(2, 3, age=90), uptime=500.0)
+    assert (own_part(earlier), view_part(earlier)) == (own_part(later), view_part(later))
+
+
+def test_external_members_are_reported_by_the_three_nodes_with_the_smallest_names() -> None:
+    external = (member(20, "laptop", inside=False), member(21, "go", inside=False, version=0))
+    others = (member(2, "b"), member(3, "c"), member(4, "d"))
+    for name, reports in (("a", True), ("bb", True), ("cc", True), ("dd", False), ("z", False)):
+        told = reported(snapshot(*others, *external, local=local_node(name)))["outsiders"]
+        assert [entry["name"] for entry in told] == (["go", "laptop"] if reports else [])
+    told = reported(snapshot(*external))["outsiders"]
+    assert [(e["kind"], e["address"]) for e in told] == [("Go", "10.9.0.21"), ("wesher", "10.9.0.20")]
+
+
+def test_nodes_of_another_cluster_are_external_members_where_clusters_have_names() -> None:
+    named = local_node("a.east", mesh=document(cluster_name="east"))
+    now = snapshot(member(2, "b.east"), member(3, "c.west"), local=named)
+    assert [entry["name"] for entry in reported(now)["outsiders"]] == ["c.west"]
+
+
+CHANGES: dict[str, Any] = {
+    "local": local_node("a2"),
+    "members": {"b": B},
+    "problems": (Problem("b", "KeyClash", "has the same key as c"),),
+    "can_probe": False,
+    "rival": "192.0.2.9:7946",
+    "listen_problem": "UDP port 7946 is taken",
+    "save_problem": "no space left on device",
+    "uptime": 1.0,
+    "device_ready": False,
+    "device_reason": "Failed",
+    "device_problem": "broken",
+    "mode": "Userspace",
+    "mtu": 1380,
+    "hosts": "off",
+    "observed": seen(2, 3, age=5),
+    "reachable": frozenset("b"),
+    "unreachable": ("c",),
+    "mostly_unreachable": True,
+    "probes_settled": False,
+    "rejected": {"truncated": 1},
+    "counts": {"membersFailed": 1},
+    "source_problem": "mesh.json: is missing",
+    "removed": True,
+    "generation": 7,
+    "version": "2.0",
+    "wall_clock": NOW + 100.0,
+}
+SEEKING = local_node("a", mesh=document(seed_nodes=(SeedAddress("192.0.2.9"),)))
+BESIDE: dict[str, dict[str, Any]] = {
+    "can_probe": {"probes_settled": False},
+    "device_reason": {"device_ready": False},
+    "device_problem": {"device_ready": False, "device_reason": "Failed"},
+    "wall_clock": {"observed": seen(2, age=5)},
+    "uptime": {
+        "members": {},
+        "local": local_node("a", mesh=document(seed_nodes=(SeedAddress("192.0.2.9"),))),
+    },
+}
+"""What must be so for a field to matter."""
+
+
+@pytest.mark.parametrize(
+    "field", [*(f.name for f in fields(MemberView)), *(f.name for f in fields(Snapshot))]
+)
+def test_every_field_of_a_snapshot_shows_in_what_the_agent_says(field: str) -> None:
+    """A snapshot is filled once; a field that no renderer reads would do nothing."""
+    if field == "member":
+        return
+    before = snapshot(B, C, **BESIDE.get(field, {}))
+    after = snapshot(B, C, **{**BESIDE.get(field, {}), field: CHANGES[field]})
+    assert (status_answer(before), members_answer(before), reported(before)) != (
+        status_answer(after),
+        members_answer(after),
+        reported(after),
+    )
+
+
+def test_both_renderers_say_the_same_of_the_same_moment() -> None:
+    """What ``wesher status`` shows and what Kubernetes is told come from one snapshot."""
+    now = snapshot(B, C, FAILED, reachable=frozenset("b"), observed=seen(2, age=5))
+    here, there = status_answer(now), reported(now)
+    assert here["peers"] == {key: there["peers"][key] for key in here["peers"]}
+    assert (here["publicKey"], here["keyIDs"], here["version"]) == (
+        there["publicKey"],
+        there["keyIDs"],
+        there["agentVersion"],
+    )
+    assert (here["wireguard"]["mode"], here["wireguard"]["mtu"]) == (there["wireguardMode"], there["mtu"])
+    assert [entry["type"] for entry in here["conditions"]] == [entry["type"] for entry in there["conditions"]]
