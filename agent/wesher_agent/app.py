@@ -11,8 +11,8 @@ import signal
 from contextlib import AsyncExitStack
 
 from wesher_agent.runtime.agent import Agent
-from wesher_agent.runtime.beginning import begin
 from wesher_agent.runtime.log_format import formatter
+from wesher_agent.runtime.startup import begin
 from wesher_agent.runtime.systemd import notify
 from wesher_agent.settings import Settings
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from wesher_agent.runtime.tunnel import REPAIR_SECONDS
+from wesher_agent.tunnel.tunnel import REPAIR_SECONDS
 from wesher_common.keys import ClusterKey
 from wesher_testing.agents import (
     KEY,

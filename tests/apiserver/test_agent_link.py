@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from wesher_agent.kube import reporter as kubernetes
 from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.kube.own_objects import OwnObjects
-from wesher_agent.runtime import kubernetes
-from wesher_agent.runtime.kubernetes import KubernetesLink
+from wesher_agent.kube.reporter import KubernetesLink
 from wesher_common.errors import ClusterUnavailable
 from wesher_testing.api_server import ApiServer
 from wesher_testing.members import remembered

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
+from wesher_agent.netlink.errors import MalformedReply
+from wesher_agent.netlink.messages import parse_messages
+from wesher_agent.netlink.route_messages import parse_route
 from wesher_agent.wireguard import uapi
-from wesher_agent.wireguard.errors import MalformedReply
-from wesher_agent.wireguard.netlink import parse_messages
 from wesher_agent.wireguard.plan import (
     Change,
     DeviceChange,
@@ -23,7 +24,6 @@ from wesher_agent.wireguard.plan import (
     plan,
     plan_next,
 )
-from wesher_agent.wireguard.route_messages import parse_route
 from wesher_agent.wireguard.wireguard_messages import pack_set, parse_device
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import IPNetwork

@@ -19,6 +19,6 @@ def test_the_version_in_the_code_is_the_project_s() -> None:
 def test_an_agent_outside_kubernetes_loads_neither_a_client_for_it_nor_the_installation_s_metadata() -> None:
     program = "import json, sys, wesher_agent.app; print(json.dumps(sorted(sys.modules)))"
     loaded = json.loads(subprocess.check_output([sys.executable, "-c", program], text=True))
-    assert "wesher_agent.runtime.kubernetes" in loaded
+    assert "wesher_agent.kube.reporter" in loaded
     heavy = {"aiohttp", "kubernetes", "pydantic", "importlib.metadata", "email", "zipfile", "csv"}
     assert not heavy & set(loaded)

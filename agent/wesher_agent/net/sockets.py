@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
-from collections.abc import Iterator
-from contextlib import suppress
 from ipaddress import IPv6Address
-from pathlib import Path
 from typing import NamedTuple
 
+from wesher_agent.netlink.port_holder import find_holder
 from wesher_common.errors import InvalidSpec
 from wesher_common.overlay import IPAddress
 
@@ -18,7 +15,6 @@ RECEIVE_BUFFER = 2 << 20
 """Bytes; memberlist's ``udpRecvBufSize``: a burst waits here while the loop is busy."""
 BACKLOG = 64
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h; Python has no name for it
-PROC = Path("/proc")
 
 
 class GossipPortTaken(InvalidSpec):
@@ -101,33 +97,3 @@ def _cannot_bind(error: OSError, protocol: str, address: IPAddress, port: int) -
     return InvalidSpec(
         "--bind-addr", f"cannot listen on {protocol} port {port}: {error.strerror}", value=address
     )
-
-
-def find_holder(protocol: str, port: int) -> str:
-    """Return which process holds a port, as ``name (pid 12)``; empty when we may not see it.
-
-    Args:
-        protocol: ``UDP`` or ``TCP``.
-        port: the local port.
-
-    """
-    inodes = {
-        inode for family in ("", "6") for inode in _sockets_on(PROC / f"net/{protocol.lower()}{family}", port)
-    }
-    for process in PROC.glob("[0-9]*"):
-        # Processes end while we look, and others' descriptors may be hidden from us.
-        with suppress(OSError):
-            for descriptor in (process / "fd").iterdir():
-                link = os.readlink(descriptor)  # noqa: PTH115 - it is no path, so Path would mangle it
-                if link.startswith("socket:[") and link[8:-1] in inodes:
-                    return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
-    return ""
-
-
-def _sockets_on(listing: Path, port: int) -> Iterator[str]:
-    """Yield the inodes of sockets on a local port out of ``/proc/net/udp`` and its like."""
-    with suppress(OSError):
-        for line in listing.read_text().splitlines()[1:]:
-            fields = line.split()
-            if int(fields[1].rpartition(":")[2], 16) == port:
-                yield fields[9]

@@ -1,6 +1,5 @@
-"""What a running agent is made of; `app` starts and ends it.
+"""The shell round a member, and what comes before it starts; `app` starts and ends the process.
 
-The parts that decide (`identity`, `claims`, `health`, `probing`, `views`) are pure; the
-others join the engine, the roster, the device and the files, which do not know
-each other.
+`mesh.member` decides; what is here does what it asks for with the sockets, the device,
+the files and the API server, which do not know each other.
 """

@@ -19,21 +19,21 @@ from typing import Any
 from wesher_agent.control import ControlServer, socket_path
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
+from wesher_agent.kube.mounted import Mounted
 from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.mesh.member import Ending, MemberView, MeshMember
 from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
 from wesher_agent.net.driver import Driver
 from wesher_agent.net.resolver import resolve
 from wesher_agent.net.sockets import GossipPortTaken
-from wesher_agent.runtime.beginning import Beginning
-from wesher_agent.runtime.host import look_at_host
-from wesher_agent.runtime.prober import Prober
-from wesher_agent.runtime.sources import Mounted
-from wesher_agent.runtime.tunnel import REPAIR_SECONDS, Tunnel
-from wesher_agent.runtime.worker import finish
+from wesher_agent.netlink.host import look_at_host
+from wesher_agent.runtime.startup import Beginning
 from wesher_agent.status.answers import members_answer, status_answer
 from wesher_agent.status.counters import Counts
 from wesher_agent.status.snapshot import Snapshot
+from wesher_agent.tunnel.finish import finish
+from wesher_agent.tunnel.prober import Prober
+from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.version import VERSION
 

@@ -17,9 +17,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from wesher_agent.mesh.device import DeviceConfig
+from wesher_agent.netlink.errors import PortTaken, WireGuardUnavailable
 from wesher_agent.wireguard import kernel, userspace
 from wesher_agent.wireguard.backend import Backend, BackendKind
-from wesher_agent.wireguard.errors import PortTaken, WireGuardUnavailable
 from wesher_agent.wireguard.kernel import KernelBackend, kernel_has_wireguard
 from wesher_agent.wireguard.link import (
     change_link,

@@ -11,9 +11,9 @@ import errno
 import os
 from typing import Literal
 
-from wesher_agent.wireguard.errors import PortTaken, WireGuardUnavailable
+from wesher_agent.netlink.errors import PortTaken, WireGuardUnavailable
+from wesher_agent.netlink.netlink_socket import NETLINK_GENERIC, NetlinkSocket
 from wesher_agent.wireguard.link import create_link, delete_link, link_kind
-from wesher_agent.wireguard.netlink_socket import NETLINK_GENERIC, NetlinkSocket
 from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice
 from wesher_agent.wireguard.wireguard_messages import FAMILY_NAME, pack_get, pack_set, parse_device
 from wesher_common.errors import InvalidSpec

@@ -16,11 +16,11 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from wesher_agent.netlink.errors import WireGuardUnavailable
+from wesher_agent.netlink.netlink_socket import NETLINK_ROUTE, NetlinkSocket
+from wesher_agent.netlink.route_messages import PROTOCOL
 from wesher_agent.wireguard import routes
-from wesher_agent.wireguard.errors import WireGuardUnavailable
-from wesher_agent.wireguard.netlink_socket import NETLINK_ROUTE, NetlinkSocket
 from wesher_agent.wireguard.plan import IPInterface, LinkChange, ObservedLink
-from wesher_agent.wireguard.route_messages import PROTOCOL
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.overlay import IPNetwork
 

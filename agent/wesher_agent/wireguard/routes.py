@@ -12,11 +12,11 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wesher_agent.wireguard import route_messages
-from wesher_agent.wireguard.errors import WireGuardUnavailable
-from wesher_agent.wireguard.netlink import AF_INET, AF_INET6, NLM_F_CREATE, NLM_F_EXCL
-from wesher_agent.wireguard.netlink_socket import NetlinkSocket
-from wesher_agent.wireguard.route_messages import (
+from wesher_agent.netlink import route_messages
+from wesher_agent.netlink.errors import WireGuardUnavailable
+from wesher_agent.netlink.messages import AF_INET, AF_INET6, NLM_F_CREATE, NLM_F_EXCL
+from wesher_agent.netlink.netlink_socket import NetlinkSocket
+from wesher_agent.netlink.route_messages import (
     PROTOCOL,
     RTM_DELROUTE,
     RTM_GETROUTE,

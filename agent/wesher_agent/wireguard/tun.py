@@ -12,7 +12,7 @@ import os
 import struct
 from pathlib import Path
 
-from wesher_agent.wireguard.errors import WireGuardUnavailable
+from wesher_agent.netlink.errors import WireGuardUnavailable
 
 _DEVICE = Path("/dev/net/tun")
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
 from wesher_agent.mesh.device import Endpoint
-from wesher_agent.wireguard.errors import MalformedReply
+from wesher_agent.netlink.errors import MalformedReply
 from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice, ObservedPeer, PeerChange
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import IPNetwork

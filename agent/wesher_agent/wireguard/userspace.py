@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from wesher_agent.netlink.errors import MalformedReply, PortTaken, WireGuardUnavailable
 from wesher_agent.wireguard import uapi
-from wesher_agent.wireguard.errors import MalformedReply, PortTaken, WireGuardUnavailable
 from wesher_agent.wireguard.link import delete_link, link_kind
 from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice
 from wesher_agent.wireguard.tun import create_persistent_tun

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from wesher_agent.mesh.device import Endpoint
-from wesher_agent.wireguard.errors import MalformedReply
-from wesher_agent.wireguard.netlink import (
+from wesher_agent.netlink.errors import MalformedReply
+from wesher_agent.netlink.messages import (
     AF_INET,
     AF_INET6,
     NLA_F_NESTED,

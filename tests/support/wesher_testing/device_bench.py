@@ -20,12 +20,12 @@ from ipaddress import IPv4Address, IPv4Network, ip_network
 from typing import Any
 
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
+from wesher_agent.netlink.mtu import overlay_mtu
+from wesher_agent.netlink.route_messages import PROTOCOL
 from wesher_agent.wireguard.backend import BackendKind
 from wesher_agent.wireguard.device import Device, Outcome, open_device
 from wesher_agent.wireguard.kernel import KernelBackend
-from wesher_agent.wireguard.mtu import overlay_mtu
 from wesher_agent.wireguard.plan import ObservedPeer
-from wesher_agent.wireguard.route_messages import PROTOCOL
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_testing.small_lab import (

@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from wesher_agent.mesh.device import Endpoint, Peer
+from wesher_agent.netlink.route_messages import PROTOCOL
 from wesher_agent.wireguard.device import find_device
-from wesher_agent.wireguard.route_messages import PROTOCOL
 from wesher_testing.device_bench import (
     INTERFACE,
     OVERLAY,

@@ -31,7 +31,10 @@ from wesher_agent.mesh.desired import HostEntry, desired
 from wesher_agent.mesh.gob import decode_struct
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.mesh.roster import Roster
-from wesher_agent.runtime.host import parse_address
+from wesher_agent.netlink.errors import MalformedReply
+from wesher_agent.netlink.host import parse_address
+from wesher_agent.netlink.messages import NLMSG_DONE, NLMSG_ERROR, parse_messages
+from wesher_agent.netlink.route_messages import parse_route
 from wesher_agent.settings import parse_settings
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
@@ -44,9 +47,6 @@ from wesher_agent.wire.lzw import decompress
 from wesher_agent.wire.messages import MessageType, State, decode
 from wesher_agent.wire.packet import UDP_PAYLOAD, PacketFormat, label_header, open_packet
 from wesher_agent.wire.stream import StreamReader
-from wesher_agent.wireguard.errors import MalformedReply
-from wesher_agent.wireguard.netlink import NLMSG_DONE, NLMSG_ERROR, parse_messages
-from wesher_agent.wireguard.route_messages import parse_route
 from wesher_agent.wireguard.uapi import parse_get, parse_set
 from wesher_agent.wireguard.wireguard_messages import parse_device
 from wesher_common.errors import InvalidSpec, PeerMisbehaved, WesherError

@@ -20,7 +20,8 @@ from wesher_agent.mesh.dialling import MAX_OPEN
 from wesher_agent.mesh.events import Event
 from wesher_agent.net import streams
 from wesher_agent.net.driver import Driver
-from wesher_agent.net.sockets import GossipPortTaken, find_holder, open_sockets
+from wesher_agent.net.sockets import GossipPortTaken, open_sockets
+from wesher_agent.netlink.port_holder import find_holder
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import (

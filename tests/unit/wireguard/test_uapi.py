@@ -7,8 +7,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 import pytest
 
 from wesher_agent.mesh.device import Endpoint
+from wesher_agent.netlink.errors import MalformedReply
 from wesher_agent.wireguard import uapi
-from wesher_agent.wireguard.errors import MalformedReply
 from wesher_agent.wireguard.plan import DeviceChange, ObservedPeer, PeerChange
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 

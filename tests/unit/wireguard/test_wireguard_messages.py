@@ -8,8 +8,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 import pytest
 
 from wesher_agent.mesh.device import Endpoint
-from wesher_agent.wireguard.errors import MalformedReply
-from wesher_agent.wireguard.netlink import NLA_F_NESTED, pack_attribute
+from wesher_agent.netlink.errors import MalformedReply
+from wesher_agent.netlink.messages import NLA_F_NESTED, pack_attribute
 from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice, ObservedPeer, PeerChange
 from wesher_agent.wireguard.wireguard_messages import MESSAGE_LIMIT, pack_get, pack_set, parse_device
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey

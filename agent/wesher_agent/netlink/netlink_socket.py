@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from wesher_agent.wireguard.errors import MalformedReply, WireGuardUnavailable
-from wesher_agent.wireguard.netlink import (
+from wesher_agent.netlink.errors import MalformedReply, WireGuardUnavailable
+from wesher_agent.netlink.messages import (
     NLM_F_ACK,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from wesher_agent.runtime.sources import MountedDirectory
+from wesher_agent.kube.mounted import MountedDirectory
 from wesher_common.errors import InvalidSpec
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))

@@ -7,9 +7,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from wesher_agent.runtime.host import LinkAddress, parse_address
-from wesher_agent.wireguard.errors import MalformedReply
-from wesher_agent.wireguard.netlink import pack_attribute
+from wesher_agent.netlink.errors import MalformedReply
+from wesher_agent.netlink.host import LinkAddress, parse_address
+from wesher_agent.netlink.messages import pack_attribute
 
 HEADER = struct.pack("=BBBBI", 2, 24, 0x80, 0, 7)
 ADDRESS, LOCAL = 1, 2

@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.state import StateFile
+from wesher_agent.kube.mounted import MountedDirectory
+from wesher_agent.kube.reporter import FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS, KubernetesLink
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.saved_state import SavedState
-from wesher_agent.runtime.host import look_at_host
+from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.identity import decide_key, decide_name, read_key_file
-from wesher_agent.runtime.kubernetes import FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS, KubernetesLink
-from wesher_agent.runtime.sources import MountedDirectory
 from wesher_agent.settings import Settings
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey

@@ -7,16 +7,16 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 
-from wesher_agent.wireguard import route_messages
-from wesher_agent.wireguard.errors import MalformedReply
-from wesher_agent.wireguard.netlink import (
+from wesher_agent.netlink import route_messages
+from wesher_agent.netlink.errors import MalformedReply
+from wesher_agent.netlink.messages import (
     NLMSG_DONE,
     NLMSG_ERROR,
     pack_attribute,
     pack_message,
     parse_messages,
 )
-from wesher_agent.wireguard.route_messages import PROTOCOL, Route, parse_route
+from wesher_agent.netlink.route_messages import PROTOCOL, Route, parse_route
 
 
 def test_a_route_of_ours_is_marked_and_reads_back() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from wesher_agent.runtime.probing import AGAIN_SECONDS, ANSWER_SECONDS, ROUND_SECONDS, ProbePlan
+from wesher_agent.tunnel.probe_plan import AGAIN_SECONDS, ANSWER_SECONDS, ROUND_SECONDS, ProbePlan
 
 
 def plan_for(*peers: str) -> ProbePlan:

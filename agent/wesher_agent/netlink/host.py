@@ -12,10 +12,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from wesher_agent.mesh.host import HostAddress, HostNetwork
-from wesher_agent.wireguard.errors import MalformedReply
-from wesher_agent.wireguard.netlink import parse_attributes
-from wesher_agent.wireguard.netlink_socket import NETLINK_ROUTE, NetlinkSocket
-from wesher_agent.wireguard.route_messages import RTM_GETROUTE, Route, parse_route
+from wesher_agent.netlink.errors import MalformedReply
+from wesher_agent.netlink.messages import parse_attributes
+from wesher_agent.netlink.netlink_socket import NETLINK_ROUTE, NetlinkSocket
+from wesher_agent.netlink.route_messages import RTM_GETROUTE, Route, parse_route
 from wesher_common.overlay import IPAddress
 
 RESOLV_CONF = Path("/etc/resolv.conf")

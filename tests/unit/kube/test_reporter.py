@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from wesher_agent.kube import reporter as kubernetes
 from wesher_agent.kube.api import ApiServer
 from wesher_agent.kube.own_objects import OwnObjects
-from wesher_agent.runtime import kubernetes
-from wesher_agent.runtime.kubernetes import KubernetesLink
+from wesher_agent.kube.reporter import KubernetesLink
 from wesher_testing.members import remembered
 from wesher_testing.snapshots import snapshot
 

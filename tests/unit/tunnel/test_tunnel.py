@@ -12,7 +12,7 @@ from wesher_agent.cli.commands import agent_settings
 from wesher_agent.files.hosts import HostsFile
 from wesher_agent.mesh.desired import Desired, HostEntry
 from wesher_agent.mesh.device import DeviceConfig
-from wesher_agent.runtime.tunnel import Tunnel
+from wesher_agent.tunnel.tunnel import Tunnel
 from wesher_common.keys import WireGuardPrivateKey
 
 WANTED = Desired(

@@ -10,8 +10,8 @@ import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from wesher_agent.wireguard.errors import MalformedReply
-from wesher_agent.wireguard.netlink import AF_INET, AF_INET6, pack_attribute, parse_attributes
+from wesher_agent.netlink.errors import MalformedReply
+from wesher_agent.netlink.messages import AF_INET, AF_INET6, pack_attribute, parse_attributes
 from wesher_common.overlay import IPAddress, IPNetwork
 
 PROTOCOL = 87

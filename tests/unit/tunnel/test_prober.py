@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from wesher_agent.runtime import prober
+from wesher_agent.tunnel import prober
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv6Address
 from random import Random
 
-from wesher_agent.runtime.probing import ProbePlan
-from wesher_agent.runtime.tunnel import Tunnel
+from wesher_agent.tunnel.probe_plan import ProbePlan
+from wesher_agent.tunnel.tunnel import Tunnel
 from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.overlay import IPAddress

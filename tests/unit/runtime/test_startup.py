@@ -13,7 +13,7 @@ from wesher_agent.cli.commands import agent_settings
 from wesher_agent.files.state_format import render_state
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.mesh.saved_state import SavedState
-from wesher_agent.runtime.beginning import Beginning, begin
+from wesher_agent.runtime.startup import Beginning, begin
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey

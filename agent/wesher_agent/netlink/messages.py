@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wesher_agent.wireguard.errors import MalformedReply
+from wesher_agent.netlink.errors import MalformedReply
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 

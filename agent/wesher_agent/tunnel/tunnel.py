@@ -17,12 +17,12 @@ from typing import Literal
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
 from wesher_agent.mesh.desired import Desired, HostEntry
-from wesher_agent.net.sockets import find_holder
-from wesher_agent.runtime.worker import finish
+from wesher_agent.netlink.errors import PortTaken, WireGuardUnavailable
+from wesher_agent.netlink.mtu import overlay_mtu
+from wesher_agent.netlink.port_holder import find_holder
 from wesher_agent.settings import Settings
+from wesher_agent.tunnel.finish import finish
 from wesher_agent.wireguard.device import Device, Outcome, find_device, open_device
-from wesher_agent.wireguard.errors import PortTaken, WireGuardUnavailable
-from wesher_agent.wireguard.mtu import overlay_mtu
 from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.errors import InvalidSpec, WesherError

@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
-from wesher_agent.wireguard.netlink_socket import NETLINK_ROUTE, NetlinkSocket
-from wesher_agent.wireguard.route_messages import LOCAL, RTM_GETROUTE, pack_next_hop, parse_route
+from wesher_agent.netlink.netlink_socket import NETLINK_ROUTE, NetlinkSocket
+from wesher_agent.netlink.route_messages import LOCAL, RTM_GETROUTE, pack_next_hop, parse_route
 from wesher_common.mesh_document import MIN_MTU
 from wesher_common.overlay import IPAddress
 

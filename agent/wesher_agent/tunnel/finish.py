@@ -1,0 +1,23 @@
+"""Lets work that has begun come to its end, whatever is cancelled meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def finish(work: Awaitable[T]) -> T:
+    """Await some work; when cancelled meanwhile, let it come to its end first.
+
+    For changes of the machine, which must not be left half done with a thread
+    still at them while somebody undoes them.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
