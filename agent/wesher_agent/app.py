@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 
 from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.log_format import formatter
-from wesher_agent.runtime.startup import begin
+from wesher_agent.runtime.startup import start_up
 from wesher_agent.runtime.systemd import notify
 from wesher_agent.settings import Settings
 
@@ -39,7 +39,7 @@ async def _run(settings: Settings) -> None:
     # Before all else: a container's first process never hears of a signal that it does not handle.
     signalled = _catch_signals()
     async with AsyncExitStack() as held:
-        agent = Agent(await begin(settings, held))
+        agent = Agent(await start_up(settings, held))
         await agent.start()
         signalled.add_done_callback(lambda _: agent.stop())
         notify("READY=1")

@@ -1,7 +1,7 @@
 """The shell round one member: sockets, device, files and API server do what `mesh.member` decides.
 
 Nothing waits for anything else: gossip goes on while the device is being changed, and
-the device stays as it is while the API server is away. What comes before is `beginning`'s;
+the device stays as it is while the API server is away. What comes before is `startup`'s;
 the process around it is `app`'s.
 """
 
@@ -27,7 +27,7 @@ from wesher_agent.net.driver import Driver
 from wesher_agent.net.resolver import resolve
 from wesher_agent.net.sockets import GossipPortTaken
 from wesher_agent.netlink.host import look_at_host
-from wesher_agent.runtime.startup import Beginning
+from wesher_agent.runtime.startup import Startup
 from wesher_agent.status.answers import members_answer, status_answer
 from wesher_agent.status.counters import Counts
 from wesher_agent.status.snapshot import Snapshot
@@ -44,18 +44,18 @@ class Agent:
     """See the module.
 
     Args:
-        begun: everything decided before.
+        startup: everything decided before.
 
     Raises:
         InvalidSpec: the overlay has no free address.
 
     """
 
-    def __init__(self, begun: Beginning) -> None:
-        self._begun = begun
-        self._link = begun.link
-        self._settings = settings = begun.settings
-        self._interface = begun.local.document.wireguard.interface
+    def __init__(self, startup: Startup) -> None:
+        self._startup = startup
+        self._link = startup.link
+        self._settings = settings = startup.settings
+        self._interface = startup.local.document.wireguard.interface
         self._counts = Counts()
         self._rng = Random(os.urandom(8))
         self._stopped, self._ended, self._has_output = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -63,8 +63,8 @@ class Agent:
         self._is_started = False
 
         self._member = MeshMember(
-            begun.local,
-            begun.saved,
+            startup.local,
+            startup.saved,
             now=asyncio.get_running_loop().time(),
             wall=time.time(),
             rng=self._rng,
@@ -85,7 +85,7 @@ class Agent:
             count=self._counts.add,
         )
         self._prober = Prober(
-            self._tunnel, begun.local.private_key.public, self._rng, on_change=self._report_soon
+            self._tunnel, startup.local.private_key.public, self._rng, on_change=self._report_soon
         )
         self._control = ControlServer(
             socket_path(settings.run_dir, self._interface),
@@ -104,7 +104,7 @@ class Agent:
         for output in (self._member.next_output(), self._member.next_output()):
             if output is not None:
                 await self._do(output)
-        if self._begun.key_is_new:
+        if self._startup.key_is_new:
             self._show_key()
         try:
             await self._control.start()
@@ -122,7 +122,7 @@ class Agent:
 
     def _show_key(self) -> None:
         if sys.stdout.isatty():
-            text = self._begun.local.ring.primary.reveal_base64()
+            text = self._startup.local.ring.primary.reveal_base64()
             print(f"new cluster key generated: {text}", flush=True)  # noqa: T201 - for a terminal's eyes only
             return
         if self._view().save_problem:
@@ -134,9 +134,9 @@ class Agent:
     async def run(self) -> None:
         """Work until the member ends or `stop` is called."""
         jobs = [self._watch_host(), self._tunnel.keep(), self._prober.run()]
-        if self._begun.mounted is not None:
+        if self._startup.mounted is not None:
             jobs.append(
-                self._begun.mounted.watch(
+                self._startup.mounted.watch(
                     self._take_mounted, on_change=self._report_soon, on_nudge=self._ask_for_place
                 )
             )
@@ -155,7 +155,7 @@ class Agent:
 
     async def decide_ending(self) -> None:
         """After a termination signal: ask whether this node is gone from its mesh, leave or restart."""
-        leaves = self._begun.local.options.leaves_on_exit
+        leaves = self._startup.local.options.leaves_on_exit
         gone = not leaves and self._link is not None and await self._link.is_gone()
         self._driver.tell(partial(self._member.stop, gone=gone))
 
@@ -197,7 +197,7 @@ class Agent:
         return self._member.view(now=self._driver.now)
 
     def _snapshot(self) -> Snapshot:
-        tunnel, plan, mounted, link = self._tunnel, self._prober.plan, self._begun.mounted, self._link
+        tunnel, plan, mounted, link = self._tunnel, self._prober.plan, self._startup.mounted, self._link
         return Snapshot(
             member=self._view(),
             device_ready=tunnel.ready,
@@ -224,7 +224,7 @@ class Agent:
         self._driver.tell(self._member.leave)
         self.stop()
         await self._ended.wait()
-        return {"node": self._begun.local.name, "interface": self._interface}
+        return {"node": self._startup.local.name, "interface": self._interface}
 
     # What the member wants done.
 
@@ -274,7 +274,7 @@ class Agent:
         try:
             await self._driver.listen(output.addresses, output.port)
         except InvalidSpec as error:
-            can_wait = self._begun.local.options.in_kubernetes and isinstance(error, GossipPortTaken)
+            can_wait = self._startup.local.options.in_kubernetes and isinstance(error, GossipPortTaken)
             if not self._is_started and not can_wait:
                 raise
             problem = error.rule
@@ -290,7 +290,7 @@ class Agent:
     async def _save(self, output: Save) -> None:
         problem = ""
         try:
-            await asyncio.to_thread(self._begun.state_file.save, output.state)
+            await asyncio.to_thread(self._startup.state_file.save, output.state)
         except CannotWrite as error:
             problem = str(error)
         self._driver.tell(partial(self._member.saved, problem))
@@ -305,7 +305,7 @@ class Agent:
 
     def _forget_state(self) -> None:
         try:
-            self._begun.state_file.remove()
+            self._startup.state_file.remove()
         except CannotWrite as error:
             log.warning("state of a mesh that was left stays, remove it by hand error=%s", error)
 

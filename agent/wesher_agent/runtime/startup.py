@@ -28,7 +28,7 @@ log = logging.getLogger("wesher.agent")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beginning:
+class Startup:
     """One agent's start, all decisions taken."""
 
     settings: Settings
@@ -41,7 +41,7 @@ class Beginning:
     local: Local
 
 
-async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
+async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
     """Read files, host and API server, and decide.
 
     Args:
@@ -81,7 +81,7 @@ async def begin(settings: Settings, held: AsyncExitStack) -> Beginning:
         cluster_name=document.cluster_name,
         bind=listening.bind[0],
     )
-    return Beginning(
+    return Startup(
         settings=settings,
         mounted=mounted,
         link=link,

@@ -13,7 +13,7 @@ from wesher_agent.cli.commands import agent_settings
 from wesher_agent.files.state_format import render_state
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.mesh.saved_state import SavedState
-from wesher_agent.runtime.startup import Beginning, begin
+from wesher_agent.runtime.startup import Startup, start_up
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
@@ -41,7 +41,7 @@ SAVED = SavedState(
 )
 
 
-async def begun(directory: Path, saved: SavedState) -> Beginning:
+async def begun(directory: Path, saved: SavedState) -> Startup:
     """Begin in a mesh with uid u-1, with no API server to ask."""
     (directory / "mesh.json").write_text(json.dumps(MESH))
     (directory / "cluster-key").write_text(base64.b64encode(bytes(32)).decode())
@@ -50,7 +50,7 @@ async def begun(directory: Path, saved: SavedState) -> Beginning:
     flags = [f"--kubernetes={directory}", f"--kubeconfig={directory / 'kubeconfig'}"]
     settings = agent_settings([*flags, f"--state-dir={directory}", "--node-name=a"], {})
     async with AsyncExitStack() as held:
-        return await begin(settings, held)
+        return await start_up(settings, held)
 
 
 async def test_without_an_api_server_all_that_was_known_of_the_mesh_counts(tmp_path: Path) -> None:
