@@ -1,6 +1,6 @@
 """Everything an agent begins with: read, decided and checked before anything is touched.
 
-What is wrong here is the user's to mend, so it ends the process with one line.
+An error here is the user's to fix, so it ends the process with one line.
 """
 
 from __future__ import annotations

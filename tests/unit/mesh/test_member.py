@@ -30,7 +30,7 @@ from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import AddressChanged, SelfRefuted
 from wesher_agent.swim.streams import OpenStream
-from wesher_agent.wire.messages import Alive, Suspect
+from wesher_agent.wire.messages import Alive, Dead, Suspect
 from wesher_agent.wire.packet import open_packet
 from wesher_common.keys import ClusterKey, KeyRing
 from wesher_common.mesh_document import MeshDocument, WireGuardMode, WireGuardSettings
@@ -39,6 +39,7 @@ from wesher_testing.members import OVERLAY, document, host, local_node, meta
 
 O = TypeVar("O", bound=Output)  # noqa: E741 - an output
 E = TypeVar("E")
+M = TypeVar("M")
 IN_KUBERNETES = Options(in_kubernetes=True, leaves_on_exit=False)
 B = Address("192.0.2.2", 7946)
 
@@ -105,6 +106,12 @@ class Shell:
     def happened(self, kind: type[E]) -> list[E]:
         """Return the events of one kind."""
         return [event for event in self.events if isinstance(event, kind)]
+
+    def said(self, kind: type[M]) -> list[tuple[Address, M]]:
+        """Return the messages of one kind that it sent, and to whom."""
+        sealed = self.member._local.packet_format
+        messages = [(to, m) for data, to in self.sent for m in open_packet(data, sealed).messages]
+        return [(to, message) for to, message in messages if isinstance(message, kind)]
 
     def _take(self) -> None:
         self.sent += self.member.datagrams_to_send()
@@ -184,7 +191,7 @@ def test_a_move_to_another_address_is_announced_only_once_it_listens_there() -> 
     shell.tell(lambda member, now: member.host_changed(host(there.ip), now=now))
     shell.run(1.0)
     assert shell.take(Listen) == [Listen((ip_address(there.ip),), 7946)]
-    assert shell.member._engine.me.address != there
+    assert not shell.said(Dead), "it has not left where it was"
 
     shell.tell(lambda member, now: member.listening(now=now))
     shell.settle()
@@ -519,7 +526,16 @@ def test_one_that_leaves_tells_all_saves_once_more_and_touches_the_device_no_mor
 
     assert shell.member.ending is Ending.LEAVE
     assert ended(shell) == Left(forgets_state=in_kubernetes)
-    assert B in {address for _, address in shell.sent}
+    assert (B, "a") in {(to, message.from_node) for to, message in shell.said(Dead)}
+
+
+def test_one_that_leaves_has_not_left_before_its_last_save() -> None:
+    shell = started()
+    shell.tell(lambda member, now: member.leave(now=now))
+    shell.run(15.0)
+    assert not shell.take(Left)
+    shell.tell(lambda member, now: member.saved(now=now))
+    assert len(shell.take(Left)) == 1
 
 
 def test_a_termination_signal_means_leaving_outside_kubernetes_and_a_restart_inside() -> None:

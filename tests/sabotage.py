@@ -1,0 +1,205 @@
+"""Breaks one place of the code at a time, and sees a named test fail: ``tests/sabotage.py [NAME ...]``.
+
+A joint that nothing tests looks as sound as one that everything tests. Each entry
+here breaks one decision of a member or one deed of its shell in a copy of the tree;
+the test it names must fail there, and must pass in the copy that nothing was done to.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MEMBER, AGENT = "agent/wesher_agent/mesh/member.py", "agent/wesher_agent/runtime/agent.py"
+TESTS, SIM = "tests/unit/mesh/test_member.py", "tests/sim/test_names_and_addresses.py"
+SHELL = "tests/unit/runtime/test_agent.py"
+SECONDS = 300
+"""For one test, however slow the machine is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sabotage:
+    """One place to break."""
+
+    file: str
+    old: str
+    """Stands there once."""
+    new: str
+    test: str
+    """Must fail."""
+
+
+SABOTAGES = {
+    "ignore-roster-changes": Sabotage(
+        MEMBER,
+        "if self._roster.observe(event, now=now):",
+        "if self._roster.observe(event, now=now) and False:",
+        f"{TESTS}::test_a_burst_of_news_is_applied_once_more_after_the_apply_under_way",
+    ),
+    "keep-a-clashing-address": Sabotage(
+        MEMBER,
+        "if moved_to == peer.address:",
+        "if moved_to:",
+        f"{TESTS}::test_of_two_claimants_of_an_address_the_one_that_must_move_announces_and_applies_the_next",
+    ),
+    "never-settle-a-name-conflict": Sabotage(
+        MEMBER,
+        "self._settle_conflict(event, now)",
+        "pass",
+        f"{SIM}::test_an_agent_restarted_at_another_address_is_found_there_by_all",
+    ),
+    "never-retry-a-save": Sabotage(
+        "agent/wesher_agent/mesh/chore.py",
+        "self.is_wanted = self.is_wanted or bool(problem)",
+        "pass",
+        f"{TESTS}::test_a_state_that_cannot_be_written_is_said_once_counted_each_time_and_written_once_it_can_be",
+    ),
+    "never-save-a-refutation": Sabotage(
+        MEMBER,
+        "case SelfRefuted() | AddressChanged():",
+        "case AddressChanged():",
+        f"{TESTS}::test_an_incarnation_that_was_forced_up_is_saved_so_that_a_restart_begins_above_it",
+    ),
+    "dial-without-limit": Sabotage(
+        "agent/wesher_agent/mesh/seeker.py",
+        "room = max(0, MOST_DIALS - self._engine.open_streams)",
+        "room = 1000",
+        f"{TESTS}::test_saved_members_are_dialled_one_a_call_as_many_as_there_is_room_for_and_the_rest_stay_due",
+    ),
+    "never-dial": Sabotage(
+        "agent/wesher_agent/mesh/seeker.py",
+        "self._dials.append(target)",
+        "pass",
+        f"{TESTS}::test_no_more_are_dialled_in_a_second_than_the_mesh_can_bear",
+    ),
+    "leave-without-a-word": Sabotage(
+        MEMBER,
+        "self._engine.leave(now=now, timeout=LEAVE_SECONDS)",
+        "self._has_left = True",
+        f"{TESTS}::test_one_that_leaves_tells_all_saves_once_more_and_touches_the_device_no_more",
+    ),
+    "leave-at-every-signal": Sabotage(
+        MEMBER,
+        "if gone or self._local.options.leaves_on_exit:",
+        "if True:",
+        f"{TESTS}::test_a_termination_signal_means_leaving_outside_kubernetes_and_a_restart_inside",
+    ),
+    "announce-a-move-before-listening": Sabotage(
+        MEMBER,
+        "if local.listening.bind != self._bound:",
+        "if not self._follow(now) and local.listening.bind != self._bound:",
+        f"{TESTS}::test_a_move_to_another_address_is_announced_only_once_it_listens_there",
+    ),
+    "never-announce-a-move": Sabotage(
+        MEMBER,
+        "self._engine.change_address(address, now=now)",
+        "pass",
+        f"{TESTS}::test_one_that_listens_everywhere_announces_another_address_at_once",
+    ),
+    "never-restart": Sabotage(
+        MEMBER,
+        "if _needs_restart(former, document):",
+        "if False:",
+        f"{TESTS}::test_what_takes_a_restart",
+    ),
+    "end-before-the-last-save": Sabotage(
+        MEMBER,
+        "if not self._is_last_saved:",
+        "if False:",
+        f"{TESTS}::test_one_that_leaves_has_not_left_before_its_last_save",
+    ),
+    "shell-saves-nothing": Sabotage(
+        AGENT,
+        "await asyncio.to_thread(self._startup.state_file.save, output.state)",
+        "pass",
+        f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
+    ),
+    "shell-resolves-nothing": Sabotage(
+        AGENT,
+        'answers, problem = await resolve(output.seed.host), ""',
+        'answers, problem = (), ""',
+        f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
+    ),
+    "shell-forgets-to-leave": Sabotage(
+        AGENT,
+        "self._driver.tell(self._member.leave)",
+        "pass",
+        f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
+    ),
+}
+
+
+def copied(into: Path) -> Path:
+    """Return a copy of the tree in which the tests run."""
+    tree = into / "tree"
+    for name in ("common", "agent", "operator", "tests"):
+        shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", tree)
+    return tree
+
+
+def passes(tree: Path, test: str) -> bool:
+    """Run one test on a tree; tell whether it passes.
+
+    Raises:
+        RuntimeError: there is no such test.
+
+    """
+    packages = os.pathsep.join(str(tree / name) for name in ("common", "agent", "operator", "tests/support"))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", test],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": packages},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+    )
+    if done.returncode not in {0, 1}:
+        raise RuntimeError(f"{test} did not run:\n{done.stdout}{done.stderr}")
+    return done.returncode == 0
+
+
+def undetected(sabotage: Sabotage, tree: Path) -> str:
+    """Break the tree, run the test, mend the tree; return what is wrong, empty when the test failed."""
+    path = tree / sabotage.file
+    whole = path.read_text()
+    if whole.count(sabotage.old) != 1:
+        return f"{sabotage.file} must hold this once: {sabotage.old}"
+    path.write_text(whole.replace(sabotage.old, sabotage.new))
+    try:
+        return f"{sabotage.test} passes all the same" if passes(tree, sabotage.test) else ""
+    finally:
+        path.write_text(whole)
+
+
+def main(names: list[str]) -> int:
+    """Try the named sabotages, or all; return the exit status."""
+    if unknown := [name for name in names if name not in SABOTAGES]:
+        print(f"no sabotage {unknown[0]!r}: there are {', '.join(SABOTAGES)}", file=sys.stderr)
+        return 2
+    chosen = {name: SABOTAGES[name] for name in names or SABOTAGES}
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="wesher-sabotage-") as scratch:
+        tree = copied(Path(scratch))
+        if broken := [test for test in sorted({s.test for s in chosen.values()}) if not passes(tree, test)]:
+            print(f"fails without any sabotage: {broken[0]}", file=sys.stderr)
+            return 1
+        for name, sabotage in chosen.items():
+            problem = undetected(sabotage, tree)
+            failed += bool(problem)
+            print(
+                f"{'MISSED' if problem else 'caught'} {name}{': ' + problem if problem else ''}", flush=True
+            )
+    print(f"{len(chosen) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

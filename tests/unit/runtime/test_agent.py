@@ -1,0 +1,124 @@
+"""The shell round a member, on the loopback and on real files; without WireGuard, which needs root."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wesher_agent.cli.commands import agent_settings
+from wesher_agent.runtime.agent import Agent
+from wesher_agent.runtime.startup import start_up
+from wesher_testing.loopback import free_port
+
+SECONDS = 60.0
+"""For what takes a moment, on a machine that has other work."""
+KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+
+
+class Running:
+    """An agent that runs, and its files."""
+
+    def __init__(self, agent: Agent, state_file: Path) -> None:
+        self.agent = agent
+        self.state_file = state_file
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What its state file holds."""
+        content: dict[str, Any] = json.loads(self.state_file.read_text())
+        return content
+
+    async def members(self) -> dict[str, str]:
+        """Return the state of every member it knows."""
+        return {entry["name"]: entry["state"] for entry in await self.agent._answer_members()}
+
+
+@asynccontextmanager
+async def running(directory: Path, name: str, ip: str, port: int, *flags: str) -> AsyncIterator[Running]:
+    """Run an agent; at the end it is told to terminate, unless it has ended before."""
+    interface = f"wg{os.getpid()}{name}"
+    settings = agent_settings(
+        [
+            f"--node-name={name}",
+            f"--interface={interface}",
+            f"--bind-addr={ip}",
+            f"--cluster-port={port}",
+            f"--cluster-key={KEY}",
+            f"--state-dir={directory / name}",
+            f"--run-dir={directory}",
+            "--overlay-net=10.189.0.0/24",
+            "--wireguard-mode=Userspace",
+            "--userspace-binary=/nowhere/wireguard-go",
+            "--no-etc-hosts",
+            "--gossip-profile=LAN",
+            *flags,
+        ],
+        {},
+    )
+    async with AsyncExitStack() as held:
+        agent = Agent(await start_up(settings, held))
+        await agent.start()
+        task = asyncio.create_task(agent.run())
+        try:
+            yield Running(agent, directory / name / f"{interface}.json")
+        finally:
+            agent.stop()
+            await task
+            await agent.decide_ending()
+            await agent.end()
+
+
+async def until(reached: Callable[[], Any]) -> None:
+    """Wait for something that another task brings about."""
+    async with asyncio.timeout(SECONDS):
+        while not await reached():
+            await asyncio.sleep(0.02)
+
+
+async def test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.3", 0))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [answer])
+    # Addresses that the host does not list, which it would take for its own.
+    port = free_port("127.0.0.3")
+
+    async def both_alive() -> bool:
+        return await a.members() == await b.members() == {"a": "alive", "b": "alive"}
+
+    async def b_left() -> bool:
+        return (await a.members()).get("b") == "left"
+
+    async def both_saved() -> bool:
+        return [entry["Name"] for entry in a.state["Nodes"] + b.state["Nodes"]] == ["b", "a"]
+
+    async with running(tmp_path, "a", "127.0.0.3", port) as a:
+        async with running(tmp_path, "b", "127.0.0.2", port, "--join=seed.test") as b:
+            await until(both_alive)
+            await until(both_saved)
+            status = await b.agent._answer_status()
+            assert status["gossip"]["joined"]
+            assert status["state"] == "saved"
+            assert status["conditions"][0]["reason"] == "InvalidSetting", "there is no such wireguard-go"
+            left = asyncio.create_task(b.agent._answer_leave())
+            await until(b_left)
+        assert (await left)["node"] == "b"
+        assert b.state["ClusterKey"] == KEY, "the next start finds the mesh"
+
+
+async def test_a_state_that_cannot_be_written_is_shown_and_nothing_else_stops(tmp_path: Path) -> None:
+    directory = tmp_path / "a"
+    (directory / f"wg{os.getpid()}a.json" / "in the way").mkdir(parents=True)
+    async with running(tmp_path, "a", "127.0.0.1", free_port("127.0.0.1"), "--init") as a:
+        status = await a.agent._answer_status()
+        assert status["state"].startswith("not saved: ")
+        assert status["counts"]["stateNotSaved"] == 1
+        assert status["gossip"]["address"].startswith("127.0.0.1:")
