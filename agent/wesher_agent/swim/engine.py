@@ -21,9 +21,9 @@ from wesher_agent.swim.departure import Departure
 from wesher_agent.swim.events import Event, PacketRejected, UserMessageReceived
 from wesher_agent.swim.exchange import Exchange, push_pull_scale
 from wesher_agent.swim.gossip import Gossip
+from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import LocalNode, Member, MemberTable
 from wesher_agent.swim.membership import Membership, tombstone_of
-from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.probe import Prober
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits, Profile
@@ -102,7 +102,7 @@ class Engine:
             timers=self._timers,
             rng=rng,
         )
-        self._ourselves = Ourselves(
+        self._local = LocalMember(
             me,
             limits,
             incarnation=incarnation,
@@ -113,7 +113,7 @@ class Engine:
             emit=emit,
         )
         self._membership = Membership(
-            self._ourselves,
+            self._local,
             profile,
             limits,
             table=self._table,
@@ -126,7 +126,7 @@ class Engine:
         self._relay = Relay(
             profile,
             limits,
-            ourselves=self._ourselves,
+            local=self._local,
             outbox=self._outbox,
             timers=self._timers,
             sequence=sequence,
@@ -136,7 +136,7 @@ class Engine:
             limits,
             table=self._table,
             tombstones=self._tombstones,
-            ourselves=self._ourselves,
+            local=self._local,
             membership=self._membership,
             relay=self._relay,
             packet_format=fmt,
@@ -148,7 +148,7 @@ class Engine:
         self._prober = Prober(
             profile,
             table=self._table,
-            ourselves=self._ourselves,
+            local=self._local,
             membership=self._membership,
             awareness=self._awareness,
             outbox=self._outbox,
@@ -160,7 +160,7 @@ class Engine:
         self._departure = Departure(
             profile,
             table=self._table,
-            ourselves=self._ourselves,
+            local=self._local,
             gossip=self._gossip,
             outbox=self._outbox,
             timers=self._timers,
@@ -175,7 +175,7 @@ class Engine:
     @property
     def me(self) -> Member:
         """This member."""
-        return self._ourselves.me
+        return self._local.me
 
     @property
     def health_score(self) -> int:
@@ -199,7 +199,7 @@ class Engine:
 
     def start(self, *, now: float) -> None:
         """Become alive and begin probing, gossiping and exchanging state."""
-        self._ourselves.announce(now=now)
+        self._local.announce(now=now)
         # Members started together must not probe and exchange in step.
         self._prober.start(phase=self._rng.random() * self._profile.probe_interval, now=now)
         if self._profile.push_pull_interval > 0:
@@ -289,7 +289,7 @@ class Engine:
         """
         if len(meta) > META.most:
             raise ValueError(f"metadata is at most {META.most} bytes, not {len(meta)}")
-        self._ourselves.update_meta(meta, now=now)
+        self._local.update_meta(meta, now=now)
 
     def change_address(self, address: Address, *, now: float, timeout: float = 10.0) -> None:
         """Move this member: leave from the old address, then come back from the new one.
@@ -347,7 +347,7 @@ class Engine:
             case Suspect() | Dead():
                 self.inject(message, now=now)
                 if message.node == self.me.name:
-                    self._ourselves.answer_accuser(message.from_node, sender, now=now)
+                    self._local.answer_accuser(message.from_node, sender, now=now)
             case Ping():
                 self._relay.ping(message, sender)
             case AckResp():

@@ -15,9 +15,9 @@ from itertools import count
 from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event
+from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import MemberTable
 from wesher_agent.swim.membership import Membership
-from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.relay import Relay
 from wesher_agent.swim.streams import CloseStream, OpenStream, Purpose, StreamAction, StreamId, WriteStream
@@ -60,7 +60,7 @@ class Exchange:
         limits: for how many others may open.
         table: the state that is exchanged.
         tombstones: told besides, as members that are dead or have left.
-        ourselves: whose versions tombstones are given.
+        local: whose versions tombstones are given.
         membership: takes the other's.
         relay: knows which pings are for us.
         packet_format: how streams are sealed.
@@ -78,7 +78,7 @@ class Exchange:
         *,
         table: MemberTable,
         tombstones: Tombstones,
-        ourselves: Ourselves,
+        local: LocalMember,
         membership: Membership,
         relay: Relay,
         packet_format: PacketFormat,
@@ -91,7 +91,7 @@ class Exchange:
         self._limits = limits
         self._table = table
         self._tombstones = tombstones
-        self._ourselves = ourselves
+        self._local = local
         self._membership = membership
         self._relay = relay
         self.packet_format = packet_format
@@ -285,7 +285,7 @@ class Exchange:
             for member in self._table.view.values()
         ]
         # All versions in an exchange have to fit each other's, so nobody's former ones may stay for a day.
-        versions = self._ourselves.me.versions
+        versions = self._local.me.versions
         gone = [
             PushNodeState(
                 tombstone.name,

@@ -22,7 +22,7 @@ dead      incarnation not lower, member not gone  left if it says so itself, els
 ========  ======================================  =======================================
 
 News about ourselves that is not what we say is denied with an incarnation above
-the claimed one (refuted), unless we are leaving: see `ourselves`.
+the claimed one (refuted), unless we are leaving: see `local_member`.
 
 memberlist believes an alive from another address of a name that has left whatever its
 incarnation; here that one is asked too, since it may be an old packet sent again.
@@ -45,8 +45,8 @@ from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event
 from wesher_agent.swim.gossip import Gossip
+from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import MAX_INCARNATION, Member, MemberTable
-from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.pauses import Pauses
 from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.suspicion import Suspicion, suspicion_timeout
@@ -84,7 +84,7 @@ class Membership:
     """The judge of alive, suspect and dead.
 
     Args:
-        ourselves: hears and denies what is said of us.
+        local: hears and denies what is said of us.
         profile: for the suspicion's length and the reclaim time.
         limits: for the number of members.
         table: what it keeps.
@@ -97,7 +97,7 @@ class Membership:
 
     def __init__(
         self,
-        ourselves: Ourselves,
+        local: LocalMember,
         profile: Profile,
         limits: Limits,
         *,
@@ -107,8 +107,8 @@ class Membership:
         timers: Timers,
         emit: Callable[[Event], None],
     ) -> None:
-        self._own_name = ourselves.name
-        self._ourselves = ourselves
+        self._own_name = local.name
+        self._local = local
         self._profile = profile
         self._limits = limits
         self._table = table
@@ -133,13 +133,13 @@ class Membership:
         self, claim: Alive, now: float, *, by_itself: bool = False, asked_for: bool = False
     ) -> None:
         name, vsn = claim.node, claim.vsn
-        if name == self._own_name and self._ourselves.leaving:
+        if name == self._own_name and self._local.leaving:
             return
         if not 0 < vsn.protocol_min <= vsn.protocol_max:
             raise PeerMisbehaved("bad-versions", f"{vsn.protocol_min} to {vsn.protocol_max}")
         if by_itself:
             self._verify_versions(claim)
-        address = self._ourselves.read_address(claim.addr, claim.port)
+        address = self._local.read_address(claim.addr, claim.port)
         known = self._table.get(name)
         if known is None:
             self._admit(claim, address, now)
@@ -148,7 +148,7 @@ class Membership:
         elif address != known.address and not self._gives_up_address(known, now):
             self._emit(events.NameConflict(known, address, asked_for))
         elif name == self._own_name:
-            self._ourselves.hear(claim, now=now)
+            self._local.hear(claim, now=now)
         elif claim.incarnation > known.incarnation or self._begins_anew(claim, known):
             self._believe_alive(known, claim, address, now)
         elif known.is_gone:
@@ -166,7 +166,7 @@ class Membership:
                 self._gossip.spread(claim.node, claim, now=now)
         elif known.state is State.ALIVE:
             if claim.node == self._own_name:
-                self._ourselves.refute(claim.incarnation, claim.from_node, now=now)
+                self._local.refute(claim.incarnation, claim.from_node, now=now)
             else:
                 self._begin_suspicion(known, claim, now)
 
@@ -182,7 +182,7 @@ class Membership:
         if is_over or not self._is_current(claim, known):
             return
         if claim.node == self._own_name:
-            self._ourselves.refute(claim.incarnation, claim.from_node, now=now)
+            self._local.refute(claim.incarnation, claim.from_node, now=now)
             return
         suspicion = self._end_suspicion(claim.node)
         state = State.LEFT if has_left else State.DEAD
@@ -249,7 +249,7 @@ class Membership:
             if node.state >= State.DEAD and node.incarnation == MAX_INCARNATION:
                 # Whoever holds us so believes what we say now, or will have forgotten us soon.
                 return
-            self._ourselves.meet(node, asked_for=asked_for, now=now)
+            self._local.meet(node, asked_for=asked_for, now=now)
         elif node.state is State.DEAD and node.name not in self._table.view:
             self._tombstones.hear(node.name, node.incarnation, left=False, now=now)
         match node.state:
@@ -279,7 +279,7 @@ class Membership:
         looked at by anybody else, so that one packet could keep a whole mesh from joining.
         """
         known = self._table.get(claim.node)
-        usual = self._ourselves.me.versions if known is None or known.is_gone else known.versions
+        usual = self._local.me.versions if known is None or known.is_gone else known.versions
         if claim.vsn == usual or claim.node == self._own_name:
             return
         others = [member for member in self._table.view.values() if member.name != claim.node]
@@ -342,7 +342,7 @@ class Membership:
             claim.incarnation == MAX_INCARNATION
             and known.incarnation < MAX_INCARNATION - 1
             and claim.node != self._own_name
-            and (claim.meta, claim.vsn, self._ourselves.read_address(claim.addr, claim.port))
+            and (claim.meta, claim.vsn, self._local.read_address(claim.addr, claim.port))
             != (known.meta, known.versions, known.address)
         )
 

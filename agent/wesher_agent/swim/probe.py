@@ -14,9 +14,9 @@ from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.awareness import Awareness
 from wesher_agent.swim.events import Event
+from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import Member, MemberTable
 from wesher_agent.swim.membership import Membership
-from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.profile import Profile
 from wesher_agent.swim.sequence import SequenceNumbers
@@ -50,7 +50,7 @@ class Prober:
     Args:
         profile: intervals and the number of helpers.
         table: whose turn it is.
-        ourselves: who probes.
+        local: who probes.
         membership: judges suspicions.
         awareness: stretches probes, and learns from them.
         outbox: takes pings.
@@ -66,7 +66,7 @@ class Prober:
         profile: Profile,
         *,
         table: MemberTable,
-        ourselves: Ourselves,
+        local: LocalMember,
         membership: Membership,
         awareness: Awareness,
         outbox: Outbox,
@@ -77,7 +77,7 @@ class Prober:
     ) -> None:
         self._profile = profile
         self._table = table
-        self._ourselves = ourselves
+        self._local = local
         self._membership = membership
         self._awareness = awareness
         self._outbox = outbox
@@ -121,7 +121,7 @@ class Prober:
         probe = self._probe
         if probe is None:
             return
-        me, target = self._ourselves.me, probe.member
+        me, target = self._local.me, probe.member
         helpers = self._table.pick(
             self._profile.indirect_checks, lambda m: m.state is State.ALIVE and m.name != target.name
         )
@@ -154,7 +154,7 @@ class Prober:
         # Helpers that say they are well cannot reach it either, so the fault is
         # probably not ours; helpers we do not hear make it likely that it is.
         missing = probe.expected_nacks - probe.nacks if probe.expected_nacks else 1
-        accusation = Suspect(probe.member.incarnation, probe.member.name, self._ourselves.name)
+        accusation = Suspect(probe.member.incarnation, probe.member.name, self._local.name)
         self._membership.suspect(accusation, now=now)
         self._end(missing, now)
 
@@ -164,7 +164,7 @@ class Prober:
             self._membership.forget(gone, now=now)
         if member is None:
             return
-        me = self._ourselves.me
+        me = self._local.me
         ping = Ping(self._sequence.next(), member.name, me.address.packed, me.address.port, me.name)
         interval = self._awareness.scale_timeout(self._profile.probe_interval)
         self._probe = _Probe(member, ping, deadline=now + interval)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.ourselves import Ourselves
+from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.sequence import SequenceNumbers
@@ -31,7 +31,7 @@ class Relay:
     Args:
         profile: for how long an answer is awaited.
         limits: for how many at once.
-        ourselves: to say who we are.
+        local: to say who we are.
         outbox: takes pings and answers.
         timers: for each awaited answer.
         sequence: numbers for pings of our own.
@@ -43,14 +43,14 @@ class Relay:
         profile: Profile,
         limits: Limits,
         *,
-        ourselves: Ourselves,
+        local: LocalMember,
         outbox: Outbox,
         timers: Timers,
         sequence: SequenceNumbers,
     ) -> None:
         self._profile = profile
         self._limits = limits
-        self._ourselves = ourselves
+        self._local = local
         self._outbox = outbox
         self._timers = timers
         self._sequence = sequence
@@ -63,7 +63,7 @@ class Relay:
             PeerMisbehaved: it is for another name: we may have taken over somebody's address.
 
         """
-        if ping.node and ping.node != self._ourselves.name:
+        if ping.node and ping.node != self._local.name:
             raise PeerMisbehaved("ping-for-another", ping.node)
 
     def ping(self, ping: Ping, sender: Address) -> None:
@@ -86,8 +86,8 @@ class Relay:
         """
         if len(self._pending) >= self._limits.pending_acks:
             raise PeerMisbehaved("too-many-indirect-pings")
-        me = self._ourselves.me
-        target = self._ourselves.read_address(request.target, request.port)
+        me = self._local.me
+        target = self._local.read_address(request.target, request.port)
         asker = _return_address(request, sender)
         seq_no = self._sequence.next()
         self._pending[seq_no] = _Request(asker, request.source_node, request.seq_no, request.nack)

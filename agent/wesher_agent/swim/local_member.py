@@ -31,7 +31,7 @@ _ANEW = Timer(Kind.ANEW)
 _IPV4_BYTES = 4
 
 
-class Ourselves:
+class LocalMember:
     """This member, in its own words.
 
     Args:
