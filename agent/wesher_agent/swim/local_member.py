@@ -58,7 +58,6 @@ class LocalMember:
         awareness: Awareness,
         emit: Callable[[Event], None],
     ) -> None:
-        self._speaks_ports = me.versions.protocol_current > 1
         self._table = table
         self._gossip = gossip
         self._timers = timers
@@ -194,25 +193,19 @@ class LocalMember:
         if self.leaving or node.incarnation == MAX_INCARNATION:
             # Where we return from there, the address is written as it has to be.
             return
-        address = self.read_address(node.addr, node.port)
-        if address != self._me.address:
+        me = self._me
+        address = Address.from_wire(
+            node.addr, node.port, me.address.port, protocol=me.versions.protocol_current
+        )
+        if address != me.address:
             if node.state is State.SUSPECT:
                 # It refuses all we say from here until it has given up on us there, or we leave from there.
-                self._emit(events.NameConflict(self._me, address, asked_for))
-        elif len(node.addr) > len(self._me.addr):
+                self._emit(events.NameConflict(me, address, asked_for))
+        elif len(node.addr) > len(me.addr):
             # A former holder of our name and address wrote it so, and memberlist compares bytes:
             # it would refuse all we say for as long as it remembers that one.
-            self._me = replace(self._me, is_mapped=True)
+            self._me = replace(me, is_mapped=True)
             self.announce(now=now)
-
-    def read_address(self, addr: bytes, port: int) -> Address:
-        """Read a message's address; protocol 1 had no ports, so a missing one is taken to be everybody's.
-
-        Raises:
-            PeerMisbehaved: it cannot be.
-
-        """
-        return Address.from_wire(addr, port if port and self._speaks_ports else self._me.address.port)
 
     def _want_to_begin_anew(self, now: float) -> None:
         if _ANEW not in self._timers:

@@ -139,11 +139,14 @@ class Membership:
             raise PeerMisbehaved("bad-versions", f"{vsn.protocol_min} to {vsn.protocol_max}")
         if by_itself:
             self._verify_versions(claim)
-        address = self._local.read_address(claim.addr, claim.port)
+        me = self._local.me
+        address = Address.from_wire(
+            claim.addr, claim.port, me.address.port, protocol=me.versions.protocol_current
+        )
         known = self._table.get(name)
         if known is None:
             self._admit(claim, address, now)
-        elif self._is_beyond_denial(claim, known):
+        elif self._is_beyond_denial(claim, address, known):
             self._emit(events.AccusationRefused(name, claim.incarnation))
         elif address != known.address and not self._gives_up_address(known, now):
             self._emit(events.NameConflict(known, address, asked_for))
@@ -333,17 +336,16 @@ class Membership:
         if self._doubted.allow((claim.node, address), now=now):
             self._gossip.tell(claim.node, address, Suspect(last, claim.node, self._own_name))
 
-    def _is_beyond_denial(self, claim: Alive, known: Member) -> bool:
-        """Tell whether an alive says something new that its owner could not correct.
+    def _is_beyond_denial(self, claim: Alive, address: Address, known: Member) -> bool:
+        """Whether an alive says something new that the member could not refute.
 
-        One step more is how the owner itself gets to the last incarnation.
+        The member itself reaches the last incarnation in steps of one.
         """
         return (
             claim.incarnation == MAX_INCARNATION
             and known.incarnation < MAX_INCARNATION - 1
             and claim.node != self._own_name
-            and (claim.meta, claim.vsn, self._local.read_address(claim.addr, claim.port))
-            != (known.meta, known.versions, known.address)
+            and (claim.meta, claim.vsn, address) != (known.meta, known.versions, known.address)
         )
 
     def _begins_anew(self, claim: Alive, known: Member) -> bool:

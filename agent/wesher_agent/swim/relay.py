@@ -87,7 +87,9 @@ class Relay:
         if len(self._pending) >= self._limits.pending_acks:
             raise PeerMisbehaved("too-many-indirect-pings")
         me = self._local.me
-        target = self._local.read_address(request.target, request.port)
+        target = Address.from_wire(
+            request.target, request.port, me.address.port, protocol=me.versions.protocol_current
+        )
         asker = _return_address(request, sender)
         seq_no = self._sequence.next()
         self._pending[seq_no] = _Request(asker, request.source_node, request.seq_no, request.nack)
