@@ -142,19 +142,18 @@ class Engine:
             packet_format=fmt,
             nonce=nonce,
             wrappers=self.wrappers,
-            acked=self._acked_over_tcp,
             emit=emit,
         )
         self._prober = Prober(
-            profile,
+            profile=profile,
             table=self._table,
             local=self._local,
             membership=self._membership,
             awareness=self._awareness,
             outbox=self._outbox,
+            exchange=self._exchange,
             timers=self._timers,
             sequence=sequence,
-            ping_over_tcp=self._exchange.ping,
             emit=emit,
         )
         self._departure = Departure(
@@ -212,7 +211,7 @@ class Engine:
 
     def handle_timer(self, *, now: float) -> None:
         """Do everything that was due at or before ``now``."""
-        self._exchange.work(now=now)
+        self._receive_tcp_ack(self._exchange.work(now=now))
         while timer := self._timers.pop_due(now):
             self._fire(timer, now)
 
@@ -253,7 +252,7 @@ class Engine:
 
     def stream_received(self, stream: StreamId, data: bytes, *, now: float) -> None:
         """Take bytes that arrived on a stream. Never raises for what a peer sent."""
-        self._exchange.received(stream, data, now=now)
+        self._receive_tcp_ack(self._exchange.received(stream, data, now=now))
 
     def stream_closed(self, stream: StreamId, *, now: float, error: str | None = None) -> None:  # noqa: ARG002 - every input tells the time
         """Say that a stream is no more; ids that are not known any more are ignored.
@@ -362,6 +361,10 @@ class Engine:
             case PushPull() | ErrResp():
                 raise PeerMisbehaved("unexpected-type", type(message).__name__)
 
+    def _receive_tcp_ack(self, ack: AckResp | None) -> None:
+        if ack is not None:
+            self._prober.tcp_ack(ack.seq_no)
+
     def _fire(self, timer: Timer, now: float) -> None:
         match timer.kind:
             case Kind.PROBE:
@@ -383,9 +386,6 @@ class Engine:
                 self._departure.finish(now=now)
             case Kind.ANEW:
                 self._departure.begin_anew(now=now)
-
-    def _acked_over_tcp(self, seq_no: int) -> None:
-        self._prober.answered_tcp(seq_no)
 
     def _push_pull(self, now: float) -> None:
         interval = push_pull_scale(self._profile.push_pull_interval, len(self._table))

@@ -66,7 +66,6 @@ class Exchange:
         packet_format: how streams are sealed.
         nonce: fresh bytes for encryption.
         wrappers: counts what was met round messages.
-        acked: takes the number of a ping that was answered over TCP.
         emit: takes what happened.
 
     """
@@ -84,7 +83,6 @@ class Exchange:
         packet_format: PacketFormat,
         nonce: Callable[[int], bytes],
         wrappers: Counter[Wrapper],
-        acked: Callable[[int], None],
         emit: Callable[[Event], None],
     ) -> None:
         self._profile = profile
@@ -97,7 +95,6 @@ class Exchange:
         self.packet_format = packet_format
         self._nonce = nonce
         self._wrappers = wrappers
-        self._acked = acked
         self._emit = emit
         self._ids = count(1)
         self._streams: dict[StreamId, _Stream] = {}
@@ -142,25 +139,25 @@ class Exchange:
         )
         return stream
 
-    def received(self, stream: StreamId, data: bytes, *, now: float) -> None:
-        """Take bytes that arrived."""
+    def received(self, stream: StreamId, data: bytes, *, now: float) -> AckResp | None:
+        """Take bytes that arrived; return the answer to a ping over TCP if they end one."""
         known = self._streams.get(stream)
         if known is None:
-            return
+            return None
         try:
             known.reader.feed(data)
         except PeerMisbehaved as misbehaved:
             self._refuse(stream, known, misbehaved)
-            return
+            return None
         if known.purpose is None:
             self._make_room()
         if stream in self._streams and stream not in self._unread:
-            self._read(stream, now)
+            return self._read(stream, now)
+        return None
 
-    def work(self, *, now: float) -> None:
-        """Read on in the stream that has waited longest."""
-        if self._unread:
-            self._read(self._unread.popleft(), now)
+    def work(self, *, now: float) -> AckResp | None:
+        """Read on in the stream that has waited longest; return what `received` does."""
+        return self._read(self._unread.popleft(), now) if self._unread else None
 
     def closed(self, stream: StreamId, error: str | None) -> None:
         """Give up on a stream that is no more."""
@@ -218,7 +215,7 @@ class Exchange:
         known = wire_limits.NODE_BYTES * (len(self._table) + TOLD)
         return min(max(wire_limits.FRAME.most, known), wire_limits.LARGEST_FRAME)
 
-    def _read(self, stream: StreamId, now: float) -> None:
+    def _read(self, stream: StreamId, now: float) -> AckResp | None:
         known = self._streams[stream]
         try:
             message = known.reader.step()
@@ -227,16 +224,17 @@ class Exchange:
                     self._unread.append(stream)
                 elif known.ended is not None:
                     self._give_up(stream, known, known.ended)
-                return
+                return None
             self._wrappers.update(known.reader.wrappers)
             for reason in sorted(set(known.reader.rejected)):
                 self._emit(events.PacketRejected(reason, known.remote))
             if known.purpose is None:
                 self._serve(stream, known, message, now)
             else:
-                self._conclude(stream, known, message, now)
+                return self._conclude(stream, known, message, now)
         except PeerMisbehaved as misbehaved:
             self._refuse(stream, known, misbehaved)
+        return None
 
     def _serve(self, stream: StreamId, known: _Stream, request: Message, now: float) -> None:
         match request:
@@ -252,7 +250,7 @@ class Exchange:
             case _:
                 raise PeerMisbehaved("unexpected-type", type(request).__name__)
 
-    def _conclude(self, stream: StreamId, known: _Stream, answer: Message, now: float) -> None:
+    def _conclude(self, stream: StreamId, known: _Stream, answer: Message, now: float) -> AckResp | None:
         match answer:
             case PushPull() if known.purpose == "push-pull":
                 self._merge(known.remote, answer, now, asked_for=True)
@@ -260,11 +258,12 @@ class Exchange:
                 self._emit(events.PushPullDone(known.remote, known.join, len(answer.nodes)))
             case AckResp() if answer.seq_no == known.seq_no:
                 self._close(stream)
-                self._acked(answer.seq_no)
+                return answer
             case ErrResp():
                 raise PeerMisbehaved("refused-by-peer", answer.error)
             case _:
                 raise PeerMisbehaved("unexpected-type", type(answer).__name__)
+        return None
 
     def _merge(self, remote: Address, state: PushPull, now: float, *, asked_for: bool) -> None:
         verify_protocol(self._table.view.values(), state.nodes)
