@@ -206,15 +206,19 @@ class Membership:
         if member is not None and member.state is State.SUSPECT:
             self.dead(Dead(member.incarnation, name, self._own_name), now=now)
 
-    def forgets(self, member: Member, *, now: float) -> bool:
-        """Tell whether a gone member has been gone for long enough to be dropped."""
-        return now - member.state_change > self._profile.gossip_to_the_dead_time
+    def next_to_probe(self, *, now: float) -> Member | None:
+        """Return the member to probe next; None when no other member is alive or suspect.
 
-    def forget(self, member: Member, *, now: float) -> None:
-        """Report a dropped member, tell nothing of it any more, and keep its tombstone."""
-        self._gossip.discard(member.name)
-        self._tombstones.bury(tombstone_of(member, now=now), now=now)
-        self._emit(events.MemberForgotten(member))
+        A new round of the ring forgets members that have been gone for long enough: their
+        news is no longer gossiped, and a tombstone remains of each.
+        """
+        keep = self._profile.gossip_to_the_dead_time
+        member, forgotten = self._table.next_to_probe(lambda gone: now - gone.state_change > keep)
+        for gone in forgotten:
+            self._gossip.discard(gone.name)
+            self._tombstones.bury(tombstone_of(gone, now=now), now=now)
+            self._emit(events.MemberForgotten(gone))
+        return member
 
     def merge(self, nodes: Iterable[PushNodeState], *, asked_for: bool, now: float) -> list[str]:
         """Judge another's whole view; what it holds for dead is only suspected (`state.go`, mergeState).

@@ -51,11 +51,11 @@ class Prober:
     profile: Profile
     """Intervals, and the number of helpers."""
     table: MemberTable
-    """Whose turn it is, and who can help."""
+    """Has members that can help."""
     local: LocalMember
     """The member that probes."""
     membership: Membership
-    """Judges suspicions."""
+    """Chooses the next member, and judges suspicions."""
     awareness: Awareness
     """Stretches probes, and learns from their results."""
     outbox: Outbox
@@ -142,9 +142,7 @@ class Prober:
         self._end(missing, now)
 
     def _begin(self, now: float) -> None:
-        member, forgotten = self.table.next_to_probe(lambda m: self.membership.forgets(m, now=now))
-        for gone in forgotten:
-            self.membership.forget(gone, now=now)
+        member = self.membership.next_to_probe(now=now)
         if member is None:
             return
         me = self.local.me
