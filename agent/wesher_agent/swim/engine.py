@@ -28,7 +28,7 @@ from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.probe import Prober
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits, Profile
 from wesher_agent.swim.relay import Relay
-from wesher_agent.swim.sequence import SequenceNumbers
+from wesher_agent.swim.sequence import sequence_numbers
 from wesher_agent.swim.streams import StreamAction, StreamId
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import Tombstone, Tombstones
@@ -122,23 +122,22 @@ class Engine:
             timers=self._timers,
             emit=emit,
         )
-        sequence = SequenceNumbers(rng.getrandbits(32))
+        sequence = sequence_numbers(after=rng.getrandbits(32))
         self._relay = Relay(
-            profile,
-            limits,
+            profile=profile,
+            limits=limits,
             local=self._local,
             outbox=self._outbox,
             timers=self._timers,
             sequence=sequence,
         )
         self._exchange = Exchange(
-            profile,
-            limits,
+            profile=profile,
+            limits=limits,
             table=self._table,
             tombstones=self._tombstones,
             local=self._local,
             membership=self._membership,
-            relay=self._relay,
             packet_format=fmt,
             nonce=nonce,
             wrappers=self.wrappers,

@@ -21,7 +21,8 @@ from wesher_agent.swim.members import MAX_INCARNATION, LocalNode, Member, Member
 from wesher_agent.swim.pauses import Pauses
 from wesher_agent.swim.profile import Limits
 from wesher_agent.swim.timers import Kind, Timer, Timers
-from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State
+from wesher_agent.wire.messages import Alive, Dead, Ping, PushNodeState, State
+from wesher_common.errors import PeerMisbehaved
 
 ANSWER_PAUSE = 1.0
 """Seconds at least between two times that one accuser is told that we live."""
@@ -177,6 +178,16 @@ class LocalMember:
         """Tell somebody who held us for gone that we live: our denial may spread where it does not hear."""
         if not self.leaving and self._answered.allow(address, now=now):
             self._gossip.tell(name, address, self._alive())
+
+    def check_addressee(self, ping: Ping) -> None:
+        """Accept a ping that names this member, or none.
+
+        Raises:
+            PeerMisbehaved: it names another member, which may have had our address before.
+
+        """
+        if ping.node and ping.node != self.name:
+            raise PeerMisbehaved("ping-for-another", ping.node)
 
     def meet(self, node: PushNodeState, *, asked_for: bool, now: float) -> None:
         """See where another holds us to be.

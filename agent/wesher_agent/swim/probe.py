@@ -7,7 +7,7 @@ end saves the member.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from wesher_agent.swim import events
@@ -19,7 +19,6 @@ from wesher_agent.swim.members import Member, MemberTable
 from wesher_agent.swim.membership import Membership
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.profile import Profile
-from wesher_agent.swim.sequence import SequenceNumbers
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.wire.messages import IndirectPing, Ping, State, Suspect
 
@@ -64,7 +63,7 @@ class Prober:
     """Sends pings over TCP."""
     timers: Timers
     """Holds the three deadlines."""
-    sequence: SequenceNumbers
+    sequence: Iterator[int]
     """Numbers pings."""
     emit: Callable[[Event], None]
     """Takes what happened."""
@@ -146,7 +145,7 @@ class Prober:
         if member is None:
             return
         me = self.local.me
-        ping = Ping(self.sequence.next(), member.name, me.address.packed, me.address.port, me.name)
+        ping = Ping(next(self.sequence), member.name, me.address.packed, me.address.port, me.name)
         interval = self.awareness.scale_timeout(self.profile.probe_interval)
         self._probe = _Probe(member, ping, deadline=now + interval)
         self.timers.set(_DEADLINE, now + interval)
