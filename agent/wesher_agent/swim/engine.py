@@ -323,13 +323,21 @@ class Engine:
         else:
             self._outbox.send(address, User(payload), checksum=False)
 
-    def inject(self, claim: Alive | Suspect | Dead, *, now: float) -> None:
+    def inject(self, claim: Alive | Suspect | Dead, *, now: float, sender: Address | None = None) -> None:
         """Judge a claim about a member as if a peer had just gossiped it.
 
+        Args:
+            claim: the claim.
+            now: the time.
+            sender: where it came from, if from a datagram.
+
         Raises:
-            PeerMisbehaved: it is an alive that cannot be.
+            PeerMisbehaved: it is an alive with invalid versions or an invalid address.
 
         """
+        if claim.node == self.me.name:
+            self._local.judge(claim, sender=sender, now=now)
+            return
         match claim:
             case Alive():
                 self._membership.alive(claim, now=now)
@@ -340,12 +348,8 @@ class Engine:
 
     def _receive(self, message: Message, sender: Address, now: float) -> None:
         match message:
-            case Alive():
-                self.inject(message, now=now)
-            case Suspect() | Dead():
-                self.inject(message, now=now)
-                if message.node == self.me.name:
-                    self._local.answer_accuser(message.from_node, sender, now=now)
+            case Alive() | Suspect() | Dead():
+                self.inject(message, sender=sender, now=now)
             case Ping():
                 self._relay.ping(message, sender)
             case AckResp():

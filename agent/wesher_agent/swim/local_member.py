@@ -1,9 +1,10 @@
-"""What this member says of itself, and how it denies what others say of it (`state.go`, refute).
+"""What the local member says of itself, and how it refutes claims about it (`state.go`, refute).
 
-Incarnations are 32 bits. memberlist lets them wrap, after which a member cannot deny
-anything any more. Here a member whom others hold at the last one, where it has nothing
-more to say, goes away and returns with one that leaves room: see `departure`. What is
-believed of a member there is `membership`'s.
+A false claim is refuted with a higher incarnation than it has, unless the local member
+is leaving. Incarnations are 32 bits. memberlist lets them wrap, after which a member can
+refute nothing any more. Here a member that others know at the last incarnation leaves
+and returns with a lower one: see `departure`. How other members judge claims at the last
+incarnation is in `membership`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from wesher_agent.swim.members import MAX_INCARNATION, LocalNode, Member, Member
 from wesher_agent.swim.pauses import Pauses
 from wesher_agent.swim.profile import Limits
 from wesher_agent.swim.timers import Kind, Timer, Timers
-from wesher_agent.wire.messages import Alive, Dead, Ping, PushNodeState, State
+from wesher_agent.swim.versions import verify_range
+from wesher_agent.wire.messages import Alive, Dead, Ping, PushNodeState, State, Suspect
 from wesher_common.errors import PeerMisbehaved
 
 ANSWER_PAUSE = 1.0
-"""Seconds at least between two times that one accuser is told that we live."""
+"""At least this many seconds pass between two answers to the same accuser."""
 ANEW_PAUSE = 60.0
 """Seconds at least between two returns from the last incarnation: each makes us seem gone for a moment."""
 _ANEW = Timer(Kind.ANEW)
@@ -33,16 +35,16 @@ _IPV4_BYTES = 4
 
 
 class LocalMember:
-    """This member, in its own words.
+    """The local member, and the judge of claims about it.
 
     Args:
         me: this member as it presents itself.
-        limits: for the accusers remembered at once.
-        incarnation: the first of our own, which is not the last there is.
-        table: holds us among the members.
-        gossip: spreads what we say.
-        timers: for the return from the last incarnation.
-        awareness: made worse by every denial.
+        limits: the number of accusers remembered at once.
+        incarnation: its first incarnation, lower than the last one.
+        table: holds it among the other members.
+        gossip: spreads what it says.
+        timers: holds the deadline of the return from the last incarnation.
+        awareness: gets worse with each refutation.
         emit: takes what happened.
 
     """
@@ -154,30 +156,28 @@ class LocalMember:
             now,
         )
 
-    def hear(self, claim: Alive, *, now: float) -> None:
-        """Deny an alive in our name, unless it is outdated or says what we say."""
-        me = self._me
-        if claim.incarnation < me.incarnation:
-            return
-        is_echo = claim.incarnation == me.incarnation and (claim.meta, claim.vsn) == (me.meta, me.versions)
-        if not is_echo:
-            self.refute(claim.incarnation, "", now=now)
+    def judge(self, claim: Alive | Suspect | Dead, *, sender: Address | None, now: float) -> None:
+        """Refute a gossiped claim about this member, unless it is outdated or true.
 
-    def refute(self, claimed: int, accuser: str, *, now: float) -> None:
-        """Deny what was said of us at the incarnation ``claimed``, or begin anew where none is above it."""
-        incarnation = max(self._me.incarnation, claimed) + 1
-        if incarnation > MAX_INCARNATION:
-            self._emit(events.AccusationRefused(self.name, claimed))
-            self._want_to_begin_anew(now)
-            return
-        self._awareness.apply_delta(1)
-        self._be(replace(self._me, incarnation=incarnation), now)
-        self._emit(events.SelfRefuted(incarnation, accuser))
+        Args:
+            claim: the claim.
+            sender: where it came from. An accuser is answered there, since gossip
+                may not reach it.
+            now: the time.
 
-    def answer_accuser(self, name: str, address: Address, *, now: float) -> None:
-        """Tell somebody who held us for gone that we live: our denial may spread where it does not hear."""
-        if not self.leaving and self._answered.allow(address, now=now):
-            self._gossip.tell(name, address, self._alive())
+        Raises:
+            PeerMisbehaved: it is an alive with invalid versions or an invalid address.
+
+        """
+        if self._me.state is State.LEFT:
+            return
+        match claim:
+            case Alive():
+                self._judge_alive(claim, asked_for=False, now=now)
+            case Suspect() | Dead():
+                self._judge_accusation(claim.incarnation, claim.from_node, now)
+                if sender is not None and self._answered.allow(sender, now=now):
+                    self._gossip.tell(claim.from_node, sender, self._alive())
 
     def check_addressee(self, ping: Ping) -> None:
         """Accept a ping that names this member, or none.
@@ -190,31 +190,70 @@ class LocalMember:
             raise PeerMisbehaved("ping-for-another", ping.node)
 
     def meet(self, node: PushNodeState, *, asked_for: bool, now: float) -> None:
-        """See where another holds us to be.
+        """Judge what another member's state says of this one.
 
         Args:
-            node: what it says of us.
-            asked_for: as of `NameConflict`.
+            node: the entry about this member.
+            asked_for: as in `NameConflict`.
             now: the time.
 
         Raises:
-            PeerMisbehaved: its address cannot be.
+            PeerMisbehaved: the address in it is invalid, or its versions are.
 
         """
-        if self.leaving or node.incarnation == MAX_INCARNATION:
-            # Where we return from there, the address is written as it has to be.
+        if self._me.state is State.LEFT:
             return
+        if node.incarnation < MAX_INCARNATION:
+            # At the last incarnation, come_back() chooses the right form of the address.
+            self._compare_address(node, asked_for=asked_for, now=now)
+        if node.state is State.ALIVE:
+            claim = Alive(node.incarnation, node.name, node.addr, node.port, node.meta, node.vsn)
+            self._judge_alive(claim, asked_for=asked_for, now=now)
+        elif node.state is State.SUSPECT or node.incarnation < MAX_INCARNATION:
+            # A peer that has us dead at the last incarnation accepts our next alive, or forgets us shortly.
+            self._judge_accusation(node.incarnation, self.name, now)
+
+    def _judge_alive(self, claim: Alive, *, asked_for: bool, now: float) -> None:
+        me = self._me
+        verify_range(claim.vsn)
+        address = Address.from_wire(
+            claim.addr, claim.port, me.address.port, protocol=me.versions.protocol_current
+        )
+        if address != me.address:
+            # As it was announced: new metadata waits while we are at the last incarnation.
+            self._emit(events.NameConflict(self._table.view[me.name], address, asked_for))
+            return
+        is_echo = claim.incarnation == me.incarnation and (claim.meta, claim.vsn) == (me.meta, me.versions)
+        if not is_echo and claim.incarnation >= me.incarnation:
+            self._refute(claim.incarnation, "", now)
+
+    def _judge_accusation(self, incarnation: int, accuser: str, now: float) -> None:
+        if incarnation >= self._me.incarnation:
+            self._refute(incarnation, accuser, now)
+
+    def _refute(self, claimed: int, accuser: str, now: float) -> None:
+        """Announce a higher incarnation than ``claimed``, or begin anew if there is none."""
+        incarnation = max(self._me.incarnation, claimed) + 1
+        if incarnation > MAX_INCARNATION:
+            self._emit(events.AccusationRefused(self.name, claimed))
+            self._want_to_begin_anew(now)
+            return
+        self._awareness.apply_delta(1)
+        self._be(replace(self._me, incarnation=incarnation), now)
+        self._emit(events.SelfRefuted(incarnation, accuser))
+
+    def _compare_address(self, node: PushNodeState, *, asked_for: bool, now: float) -> None:
         me = self._me
         address = Address.from_wire(
             node.addr, node.port, me.address.port, protocol=me.versions.protocol_current
         )
         if address != me.address:
             if node.state is State.SUSPECT:
-                # It refuses all we say from here until it has given up on us there, or we leave from there.
+                # The peer refuses our alives until it declares us dead there, or we leave from there.
                 self._emit(events.NameConflict(me, address, asked_for))
         elif len(node.addr) > len(me.addr):
-            # A former holder of our name and address wrote it so, and memberlist compares bytes:
-            # it would refuse all we say for as long as it remembers that one.
+            # A former holder of our name wrote the same address in more bytes, and memberlist
+            # compares bytes: it would refuse our alives for as long as it remembers that member.
             self._me = replace(me, is_mapped=True)
             self.announce(now=now)
 

@@ -21,8 +21,7 @@ dead      incarnation not lower, member not gone  left if it says so itself, els
           the same, known by its tombstone only   left: its tombstone says so, and tells others
 ========  ======================================  =======================================
 
-News about ourselves that is not what we say is denied with an incarnation above
-the claimed one (refuted), unless we are leaving: see `local_member`.
+News about the local member is judged in `local_member`.
 
 memberlist believes an alive from another address of a name that has left whatever its
 incarnation; here that one is asked too, since it may be an old packet sent again.
@@ -52,7 +51,7 @@ from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.suspicion import Suspicion, suspicion_timeout
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import Tombstone, Tombstones
-from wesher_agent.swim.versions import verify_protocol
+from wesher_agent.swim.versions import verify_protocol, verify_range
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspect, Versions
 from wesher_common.errors import PeerMisbehaved
 
@@ -81,10 +80,10 @@ def _claimed(claim: Alive, address: Address, *, since: float) -> Member:
 
 
 class Membership:
-    """The judge of alive, suspect and dead.
+    """The judge of claims about other members.
 
     Args:
-        local: hears and denies what is said of us.
+        local: judges what a state exchange says of this member.
         profile: for the suspicion's length and the reclaim time.
         limits: for the number of members.
         table: what it keeps.
@@ -132,11 +131,8 @@ class Membership:
     def _judge_alive(
         self, claim: Alive, now: float, *, by_itself: bool = False, asked_for: bool = False
     ) -> None:
-        name, vsn = claim.node, claim.vsn
-        if name == self._own_name and self._local.leaving:
-            return
-        if not 0 < vsn.protocol_min <= vsn.protocol_max:
-            raise PeerMisbehaved("bad-versions", f"{vsn.protocol_min} to {vsn.protocol_max}")
+        name = claim.node
+        verify_range(claim.vsn)
         if by_itself:
             self._verify_versions(claim)
         me = self._local.me
@@ -150,8 +146,6 @@ class Membership:
             self._emit(events.AccusationRefused(name, claim.incarnation))
         elif address != known.address and not self._gives_up_address(known, now):
             self._emit(events.NameConflict(known, address, asked_for))
-        elif name == self._own_name:
-            self._local.hear(claim, now=now)
         elif claim.incarnation > known.incarnation or self._begins_anew(claim, known):
             self._believe_alive(known, claim, address, now)
         elif known.is_gone:
@@ -168,10 +162,7 @@ class Membership:
                 self._timers.set(Timer(Kind.SUSPICION, claim.node), suspicion.deadline)
                 self._gossip.spread(claim.node, claim, now=now)
         elif known.state is State.ALIVE:
-            if claim.node == self._own_name:
-                self._local.refute(claim.incarnation, claim.from_node, now=now)
-            else:
-                self._begin_suspicion(known, claim, now)
+            self._begin_suspicion(known, claim, now)
 
     def dead(self, claim: Dead, *, now: float) -> None:
         """Judge ``claim``."""
@@ -183,9 +174,6 @@ class Membership:
             return
         is_over = known.state is State.LEFT or (known.state is State.DEAD and not has_left)
         if is_over or not self._is_current(claim, known):
-            return
-        if claim.node == self._own_name:
-            self._local.refute(claim.incarnation, claim.from_node, now=now)
             return
         suspicion = self._end_suspicion(claim.node)
         state = State.LEFT if has_left else State.DEAD
@@ -246,18 +234,16 @@ class Membership:
                 # Nearly every entry of nearly every exchange.
                 continue
             try:
-                self._merge_one(node, now, asked_for=asked_for)
+                if node.name == self._own_name:
+                    self._local.meet(node, asked_for=asked_for, now=now)
+                else:
+                    self._merge_one(node, now, asked_for=asked_for)
             except PeerMisbehaved as misbehaved:
                 rejected.append(misbehaved.reason)
         return rejected
 
     def _merge_one(self, node: PushNodeState, now: float, *, asked_for: bool) -> None:
-        if node.name == self._own_name:
-            if node.state >= State.DEAD and node.incarnation == MAX_INCARNATION:
-                # Whoever holds us so believes what we say now, or will have forgotten us soon.
-                return
-            self._local.meet(node, asked_for=asked_for, now=now)
-        elif node.state is State.DEAD and node.name not in self._table.view:
+        if node.state is State.DEAD and node.name not in self._table.view:
             self._tombstones.hear(node.name, node.incarnation, left=False, now=now)
         match node.state:
             case State.ALIVE:
@@ -287,7 +273,7 @@ class Membership:
         """
         known = self._table.get(claim.node)
         usual = self._local.me.versions if known is None or known.is_gone else known.versions
-        if claim.vsn == usual or claim.node == self._own_name:
+        if claim.vsn == usual:
             return
         others = [member for member in self._table.view.values() if member.name != claim.node]
         said = PushNodeState(
@@ -348,7 +334,6 @@ class Membership:
         return (
             claim.incarnation == MAX_INCARNATION
             and known.incarnation < MAX_INCARNATION - 1
-            and claim.node != self._own_name
             and (claim.meta, claim.vsn, address) != (known.meta, known.versions, known.address)
         )
 
@@ -363,7 +348,7 @@ class Membership:
         """Tell whether an accusation is not outdated, and can be denied if it is false."""
         if claim.incarnation < known.incarnation:
             return False
-        if known.incarnation < MAX_INCARNATION == claim.incarnation and claim.node != self._own_name:
+        if known.incarnation < MAX_INCARNATION == claim.incarnation:
             self._emit(events.AccusationRefused(claim.node, claim.incarnation))
             return False
         return True

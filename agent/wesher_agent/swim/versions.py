@@ -13,6 +13,17 @@ from wesher_agent.wire.messages import PushNodeState, State, Versions
 from wesher_common.errors import PeerMisbehaved
 
 
+def verify_range(versions: Versions) -> None:
+    """Accept versions with a range of protocols.
+
+    Raises:
+        PeerMisbehaved: ``bad-versions``.
+
+    """
+    if not 0 < versions.protocol_min <= versions.protocol_max:
+        raise PeerMisbehaved("bad-versions", f"{versions.protocol_min} to {versions.protocol_max}")
+
+
 def verify_protocol(local: Iterable[Member], remote: Sequence[PushNodeState]) -> None:
     """Pass a merge after which each member speaks versions that every living one understands.
 
