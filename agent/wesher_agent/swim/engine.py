@@ -59,10 +59,10 @@ class Engine:
         me: this member as it presents itself.
         profile: memberlist's timing constants.
         packet_format: keys, label, encryption version and compression of all that is sent and read.
-        incarnation: the first of our own, not the last there is; higher than any used under this name before.
+        incarnation: the first to use, lower than the last one, higher than any this name had before.
         rng: for schedules and choices; seeded, it makes a run repeatable.
         nonce: returns that many fresh bytes for AES-GCM; unpredictable in production.
-        limits: caps on what others can make us keep.
+        limits: caps on what other members can make this one keep.
 
     Times (``now``) are seconds on any monotonic clock, never going back.
 
@@ -293,7 +293,7 @@ class Engine:
         """Move this member: leave from the old address, then come back from the new one.
 
         memberlist accepts a new address only for a name that has left. Use it too
-        when `NameConflict` names ourselves with an address that was ours before.
+        when `NameConflict` names the local member with an address that it had before.
         Ends in AddressChanged within ``timeout`` seconds, unless a leave comes between.
         """
         self._departure.begin(going_to=address, timeout=timeout, now=now)

@@ -29,7 +29,7 @@ from wesher_common.errors import PeerMisbehaved
 ANSWER_PAUSE = 1.0
 """At least this many seconds pass between two answers to the same accuser."""
 ANEW_PAUSE = 60.0
-"""Seconds at least between two returns from the last incarnation: each makes us seem gone for a moment."""
+"""At least this many seconds pass between two returns from the last incarnation, each a short absence."""
 _ANEW = Timer(Kind.ANEW)
 _IPV4_BYTES = 4
 
@@ -71,15 +71,15 @@ class LocalMember:
             me.name, me.address, me.meta, incarnation, State.LEFT, me.versions, state_change=0.0
         )
         self._first = self._next = incarnation
-        """Where to begin anew, and where to return to from the last incarnation."""
+        """The first incarnation of this run, and the one to return to from the last incarnation."""
         self._anew_at = -inf
-        """When we went away for that, or shall at the earliest."""
+        """The earliest time to leave again from the last incarnation."""
         self.leaving = False
-        """Whether we mean to be gone, so that we believe it when others say so."""
+        """Whether this member has left on purpose, so that it refutes nothing."""
 
     @property
     def me(self) -> Member:
-        """This member as we present it."""
+        """This member as it presents itself."""
         return self._me
 
     @property
@@ -88,7 +88,7 @@ class LocalMember:
         return self._me.name
 
     def announce(self, *, now: float) -> None:
-        """Say that we are alive, with a higher incarnation unless it is the first time."""
+        """Announce that this member is alive, with a higher incarnation except the first time."""
         me = self._me
         if me.name not in self._table.view:
             self._be(replace(me, state=State.ALIVE, state_change=now), now)
@@ -98,20 +98,21 @@ class LocalMember:
             self._want_to_begin_anew(now)
 
     def update_meta(self, meta: bytes, *, now: float) -> None:
-        """Carry other metadata, and say so unless we are on our way out."""
+        """Change the metadata, and announce it unless this member is leaving."""
         self._me = replace(self._me, meta=meta)
         if not self.leaving:
             self.announce(now=now)
 
     def depart(self, *, now: float, from_the_last: bool = False) -> Dead:
-        """Say that we go.
+        """Announce that this member leaves.
 
         Args:
             now: the time.
-            from_the_last: whether others hold us at the last incarnation, though we may not be there.
+            from_the_last: whether to leave from the last incarnation, since others know this
+                member there, although it may be at a lower one.
 
         Returns:
-            What was said.
+            The message that was spread.
 
         """
         self.leaving = True
@@ -120,7 +121,7 @@ class LocalMember:
         if incarnation == MAX_INCARNATION:
             self._timers.cancel(_ANEW)
             self._anew_at = now + ANEW_PAUSE
-            # Who was never told of the last one holds us here, and would not believe less.
+            # A member that never heard of the last one knows us here, and would ignore a lower one.
             self._next = me.incarnation + 1 if me.incarnation < MAX_INCARNATION - 1 else self._first
         self._me = replace(me, incarnation=incarnation, state=State.LEFT, state_change=now)
         self._table.put(self._me)
@@ -129,18 +130,18 @@ class LocalMember:
         return dead
 
     def come_back(self, address: Address, *, now: float) -> Alive:
-        """Say that we are alive after all, at ``address`` from now on.
+        """Announce that this member is alive again, at ``address``.
 
         Returns:
-            What was said.
+            The message that was spread.
 
         """
         self.leaving = False
         me = self._me
         is_mapped, incarnation = me.is_mapped and address == me.address, me.incarnation + 1
         if me.incarnation == MAX_INCARNATION:
-            # memberlist believes a lower incarnation of one that has left only if the bytes
-            # of its address are others; those of IPv6 it believes once it has forgotten us.
+            # memberlist accepts a lower incarnation of a member that has left only if the bytes of
+            # its address differ; at an IPv6 address it accepts one once it has forgotten us.
             is_mapped = not me.is_mapped and len(address.packed) == _IPV4_BYTES
             incarnation = self._next
             self._emit(events.BegunAnew(incarnation))
@@ -232,7 +233,7 @@ class LocalMember:
             self._refute(incarnation, accuser, now)
 
     def _refute(self, claimed: int, accuser: str, now: float) -> None:
-        """Announce a higher incarnation than ``claimed``, or begin anew if there is none."""
+        """Announce an incarnation above ``claimed``, or leave to return with a lower one if there is none."""
         incarnation = max(self._me.incarnation, claimed) + 1
         if incarnation > MAX_INCARNATION:
             self._emit(events.AccusationRefused(self.name, claimed))
@@ -263,8 +264,8 @@ class LocalMember:
 
     def _be(self, me: Member, now: float) -> Alive:
         self._me = me
-        self._table.put(me)
         alive = self._alive()
+        self._table.put(me)
         self._gossip.spread(me.name, alive, now=now)
         return alive
 

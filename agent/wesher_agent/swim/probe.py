@@ -1,8 +1,8 @@
-"""Failure detection: whom to ping, whom to ask for help, when to suspect (`state.go`, probeNode).
+"""Failure detection: which member to ping, which to ask for help, when to suspect (`state.go`, probeNode).
 
 One member is probed at a time. A direct ping that goes unanswered is followed by
-pings through other members and one over TCP; whatever answers before the probe's
-end saves the member.
+pings through other members and one over TCP; any answer before the probe's deadline
+saves the member.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Prober:
         self.timers.set(_TURN, now + phase)
 
     def turn(self, *, now: float) -> None:
-        """Probe the next member, or as soon as the probe under way ends."""
+        """Probe the next member, now or when the probe under way ends."""
         self.timers.set(_TURN, now + self.profile.probe_interval)
         if self._probe is not None:
             self._turn_missed = True
@@ -83,12 +83,12 @@ class Prober:
             self._begin(now)
 
     def ack(self, seq_no: int, *, now: float) -> None:
-        """Take the answer to a ping, from whatever address it came."""
+        """Take the answer to a ping, from any address."""
         if self._probe is not None and self._probe.ping.seq_no == seq_no:
             self._end(-1, now)
 
     def nack(self, seq_no: int) -> None:
-        """Take a helper's word that it is well, and that the probed member did not answer it."""
+        """Take a helper's nack: it is healthy, but the probed member did not answer it."""
         probe = self._probe
         if probe is not None and probe.ping.seq_no == seq_no:
             probe.nacks = min(probe.nacks + 1, probe.expected_nacks)
@@ -99,7 +99,7 @@ class Prober:
             self._probe.answered_tcp = True
 
     def timed_out(self, *, now: float) -> None:
-        """Ask others, and try TCP, since the direct ping was not answered in time."""
+        """Ask other members, and try TCP, since the direct ping was not answered in time."""
         probe = self._probe
         if probe is None:
             return
@@ -133,8 +133,8 @@ class Prober:
             self.emit(events.UdpUnreachable(probe.member))
             self._end(-1, now)
             return
-        # Helpers that say they are well cannot reach it either, so the fault is
-        # probably not ours; helpers we do not hear make it likely that it is.
+        # A nack shows that a helper cannot reach the member either, so the fault is probably
+        # not here; a missing nack makes it likely that it is.
         missing = probe.expected_nacks - probe.nacks if probe.expected_nacks else 1
         accusation = Suspect(probe.member.incarnation, probe.member.name, self.local.name)
         self.membership.suspect(accusation, now=now)
@@ -151,7 +151,7 @@ class Prober:
         self.timers.set(_DEADLINE, now + interval)
         self.timers.set(_TIMEOUT, now + self.profile.probe_timeout)
         if member.state is State.SUSPECT:
-            # Told of the suspicion at once, it can deny it at once.
+            # A member that learns of the suspicion now can refute it now.
             accusation = Suspect(member.incarnation, member.name, me.name)
             self.outbox.send(member.address, ping, accusation, checksum=member.reads_checksums)
         else:
