@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from wesher_agent.swim import ourselves
+from wesher_agent.swim import local_member
 from wesher_agent.swim.events import AccusationRefused, BegunAnew, MemberLeft, SelfRefuted
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.profile import LAN
@@ -37,7 +37,7 @@ def accused(victim: OurMember) -> Sequence[Message]:
 
 async def test_one_driven_to_the_last_incarnation_is_believed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often, since the bytes of its address are others each time."""
-    monkeypatch.setattr(ourselves, "ANEW_PAUSE", 5.0)
+    monkeypatch.setattr(local_member, "ANEW_PAUSE", 5.0)
     addresses = loopback_addresses(5)
     go = partial(go_peer, keys=[KEY], profile="lan")
     older, newer = LIBRARIES

@@ -114,8 +114,9 @@ def test_one_that_is_back_a_moment_after_each_false_death_is_not_lost(make_mesh:
 def test_a_view_that_does_not_follow_is_seen(make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch) -> None:
     believe = Membership._believe_alive
 
-    def stubborn(self: Membership, known: Member, claim: Alive, address: Address, now: float) -> None:
-        believe(self, known, replace(claim, meta=known.meta), address, now)
+    def stubborn(self: Membership, claim: Alive, address: Address, known: Member | None, now: float) -> None:
+        meta = claim.meta if known is None else known.meta
+        believe(self, replace(claim, meta=meta), address, known, now)
 
     mesh = make_mesh()
     agents = mesh.form(3)

@@ -30,13 +30,21 @@ class Address(NamedTuple):
         return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
 
     @classmethod
-    def from_wire(cls, addr: bytes, port: int) -> Address:
-        """Read a message's address.
+    def from_wire(cls, addr: bytes, port: int, default_port: int = 0, *, protocol: int = 2) -> Address:
+        """Read a message's address (`net.go`, which masks ports in the same way).
+
+        Args:
+            addr: its 4 or 16 bytes.
+            port: its port, 0 when the message has none.
+            default_port: the port to use for a message without one.
+            protocol: the version that the local member speaks; in protocol 1 no message has a port.
 
         Raises:
-            PeerMisbehaved: not 4 or 16 bytes, unspecified, multicast, or port 0.
+            PeerMisbehaved: not 4 or 16 bytes, unspecified, multicast, or no valid port.
 
         """
+        if port == 0 or protocol <= 1:
+            port = default_port
         ip = _unpack(bytes(addr))
         if ip is None or not 0 < port <= 0xFFFF:  # noqa: PLR2004 - a port is 16 bits
             raise PeerMisbehaved("bad-address", f"{addr!r}:{port}")

@@ -21,8 +21,8 @@ from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event
 from wesher_agent.swim.gossip import Gossip
+from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import MAX_INCARNATION, Member, MemberTable
-from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.profile import Profile
 from wesher_agent.swim.timers import Kind, Timer, Timers
@@ -39,7 +39,7 @@ class Departure:
     Args:
         profile: for the time that news takes.
         table: whom to tell.
-        ourselves: says it.
+        local: says it.
         gossip: spreads it.
         outbox: takes what goes straight to each.
         timers: for the most it may take.
@@ -52,7 +52,7 @@ class Departure:
         profile: Profile,
         *,
         table: MemberTable,
-        ourselves: Ourselves,
+        local: LocalMember,
         gossip: Gossip,
         outbox: Outbox,
         timers: Timers,
@@ -60,7 +60,7 @@ class Departure:
     ) -> None:
         self._pause = _DIES_DOWN * profile.gossip_interval
         self._table = table
-        self._ourselves = ourselves
+        self._local = local
         self._gossip = gossip
         self._outbox = outbox
         self._timers = timers
@@ -71,29 +71,29 @@ class Departure:
     def begin(self, *, going_to: Address | None, timeout: float, now: float) -> None:
         """Leave for good, or to come back at ``going_to``. A leave is never taken back."""
         before: tuple[Message, ...] = ()
-        if going_to is None and self._ourselves.me.incarnation == MAX_INCARNATION:
+        if going_to is None and self._local.me.incarnation == MAX_INCARNATION:
             # From there nobody would believe it, so we come back first.
-            gone = self._said or self._ourselves.depart(now=now)
-            before = gone, self._ourselves.come_back(self._going_to or self._ourselves.me.address, now=now)
+            gone = self._said or self._local.depart(now=now)
+            before = gone, self._local.come_back(self._going_to or self._local.me.address, now=now)
             self._said = None
         if self._said is not None:
             if going_to is None or self._going_to is not None:
                 self._going_to = going_to
             return
-        if self._ourselves.leaving:
+        if self._local.leaving:
             return
         self._going_to = going_to
-        self._said = self._ourselves.depart(now=now)
+        self._said = self._local.depart(now=now)
         self._timers.set(_OVERDUE, now + timeout)
         if not self._tell_everyone(*before, self._said):
             self.finish(now=now)
 
     def begin_anew(self, *, now: float) -> None:
         """Leave from the last incarnation, to come back with another, unless we are away already."""
-        if self._ourselves.leaving:
+        if self._local.leaving:
             return
-        self._going_to = self._ourselves.me.address
-        self._said = self._ourselves.depart(now=now, from_the_last=True)
+        self._going_to = self._local.me.address
+        self._said = self._local.depart(now=now, from_the_last=True)
         self._timers.set(_OVERDUE, now + self._pause)
         self._tell_everyone(self._said)
 
@@ -116,15 +116,15 @@ class Departure:
             self._emit(events.LeaveDone())
             return
         self._timers.cancel(_OVERDUE)
-        former = self._ourselves.me.address
-        alive = self._ourselves.come_back(going_to, now=now)
+        former = self._local.me.address
+        alive = self._local.come_back(going_to, now=now)
         if said.incarnation == MAX_INCARNATION:
             self._tell_everyone(alive)
         else:
             # The leave once more, right before: who missed it would refuse the new address.
             self._tell_everyone(said, alive)
         if said.incarnation < MAX_INCARNATION or going_to != former:
-            self._emit(events.AddressChanged(self._ourselves.me))
+            self._emit(events.AddressChanged(self._local.me))
 
     def _tell_everyone(self, *messages: Message) -> int:
         """Send to every living member at once; return how many they are."""
@@ -134,5 +134,5 @@ class Departure:
         return len(living)
 
     def _living(self) -> list[Member]:
-        me = self._ourselves.name
+        me = self._local.name
         return [m for m in self._table.view.values() if not m.is_gone and m.name != me]

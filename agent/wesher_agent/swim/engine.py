@@ -21,14 +21,14 @@ from wesher_agent.swim.departure import Departure
 from wesher_agent.swim.events import Event, PacketRejected, UserMessageReceived
 from wesher_agent.swim.exchange import Exchange, push_pull_scale
 from wesher_agent.swim.gossip import Gossip
+from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import LocalNode, Member, MemberTable
 from wesher_agent.swim.membership import Membership, tombstone_of
-from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.probe import Prober
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits, Profile
 from wesher_agent.swim.relay import Relay
-from wesher_agent.swim.sequence import SequenceNumbers
+from wesher_agent.swim.sequence import sequence_numbers
 from wesher_agent.swim.streams import StreamAction, StreamId
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import Tombstone, Tombstones
@@ -59,10 +59,10 @@ class Engine:
         me: this member as it presents itself.
         profile: memberlist's timing constants.
         packet_format: keys, label, encryption version and compression of all that is sent and read.
-        incarnation: the first of our own, not the last there is; higher than any used under this name before.
+        incarnation: the first to use, lower than the last one, higher than any this name had before.
         rng: for schedules and choices; seeded, it makes a run repeatable.
         nonce: returns that many fresh bytes for AES-GCM; unpredictable in production.
-        limits: caps on what others can make us keep.
+        limits: caps on what other members can make this one keep.
 
     Times (``now``) are seconds on any monotonic clock, never going back.
 
@@ -102,7 +102,7 @@ class Engine:
             timers=self._timers,
             rng=rng,
         )
-        self._ourselves = Ourselves(
+        self._local = LocalMember(
             me,
             limits,
             incarnation=incarnation,
@@ -113,7 +113,7 @@ class Engine:
             emit=emit,
         )
         self._membership = Membership(
-            self._ourselves,
+            self._local,
             profile,
             limits,
             table=self._table,
@@ -122,45 +122,43 @@ class Engine:
             timers=self._timers,
             emit=emit,
         )
-        sequence = SequenceNumbers(rng.getrandbits(32))
+        sequence = sequence_numbers(after=rng.getrandbits(32))
         self._relay = Relay(
-            profile,
-            limits,
-            ourselves=self._ourselves,
+            profile=profile,
+            limits=limits,
+            local=self._local,
             outbox=self._outbox,
             timers=self._timers,
             sequence=sequence,
         )
         self._exchange = Exchange(
-            profile,
-            limits,
+            profile=profile,
+            limits=limits,
             table=self._table,
             tombstones=self._tombstones,
-            ourselves=self._ourselves,
+            local=self._local,
             membership=self._membership,
-            relay=self._relay,
             packet_format=fmt,
             nonce=nonce,
             wrappers=self.wrappers,
-            acked=self._acked_over_tcp,
             emit=emit,
         )
         self._prober = Prober(
-            profile,
+            profile=profile,
             table=self._table,
-            ourselves=self._ourselves,
+            local=self._local,
             membership=self._membership,
             awareness=self._awareness,
             outbox=self._outbox,
+            exchange=self._exchange,
             timers=self._timers,
             sequence=sequence,
-            ping_over_tcp=self._exchange.ping,
             emit=emit,
         )
         self._departure = Departure(
             profile,
             table=self._table,
-            ourselves=self._ourselves,
+            local=self._local,
             gossip=self._gossip,
             outbox=self._outbox,
             timers=self._timers,
@@ -175,7 +173,7 @@ class Engine:
     @property
     def me(self) -> Member:
         """This member."""
-        return self._ourselves.me
+        return self._local.me
 
     @property
     def health_score(self) -> int:
@@ -204,7 +202,7 @@ class Engine:
 
     def start(self, *, now: float) -> None:
         """Become alive and begin probing, gossiping and exchanging state."""
-        self._ourselves.announce(now=now)
+        self._local.announce(now=now)
         # Members started together must not probe and exchange in step.
         self._prober.start(phase=self._rng.random() * self._profile.probe_interval, now=now)
         if self._profile.push_pull_interval > 0:
@@ -217,7 +215,7 @@ class Engine:
 
     def handle_timer(self, *, now: float) -> None:
         """Do everything that was due at or before ``now``."""
-        self._exchange.work(now=now)
+        self._receive_tcp_ack(self._exchange.work(now=now))
         while timer := self._timers.pop_due(now):
             self._fire(timer, now)
 
@@ -258,7 +256,7 @@ class Engine:
 
     def stream_received(self, stream: StreamId, data: bytes, *, now: float) -> None:
         """Take bytes that arrived on a stream. Never raises for what a peer sent."""
-        self._exchange.received(stream, data, now=now)
+        self._receive_tcp_ack(self._exchange.received(stream, data, now=now))
 
     def stream_closed(self, stream: StreamId, *, now: float, error: str | None = None) -> None:  # noqa: ARG002 - every input tells the time
         """Say that a stream is no more; ids that are not known any more are ignored.
@@ -294,13 +292,13 @@ class Engine:
         """
         if len(meta) > META.most:
             raise ValueError(f"metadata is at most {META.most} bytes, not {len(meta)}")
-        self._ourselves.update_meta(meta, now=now)
+        self._local.update_meta(meta, now=now)
 
     def change_address(self, address: Address, *, now: float, timeout: float = 10.0) -> None:
         """Move this member: leave from the old address, then come back from the new one.
 
         memberlist accepts a new address only for a name that has left. Use it too
-        when `NameConflict` names ourselves with an address that was ours before.
+        when `NameConflict` names the local member with an address that it had before.
         Ends in AddressChanged within ``timeout`` seconds, unless a leave comes between.
         """
         self._departure.begin(going_to=address, timeout=timeout, now=now)
@@ -330,13 +328,21 @@ class Engine:
         else:
             self._outbox.send(address, User(payload), checksum=False)
 
-    def inject(self, claim: Alive | Suspect | Dead, *, now: float) -> None:
+    def inject(self, claim: Alive | Suspect | Dead, *, now: float, sender: Address | None = None) -> None:
         """Judge a claim about a member as if a peer had just gossiped it.
 
+        Args:
+            claim: the claim.
+            now: the time.
+            sender: where it came from, if from a datagram.
+
         Raises:
-            PeerMisbehaved: it is an alive that cannot be.
+            PeerMisbehaved: it is an alive with invalid versions or an invalid address.
 
         """
+        if claim.node == self.me.name:
+            self._local.judge(claim, sender=sender, now=now)
+            return
         match claim:
             case Alive():
                 self._membership.alive(claim, now=now)
@@ -347,12 +353,8 @@ class Engine:
 
     def _receive(self, message: Message, sender: Address, now: float) -> None:
         match message:
-            case Alive():
-                self.inject(message, now=now)
-            case Suspect() | Dead():
-                self.inject(message, now=now)
-                if message.node == self.me.name:
-                    self._ourselves.answer_accuser(message.from_node, sender, now=now)
+            case Alive() | Suspect() | Dead():
+                self.inject(message, sender=sender, now=now)
             case Ping():
                 self._relay.ping(message, sender)
             case AckResp():
@@ -366,6 +368,10 @@ class Engine:
                 self._events.append(UserMessageReceived(message.payload, sender))
             case PushPull() | ErrResp():
                 raise PeerMisbehaved("unexpected-type", type(message).__name__)
+
+    def _receive_tcp_ack(self, ack: AckResp | None) -> None:
+        if ack is not None:
+            self._prober.tcp_ack(ack.seq_no)
 
     def _fire(self, timer: Timer, now: float) -> None:
         match timer.kind:
@@ -388,9 +394,6 @@ class Engine:
                 self._departure.finish(now=now)
             case Kind.ANEW:
                 self._departure.begin_anew(now=now)
-
-    def _acked_over_tcp(self, seq_no: int) -> None:
-        self._prober.answered_tcp(seq_no)
 
     def _push_pull(self, now: float) -> None:
         interval = push_pull_scale(self._profile.push_pull_interval, len(self._table))

@@ -48,7 +48,7 @@ class MemberFailed:
 
     member: Member
     from_node: str
-    """Who declared it; ourselves when our own suspicion ran out."""
+    """The member that declared it; the local member if its own suspicion ran out."""
     confirmations: int
     """How many other members had confirmed our suspicion by then."""
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event
+from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import MemberTable
 from wesher_agent.swim.membership import Membership
-from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.profile import Limits, Profile
-from wesher_agent.swim.relay import Relay
 from wesher_agent.swim.streams import CloseStream, OpenStream, Purpose, StreamAction, StreamId, WriteStream
 from wesher_agent.swim.tombstones import TOLD, Tombstones
 from wesher_agent.swim.versions import verify_protocol
@@ -52,57 +51,34 @@ class _Stream:
     """What was said when it ended with bytes still to be read."""
 
 
+@dataclass(kw_only=True, slots=True)
 class Exchange:
-    """The streams under way.
+    """The streams under way."""
 
-    Args:
-        profile: for deadlines.
-        limits: for how many others may open.
-        table: the state that is exchanged.
-        tombstones: told besides, as members that are dead or have left.
-        ourselves: whose versions tombstones are given.
-        membership: takes the other's.
-        relay: knows which pings are for us.
-        packet_format: how streams are sealed.
-        nonce: fresh bytes for encryption.
-        wrappers: counts what was met round messages.
-        acked: takes the number of a ping that was answered over TCP.
-        emit: takes what happened.
-
-    """
-
-    def __init__(
-        self,
-        profile: Profile,
-        limits: Limits,
-        *,
-        table: MemberTable,
-        tombstones: Tombstones,
-        ourselves: Ourselves,
-        membership: Membership,
-        relay: Relay,
-        packet_format: PacketFormat,
-        nonce: Callable[[int], bytes],
-        wrappers: Counter[Wrapper],
-        acked: Callable[[int], None],
-        emit: Callable[[Event], None],
-    ) -> None:
-        self._profile = profile
-        self._limits = limits
-        self._table = table
-        self._tombstones = tombstones
-        self._ourselves = ourselves
-        self._membership = membership
-        self._relay = relay
-        self.packet_format = packet_format
-        self._nonce = nonce
-        self._wrappers = wrappers
-        self._acked = acked
-        self._emit = emit
-        self._ids = count(1)
-        self._streams: dict[StreamId, _Stream] = {}
-        self._unread: deque[StreamId] = deque()
-        self._actions: list[StreamAction] = []
+    profile: Profile
+    """Deadlines."""
+    limits: Limits
+    """How many streams other members may open."""
+    table: MemberTable
+    """The state to exchange."""
+    tombstones: Tombstones
+    """Sent with the state, as members that are dead or have left."""
+    local: LocalMember
+    """The addressee of pings. Tombstones are sent with its versions."""
+    membership: Membership
+    """Judges the state that is received."""
+    packet_format: PacketFormat
+    """How streams are sealed."""
+    nonce: Callable[[int], bytes]
+    """Returns that many fresh bytes for encryption."""
+    wrappers: Counter[Wrapper]
+    """Counts the wrappers round received messages."""
+    emit: Callable[[Event], None]
+    """Takes what happened."""
+    _ids: count[int] = field(default_factory=lambda: count(1), init=False)
+    _streams: dict[StreamId, _Stream] = field(default_factory=dict, init=False)
+    _unread: deque[StreamId] = field(default_factory=deque, init=False)
+    _actions: list[StreamAction] = field(default_factory=list, init=False)
 
     @property
     def is_busy(self) -> bool:
@@ -122,7 +98,7 @@ class Exchange:
     def push_pull(self, address: Address, *, join: bool, now: float) -> None:
         """Exchange state with whoever is at ``address``."""
         state = self._own_state(join=join, now=now)
-        self._open("push-pull", address, state, self._profile.tcp_timeout, join=join)
+        self._open("push-pull", address, state, self.profile.tcp_timeout, join=join)
 
     def ping(self, address: Address, ping: Ping, timeout: float) -> None:
         """Ping over TCP."""
@@ -130,16 +106,16 @@ class Exchange:
 
     def send_user(self, address: Address, payload: bytes) -> None:
         """Deliver bytes to the application at ``address``."""
-        self._open("user", address, User(payload), self._profile.tcp_timeout)
+        self._open("user", address, User(payload), self.profile.tcp_timeout)
 
     def accepted(self, remote: Address) -> StreamId | None:
         """Name a stream that somebody opened; None when there are too many."""
         theirs = [stream.remote.ip for stream in self._streams.values() if stream.purpose is None]
         if (
-            len(theirs) >= self._limits.accepted_streams
-            or theirs.count(remote.ip) >= self._limits.accepted_streams_per_ip
+            len(theirs) >= self.limits.accepted_streams
+            or theirs.count(remote.ip) >= self.limits.accepted_streams_per_ip
         ):
-            self._emit(events.PacketRejected("too-many-streams", remote))
+            self.emit(events.PacketRejected("too-many-streams", remote))
             return None
         stream = next(self._ids)
         self._streams[stream] = _Stream(
@@ -147,25 +123,25 @@ class Exchange:
         )
         return stream
 
-    def received(self, stream: StreamId, data: bytes, *, now: float) -> None:
-        """Take bytes that arrived."""
+    def received(self, stream: StreamId, data: bytes, *, now: float) -> AckResp | None:
+        """Take bytes that arrived; return the answer to a ping over TCP if they end one."""
         known = self._streams.get(stream)
         if known is None:
-            return
+            return None
         try:
             known.reader.feed(data)
         except PeerMisbehaved as misbehaved:
             self._refuse(stream, known, misbehaved)
-            return
+            return None
         if known.purpose is None:
             self._make_room()
         if stream in self._streams and stream not in self._unread:
-            self._read(stream, now)
+            return self._read(stream, now)
+        return None
 
-    def work(self, *, now: float) -> None:
-        """Read on in the stream that has waited longest."""
-        if self._unread:
-            self._read(self._unread.popleft(), now)
+    def work(self, *, now: float) -> AckResp | None:
+        """Read on in the stream that has waited longest; return what `received` does."""
+        return self._read(self._unread.popleft(), now) if self._unread else None
 
     def closed(self, stream: StreamId, error: str | None) -> None:
         """Give up on a stream that is no more."""
@@ -182,7 +158,7 @@ class Exchange:
         """Refuse the longest requests while all together are too long: to begin one nobody needs the key."""
         theirs = {name: stream for name, stream in self._streams.items() if stream.purpose is None}
         held = sum(stream.reader.received for stream in theirs.values())
-        while held > self._limits.accepted_bytes:
+        while held > self.limits.accepted_bytes:
             longest = max(theirs, key=lambda name: theirs[name].reader.received)
             stream = theirs.pop(longest)
             held -= stream.reader.received
@@ -192,11 +168,11 @@ class Exchange:
         self._forget(stream)
         match known.purpose:
             case "push-pull":
-                self._emit(
+                self.emit(
                     events.PushPullFailed(known.remote, known.join, error or "closed before it answered")
                 )
             case "user" if error is not None:
-                self._emit(events.UserMessageFailed(known.remote, error))
+                self.emit(events.UserMessageFailed(known.remote, error))
             case _:
                 pass
 
@@ -215,15 +191,15 @@ class Exchange:
         limit = wire_limits.LARGEST_FRAME if purpose == "push-pull" else wire_limits.FRAME.most
         reader = StreamReader(self.packet_format, limit=limit, answer=True)
         self._streams[stream] = _Stream(address, reader, purpose, join, seq_no)
-        data = seal_stream(request, self.packet_format, nonce=self._nonce)
+        data = seal_stream(request, self.packet_format, nonce=self.nonce)
         self._actions.append(OpenStream(stream, address, data, timeout, purpose))
 
     def _request_limit(self) -> int:
         """Return how long a request may be: others know about as many members as we do."""
-        known = wire_limits.NODE_BYTES * (len(self._table) + TOLD)
+        known = wire_limits.NODE_BYTES * (len(self.table) + TOLD)
         return min(max(wire_limits.FRAME.most, known), wire_limits.LARGEST_FRAME)
 
-    def _read(self, stream: StreamId, now: float) -> None:
+    def _read(self, stream: StreamId, now: float) -> AckResp | None:
         known = self._streams[stream]
         try:
             message = known.reader.step()
@@ -232,16 +208,17 @@ class Exchange:
                     self._unread.append(stream)
                 elif known.ended is not None:
                     self._give_up(stream, known, known.ended)
-                return
-            self._wrappers.update(known.reader.wrappers)
+                return None
+            self.wrappers.update(known.reader.wrappers)
             for reason in sorted(set(known.reader.rejected)):
-                self._emit(events.PacketRejected(reason, known.remote))
+                self.emit(events.PacketRejected(reason, known.remote))
             if known.purpose is None:
                 self._serve(stream, known, message, now)
             else:
-                self._conclude(stream, known, message, now)
+                return self._conclude(stream, known, message, now)
         except PeerMisbehaved as misbehaved:
             self._refuse(stream, known, misbehaved)
+        return None
 
     def _serve(self, stream: StreamId, known: _Stream, request: Message, now: float) -> None:
         match request:
@@ -249,32 +226,33 @@ class Exchange:
                 self._answer(stream, self._own_state(join=request.join, now=now))
                 self._merge(known.remote, request, now, asked_for=False)
             case Ping():
-                self._relay.check_addressee(request)
+                self.local.check_addressee(request)
                 self._answer(stream, AckResp(request.seq_no))
             case User():
                 self._close(stream)
-                self._emit(events.UserMessageReceived(request.payload, known.remote))
+                self.emit(events.UserMessageReceived(request.payload, known.remote))
             case _:
                 raise PeerMisbehaved("unexpected-type", type(request).__name__)
 
-    def _conclude(self, stream: StreamId, known: _Stream, answer: Message, now: float) -> None:
+    def _conclude(self, stream: StreamId, known: _Stream, answer: Message, now: float) -> AckResp | None:
         match answer:
             case PushPull() if known.purpose == "push-pull":
                 self._merge(known.remote, answer, now, asked_for=True)
                 self._close(stream)
-                self._emit(events.PushPullDone(known.remote, known.join, len(answer.nodes)))
+                self.emit(events.PushPullDone(known.remote, known.join, len(answer.nodes)))
             case AckResp() if answer.seq_no == known.seq_no:
                 self._close(stream)
-                self._acked(answer.seq_no)
+                return answer
             case ErrResp():
                 raise PeerMisbehaved("refused-by-peer", answer.error)
             case _:
                 raise PeerMisbehaved("unexpected-type", type(answer).__name__)
+        return None
 
     def _merge(self, remote: Address, state: PushPull, now: float, *, asked_for: bool) -> None:
-        verify_protocol(self._table.view.values(), state.nodes)
-        for reason in self._membership.merge(state.nodes, asked_for=asked_for, now=now):
-            self._emit(events.PacketRejected(reason, remote))
+        verify_protocol(self.table.view.values(), state.nodes)
+        for reason in self.membership.merge(state.nodes, asked_for=asked_for, now=now):
+            self.emit(events.PacketRejected(reason, remote))
 
     def _own_state(self, *, join: bool, now: float) -> PushPull:
         members = [
@@ -287,10 +265,10 @@ class Exchange:
                 member.state,
                 member.versions,
             )
-            for member in self._table.view.values()
+            for member in self.table.view.values()
         ]
         # All versions in an exchange have to fit each other's, so nobody's former ones may stay for a day.
-        versions = self._ourselves.me.versions
+        versions = self.local.me.versions
         gone = [
             PushNodeState(
                 tombstone.name,
@@ -301,12 +279,12 @@ class Exchange:
                 State.LEFT if tombstone.left else State.DEAD,
                 versions,
             )
-            for tombstone in self._tombstones.told(most=wire_limits.NODES.most - len(members), now=now)
+            for tombstone in self.tombstones.told(most=wire_limits.NODES.most - len(members), now=now)
         ]
         return PushPull((*members, *gone), join)
 
     def _answer(self, stream: StreamId, message: Message) -> None:
-        data = seal_stream(message, self.packet_format, nonce=self._nonce, answer=True)
+        data = seal_stream(message, self.packet_format, nonce=self.nonce, answer=True)
         self._actions.append(WriteStream(stream, data))
         self._close(stream)
 
@@ -319,7 +297,7 @@ class Exchange:
 
     def _refuse(self, stream: StreamId, known: _Stream, misbehaved: PeerMisbehaved) -> None:
         """Count what was wrong, and end the stream unless it has ended already."""
-        self._emit(events.PacketRejected(misbehaved.reason, known.remote))
+        self.emit(events.PacketRejected(misbehaved.reason, known.remote))
         if stream in self._unread:
             # Its turn to be read on would come after its end.
             self._unread.remove(stream)

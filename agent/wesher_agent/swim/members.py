@@ -100,10 +100,10 @@ class MemberTable:
         self._members[member.name] = member
 
     def next_to_probe(self, forget: Callable[[Member], bool]) -> tuple[Member | None, list[Member]]:
-        """Return whose turn it is, and who was dropped on the way (`state.go`, probe and resetNodes).
+        """Return the next member to probe, and those that were dropped (`state.go`, probe and resetNodes).
 
-        When the ring wraps, members that ``forget`` names are dropped and the rest
-        are shuffled, so that everyone is probed once a round at no foreseeable time.
+        When the ring wraps, gone members for which ``forget`` is true are dropped and the
+        rest are shuffled, so that each member is probed once a round, at an unpredictable time.
         """
         forgotten: list[Member] = []
         for _ in range(len(self._ring) + 1):

@@ -1,38 +1,37 @@
-"""Which news is believed, and what follows from it (`state.go`).
+"""Which claims about other members are believed, and what follows (`state.go`).
 
-The rules, for news about another member:
+========  ========================================  ========================================
+claim     condition                                 effect
+========  ========================================  ========================================
+alive     name unknown, incarnation higher than     alive; its suspicion ends; spread
+          known, or member gone at the last
+          incarnation; and the address is the
+          known one, or the member has left or
+          has been dead for long enough
+          incarnation not higher, member gone, or   the claimed address gets a suspect, which
+          only its tombstone known                  a living member refutes
+suspect   incarnation not lower, member alive       suspect; its suspicion begins; spread
+          incarnation not lower, member suspect,    its suspicion gets shorter; spread
+          new accuser, confirmations wanted
+dead      incarnation not lower, member not gone    left if the member says so, otherwise
+                                                    dead; spread
+          the same from the member itself,          left; spread
+          member dead
+          the same from the member itself,          left, in its tombstone, which state
+          only its tombstone known                  exchanges pass on
+========  ========================================  ========================================
 
-========  ======================================  =======================================
-news      counts when                             then
-========  ======================================  =======================================
-alive     unknown name, or incarnation higher     alive; suspicion ends; passed on
-          than known, or any where the member
-          is gone at the last; never from another
-          address unless the holder of the name
-          has left, or is dead for long enough
-          incarnation not higher, member gone     who is claimed to live is asked, and may deny
-          or known by its tombstone only
-suspect   incarnation not lower, member alive     suspect; its time to deny begins; passed on
-          incarnation not lower, member suspect,  its time to deny shrinks; passed on
-          accuser new, confirmations wanted
-dead      incarnation not lower, member not gone  left if it says so itself, else dead; passed on
-          the same by the member itself, which    left; passed on
-          is dead
-          the same, known by its tombstone only   left: its tombstone says so, and tells others
-========  ======================================  =======================================
+Claims about the local member are judged in `local_member`.
 
-News about ourselves that is not what we say is denied with an incarnation above
-the claimed one (refuted), unless we are leaving: see `ourselves`.
+memberlist believes an alive with any incarnation from a new address, once the member has
+left. Here an old incarnation only gets the address a suspect: the claim may be a replay.
 
-memberlist believes an alive from another address of a name that has left whatever its
-incarnation; here that one is asked too, since it may be an old packet sent again.
-
-An accusation whose incarnation leaves no room for a denial is not believed in the first
-place, nor is an alive that says something new that way. An accusation of a member that
-is at the last incarnation is, since it could else never be found dead. So whoever has the
-key can drive a member there and then declare it dead. Its own way back is `departure`'s;
-that it has left is not believed of it, so that meanwhile it is expected back, as all are
-that failed.
+An accusation that leaves no higher incarnation to refute it is ignored, and so is an
+alive that says something new that way. A member already at the last incarnation can
+still be accused, since it could not be found dead otherwise. So anyone with the key can
+drive a member there and then declare it dead. `departure` has the member's way back. A
+claim that it left there is taken as its death, so that it is expected back, as every
+failed member is.
 """
 
 from __future__ import annotations
@@ -45,19 +44,19 @@ from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event
 from wesher_agent.swim.gossip import Gossip
+from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import MAX_INCARNATION, Member, MemberTable
-from wesher_agent.swim.ourselves import Ourselves
 from wesher_agent.swim.pauses import Pauses
 from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.suspicion import Suspicion, suspicion_timeout
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import Tombstone, Tombstones
-from wesher_agent.swim.versions import verify_protocol
+from wesher_agent.swim.versions import verify_gossiped, verify_range
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspect, Versions
 from wesher_common.errors import PeerMisbehaved
 
 DOUBT_PAUSE = 1.0
-"""Seconds at least between two times that one member is told of its death."""
+"""At least this many seconds pass between two suspects sent to the same gone member."""
 
 
 @lru_cache(maxsize=256)
@@ -81,23 +80,23 @@ def _claimed(claim: Alive, address: Address, *, since: float) -> Member:
 
 
 class Membership:
-    """The judge of alive, suspect and dead.
+    """The judge of claims about other members.
 
     Args:
-        ourselves: hears and denies what is said of us.
-        profile: for the suspicion's length and the reclaim time.
-        limits: for the number of members.
-        table: what it keeps.
-        tombstones: what it keeps of those that it forgot.
-        gossip: how it passes news on.
-        timers: for suspicions.
+        local: judges what a state exchange says of the local member.
+        profile: the length of suspicions and the reclaim time.
+        limits: the number of members.
+        table: holds the members.
+        tombstones: holds the members that were forgotten.
+        gossip: spreads claims that are believed.
+        timers: holds the deadlines of suspicions.
         emit: takes what happened.
 
     """
 
     def __init__(
         self,
-        ourselves: Ourselves,
+        local: LocalMember,
         profile: Profile,
         limits: Limits,
         *,
@@ -107,8 +106,8 @@ class Membership:
         timers: Timers,
         emit: Callable[[Event], None],
     ) -> None:
-        self._own_name = ourselves.name
-        self._ourselves = ourselves
+        self._own_name = local.name
+        self._local = local
         self._profile = profile
         self._limits = limits
         self._table = table
@@ -118,111 +117,71 @@ class Membership:
         self._emit = emit
         self._suspicions: dict[str, Suspicion] = {}
         self._doubted = Pauses(DOUBT_PAUSE, limits.outbox)
-        """Gone members that somebody held for alive somewhere, and were told of it there."""
+        """Addresses that were sent a suspect, since a gone member was claimed to be alive there."""
 
     def alive(self, claim: Alive, *, now: float) -> None:
-        """Judge ``claim``, which came by itself.
+        """Judge a gossiped alive.
 
         Raises:
-            PeerMisbehaved: its versions or its address cannot be.
+            PeerMisbehaved: its versions or its address are invalid.
 
         """
-        self._judge_alive(claim, now, by_itself=True)
-
-    def _judge_alive(
-        self, claim: Alive, now: float, *, by_itself: bool = False, asked_for: bool = False
-    ) -> None:
-        name, vsn = claim.node, claim.vsn
-        if name == self._own_name and self._ourselves.leaving:
-            return
-        if not 0 < vsn.protocol_min <= vsn.protocol_max:
-            raise PeerMisbehaved("bad-versions", f"{vsn.protocol_min} to {vsn.protocol_max}")
-        if by_itself:
-            self._verify_versions(claim)
-        address = self._ourselves.read_address(claim.addr, claim.port)
-        known = self._table.get(name)
-        if known is None:
-            self._admit(claim, address, now)
-        elif self._is_beyond_denial(claim, known):
-            self._emit(events.AccusationRefused(name, claim.incarnation))
-        elif address != known.address and not self._gives_up_address(known, now):
-            self._emit(events.NameConflict(known, address, asked_for))
-        elif name == self._own_name:
-            self._ourselves.hear(claim, now=now)
-        elif claim.incarnation > known.incarnation or self._begins_anew(claim, known):
-            self._believe_alive(known, claim, address, now)
-        elif known.is_gone:
-            self._doubt(claim, address, known.incarnation, now)
+        self._judge_alive(claim, now, gossiped=True)
 
     def suspect(self, claim: Suspect, *, now: float) -> None:
-        """Judge ``claim``."""
+        """Judge a suspect."""
         known = self._table.get(claim.node)
-        if known is None or not self._is_current(claim, known):
+        if known is None or not self._is_current(claim, known) or known.is_gone:
             return
-        suspicion = self._suspicions.get(claim.node)
-        if suspicion is not None:
-            if suspicion.confirm(claim.from_node):
-                self._timers.set(Timer(Kind.SUSPICION, claim.node), suspicion.deadline)
-                self._gossip.spread(claim.node, claim, now=now)
-        elif known.state is State.ALIVE:
-            if claim.node == self._own_name:
-                self._ourselves.refute(claim.incarnation, claim.from_node, now=now)
-            else:
-                self._begin_suspicion(known, claim, now)
+        member, suspicion = known, self._suspicions.get(claim.node)
+        if suspicion is None:
+            suspicion = self._suspicions[claim.node] = self._new_suspicion(claim.from_node, now)
+            member = replace(known, incarnation=claim.incarnation, state=State.SUSPECT, state_change=now)
+            self._emit(events.MemberSuspected(member, claim.from_node))
+        elif not suspicion.confirm(claim.from_node):
+            return
+        self._timers.set(Timer(Kind.SUSPICION, claim.node), suspicion.deadline)
+        self._believe(claim, member, now)
 
     def dead(self, claim: Dead, *, now: float) -> None:
-        """Judge ``claim``."""
+        """Judge a dead; one from the member itself means that it leaves."""
         known = self._table.get(claim.node)
         has_left = claim.from_node == claim.node and claim.incarnation < MAX_INCARNATION
-        if known is None:
-            if has_left and self._tombstones.hear(claim.node, claim.incarnation, left=True, now=now):
-                self._emit(events.LeaveLearned(claim.node, claim.incarnation))
-            return
-        is_over = known.state is State.LEFT or (known.state is State.DEAD and not has_left)
-        if is_over or not self._is_current(claim, known):
-            return
-        if claim.node == self._own_name:
-            self._ourselves.refute(claim.incarnation, claim.from_node, now=now)
-            return
-        suspicion = self._end_suspicion(claim.node)
-        state = State.LEFT if has_left else State.DEAD
-        member = replace(known, incarnation=claim.incarnation, state=state, state_change=now)
-        self._table.put(member)
-        self._gossip.spread(claim.node, claim, now=now)
-        if state is State.LEFT:
-            # Nobody gossips to it any more, and old news of its leaving is all it could deny.
-            self._gossip.tell(claim.node, known.address, claim)
-            self._emit(events.MemberLeft(member))
-        else:
-            confirmations = suspicion.confirmations if suspicion is not None else 0
-            self._emit(events.MemberFailed(member, claim.from_node, confirmations))
+        if known is not None:
+            self._judge_dead(claim, known, State.LEFT if has_left else State.DEAD, now)
+        elif has_left and self._tombstones.hear(claim.node, claim.incarnation, left=True, now=now):
+            self._emit(events.LeaveLearned(claim.node, claim.incarnation))
 
     def suspicion_over(self, name: str, *, now: float) -> None:
-        """Declare a suspected member dead: its time to deny has passed."""
+        """Declare a suspect member dead, since it did not refute in time."""
         member = self._table.get(name)
         if member is not None and member.state is State.SUSPECT:
             self.dead(Dead(member.incarnation, name, self._own_name), now=now)
 
-    def forgets(self, member: Member, *, now: float) -> bool:
-        """Tell whether a gone member has been gone for long enough to be dropped."""
-        return now - member.state_change > self._profile.gossip_to_the_dead_time
+    def next_to_probe(self, *, now: float) -> Member | None:
+        """Return the member to probe next; None when no other member is alive or suspect.
 
-    def forget(self, member: Member, *, now: float) -> None:
-        """Report a dropped member, tell nothing of it any more, and keep its tombstone."""
-        self._gossip.discard(member.name)
-        self._tombstones.bury(tombstone_of(member, now=now), now=now)
-        self._emit(events.MemberForgotten(member))
+        A new round of the ring forgets members that have been gone for long enough: their
+        news is no longer gossiped, and a tombstone remains of each.
+        """
+        keep = self._profile.gossip_to_the_dead_time
+        member, forgotten = self._table.next_to_probe(lambda gone: now - gone.state_change > keep)
+        for gone in forgotten:
+            self._gossip.discard(gone.name)
+            self._tombstones.bury(tombstone_of(gone, now=now), now=now)
+            self._emit(events.MemberForgotten(gone))
+        return member
 
     def merge(self, nodes: Iterable[PushNodeState], *, asked_for: bool, now: float) -> list[str]:
-        """Judge another's whole view; what it holds for dead is only suspected (`state.go`, mergeState).
+        """Judge another member's state; its dead members are only suspected (`state.go`, mergeState).
 
         Args:
-            nodes: the view.
-            asked_for: as of `NameConflict`.
+            nodes: the state.
+            asked_for: as in `NameConflict`.
             now: the time.
 
         Returns:
-            Why entries were rejected; the others count.
+            The reasons of rejected entries; all others are judged.
 
         """
         rejected = []
@@ -239,18 +198,16 @@ class Membership:
                 # Nearly every entry of nearly every exchange.
                 continue
             try:
-                self._merge_one(node, now, asked_for=asked_for)
+                if node.name == self._own_name:
+                    self._local.meet(node, asked_for=asked_for, now=now)
+                else:
+                    self._merge_one(node, now, asked_for=asked_for)
             except PeerMisbehaved as misbehaved:
                 rejected.append(misbehaved.reason)
         return rejected
 
     def _merge_one(self, node: PushNodeState, now: float, *, asked_for: bool) -> None:
-        if node.name == self._own_name:
-            if node.state >= State.DEAD and node.incarnation == MAX_INCARNATION:
-                # Whoever holds us so believes what we say now, or will have forgotten us soon.
-                return
-            self._ourselves.meet(node, asked_for=asked_for, now=now)
-        elif node.state is State.DEAD and node.name not in self._table.view:
+        if node.state is State.DEAD and node.name not in self._table.view:
             self._tombstones.hear(node.name, node.incarnation, left=False, now=now)
         match node.state:
             case State.ALIVE:
@@ -262,61 +219,78 @@ class Membership:
                 self._take_over(Suspect(node.incarnation, node.name, self._own_name), now)
 
     def _take_over(self, claim: Suspect, now: float) -> None:
-        """Judge what another holds, and where that begins a suspicion, tell the suspect.
+        """Judge a suspect from a state exchange, and tell the member if its suspicion begins.
 
-        memberlist leaves that to gossip. But what comes in a state exchange may be old news to
-        all others, and its denial too, so that nobody would pass either on to us.
+        memberlist leaves that to gossip. But all other members may have heard the accusation
+        and its refutation before, so that none of them would send us either.
         """
         was_suspected = claim.node in self._suspicions
         self.suspect(claim, now=now)
         if claim.node in self._suspicions and not was_suspected:
             self._gossip.tell(claim.node, self._table.view[claim.node].address, claim)
 
-    def _verify_versions(self, claim: Alive) -> None:
-        """Refuse versions with which no state exchange would work any more (memberlist does not).
-
-        An exchange shows and checks those of all, see `versions`. What is gossiped is not
-        looked at by anybody else, so that one packet could keep a whole mesh from joining.
-        """
+    def _judge_alive(
+        self, claim: Alive, now: float, *, gossiped: bool = False, asked_for: bool = False
+    ) -> None:
         known = self._table.get(claim.node)
-        usual = self._ourselves.me.versions if known is None or known.is_gone else known.versions
-        if claim.vsn == usual or claim.node == self._own_name:
-            return
-        others = [member for member in self._table.view.values() if member.name != claim.node]
-        said = PushNodeState(
-            claim.node, claim.addr, claim.port, claim.meta, claim.incarnation, State.ALIVE, claim.vsn
+        me = self._local.me
+        if gossiped:
+            usual = me.versions if known is None or known.is_gone else known.versions
+            verify_gossiped(claim, usual, self._table.view.values())
+        else:
+            verify_range(claim.vsn)
+        address = Address.from_wire(
+            claim.addr, claim.port, me.address.port, protocol=me.versions.protocol_current
         )
-        verify_protocol(others, [said])
-
-    def _admit(self, claim: Alive, address: Address, now: float) -> None:
-        if len(self._table) >= self._limits.members:
-            self._emit(events.MembersFull(claim.node))
+        if not self._is_acceptable(claim, address, known, now, asked_for=asked_for):
             return
-        if claim.incarnation == 0:
-            return
-        last = self._tombstones.last_incarnation(claim.node, now=now)
-        if claim.incarnation <= last:
-            self._emit(events.OutdatedAlive(claim.node, claim.incarnation, address))
-            self._doubt(claim, address, last, now)
-            return
-        self._tombstones.remove(claim.node)
-        member = _claimed(claim, address, since=now)
-        self._table.put(member)
-        self._gossip.spread(claim.node, claim, now=now)
-        self._emit(events.MemberJoined(member))
+        last = self._last_incarnation(claim, known, now)
+        if claim.incarnation > last:
+            self._believe_alive(claim, address, known, now)
+        elif known is None or known.is_gone:
+            if known is None:
+                self._emit(events.OutdatedAlive(claim.node, claim.incarnation, address))
+            if self._doubted.allow((claim.node, address), now=now):
+                # A member that is alive refutes this, a replay cannot. Without it, halves of a mesh
+                # that were apart would meet only as fast as each pair exchanges its state.
+                self._gossip.tell(claim.node, address, Suspect(last, claim.node, self._own_name))
 
-    def _gives_up_address(self, known: Member, now: float) -> bool:
-        reclaim = self._profile.dead_node_reclaim_time
-        return known.state is State.LEFT or (
-            known.state is State.DEAD and 0 < reclaim < now - known.state_change
-        )
+    def _is_acceptable(
+        self, claim: Alive, address: Address, known: Member | None, now: float, *, asked_for: bool
+    ) -> bool:
+        """Whether an alive may be believed if it is news."""
+        if known is None:
+            if len(self._table) >= self._limits.members:
+                self._emit(events.MembersFull(claim.node))
+                return False
+            return claim.incarnation > 0
+        if self._is_beyond_refutation(claim, address, known):
+            self._emit(events.AccusationRefused(claim.node, claim.incarnation))
+            return False
+        if address != known.address and not self._gives_up_address(known, now):
+            self._emit(events.NameConflict(known, address, asked_for))
+            return False
+        return True
 
-    def _believe_alive(self, known: Member, claim: Alive, address: Address, now: float) -> None:
-        self._end_suspicion(claim.node)
-        member = _claimed(claim, address, since=known.state_change if known.state is State.ALIVE else now)
-        self._table.put(member)
-        self._gossip.spread(claim.node, claim, now=now)
-        if known.is_gone:
+    def _last_incarnation(self, claim: Alive, known: Member | None, now: float) -> int:
+        """Return the incarnation that an alive has to exceed."""
+        if known is None:
+            return self._tombstones.last_incarnation(claim.node, now=now)
+        if known.is_gone and claim.incarnation < MAX_INCARNATION == known.incarnation:
+            # A member leaves from the last incarnation to return with any other. A replay gains
+            # nothing by it, since the member gets no tombstone once it is forgotten.
+            return -1
+        return known.incarnation
+
+    def _believe_alive(self, claim: Alive, address: Address, known: Member | None, now: float) -> None:
+        if known is None:
+            self._tombstones.remove(claim.node)
+        elif known.state is State.SUSPECT:
+            self._end_suspicion(claim.node)
+        since = known.state_change if known is not None and known.state is State.ALIVE else now
+        member = _claimed(claim, address, since=since)
+        self._believe(claim, member, now)
+        if known is None or known.is_gone:
             self._emit(events.MemberJoined(member))
             return
         if known.state is State.SUSPECT:
@@ -324,59 +298,60 @@ class Membership:
         if claim.meta != known.meta:
             self._emit(events.MemberUpdated(member, known))
 
-    def _doubt(self, claim: Alive, address: Address, last: int, now: float) -> None:
-        """Ask whoever is claimed to be alive, though it was gone by then: it can deny, a replay cannot.
+    def _judge_dead(self, claim: Dead, known: Member, state: State, now: float) -> None:
+        if known.state in {state, State.LEFT} or not self._is_current(claim, known):
+            return
+        suspicion = self._end_suspicion(claim.node)
+        member = replace(known, incarnation=claim.incarnation, state=state, state_change=now)
+        self._believe(claim, member, now)
+        if state is State.LEFT:
+            # It gets no more gossip, and can refute only an old leave that is sent again.
+            self._gossip.tell(claim.node, known.address, claim)
+            self._emit(events.MemberLeft(member))
+        else:
+            confirmations = suspicion.confirmations if suspicion is not None else 0
+            self._emit(events.MemberFailed(member, claim.from_node, confirmations))
 
-        Parts of a mesh that were apart would else know each other only as fast as
-        each pair exchanges its whole state.
-        """
-        if self._doubted.allow((claim.node, address), now=now):
-            self._gossip.tell(claim.node, address, Suspect(last, claim.node, self._own_name))
+    def _believe(self, claim: Alive | Suspect | Dead, member: Member, now: float) -> None:
+        """Store the member that a claim describes, and spread the claim."""
+        self._table.put(member)
+        self._gossip.spread(claim.node, claim, now=now)
 
-    def _is_beyond_denial(self, claim: Alive, known: Member) -> bool:
-        """Tell whether an alive says something new that its owner could not correct.
+    def _gives_up_address(self, known: Member, now: float) -> bool:
+        reclaim = self._profile.dead_node_reclaim_time
+        return known.state is State.LEFT or (
+            known.state is State.DEAD and 0 < reclaim < now - known.state_change
+        )
 
-        One step more is how the owner itself gets to the last incarnation.
+    def _is_beyond_refutation(self, claim: Alive, address: Address, known: Member) -> bool:
+        """Whether an alive says something new that the member could not refute.
+
+        The member itself reaches the last incarnation in steps of one.
         """
         return (
             claim.incarnation == MAX_INCARNATION
             and known.incarnation < MAX_INCARNATION - 1
-            and claim.node != self._own_name
-            and (claim.meta, claim.vsn, self._ourselves.read_address(claim.addr, claim.port))
-            != (known.meta, known.versions, known.address)
+            and (claim.meta, claim.vsn, address) != (known.meta, known.versions, known.address)
         )
 
-    def _begins_anew(self, claim: Alive, known: Member) -> bool:
-        """Tell whether one that is gone at the last incarnation says that it is back with another.
-
-        No tombstone would be kept of it either, so this brings nobody back who would not be soon.
-        """
-        return known.is_gone and claim.incarnation < MAX_INCARNATION == known.incarnation
-
     def _is_current(self, claim: Suspect | Dead, known: Member) -> bool:
-        """Tell whether an accusation is not outdated, and can be denied if it is false."""
+        """Whether an accusation is not outdated, and can be refuted if it is false."""
         if claim.incarnation < known.incarnation:
             return False
-        if known.incarnation < MAX_INCARNATION == claim.incarnation and claim.node != self._own_name:
+        if known.incarnation < MAX_INCARNATION == claim.incarnation:
             self._emit(events.AccusationRefused(claim.node, claim.incarnation))
             return False
         return True
 
-    def _begin_suspicion(self, known: Member, claim: Suspect, now: float) -> None:
+    def _new_suspicion(self, from_node: str, now: float) -> Suspicion:
         profile, n = self._profile, len(self._table)
         wanted = profile.suspicion_mult - 2
         if n - 2 < wanted:
-            # Not that many others who could confirm it.
+            # There are not that many other members that could confirm it.
             wanted = 0
         shortest = suspicion_timeout(profile.suspicion_mult, n, profile.probe_interval)
         longest = profile.suspicion_max_timeout_mult * shortest
-        suspicion = Suspicion(claim.from_node, wanted, shortest, longest, now=now)
-        self._suspicions[claim.node] = suspicion
-        self._timers.set(Timer(Kind.SUSPICION, claim.node), suspicion.deadline)
-        member = replace(known, incarnation=claim.incarnation, state=State.SUSPECT, state_change=now)
-        self._table.put(member)
-        self._gossip.spread(claim.node, claim, now=now)
-        self._emit(events.MemberSuspected(member, claim.from_node))
+        return Suspicion(from_node, wanted, shortest, longest, now=now)
 
     def _end_suspicion(self, name: str) -> Suspicion | None:
         self._timers.cancel(Timer(Kind.SUSPICION, name))

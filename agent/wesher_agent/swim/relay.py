@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.ourselves import Ourselves
+from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.profile import Limits, Profile
-from wesher_agent.swim.sequence import SequenceNumbers
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.wire.messages import AckResp, IndirectPing, NackResp, Ping
 from wesher_common.errors import PeerMisbehaved
@@ -16,7 +16,7 @@ from wesher_common.errors import PeerMisbehaved
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """Somebody's wish to hear of a third member."""
+    """Another member's request to ping a third."""
 
     asker: Address
     asker_name: str
@@ -25,88 +25,67 @@ class _Request:
     nack: bool
 
 
+@dataclass(kw_only=True, slots=True)
 class Relay:
-    """What this member does for others' probes.
+    """What this member does for others' probes."""
 
-    Args:
-        profile: for how long an answer is awaited.
-        limits: for how many at once.
-        ourselves: to say who we are.
-        outbox: takes pings and answers.
-        timers: for each awaited answer.
-        sequence: numbers for pings of our own.
-
-    """
-
-    def __init__(
-        self,
-        profile: Profile,
-        limits: Limits,
-        *,
-        ourselves: Ourselves,
-        outbox: Outbox,
-        timers: Timers,
-        sequence: SequenceNumbers,
-    ) -> None:
-        self._profile = profile
-        self._limits = limits
-        self._ourselves = ourselves
-        self._outbox = outbox
-        self._timers = timers
-        self._sequence = sequence
-        self._pending: dict[int, _Request] = {}
-
-    def check_addressee(self, ping: Ping) -> None:
-        """Pass a ping that is for us.
-
-        Raises:
-            PeerMisbehaved: it is for another name: we may have taken over somebody's address.
-
-        """
-        if ping.node and ping.node != self._ourselves.name:
-            raise PeerMisbehaved("ping-for-another", ping.node)
+    profile: Profile
+    """How long an answer is awaited."""
+    limits: Limits
+    """How many answers are awaited at once."""
+    local: LocalMember
+    """The source of pings, and the addressee of those to answer."""
+    outbox: Outbox
+    """Takes pings and answers."""
+    timers: Timers
+    """Holds a deadline for each awaited answer."""
+    sequence: Iterator[int]
+    """Numbers pings."""
+    _pending: dict[int, _Request] = field(default_factory=dict, init=False)
 
     def ping(self, ping: Ping, sender: Address) -> None:
         """Answer a ping.
 
         Raises:
-            PeerMisbehaved: it is not for us, or its return address cannot be.
+            PeerMisbehaved: it is for another member, or its return address is invalid.
 
         """
-        self.check_addressee(ping)
+        self.local.check_addressee(ping)
         answer_to = _return_address(ping, sender)
-        self._outbox.send_to_named(ping.source_node, answer_to, AckResp(ping.seq_no))
+        self.outbox.send_to_named(ping.source_node, answer_to, AckResp(ping.seq_no))
 
     def indirect_ping(self, request: IndirectPing, sender: Address, *, now: float) -> None:
-        """Ping a third member for somebody.
+        """Ping a third member for the member that asks.
 
         Raises:
-            PeerMisbehaved: an address in it cannot be, or too many answers are awaited already.
+            PeerMisbehaved: an address in it is invalid, or too many answers are awaited already.
 
         """
-        if len(self._pending) >= self._limits.pending_acks:
+        if len(self._pending) >= self.limits.pending_acks:
             raise PeerMisbehaved("too-many-indirect-pings")
-        me = self._ourselves.me
-        target = self._ourselves.read_address(request.target, request.port)
         asker = _return_address(request, sender)
-        seq_no = self._sequence.next()
+        me = self.local.me
+        target = Address.from_wire(
+            request.target, request.port, me.address.port, protocol=me.versions.protocol_current
+        )
+        seq_no = next(self.sequence)
         self._pending[seq_no] = _Request(asker, request.source_node, request.seq_no, request.nack)
-        self._timers.set(Timer(Kind.RELAY, seq_no), now + self._profile.probe_timeout)
+        self.timers.set(Timer(Kind.RELAY, seq_no), now + self.profile.probe_timeout)
         ping = Ping(seq_no, request.node, me.address.packed, me.address.port, me.name)
-        self._outbox.send_to_named(request.node, target, ping)
+        self.outbox.send_to_named(request.node, target, ping)
 
     def ack(self, seq_no: int) -> None:
-        """Hand an answer on to whoever asked for it."""
+        """Forward an ack to the member that asked for the ping."""
         request = self._pending.pop(seq_no, None)
         if request is not None:
-            self._timers.cancel(Timer(Kind.RELAY, seq_no))
-            self._outbox.send_to_named(request.asker_name, request.asker, AckResp(request.seq_no))
+            self.timers.cancel(Timer(Kind.RELAY, seq_no))
+            self.outbox.send_to_named(request.asker_name, request.asker, AckResp(request.seq_no))
 
     def unanswered(self, seq_no: int) -> None:
-        """Give up on an answer; the asker learns that at least we are well."""
+        """Give up on an answer; a nack shows the asker that this member is well."""
         request = self._pending.pop(seq_no, None)
         if request is not None and request.nack:
-            self._outbox.send_to_named(request.asker_name, request.asker, NackResp(request.seq_no))
+            self.outbox.send_to_named(request.asker_name, request.asker, NackResp(request.seq_no))
 
 
 def _return_address(request: Ping | IndirectPing, sender: Address) -> Address:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
 
-class SequenceNumbers:
-    """Counts up and wraps at 32 bits, long after an answer could still come.
+
+def sequence_numbers(*, after: int) -> Iterator[int]:
+    """Count up from ``after``, and wrap at 32 bits, when older answers can no longer arrive.
 
     Args:
-        last: where to begin after; never the same twice, or an answer to an earlier
-            run, recorded and sent again, would answer for a member that is dead.
+        after: different in each run: otherwise the recorded ack of an earlier run,
+            sent again, would answer the probe of a dead member.
 
     """
-
-    __slots__ = ("_last",)
-
-    def __init__(self, last: int) -> None:
-        self._last = last
-
-    def next(self) -> int:
-        """Return a number not used lately."""
-        self._last = (self._last + 1) & 0xFFFFFFFF
-        return self._last
+    return (number & 0xFFFFFFFF for number in count(after + 1))

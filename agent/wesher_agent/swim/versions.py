@@ -1,7 +1,7 @@
-"""Whether everyone can understand everyone (`state.go`, verifyProtocol).
+"""Whether all members understand each other (`state.go`, verifyProtocol).
 
-All versions in a state exchange have to fit each other, or it fails as a whole. So none
-may get in that would not: by an exchange or, which memberlist leaves open, by gossip.
+A state exchange fails as a whole if any two versions in it do not fit. So versions that
+would not fit are refused, both in a state exchange and, unlike memberlist, in gossip.
 """
 
 from __future__ import annotations
@@ -9,12 +9,48 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from wesher_agent.swim.members import Member
-from wesher_agent.wire.messages import PushNodeState, State, Versions
+from wesher_agent.wire.messages import Alive, PushNodeState, State, Versions
 from wesher_common.errors import PeerMisbehaved
 
 
+def verify_range(versions: Versions) -> None:
+    """Accept versions whose range of protocols is not empty.
+
+    Raises:
+        PeerMisbehaved: ``bad-versions``.
+
+    """
+    if not 0 < versions.protocol_min <= versions.protocol_max:
+        raise PeerMisbehaved("bad-versions", f"{versions.protocol_min} to {versions.protocol_max}")
+
+
+def verify_gossiped(claim: Alive, usual: Versions, members: Iterable[Member]) -> None:
+    """Refuse an alive whose versions would make every state exchange fail (memberlist does not).
+
+    A state exchange checks the versions of all members. Gossip reaches a member without
+    such a check, so that one packet could keep new members from joining.
+
+    Args:
+        claim: the alive.
+        usual: versions that need no check.
+        members: everyone known.
+
+    Raises:
+        PeerMisbehaved: ``bad-versions`` or ``incompatible-version``.
+
+    """
+    verify_range(claim.vsn)
+    if claim.vsn == usual:
+        return
+    others = [member for member in members if member.name != claim.node]
+    claimed = PushNodeState(
+        claim.node, claim.addr, claim.port, claim.meta, claim.incarnation, State.ALIVE, claim.vsn
+    )
+    verify_protocol(others, [claimed])
+
+
 def verify_protocol(local: Iterable[Member], remote: Sequence[PushNodeState]) -> None:
-    """Pass a merge after which each member speaks versions that every living one understands.
+    """Accept a merge after which each member speaks versions that every living one understands.
 
     Raises:
         PeerMisbehaved: ``incompatible-version``, naming the member and the range.

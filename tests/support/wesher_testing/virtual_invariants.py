@@ -116,7 +116,7 @@ def _kept(node: Node) -> tuple[tuple[str, int, int], ...]:
         ("relayed pings", relayed, limits.pending_acks),
         ("tombstones", len(engine._tombstones), limits.tombstones),
         ("members asked whether they live", len(engine._membership._doubted), limits.outbox),
-        ("accusers answered", len(engine._ourselves._answered), limits.outbox),
+        ("accusers answered", len(engine._local._answered), limits.outbox),
         ("streams", len(streams), MAX_OPEN + _SLACK),
         (
             "bytes of others' requests",

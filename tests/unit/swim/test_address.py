@@ -46,3 +46,14 @@ def test_an_ipv4_address_in_sixteen_bytes_is_the_same_address() -> None:
 def test_an_address_nobody_can_have_is_misbehaviour(packed: bytes, port: int) -> None:
     with pytest.raises(PeerMisbehaved, match="bad-address"):
         Address.from_wire(packed, port)
+
+
+@pytest.mark.parametrize(
+    ("port", "protocol", "expected"),
+    [(7000, 2, 7000), (0, 2, 7946), (7000, 1, 7946), (0, 1, 7946), (7000, 5, 7000)],
+)
+def test_a_message_without_a_port_means_the_default_port(port: int, protocol: int, expected: int) -> None:
+    """Messages of protocol 1 never have one."""
+    address = Address.from_wire(bytes([192, 0, 2, 1]), port, 7946, protocol=protocol)
+
+    assert address == Address("192.0.2.1", expected)
