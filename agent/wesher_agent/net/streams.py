@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -16,8 +15,6 @@ from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import PacketRejected
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.swim.streams import CloseStream, OpenStream, StreamAction, StreamId, WriteStream
-
-log = logging.getLogger("wesher.net")
 
 MAX_OPEN = 2 * DEFAULT_LIMITS.accepted_streams
 """Connections at a time, accepted ones included; further dials fail at once and are tried again later."""

@@ -6,16 +6,16 @@ Where it is open on one address of this host, it follows that address when it ch
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 from wesher_agent.net.driver import Driver
 from wesher_agent.net.sockets import GossipPortTaken
 from wesher_agent.runtime.myself import Myself
 from wesher_common.errors import InvalidSpec
+from wesher_common.event_logger import EventLogger
 from wesher_common.overlay import IPAddress
 
-log = logging.getLogger("wesher.agent")
+log = EventLogger("wesher.agent")
 
 TRY_SECONDS = 3.0
 """Between two tries to get a port that another program has."""
@@ -55,7 +55,7 @@ class GossipPort:
         except GossipPortTaken as error:
             if not self._me.in_kubernetes:
                 raise
-            log.error("gossip waits for its port error=%s", error)  # noqa: TRY400 - it is the user's
+            log.error("gossip port is taken: waiting for it", error=error)  # noqa: TRY400 - it is the user's
             self.problem = error.rule
 
     async def wait(self) -> None:
@@ -67,7 +67,7 @@ class GossipPort:
             except InvalidSpec as error:
                 self.problem = error.rule
             else:
-                log.warning("gossip port free at last, listening port=%d", self._me.document.gossip.port)
+                log.warning("gossip port is free, listening", port=self._me.document.gossip.port)
                 self.problem = ""
             self._on_change()
 
@@ -81,10 +81,10 @@ class GossipPort:
             await self._driver.reopen(bind, self._me.document.gossip.port)
         except InvalidSpec as error:
             if self.problem != error.rule:
-                log.error("gossip does not listen error=%s", error)  # noqa: TRY400 - it is the user's
+                log.error("gossip cannot listen", error=error)  # noqa: TRY400 - it is the user's
             self.problem = error.rule
         else:
-            log.warning("gossip listens elsewhere addresses=%s", ",".join(map(str, bind)))
+            log.warning("gossip listen addresses changed", addresses=bind)
             self._bound, self.problem = bind, ""
         self._on_change()
 
