@@ -53,7 +53,7 @@ class EventLogger:
         self._logger = logging.getLogger(name)
 
     def debug(self, event: str, /, **fields: object) -> None:
-        """Write what only somebody who debugs wesher needs."""
+        """Write what is needed only to debug wesher."""
         self.write(logging.DEBUG, event, fields)
 
     def info(self, event: str, /, **fields: object) -> None:

@@ -1,4 +1,4 @@
-"""Says in the log what the engine reports: what an administrator acts on, and no packet."""
+"""Logs what the engine reports: what an administrator acts on, but no single packet."""
 
 from __future__ import annotations
 
@@ -36,26 +36,26 @@ from wesher_common.event_logger import EventLogger
 log = EventLogger("wesher.gossip")
 
 QUIET = 300.0
-"""Seconds in which a standing fault is not said again."""
+"""Seconds before a fault that persists is logged again."""
 MAX_REMEMBERED = 256
 BURST = 5000
 """Lines that may come at once: a mesh of a thousand falling apart and coming together again."""
 LINES_A_SECOND = 2.0
-"""Lines in the long run; whoever has the key can make things happen as often as packets fit on a wire."""
+"""Lines in the long run; a holder of the key can cause events as fast as the wire carries packets."""
 
 
 class EventLog:
-    """Writes events; a fault that keeps coming once in `QUIET` seconds, and at most `BURST` lines at once."""
+    """Logs events: a fault that persists once in `QUIET` seconds, and at most `BURST` lines at once."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._said: dict[Hashable, float] = {}
         self._rejected: Counter[str] = Counter()
-        """Packets dropped since they were last spoken of, by reason."""
+        """Packets dropped since they were last logged, by reason."""
         self._log = _LimitedLogger(clock)
 
-    def write(self, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - an arm an event is the plainest table
-        """Say one event, at the level it deserves."""
+    def write(self, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - one arm per event is the plainest table
+        """Log one event at the level it deserves."""
         match event:
             case MemberJoined(member=m):
                 self._log.info("member joined", node=m.name, address=m.address)
@@ -122,7 +122,7 @@ class EventLog:
                 self._log.info("leave announced")
 
     def _write_rejected(self, reason: str, sender: Address) -> None:
-        # Not even at DEBUG each by itself: anybody can send thousands a second.
+        # Not one line per packet, even at DEBUG: any host can send thousands a second.
         self._rejected[reason] += 1
         if self._is_news(("rejected", reason)):
             count = self._rejected.pop(reason)
@@ -133,7 +133,7 @@ class EventLog:
         if self._said.get(fault, -QUIET) + QUIET > now:
             return False
         if len(self._said) >= MAX_REMEMBERED:
-            # Others choose the names in faults; how many are remembered must not be theirs to choose.
+            # Peers choose the names in faults, so they must not decide how many are remembered.
             self._said.clear()
         self._said[fault] = now
         return True

@@ -113,7 +113,7 @@ def _methods(function: ast.expr) -> Iterator[str]:
 
 def _event(call: ast.Call, method: str, place: str) -> LoggedEvent:
     if method not in LEVELS:
-        raise NotAnEvent(f"{place}: .{method} is none of {', '.join(LEVELS)}")
+        raise NotAnEvent(f"{place}: .{method} is not one of {', '.join(LEVELS)}")
     match call.args:
         case [ast.Constant(str(text))]:
             pass
