@@ -167,7 +167,7 @@ def passes(tree: Path, test: str) -> bool:
 
 
 def undetected(sabotage: Sabotage, tree: Path) -> str:
-    """Break the tree, run the test, mend the tree; return what is wrong, empty when the test failed."""
+    """Break the tree, run the test, restore the tree; return what is wrong, empty when the test failed."""
     path = tree / sabotage.file
     whole = path.read_text()
     if whole.count(sabotage.old) != 1:

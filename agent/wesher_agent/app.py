@@ -11,12 +11,10 @@ import signal
 from contextlib import AsyncExitStack
 
 from wesher_agent.runtime.agent import Agent
-from wesher_agent.runtime.log_format import formatter
 from wesher_agent.runtime.startup import start_up
 from wesher_agent.runtime.systemd import notify
 from wesher_agent.settings import Settings
-
-log = logging.getLogger("wesher.agent")
+from wesher_common.event_logger import log_to_stderr
 
 
 def run_agent(settings: Settings) -> int:
@@ -26,11 +24,10 @@ def run_agent(settings: Settings) -> int:
         InvalidSpec: it could not begin, and the user must change something.
 
     """
-    to_stderr = logging.StreamHandler()
-    to_stderr.setFormatter(formatter(settings.log_format))
-    logging.basicConfig(level=settings.log_level, handlers=[to_stderr])
-    # Its debug lines are about event loops, not about the mesh.
+    log_to_stderr(settings.log_level, settings.log_format)
+    # asyncio's debug lines are about event loops, and pyroute2 writes a page for every message.
     logging.getLogger("asyncio").setLevel(max(settings.log_level, logging.INFO))
+    logging.getLogger("pyroute2").setLevel(max(settings.log_level, logging.WARNING))
     asyncio.run(_run(settings))
     return 0
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import socket
 import stat
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from wesher_common.errors import InvalidSpec, WesherError
+from wesher_common.event_logger import EventLogger
 
-log = logging.getLogger("wesher.control")
+log = EventLogger("wesher.control")
 
 Handler = Callable[[], Awaitable[Any]]
 
@@ -100,7 +100,7 @@ class ControlServer:
                 await writer.drain()
         except (OSError, TimeoutError, asyncio.CancelledError) as error:
             # Cancelled by `close`. It ends here, since Python 3.11 logs a fault for each such task.
-            log.debug("control connection ended early error=%r", error)
+            log.debug("control connection ended early", error=error)
         finally:
             if task is not None:
                 self._listening.discard(task)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wesher_common.errors import InvalidSpec
+from wesher_common.event_logger import FORMATS
 from wesher_common.keys import ClusterKey
 from wesher_common.mesh_document import MAX_LABEL, MAX_MTU, MIN_MTU
 from wesher_common.names import MAX_MEMBER_NAME, check_interface_name, is_member_name
@@ -293,7 +294,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         name="--log-format",
         metavar="text|json",
-        read=_choice("text", "json"),
+        read=_choice(*FORMATS),
         default="text",
         help="json writes one object a line (default: text)",
     ),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
+from wesher_common.event_logger import EventLogger, log_to_stderr
 from wesher_operator import errands
 from wesher_operator.crd import KINDS, definition
 from wesher_operator.handlers import watch
@@ -43,7 +44,7 @@ _PATIENCE_SECONDS = 10.0
 """How long a start waits for what somebody has to mend: roles and definitions may be on their way."""
 _KIND_SECONDS = 0.2
 _DEFINITION_TRIES = 5
-_log = logging.getLogger("wesher.operator")
+_log = EventLogger("wesher.operator")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = parse_options(
             sys.argv[1:] if arguments is None else arguments, os.environ, _pod_namespace()
         )
-        _set_up_logging(options.log_level)
+        _set_up_logging(options.log_level, options.log_format)
         sys.exit(asyncio.run(_carry_out(options)))
     except InvalidSpec as error:
         sys.exit(_say(error, EXIT_USAGE))
@@ -65,15 +66,15 @@ def _say(error: Exception, code: int) -> int:
     return code
 
 
-def _set_up_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s", stream=sys.stderr
-    )
+def _set_up_logging(level: str, log_format: str) -> None:
+    log_to_stderr(logging.getLevelNamesMapping()[level.upper()], log_format)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_keep_to_a_line)
-    # Libraries tell of their own tasks, and kopf of every event it passes on.
+    # asyncio logs its own tasks, and kopf every event it passes on.
     for library in ("kopf", "asyncio", "kubernetes"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    # It logs each lost race for the lease with a traceback; `leader` logs how the election ends.
+    logging.getLogger("kubernetes.aio.leaderelection").setLevel(logging.CRITICAL)
 
 
 def _keep_to_a_line(record: logging.LogRecord) -> bool:
@@ -150,7 +151,7 @@ async def _run(options: RunOptions) -> int:
             # Whoever leads next must find nobody writing, also where a watch died.
             await controller.stop()
             if lost.done():
-                _log.error("leadership lost identity=%s", identity)
+                _log.error("leadership lost", identity=identity)
             else:
                 lost.cancel()
                 await leadership.release()
@@ -186,7 +187,7 @@ async def _patiently(work: Callable[[], Awaitable[None]]) -> None:
             if isinstance(error, NotPermitted) and loop.time() > until:
                 raise
             if str(error) != said:
-                _log.warning("waiting for the API server error=%s", error)
+                _log.warning("waiting for the api server", error=error)
             said = str(error)
             await asyncio.sleep(_RETRY_SECONDS)
         else:
@@ -235,7 +236,7 @@ async def _bring_definitions_up(cluster: Cluster) -> None:
             for kind in KINDS:
                 await cluster.apply(DEFINITION, definition(kind))
         except WesherError as error:
-            _log.warning("definitions not applied attempt=%d error=%s", attempt, error)
+            _log.warning("custom resource definitions not applied", attempt=attempt, error=error)
             await asyncio.sleep(_RETRY_SECONDS)
         else:
             return

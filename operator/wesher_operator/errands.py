@@ -8,12 +8,12 @@ restart, and would leave their devices behind.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
+from wesher_common.event_logger import EventLogger
 from wesher_common.names import MESH_LABEL, member_name
 from wesher_operator.kube import MESH, POD, WESHER_NODE, Cluster, Object
 
@@ -21,7 +21,7 @@ RELEASE_NAME = "meta.helm.sh/release-name"
 RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
 _POLL_SECONDS = 0.5
 _MAX_NAMED = 3
-_log = logging.getLogger("wesher.operator")
+_log = EventLogger("wesher.operator")
 T = TypeVar("T")
 
 
@@ -38,10 +38,10 @@ async def uninstall(cluster: Cluster, release: str, *, within: float) -> None:
         async with asyncio.timeout(within):
             await _uninstall(cluster, release)
     except TimeoutError:
-        _log.warning("agents have not all left seconds=%g: uninstall goes on without them", within)
+        _log.warning("agents have not all left: uninstall continues without them", seconds=within)
     except WesherError as error:
         # A cluster in trouble must still be able to get rid of us.
-        _log.warning("meshes not deleted error=%s", error)
+        _log.warning("meshes not deleted", error=error)
 
 
 async def _uninstall(cluster: Cluster, release: str) -> None:
@@ -51,24 +51,24 @@ async def _uninstall(cluster: Cluster, release: str) -> None:
             mine.append(mesh)
         else:
             name = mesh["metadata"]["name"]
-            _log.warning("mesh left running mesh=%s: this release did not make it", name)
+            _log.warning("mesh left running: another release made it", mesh=name)
     names: set[str] = set()
     for mesh in mine:
         name, uid = mesh["metadata"]["name"], mesh["metadata"]["uid"]
         try:
             await _persistently(partial(cluster.delete, MESH, name, uid=uid))
         except InvalidSpec as error:
-            _log.warning("mesh not deleted mesh=%s error=%s", name, error)
+            _log.warning("mesh not deleted", mesh=name, error=error)
         else:
             names.add(name)
-            _log.info("mesh deleted mesh=%s", name)
+            _log.info("mesh deleted", mesh=name)
     told: set[str] = set()
     while stragglers := await _persistently(lambda: _agents(cluster, names)):
         if stragglers != told:
-            _log.info("waiting for agents to leave nodes=%s", ",".join(sorted(stragglers)))
+            _log.info("waiting for agents to leave", nodes=sorted(stragglers))
             told = stragglers
         await asyncio.sleep(_POLL_SECONDS)
-    _log.info("all agents have left meshes=%s", ",".join(sorted(names)) or "none")
+    _log.info("all agents have left", meshes=sorted(names))
 
 
 async def _persistently(ask: Callable[[], Awaitable[T]]) -> T:
@@ -79,7 +79,7 @@ async def _persistently(ask: Callable[[], Awaitable[T]]) -> T:
             return await ask()
         except ClusterUnavailable as error:
             if str(error) != said:
-                _log.warning("waiting for the API server error=%s", error)
+                _log.warning("waiting for the api server", error=error)
             said = str(error)
             await asyncio.sleep(_POLL_SECONDS)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -26,6 +25,7 @@ from kubernetes.aio import config as client_config
 from kubernetes.aio.client import ApiClient, Configuration
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
+from wesher_common.event_logger import EventLogger
 from wesher_common.names import GROUP, MESH_LABEL, VERSION
 from wesher_common.version import VERSION as RELEASE
 
@@ -40,7 +40,7 @@ _WRITE_SPACING = 1 / 19
 """Fewer than 20 writes in any second: a mesh of thousands must not flood the API server."""
 _FORBIDDEN, _NOT_FOUND, _CONFLICT = 403, 404, 409
 _REFUSED = frozenset({400, 422})
-_log = logging.getLogger("wesher.kube")
+_log = EventLogger("wesher.kube")
 
 Object = dict[str, Any]
 """An object as JSON; it stops being one where `reconcile.world` reads it."""
@@ -314,7 +314,7 @@ class Cluster:
         try:
             await self._write("DELETE", kind.path(self.namespace, name), body=body)
         except _ConflictError:
-            _log.debug("delete skipped kind=%s name=%s: another object by now", kind.kind, name)
+            _log.debug("delete skipped: the object was replaced", kind=kind.kind, name=name)
 
     async def _write(self, method: str, path: str, **request: Any) -> Object | None:
         loop = asyncio.get_running_loop()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -28,16 +27,14 @@ from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
 from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
+from wesher_common.event_logger import EventLogger
+
 LEASE_NAME = "wesher-operator"
 LEASE_SECONDS = 10
 RENEW_DEADLINE = 6
 RETRY_SECONDS = 2
 _REQUEST_SECONDS = 1.5
-_log = logging.getLogger("wesher.leader")
-
-# The library logs each lost race for the lease with a traceback; the election's outcome is logged here.
-for _name in ("leaderelection", "resourcelock.leaselock"):
-    logging.getLogger(f"kubernetes.aio.leaderelection.{_name}").setLevel(logging.CRITICAL)
+_log = EventLogger("wesher.leader")
 
 
 class Leadership:
@@ -76,7 +73,7 @@ class Leadership:
         started.cancel()
         if self._election.done():
             await self._election
-        _log.info("leadership acquired identity=%s", self._lock.identity)
+        _log.info("leadership acquired", identity=self._lock.identity)
 
     async def lost(self) -> None:
         """Return when the lease could not be renewed in time, or another process had it."""
@@ -96,7 +93,7 @@ class Leadership:
         if self.holds():
             self._lock.renewed_at = None
             await self._lock.give_up()
-            _log.info("leadership released identity=%s", self._lock.identity)
+            _log.info("leadership released", identity=self._lock.identity)
 
     async def _started(self) -> None:
         self._leading.set()
@@ -117,10 +114,10 @@ class _BoundedLock(LeaseLock):
             async with asyncio.timeout(_REQUEST_SECONDS):
                 found, record = await super().get(name, namespace)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            _log.warning("lease not read error=%s", error or "timeout")
+            _log.warning("lease not read", error=error)
             return False, ApiException(status=0, reason=str(error))
         if isinstance(record, ApiException) and record.status != HTTPStatus.NOT_FOUND:
-            _log.warning("lease not read error=%s", _words_of(record))
+            _log.warning("lease not read", error=_words_of(record))
         holder = record.holder_identity if isinstance(record, LeaderElectionRecord) else self.identity
         if found and self.renewed_at is not None and holder != self.identity:
             # Whoever led in between changed what we know: never lead on by a second renewal.
@@ -168,15 +165,17 @@ class _BoundedLock(LeaseLock):
                     lease.spec.holder_identity = None
                     await self.api_instance.replace_namespaced_lease(self.name, self.namespace, lease)
         except (aiohttp.ClientError, OSError, TimeoutError, ApiException) as error:
-            _log.warning("lease not released error=%s", error or "timeout")
+            _log.warning("lease not released", error=error)
 
     async def _create(self, namespace: str, lease: V1Lease) -> bool:
         try:
             await self.api_instance.create_namespaced_lease(namespace, lease)
         except ApiException as error:
-            # Usually another candidate was faster.
-            level = logging.WARNING if error.status == HTTPStatus.FORBIDDEN else logging.INFO
-            _log.log(level, "lease not created error=%s", _words_of(error))
+            # Mostly another candidate was faster.
+            if error.status == HTTPStatus.FORBIDDEN:
+                _log.warning("lease not created", error=_words_of(error))
+            else:
+                _log.info("lease not created", error=_words_of(error))
             return False
         return True
 
@@ -187,7 +186,7 @@ class _BoundedLock(LeaseLock):
             async with asyncio.timeout(_REQUEST_SECONDS):
                 written = bool(await write)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            _log.warning("lease not renewed error=%s", error or "timeout")
+            _log.warning("lease not renewed", error=error)
             return False
         if written:
             self.renewed_at = asked_at

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wesher_common.errors import InvalidSpec
+from wesher_common.event_logger import FORMATS
 from wesher_common.seeds import MAX_PORT
 from wesher_common.version import VERSION
 from wesher_operator.agent_pods import AgentPods, parse_agent_pods
@@ -51,6 +52,7 @@ _REACH = (
         "where Secrets, ConfigMaps and agents live; the pod's own unless set",
     ),
     _Flag("--log-level", "WESHER_LOG_LEVEL", "LEVEL", "of the operator", "info", _LOG_LEVELS),
+    _Flag("--log-format", "WESHER_LOG_FORMAT", "FORMAT", "json writes one object a line", "text", FORMATS),
 )
 _RUN = (
     *_REACH,
@@ -110,6 +112,7 @@ class Reach:
     """None means the pod's ServiceAccount."""
     namespace: str
     log_level: str
+    log_format: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

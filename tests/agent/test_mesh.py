@@ -111,7 +111,7 @@ def test_a_killed_agent_returns_from_another_address_before_it_was_missed(lab: L
         lambda: first.members()["b"]["address"] == f"{elsewhere}:{GOSSIP_PORT}",
         what="a knows where b is now",
     )
-    assert "others look for this node at its former address" in third.own_log
+    assert "dialled at the former address: announcing the move again" in third.own_log
     assert "member failed" not in first.own_log
     wait_until(lambda: third.conditions()["GossipJoined"] == "Joined", what="b has joined")
     assert first.members()["b"]["overlayIP"] == overlay

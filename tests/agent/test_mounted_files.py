@@ -65,7 +65,7 @@ def test_without_an_api_server_a_restarted_mesh_comes_back_from_its_files(
     assert agents[0].members()["b"]["overlayIP"] == "10.99.0.11"
     assert agents[0].status()["keyIDs"] == [ClusterKey.from_base64(OLD).id]
     # Once for each reason: on a busy machine it may first have had no answer in time.
-    said = re.findall("api server not used, .*", agents[0].own_log)
+    said = re.findall("api server request failed: .*", agents[0].own_log)
     assert said
     assert len(said) == len(set(said))
 
@@ -146,7 +146,7 @@ def test_a_gossip_port_that_another_program_has_is_named_and_waited_for(
         assert holder.stdout is not None
         holder.stdout.readline()
         agent = start_inside(host)
-        wait_until(lambda: "gossip does not listen, trying again" in agent.own_log, what="it is said")
+        wait_until(lambda: "gossip cannot listen: trying again" in agent.own_log, what="it is said")
         assert "TCP port 7946 is taken by python" in agent.own_log
         wait_until(lambda: "DeviceReady" in agent.conditions().values(), what="a device")
         assert agent.conditions()["GossipJoined"] == agent.conditions()["Ready"] == "PortTaken"
@@ -187,7 +187,7 @@ def test_broken_files_change_nothing_and_are_named_until_they_are_mended(
     mount(host, "{", key="junk")
     wait_until(lambda: agent.conditions()["KeyCurrent"] == "InvalidConfig", what="it is said")
     assert agent.status()["keyIDs"] == [ClusterKey.from_base64(OLD).id]
-    assert agent.own_log.count("mounted files not used") == 1
+    assert agent.own_log.count("mounted files rejected") == 1
     mount(host, document(host))
     wait_until(lambda: agent.conditions()["KeyCurrent"] == "Current", what="it is well again")
 
@@ -219,7 +219,7 @@ def test_a_stopped_agent_stays_in_the_mesh_when_nobody_says_that_it_is_gone(
     agent.wait_device()
     assert agent.end() == 0
     assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout
-    assert "left=no" in agent.own_log
+    assert "left=false" in agent.own_log
 
 
 def test_an_agent_that_leaves_for_good_leaves_no_key_behind(lab: Lab, start_inside: Start) -> None:

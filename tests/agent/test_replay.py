@@ -22,7 +22,7 @@ Start = Callable[..., AgentProcess]
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 GONE = ["c", "d"]
-TELLING = "others look for this node at its former address, telling them"
+TELLING = "dialled at the former address: announcing the move again"
 STORY = re.compile(r"member (joined|failed|left) node=(\w+)")
 FORGOTTEN_WITHIN = 240.0
 """Seconds: a suspicion's, those in which the dead are gossiped to, a round of probes, and a busy machine."""
@@ -156,7 +156,7 @@ def test_replayed_gossip_neither_brings_back_the_gone_nor_costs_the_living(
     said.again(replayer, a, b)
     for agent in staying:
         wait_until(lambda agent=agent: claims(agent) > met[agent], what="old news is counted")
-        assert re.search(r"is claimed alive by old news, asking it node=[cd] incarnation=\d+ ", agent.own_log)
+        assert re.search(r"outdated alive message received: .* node=[cd] incarnation=\d+ ", agent.own_log)
         agent.wait_for("a", "b")
     assert heard(staying, *GONE) == before
     assert "left" not in {what for what, _ in heard(staying, "a", "b")}

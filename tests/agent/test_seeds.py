@@ -32,7 +32,9 @@ def test_a_seed_is_found_once_its_name_leads_to_it(lab: Lab, start: Start, first
     # Its block in the hosts file would be lost when the test writes the file anew.
     seeking = start(b, "--cluster-key", KEY, f"--join={SEED}", "--no-etc-hosts")
     tried = (
-        f"state not exchanged with={first}:7946 " if first is not None else f"seed not resolved seed={SEED} "
+        f"state not exchanged address={first}:7946 "
+        if first is not None
+        else f"seed not resolved seed={SEED} "
     )
     wait_until(lambda: tried in seeking.own_log, deadline=PATIENCE, what="the name was looked up")
     seed = start(a, "--cluster-key", KEY)

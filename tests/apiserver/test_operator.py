@@ -502,3 +502,25 @@ def eventually_quiet(writes: Callable[[], list[Any]], *, quiet: float = 5.0) -> 
         if len(writes()) != count:
             count, since = len(writes()), time.monotonic()
     return count
+
+
+@pytest.mark.usefixtures("nodes")
+def test_what_another_kopf_operator_keeps_on_a_node_is_neither_read_nor_removed(
+    api: ApiServer, mesh: Mesh, operator: OperatorProcess
+) -> None:
+    """By default kopf removes every finalizer of kopf's, and fails on a stored state that it cannot read."""
+    finalizers = {"metadata": {"finalizers": ["kopf.zalando.org/KopfFinalizerMarker"]}}
+    state = "kopf.zalando.org/last-handled-configuration=not-json"
+    logged = len(operator.log)
+    api.kubectl("patch", "node", "a", "--type=merge", "-p", json.dumps(finalizers))
+    try:
+        api.kubectl("annotate", "node", "a", state)
+        mesh()
+        until_places(api, *ADDRESSES)
+        # Its WesherNode keeps its address, so this shows that the operator still sees the Node.
+        api.kubectl("annotate", "node", "a", "wesher.dev/location=north")
+        eventually(lambda: places(api)["a"].get("location") == "north", within=SOON)
+        assert api.get("node", "a")["metadata"]["finalizers"] == finalizers["metadata"]["finalizers"]
+        assert " kopf" not in operator.log[logged:]
+    finally:
+        api.kubectl("patch", "node", "a", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')

@@ -118,6 +118,7 @@ def test_a_route_that_another_program_holds_is_left_to_it_and_said_once(lab: Lab
         what="the conflict is counted",
     )
 
-    said = f"route not added, another holds its place destination={address}/32 holder='{address}/32 dev eth0"
+    event = "route not added: conflicting route exists"
+    said = f'{event} destination={address}/32 holder="{address}/32 dev eth0'
     assert agent.own_log.count(said) == 1
     assert "proto static" in b.run(["ip", "route", "show", f"{address}/32"]).stdout

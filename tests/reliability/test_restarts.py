@@ -41,7 +41,7 @@ def test_a_killed_wireguard_go_is_replaced_and_peers_are_asked_at_once(
                 plain.wait_whole()
             outages.append(pings.lost_at("b"))
             assert sum(lost for pair, lost in pings.lost.items() if "b" not in pair) == 0
-            assert agent.own_log.count("wireguard-go ended interface=wgoverlay pid=") == number
+            assert agent.own_log.count("wireguard-go exited interface=wgoverlay pid=") == number
     say(f"outages {', '.join(f'{outage:.1f}' for outage in outages)} s; {seen}")
     assert max(outages) <= stretched(LOST_AT_MOST)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from wesher_testing.log_events import is_logged
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs/troubleshooting.md"
@@ -58,3 +61,11 @@ def test_the_page_names_no_reason_that_is_never_given() -> None:
     sources = "\n".join(source.read_text() for source in SOURCES)
     named = {line.split("`")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `")}
     assert sorted(reason for reason in named if f'"{reason}"' not in sources) == []
+
+
+def test_every_counter_has_a_line_that_is_logged() -> None:
+    table = PAGE.read_text().partition("\n| counter |")[2].partition("\n\n")[0]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    lines = [re.findall(r"`([^`]+)`", row[2])[0] for row in rows]
+    assert len(lines) > 6
+    assert [line for line in lines if not is_logged(line)] == []

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from wesher_common.errors import InvalidSpec
+from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import FILE_NAME, MeshDocument
 from wesher_common.names import NUDGE_FILE
 
-log = logging.getLogger("wesher.agent")
+log = EventLogger("wesher.agent")
 
 KEY_FILE, ACCEPTED_FILE = "cluster-key", "accepted-keys"
 POLL_SECONDS = 2.0
@@ -89,7 +89,7 @@ class MountedDirectory:
                 content = self.read()
             except InvalidSpec as error:
                 if self.problem != str(error):
-                    log.error("mounted files not used, the former ones stay error=%s", error)  # noqa: TRY400
+                    log.error("mounted files rejected: keeping the previous ones", error=error)  # noqa: TRY400
                 self.problem = str(error)
             else:
                 self.problem = ""

@@ -6,7 +6,6 @@ Made only with ``--kubernetes``.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from random import Random
@@ -19,10 +18,11 @@ from wesher_agent.settings import Settings
 from wesher_agent.status.conditions import is_undecided
 from wesher_agent.status.snapshot import Snapshot
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
+from wesher_common.event_logger import EventLogger
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.version import VERSION
 
-log = logging.getLogger("wesher.kube")
+log = EventLogger("wesher.kube")
 
 FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS = 3.0, 1.0
 """How long a start waits for an API server that does not answer: the first, and one that has an address.
@@ -139,7 +139,7 @@ class KubernetesLink:
                 async with asyncio.timeout_at(deadline):
                     self.removed = await self._objects.is_gone(mesh_uid=self._mesh_uid, node_uid=uid)
             except (ClusterUnavailable, TimeoutError) as error:
-                log.debug("not told whether we are to leave error=%s", error)
+                log.debug("deletion not checked", error=error)
             if self.removed or loop.time() + GONE_INTERVAL >= deadline:
                 return self.removed
             await asyncio.sleep(GONE_INTERVAL)
@@ -189,7 +189,7 @@ class KubernetesLink:
 
     def _say(self, problem: str) -> None:
         if problem != self._problem:
-            log.warning("api server not used, the mesh runs on without it error=%s", problem)
+            log.warning("api server request failed: the mesh keeps running", error=problem)
         self._problem = problem
 
     async def _rest(self, wait: float) -> None:

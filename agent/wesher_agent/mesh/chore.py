@@ -30,7 +30,7 @@ class Chore:
         self.is_wanted = True
 
     def begin(self) -> None:
-        """Take note that it is being done: a wish that comes from now on means one more."""
+        """Take note that it is being done: a `want` from now on means one more."""
         self.is_wanted, self.is_running = False, True
 
     def end(self, problem: str, *, now: float) -> None:

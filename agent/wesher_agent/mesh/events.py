@@ -100,7 +100,7 @@ class RoutesNotAnnounced:
 
 @dataclass(frozen=True, slots=True)
 class DialledAtFormerAddress:
-    """Other members look for this one at its former address; they are told the new one."""
+    """Other members look for this one at its former address; it announces the move again."""
 
     former: Address
 

@@ -202,7 +202,7 @@ class Local:
 
 
 def _listening_again(local: Local) -> tuple[Local, str]:
-    """Choose anew where to listen and what to announce."""
+    """Choose again where to listen and what to announce."""
     bound = local.listening.bind
     if not bound[0].is_unspecified and local.lost_address is None:
         return local, ""

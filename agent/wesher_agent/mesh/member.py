@@ -55,9 +55,9 @@ class Ending(Enum):
     """How a member ends."""
 
     LEAVE = auto()
-    """For good: the others are told, and the device goes."""
+    """For good: the other members learn it, and the device goes."""
     RESTART = auto()
-    """The next process goes on: the others are not told."""
+    """The next process goes on: the other members notice nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ class MeshMember:
         self._applying = Chore(pause=APPLY_PAUSE, retry=APPLY_RETRY)
         self._saving = Chore(pause=SAVE_PAUSE, retry=SAVE_RETRY)
         self._bound: tuple[IPAddress, ...] = ()
-        """Where it was last told to listen."""
+        """The addresses of the last `Listen`."""
         self.ending: Ending | None = None
         """How it ends, once that is decided."""
         self._following = local.document.wireguard
@@ -456,7 +456,7 @@ class MeshMember:
         yield self._applying.due, self._apply
         yield self._saving.due, self._save
 
-    def _listen(self, now: float) -> None:  # noqa: ARG002 - all work is told the time
+    def _listen(self, now: float) -> None:  # noqa: ARG002 - all work gets the time
         self._listening.begin()
         self._bound = self._local.listening.bind
         self._outputs.append(Listen(self._bound, self._local.document.gossip.port))

@@ -1,4 +1,4 @@
-"""Looks for members: dials whom the roster wants dialled, and has names resolved.
+"""Looks for members: dials the addresses that the roster wants dialled, and has names resolved.
 
 When an address is due is `dialling`'s, which addresses are wanted is `roster`'s. Here
 no more are dialled than there is room for, and one at a time: each dial packs all that
@@ -20,7 +20,7 @@ from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
 
 SEEK_PAUSE = 0.05
-"""Seconds between two looks at whom to dial: a burst of events is looked at once."""
+"""Seconds between two looks at what to dial: a burst of events costs one look."""
 
 
 class Seeker:

@@ -8,7 +8,6 @@ taken passes the driver: it is logged, and the mesh runs on.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,9 +22,10 @@ from wesher_agent.net.streams import Streams
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import PacketRejected
 from wesher_agent.wire.limits import DATAGRAM
+from wesher_common.event_logger import EventLogger
 from wesher_common.overlay import IPAddress
 
-log = logging.getLogger("wesher.net")
+log = EventLogger("wesher.net")
 
 BATCH = 32
 """Datagrams read at one go, before anything else on the loop gets its turn."""
@@ -140,7 +140,7 @@ class Driver:
                 break
             except OSError as error:
                 # What an earlier send met: an ICMP answer, say. The datagrams behind it are fine.
-                log.debug("datagram socket reported error=%s", error)
+                log.debug("datagram socket reported an error", error=error)
                 continue
             try:
                 self._core.receive_datagram(data, Address(sender[0], sender[1]), now=self.now)
@@ -173,13 +173,13 @@ class Driver:
             family = socket.AF_INET6 if ":" in address.ip else socket.AF_INET
             sock = self._datagrams.get(family)
             if sock is None:
-                log.debug("datagram dropped, no socket of its family to=%s", address)
+                log.debug("datagram dropped: no socket for its address family", to=address)
                 continue
             try:
                 sock.sendto(data, address)
             except OSError as error:
                 # Gossip over UDP may be lost, so a full buffer or a missing route costs a retry.
-                log.debug("datagram dropped to=%s error=%s", address, error)
+                log.debug("datagram not sent", to=address, error=error)
         return bool(datagrams)
 
     def _report(self) -> bool:
@@ -196,7 +196,7 @@ class Driver:
         try:
             self._on_event(event)
         except Exception:
-            log.exception("event not handled event=%s", type(event).__name__)
+            log.exception("event not handled", kind=type(event).__name__)
             self._on_fault()
 
     def _rearm(self) -> None:

@@ -1,13 +1,12 @@
-"""Says in the log what the engine reports: what an administrator acts on, and no packet."""
+"""Logs what the engine reports: what an administrator acts on, but no single packet."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 
 from wesher_agent.mesh.events import Event
-from wesher_agent.net.member_log import line_of
+from wesher_agent.net.member_log import log_member_event
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     AccusationRefused,
@@ -33,148 +32,141 @@ from wesher_agent.swim.events import (
     UserMessageFailed,
     UserMessageReceived,
 )
+from wesher_common.event_logger import EventLogger
 
-log = logging.getLogger("wesher.gossip")
+log = EventLogger("wesher.gossip")
 
 QUIET = 300.0
-"""Seconds in which a standing fault is not said again."""
+"""Seconds before a fault that persists is logged again."""
 MAX_REMEMBERED = 256
 BURST = 5000
 """Lines that may come at once: a mesh of a thousand falling apart and coming together again."""
 LINES_A_SECOND = 2.0
-"""Lines in the long run; whoever has the key can make things happen as often as packets fit on a wire."""
+"""Lines in the long run; a holder of the key can cause events as fast as the wire carries packets."""
 
 
 class EventLog:
-    """Writes events; a fault that keeps coming once in `QUIET` seconds, and no more than `BURST` at once."""
+    """Logs events: a fault that persists once in `QUIET` seconds, and at most `BURST` lines at once."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._said: dict[Hashable, float] = {}
         self._rejected: Counter[str] = Counter()
-        """Packets dropped since they were last spoken of, by reason."""
-        self._lines: float = BURST
-        """How many may be written now."""
-        self._counted_at = clock()
-        self._unsaid = 0
+        """Packets dropped since they were last logged, by reason."""
+        self._log = _LimitedLogger(clock)
 
-    def write(self, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - an arm an event is the plainest table
-        """Say one event, at the level it deserves."""
+    def write(self, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 - one arm per event is the plainest table
+        """Log one event at the level it deserves."""
         match event:
             case MemberJoined(member=m):
-                self._say(logging.INFO, "member joined node=%s address=%s", m.name, m.address)
+                self._log.info("member joined", node=m.name, address=m.address)
             case MemberUpdated(member=m):
-                self._say(logging.DEBUG, "member updated node=%s", m.name)
+                self._log.debug("member updated", node=m.name)
             case MemberSuspected(member=m, from_node=accuser):
-                self._say(logging.INFO, "member suspected node=%s by=%s", m.name, accuser)
+                self._log.info("member suspected", node=m.name, by=accuser)
             case MemberAlive(member=m):
-                self._say(logging.INFO, "member denied suspicion node=%s", m.name)
+                self._log.info("member refuted suspicion", node=m.name)
             case MemberFailed(member=m, from_node=accuser, confirmations=count):
-                self._say(
-                    logging.WARNING, "member failed node=%s by=%s confirmations=%d", m.name, accuser, count
-                )
+                self._log.warning("member failed", node=m.name, by=accuser, confirmations=count)
             case MemberLeft(member=m):
-                self._say(logging.INFO, "member left node=%s", m.name)
+                self._log.info("member left", node=m.name)
             case LeaveLearned(node=node, incarnation=incarnation):
-                # Whoever joins hears it of all that left within a day.
-                self._say(logging.DEBUG, "member had left node=%s incarnation=%d", node, incarnation)
+                # A member that joins learns of every leave of the last day.
+                self._log.debug("earlier leave learned", node=node, incarnation=incarnation)
             case MemberForgotten(member=m):
-                self._say(logging.DEBUG, "member forgotten by gossip node=%s", m.name)
+                self._log.debug("member forgotten by gossip", node=m.name)
             case NameConflict(member=m, claimed=claimed):
                 if self._is_news(("conflict", m.name, claimed)):
-                    self._say(
-                        logging.ERROR,
-                        "name claimed from two addresses, unless the member moved give one of the two "
-                        "another name node=%s holder=%s other=%s",
-                        m.name,
-                        m.address,
-                        claimed,
+                    self._log.error(
+                        "two machines use the same name: rename one of them (ignore if it just moved)",
+                        node=m.name,
+                        holder=m.address,
+                        other=claimed,
                     )
             case MembersFull(name=name):
                 if self._is_news("full"):
-                    self._say(logging.ERROR, "member not admitted, too many are known node=%s", name)
+                    self._log.error("member not admitted: too many are known", node=name)
             case UdpUnreachable(member=m):
                 if self._is_news(("udp", m.name)):
-                    self._say(
-                        logging.WARNING,
-                        "member answers over tcp only, is its udp port blocked? node=%s",
-                        m.name,
-                    )
+                    self._log.warning("member answers over tcp only: check its udp port", node=m.name)
             case SelfRefuted(incarnation=incarnation, accused_by=accuser):
-                self._say(
-                    logging.INFO,
-                    "suspicion of ourselves denied by=%s incarnation=%d",
-                    accuser or "-",
-                    incarnation,
-                )
+                self._log.info("suspicion refuted", by=accuser or None, incarnation=incarnation)
             case OutdatedAlive(node=node, incarnation=incarnation, claimed=claimed):
                 if self._is_news(("outdated", node)):
-                    self._say(
-                        logging.INFO,
-                        "member gone for long is claimed alive by old news, asking it "
-                        "node=%s incarnation=%d address=%s",
-                        node,
-                        incarnation,
-                        claimed,
+                    self._log.info(
+                        "outdated alive message received: asking the member",
+                        node=node,
+                        incarnation=incarnation,
+                        address=claimed,
                     )
             case AccusationRefused(node=node, incarnation=incarnation):
                 if self._is_news(("accusation", node)):
-                    self._say(logging.WARNING, "accusation refused node=%s incarnation=%d", node, incarnation)
+                    self._log.warning("accusation refused", node=node, incarnation=incarnation)
             case BegunAnew(incarnation=incarnation):
-                self._say(
-                    logging.WARNING,
-                    "own incarnation used up by somebody who has the cluster key, begun anew incarnation=%d",
-                    incarnation,
-                )
+                self._log.warning("own incarnation exhausted: started over", incarnation=incarnation)
             case PushPullDone(address=address, members=count, join=join):
-                level = logging.INFO if join else logging.DEBUG
-                self._say(level, "state exchanged with=%s members=%d", address, count)
+                (self._log.info if join else self._log.debug)(
+                    "state exchanged", address=address, members=count
+                )
             case PushPullFailed(address=address, error=error):
                 if self._is_news(("push-pull", address, error)):
-                    self._say(logging.WARNING, "state not exchanged with=%s error=%s", address, error)
+                    self._log.warning("state not exchanged", address=address, error=error)
             case UserMessageReceived(payload=payload, sender=sender):
-                self._say(logging.DEBUG, "user message received from=%s bytes=%d", sender, len(payload))
+                self._log.debug("user message received", sender=sender, bytes=len(payload))
             case UserMessageFailed(address=address, error=error):
-                self._say(logging.DEBUG, "user message not delivered to=%s error=%s", address, error)
+                self._log.debug("user message not delivered", to=address, error=error)
             case PacketRejected(reason=reason, sender=sender):
                 self._write_rejected(reason, sender)
             case AddressChanged(member=m):
-                self._say(logging.INFO, "own address changed address=%s", m.address)
+                self._log.info("own address changed", address=m.address)
             case LeaveDone():
-                self._say(logging.INFO, "leave announced")
+                self._log.info("leave announced")
             case _:
-                if (line := line_of(event)) is not None:
-                    level, message, arguments = line
-                    self._say(level, message, *arguments)
+                log_member_event(self._log, event)
 
     def _write_rejected(self, reason: str, sender: Address) -> None:
-        # Not even at DEBUG each by itself: anybody can send thousands a second.
+        # Not one line per packet, even at DEBUG: any host can send thousands a second.
         self._rejected[reason] += 1
         if self._is_news(("rejected", reason)):
             count = self._rejected.pop(reason)
-            self._say(logging.INFO, "packets rejected reason=%s count=%d last_from=%s", reason, count, sender)
-
-    def _say(self, level: int, message: str, *arguments: object) -> None:
-        if not log.isEnabledFor(level):
-            return
-        now = self._clock()
-        self._lines = min(BURST, self._lines + (now - self._counted_at) * LINES_A_SECOND)
-        self._counted_at = now
-        if self._lines < 1:
-            self._unsaid += 1
-            return
-        self._lines -= 1
-        if self._unsaid:
-            log.warning("events were too many to write lines=%d", self._unsaid)
-            self._unsaid = 0
-        log.log(level, message, *arguments)
+            self._log.info("packets rejected", reason=reason, count=count, last_from=sender)
 
     def _is_news(self, fault: Hashable) -> bool:
         now = self._clock()
         if self._said.get(fault, -QUIET) + QUIET > now:
             return False
         if len(self._said) >= MAX_REMEMBERED:
-            # Others choose the names in faults; how many are remembered must not be theirs to choose.
+            # Peers choose the names in faults, so they must not decide how many are remembered.
             self._said.clear()
         self._said[fault] = now
         return True
+
+
+class _LimitedLogger(EventLogger):
+    """Writes at most `BURST` lines at once and `LINES_A_SECOND` in the long run; counts what it drops."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__("wesher.gossip")
+        self._clock = clock
+        self._lines: float = BURST
+        """How many may be written now."""
+        self._counted_at = clock()
+        self._dropped = 0
+
+    def write(
+        self, level: int, event: str, fields: Mapping[str, object], *, with_traceback: bool = False
+    ) -> None:
+        """Write an event, or count it as dropped."""
+        if not self.is_enabled_for(level):
+            return
+        now = self._clock()
+        self._lines = min(BURST, self._lines + (now - self._counted_at) * LINES_A_SECOND)
+        self._counted_at = now
+        if self._lines < 1:
+            self._dropped += 1
+            return
+        self._lines -= 1
+        if self._dropped:
+            log.warning("log lines dropped: too many events", lines=self._dropped)
+            self._dropped = 0
+        super().write(level, event, fields, with_traceback=with_traceback)

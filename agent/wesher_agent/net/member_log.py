@@ -1,95 +1,52 @@
-"""The log lines of what a member reports beside its engine's events."""
+"""Logs what a member reports beside its engine's events."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from wesher_agent.mesh import events
 from wesher_agent.mesh.events import MeshEvent
-
-Line = tuple[int, str, tuple[object, ...]]
-"""Level, message and its arguments."""
-
-_LINES: Mapping[type[Any], Callable[[Any], Line | None]] = {
-    events.MemberReturned: lambda _: None,
-    events.FailedMemberLeft: lambda e: (
-        logging.INFO,
-        "failed member had left, it is expected no longer node=%s",
-        (e.node,),
-    ),
-    events.FailedMemberForgotten: lambda e: (
-        logging.WARNING,
-        "member forgotten, it was away too long node=%s",
-        (e.node,),
-    ),
-    events.SeedSkipped: lambda e: (
-        logging.WARNING,
-        "seed not dialled seed=%s address=%s reason=%r",
-        (e.seed, e.address, e.reason),
-    ),
-    events.SeedNotResolved: lambda e: (
-        logging.WARNING if e.is_first else logging.DEBUG,
-        "seed not resolved seed=%s error=%s",
-        (e.seed, e.error),
-    ),
-    events.ProblemFound: lambda e: (
-        logging.WARNING,
-        "member %s %s reason=%s",
-        (e.node, e.message, e.reason),
-    ),
-    events.OverlayAddressGiven: lambda e: (logging.INFO, "overlay address given address=%s", (e.address,)),
-    events.OverlayAddressGivenUp: lambda e: (
-        logging.WARNING,
-        "overlay address given up, another has it from=%s to=%s",
-        (e.former, e.address),
-    ),
-    events.AddressLost: lambda e: (
-        logging.ERROR,
-        "the address that gossip listens on is gone from this host address=%s",
-        (e.address,),
-    ),
-    events.NoAddressToAnnounce: lambda e: (
-        logging.WARNING,
-        "no address to announce, the former one stays error=%s",
-        (e.error,),
-    ),
-    events.RoutesNotAnnounced: lambda e: (logging.WARNING, "routes not announced error=%s", (e.error,)),
-    events.DialledAtFormerAddress: lambda e: (
-        logging.INFO,
-        "others look for this node at its former address, telling them former=%s",
-        (e.former,),
-    ),
-    events.ListenFailed: lambda e: (
-        logging.ERROR,
-        "gossip does not listen, trying again error=%s",
-        (e.error,),
-    ),
-    events.ListeningChanged: lambda e: (
-        logging.WARNING,
-        "gossip listens addresses=%s port=%d",
-        (",".join(map(str, e.addresses)), e.port),
-    ),
-    events.KeyRingChanged: lambda e: (
-        logging.WARNING,
-        "key ring changed primary=%s keys=%d",
-        (e.primary, e.keys),
-    ),
-    events.RestartNeeded: lambda _: (
-        logging.WARNING,
-        "mesh.json changed what only a restart can apply, restarting",
-        (),
-    ),
-    events.StateNotSaved: lambda e: (
-        logging.WARNING if e.is_first else logging.DEBUG,
-        "state not saved, running on from memory error=%s",
-        (e.error,),
-    ),
-    events.StateSavedAgain: lambda _: (logging.INFO, "state saved again", ()),
-}
+from wesher_common.event_logger import EventLogger
 
 
-def line_of(event: MeshEvent) -> Line | None:
-    """Return the log line of an event; None for one that needs none."""
-    return _LINES[type(event)](event)
+def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901, PLR0912 - one arm per event is the plainest table
+    """Log one event at the level it deserves."""
+    match event:
+        case events.MemberReturned(node=node):
+            log.debug("failed member returned", node=node)
+        case events.FailedMemberLeft(node=node):
+            log.info("failed member left", node=node)
+        case events.FailedMemberForgotten(node=node):
+            log.warning("failed member forgotten", node=node)
+        case events.SeedSkipped(seed=seed, address=address, reason=reason):
+            log.warning("seed not dialled", seed=seed, address=address, reason=reason)
+        case events.SeedNotResolved(seed=seed, error=error, is_first=True):
+            log.warning("seed not resolved", seed=seed, error=error)
+        case events.SeedNotResolved(seed=seed, error=error):
+            log.debug("seed not resolved", seed=seed, error=error)
+        case events.ProblemFound(node=node, reason=reason, message=message):
+            log.warning("member has a problem", node=node, reason=reason, problem=message)
+        case events.OverlayAddressGiven(address=address):
+            log.info("overlay address given", address=address)
+        case events.OverlayAddressGivenUp(former=former, address=address):
+            log.warning("overlay address given up: another member keeps it", former=former, address=address)
+        case events.AddressLost(address=address):
+            log.error("gossip address is missing from this host", address=address)
+        case events.NoAddressToAnnounce(error=error):
+            log.warning("no address to announce: keeping the former one", error=error)
+        case events.RoutesNotAnnounced(error=error):
+            log.warning("routes not announced", error=error)
+        case events.DialledAtFormerAddress(former=former):
+            log.info("dialled at the former address: announcing the move again", former=former)
+        case events.ListenFailed(error=error):
+            log.error("gossip cannot listen: trying again", error=error)
+        case events.ListeningChanged(addresses=addresses, port=port):
+            log.warning("gossip listens", addresses=addresses, port=port)
+        case events.KeyRingChanged(primary=primary, keys=keys):
+            log.warning("key ring changed", primary=primary, keys=keys)
+        case events.RestartNeeded():
+            log.warning("mesh.json changed: restarting to apply it")
+        case events.StateNotSaved(error=error, is_first=True):
+            log.warning("state not saved: trying again", error=error)
+        case events.StateNotSaved(error=error):
+            log.debug("state not saved: trying again", error=error)
+        case events.StateSavedAgain():
+            log.info("state saved again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -17,8 +16,6 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import PacketRejected
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.swim.streams import CloseStream, OpenStream, StreamAction, StreamId, WriteStream
-
-log = logging.getLogger("wesher.net")
 
 CHUNK = 1 << 14
 """Bytes read at once: asyncio's own 256 KiB would stay as a buffer of twice that with each connection."""

@@ -8,7 +8,6 @@ the process around it is `app`'s.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 import time
@@ -35,9 +34,10 @@ from wesher_agent.tunnel.finish import finish
 from wesher_agent.tunnel.prober import Prober
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
 from wesher_common.errors import InvalidSpec, WesherError
+from wesher_common.event_logger import EventLogger
 from wesher_common.version import VERSION
 
-log = logging.getLogger("wesher.agent")
+log = EventLogger("wesher.agent")
 
 
 class Agent:
@@ -109,15 +109,15 @@ class Agent:
         try:
             await self._control.start()
         except OSError as error:
-            log.warning("no control socket, commands cannot ask this agent error=%s", error)
+            log.warning("no control socket: commands cannot reach this agent", error=error)
         self._is_started = True
         local = self._view().local
         log.info(
-            "agent started node=%s gossip=%s overlay=%s key=%s",
-            local.name,
-            local.gossip_address,
-            local.overlay_address or "-",
-            local.ring.primary.id,
+            "agent started",
+            node=local.name,
+            gossip=local.gossip_address,
+            overlay=local.overlay_address,
+            key=local.ring.primary.id,
         )
 
     def _show_key(self) -> None:
@@ -126,10 +126,10 @@ class Agent:
             print(f"new cluster key generated: {text}", flush=True)  # noqa: T201 - for a terminal's eyes only
             return
         if self._view().save_problem:
-            log.warning("new cluster key generated but not saved, nobody can join: give --cluster-key-file")
+            log.warning("new cluster key not saved, no other member can join: give --cluster-key-file")
             return
         path = self._settings.state_dir / f"{self._interface}.json"
-        log.warning("new cluster key generated, read it as root with: jq -r .ClusterKey %s", path)
+        log.warning("new cluster key generated: read it as root", command=f"jq -r .ClusterKey {path}")
 
     async def run(self) -> None:
         """Work until the member ends or `stop` is called."""
@@ -162,7 +162,7 @@ class Agent:
     async def end(self) -> None:
         """Go: for good, taking everything away, or so that a restart finds all as it was."""
         if self._member.ending is None:
-            # A fault of ours: the next process goes on.
+            # Something failed: the next process goes on.
             self._driver.tell(self._member.restart)
         if self._member.ending is Ending.LEAVE:
             # Not one after the other: on a Node that was deleted there is one second for both.
@@ -181,7 +181,7 @@ class Agent:
         await self._driver.close()
         self._ended.set()
         await self._control.close()
-        log.info("agent ended left=%s", "yes" if isinstance(self._last_output, Left) else "no")
+        log.info("agent ended", left=isinstance(self._last_output, Left))
 
     # What it says about itself.
 
@@ -307,9 +307,9 @@ class Agent:
         try:
             self._startup.state_file.remove()
         except CannotWrite as error:
-            log.warning("state of a mesh that was left stays, remove it by hand error=%s", error)
+            log.warning("state file not deleted after leaving: delete it", error=error)
 
-    # What the member is told.
+    # What the member learns.
 
     async def _watch_host(self) -> None:
         while True:
@@ -317,7 +317,7 @@ class Agent:
             try:
                 host = await asyncio.to_thread(look_at_host)
             except (WesherError, OSError) as error:
-                log.warning("host's addresses not read error=%s", error)
+                log.warning("host addresses not read", error=error)
                 continue
             self._driver.tell(partial(self._member.host_changed, host))
 

@@ -5,7 +5,6 @@ An error here is the user's to fix, so it ends the process with one line.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from contextlib import AsyncExitStack
@@ -21,10 +20,11 @@ from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.identity import decide_key, decide_name, read_key_file
 from wesher_agent.settings import Settings
 from wesher_common.errors import InvalidSpec
+from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 
-log = logging.getLogger("wesher.agent")
+log = EventLogger("wesher.agent")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,14 +124,14 @@ def _open_state(settings: Settings, document: MeshDocument) -> StateFile:
     try:
         state_file.lock()
     except CannotWrite as error:
-        log.warning("state is not kept, a restart begins anew error=%s", error)
+        log.warning("state is not kept: a restart starts over", error=error)
     return state_file
 
 
 def _load_state(settings: Settings, state_file: StateFile, document: MeshDocument) -> SavedState:
     loaded = state_file.load()
     for warning in loaded.warnings:
-        log.warning("state file not read whole error=%s", warning)
+        log.warning("state file not read completely", error=warning)
     saved = loaded.state
     if settings.init:
         return saved.of_this_machine()

@@ -1,4 +1,4 @@
-"""How often each kind of trouble has come and gone since the start, for status and tests; pure.
+"""How often each kind of fault has come and gone since the start, for status and tests; pure.
 
 Each has its line in the log too: here one sees how often without reading it. Packets that
 were dropped are counted by the driver.

@@ -81,7 +81,7 @@ class Snapshot:
     def unreachable_members(self) -> tuple[str, ...]:
         """The members that failed, do not answer through the tunnel or may not have one, sorted.
 
-        A member that claims another's key or address gets no tunnel until a user changes that.
+        A member that claims the key or address of another one gets no tunnel until a user changes that.
         """
         members = self.member.members
         failed = {name for name, member in members.items() if member.state is MemberState.FAILED}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv6Address
@@ -12,11 +11,12 @@ from random import Random
 from wesher_agent.tunnel.probe_plan import ProbePlan
 from wesher_agent.tunnel.tunnel import Tunnel
 from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_common.event_logger import EventLogger
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.overlay import IPAddress
 from wesher_common.report import SHOWN_NAMES
 
-log = logging.getLogger("wesher.probe")
+log = EventLogger("wesher.probe")
 
 DISCARD_PORT = 9
 LOOK_SECONDS = 1.0
@@ -84,7 +84,7 @@ class Prober:
                 await self._send(wanted)
                 self.plan.sent(wanted, now=loop.time())
                 if self.plan.unreachable != known:
-                    log.info("unreachable peers changed %s", _listed(self.plan.unreachable))
+                    _log_unreachable(self.plan.unreachable)
                 if changed:
                     self._on_change()
             await self._rest(loop)
@@ -121,10 +121,9 @@ class Prober:
         }
 
 
-def _listed(names: Sequence[str]) -> str:
-    """Return how many there are and who they are; of many the first, since all would be pages."""
-    shown = ",".join(names[:SHOWN_NAMES]) or "-"
-    return f"count={len(names)} peers={shown}{',…' if len(names) > SHOWN_NAMES else ''}"
+def _log_unreachable(names: Sequence[str]) -> None:
+    # With a thousand names each change would fill pages.
+    log.info("unreachable peers changed", count=len(names), peers=names[:SHOWN_NAMES])
 
 
 async def _send(addresses: Iterable[IPAddress]) -> None:
@@ -136,5 +135,5 @@ async def _send(addresses: Iterable[IPAddress]) -> None:
                 sock.setblocking(False)  # noqa: FBT003 - the library's signature
                 sock.sendto(b"\0", (str(address), DISCARD_PORT))
         except OSError as error:
-            log.debug("probe not sent to=%s error=%s", address, error)
+            log.debug("probe not sent", to=address, error=error)
         await asyncio.sleep(PAUSE_SECONDS)

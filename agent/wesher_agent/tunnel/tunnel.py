@@ -9,7 +9,6 @@ gossiping. When a failed apply is tried again is `mesh.member`'s.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
@@ -26,14 +25,15 @@ from wesher_agent.wireguard.device import Device, Outcome, find_device, open_dev
 from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.errors import InvalidSpec, WesherError
+from wesher_common.event_logger import EventLogger
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import EtcHosts, WireGuardMode
 from wesher_common.overlay import IPAddress
 
-log = logging.getLogger("wesher.tunnel")
+log = EventLogger("wesher.tunnel")
 
 REPAIR_SECONDS = 25.0
-"""Between two looks, so that what other hands change is mended within 30 s."""
+"""Between two looks, so that what other hands change is repaired within 30 s."""
 Fault = Literal["deviceRestarts", "deviceRepairs", "routeConflicts"]
 """What is counted."""
 USUAL_MTU = 1420
@@ -108,7 +108,7 @@ class Tunnel:
             try:
                 self.mtu = await asyncio.to_thread(overlay_mtu, endpoints)
             except (WesherError, OSError) as error:
-                log.warning("mtu of the underlay not known error=%s", error)
+                log.warning("underlay mtu not determined", error=error)
                 self.mtu = self.mtu or USUAL_MTU
             self._mtu_for = endpoints
         return self.mtu
@@ -136,7 +136,7 @@ class Tunnel:
         try:
             return {peer.public_key: peer for peer in await self._device.peers()}
         except (WesherError, OSError) as error:
-            log.debug("device not read error=%s", error)
+            log.debug("device not read", error=error)
             return None
 
     async def remove(self) -> None:
@@ -146,12 +146,12 @@ class Tunnel:
             if device is not None:
                 await device.remove()
         except (WesherError, OSError) as error:
-            log.warning("device not removed error=%s", error)
+            log.warning("device not removed", error=error)
         if self._hosts is not None:
             try:
                 await asyncio.to_thread(self._hosts.remove)
             except CannotWrite as error:
-                log.warning("hosts entries not removed error=%s", error)
+                log.warning("hosts entries not removed", error=error)
 
     def close(self) -> None:
         """Leave everything as it is for the next start."""
@@ -166,15 +166,16 @@ class Tunnel:
 
     def _done(self, outcome: Outcome) -> None:
         if not self.ready:
-            log.info("device ready mode=%s mtu=%d", self.mode, self.mtu)
+            log.info("device ready", mode=self.mode, mtu=self.mtu)
         self._report(ready=True, reason="", problem="")
         if outcome.sessions_lost:
             self._on_sessions_lost()
         for conflict in sorted(set(outcome.conflicts) - self._conflicts, key=str):
             self._count("routeConflicts")
             log.warning(
-                "route not added, another holds its place destination=%s holder=%r",
-                *(str(conflict.destination), conflict.holder),
+                "route not added: conflicting route exists",
+                destination=conflict.destination,
+                holder=conflict.holder,
             )
         self._conflicts = frozenset(outcome.conflicts)
 
@@ -189,7 +190,7 @@ class Tunnel:
             case _:
                 reason = "Failed"
         if self.problem != str(error):
-            log.error("device not ready reason=%s error=%s", reason, error)
+            log.error("device not ready", reason=reason, error=error)
         self._report(ready=False, reason=reason, problem=str(error))
 
     def _report(self, *, ready: bool, reason: str, problem: str) -> None:
@@ -205,7 +206,7 @@ class Tunnel:
             await asyncio.to_thread(self._hosts.apply, entries)
         except CannotWrite as error:
             if not self.hosts_state.startswith("skipped"):
-                log.warning("hosts file skipped error=%s", error)
+                log.warning("hosts file skipped", error=error)
             self.hosts_state = f"skipped: {error}"
         else:
             self.hosts_state = "written" if wanted else "off"

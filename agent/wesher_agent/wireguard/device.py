@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -31,9 +30,10 @@ from wesher_agent.wireguard.plan import Change, Observed, ObservedPeer, plan, pl
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_agent.wireguard.userspace import UserspaceBackend
 from wesher_agent.wireguard.userspace_binary import find_userspace_binary
+from wesher_common.event_logger import EventLogger
 from wesher_common.mesh_document import WireGuardMode
 
-log = logging.getLogger("wesher.wireguard")
+log = EventLogger("wesher.wireguard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Device:
             settled = self._left is not None
             outcome = await self._from_what_is_there(self._wish)
             if outcome.changed and settled:
-                log.info("device repaired interface=%s", self._backend.interface)
+                log.info("device repaired", interface=self._backend.interface)
             return outcome
 
     async def peers(self) -> Sequence[ObservedPeer]:

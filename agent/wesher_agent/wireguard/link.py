@@ -7,7 +7,6 @@ everything here is called in a thread. What to change is left to `plan`.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from collections.abc import Callable, Collection
 from ipaddress import IPv6Interface, ip_interface
@@ -25,9 +24,6 @@ from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.overlay import IPNetwork
 
 _IFF_UP = 1
-
-# At DEBUG it writes a page for every message.
-logging.getLogger("pyroute2").setLevel(logging.WARNING)
 
 
 def link_kind(interface: str) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import signal
 import socket
@@ -24,6 +23,7 @@ from wesher_agent.wireguard.link import delete_link, link_kind
 from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice
 from wesher_agent.wireguard.tun import create_persistent_tun
 from wesher_common.errors import InvalidSpec, WesherError
+from wesher_common.event_logger import EventLogger
 
 LINK_KIND = "tun"
 
@@ -43,7 +43,7 @@ HOW_TO_GET_IT = (
     "Debian's wireguard-go) or name it with --userspace-binary"
 )
 
-log = logging.getLogger("wesher.wireguard")
+log = EventLogger("wesher.wireguard")
 
 
 class UserspaceBackend:
@@ -84,7 +84,7 @@ class UserspaceBackend:
             if not self._watch.done():
                 return False
         if await self._adopt():
-            log.info("wireguard-go adopted interface=%s pid=%d", self.interface, self._pid)
+            log.info("wireguard-go adopted", interface=self.interface, pid=self._pid)
             return False
         self._hold_back()
         try:
@@ -190,7 +190,7 @@ class UserspaceBackend:
             os.kill(child, signal.SIGKILL)
             await asyncio.to_thread(os.waitpid, child, 0)
             raise WireGuardUnavailable(f"{self._binary} did not open {self._socket} in time") from error
-        log.info("wireguard-go started interface=%s pid=%d", self.interface, child)
+        log.info("wireguard-go started", interface=self.interface, pid=child)
 
     async def _until_gone(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Return when wireguard-go closed a connection that asks it nothing, and has let go of its TUN."""
@@ -205,7 +205,7 @@ class UserspaceBackend:
                     await asyncio.sleep(_POLL)
         if self._watch is asyncio.current_task():
             self._retry_later()
-            log.warning("wireguard-go ended interface=%s pid=%d", self.interface, self._pid)
+            log.warning("wireguard-go exited", interface=self.interface, pid=self._pid)
 
     async def _ask(self, request: bytes) -> bytes:
         try:

@@ -1,8 +1,8 @@
 """kopf's part: watches bring events, and each event wakes a reconciler.
 
-Only ``on.event``: kopf's state-tracking handlers patch every object at start
-and leave annotations, its indices start in quadratic time, and its timers keep
-a body per run. A handler decides nothing.
+Only ``on.event``, and no state of kopf's in any object: see
+``docs/decisions/0008-kopf-watches-and-decides-nothing.md``. A handler decides
+nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 from typing import Any
 
 import kopf
-from kopf._core.engines import peering as kopf_peering
 from kubernetes.aio.client import ApiClient
 
 from wesher_common.errors import ClusterUnavailable
@@ -19,6 +18,8 @@ from wesher_common.names import GROUP
 from wesher_operator.kube import PAGE, Kind, watch_credentials
 from wesher_operator.reconcile.control import WATCHED, Controller
 
+_IDENTITY: Any = "wesher-operator"
+"""Names this process for kopf's peering, which is off. kopf does not export the type, a text."""
 _SERVER_SECONDS = 300
 """How long the API server keeps a watch; the client gives it up a little later."""
 
@@ -61,14 +62,14 @@ async def watch(controller: Controller, api: ApiClient, namespace: str, stop: as
             standalone=True,
             namespaces=[namespace],
             stop_flag=stop,
-            # Otherwise kopf asks the system for the user's name, and a pod's user need not have one.
-            identity=kopf_peering.Identity("wesher-operator"),
+            # Without it kopf asks the system for the user's name, which a pod's user may not have.
+            identity=_IDENTITY,
         )
     except Exception as error:
         # kopf's other tasks hold the same error, and asyncio would print it once more for each of them.
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         if stop.is_set() and not has_died:
-            # kopf closes connections that it is still opening when it is told to end while it starts.
+            # kopf closes connections that it is still opening when it must end while it starts.
             return
         # kopf lets the errors of its HTTP client and of asyncio through; each means that a watch has died.
         raise ClusterUnavailable(
@@ -79,7 +80,7 @@ async def watch(controller: Controller, api: ApiClient, namespace: str, stop: as
 def _register(registry: kopf.OperatorRegistry, kind: Kind, controller: Controller) -> None:
     @kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)
     async def seen(event: kopf.RawEvent, **_: Any) -> None:
-        """Take in the object; the controller wakes whom it concerns."""
+        """Take in the object; the controller wakes the reconcilers that it concerns."""
         if event["type"] == "DELETED":
             controller.deleted(kind, event["object"])
         else:
@@ -98,7 +99,21 @@ def _settings() -> kopf.OperatorSettings:
     for kind in WATCHED:
         if kind.selector:
             settings.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
-    settings.persistence.finalizer = f"{GROUP}/unused"
-    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
-    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)
+    # kopf removes its finalizer from each object that it sees; the default one may be another operator's.
+    settings.persistence.finalizer = f"{GROUP}/not-used"
+    settings.persistence.diffbase_storage = _NoState()
     return settings
+
+
+class _NoState(kopf.DiffBaseStorage):
+    """Saves kopf a copy of the object per event, and reading what another kopf operator stored in it."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Return the part of an object that kopf would compare: nothing."""
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        """Return what kopf would compare it with: nothing."""
+
+    def store(self, **_: Any) -> None:
+        """Store nothing."""

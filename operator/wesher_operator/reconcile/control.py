@@ -13,7 +13,6 @@ a deletion.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
@@ -22,6 +21,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from wesher_common.errors import WesherError
+from wesher_common.event_logger import EventLogger
 from wesher_operator.kube import (
     API_SERVER_ENDPOINTS,
     CONFIG_MAP,
@@ -47,7 +47,7 @@ _BLIND_SECONDS = 3 * RESYNC_SECONDS
 _DEBOUNCE_SECONDS = 0.2
 _DEBOUNCE_SECONDS_A_NODE = 0.001
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
-_log = logging.getLogger("wesher.control")
+_log = EventLogger("wesher.control")
 
 
 class Controller:
@@ -127,7 +127,7 @@ class Controller:
             gone = await self._list_kind(API_SERVER_ENDPOINTS)
         except NotPermitted as error:
             if self._sees_api_server:
-                _log.warning("no overlay is checked against the API server's addresses error=%s", error)
+                _log.warning("overlays not checked against the api server's addresses", error=error)
             self._sees_api_server = False
             return set()
         self._sees_api_server = True
@@ -140,7 +140,7 @@ class Controller:
             try:
                 await self._list()
             except WesherError as error:
-                _log.warning("resync failed error=%s", error)
+                _log.warning("resync failed", error=error)
 
     def _wake(self, meshes: Iterable[str]) -> None:
         for name in meshes:
@@ -173,10 +173,10 @@ class Controller:
             try:
                 again = await reconciler.reconcile()
             except WesherError as error:
-                _log.warning("mesh not reconciled mesh=%s error=%s", name, error)
+                _log.warning("mesh not reconciled", mesh=name, error=error)
             except Exception:  # noqa: BLE001 - see below
                 # One mesh's trouble must not end the others; the trace is for us, the retry for the user.
-                _log.exception("mesh not reconciled mesh=%s", name)
+                _log.exception("mesh not reconciled", mesh=name)
             else:
                 failures = 0
                 wait = max(0.0, (again - datetime.now(UTC)).total_seconds()) if again else None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from wesher_common.errors import InvalidSpec
+from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
 from wesher_common.names import (
     ADVERTISE_ADDRESS_ANNOTATION,
@@ -48,7 +48,7 @@ from wesher_operator.reconcile.agent_pod import PodTrouble, made_at, node_of, tr
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
-_log = logging.getLogger("wesher.facts")
+_log = EventLogger("wesher.facts")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
 
 
@@ -197,10 +197,7 @@ def read_facts(kind: Kind, body: Mapping[str, Any]) -> Facts | None:
         facts: Facts | None = _READERS[kind](body)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning(
-            "object not understood kind=%s name=%s error=%s",
-            kind.kind,
-            body["metadata"]["name"],
-            _brief(error),
+            "object not understood", kind=kind.kind, name=body["metadata"]["name"], error=_brief(error)
         )
         return None
     return facts
@@ -321,7 +318,7 @@ def _report(body: Mapping[str, Any]) -> tuple[WesherNodeStatus, datetime | None]
         text = status.last_report_time
         return status, datetime.fromisoformat(text).astimezone(UTC) if text else None
     except (ValueError, OverflowError) as error:
-        _log.warning("report not understood name=%s error=%s", body["metadata"]["name"], _brief(error))
+        _log.warning("report not understood", name=body["metadata"]["name"], error=_brief(error))
         return WesherNodeStatus(), None
 
 

@@ -12,7 +12,6 @@ Left to others: when to run (`control`), the status (`publish`), every decision
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
+from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
 from wesher_common.mesh_document import FILE_NAME, MeshDocument
 from wesher_common.names import (
@@ -49,7 +49,7 @@ from wesher_operator.reconcile.status import Findings
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 
-_log = logging.getLogger("wesher.mesh")
+_log = EventLogger("wesher.mesh")
 
 
 class _MeshGoneError(Exception):
@@ -190,7 +190,7 @@ class MeshReconciler:
             )
             if made is not None:
                 self._world.observe(SECRET, made)
-                _log.info("cluster key made mesh=%s secret=%s", mesh.name, name)
+                _log.info("cluster key generated", mesh=mesh.name, secret=name)
             elif seen is None and (made := await self._cluster.get(SECRET, name)) is not None:
                 self._world.observe(SECRET, made)  # another's, of this moment
         facts = self._world.keys.get(name)
@@ -270,7 +270,7 @@ class MeshReconciler:
         ):
             self._world.observe(kind, await self._cluster.apply(kind, wanted))
             self._applied[name] = (wanted, stores[kind].get(name))
-            _log.debug("applied kind=%s name=%s", kind.kind, wanted["metadata"]["name"])
+            _log.debug("object applied", kind=kind.kind, name=wanted["metadata"]["name"])
 
     def _check(self, mesh: MeshFacts) -> None:
         """Raise `_MeshGoneError` where the mesh is not there any more."""

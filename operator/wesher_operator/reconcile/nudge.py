@@ -10,12 +10,12 @@ That is a courtesy: no mesh is worse for a pod that cannot be patched.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from wesher_common.errors import WesherError
+from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.names import NUDGE_ANNOTATION, member_name
@@ -25,7 +25,7 @@ from wesher_operator.reconcile.places import WRITES_A_RUN
 from wesher_operator.reconcile.world import World
 
 _AFTER_A_FAILURE = timedelta(seconds=5)
-_log = logging.getLogger("wesher.mesh")
+_log = EventLogger("wesher.mesh")
 
 
 class Nudges:
@@ -81,7 +81,7 @@ class Nudges:
             try:
                 nudged = await self._cluster.annotate(POD, pod.name, {NUDGE_ANNOTATION: wanted})
             except WesherError as error:
-                _log.warning("pod not nudged mesh=%s pod=%s error=%s", self._mesh, pod.name, error)
+                _log.warning("pod not nudged", mesh=self._mesh, pod=pod.name, error=error)
                 self._not_before = now + _AFTER_A_FAILURE
                 return self._not_before
             if nudged is not None:

@@ -10,13 +10,13 @@ Left to others: which there should be, and what they say (`membership`,
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
 from wesher_common.errors import InvalidSpec
+from wesher_common.event_logger import EventLogger
 from wesher_common.names import wesher_node_name
 from wesher_operator.kube import WESHER_NODE, Cluster
 from wesher_operator.reconcile import manifests
@@ -28,7 +28,7 @@ WRITES_A_RUN = 100
 """How many a run deletes at most, and makes: then the status is told and the mesh looked at again."""
 REFUSED_AGAIN = timedelta(seconds=60)
 """When what the API server refused is tried again: a quota or another admission policy may have changed."""
-_log = logging.getLogger("wesher.mesh")
+_log = EventLogger("wesher.mesh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Places:
         async def delete() -> None:
             await self._cluster.delete(WESHER_NODE, member.name, uid=member.uid)
             self._deleted.add(member.uid)
-            _log.info("member removed mesh=%s node=%s", mesh.name, member.spec.node_name)
+            _log.info("member removed", mesh=mesh.name, node=member.spec.node_name)
 
         return _Change(member.name, None, delete)
 

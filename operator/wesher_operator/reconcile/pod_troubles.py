@@ -11,12 +11,12 @@ Left to others: what a pod's status means (`agent_pod`).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from wesher_common.conditions import rfc3339
 from wesher_common.errors import ClusterUnavailable
+from wesher_common.event_logger import EventLogger
 from wesher_common.names import GROUP, daemon_set_name
 from wesher_operator.kube import DAEMON_SET, EVENT, Cluster
 from wesher_operator.reconcile.agent_pod import PodTrouble, newest_refusal, refusal_hint
@@ -27,7 +27,7 @@ REMINDER_ANNOTATION = f"{GROUP}/reminded-at"
 _GRACE = timedelta(seconds=3)
 """How long the making of a pod may take."""
 _REMIND_EVERY = timedelta(seconds=15)
-_log = logging.getLogger("wesher.mesh")
+_log = EventLogger("wesher.mesh")
 
 
 class PodTroubles:
@@ -87,7 +87,7 @@ class PodTroubles:
             events = await self._cluster.list(EVENT, fields=fields)
         except ClusterUnavailable as error:
             # A role of others' making may forbid it: the mesh is no worse for it.
-            _log.warning("events not read mesh=%s error=%s", self._mesh, error)
+            _log.warning("events not read", mesh=self._mesh, error=error)
             return None
         made = [pod.made_at for pod in self._world.pods.values() if pod.mesh == self._mesh]
         refusal = newest_refusal(events, str(daemon_set.body["metadata"].get("uid", "")), made)

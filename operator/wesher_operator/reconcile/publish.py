@@ -5,7 +5,6 @@ Left to others: what the status says (`status`).
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -13,6 +12,7 @@ from typing import Any
 
 from wesher_common.conditions import Condition
 from wesher_common.errors import WesherError
+from wesher_common.event_logger import EventLogger
 from wesher_operator.kube import EVENT, MESH, Cluster
 from wesher_operator.reconcile import manifests
 from wesher_operator.reconcile.facts import MeshFacts
@@ -20,7 +20,7 @@ from wesher_operator.reconcile.world import World
 
 _TOLD = {"Ready": "False", "KeyReady": "False", "Converged": "False", "Degraded": "True"}
 """The conditions whose transitions become Events, and the status in which each is bad news."""
-_log = logging.getLogger("wesher.mesh")
+_log = EventLogger("wesher.mesh")
 
 
 class EventBudget:
@@ -96,13 +96,12 @@ class Publisher:
                 await self._tell(mesh, condition, now, bad=bad)
 
     async def _tell(self, mesh: MeshFacts, condition: Condition, now: datetime, *, bad: bool) -> None:
-        _log.log(
-            logging.WARNING if bad else logging.INFO,
-            "condition changed mesh=%s %s=%s reason=%s",
-            mesh.name,
-            condition.type,
-            condition.status,
-            condition.reason,
+        (_log.warning if bad else _log.info)(
+            "condition changed",
+            mesh=mesh.name,
+            condition=condition.type,
+            status=condition.status,
+            reason=condition.reason,
         )
         if not self._events.spend(now):
             return
@@ -115,4 +114,4 @@ class Publisher:
             await self._cluster.create(EVENT, event)
         except WesherError as error:
             # The status has said it already; an Event is worth no second try.
-            _log.warning("event not written mesh=%s reason=%s error=%s", mesh.name, condition.reason, error)
+            _log.warning("event not written", mesh=mesh.name, reason=condition.reason, error=error)

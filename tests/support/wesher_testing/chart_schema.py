@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from wesher_common.event_logger import FORMATS
 from wesher_operator.crd import definition
 from wesher_operator.resources.mesh import WesherMesh
 from wesher_testing.helm import CHART
@@ -25,6 +26,7 @@ _ANY_MAP: Schema = {"type": "object"}
 _ANY_LIST: Schema = {"type": "array", "items": {"type": "object"}}
 _WORDS: Schema = {"type": "object", "additionalProperties": _TEXT}
 _OPERATOR_LEVEL: Schema = {"enum": ["debug", "info", "warning", "error"]}
+_LOG_FORMAT: Schema = {"enum": list(FORMATS)}
 
 
 def text() -> str:
@@ -44,6 +46,7 @@ def _values() -> Schema:
     operator = {
         "replicas": {"type": "integer", "minimum": 0},
         "logLevel": _OPERATOR_LEVEL,
+        "logFormat": _LOG_FORMAT,
         "priorityClassName": _TEXT,
         "nodeSelector": _WORDS,
         "tolerations": _list_of(
@@ -57,7 +60,7 @@ def _values() -> Schema:
     agent = {
         "privileged": _SWITCH,
         "logLevel": _OPERATOR_LEVEL,
-        "logFormat": {"enum": ["text", "json"]},
+        "logFormat": _LOG_FORMAT,
         "priorityClassName": _TEXT,
         "updateStrategy": _exactly(
             {

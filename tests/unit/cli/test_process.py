@@ -100,7 +100,7 @@ def test_an_agent_told_to_end_while_it_begins_ends_as_it_should_once_it_has_begu
         _, said = begun[0].communicate(timeout=SECONDS)
         server.shutdown()
     assert begun[0].returncode == 0, said
-    assert "agent ended left=yes" in said
+    assert "agent ended left=true" in said
 
 
 def test_a_signal_to_end_that_comes_while_modules_load_is_not_lost(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_signal_to_end_that_comes_while_modules_load_is_not_lost(tmp_path: Pat
         _, said = agent.communicate(timeout=SECONDS)
         server.shutdown()
     assert agent.returncode == 0, said
-    assert "agent ended left=no" in said
+    assert "agent ended left=false" in said
 
 
 def _holds_back(pid: int, number: signal.Signals) -> bool:

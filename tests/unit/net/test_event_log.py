@@ -73,8 +73,8 @@ def test_whoever_has_the_key_cannot_fill_the_disk_with_lines(caplog: pytest.LogC
     now += 1 / LINES_A_SECOND
     log.write(SelfRefuted(1, "b"))
     assert caplog.messages == [
-        f"events were too many to write lines={2 * BURST}",
-        "suspicion of ourselves denied by=b incarnation=1",
+        f"log lines dropped: too many events lines={2 * BURST}",
+        "suspicion refuted by=b incarnation=1",
     ]
 
 
@@ -89,6 +89,6 @@ def test_a_conflict_says_who_claims_the_name_and_what_to_do(caplog: pytest.LogCa
     EventLog(lambda: 0.0).write(STANDING[0])
     (message,) = caplog.messages
     assert message == (
-        "name claimed from two addresses, unless the member moved give one of the two another name "
+        "two machines use the same name: rename one of them (ignore if it just moved) "
         "node=b holder=10.0.0.2:7946 other=10.0.0.3:7946"
     )

@@ -19,6 +19,7 @@ from wesher_testing.mounted import KUBECONFIG
 INSTALLED = ["--agent-image=x", "--namespace=n"]
 BAD_VARIABLES: list[tuple[str, str, str]] = [
     ("WESHER_LOG_LEVEL", "loud", "'loud': must be one of debug, info, warning, error"),
+    ("WESHER_LOG_FORMAT", "xml", "'xml': must be one of text, json"),
     ("WESHER_AGENT_LOG_LEVEL", "loud", "'loud': must be one of debug, info, warning, error"),
     ("WESHER_AGENT_IMAGE_PULL_POLICY", "Maybe", "'Maybe': must be one of Always, IfNotPresent, Never"),
     ("WESHER_AGENT_PODS", '{"dnsPolicy": "Sometimes"}', "dnsPolicy: Input should be 'Default', "),
@@ -39,6 +40,7 @@ BAD: list[tuple[list[str], str]] = [
         "--kubeconfig '/nonexistent/config': cannot be used: ",
     ),
     (["run", *INSTALLED, "--log-level=quiet"], "--log-level 'quiet': must be one of debug, info, warning, "),
+    (["run", *INSTALLED, "--log-format=xml"], "--log-format 'xml': must be one of text, json"),
     (["run", *INSTALLED, "--agent-log-level="], "--agent-log-level '': must be one of debug, info, "),
     (["run", *INSTALLED, "--agent-image-pull-policy=No"], "--agent-image-pull-policy 'No': must be one of "),
     (
@@ -151,6 +153,7 @@ def test_a_flag_beats_its_variable_and_an_empty_variable_says_nothing() -> None:
         agent_image_pull_policy="IfNotPresent",
         agent_log_level="info",
         log_level="info",
+        log_format="text",
         agent_pods=AgentPods(),
         manage_crds=True,
         health_port=0,

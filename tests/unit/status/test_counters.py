@@ -1,4 +1,4 @@
-"""What is counted of gossip's trouble."""
+"""What is counted of gossip's faults."""
 
 from __future__ import annotations
 

@@ -29,12 +29,18 @@ async def test_a_probe_for_which_there_is_no_socket_is_one_without_an_answer(
 ) -> None:
     with no_descriptors(), caplog.at_level(logging.DEBUG):
         await prober._send([ip_address("127.0.0.1")])
-    assert "probe not sent to=127.0.0.1 error=[Errno 24] Too many open files" in caplog.text
+    assert 'probe not sent to=127.0.0.1 error="[Errno 24] Too many open files"' in caplog.text
 
 
-def test_of_many_that_cannot_be_reached_the_log_has_the_number_and_the_first() -> None:
+def test_of_many_that_cannot_be_reached_the_log_has_the_number_and_the_first(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """All of a thousand would be a line of pages, at each change."""
-    assert prober._listed(()) == "count=0 peers=-"
-    assert prober._listed(("a", "b")) == "count=2 peers=a,b"
-    many = tuple(f"n{number}" for number in range(500))
-    assert prober._listed(many) == "count=500 peers=n0,n1,n2,n3,n4,n5,n6,n7,…"
+    caplog.set_level(logging.INFO)
+    for names in ((), ("a", "b"), tuple(f"n{number}" for number in range(500))):
+        prober._log_unreachable(names)
+    assert caplog.messages == [
+        "unreachable peers changed count=0 peers=-",
+        "unreachable peers changed count=2 peers=a,b",
+        "unreachable peers changed count=500 peers=n0,n1,n2,n3,n4,n5,n6,n7",
+    ]

@@ -1,0 +1,61 @@
+"""A library's private modules and names may change in any of its releases, so none is imported."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from wesher_testing.toolbox import REPOSITORY
+
+OURS = "wesher_"
+PRIVATE = re.compile(r"(^|\.)_(?!_)")
+FOLDERS = ("common", "agent", "operator", "tests", "scripts")
+
+
+def private_imports(module: ast.AST) -> Iterator[str]:
+    """Yield each import of a private module or name of a library or of Python's own."""
+    for node in ast.walk(module):
+        match node:
+            case ast.Import(names=names):
+                found = [alias.name for alias in names]
+            case ast.ImportFrom(module=str(source), names=names, level=0):
+                found = [f"{source}.{alias.name}" for alias in names]
+            case _:
+                continue
+        yield from (
+            name for name in found if not name.startswith(OURS) and any(map(_is_private, name.split(".")))
+        )
+
+
+def _is_private(part: str) -> bool:
+    return part.startswith("_") and not part.startswith("__")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_private_module_of_a_library_is_imported(folder: str) -> None:
+    found = {
+        f"{path.relative_to(REPOSITORY)}: {name}"
+        for path in (REPOSITORY / folder).rglob("*.py")
+        for name in private_imports(ast.parse(path.read_text()))
+    }
+    assert sorted(found) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("import kopf._core", ["kopf._core"]),
+        ("from kopf._core.engines import peering", ["kopf._core.engines.peering"]),
+        ("from kopf import _core", ["kopf._core"]),
+        ("import _socket", ["_socket"]),
+        ("from wesher_operator.options import _RUN", []),
+        ("from __future__ import annotations", []),
+        ("from . import _x", []),
+        ("import kopf, json", []),
+    ],
+)
+def test_a_private_import_is_seen(line: str, names: list[str]) -> None:
+    assert list(private_imports(ast.parse(line))) == names

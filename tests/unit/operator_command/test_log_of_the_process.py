@@ -1,0 +1,37 @@
+"""The operator's process writes its log in the format that its flag names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from wesher_testing.mounted import KUBECONFIG
+
+
+def first_line(tmp_path: Path, *flags: str) -> str:
+    """Return the first line of an operator whose API server refuses connections; it ends on SIGTERM."""
+    path = tmp_path / "config"
+    path.write_text(json.dumps(KUBECONFIG))
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "wesher_operator", "run", "--agent-image=x", "--namespace=n"),
+            *(f"--kubeconfig={path}", "--manage-crds=false", *flags),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        assert process.stderr.read() == ""
+    return line
+
+
+def test_json_has_the_fields_of_an_event_as_keys(tmp_path: Path) -> None:
+    said = json.loads(first_line(tmp_path, "--log-format=json"))
+    assert (said["level"], said["logger"]) == ("warning", "wesher.operator")
+    assert said["event"] == "waiting for the api server"
+    assert "127.0.0.1:1" in said["error"]
