@@ -104,7 +104,7 @@ SABOTAGES = {
     ),
     "never-restart": Sabotage(
         MEMBER,
-        "if _needs_restart(former, document):",
+        "if self._local.needs_restart_for(document):",
         "if False:",
         f"{TESTS}::test_what_takes_a_restart",
     ),

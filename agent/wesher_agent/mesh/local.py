@@ -162,6 +162,18 @@ class Local:
             underlay=self.underlay,
         )
 
+    def needs_restart_for(self, document: MeshDocument) -> bool:
+        """Tell whether a mesh document differs from this member's in what only the next start can apply."""
+
+        def settled(document: MeshDocument) -> object:
+            device = document.wireguard
+            return (
+                (document.name, document.uid, document.overlay, document.cluster_name, document.gossip),
+                (device.interface, device.mode),
+            )
+
+        return settled(self.document) != settled(document)
+
     def with_first_address(self, saved: SavedState) -> Local:
         """Return this member with the overlay address it begins with: given, saved, or chosen by name.
 

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from enum import Enum, auto
+from dataclasses import replace
 from math import inf
 from random import Random
 
@@ -32,6 +31,7 @@ from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import Roster, RosterMember
 from wesher_agent.mesh.saved_state import SavedState, first_incarnation
 from wesher_agent.mesh.seeker import Seeker
+from wesher_agent.mesh.view import Ending, MemberView
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import AddressChanged, LeaveDone, NameConflict, PacketRejected, SelfRefuted
@@ -49,36 +49,6 @@ SAVE_PAUSE, SAVE_RETRY = 1.0, 10.0
 LISTEN_RETRY = 3.0
 LEAVE_SECONDS = 10.0
 """All in seconds, as of `Chore`."""
-
-
-class Ending(Enum):
-    """How a member ends."""
-
-    LEAVE = auto()
-    """For good: the other members learn it, and the device goes."""
-    RESTART = auto()
-    """The next process goes on: the other members notice nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberView:
-    """What a member knows at one moment; the status is filled from it."""
-
-    local: Local
-    members: Mapping[str, RosterMember]
-    """Every other member remembered, by name."""
-    problems: tuple[Problem, ...]
-    """As of the last desired state."""
-    can_probe: bool
-    """Whether a tunnel can be tried: False while every living member has a problem."""
-    rival: str
-    """Where another machine uses this member's name; empty when none does."""
-    listen_problem: str
-    """Why gossip does not listen; empty when it does."""
-    save_problem: str
-    """Why the state was not saved; empty when it was."""
-    uptime: float
-    """Seconds since `MeshMember.start`."""
 
 
 class MeshMember:
@@ -338,7 +308,7 @@ class MeshMember:
         former = self._local.document
         if document == former:
             return
-        if _needs_restart(former, document):
+        if self._local.needs_restart_for(document):
             self._events.append(events.RestartNeeded())
             self._following = document.wireguard
             self.restart(now=now)
@@ -443,8 +413,8 @@ class MeshMember:
 
     @property
     def _gossips(self) -> bool:
-        """Whether the engine runs: without a socket it rests."""
-        return self._is_started and not self._listening.problem
+        """Whether the engine runs: without a socket it rests, but for a leave, which must come to its end."""
+        return self._is_started and (not self._listening.problem or self.ending is Ending.LEAVE)
 
     def _work(self) -> Iterator[tuple[float, Callable[[float], None]]]:
         """Yield when each kind of work is due, the most urgent first."""
@@ -569,16 +539,3 @@ def _roster(local: Local, saved: SavedState, rng: Random, *, now: float) -> Rost
     roster.set_seeds(local.seeds, now=now)
     roster.restore(saved.nodes, now=now)
     return roster
-
-
-def _needs_restart(old: MeshDocument, new: MeshDocument) -> bool:
-    """Tell whether a mesh differs in what only the next start can apply."""
-
-    def settled(document: MeshDocument) -> object:
-        device = document.wireguard
-        return (
-            (document.name, document.uid, document.overlay, document.cluster_name, document.gossip),
-            (device.interface, device.mode),
-        )
-
-    return settled(old) != settled(new)

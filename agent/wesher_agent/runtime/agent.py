@@ -20,8 +20,9 @@ from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
 from wesher_agent.kube.mounted import Mounted
 from wesher_agent.kube.node_spec import NodeSpec
-from wesher_agent.mesh.member import Ending, MemberView, MeshMember
+from wesher_agent.mesh.member import MeshMember
 from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
+from wesher_agent.mesh.view import Ending, MemberView
 from wesher_agent.net.driver import Driver
 from wesher_agent.net.resolver import resolve
 from wesher_agent.net.sockets import GossipPortTaken

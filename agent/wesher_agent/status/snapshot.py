@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wesher_agent.mesh.local import Local
-from wesher_agent.mesh.member import MemberView
 from wesher_agent.mesh.nodemeta import Flag
 from wesher_agent.mesh.roster import MemberState, RosterMember
+from wesher_agent.mesh.view import MemberView
 from wesher_agent.wireguard.plan import HANDSHAKE_FRESH, ObservedPeer
 from wesher_common.keys import WireGuardPublicKey
 

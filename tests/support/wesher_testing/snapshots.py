@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from wesher_agent.mesh.member import MemberView
 from wesher_agent.mesh.roster import RosterMember
+from wesher_agent.mesh.view import MemberView
 from wesher_agent.status.snapshot import Snapshot
 from wesher_testing.members import local_node
 

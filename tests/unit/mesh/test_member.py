@@ -19,7 +19,6 @@ from wesher_agent.mesh.member import (
     APPLY_RETRY,
     LISTEN_RETRY,
     SAVE_RETRY,
-    Ending,
     MeshMember,
 )
 from wesher_agent.mesh.nodemeta import NodeMeta
@@ -27,6 +26,7 @@ from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, 
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import MemberState, SavedMember
 from wesher_agent.mesh.saved_state import SavedState
+from wesher_agent.mesh.view import Ending
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import AddressChanged, SelfRefuted
 from wesher_agent.swim.streams import OpenStream
@@ -536,6 +536,18 @@ def test_one_that_leaves_has_not_left_before_its_last_save() -> None:
     assert not shell.take(Left)
     shell.tell(lambda member, now: member.saved(now=now))
     assert len(shell.take(Left)) == 1
+
+
+def test_one_that_leaves_while_its_port_is_taken_comes_to_its_end_all_the_same() -> None:
+    shell = started(local_node("a", options=Options(bind_iface="eth0")))
+    shell.met("b", B.ip)
+    shell.settle()
+    shell.tell(lambda member, now: member.host_changed(host("192.0.2.77"), now=now))
+    shell.run(0.0)
+    shell.tell(lambda member, now: member.listening("UDP port 7946 is taken", now=now))
+    shell.settle()
+    shell.tell(lambda member, now: member.leave(now=now))
+    assert isinstance(ended(shell), Left)
 
 
 def test_a_termination_signal_means_leaving_outside_kubernetes_and_a_restart_inside() -> None:

@@ -12,9 +12,9 @@ import pytest
 from wesher_agent.kube.node_status import node_status, own_part, view_part
 from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.device import Endpoint
-from wesher_agent.mesh.member import MemberView
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
+from wesher_agent.mesh.view import MemberView
 from wesher_agent.status.answers import members_answer, status_answer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.swim.address import Address

@@ -1,0 +1,41 @@
+"""How a member looks from outside at one moment, and how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from wesher_agent.mesh.desired import Problem
+from wesher_agent.mesh.local import Local
+from wesher_agent.mesh.roster import RosterMember
+
+
+class Ending(Enum):
+    """How a member ends."""
+
+    LEAVE = auto()
+    """For good: the other members learn it, and the device goes."""
+    RESTART = auto()
+    """The next process goes on: the other members notice nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberView:
+    """What a member knows at one moment; the status is filled from it."""
+
+    local: Local
+    members: Mapping[str, RosterMember]
+    """Every other member remembered, by name."""
+    problems: tuple[Problem, ...]
+    """As of the last desired state."""
+    can_probe: bool
+    """Whether a tunnel can be tried: False while every living member has a problem."""
+    rival: str
+    """Where another machine uses this member's name; empty when none does."""
+    listen_problem: str
+    """Why gossip does not listen; empty when it does."""
+    save_problem: str
+    """Why the state was not saved; empty when it was."""
+    uptime: float
+    """Seconds since `MeshMember.start`."""
