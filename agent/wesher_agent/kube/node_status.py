@@ -16,20 +16,15 @@ from wesher_common.report import MAX_OUTSIDERS, MAX_UNREACHABLE
 
 MAX_MESSAGE = 1024
 
-_VIEW = ("peers", "viewHash", "outsiders")
-"""The fields about other members; all others are about this node."""
-
 
 def own_part(now: Snapshot) -> Hashable:
     """Return what a report says about this node: a change is due at once."""
-    fields = {key: value for key, value in _fields(now).items() if key not in _VIEW}
-    return repr(fields), tuple((c.type, c.status, c.reason) for c in conditions(now))
+    return repr(_own(now)), tuple((c.type, c.status, c.reason) for c in conditions(now))
 
 
 def view_part(now: Snapshot) -> Hashable:
     """Return what a report says about other members: a change is due within the report window."""
-    fields = _fields(now)
-    return repr([fields[key] for key in _VIEW]), tuple(c.message for c in conditions(now))
+    return repr(_view(now)), tuple(c.message for c in conditions(now))
 
 
 def node_status(now: Snapshot, observed: Sequence[Object], *, time: datetime) -> dict[str, Any]:
@@ -44,14 +39,12 @@ def node_status(now: Snapshot, observed: Sequence[Object], *, time: datetime) ->
     reported = carry_over(conditions(now), observed, now=time)
     for condition in reported:
         condition["message"] = condition["message"][:MAX_MESSAGE]
-    return {**_fields(now), "conditions": reported, "lastReportTime": rfc3339(time)}
+    return {**_own(now), **_view(now), "conditions": reported, "lastReportTime": rfc3339(time)}
 
 
-def _fields(now: Snapshot) -> dict[str, Any]:
-    """Return the status without its conditions and times."""
-    local, members = now.local, now.member.members
-    peer = local.peer()
-    known, with_tunnel = len(members), now.with_tunnel
+def _own(now: Snapshot) -> dict[str, Any]:
+    """Return the fields about this node."""
+    local = now.local
     return {
         "observedGeneration": now.generation,
         "publicKey": str(local.private_key.public),
@@ -62,6 +55,14 @@ def _fields(now: Snapshot) -> dict[str, Any]:
         "agentVersion": now.version,
         "wireguardMode": now.mode,
         "mtu": now.mtu,
+    }
+
+
+def _view(now: Snapshot) -> dict[str, Any]:
+    """Return the fields about other members."""
+    peer, members = now.local.peer(), now.member.members
+    known, with_tunnel = len(members), now.with_tunnel
+    return {
         "peers": {
             "known": known,
             "alive": now.count(MemberState.ALIVE),
