@@ -40,6 +40,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         ("cluster key", f"id {', '.join(status['keyIDs'])}"),
         ("peers", f"{known}, {peers['handshake']} with a fresh handshake"),
         ("hosts file", status["hosts"]),
+        ("state file", status["state"]),
         ("up", age(status["uptimeSeconds"])),
         ("version", status["version"]),
     ]

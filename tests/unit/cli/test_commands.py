@@ -17,6 +17,7 @@ STATUS = {
     "publicKey": "PUBLIC",
     "keyIDs": ["0011aabb"],
     "hosts": "written",
+    "state": "not saved: no space left on device",
     "uptimeSeconds": 7300.0,
     "version": "1.2.3",
     "wireguard": {"mode": "Userspace", "mtu": 1420, "port": 51820},
@@ -55,6 +56,7 @@ def test_the_status_says_how_the_agent_does_and_what_is_wrong() -> None:
     text = status_text(STATUS)
     assert "overlay:          10.0.0.1 in 10.0.0.0/24\n" in text
     assert "up:               2h\n" in text
+    assert "state file:       not saved: no space left on device\n" in text
     assert "rejected packets: decrypt 1, truncated 2\n" in text
     assert text.endswith("\n! WireGuardReady NoWireGuard: install it")
 
