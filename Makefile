@@ -63,6 +63,10 @@ bench: $(INSTALLED) ## Measure the operator with 1000 nodes on a real API server
 soak: $(INSTALLED) ## Simulations, cuts and kills, fuzzing and attacks in their long form: hours
 	WESHER_SOAK=1 $(SUPPORT) $(BIN)/python -m pytest -q tests/sim tests/reliability tests/fuzz tests/agent/test_hostile.py
 
+.PHONY: generate
+generate: $(INSTALLED) ## Write the CRDs, the chart's schema and deploy/wesher.yaml from their sources
+	@for file in crds chart_schema plain_manifests; do $(SUPPORT) $(BIN)/python tools/$$file.py || exit; done
+
 .PHONY: format
 format: $(INSTALLED) ## Format the code and sort the imports
 	$(BIN)/ruff check --fix-only .
