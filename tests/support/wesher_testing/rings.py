@@ -182,8 +182,9 @@ RINGS = (
         "interop",
         "gossip with Go's memberlist and with serf",
         4,
-        (_tests("interop"),),
+        _file_by_file("interop", "test_mixed_mesh", "test_large_mesh", "test_tombstones"),
         lane=Lane.WAITS,
+        workers=3,
         tools=("gossip peers",),
     ),
     Ring(
