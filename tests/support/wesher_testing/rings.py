@@ -89,6 +89,8 @@ def _file_by_file(folder: str, *longest: str) -> tuple[Step, ...]:
 
 _OTHER_CLUSTERS = ("test_make_cluster", "test_two_clusters")
 """Files of the cluster ring that make clusters of their own, beside the one that the others share."""
+_SECOND_API_SERVER = ("test_operator", "test_errands", "test_crd_rules", "test_chart", "test_agent_pods")
+"""Half of the apiserver ring by time; each half has an API server and an etcd."""
 
 RINGS = (
     Ring(
@@ -191,7 +193,11 @@ RINGS = (
         "apiserver",
         "the operator and the chart on a real API server",
         7,
-        (_tests("apiserver"),),
+        (
+            _tests(*_files("apiserver", but=_SECOND_API_SERVER), name="one API server"),
+            _tests(*_files("apiserver", only=_SECOND_API_SERVER), name="another API server"),
+        ),
+        workers=2,
         tools=("api server", "helm"),
     ),
     Ring(
