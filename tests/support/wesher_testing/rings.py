@@ -96,7 +96,7 @@ RINGS = (
     Ring(
         "check",
         "style, types, import rules, unit and property tests",
-        1.5,
+        2,
         (
             _tool("ruff", "check", "."),
             _tool("ruff", "format", "--check", "."),
@@ -128,7 +128,7 @@ RINGS = (
     Ring(
         "wireguard",
         "user-space WireGuard devices",
-        2,
+        1.5,
         (_tests("wireguard"),),
         lane=Lane.WAITS,
         needs_root=True,
@@ -138,7 +138,7 @@ RINGS = (
     Ring(
         "agent",
         "the agent as a process, attacked too",
-        6,
+        5,
         _file_by_file("agent", "test_one_host", "test_hostile", "test_mesh"),
         lane=Lane.WAITS,
         workers=3,
@@ -150,7 +150,7 @@ RINGS = (
     Ring(
         "cluster",
         "the image and the chart on real kubelets",
-        15,
+        14,
         (
             _tests(*_files("cluster", but=_OTHER_CLUSTERS), name="one cluster"),
             _tests(*_files("cluster", only=_OTHER_CLUSTERS), name="clusters of their own"),
@@ -164,7 +164,7 @@ RINGS = (
     Ring(
         "reliability",
         "cuts, kills, restarts and foreign hands on meshes of real hosts, Go's memberlist beside",
-        7,
+        6,
         _file_by_file("reliability", "test_partitions", "test_kills", "test_loss"),
         lane=Lane.WAITS,
         workers=3,
@@ -175,7 +175,7 @@ RINGS = (
     Ring(
         "vm",
         "kernel WireGuard and a mesh of it, on a real kernel in QEMU",
-        5,
+        4,
         (_tests("vm"),),
         programs=("ip", "ping", "wg", "qemu-system-x86_64", "zstd"),
         tools=("vm",),
@@ -183,7 +183,7 @@ RINGS = (
     Ring(
         "interop",
         "gossip with Go's memberlist and with serf",
-        4,
+        3,
         _file_by_file("interop", "test_mixed_mesh", "test_large_mesh", "test_tombstones"),
         lane=Lane.WAITS,
         workers=3,
@@ -203,7 +203,7 @@ RINGS = (
     Ring(
         "demo",
         "a mesh of three hosts from end to end",
-        2,
+        2.5,
         (_tests("demo"),),
         needs_root=True,
         programs=HOSTS,
