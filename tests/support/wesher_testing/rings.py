@@ -113,7 +113,6 @@ RINGS = (
         "what needs root but no mesh: files on real mounts, an installation, the namespaces of outer rings",
         2,
         (*_file_by_file("lab"), _tests("unit/files", marked="needs_root", name="test_files")),
-        lane=Lane.WAITS,
         workers=3,
         needs_root=True,
         programs=(*HOSTS, "systemd-analyze"),
