@@ -1,16 +1,11 @@
-"""Writes the CustomResourceDefinitions out of the models in `resources`.
+"""Makes the CustomResourceDefinitions out of the models in `resources`.
 
-``python -m wesher_operator.crd DIRECTORY`` (over)writes one file a kind;
-a test keeps ``charts/wesher/crds`` in step.
+The operator applies them, and ``make generate`` writes them into the chart.
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from wesher_common.names import GROUP, RELEASE_ANNOTATION, VERSION
 from wesher_common.version import VERSION as RELEASE
@@ -19,7 +14,6 @@ from wesher_operator.resources.node import WesherNode
 from wesher_operator.resources.parts import Column
 
 KINDS = (WesherMesh, WesherNode)
-_NOTE = "# Generated from operator/wesher_operator/resources/ by `python -m wesher_operator.crd`.\n"
 
 
 def definition(kind: type[WesherMesh | WesherNode]) -> dict[str, Any]:
@@ -71,16 +65,6 @@ def definition(kind: type[WesherMesh | WesherNode]) -> dict[str, Any]:
     }
 
 
-def file_name(kind: type[WesherMesh | WesherNode]) -> str:
-    """Return the name of the kind's file in the chart's ``crds`` folder."""
-    return f"{GROUP}_{kind.plural}.yaml"
-
-
-def to_yaml(kind: type[WesherMesh | WesherNode]) -> str:
-    """Return the file's text."""
-    return _NOTE + yaml.safe_dump(definition(kind), sort_keys=False, width=110)
-
-
 def _column(column: Column) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": column.name, "type": column.type, "jsonPath": column.path}
     if column.wide:
@@ -114,14 +98,3 @@ def _structural(node: dict[str, Any], parts: dict[str, Any], *, defaults: bool) 
         if isinstance(result.get(inner), dict):
             result[inner] = _structural(result[inner], parts, defaults=defaults)
     return result
-
-
-def main() -> None:
-    """Write every definition into the folder named on the command line."""
-    folder = Path(sys.argv[1])
-    for kind in KINDS:
-        (folder / file_name(kind)).write_text(to_yaml(kind))
-
-
-if __name__ == "__main__":
-    main()

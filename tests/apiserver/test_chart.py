@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+import plain_manifests
 from wesher_operator.agent_pods import parse_agent_pods
-from wesher_testing import plain_manifests
 from wesher_testing.api_server import ApiServer
 from wesher_testing.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
 from wesher_testing.operator_process import NAMESPACE

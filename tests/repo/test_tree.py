@@ -16,7 +16,7 @@ from wesher_testing.toolbox import REPOSITORY
 NOT_THESE_TESTS = ":!tests/repo"
 """They must name what they refuse."""
 
-SOURCES = ("common", "agent", "operator", "tests/support/wesher_testing")
+SOURCES = ("common", "agent", "operator", "tests/support/wesher_testing", "tools")
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -52,7 +52,7 @@ def test_no_folder_hides_a_module_of_the_standard_library() -> None:
         if package.parts[:1] == ("tests",) and package.parts[:3] != ("tests", "support", "wesher_testing")
     }
     # A script's own folder comes first on the path, and so do the folders that pytest is told of.
-    first_on_path = ("*.py", "scripts/*.py", "tests/*.py", "tests/support/*.py")
+    first_on_path = ("*.py", "scripts/*.py", "tests/*.py", "tests/support/*.py", "tools/*.py")
     shadowing = [
         path
         for path in tracked(*(f":(glob){name}" for name in first_on_path))

@@ -12,36 +12,32 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 
-DEMO = {
-    "ip": "iproute2",
-    "nft": "nftables",
-    "nsenter": "util-linux",
-    "ping": "iputils-ping",
-    "tcpdump": "tcpdump",
-}
-"""Program to Debian package, for ``make demo``."""
-
-CLUSTER = {
-    **DEMO,
+PACKAGES = {
     "buildah": "buildah",
     "debootstrap": "debootstrap",
-}
-"""Program to Debian package, for ``make cluster``."""
-
-TEST = {
-    **CLUSTER,
+    "ip": "iproute2",
     "kill": "procps",
+    "nft": "nftables",
+    "nsenter": "util-linux",
     "pgrep": "procps",
+    "ping": "iputils-ping",
     "qemu-system-x86_64": "qemu-system-x86",
     "sysctl": "procps",
     "systemd-analyze": "systemd",
+    "tcpdump": "tcpdump",
     "wg": "wireguard-tools",
     "zstd": "zstd",
 }
-"""Program to Debian package, for ``make test``."""
+"""Program to Debian package."""
 
-_SETS = {"cluster": CLUSTER, "demo": DEMO, "test": TEST, "venv": {}}
+HOSTS = ("ip", "nft", "nsenter", "ping", "sysctl", "tcpdump")
+"""What hosts in network namespaces use, and captures on them."""
+IMAGES = ("buildah", "debootstrap")
+"""What builds container images."""
+
+_COMMANDS: dict[str, tuple[str, ...]] = {"cluster": (*HOSTS, *IMAGES), "demo": HOSTS, "venv": ()}
 
 
 def find(program: str) -> str | None:
@@ -49,20 +45,28 @@ def find(program: str) -> str | None:
     return shutil.which(program, path=os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin")
 
 
-def missing(programs: dict[str, str]) -> list[str]:
+def missing(programs: Iterable[str]) -> list[str]:
     """Return the packages of those programs that this machine lacks, sorted."""
-    return sorted({package for program, package in programs.items() if find(program) is None})
+    return sorted({PACKAGES[program] for program in programs if find(program) is None})
 
 
 def main(arguments: list[str]) -> int:
-    """Install what the named set lacks; return the exit status."""
-    if len(arguments) != 1 or arguments[0] not in _SETS:
-        print(f"usage: system_packages {'|'.join(_SETS)}", file=sys.stderr)
+    """Install what the named command of make needs; return the exit status."""
+    if len(arguments) != 1 or arguments[0] not in _COMMANDS:
+        print(f"usage: system_packages {'|'.join(_COMMANDS)}", file=sys.stderr)
         return 2
-    wanted = missing(_SETS[arguments[0]])
+    wanted = missing(_COMMANDS[arguments[0]])
     if arguments[0] == "venv" and importlib.util.find_spec("ensurepip") is None:
         # Debian ships the standard library's venv without the part that puts pip into it.
         wanted.append(f"python{sys.version_info[0]}.{sys.version_info[1]}-venv")
+    return install(wanted)
+
+
+def install(wanted: Sequence[str]) -> int:
+    """Name the packages and install them; return the exit status.
+
+    With ``WESHER_NO_SYSTEM_PACKAGES`` set they are only named.
+    """
     if not wanted:
         return 0
     print(f"system packages missing: {' '.join(wanted)}", flush=True)
@@ -78,7 +82,7 @@ def main(arguments: list[str]) -> int:
     return _install(apt_get, wanted)
 
 
-def _install(apt_get: str, packages: list[str]) -> int:
+def _install(apt_get: str, packages: Sequence[str]) -> int:
     command = [apt_get, "install", "--yes", "--no-install-recommends", "--no-remove", *packages]
     as_root = become_root()
     if as_root is None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wesher_testing.cache import ToolUnavailable, cache_dir, kept, report, run_reported
-from wesher_testing.system_packages import TEST, become_root, find
+from wesher_testing.system_packages import PACKAGES, become_root, find
 
 __all__ = [
     "REPOSITORY",
@@ -55,7 +55,7 @@ def system_program(name: str) -> Path:
     """
     if found := find(name):
         return Path(found)
-    raise ToolUnavailable(f"{name} is not on this machine: install package {TEST.get(name, name)}")
+    raise ToolUnavailable(f"{name} is not on this machine: install package {PACKAGES.get(name, name)}")
 
 
 def as_root(argv: Sequence[str]) -> list[str]:

@@ -74,6 +74,16 @@ class Told:
     """By name: ``seconds``, and ``figures`` or ``failure``."""
 
 
+def prepare() -> None:
+    """Put the kernel and the guest's file system into the cache.
+
+    Raises:
+        ToolUnavailable: there is no kernel to be had.
+
+    """
+    _image()
+
+
 def tell_in_vm(stories: Sequence[str], *, timeout: float) -> Told:
     """Boot a VM, run stories of `device_stories` and `mesh_stories` in it, and return how they went.
 

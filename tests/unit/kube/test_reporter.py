@@ -88,7 +88,7 @@ async def test_a_missing_object_is_asked_for_at_times_of_each_agents_own(
         dice = _NotingDice(seed)
         away = ApiServer(url="http://127.0.0.1:1", tls=pytest.fail, authorization=nobody)
         link = KubernetesLink(OwnObjects(away, "m", "a", agent_version="1"), "u-m")
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(60.0):
             running = asyncio.create_task(link.run(pytest.fail, pytest.fail, rng=dice))
             shares += [await dice.thrown.get() for _ in range(3)]
             running.cancel()

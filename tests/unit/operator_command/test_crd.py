@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 
-from wesher_operator.crd import KINDS, definition, file_name, to_yaml
+import crds
+from wesher_operator.crd import KINDS, definition
 from wesher_operator.resources.node import WesherNode
-from wesher_testing.toolbox import REPOSITORY
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_charts_crds_are_what_the_models_say(kind: type[Any]) -> None:
-    """Run `python -m wesher_operator.crd charts/wesher/crds` when this fails."""
-    assert (REPOSITORY / "charts/wesher/crds" / file_name(kind)).read_text() == to_yaml(kind)
+    """Run `make generate` when this fails."""
+    assert crds.file_of(kind).read_text() == crds.text(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -84,7 +84,7 @@ async def test_a_held_lease_runs_out_after_its_time_and_not_when_the_wall_clock_
         taken.append(time.monotonic())
         return 200, request.body
 
-    async with serving(answer) as cluster, asyncio.timeout(15):
+    async with serving(answer) as cluster, asyncio.timeout(60):
         leadership = Leadership(cluster._api, "wesher-system", "me")
         await leadership.acquire()
         await leadership.release()

@@ -39,7 +39,7 @@ async def test_a_mesh_whose_deletion_was_missed_is_let_go_of_by_the_next_list() 
             return 200, {"items": lists.get(request.name, []), "metadata": {"resourceVersion": "100000"}}
         return store(request)
 
-    async with serving(answer) as cluster, asyncio.timeout(20):
+    async with serving(answer) as cluster, asyncio.timeout(60):
         controller = Controller(cluster, AgentSettings(image="wesher:test"))
         await controller.load()
         while not [request for request in store.written if request.body.get("reason") == "NoNodes"]:
@@ -68,7 +68,7 @@ async def test_the_api_servers_own_addresses_are_looked_for_where_it_keeps_them(
             return 200, {"items": lists.get(request.name, []), "metadata": {"resourceVersion": "100000"}}
         return store(request)
 
-    async with serving(answer) as cluster, asyncio.timeout(20):
+    async with serving(answer) as cluster, asyncio.timeout(60):
         controller = Controller(cluster, AgentSettings(image="wesher:test"))
         await controller.load()
         while not [each for each in store.written if each.body.get("reason") == "OverlappingNetwork"]:
@@ -97,7 +97,7 @@ async def test_an_operator_that_may_not_see_the_api_servers_addresses_says_so_on
             return 200, {"items": lists.get(request.name, []), "metadata": {"resourceVersion": "100000"}}
         return store(request)
 
-    async with serving(answer) as cluster, asyncio.timeout(20):
+    async with serving(answer) as cluster, asyncio.timeout(60):
         controller = Controller(cluster, AgentSettings(image="wesher:test"))
         await controller.load()
         while not [each for each in store.written if each.path.endswith("/daemonsets/demo-agent")]:

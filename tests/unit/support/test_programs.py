@@ -105,10 +105,16 @@ def package_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) 
     return apt_get
 
 
+def demo_needs(monkeypatch: pytest.MonkeyPatch, programs: dict[str, str]) -> None:
+    """Have `make demo` need these programs of these packages."""
+    monkeypatch.setattr(system_packages, "PACKAGES", programs)
+    monkeypatch.setitem(system_packages._COMMANDS, "demo", tuple(programs))
+
+
 def test_missing_system_packages_are_only_listed_when_asked_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(system_packages._SETS, "demo", {"no-such-program": "its-package", "sh": "dash"})
+    demo_needs(monkeypatch, {"no-such-program": "its-package", "sh": "dash"})
     monkeypatch.setenv("WESHER_NO_SYSTEM_PACKAGES", "1")
     assert system_packages.main(["demo"]) == 1
     said = capsys.readouterr()
@@ -121,7 +127,7 @@ def test_missing_system_packages_are_named_first_and_then_installed_without_remo
 ) -> None:
     asked = tmp_path / "asked"
     apt_get = package_manager(tmp_path, monkeypatch, f'echo "$DEBIAN_FRONTEND $*" >> {asked}')
-    monkeypatch.setitem(system_packages._SETS, "demo", {"b": "package-b", "a": "package-a", "c": "package-a"})
+    demo_needs(monkeypatch, {"b": "package-b", "a": "package-a", "c": "package-a"})
     assert system_packages.main(["demo"]) == 0
     install = "install --yes --no-install-recommends --no-remove package-a package-b"
     assert asked.read_text().splitlines() == ["noninteractive update", f"noninteractive {install}"]
@@ -134,7 +140,7 @@ def test_what_the_package_manager_says_is_shown_when_it_cannot_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     package_manager(tmp_path, monkeypatch, 'echo "E: no $1"; exit 100')
-    monkeypatch.setitem(system_packages._SETS, "demo", {"a": "package-a"})
+    demo_needs(monkeypatch, {"a": "package-a"})
     assert system_packages.main(["demo"]) == 1
     assert capsys.readouterr().err == "E: no install\napt-get could not install package-a\n"
 
@@ -142,7 +148,7 @@ def test_what_the_package_manager_says_is_shown_when_it_cannot_install(
 def test_where_everything_is_there_nothing_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(system_packages._SETS, "demo", {"sh": "dash"})
+    demo_needs(monkeypatch, {"sh": "dash"})
     assert system_packages.main(["demo"]) == 0
     assert capsys.readouterr() == ("", "")
 

@@ -1,7 +1,7 @@
 """``deploy/wesher.yaml``: the chart, rendered for those who use no Helm.
 
-``python -m wesher_testing.plain_manifests`` renders it anew. That it is in step is
-told without Helm, by a digest of the chart in its head.
+``make generate`` renders it. A digest of the chart in its head tells without Helm
+whether it is up to date.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ def head() -> str:
     sources = [CHART / "Chart.yaml", CHART / "values.yaml", *sorted((CHART / "templates").rglob("*"))]
     for source in (path for path in sources if path.is_file() and path.name != "NOTES.txt"):
         digest.update(f"{source.relative_to(CHART)}\0".encode() + source.read_bytes() + b"\0")
-    return (
-        f"# Rendered by: {_RENDER}\n"
-        f"# of a chart with digest {digest.hexdigest()[:16]}, by python -m wesher_testing.plain_manifests\n"
-    )
+    return f"# Rendered by: {_RENDER}\n# of a chart with digest {digest.hexdigest()[:16]}, by make generate\n"
 
 
 def text(version: HelmVersion = 3) -> str:

@@ -1,6 +1,6 @@
 """``charts/wesher/values.schema.json``: what the chart's values may be; what is not named is refused.
 
-``python -m wesher_testing.chart_schema`` writes it. The mesh's part is the
+``make generate`` writes it. The mesh's part is the
 CustomResourceDefinition's own, so that a misspelt field fails at ``helm install``:
 the API server would only drop it.
 """
