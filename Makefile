@@ -18,12 +18,12 @@ help: ## List the verbs
 
 .PHONY: demo
 demo: $(INSTALLED) ## Bring a mesh up on three hosts of this machine and show it; KEEP=1 leaves it up
-	@$(SUPPORT) $(BIN)/python -m wesher_testing.system_packages demo
-	@$(SUPPORT) $(BIN)/python -m wesher_testing.demo
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.run.system_packages demo
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.run.demo
 
 .PHONY: cluster
 cluster: $(INSTALLED) ## Bring up a cluster of NODES=3 real kubelets with the image and the chart installed
-	@$(SUPPORT) $(BIN)/python -m wesher_testing.system_packages cluster
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.run.system_packages cluster
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.cluster up
 
 .PHONY: cluster-down
@@ -32,16 +32,16 @@ cluster-down: $(INSTALLED) ## Take that cluster away
 
 .PHONY: test
 test: known-rings $(INSTALLED) ## Run every ring of tests, or RING="check agent ..."
-	@$(SUPPORT) $(BIN)/python -m wesher_testing.run_rings $(RING)
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.run $(RING)
 
 # Comes before anything is installed, so it runs with the machine's own Python.
 .PHONY: known-rings
 known-rings:
-	@$(SUPPORT) PYTHONDONTWRITEBYTECODE=1 "$$(scripts/find-python)" -m wesher_testing.rings $(RING)
+	@$(SUPPORT) PYTHONDONTWRITEBYTECODE=1 "$$(scripts/find-python)" -m wesher_testing.run.rings $(RING)
 
 .PHONY: check
 check: $(INSTALLED) ## Style, types, import rules, unit and property tests, under a minute
-	@$(SUPPORT) $(BIN)/python -m wesher_testing.run_rings check
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.run check
 
 .PHONY: dist
 dist: $(INSTALLED) ## Build the wheel into dist/
@@ -57,7 +57,7 @@ image: ## Build the image IMAGE=wesher:0.1.0 with buildah, podman or docker, giv
 
 .PHONY: bench
 bench: $(INSTALLED) ## Measure the operator with 1000 nodes on a real API server: some 8 minutes
-	@$(SUPPORT) $(BIN)/python -m wesher_testing.operator_bench
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.run.operator_bench
 
 .PHONY: soak
 soak: $(INSTALLED) ## Simulations, cuts and kills, fuzzing and attacks in their long form: hours

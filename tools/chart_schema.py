@@ -13,7 +13,7 @@ from typing import Any
 from wesher_common.event_logger import FORMATS
 from wesher_operator.crd import definition
 from wesher_operator.resources.mesh import WesherMesh
-from wesher_testing.helm import CHART
+from wesher_testing.cluster.helm import CHART
 
 SCHEMA = CHART / "values.schema.json"
 

@@ -10,8 +10,8 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-from wesher_testing.helm import CHART, HelmVersion, run_helm
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.cluster.helm import CHART, HelmVersion, run_helm
+from wesher_testing.run.toolbox import REPOSITORY
 
 RENDERED = REPOSITORY / "deploy/wesher.yaml"
 _RENDER = "helm template wesher charts/wesher --namespace wesher-system --set mesh.create=false --no-hooks"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from wesher_testing.agents import PATIENCE, AgentProcess
-from wesher_testing.namespaces import Host, Lab
+from wesher_testing.agents.process import PATIENCE, AgentProcess
+from wesher_testing.lab.namespaces import Host, Lab
 
 Start = Callable[..., AgentProcess]
 

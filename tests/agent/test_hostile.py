@@ -20,12 +20,12 @@ import pytest
 
 from wesher_agent.control import MAX_CONNECTIONS, REQUEST_TIMEOUT
 from wesher_agent.swim.profile import DEFAULT_LIMITS
-from wesher_testing import attacker
-from wesher_testing.agents import KEY, PATIENCE, WESHER, AgentProcess, wait_for_ping, wait_until
-from wesher_testing.busy import stretched
-from wesher_testing.namespaces import Host, Lab
-from wesher_testing.pinging import longest_outage
-from wesher_testing.soak import soaking
+from wesher_testing.agents.process import KEY, PATIENCE, WESHER, AgentProcess, wait_for_ping, wait_until
+from wesher_testing.lab.namespaces import Host, Lab
+from wesher_testing.lab.pings import longest_outage
+from wesher_testing.peers import attacker
+from wesher_testing.run.machine_load import stretched
+from wesher_testing.run.soak import soaking
 
 Start = Callable[..., AgentProcess]
 

@@ -10,11 +10,11 @@ from socket import IPPROTO_UDP
 
 import pytest
 
-from wesher_testing.agents import AgentProcess, wait_for_ping, wait_until
-from wesher_testing.capture import Capture
-from wesher_testing.gossip_mesh import GOSSIP_PORT
-from wesher_testing.mounted import document, mount, mounted_flags, remember
-from wesher_testing.namespaces import Lab
+from wesher_testing.agents.mounted_files import document, mount, mounted_flags, remember
+from wesher_testing.agents.process import AgentProcess, wait_for_ping, wait_until
+from wesher_testing.lab.capture import Capture
+from wesher_testing.lab.namespaces import Lab
+from wesher_testing.peers.gossip_mesh import GOSSIP_PORT
 
 Start = Callable[..., AgentProcess]
 

@@ -10,9 +10,9 @@ from ipaddress import ip_network
 import pytest
 
 from wesher_common.overlay import candidate_address, fnv1a_128
-from wesher_testing.agents import KEY, PATIENCE, WESHER, AgentProcess, wait_for_ping, wait_until
-from wesher_testing.gossip_mesh import GOSSIP_PORT
-from wesher_testing.namespaces import Host, Lab
+from wesher_testing.agents.process import KEY, PATIENCE, WESHER, AgentProcess, wait_for_ping, wait_until
+from wesher_testing.lab.namespaces import Host, Lab
+from wesher_testing.peers.gossip_mesh import GOSSIP_PORT
 
 Start = Callable[..., AgentProcess]
 

@@ -17,8 +17,9 @@ import pytest
 
 from wesher_common.keys import ClusterKey
 from wesher_common.mesh_document import MeshDocument
-from wesher_testing import mounted
-from wesher_testing.agents import (
+from wesher_testing.agents import mounted_files
+from wesher_testing.agents.mounted_files import MOUNT, document, mounted_flags, remember
+from wesher_testing.agents.process import (
     PATIENCE,
     WESHER,
     AgentProcess,
@@ -27,8 +28,7 @@ from wesher_testing.agents import (
     wait_until,
     wireguard_go,
 )
-from wesher_testing.mounted import MOUNT, document, mounted_flags, remember
-from wesher_testing.namespaces import Host, Lab
+from wesher_testing.lab.namespaces import Host, Lab
 
 Start = Callable[..., AgentProcess]
 
@@ -38,7 +38,7 @@ OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2)
 
 
 def mount(host: Host, mesh: dict[str, Any] | str, *, key: str = OLD, **files: str) -> None:
-    mounted.mount(host, mesh, key=key, **files)
+    mounted_files.mount(host, mesh, key=key, **files)
 
 
 @pytest.fixture
@@ -104,18 +104,18 @@ def test_an_agent_that_is_nudged_asks_for_its_place_and_announces_what_is_new_th
             "spec": {"overlayIP": "10.99.0.10", "advertiseAddress": advertised},
         }
 
-    with mounted.serve(host, place(1, "198.51.100.7")):
+    with mounted_files.serve(host, place(1, "198.51.100.7")):
         agent = start_inside(host)
         agent.wait_for("a")
         wait_until(
             lambda: agent.status()["gossip"]["address"] == "198.51.100.7:7946",
             what="the address it has first",
         )
-        wait_until(lambda: "PATCH" in mounted.asked(host), what="its first report")
-        before = len(mounted.asked(host))
-        mounted.say_again(host, place(2, "198.51.100.8"))
+        wait_until(lambda: "PATCH" in mounted_files.asked(host), what="its first report")
+        before = len(mounted_files.asked(host))
+        mounted_files.say_again(host, place(2, "198.51.100.8"))
         mount(host, document(host), nudge="abc.2")
-        wait_until(lambda: "GET" in mounted.asked(host)[before:], what="it asks")
+        wait_until(lambda: "GET" in mounted_files.asked(host)[before:], what="it asks")
         wait_until(
             lambda: agent.status()["gossip"]["address"] == "198.51.100.8:7946", what="the other address"
         )

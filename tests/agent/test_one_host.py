@@ -19,7 +19,7 @@ import pytest
 
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS
 from wesher_common.keys import ClusterKey
-from wesher_testing.agents import (
+from wesher_testing.agents.process import (
     KEY,
     PATIENCE,
     SECRET,
@@ -30,8 +30,8 @@ from wesher_testing.agents import (
     wait_until,
     wireguard_go,
 )
-from wesher_testing.namespaces import Host, Lab
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.lab.namespaces import Host, Lab
+from wesher_testing.run.toolbox import REPOSITORY
 
 Start = Callable[..., AgentProcess]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing.agents import KEY, AgentProcess, wait_for_ping, wait_until
-from wesher_testing.capture import Capture
-from wesher_testing.namespaces import Host, Lab
-from wesher_testing.replaying import Said
+from wesher_testing.agents.process import KEY, AgentProcess, wait_for_ping, wait_until
+from wesher_testing.lab.capture import Capture
+from wesher_testing.lab.namespaces import Host, Lab
+from wesher_testing.lab.replay import Said
 
 Start = Callable[..., AgentProcess]
 

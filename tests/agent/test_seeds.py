@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from wesher_testing.agents import KEY, AgentProcess, wait_until
-from wesher_testing.namespaces import Host, Lab
+from wesher_testing.agents.process import KEY, AgentProcess, wait_until
+from wesher_testing.lab.namespaces import Host, Lab
 
 Start = Callable[..., AgentProcess]
 

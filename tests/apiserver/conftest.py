@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from wesher_testing.api_server import ApiServer, api_server
-from wesher_testing.operator_process import (
+from wesher_testing.cluster.api_server import ApiServer, api_server
+from wesher_testing.cluster.operator_process import (
     NAMESPACE,
     SOON,
     OperatorProcess,

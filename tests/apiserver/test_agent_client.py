@@ -14,10 +14,10 @@ from wesher_agent.kube.own_objects import OwnObjects
 from wesher_agent.mesh.roster import MemberState
 from wesher_common.errors import ClusterUnavailable
 from wesher_common.report import MAX_UNREACHABLE
-from wesher_testing.api_server import ApiServer
-from wesher_testing.members import remembered
-from wesher_testing.operator_process import NAMESPACE
-from wesher_testing.snapshots import snapshot
+from wesher_testing.agents.snapshots import snapshot
+from wesher_testing.cluster.api_server import ApiServer
+from wesher_testing.cluster.operator_process import NAMESPACE
+from wesher_testing.virtual.members import remembered
 
 MANY = tuple(f"m{number:02}" for number in range(MAX_UNREACHABLE + 2))
 LAPTOP = remembered("laptop", "192.0.2.9")

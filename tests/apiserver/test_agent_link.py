@@ -15,10 +15,10 @@ from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_agent.kube.reporter import KubernetesLink
 from wesher_common.errors import ClusterUnavailable
-from wesher_testing.api_server import ApiServer
-from wesher_testing.members import remembered
-from wesher_testing.operator_process import NAMESPACE, SOON
-from wesher_testing.snapshots import snapshot
+from wesher_testing.agents.snapshots import snapshot
+from wesher_testing.cluster.api_server import ApiServer
+from wesher_testing.cluster.operator_process import NAMESPACE, SOON
+from wesher_testing.virtual.members import remembered
 
 FIRST = snapshot(remembered("b"), device_ready=False, device_reason="Failed", device_problem="not yet")
 READY = snapshot(remembered("b"))

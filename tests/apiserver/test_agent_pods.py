@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from wesher_testing.api_server import ApiServer
-from wesher_testing.operator_process import NAMESPACE, SOON, eventually, run_operator
+from wesher_testing.cluster.api_server import ApiServer
+from wesher_testing.cluster.operator_process import NAMESPACE, SOON, eventually, run_operator
 
 PODS = {
     "privileged": False,

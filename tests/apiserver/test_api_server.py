@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY
 
 _ABANDONED = """
 import os, sys
-from wesher_testing.api_server import api_server
+from wesher_testing.cluster.api_server import api_server
 with api_server() as server:
     print(server.directory, flush=True)
     if sys.argv[1] == "raise":

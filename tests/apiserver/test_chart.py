@@ -11,10 +11,10 @@ import yaml
 
 import plain_manifests
 from wesher_operator.agent_pods import parse_agent_pods
-from wesher_testing.api_server import ApiServer
-from wesher_testing.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
-from wesher_testing.operator_process import NAMESPACE
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.cluster.api_server import ApiServer
+from wesher_testing.cluster.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
+from wesher_testing.cluster.operator_process import NAMESPACE
+from wesher_testing.run.toolbox import REPOSITORY
 
 HERE = Path(__file__).parent / "chart"
 EVERYTHING = HERE / "everything.values.yaml"

@@ -11,7 +11,7 @@ import pytest
 from wesher_common.errors import InvalidSpec
 from wesher_common.seeds import parse_seed
 from wesher_operator.crd import KINDS, definition
-from wesher_testing.api_server import ApiServer, KubectlFailed
+from wesher_testing.cluster.api_server import ApiServer, KubectlFailed
 
 MESH = {"overlayCIDR": "10.189.0.0/16"}
 NODE = {"meshRef": {"name": "m", "uid": "u"}, "nodeName": "n", "overlayIP": "10.189.0.1"}

@@ -10,9 +10,9 @@ import pytest
 
 from wesher_operator.crd import definition
 from wesher_operator.resources.mesh import WesherMesh
-from wesher_testing.api_server import ApiServer
-from wesher_testing.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
-from wesher_testing.operator_process import CRDS, NAMESPACE, SOON, eventually, run_operator
+from wesher_testing.cluster.api_server import ApiServer
+from wesher_testing.cluster.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
+from wesher_testing.cluster.operator_process import CRDS, NAMESPACE, SOON, eventually, run_operator
 
 NAME = "weshermeshes.wesher.dev"
 OLD_RULE = {"rule": "self.size() < 9", "message": "an older release was stricter"}

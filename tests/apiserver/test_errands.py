@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from wesher_testing.api_server import ApiServer
-from wesher_testing.operator_process import NAMESPACE, SOON, eventually
+from wesher_testing.cluster.api_server import ApiServer
+from wesher_testing.cluster.operator_process import NAMESPACE, SOON, eventually
 
 Mesh = Callable[..., None]
 Report = Callable[..., None]

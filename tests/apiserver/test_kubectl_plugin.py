@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from wesher_agent.cli.commands import agent_settings
-from wesher_testing import toolbox
-from wesher_testing.api_server import ApiServer
-from wesher_testing.operator_process import NAMESPACE, SOON, OperatorProcess, eventually
+from wesher_testing.cluster.api_server import ApiServer
+from wesher_testing.cluster.operator_process import NAMESPACE, SOON, OperatorProcess, eventually
+from wesher_testing.run import toolbox
 
 KEY = bytes(range(50, 82))
 SECRET_VALUE = "hunter2-of-a-proxy"  # noqa: S105 - what must not get out

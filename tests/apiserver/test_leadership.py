@@ -13,9 +13,8 @@ from http import HTTPStatus
 
 import pytest
 
-from wesher_testing.api_server import ApiServer, api_server
-from wesher_testing.busy import stretched
-from wesher_testing.operator_process import (
+from wesher_testing.cluster.api_server import ApiServer, api_server
+from wesher_testing.cluster.operator_process import (
     NAMESPACE,
     SOON,
     OperatorProcess,
@@ -23,6 +22,7 @@ from wesher_testing.operator_process import (
     operator_writes,
     run_operator,
 )
+from wesher_testing.run.machine_load import stretched
 
 TAKE_OVER_SECONDS = 20.0
 NODES = 120

@@ -16,8 +16,14 @@ import pytest
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import candidate_address, is_reserved
-from wesher_testing.api_server import ApiServer
-from wesher_testing.operator_process import NAMESPACE, SOON, OperatorProcess, eventually, operator_writes
+from wesher_testing.cluster.api_server import ApiServer
+from wesher_testing.cluster.operator_process import (
+    NAMESPACE,
+    SOON,
+    OperatorProcess,
+    eventually,
+    operator_writes,
+)
 
 Mesh = Callable[..., None]
 Report = Callable[..., None]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from wesher_testing.api_server import ApiServer, KubectlFailed
-from wesher_testing.operator_process import MANIFESTS, NAMESPACE, SOON, eventually
+from wesher_testing.cluster.api_server import ApiServer, KubectlFailed
+from wesher_testing.cluster.operator_process import MANIFESTS, NAMESPACE, SOON, eventually
 
 POLICY = "wesher-agent-own-node"
 

@@ -11,9 +11,9 @@ import pytest
 
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_common.errors import ClusterUnavailable
-from wesher_testing.api_server import ApiServer, KubectlFailed
-from wesher_testing.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
-from wesher_testing.operator_process import (
+from wesher_testing.cluster.api_server import ApiServer, KubectlFailed
+from wesher_testing.cluster.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
+from wesher_testing.cluster.operator_process import (
     CRDS,
     MANIFESTS,
     NAMESPACE,

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from wesher_testing.image import Image, wesher_image
-from wesher_testing.installation import Mesh, install
-from wesher_testing.kubelets import Cluster, cluster
+from wesher_testing.cluster.image import Image, wesher_image
+from wesher_testing.cluster.installation import Mesh, install
+from wesher_testing.cluster.kubelets import Cluster, cluster
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing.capture import Capture, addressed_in, holding, wireguard_pairs
-from wesher_testing.helm import VERSIONS, HelmVersion
-from wesher_testing.image import Image
-from wesher_testing.installation import NAMESPACE, Mesh, check
-from wesher_testing.kubelets import Cluster, Node
-from wesher_testing.operator_process import eventually
-from wesher_testing.pods import node_daemonset
+from wesher_testing.cluster.helm import VERSIONS, HelmVersion
+from wesher_testing.cluster.image import Image
+from wesher_testing.cluster.installation import NAMESPACE, Mesh, check
+from wesher_testing.cluster.kubelets import Cluster, Node
+from wesher_testing.cluster.operator_process import eventually
+from wesher_testing.cluster.pods import node_daemonset
+from wesher_testing.lab.capture import Capture, addressed_in, holding, wireguard_pairs
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

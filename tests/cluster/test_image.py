@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from wesher_testing.image import Image
-from wesher_testing.kubelets import Cluster
-from wesher_testing.pods import run_restricted
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.cluster.image import Image
+from wesher_testing.cluster.kubelets import Cluster
+from wesher_testing.cluster.pods import run_restricted
+from wesher_testing.run.toolbox import REPOSITORY
 
 pytestmark = pytest.mark.needs_root
 

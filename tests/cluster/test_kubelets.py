@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from wesher_testing.cgroups import groups_of
-from wesher_testing.components import POD_NETWORK
-from wesher_testing.image import Image, pause_image
-from wesher_testing.kubelets import Cluster, Node, cluster
-from wesher_testing.operator_process import eventually
-from wesher_testing.pods import node_daemonset, restricted_pod, run_restricted
-from wesher_testing.toolbox import kubernetes_binary
+from wesher_testing.cluster.cgroups import groups_of
+from wesher_testing.cluster.components import POD_NETWORK
+from wesher_testing.cluster.image import Image, pause_image
+from wesher_testing.cluster.kubelets import Cluster, Node, cluster
+from wesher_testing.cluster.operator_process import eventually
+from wesher_testing.cluster.pods import node_daemonset, restricted_pod, run_restricted
+from wesher_testing.run.toolbox import kubernetes_binary
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing.busy import stretched
-from wesher_testing.cache import cache_dir
-from wesher_testing.image import Image
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.cluster.image import Image
+from wesher_testing.run.cache import cache_dir
+from wesher_testing.run.machine_load import stretched
+from wesher_testing.run.toolbox import REPOSITORY
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

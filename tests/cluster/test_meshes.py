@@ -7,9 +7,9 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from wesher_testing.installation import NAMESPACE, Mesh
-from wesher_testing.kubelets import Cluster
-from wesher_testing.operator_process import eventually
+from wesher_testing.cluster.installation import NAMESPACE, Mesh
+from wesher_testing.cluster.kubelets import Cluster
+from wesher_testing.cluster.operator_process import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from wesher_testing.agents import WESHER
-from wesher_testing.image import Image
-from wesher_testing.installation import NAMESPACE, OPERATOR, Mesh
-from wesher_testing.kubelets import Cluster, Node
-from wesher_testing.operator_process import eventually
-from wesher_testing.pinging import Pinging
+from wesher_testing.agents.process import WESHER
+from wesher_testing.cluster.image import Image
+from wesher_testing.cluster.installation import NAMESPACE, OPERATOR, Mesh
+from wesher_testing.cluster.kubelets import Cluster, Node
+from wesher_testing.cluster.operator_process import eventually
+from wesher_testing.lab.pings import Pinging
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from wesher_common.mesh_document import MeshDocument
-from wesher_testing.busy import share_of_a_core
-from wesher_testing.image import Image
-from wesher_testing.installation import NAMESPACE, Mesh, upgrade
-from wesher_testing.kubelets import Cluster, Node
-from wesher_testing.operator_process import eventually
-from wesher_testing.pinging import Pinging
+from wesher_testing.cluster.image import Image
+from wesher_testing.cluster.installation import NAMESPACE, Mesh, upgrade
+from wesher_testing.cluster.kubelets import Cluster, Node
+from wesher_testing.cluster.operator_process import eventually
+from wesher_testing.lab.pings import Pinging
+from wesher_testing.run.machine_load import share_of_a_core
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

@@ -11,12 +11,12 @@ from ipaddress import IPv4Network
 
 import pytest
 
-from wesher_testing import containers
-from wesher_testing.helm import HelmFailed
-from wesher_testing.image import Image
-from wesher_testing.installation import NAMESPACE, Mesh, install, uninstall
-from wesher_testing.kubelets import Cluster, Node
-from wesher_testing.operator_process import eventually
+from wesher_testing.cluster import containers
+from wesher_testing.cluster.helm import HelmFailed
+from wesher_testing.cluster.image import Image
+from wesher_testing.cluster.installation import NAMESPACE, Mesh, install, uninstall
+from wesher_testing.cluster.kubelets import Cluster, Node
+from wesher_testing.cluster.operator_process import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

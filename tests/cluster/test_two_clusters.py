@@ -25,14 +25,14 @@ from typing import Any
 import pytest
 import yaml
 
-from wesher_testing.agents import WESHER, pings
-from wesher_testing.capture import Capture, Packet, addressed_in, holding, wireguard_pairs
-from wesher_testing.clouds import Cloud, two_clouds
-from wesher_testing.image import Image
-from wesher_testing.installation import NAMESPACE, Mesh, install
-from wesher_testing.namespaces import Host
-from wesher_testing.operator_process import eventually
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.agents.process import WESHER, pings
+from wesher_testing.cluster.image import Image
+from wesher_testing.cluster.installation import NAMESPACE, Mesh, install
+from wesher_testing.cluster.operator_process import eventually
+from wesher_testing.cluster.two_clouds import Cloud, two_clouds
+from wesher_testing.lab.capture import Capture, Packet, addressed_in, holding, wireguard_pairs
+from wesher_testing.lab.namespaces import Host
+from wesher_testing.run.toolbox import REPOSITORY
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from wesher_testing.image import Image
-from wesher_testing.installation import NAMESPACE, Mesh, install, uninstall
-from wesher_testing.kubelets import Cluster
-from wesher_testing.operator_process import eventually
+from wesher_testing.cluster.image import Image
+from wesher_testing.cluster.installation import NAMESPACE, Mesh, install, uninstall
+from wesher_testing.cluster.kubelets import Cluster
+from wesher_testing.cluster.operator_process import eventually
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

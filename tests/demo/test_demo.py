@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
@@ -23,7 +23,7 @@ HOW_TO_USE, HOW_TO_END = "The mesh stays up.", "Press Ctrl-C here"
 @contextmanager
 def kept_demo() -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [sys.executable, "-m", "wesher_testing.demo"],
+        [sys.executable, "-m", "wesher_testing.run.demo"],
         cwd=REPOSITORY,
         env={**os.environ, "KEEP": "1", "PYTHONPATH": str(REPOSITORY / "tests/support")},
         stdin=subprocess.DEVNULL,

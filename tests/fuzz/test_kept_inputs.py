@@ -17,8 +17,8 @@ from wesher_agent.wire.lzw import compress
 from wesher_agent.wire.messages import Alive, PushNodeState, PushPull, State, Versions, encode
 from wesher_agent.wire.packet import PacketFormat, seal
 from wesher_common.errors import PeerMisbehaved
-from wesher_testing.fuzz_targets import TARGETS
-from wesher_testing.fuzzing import CORPUS, is_quick, kept
+from wesher_testing.fuzz.fuzzer import CORPUS, is_quick, kept
+from wesher_testing.fuzz.targets import TARGETS
 
 PEAK = 16 * 1024 * 1024
 """Bytes: a stream's 4 MiB unpacked, read, and read again in pieces."""

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing.fuzz_targets import TARGETS
-from wesher_testing.fuzzing import fuzz, is_quick, kept
-from wesher_testing.soak import soaking
+from wesher_testing.fuzz.fuzzer import fuzz, is_quick, kept
+from wesher_testing.fuzz.targets import TARGETS
+from wesher_testing.run.soak import soaking
 
 INPUTS = int(soaking(20_000, 1_000_000))
 TIMEOUT = soaking(300.0, 4 * 3600.0)

@@ -9,7 +9,7 @@ from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.nodemeta import Flag, NodeMeta
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.keys import WireGuardPublicKey
-from wesher_testing.gob_peer import GobPeer
+from wesher_testing.peers.gob_peer import GobPeer
 
 KEY = WireGuardPublicKey(bytes(range(1, 33)))
 ADDRESSES = ["10.221.153.165", "2001:db8:c575:7277:b806:e994:13dd:99a5"]

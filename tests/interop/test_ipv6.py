@@ -7,10 +7,10 @@ import pytest
 from wesher_agent.swim.profile import LAN
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.packet import PacketFormat
-from wesher_testing.go_peer import LIBRARIES, Library, go_peer
-from wesher_testing.gossip_mesh import Mesh
-from wesher_testing.loopback import free_port
-from wesher_testing.our_member import our_member
+from wesher_testing.lab.loopback import free_port
+from wesher_testing.peers.go_peer import LIBRARIES, Library, go_peer
+from wesher_testing.peers.gossip_mesh import Mesh
+from wesher_testing.peers.our_member import our_member
 
 KEY = bytes(range(32))
 

@@ -12,10 +12,10 @@ from wesher_agent.swim.profile import WAN
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.messages import PushPull
 from wesher_agent.wire.packet import PacketFormat
-from wesher_testing.go_peer import LIBRARIES, Library, go_peer
-from wesher_testing.loopback import loopback_addresses
-from wesher_testing.our_member import our_member
-from wesher_testing.wire_member import wire_member
+from wesher_testing.lab.loopback import loopback_addresses
+from wesher_testing.peers.go_peer import LIBRARIES, Library, go_peer
+from wesher_testing.peers.our_member import our_member
+from wesher_testing.peers.wire_member import wire_member
 
 KEY = bytes(range(32))
 MEMBERS = 1000

@@ -14,11 +14,11 @@ from wesher_agent.swim.profile import LAN
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.messages import Alive, Message, Suspect
 from wesher_agent.wire.packet import PacketFormat
-from wesher_testing.go_peer import LIBRARIES, go_peer
-from wesher_testing.gossip_mesh import GOSSIP_PORT, Mesh
-from wesher_testing.loopback import loopback_addresses
-from wesher_testing.our_member import OurMember, our_member
-from wesher_testing.wire_member import wire_member
+from wesher_testing.lab.loopback import loopback_addresses
+from wesher_testing.peers.go_peer import LIBRARIES, go_peer
+from wesher_testing.peers.gossip_mesh import GOSSIP_PORT, Mesh
+from wesher_testing.peers.our_member import OurMember, our_member
+from wesher_testing.peers.wire_member import wire_member
 
 KEY = bytes(range(32))
 FMT = PacketFormat(Keyring(KEY))

@@ -22,12 +22,12 @@ from wesher_agent.swim.profile import LAN, WAN, Profile
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.messages import State, Versions
 from wesher_agent.wire.packet import PacketFormat, Wrapper
-from wesher_testing.go_peer import GoPeer, Library, go_peer
-from wesher_testing.gossip_mesh import Mesh, Peer, StartPeer, agree_on_states
-from wesher_testing.loopback import loopback_addresses
-from wesher_testing.our_member import OurMember, our_member
-from wesher_testing.serf_peer import serf_peer
-from wesher_testing.side_by_side import Outcomes, Scenario, run_side_by_side, selected
+from wesher_testing.lab.loopback import loopback_addresses
+from wesher_testing.peers.concurrent_scenarios import Outcomes, Scenario, run_side_by_side, selected
+from wesher_testing.peers.go_peer import GoPeer, Library, go_peer
+from wesher_testing.peers.gossip_mesh import Mesh, Peer, StartPeer, agree_on_states
+from wesher_testing.peers.our_member import OurMember, our_member
+from wesher_testing.peers.serf_peer import serf_peer
 
 KEY = bytes(range(32))
 PROFILES = {"lan": LAN, "wan": WAN}

@@ -15,12 +15,12 @@ from wesher_agent.swim.tombstones import TOLD, Tombstone
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.messages import Alive, State, Versions
 from wesher_agent.wire.packet import PacketFormat
-from wesher_testing.go_peer import LIBRARIES, GoPeer, Library, go_peer
-from wesher_testing.gossip_mesh import GOSSIP_PORT, Mesh, agree_on_states, states_at
-from wesher_testing.loopback import loopback_addresses
-from wesher_testing.our_member import OurMember, our_member
-from wesher_testing.serf_peer import serf_peer
-from wesher_testing.wire_member import wire_member
+from wesher_testing.lab.loopback import loopback_addresses
+from wesher_testing.peers.go_peer import LIBRARIES, GoPeer, Library, go_peer
+from wesher_testing.peers.gossip_mesh import GOSSIP_PORT, Mesh, agree_on_states, states_at
+from wesher_testing.peers.our_member import OurMember, our_member
+from wesher_testing.peers.serf_peer import serf_peer
+from wesher_testing.peers.wire_member import wire_member
 
 KEY = bytes(range(32))
 FMT = PacketFormat(Keyring(KEY))

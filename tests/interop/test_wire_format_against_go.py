@@ -28,10 +28,10 @@ from wesher_agent.wire.messages import (
 )
 from wesher_agent.wire.packet import PacketFormat, Wrapper
 from wesher_agent.wire.stream import seal_stream
-from wesher_testing.go_peer import LIBRARIES, GoPeer, Library, go_peer
-from wesher_testing.loopback import loopback_addresses
-from wesher_testing.side_by_side import Outcomes, Scenario, run_side_by_side, selected
-from wesher_testing.wire_member import WireMember, wire_member
+from wesher_testing.lab.loopback import loopback_addresses
+from wesher_testing.peers.concurrent_scenarios import Outcomes, Scenario, run_side_by_side, selected
+from wesher_testing.peers.go_peer import LIBRARIES, GoPeer, Library, go_peer
+from wesher_testing.peers.wire_member import WireMember, wire_member
 
 KEY = bytes(range(32))
 OLD_KEY = bytes(16)

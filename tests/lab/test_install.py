@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from wesher_common.version import VERSION
-from wesher_testing.toolbox import REPOSITORY, system_program
+from wesher_testing.run.toolbox import REPOSITORY, system_program
 
 pytestmark = pytest.mark.needs_root
 

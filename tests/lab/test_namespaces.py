@@ -13,9 +13,9 @@ from socket import IPPROTO_ICMP, IPPROTO_UDP
 
 import pytest
 
-from wesher_testing.agents import PATIENCE, wait_for_ping, wait_until
-from wesher_testing.capture import Capture, addressed_in, holding, wireguard_pairs
-from wesher_testing.namespaces import CommandFailed, Host, Lab
+from wesher_testing.agents.process import PATIENCE, wait_for_ping, wait_until
+from wesher_testing.lab.capture import Capture, addressed_in, holding, wireguard_pairs
+from wesher_testing.lab.namespaces import CommandFailed, Host, Lab
 
 pytestmark = pytest.mark.needs_root
 
@@ -127,7 +127,7 @@ def test_devices_never_appear_on_the_machine_itself(lab: Lab) -> None:
 
 _ABANDONED = """
 import os, signal, sys
-from wesher_testing.namespaces import Lab
+from wesher_testing.lab.namespaces import Lab
 with Lab() as lab:
     host = lab.host("a")
     children = [host.popen(["sleep", "600"]), host.popen(["sh", "-c", "setsid sleep 601 & sleep 602"])]
@@ -161,7 +161,7 @@ def test_nothing_is_left_however_a_run_ends(end: signal.Signals | str) -> None:
 
 _NEIGHBOUR = """
 import sys
-from wesher_testing.namespaces import Lab
+from wesher_testing.lab.namespaces import Lab
 with Lab() as lab:
     a, b = lab.host("a"), lab.host("b")
     b.cut()

@@ -11,7 +11,7 @@ from wesher_agent.mesh.desired import LocalPeer, desired
 from wesher_agent.mesh.nodemeta import Flag, NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_common.overlay import IPAddress, allocate_address, candidate_address
-from wesher_testing.members import go_meta, local_peer, meta, private_key, remembered
+from wesher_testing.virtual.members import go_meta, local_peer, meta, private_key, remembered
 
 SMALL = ip_network("10.189.0.0/28")
 WIDE = ip_network("10.189.0.0/27")

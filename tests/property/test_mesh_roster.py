@@ -13,7 +13,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import MemberFailed, MemberJoined, MemberLeft, PushPullDone
 from wesher_agent.wire.messages import State
 from wesher_common.seeds import SeedAddress
-from wesher_testing.members import OVERLAY, gossiped
+from wesher_testing.virtual.members import OVERLAY, gossiped
 
 ADDRESSES = [f"192.0.2.{number}" for number in range(1, 7)]
 OWN = Address(ADDRESSES[0], 7946)

@@ -9,9 +9,9 @@ from concurrent.futures import Future
 
 import pytest
 
-from wesher_testing.cuts import LENGTHS, Result, tear_and_heal
-from wesher_testing.namespaces import Lab
-from wesher_testing.real_mesh import RealMesh
+from wesher_testing.agents.mesh import RealMesh
+from wesher_testing.agents.partitions import LENGTHS, Result, tear_and_heal
+from wesher_testing.lab.namespaces import Lab
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import pytest
 
 from wesher_agent.wireguard.uapi import END
 from wesher_common.overlay import candidate_address
-from wesher_testing.agents import wait_until
-from wesher_testing.busy import stretched
-from wesher_testing.namespaces import Host, Lab
-from wesher_testing.real_mesh import INTERFACE, RealMesh, ask_device, device
+from wesher_testing.agents.mesh import INTERFACE, RealMesh, ask_device, device
+from wesher_testing.agents.process import wait_until
+from wesher_testing.lab.namespaces import Host, Lab
+from wesher_testing.run.machine_load import stretched
 
 Say = Callable[[str], None]
 

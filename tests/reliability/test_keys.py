@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from wesher_common.keys import ClusterKey
-from wesher_testing.agents import wait_until
-from wesher_testing.mounted import document, mount
-from wesher_testing.namespaces import Lab
-from wesher_testing.real_mesh import RealMesh
+from wesher_testing.agents.mesh import RealMesh
+from wesher_testing.agents.mounted_files import document, mount
+from wesher_testing.agents.process import wait_until
+from wesher_testing.lab.namespaces import Lab
 
 Say = Callable[[str], None]
 

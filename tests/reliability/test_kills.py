@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing.agents import AgentProcess, wait_until
-from wesher_testing.namespaces import Host, Lab
-from wesher_testing.pinging import Pinging
-from wesher_testing.real_mesh import RealMesh, Traces, traces
-from wesher_testing.soak import soaking
+from wesher_testing.agents.mesh import RealMesh, Traces, traces
+from wesher_testing.agents.process import AgentProcess, wait_until
+from wesher_testing.lab.namespaces import Host, Lab
+from wesher_testing.lab.pings import Pinging
+from wesher_testing.run.soak import soaking
 
 Say = Callable[[str], None]
 

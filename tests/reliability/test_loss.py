@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from wesher_testing.agents import SECRET, wait_until
-from wesher_testing.busy import stretched
-from wesher_testing.go_peer import GoPeer, go_peer
-from wesher_testing.namespaces import Host, Lab
-from wesher_testing.real_mesh import RealMesh, device
-from wesher_testing.soak import soaking
+from wesher_testing.agents.mesh import RealMesh, device
+from wesher_testing.agents.process import SECRET, wait_until
+from wesher_testing.lab.namespaces import Host, Lab
+from wesher_testing.peers.go_peer import GoPeer, go_peer
+from wesher_testing.run.machine_load import stretched
+from wesher_testing.run.soak import soaking
 
 Say = Callable[[str], None]
 

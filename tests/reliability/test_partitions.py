@@ -7,8 +7,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from wesher_testing.cuts import ALONE, GO, LENGTHS, SEEDED, Cut, Result
-from wesher_testing.soak import soaking
+from wesher_testing.agents.partitions import ALONE, GO, LENGTHS, SEEDED, Cut, Result
+from wesher_testing.run.soak import soaking
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing.agents import wait_until
-from wesher_testing.busy import stretched
-from wesher_testing.namespaces import Lab
-from wesher_testing.real_mesh import RealMesh
-from wesher_testing.soak import soaking
+from wesher_testing.agents.mesh import RealMesh
+from wesher_testing.agents.process import wait_until
+from wesher_testing.lab.namespaces import Lab
+from wesher_testing.run.machine_load import stretched
+from wesher_testing.run.soak import soaking
 
 Say = Callable[[str], None]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY
 
 _PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 CONTRACTS = [contract["name"] for contract in _PROJECT["tool"]["importlinter"]["contracts"]]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY
 
 OURS = "wesher_"
 PRIVATE = re.compile(r"(^|\.)_(?!_)")

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from wesher_testing.log_events import (
+from wesher_testing.run.log_events import (
     COMMON,
     PROGRAMS,
     NotAnEvent,
@@ -14,7 +14,7 @@ from wesher_testing.log_events import (
     events_in,
     events_of,
 )
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY
 
 PAGE = REPOSITORY / "docs/logs.md"
 BAD = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing import virtual_mesh
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY
+from wesher_testing.virtual import mesh as virtual_mesh
 
 DECIDING = {"Engine", "Roster", "NameConflicts", "Seeker", "desired"}
 RUNTIME = REPOSITORY / "agent/wesher_agent/runtime"

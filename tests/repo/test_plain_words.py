@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing import plain_words
-from wesher_testing.plain_words import LIST, WORDS, allowed, counts, files, found_in, render, risen
+from wesher_testing.run import plain_words
+from wesher_testing.run.plain_words import LIST, WORDS, allowed, counts, files, found_in, render, risen
 
-LOWER = "PYTHONPATH=tests/support .venv/bin/python -m wesher_testing.plain_words lower"
-SHOW = "PYTHONPATH=tests/support .venv/bin/python -m wesher_testing.plain_words"
+LOWER = "PYTHONPATH=tests/support .venv/bin/python -m wesher_testing.run.plain_words lower"
+SHOW = "PYTHONPATH=tests/support .venv/bin/python -m wesher_testing.run.plain_words"
 COUNTED = [
     "Whoever joins first.",
     "the member whom we dial",
@@ -85,7 +85,7 @@ def test_every_kind_of_text_is_looked_at() -> None:
         *("README.md", "SECURITY.md", "docs/logs.md", "docs/decisions/0001-sans-io.md"),
         *("charts/wesher/values.yaml", "charts/wesher/templates/NOTES.txt"),
         *("common/wesher_common/errors.py", "agent/wesher_agent/swim/engine.py"),
-        *("operator/wesher_operator/leader.py", "tests/support/wesher_testing/rings.py"),
+        *("operator/wesher_operator/leader.py", "tests/support/wesher_testing/run/rings.py"),
     } <= names
     assert not [name for name in names if name.startswith("charts/wesher/crds")]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from wesher_agent.status.counters import KINDS
-from wesher_testing.fuzz_targets import TARGETS
-from wesher_testing.log_events import is_logged
-from wesher_testing.rings import RINGS
+from wesher_testing.fuzz.targets import TARGETS
+from wesher_testing.run.log_events import is_logged
+from wesher_testing.run.rings import RINGS
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/reliability.md").read_text()

@@ -14,7 +14,7 @@ from wesher_operator.kube import MESH
 from wesher_operator.reconcile.refusal import refusal
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY
 
 DEFAULTS = REPOSITORY / "deploy/systemd/wesher.default"
 EXAMPLES = REPOSITORY / "deploy/examples"

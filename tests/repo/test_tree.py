@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY
 
 NOT_THESE_TESTS = ":!tests/repo"
 """They must name what they refuse."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from wesher_testing.log_events import is_logged
+from wesher_testing.run.log_events import is_logged
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs/troubleshooting.md"

@@ -8,7 +8,7 @@ import sys
 import tomllib
 
 from wesher_common.version import VERSION
-from wesher_testing.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY
 
 
 def test_the_version_in_the_code_is_the_project_s() -> None:

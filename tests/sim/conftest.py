@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from wesher_testing import figures
-from wesher_testing.virtual_mesh import VirtualMesh
-from wesher_testing.virtual_network import VirtualNetwork
+from wesher_testing.run import figures
+from wesher_testing.virtual.mesh import VirtualMesh
+from wesher_testing.virtual.network import VirtualNetwork
 
 SEED = int(os.environ.get("WESHER_SIM_SEED", "1"))
 _NETWORKS = pytest.StashKey[list[VirtualNetwork]]()

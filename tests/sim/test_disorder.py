@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from wesher_agent.swim.events import MemberFailed
 from wesher_agent.wire.messages import State
-from wesher_testing.virtual_mesh import VirtualMesh
+from wesher_testing.virtual.mesh import VirtualMesh
 
 Make = Callable[..., VirtualMesh]
 DAY = 24 * 3600.0

@@ -16,7 +16,7 @@ from wesher_agent.swim.events import (
 )
 from wesher_agent.swim.profile import LAN, WAN
 from wesher_agent.wire.messages import AckResp, Alive, IndirectPing, NackResp, State
-from wesher_testing.virtual_network import VirtualNetwork, messages_in
+from wesher_testing.virtual.network import VirtualNetwork, messages_in
 
 Make = Callable[..., VirtualNetwork]
 

@@ -12,9 +12,9 @@ from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import AddressChanged, LeaveDone, MemberFailed, PushPullFailed
 from wesher_agent.wire.messages import Dead, PushNodeState, State
-from wesher_testing.soak import soaking
-from wesher_testing.virtual_mesh import VirtualAgent, VirtualMesh
-from wesher_testing.virtual_network import PORT
+from wesher_testing.run.soak import soaking
+from wesher_testing.virtual.mesh import VirtualAgent, VirtualMesh
+from wesher_testing.virtual.network import PORT
 
 Make = Callable[..., VirtualMesh]
 HOUR = 3600.0

@@ -40,7 +40,7 @@ from wesher_agent.wire.messages import (
 )
 from wesher_agent.wire.packet import seal
 from wesher_agent.wire.stream import StreamReader, seal_stream
-from wesher_testing.virtual_network import PLAIN, PORT, Node, VirtualNetwork, messages_in
+from wesher_testing.virtual.network import PLAIN, PORT, Node, VirtualNetwork, messages_in
 
 MALLORY = Address("10.66.6.6", PORT)
 VSN = Versions()

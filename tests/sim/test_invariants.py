@@ -20,10 +20,10 @@ from wesher_agent.swim.members import Member
 from wesher_agent.swim.membership import Membership
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.wire.messages import Alive, Dead, State, Suspect
-from wesher_testing.members import private_key
-from wesher_testing.virtual_invariants import REST
-from wesher_testing.virtual_mesh import VirtualMesh
-from wesher_testing.virtual_network import VirtualNetwork
+from wesher_testing.virtual.invariants import REST
+from wesher_testing.virtual.members import private_key
+from wesher_testing.virtual.mesh import VirtualMesh
+from wesher_testing.virtual.network import VirtualNetwork
 
 MakeMesh = Callable[..., VirtualMesh]
 MakeNet = Callable[..., VirtualNetwork]

@@ -12,7 +12,7 @@ from wesher_agent.swim.events import MemberFailed, MemberSuspected, PacketReject
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.messages import Alive, IndirectPing, Ping, State, Suspect, Versions, encode
 from wesher_agent.wire.packet import PacketFormat, Wrapper, seal
-from wesher_testing.virtual_network import PLAIN, PORT, VirtualNetwork, messages_in
+from wesher_testing.virtual.network import PLAIN, PORT, VirtualNetwork, messages_in
 
 Make = Callable[..., VirtualNetwork]
 OLD, NEW = b"o" * 32, b"n" * 32

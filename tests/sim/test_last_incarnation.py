@@ -18,8 +18,8 @@ from wesher_agent.swim.events import (
 )
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.wire.messages import Alive, Dead, State, Suspect, Versions
-from wesher_testing.virtual_mesh import VirtualAgent, VirtualMesh
-from wesher_testing.virtual_network import PORT, Node, VirtualNetwork
+from wesher_testing.virtual.mesh import VirtualAgent, VirtualMesh
+from wesher_testing.virtual.network import PORT, Node, VirtualNetwork
 
 
 def at_the_last(net: VirtualNetwork) -> tuple[Node, Node]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wesher_agent.swim.events import LeaveDone
-from wesher_testing.virtual_network import VirtualNetwork
+from wesher_testing.virtual.network import VirtualNetwork
 
 
 def test_members_that_all_leave_at_once_do_not_wait_for_each_other(net: VirtualNetwork) -> None:

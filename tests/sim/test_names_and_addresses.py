@@ -21,8 +21,8 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.profile import LAN, WAN
 from wesher_agent.wire.messages import Alive, Dead, State, Suspect
-from wesher_testing.virtual_mesh import VirtualMesh
-from wesher_testing.virtual_network import Node, VirtualNetwork, messages_in
+from wesher_testing.virtual.mesh import VirtualMesh
+from wesher_testing.virtual.network import Node, VirtualNetwork, messages_in
 
 Make = Callable[..., VirtualNetwork]
 ELSEWHERE = Address("10.7.7.7", 7946)

@@ -22,7 +22,7 @@ from wesher_agent.swim.events import (
 )
 from wesher_agent.swim.profile import LAN, LOCAL, WAN, Profile
 from wesher_agent.wire.messages import Alive, Dead, State, Suspect
-from wesher_testing.virtual_network import VirtualNetwork, messages_in
+from wesher_testing.virtual.network import VirtualNetwork, messages_in
 
 Make = Callable[..., VirtualNetwork]
 NOBODY = Address("10.9.9.9", 7946)

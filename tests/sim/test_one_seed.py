@@ -11,7 +11,7 @@ import sys
 from hashlib import sha256
 
 from wesher_agent.swim.events import MemberFailed
-from wesher_testing.virtual_mesh import VirtualMesh
+from wesher_testing.virtual.mesh import VirtualMesh
 
 mesh = VirtualMesh(int(sys.argv[1]), loss=0.1, delay=(0.001, 0.2), duplication=0.1)
 mesh.record = True

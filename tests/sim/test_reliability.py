@@ -12,9 +12,9 @@ from wesher_agent.mesh import member
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.swim.events import MemberFailed, MemberSuspected
 from wesher_agent.swim.profile import LAN, WAN, Profile
-from wesher_testing.soak import soaking
-from wesher_testing.virtual_mesh import VirtualMesh
-from wesher_testing.virtual_network import Node, VirtualNetwork
+from wesher_testing.run.soak import soaking
+from wesher_testing.virtual.mesh import VirtualMesh
+from wesher_testing.virtual.network import Node, VirtualNetwork
 
 Make = Callable[..., VirtualNetwork]
 HOUR = 3600.0

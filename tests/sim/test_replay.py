@@ -21,8 +21,8 @@ from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_agent.wire.messages import AckResp, Alive, State
 from wesher_common.mesh_document import GossipProfile
-from wesher_testing.virtual_mesh import SEALED, VirtualAgent, VirtualMesh
-from wesher_testing.virtual_network import PORT, Node, VirtualNetwork, messages_in
+from wesher_testing.virtual.mesh import SEALED, VirtualAgent, VirtualMesh
+from wesher_testing.virtual.network import PORT, Node, VirtualNetwork, messages_in
 
 Make = Callable[..., VirtualMesh]
 MALLORY = Address("10.66.6.6", PORT)

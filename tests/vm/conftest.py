@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from wesher_testing import device_stories, mesh_stories
-from wesher_testing.vm import Told, tell_in_vm
+from wesher_testing.device import cases, mesh_cases
+from wesher_testing.device.vm import Told, tell_in_vm
 
 _LONGEST = 800.0
 """Seconds: about two minutes on two cores that have nothing else to do."""
@@ -20,7 +20,7 @@ Check = Callable[[str], None]
 def told(request: pytest.FixtureRequest) -> Told:
     """Return what came out of the VM."""
     wanted = {item.callspec.params["story"] for item in request.session.items if hasattr(item, "callspec")}
-    stories = [*device_stories.names("Kernel"), *mesh_stories.STORIES]
+    stories = [*cases.names("Kernel"), *mesh_cases.STORIES]
     return tell_in_vm([name for name in stories if name in wanted], timeout=_LONGEST)
 
 

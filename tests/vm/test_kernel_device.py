@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from wesher_testing.device_stories import names
+from wesher_testing.device.cases import names
 
 
 @pytest.mark.parametrize("story", names("Kernel"))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from wesher_testing.mesh_stories import STORIES
+from wesher_testing.device.mesh_cases import STORIES
 
 
 @pytest.mark.parametrize("story", STORIES)

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from wesher_testing.device_bench import Carrier
-from wesher_testing.device_stories import names, tell
-from wesher_testing.toolbox import REPOSITORY, go_binary
+from wesher_testing.device.cases import names, tell
+from wesher_testing.device.harness import Carrier
+from wesher_testing.run.toolbox import REPOSITORY, go_binary
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

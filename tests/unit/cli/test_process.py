@@ -16,9 +16,9 @@ from typing import BinaryIO
 
 import pytest
 
-from wesher_testing.agents import WESHER, wait_until
-from wesher_testing.loopback import free_port
-from wesher_testing.mounted import KUBECONFIG
+from wesher_testing.agents.mounted_files import KUBECONFIG
+from wesher_testing.agents.process import WESHER, wait_until
+from wesher_testing.lab.loopback import free_port
 
 SECONDS = 60
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wesher_agent.files.atomic import CannotWrite, replace_file, update_file
-from wesher_testing.mount_namespace import run_with_own_mounts
+from wesher_testing.lab.mount_namespace import run_with_own_mounts
 
 
 def leftovers(directory: Path) -> list[str]:

@@ -20,8 +20,8 @@ from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
-from wesher_testing.members import meta
-from wesher_testing.mount_namespace import run_with_own_mounts
+from wesher_testing.lab.mount_namespace import run_with_own_mounts
+from wesher_testing.virtual.members import meta
 
 KEY = ClusterKey(bytes(range(32)))
 NODE = SavedMember(

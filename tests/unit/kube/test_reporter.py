@@ -15,8 +15,8 @@ from wesher_agent.kube import reporter as kubernetes
 from wesher_agent.kube.api import ApiServer
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_agent.kube.reporter import KubernetesLink
-from wesher_testing.members import remembered
-from wesher_testing.snapshots import snapshot
+from wesher_testing.agents.snapshots import snapshot
+from wesher_testing.virtual.members import remembered
 
 NODE = {"metadata": {"name": "m.a", "uid": "u-a", "generation": 1}, "spec": {"overlayIP": "10.9.0.5"}}
 WELL = snapshot(remembered("b"))

@@ -21,7 +21,7 @@ from cryptography.x509.oid import NameOID
 from wesher_agent.kube import api as api_module
 from wesher_agent.kube.api import Answer, ApiServer, in_cluster
 from wesher_common.errors import ClusterUnavailable
-from wesher_testing.loop_clock import LoopClock
+from wesher_testing.virtual.loop_clock import LoopClock
 
 SECONDS = 20.0
 """Less than the half minute for which TLS waits for a farewell."""

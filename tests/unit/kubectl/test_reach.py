@@ -10,7 +10,7 @@ import pytest
 
 from wesher_operator.kubectl import reach
 from wesher_operator.kubectl.commands import main
-from wesher_testing.mounted import KUBECONFIG
+from wesher_testing.agents.mounted_files import KUBECONFIG
 
 
 @pytest.mark.parametrize("content", [None, "", "{", "contexts: 5\n"])

@@ -13,7 +13,16 @@ from wesher_agent.mesh.desired import (
 from wesher_agent.mesh.device import Endpoint, Peer
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_common.overlay import candidate_address
-from wesher_testing.members import OVERLAY, go_meta, local_peer, meta, peers, private_key, reasons, remembered
+from wesher_testing.virtual.members import (
+    OVERLAY,
+    go_meta,
+    local_peer,
+    meta,
+    peers,
+    private_key,
+    reasons,
+    remembered,
+)
 
 
 def test_a_member_becomes_a_peer_and_a_hosts_entry() -> None:

@@ -10,7 +10,7 @@ import pytest
 from wesher_agent.mesh.host import ALL_ADDRESSES, HostNetwork
 from wesher_agent.mesh.local import Local, Options
 from wesher_agent.swim.address import Address
-from wesher_testing.members import host, local_node
+from wesher_testing.virtual.members import host, local_node
 
 PUBLIC, OTHER_PUBLIC, PRIVATE, OTHER_PRIVATE = "93.184.216.34", "93.184.216.40", "10.0.0.5", "10.0.0.9"
 

@@ -35,7 +35,7 @@ from wesher_agent.wire.packet import open_packet
 from wesher_common.keys import ClusterKey, KeyRing
 from wesher_common.mesh_document import MeshDocument, WireGuardMode, WireGuardSettings
 from wesher_common.seeds import SeedAddress
-from wesher_testing.members import OVERLAY, document, host, local_node, meta
+from wesher_testing.virtual.members import OVERLAY, document, host, local_node, meta
 
 O = TypeVar("O", bound=Output)  # noqa: E741 - an output
 E = TypeVar("E")

@@ -12,7 +12,7 @@ from wesher_agent.mesh.desired import (
 from wesher_agent.mesh.roster import MemberState
 from wesher_common.errors import InvalidSpec
 from wesher_common.overlay import candidate_address
-from wesher_testing.members import (
+from wesher_testing.virtual.members import (
     OVERLAY,
     go_meta,
     local_peer,

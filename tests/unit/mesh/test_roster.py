@@ -33,7 +33,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.wire.messages import State
 from wesher_common.overlay import IPNetwork
 from wesher_common.seeds import SeedAddress
-from wesher_testing.members import OVERLAY, gossiped, meta
+from wesher_testing.virtual.members import OVERLAY, gossiped, meta
 
 DAY = 24 * 3600.0
 B = Address("192.0.2.2", 7946)

@@ -12,7 +12,7 @@ from wesher_agent.mesh.desired import (
     unreachable_overlay,
 )
 from wesher_agent.mesh.device import Endpoint
-from wesher_testing.members import local_peer, meta, peers, reasons, remembered
+from wesher_testing.virtual.members import local_peer, meta, peers, reasons, remembered
 
 WIDE = ip_network("10.0.0.0/8")
 """Go's default, inside which many a LAN lies."""

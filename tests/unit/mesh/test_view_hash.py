@@ -8,7 +8,7 @@ from wesher_agent.mesh.desired import (
     view_hash,
 )
 from wesher_agent.mesh.roster import MemberState, RosterMember
-from wesher_testing.members import local_peer, meta, private_key, remembered
+from wesher_testing.virtual.members import local_peer, meta, private_key, remembered
 
 
 def test_two_nodes_that_see_each_other_agree() -> None:

@@ -42,7 +42,7 @@ from wesher_agent.wire.messages import Alive, Versions
 from wesher_agent.wire.packet import PacketFormat
 from wesher_common.errors import InvalidSpec
 from wesher_common.overlay import IPAddress
-from wesher_testing.loopback import free_port
+from wesher_testing.lab.loopback import free_port
 
 FAST = replace(LOCAL, gossip_interval=0.01, probe_interval=0.1, probe_timeout=0.05, push_pull_interval=0.5)
 DEADLINE = 60.0

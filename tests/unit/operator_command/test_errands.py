@@ -9,7 +9,7 @@ import pytest
 
 from wesher_operator import kube
 from wesher_operator.errands import RELEASE_NAME, RELEASE_NAMESPACE, uninstall
-from wesher_testing.answering import Answer, Request, serving
+from wesher_testing.cluster.fake_api_server import Answer, Request, serving
 
 NOT_NOW: Answer = (503, {"kind": "Status", "code": 503, "message": "overloaded"})
 FORBIDDEN: Answer = (403, {"kind": "Status", "code": 403, "message": "denied by policy"})

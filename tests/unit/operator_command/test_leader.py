@@ -12,7 +12,7 @@ import pytest
 
 from wesher_operator import leader
 from wesher_operator.leader import LEASE_SECONDS, Leadership
-from wesher_testing.answering import Answer, Request, serving
+from wesher_testing.cluster.fake_api_server import Answer, Request, serving
 
 RELEASED = {
     "metadata": {"name": "wesher-operator", "namespace": "wesher-system", "resourceVersion": "7"},

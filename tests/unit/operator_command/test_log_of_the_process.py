@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from wesher_testing.mounted import KUBECONFIG
+from wesher_testing.agents.mounted_files import KUBECONFIG
 
 
 def first_line(tmp_path: Path, *flags: str) -> str:

@@ -14,7 +14,7 @@ from wesher_common.version import VERSION
 from wesher_operator.__main__ import main
 from wesher_operator.agent_pods import AgentPods
 from wesher_operator.options import _COMMANDS, _RUN, RunOptions, parse_options
-from wesher_testing.mounted import KUBECONFIG
+from wesher_testing.agents.mounted_files import KUBECONFIG
 
 INSTALLED = ["--agent-image=x", "--namespace=n"]
 BAD_VARIABLES: list[tuple[str, str, str]] = [

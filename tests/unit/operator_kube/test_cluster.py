@@ -29,9 +29,9 @@ from wesher_operator.kube import (
     read_answer,
     watch_credentials,
 )
-from wesher_testing.answering import Request, answering, serving
-from wesher_testing.loop_clock import LoopClock
-from wesher_testing.mounted import KUBECONFIG
+from wesher_testing.agents.mounted_files import KUBECONFIG
+from wesher_testing.cluster.fake_api_server import Request, answering, serving
+from wesher_testing.virtual.loop_clock import LoopClock
 
 MESHES = "/apis/wesher.dev/v1alpha1/weshermeshes"
 

@@ -8,7 +8,7 @@ import pytest
 from wesher_operator.kube import MESH
 from wesher_operator.reconcile.control import Controller
 from wesher_operator.reconcile.manifests import AgentSettings
-from wesher_testing.answering import Answer, Request, Storing, answering, serving
+from wesher_testing.cluster.fake_api_server import Answer, Request, Storing, answering, serving
 
 
 def mesh(version: int) -> dict[str, Any]:

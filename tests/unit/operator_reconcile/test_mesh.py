@@ -17,7 +17,7 @@ from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.mesh import MeshReconciler
 from wesher_operator.reconcile.world import World
-from wesher_testing.answering import Answer, Request, Storing, serving
+from wesher_testing.cluster.fake_api_server import Answer, Request, Storing, serving
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 MESH_PATH = MESH.path("", "demo")

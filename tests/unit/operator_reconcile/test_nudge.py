@@ -14,7 +14,7 @@ from wesher_operator import kube
 from wesher_operator.kube import POD, WESHER_NODE
 from wesher_operator.reconcile.nudge import Nudges
 from wesher_operator.reconcile.world import World
-from wesher_testing.answering import Answer, Request, Storing, serving
+from wesher_testing.cluster.fake_api_server import Answer, Request, Storing, serving
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 NETWORK = parse_overlay_network("10.189.0.0/16", field="overlayCIDR")

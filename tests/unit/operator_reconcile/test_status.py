@@ -15,8 +15,8 @@ from wesher_operator.reconcile.refusal import Refusal
 from wesher_operator.reconcile.status import Findings, mesh_status, next_change, report_window, stale_after
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
-from wesher_testing.members import remembered
-from wesher_testing.snapshots import snapshot
+from wesher_testing.agents.snapshots import snapshot
+from wesher_testing.virtual.members import remembered
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 RING = KeyRing(ClusterKey(bytes(32)))

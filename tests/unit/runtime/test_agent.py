@@ -16,7 +16,7 @@ import pytest
 from wesher_agent.cli.commands import agent_settings
 from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.startup import start_up
-from wesher_testing.loopback import free_port
+from wesher_testing.lab.loopback import free_port
 
 SECONDS = 60.0
 """For what takes a moment, on a machine that has other work."""

@@ -18,7 +18,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
-from wesher_testing.mounted import KUBECONFIG
+from wesher_testing.agents.mounted_files import KUBECONFIG
 
 MESH = {
     "version": 1,

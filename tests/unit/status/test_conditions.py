@@ -8,8 +8,8 @@ from wesher_agent.mesh.local import Options
 from wesher_agent.mesh.roster import MemberState
 from wesher_agent.status.conditions import JOIN_SECONDS, conditions
 from wesher_common.seeds import SeedAddress
-from wesher_testing.members import document, local_node, remembered
-from wesher_testing.snapshots import snapshot
+from wesher_testing.agents.snapshots import snapshot
+from wesher_testing.virtual.members import document, local_node, remembered
 
 B, C = remembered("b"), remembered("c")
 SEEKING = local_node("a", mesh=document(seed_nodes=(SeedAddress("192.0.2.50"),)))

@@ -16,7 +16,7 @@ from wesher_agent.swim.events import (
     SelfRefuted,
     UdpUnreachable,
 )
-from wesher_testing.members import gossiped
+from wesher_testing.virtual.members import gossiped
 
 
 def test_every_kind_is_there_before_anything_happened() -> None:

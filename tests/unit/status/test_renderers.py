@@ -21,8 +21,8 @@ from wesher_agent.swim.address import Address
 from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
 from wesher_common.seeds import SeedAddress
-from wesher_testing.members import document, local_node, private_key
-from wesher_testing.snapshots import snapshot
+from wesher_testing.agents.snapshots import snapshot
+from wesher_testing.virtual.members import document, local_node, private_key
 
 NOW = 1_000_000.0
 TIME = datetime(2026, 1, 2, tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""A real API server, real kubelets, the image, the chart and the operator on them."""

@@ -1,0 +1,78 @@
+"""Helm 3 and 4, as users render and install the chart with them.
+
+``python -m wesher_testing.cluster.helm`` builds both into the cache, which takes minutes, once.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from wesher_testing.run.toolbox import REPOSITORY, go_binary
+
+HelmVersion = Literal[3, 4]
+VERSIONS: tuple[HelmVersion, ...] = get_args(HelmVersion)
+CHART = REPOSITORY / "charts/wesher"
+
+_MODULE = REPOSITORY / "tests/support/go/helm"
+_MODFILES = {3: "helm3.mod", 4: "go.mod"}
+
+
+@functools.cache
+def helm(version: HelmVersion = 4) -> Path:
+    """Return the program ``helm`` of a major version, pinned beside the other Go programs."""
+    return go_binary(_MODULE, f"helm.sh/helm/v{version}/cmd/helm", "helm", _MODFILES[version])
+
+
+class HelmFailed(Exception):  # noqa: N818 - reads as the fact it states
+    """Helm refused; the text is what it said."""
+
+
+def run_helm(
+    version: HelmVersion,
+    *arguments: str | Path,
+    seconds: float = 60,
+    home: Path,
+    enter: Sequence[str] = (),
+) -> str:
+    """Run Helm and return what it printed.
+
+    Args:
+        version: of Helm.
+        arguments: without the program's name.
+        seconds: after which it is ended.
+        home: where it may keep its cache and settings; the user's own stay untouched.
+        enter: what to prefix the command with so that it runs where the API server can be reached.
+
+    Raises:
+        HelmFailed: it refused.
+
+    """
+    return _run([*enter, helm(version), *arguments], seconds, home)
+
+
+def _run(command: Sequence[str | Path], seconds: float, home: Path) -> str:
+    names = ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME", "KUBECACHEDIR")
+    places = {name: str(home) for name in names}
+    mine = {name: value for name, value in os.environ.items() if not name.startswith(("HELM_", "KUBE"))}
+    done = subprocess.run(
+        command,
+        env={**mine, **places},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    if done.returncode:
+        raise HelmFailed(done.stderr.strip() or done.stdout.strip())
+    return done.stdout
+
+
+if __name__ == "__main__":
+    for each in VERSIONS:
+        helm(each)

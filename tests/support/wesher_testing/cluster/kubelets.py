@@ -1,0 +1,347 @@
+"""A real cluster on one machine: a control plane, and nodes with kubelet, containerd and kube-proxy.
+
+Every node is a host of a `wesher_testing.lab.namespaces.Lab` with processes and mounts of its
+own, so pods really run and a node can lose its power. What `wesher_testing.cluster.components`
+tells each program stands there. There is no cluster DNS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from wesher_testing.cluster import cgroups, components, containers, node_init
+from wesher_testing.cluster.api_server import ApiServer, KubectlFailed, api_server
+from wesher_testing.cluster.image import Image, pause_image
+from wesher_testing.lab.namespaces import Host, Lab, Network
+from wesher_testing.run.cache import report
+from wesher_testing.run.toolbox import etcd, kubernetes_binary, system_program
+
+_AFTER_CONTAINERD = ("sh", "-c", f'until [ -S {containers.SOCKET} ]; do sleep 0.1; done; exec "$@"', "sh")
+"""What holds a program back until containerd listens; a kubelet would give up."""
+
+_PATIENCE = 240.0
+"""Seconds in which a part must come up; a whole cluster takes about fifteen, on a machine of its own."""
+
+
+class ClusterFailed(RuntimeError):  # noqa: N818 - reads as the fact it states
+    """A part of the cluster did not come up; the text says which, with its last words."""
+
+
+class Node:
+    """One node of a cluster.
+
+    Attributes:
+        name: its name to Kubernetes.
+        host: what it stands on; its files and its cable survive a crash.
+        directory: its programs' configuration and logs.
+
+    """
+
+    def __init__(self, name: str, host: Host, api: ApiServer, *, in_cloud: bool) -> None:
+        self.name = name
+        self.host = host
+        self.directory = api.directory / name
+        self.directory.mkdir()
+        self._programs = {
+            "containerd": containers.containerd(host.root / "etc"),
+            "kubelet": [
+                *_AFTER_CONTAINERD,
+                *components.kubelet(api, name, host.ipv4, directory=self.directory, in_cloud=in_cloud),
+            ],
+            "kube-proxy": components.kube_proxy(api, name, directory=self.directory),
+        }
+        self._init: subprocess.Popen[str] | None = None
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._first_process = 0
+
+    def boot(self) -> None:
+        """Start the node, for the first time or after `crash`; it is Ready some seconds later."""
+        cgroups.favour_containers()
+        self._init = self.host.popen(
+            [
+                *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
+                *(sys.executable, "-I", node_init.__file__, self.directory),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # it complains when its child is killed, which is how a node ends
+            text=True,
+            start_new_session=True,
+        )
+        if self._init.stdout is None or not self._init.stdout.readline():
+            raise ClusterFailed(f"{self.name}: no namespaces for its processes")
+        self._first_process = int(Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children").read_text())
+        for program, argv in self._programs.items():
+            self._running.append(_start(self.command(argv), self.directory / f"{program}.log"))
+
+    def crash(self) -> None:
+        """Cut the power: every process dies at once, and all that a reboot forgets is forgotten."""
+        if self._init is None:
+            return
+        # The kernel lets a first process go only when all others of its namespace are buried.
+        os.kill(self._first_process, signal.SIGKILL)
+        self._init.communicate()
+        self._init = None
+        for program in self._running:
+            program.wait()
+        self._running.clear()
+        cgroups.remove_groups_of(self.containers())
+        self.host.run(["find", "/run", "-xdev", "-mindepth", "1", "-delete"], check=False)
+        self.host.run(["nft", "flush", "ruleset"])
+        for device in self.devices() - {"lo"}:
+            if not device.startswith("eth"):
+                self.host.run(["ip", "link", "delete", device], check=False)
+
+    def containers(self) -> set[str]:
+        """Return the ids of the containers that the node runs, or ran until it lost its power."""
+        tasks = self.host.root / containers.TASKS.strip("/")
+        return {task.name for task in tasks.iterdir()} if tasks.exists() else set()
+
+    def devices(self) -> set[str]:
+        """Return the names of the node's network devices."""
+        return {link["ifname"] for link in json.loads(self.host.run(["ip", "-json", "link"]).stdout)}
+
+    def command(self, argv: Sequence[str | Path]) -> list[str]:
+        """Return the command line that runs ``argv`` on the node, among its processes and mounts."""
+        enter = (str(system_program("nsenter")), f"--target={self._first_process}")
+        return [*enter, "--net", "--mount", "--uts", "--pid", "--", *map(str, argv)]
+
+    def run(self, argv: Sequence[str | Path], *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a program to its end on the node, within a minute."""
+        return subprocess.run(
+            self.command(argv),
+            check=check,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def log_of(self, program: str) -> str:
+        """Return what ``containerd``, ``kubelet`` or ``kube-proxy`` has said since the first boot."""
+        return (self.directory / f"{program}.log").read_text(errors="replace")
+
+    def connect_pods(self, network: str) -> None:
+        """Tell containerd which addresses the node's pods get; the node is not Ready before."""
+        directory = self.host.root / containers.CNI_CONFIGURATION.strip("/")
+        directory.mkdir(parents=True, exist_ok=True)
+        bridge = {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "hairpinMode": True,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": network}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+                "dataDir": "/run/cni-addresses",
+            },
+        }
+        content = {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge]}
+        (directory / "pods.conflist").write_text(json.dumps(content))
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where in a lab a cluster stands."""
+
+    lab: Lab
+    network: Network
+    prefix: str = ""
+    """Of its hosts' names in the lab, where other clusters have nodes of the same names."""
+    gateway: Host | None = None
+    """The way out of the network; none is a way to nowhere."""
+    in_cloud: bool = False
+    """Whether something else than the kubelets says which addresses nodes have."""
+
+    def host(self, name: str) -> Host:
+        """Add a host."""
+        return self.lab.host(self.prefix + name, self.network)
+
+
+class Cluster:
+    """A running cluster.
+
+    Attributes:
+        api: its API server, with ``kubectl``.
+        lab: the hosts and networks it stands on.
+        control_plane: the host of the API server; no pods run there.
+
+    """
+
+    def __init__(self, site: Site, api: ApiServer, control_plane: Host) -> None:
+        self.lab = site.lab
+        self.api = api
+        self.control_plane = control_plane
+        self._site = site
+        self._nodes: dict[str, Node] = {}
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes by name, in the order they were added."""
+        return self._nodes
+
+    def add_nodes(self, *names: str, images: Sequence[Image] = ()) -> None:
+        """Add nodes that hold the images, and wait until they are Ready."""
+        site = self._site
+        added = [Node(name, site.host(name), self.api, in_cloud=site.in_cloud) for name in names]
+        # Without one a Service's address leads nowhere, even where there is nothing behind it.
+        way_out = (site.gateway or self.control_plane).address_on(site.network)
+        for node in added:
+            self._nodes[node.name] = node
+            node.host.run(["ip", "route", "replace", "default", "via", str(way_out)])
+            # The API server calls kubelets by their names, for logs.
+            with (self.control_plane.root / "etc/hosts").open("a") as hosts:
+                hosts.write(f"{node.host.ipv4} {node.name}\n")
+            node.boot()
+        self._load((pause_image(), *images), added)
+        self._connect_pods()
+        self.wait_until_ready(*names)
+
+    def remove_node(self, name: str) -> None:
+        """Cut a node's power for good, and have Kubernetes forget it."""
+        self._nodes.pop(name).crash()
+        self.api.kubectl("delete", "node", name, "--ignore-not-found")
+
+    def load(self, *images: Image, only: Node | None = None) -> None:
+        """Import images into every node's store, or into one."""
+        self._load(images, self._nodes.values() if only is None else [only])
+
+    def tag(self, image: Image, name: str) -> Image:
+        """Give an image on every node another name besides, and return it under that."""
+        for node in self._nodes.values():
+            node.run(containers.tagging(image, name))
+        return Image(name, image.archive)
+
+    def wait_until_ready(self, *names: str) -> None:
+        """Wait until the named nodes are Ready, all when none is named."""
+        for name in names or self._nodes:
+            try:
+                self.repeat("wait", "--for=condition=Ready", f"node/{name}", "--timeout=5s")
+            except KubectlFailed as error:
+                raise ClusterFailed(f"{error}: {self._nodes[name].log_of('kubelet')[-2000:]}") from error
+
+    def repeat(self, *arguments: str, seconds: float = _PATIENCE) -> str:
+        """Run kubectl, again and again within so many seconds, until it succeeds; return what it printed.
+
+        It is run once more after them, since the machine may have stood still.
+
+        Raises:
+            KubectlFailed: it never did; the text holds its last error.
+
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            is_last = time.monotonic() > deadline
+            try:
+                return self.api.kubectl(*arguments)
+            except KubectlFailed:
+                if is_last:
+                    raise
+                time.sleep(0.2)
+
+    def close(self) -> None:
+        """Cut every node's power."""
+        for node in self._nodes.values():
+            node.crash()
+
+    def _load(self, images: Sequence[Image], nodes: Collection[Node]) -> None:
+        for node in nodes:
+            _wait_until(partial(containers.is_up, node.command), partial(node.log_of, "containerd"))
+        loading = [each for node in nodes for each in containers.load(images, node.command)]
+        for load in loading:
+            said, _ = load.communicate()
+            if load.returncode != 0:
+                raise ClusterFailed(f"an image could not be imported: {said}")
+
+    def _connect_pods(self) -> None:
+        """Tell every node which pod network it was allocated, and everybody else the way there."""
+        networks: dict[str, str] = {}
+
+        def all_are_allocated() -> bool:
+            for node in self.api.get("nodes")["items"]:
+                if network := node["spec"].get("podCIDR"):
+                    networks[node["metadata"]["name"]] = network
+            return self._nodes.keys() <= networks.keys()
+
+        _wait_until(all_are_allocated, lambda: f"pod networks for {sorted(self._nodes)}, only: {networks}")
+        for name, node in self._nodes.items():
+            node.connect_pods(networks[name])
+            for host in (
+                self.control_plane,
+                *(each.host for each in self._nodes.values() if each is not node),
+            ):
+                host.run(["ip", "route", "replace", networks[name], "via", str(node.host.ipv4)])
+
+
+def prepare() -> None:
+    """Build or unpack every program that a cluster runs, so that none is waited for half-way."""
+    etcd()
+    for name in (
+        *("kube-apiserver", "kube-controller-manager", "kube-scheduler"),
+        *("kubelet", "kube-proxy", "kubectl"),
+    ):
+        kubernetes_binary(name)
+    containers.prepare()
+
+
+@contextmanager
+def cluster(*names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
+    """Run a cluster with nodes of these names until the block ends; nothing of it is left then."""
+    prepare()
+    with Lab() as lab, cluster_at(Site(lab, lab.lan), *names, images=images) as made:
+        yield made
+
+
+@contextmanager
+def cluster_at(site: Site, *names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
+    """Run a cluster in a lab that has others too; call `prepare` before."""
+    with ExitStack() as stack:
+        control_plane = site.host("control-plane")
+        report("starting the API server")
+        api = stack.enter_context(
+            api_server(
+                address=str(control_plane.ipv4), enter=control_plane.command([]), parent=site.lab.directory
+            )
+        )
+        for program, argv in (
+            ("kube-controller-manager", components.controller_manager(api)),
+            ("kube-scheduler", components.scheduler(api)),
+        ):
+            stack.callback(_end, _start(control_plane.command(argv), api.directory / f"{program}.log"))
+        made = Cluster(site, api, control_plane)
+        stack.callback(made.close)
+        report(f"starting {len(names)} nodes")
+        made.add_nodes(*names, images=images)
+        yield made
+
+
+def _start(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as words:
+        # A session of its own: Ctrl-C ends it by our clean-up, and not before it.
+        return subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=words, stderr=words, start_new_session=True
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def _wait_until(is_so: Callable[[], bool], trouble: Callable[[], str]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise ClusterFailed(f"not within {_PATIENCE:.0f} s: {trouble()[-2000:]}")
+        time.sleep(0.1)

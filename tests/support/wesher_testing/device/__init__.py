@@ -1,0 +1,1 @@
+"""What every WireGuard device must do, on this machine and in a virtual one."""

@@ -1,0 +1,209 @@
+"""How a device gets on with other hosts, hands, programs and devices: stories."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
+
+from wesher_agent.mesh.device import Endpoint
+from wesher_testing.device.harness import (
+    INTERFACE,
+    OVERLAY,
+    PORT,
+    Carrier,
+    a_peer,
+    a_wish,
+    an_agent,
+    configure,
+    connect,
+    equal,
+    hold_the_port,
+    holds,
+    kind_of,
+    link,
+    looks_as_wished,
+    lost_pings,
+    mtu_towards,
+    nothing,
+    open_it,
+    peers,
+    ping,
+    private_key,
+    refusal,
+    remove,
+    repair,
+    routes,
+    unreachable,
+    wait_for_it,
+    wg,
+    wg_peers,
+    wish_of,
+)
+from wesher_testing.device.private_hosts import (
+    make_host,
+    two_hosts,
+)
+from wesher_testing.device.registry import Chapter
+
+CHAPTER = Chapter()
+
+
+@CHAPTER.story
+def two_hosts_reach_each_other_through_the_tunnel(carrier: Carrier) -> None:
+    first, second = two_hosts()
+    connect(first, second, carrier)
+    # 1372 bytes of data make a packet of the whole MTU.
+    said = first.run(*ping("10.189.0.2", 5, "-i", "0.2", "-M", "do", "-s", "1372"))
+    equal(lost_pings(said, 5), set(), "pings lost")
+    holds(int(wg(second, "transfer").split()[1]) > 5 * 1372, "bytes through the tunnel")
+
+
+@CHAPTER.story
+def nothing_for_the_overlay_leaves_in_clear(carrier: Carrier) -> None:
+    first, second = two_hosts()
+    first.run("ip", "route", "add", "default", "via", str(second.address))
+    agent = an_agent(first, carrier)
+    agent.call(configure, a_wish())
+    said = first.run("ip", "route", "get", "10.189.0.77", check=False)
+    holds("No route to host" in said, f"the way to a stranger in the overlay: {said}")
+    agent.call(configure, a_wish(unreachable_overlay=False))
+    said = first.run("ip", "route", "get", "10.189.0.77")
+    holds("dev eth0" in said, f"the way without the unreachable route: {said}")
+
+
+@CHAPTER.story
+def a_restarted_agent_adopts_the_device_and_loses_no_packet(carrier: Carrier) -> None:
+    first, second = two_hosts()
+    agent, _ = connect(first, second, carrier)
+    first.run(*ping("10.189.0.2", 1))
+    first.start(*ping("10.189.0.2", 100, "-i", "0.02"))
+    agent.kill()
+    again = first.agent(partial(open_it, "Auto", carrier.binary))
+    outcome, _ = again.call(configure, wish_of(first, second, 1))
+    equal((outcome.changed, outcome.sessions_lost), (False, False), "what the second start did")
+    equal(again.call(kind_of), carrier.kind, "the living device's backend")
+    equal(lost_pings(first.finish(), 100), set(), "pings lost over the restart")
+
+
+@CHAPTER.story
+def an_endpoint_that_roamed_is_left_alone_while_it_works(carrier: Carrier) -> None:
+    begun = time.time()
+    first, second = two_hosts()
+    agent, other = connect(first, second, carrier)
+    first.run(*ping("10.189.0.2", 1))
+    other.call(configure, replace(wish_of(second, first, 2), listen_port=40000))
+    second.run(*ping("10.189.0.1", 2, "-i", "0.2"))
+    learned = {str(private_key(1002).public): f"{second.address}:40000"}
+    equal(wg_peers(first, "endpoints"), learned, "the learned endpoint")
+    holds(not agent.call(repair).changed, "a look")
+    moved = wish_of(first, second, 1, endpoint=Endpoint(second.address, 41000))
+    agent.call(configure, moved)
+    equal(wg_peers(first, "endpoints"), learned, "the endpoint after another was wished")
+    (peer,) = agent.call(peers)
+    # The device counts whole seconds.
+    holds(begun - 1 < peer.last_handshake <= time.time(), f"handshake at {peer.last_handshake}")
+    holds(peer.rx_bytes > 0 and peer.tx_bytes > 0, "counters")
+
+
+@CHAPTER.story
+def a_foreign_route_is_reported_and_never_replaced(carrier: Carrier) -> None:
+    first, second = two_hosts()
+    foreign = ("10.189.0.2/32", "via", str(second.address), "dev", "eth0")
+    first.run("ip", "route", "add", *foreign)
+    first.run("ip", "route", "add", "10.189.0.3/32", "dev", "eth0", "metric", "100", "proto", "static")
+    agent = an_agent(first, carrier)
+    wish = a_wish(a_peer(2), a_peer(3), a_peer(4))
+    outcome, _ = agent.call(configure, wish)
+    equal(
+        [(str(conflict.destination), conflict.holder) for conflict in outcome.conflicts],
+        [
+            ("10.189.0.2/32", f"10.189.0.2/32 via {second.address} dev eth0 proto boot"),
+            ("10.189.0.3/32", "10.189.0.3/32 dev eth0 proto static metric 100"),
+        ],
+        "conflicts",
+    )
+    equal(routes(first), {"10.189.0.4/32"}, "our routes")
+    equal(len(first.json("route", "show", "dev", "eth0", "root", "10.189.0.0/16")), 2, "foreign routes")
+    again, _ = agent.call(configure, wish)
+    equal((again.changed, again.conflicts), (False, outcome.conflicts), "the same wish")
+    holds(not agent.call(repair).changed, "a look changes nothing")
+    first.run("ip", "route", "del", *foreign)
+    equal(len(agent.call(repair).conflicts), 1, "conflicts once the first is gone")
+    equal(routes(first), {"10.189.0.2/32", "10.189.0.4/32"}, "our routes once it is gone")
+    agent.call(configure, a_wish(a_peer(4)))
+    equal(len(first.json("route", "show", "dev", "eth0", "root", "10.189.0.0/16")), 1, "foreign routes left")
+
+
+@CHAPTER.story
+def two_meshes_on_one_host_leave_each_other_alone(carrier: Carrier) -> None:
+    host = make_host()
+    agent = an_agent(host, carrier)
+    wish = a_wish(a_peer(2))
+    agent.call(configure, wish)
+    other = an_agent(host, carrier, "wgother")
+    elsewhere = IPv4Network("10.99.0.0/16")
+    other.call(
+        configure,
+        a_wish(
+            a_peer(2, "10.99.0.2/32"),
+            interface="wgother",
+            overlay=elsewhere,
+            address=elsewhere[1],
+            listen_port=PORT + 1,
+        ),
+    )
+    looks_like_two = {str(OVERLAY), str(elsewhere)}
+    equal(unreachable(host), looks_like_two, "unreachable")
+    equal((agent.call(repair).changed, other.call(repair).changed), (False, False), "looks")
+    other.call(remove)
+    looks_as_wished(host, wish)
+
+
+@CHAPTER.story
+def a_port_that_another_program_holds_is_named(carrier: Carrier) -> None:
+    host = make_host()
+    agent = an_agent(host, carrier)
+    holder = host.agent(hold_the_port)
+    holder.call(wait_for_it)
+    error = refusal(lambda: agent.call(configure, a_wish(a_peer(2))))
+    equal((error.kind, "UDP port 51820 is taken" in error.text), ("PortTaken", True), error.text)
+    holder.kill()
+    agent.call(configure, a_wish(a_peer(2)))
+    looks_as_wished(host, a_wish(a_peer(2)))
+
+
+@CHAPTER.story
+def a_name_that_belongs_to_another_device_is_refused(carrier: Carrier) -> None:
+    host = make_host()
+    host.run("ip", "link", "add", INTERFACE, "type", "veth", "peer", "name", "otherend")
+    before = link(host)
+    agent = an_agent(host, carrier)
+    error = refusal(lambda: agent.call(configure, a_wish(a_peer(2))))
+    equal(
+        (error.kind, error.text),
+        (
+            "InvalidSpec",
+            f"interface '{INTERFACE}': is the name of another network device: choose a free one",
+        ),
+        "error",
+    )
+    agent.call(remove)
+    equal(link(host), before, "the other device")
+
+
+@CHAPTER.story
+def the_mtu_follows_the_narrowest_way_out(carrier: Carrier) -> None:
+    first, second = two_hosts()
+    agent = first.agent(nothing)
+    equal(agent.call(mtu_towards, []), 1420, "no way out at all")
+    first.run("ip", "link", "set", "eth0", "mtu", "9000")
+    first.run("ip", "route", "add", "default", "via", str(second.address))
+    equal(agent.call(mtu_towards, []), 8920, "jumbo frames on the default route")
+    equal(agent.call(mtu_towards, [second.address, first.address]), 8920, "a neighbour, and ourselves")
+    first.run("ip", "route", "add", "203.0.113.0/24", "via", str(second.address), "mtu", "1450")
+    narrow = IPv4Address("203.0.113.9")
+    equal(agent.call(mtu_towards, [second.address, narrow]), 1370, "a route with an MTU of its own")
+    first.run("ip", "link", "set", "eth0", "mtu", "1300")
+    equal(agent.call(mtu_towards, [IPv6Address("2001:db8::2")]), 1280, "never below IPv6's least")

@@ -1,0 +1,396 @@
+"""What whole agents must do on the kernel's WireGuard, told as stories of a mesh of three hosts.
+
+For the VM, whose kernel has it: the whole agent with the flags that users give it,
+once a host, and ping between all of them. Of a device alone tell the `device.cases`.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import itertools
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+import wesher_agent.app
+import wesher_agent.cli.commands
+import wesher_common
+from wesher_agent.control import AgentUnreachable, ask, socket_path
+from wesher_common.version import VERSION
+from wesher_testing.device.harness import addresses, equal, holds, link, routes, wg, wg_peers
+from wesher_testing.device.private_hosts import Host, enter, hosts_on_a_switch, in_private_world, only_ever
+
+_STORY_TIMEOUT = 400.0
+_PATIENCE = 120.0
+"""Seconds for what takes a few: the VM is slow, and the machine may have other work."""
+_LOOK_EVERY = 0.5
+_REPAIRED_WITHIN = 30.0
+_SLOW_VM = 15.0
+"""Seconds that a slow VM may add to what our own clock promises."""
+_ON_THE_WAY = 10
+"""How many of the last pings may lack an answer when ping is ended."""
+_ANSWERS_AFTER = 2 * _ON_THE_WAY
+"""How many more answers show that all is well after something was done, and that the last hide nothing."""
+
+_INTERFACE = "wgmesh"
+_OVERLAY = "10.189.0.0/16"
+_KEY = base64.b64encode(bytes(range(100, 132)))
+_NEXT_VERSION = "99.0.0"
+_PACKAGES = (wesher_agent, wesher_common)
+
+_ANSWERED = re.compile(r"bytes from .* icmp_seq=(\d+) ")
+_SENT = re.compile(r"^(\d+) packets transmitted", re.MULTILINE)
+
+Story = Callable[[], Any]
+STORIES: dict[str, Story] = {}
+"""By name, in the order they are told; a story may return figures worth printing."""
+
+
+def tell(name: str) -> Any:
+    """Run one story in a world of its own and return its figures.
+
+    Raises:
+        StoryFailed: it did not go as it should.
+
+    """
+    return in_private_world(STORIES[name], timeout=_STORY_TIMEOUT)
+
+
+def _story(story: Story) -> Story:
+    STORIES[story.__name__] = story
+    return story
+
+
+@_story
+def an_agent_restarts_and_all_are_upgraded_without_a_lost_ping() -> dict[str, float]:
+    mesh = _Mesh()
+    devices = [_identity(member) for member in mesh.members]
+    next_release = _Release(_another_code(mesh.directory))
+    steps = [(mesh.members[0], mesh.release, VERSION)]
+    steps += [(member, next_release, _NEXT_VERSION) for member in mesh.members]
+    begun = time.monotonic()
+    with _Pings(mesh) as pings:
+        for member, release, version in steps:
+            member.stop(signal.SIGTERM)
+            member.start(release)
+            member.wait_ready(version)
+        mesh.wait_whole()
+        pings.wait_for_more()
+    equal(pings.lost, {}, "pings lost")
+    equal([_identity(member) for member in mesh.members], devices, "devices")
+    return {"a restart and three upgrades": time.monotonic() - begun}
+
+
+@_story
+def a_device_that_a_killed_agent_left_is_adopted_and_then_looked_after() -> dict[str, float]:
+    mesh = _Mesh()
+    victim = mesh.members[1]
+    device, before = _identity(victim), _handshakes(victim)
+    holds(len(before) == len(mesh.members) - 1 and all(before.values()), f"handshakes: {before}")
+    with _Pings(mesh) as pings:
+        victim.stop(signal.SIGKILL)
+        pings.wait_for_more()
+        equal(_identity(victim), device, "the device without an agent")
+        victim.start(mesh.release)
+        victim.wait_ready(VERSION)
+        mesh.wait_whole()
+        pings.wait_for_more()
+    equal(pings.lost, {}, "pings lost")
+    equal(_identity(victim), device, "the device that was adopted")
+    after = _handshakes(victim)
+    holds(all(after.get(peer, 0) >= when for peer, when in before.items()), f"{before} became {after}")
+
+    # Other hands: a peer, the address, the MTU and a route.
+    wished, repairs = _looks(victim), victim.repairs
+    (destination, *_) = sorted(routes(victim.host, _INTERFACE))
+    victim.host.run("wg", "set", _INTERFACE, "peer", next(iter(before)), "remove")
+    victim.host.run("ip", "route", "del", destination, "dev", _INTERFACE)
+    victim.host.run("ip", "address", "flush", "dev", _INTERFACE)
+    victim.host.run("ip", "link", "set", _INTERFACE, "mtu", "1300")
+    took = _until(
+        lambda: _looks(victim) == wished and victim.repairs > repairs,
+        "the device is repaired",
+        victim,
+        patience=_REPAIRED_WITHIN + _SLOW_VM,
+    )
+    return {"repaired after": took}
+
+
+class _Release:
+    """One release of the agent, loaded: its agents are forked from it.
+
+    Loading it takes ten seconds in the VM, and so each start would.
+
+    Args:
+        code: the folder with its packages; None is ours, which is loaded already.
+
+    """
+
+    def __init__(self, code: Path | None = None) -> None:
+        self._orders, theirs = Pipe()
+        if os.fork() == 0:
+            only_ever(partial(_be_release, theirs, code))
+
+    def start(self, host: Host, log: Path, flags: Sequence[str]) -> int:
+        """Start an agent in a host, everything it says added to a file; return its pid."""
+        return int(self._ask("start", host.holder, str(log), flags))
+
+    def ended(self, pid: int) -> int:
+        """Wait until an agent has ended; return its exit code, negative for a signal."""
+        return int(self._ask("ended", pid))
+
+    def _ask(self, *order: Any) -> Any:
+        self._orders.send(order)
+        if not self._orders.poll(_PATIENCE):
+            raise AssertionError(f"not done within {_PATIENCE:.0f} s: {order[0]}")
+        return self._orders.recv()
+
+
+def _be_release(orders: Connection, code: Path | None) -> NoReturn:
+    if code is not None:
+        names = tuple(package.__name__ for package in _PACKAGES)
+        for module in [module for module in sys.modules if module.partition(".")[0] in names]:
+            del sys.modules[module]
+        sys.path.insert(0, str(code))
+        for module in ("wesher_agent.app", "wesher_agent.cli.commands"):
+            importlib.import_module(module)
+    main = importlib.import_module("wesher_agent.__main__").main
+    while True:
+        match orders.recv():
+            case ("start", holder, log, flags):
+                pid = os.fork()
+                if pid == 0:
+                    _be_agent(main, holder, log, flags)
+                orders.send(pid)
+            case ("ended", pid):
+                orders.send(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+def _be_agent(main: Callable[[], int], holder: int, log: str, flags: Sequence[str]) -> NoReturn:
+    enter(holder)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(output, sys.stdout.fileno())
+    os.dup2(output, sys.stderr.fileno())
+    sys.argv = ["wesher", *flags]
+    os._exit(main())
+
+
+class _Member:
+    """One host of a mesh, and the agent on it."""
+
+    def __init__(self, name: str, host: Host, folder: Path, seed: Host | None) -> None:
+        self.name = name
+        self.host = host
+        self.folder = folder
+        self.overlay_address = ""
+        """Empty until it was asked for."""
+        self._seed = seed
+        self._running: tuple[_Release, int] | None = None
+
+    @property
+    def said(self) -> str:
+        """What its agents said so far."""
+        log = self.folder / "log"
+        # A line may be read while it is written, in the middle of a character.
+        return log.read_text(errors="replace") if log.exists() else "nothing"
+
+    @property
+    def repairs(self) -> int:
+        """How often its agents said that they mended the device."""
+        return self.said.count("device repaired ")
+
+    def start(self, release: _Release) -> None:
+        """Start an agent of a release."""
+        flags = [
+            f"--node-name={self.name}",
+            f"--cluster-key-file={self.folder / 'cluster-key'}",
+            f"--overlay-net={_OVERLAY}",
+            f"--interface={_INTERFACE}",
+            f"--state-dir={self.folder}",
+            f"--run-dir={self.folder}",
+            *("--bind-iface=eth0", "--no-etc-hosts", "--log-level=info"),
+            # As in Kubernetes.
+            "--leave-on-exit=false",
+        ]
+        if self._seed is not None:
+            flags.append(f"--join={self._seed.address}")
+        self._running = release, release.start(self.host, self.folder / "log", flags)
+
+    def stop(self, number: signal.Signals) -> None:
+        """End the agent, and check that it ended as the signal has it."""
+        if self._running is None:
+            raise RuntimeError(f"{self.name} has no agent")
+        release, pid = self._running
+        os.kill(pid, number)
+        expected = 0 if number == signal.SIGTERM else -number
+        equal(
+            release.ended(pid), expected, f"exit code of {self.name}'s agent, which said {self.said[-1500:]}"
+        )
+
+    def ask(self, command: str) -> Any:
+        """Return the agent's answer; nothing while nobody answers."""
+        try:
+            return ask(socket_path(self.folder, _INTERFACE), command)
+        except AgentUnreachable:
+            return None
+
+    def learn_address(self) -> bool:
+        """Ask it for its overlay address; tell whether it answered."""
+        self.overlay_address = (self.ask("status") or {}).get("overlayIP", "")
+        return bool(self.overlay_address)
+
+    def wait_ready(self, version: str) -> None:
+        """Wait until the agent of a version has its device, and its tunnels answer."""
+
+        def is_ready() -> bool:
+            status = self.ask("status")
+            return (
+                status is not None
+                and status["version"] == version
+                and all(condition["status"] == "True" for condition in status["conditions"])
+            )
+
+        _until(is_ready, f"{self.name} is ready with version {version}", self)
+
+    def sees(self, names: set[str]) -> bool:
+        """Tell whether exactly these are alive, ourselves included."""
+        members = self.ask("members") or []
+        return {entry["name"] for entry in members if entry["state"] == "alive"} == names
+
+    def reaches(self, other: _Member) -> bool:
+        """Tell whether a ping through the tunnel is answered."""
+        return "1 received" in self.host.run("ping", "-c1", "-W2", "-n", other.overlay_address, check=False)
+
+
+class _Mesh:
+    """Three hosts with an agent each, started, and whole."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="mesh-"))
+        self.release = _Release()
+        hosts = hosts_on_a_switch(3)
+        self.members: list[_Member] = []
+        for name, host in zip("abc", hosts, strict=True):
+            folder = self.directory / name
+            folder.mkdir()
+            (folder / "cluster-key").write_bytes(_KEY)
+            (folder / "cluster-key").chmod(0o600)
+            member = _Member(name, host, folder, hosts[0] if self.members else None)
+            member.start(self.release)
+            self.members.append(member)
+        self.wait_whole()
+        for member in self.members:
+            _until(member.learn_address, f"{member.name} tells its address", member)
+        for one, other in itertools.permutations(self.members, 2):
+            _until(partial(one.reaches, other), f"{one.name} reaches {other.name}", one)
+
+    def wait_whole(self) -> None:
+        """Wait until everybody sees everybody."""
+        names = {member.name for member in self.members}
+        for member in self.members:
+            _until(partial(member.sees, names), f"{member.name} sees {names}", member)
+
+
+class _Pings:
+    """Pings from each host to each other one, ten a second, while the context lasts."""
+
+    def __init__(self, mesh: _Mesh) -> None:
+        self.lost: dict[str, list[int]] = {}
+        """Once stopped, by ``from-to``: the numbers of pings without an answer; empty when there are none."""
+        self._mesh = mesh
+        self._running: dict[str, tuple[Host, int, Path]] = {}
+
+    def __enter__(self) -> Self:
+        for one, other in itertools.permutations(self._mesh.members, 2):
+            pair = f"{one.name}-{other.name}"
+            says = self._mesh.directory / pair
+            argv = ("ping", "-n", "-i", "0.1", other.overlay_address)
+            self._running[pair] = (one.host, one.host.launch(*argv, says=says, environment={}), says)
+        self.wait_for_more()
+        return self
+
+    def wait_for_more(self) -> None:
+        """Wait until each pair has had some further answers."""
+        wanted = {pair: len(_answered(says)) + _ANSWERS_AFTER for pair, (_, _, says) in self._running.items()}
+        for pair, (_, _, says) in self._running.items():
+            _until(partial(_has_answers, says, wanted[pair]), f"{pair} has {wanted[pair]} answers")
+
+    def __exit__(self, *exception: object) -> None:
+        for running in self._running.values():
+            # So that it prints its summary.
+            os.kill(running[1], signal.SIGINT)
+        for pair, (host, pid, says) in self._running.items():
+            host.ended(pid)
+            if lost := _unanswered(says):
+                self.lost[pair] = lost
+
+
+def _has_answers(says: Path, count: int) -> bool:
+    return len(_answered(says)) >= count
+
+
+def _answered(says: Path) -> set[int]:
+    return {int(number) for number in _ANSWERED.findall(says.read_text())}
+
+
+def _unanswered(says: Path) -> list[int]:
+    sent = _SENT.search(says.read_text())
+    if sent is None:
+        raise AssertionError(f"not the words of a ping that ended: {says.read_text()[-500:]}")
+    # The last ones may still have been on their way.
+    return sorted(set(range(1, int(sent[1]) - _ON_THE_WAY)) - _answered(says))
+
+
+def _another_code(folder: Path) -> Path:
+    """Return where the code of another release lies: ours elsewhere, with another version."""
+    code = folder / "next"
+    for package in _PACKAGES:
+        source = Path(str(package.__file__)).parent
+        shutil.copytree(source, code / source.name)
+    version = code / "wesher_common/version.py"
+    version.write_text(version.read_text().replace(VERSION, _NEXT_VERSION))
+    return code
+
+
+def _identity(member: _Member) -> tuple[int, str]:
+    """Return what tells a device from one made anew: its number, and its public key."""
+    return int(link(member.host, _INTERFACE)["ifindex"]), wg(member.host, "public-key", _INTERFACE)
+
+
+def _handshakes(member: _Member) -> dict[str, int]:
+    return {peer: int(when) for peer, when in wg_peers(member.host, "latest-handshakes", _INTERFACE).items()}
+
+
+def _looks(member: _Member) -> tuple[object, ...]:
+    host = member.host
+    return (
+        wg_peers(host, "allowed-ips", _INTERFACE),
+        addresses(host, _INTERFACE),
+        routes(host, _INTERFACE),
+        link(host, _INTERFACE)["mtu"],
+    )
+
+
+def _until(
+    reached: Callable[[], bool], what: str, member: _Member | None = None, *, patience: float = _PATIENCE
+) -> float:
+    """Wait for something; return how many seconds it took."""
+    begun = time.monotonic()
+    while not reached():
+        if time.monotonic() > begun + patience:
+            raise AssertionError(
+                f"not within {patience:.0f} s: {what}" + (f"; said: {member.said[-3000:]}" if member else "")
+            )
+        time.sleep(_LOOK_EVERY)
+    return time.monotonic() - begun

@@ -1,0 +1,1 @@
+"""Every decoder as a target, and what runs inputs against it."""

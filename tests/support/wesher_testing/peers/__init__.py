@@ -1,0 +1,1 @@
+"""Members of other programs, and of ours, that gossip with one another."""

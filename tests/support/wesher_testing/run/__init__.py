@@ -1,0 +1,1 @@
+"""The commands behind make: rings of tests, demo, bench, and the programs they need."""

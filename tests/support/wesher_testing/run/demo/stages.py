@@ -1,0 +1,279 @@
+"""The stages of the demo, in the order in which they are shown."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_network
+from pathlib import Path
+
+import yaml
+
+from wesher_testing.lab.namespaces import Host
+from wesher_testing.run import toolbox
+from wesher_testing.run.demo.narrator import ClaimFailed, Narrator
+from wesher_testing.run.demo.proof import Markers, show_pair, show_wires
+from wesher_testing.run.demo.world import MESH, NAMESPACE, World, wireguard_go
+
+OVERLAY = "10.189.0.0/16"
+INTERFACE = "wgoverlay"
+NODES = ("node-a", "node-b", "node-c")
+OUTSIDER = "laptop"
+SOON = 60.0
+"""Seconds for what takes a few where nothing else runs."""
+PROBED = 120.0
+"""Seconds for what a node's agents find out by asking each other every half a minute."""
+MESH_OBJECT = {
+    "apiVersion": "wesher.dev/v1alpha1",
+    "kind": "WesherMesh",
+    "metadata": {"name": MESH},
+    "spec": {"overlayCIDR": OVERLAY, "etcHosts": "Names", "gossip": {"profile": "LAN"}},
+}
+
+
+@dataclass(slots=True)
+class Demo:
+    """The stages, over one world."""
+
+    say: Narrator
+    world: World
+    markers: Markers = field(default_factory=Markers)
+
+    def run(self) -> None:
+        """Show everything; what is claimed and does not hold raises `ClaimFailed`."""
+        stages: tuple[Callable[[], None], ...] = (
+            self._make_hosts,
+            self._start_control_plane,
+            self._declare_mesh,
+            self._start_agents,
+            self._show_mesh,
+            self._ping_every_pair,
+            self._join_from_outside,
+            self._break_and_heal,
+            self._lose_an_agent,
+            self._show_wires,
+        )
+        for stage in stages:
+            stage()
+
+    def _make_hosts(self) -> None:
+        with self.say.stage(
+            "Hosts",
+            "Network namespaces on one LAN: a control plane, three nodes, and a machine outside Kubernetes. "
+            "tcpdump listens on every underlay interface from now on.",
+        ):
+            for name in ("control-plane", *NODES, OUTSIDER):
+                host = self.world.add_host(name)
+                self.say.note(f"{name:<14} {host.ipv4}")
+
+    def _start_control_plane(self) -> None:
+        control = self._host("control-plane")
+        with self.say.stage(
+            "API server and operator", "A real kube-apiserver and etcd, with wesher installed."
+        ):
+            self.world.start_api_server(control)
+            deploy = toolbox.REPOSITORY
+            for files in ("deploy/namespace.yaml", "charts/wesher/crds", "deploy/wesher.yaml"):
+                self._kubectl(
+                    "apply", "-f", str(deploy / files), show=f"kubectl apply -f {files}", quiet=True
+                )
+            self.world.start_operator(control)
+            for name in NODES:
+                self.world.register(self._host(name))
+            self._kubectl("get", "nodes", "-o", "wide", "--no-headers=false", show="kubectl get nodes")
+
+    def _declare_mesh(self) -> None:
+        with self.say.stage(
+            "A mesh is declared", "The operator answers with a key, a configuration, addresses."
+        ):
+            self.say.command("kubectl apply -f - <<'MESH'")
+            text = yaml.safe_dump(MESH_OBJECT, sort_keys=False)
+            self.say.output(text)
+            self.world.api.kubectl("apply", "-f", "-", stdin=text)
+            self.say.eventually(
+                "every node has an overlay address",
+                lambda: all(self.world.overlay_address(name) for name in NODES),
+                within=SOON,
+            )
+            # The operator makes it last, so that nothing is missing when its pods start.
+            self.say.eventually("there is a DaemonSet for the agents", self.world.daemon_set, within=SOON)
+            self._kubectl(
+                "get", "secret,configmap,daemonset", "-n", NAMESPACE, "-l", f"wesher.dev/mesh={MESH}"
+            )
+
+    def _start_agents(self) -> None:
+        with self.say.stage(
+            "Agents",
+            "There is no kubelet here: the demo mounts the Secret and the ConfigMap as files and starts "
+            "on each node what the DaemonSet says, with a token bound to that node.",
+        ):
+            for node in self.world.nodes.values():
+                self.say.claim(f"{node.name}: key and configuration are mounted", self.world.mount(node))
+                node.start_agent()
+            self._wait_ready("the mesh is Ready")
+
+    def _show_mesh(self) -> None:
+        with self.say.stage("What an administrator sees"):
+            self._kubectl("get", "wesher")
+            self._kubectl("describe", "wmesh", MESH)
+            self._on(self._host(NODES[0]), "wesher", "members")
+
+    def _ping_every_pair(self) -> None:
+        with self.say.stage(
+            "Every pair, by name", "Each ping carries 16 random bytes that no wire may show."
+        ):
+            for a, b in itertools.permutations((self._host(name) for name in NODES), 2):
+                address = self.world.overlay_address(b.name)
+                show_pair(self.say, a, b, address, INTERFACE, within=SOON)
+                self._ping(a, b)
+
+    def _join_from_outside(self) -> None:
+        outsider, seed = self._host(OUTSIDER), self._host(NODES[0])
+        with self.say.stage(
+            "A machine outside Kubernetes joins",
+            "It needs the cluster key and one member's address, no more.",
+        ):
+            key_file = self.world.lab.directory / "cluster-key"
+            key_file.touch(mode=0o600)
+            key_file.write_text(self.world.cluster_key() + "\n")
+            self.say.command(
+                f"wesher --cluster-key-file FILE --join {seed.ipv4} "
+                f"--overlay-net {OVERLAY} --gossip-profile LAN"
+            )
+            outsider.log_of(
+                [
+                    *(_program("wesher"), f"--cluster-key-file={key_file}", f"--join={seed.ipv4}"),
+                    *(f"--overlay-net={OVERLAY}", "--gossip-profile=LAN", "--log-level=info"),
+                    f"--userspace-binary={wireguard_go()}",
+                ],
+                self.world.lab.directory / f"{OUTSIDER}.log",
+            )
+            for node in (self._host(name) for name in NODES):
+                for source, target in ((outsider, node), (node, outsider)):
+                    self._ping(source, target)
+            self.say.eventually(
+                "the mesh's status lists it as an Outsider", self._outsider_listed, within=SOON
+            )
+
+    def _break_and_heal(self) -> None:
+        victim = self._host(NODES[2])
+        with self.say.stage(
+            "WireGuard is blocked on one node",
+            "Gossip still passes and every member is alive; only its tunnels are dead.",
+        ):
+            self.say.command(f"nft add rule … udp dport 51820 drop   # on {victim.name}")
+            victim.drop("udp", 51820)
+            self._wait_not_ready(victim.name)
+            self._kubectl("get", "wesher")
+            self.say.command("nft delete table …")
+            victim.allow_all()
+            self._wait_ready("the mesh is Ready again")
+            self._ping(self._host(NODES[0]), victim)
+
+    def _lose_an_agent(self) -> None:
+        victim = self.world.nodes[NODES[1]]
+        other = self._host(NODES[0])
+        with self.say.stage(
+            "An agent stops", "A restart is not a departure: device and peers stay, and so does traffic."
+        ):
+            victim.end_agent()
+            self._ping(other, victim.host, ", whose agent is away")
+            self._wait_not_ready(victim.name)
+            self._kubectl("get", "wmesh", MESH, "-o", "wide")
+            victim.start_agent()
+            self._wait_ready("its agent is back and the mesh is Ready again")
+
+    def _show_wires(self) -> None:
+        a, b = (self._host(name) for name in NODES[:2])
+        with self.say.stage("What the wires showed"):
+            self.say.claim("one marker is sent in clear on purpose", self.markers.ping_in_clear(a, b))
+            for capture in self.world.captures.values():
+                capture.stop()
+            packets = {name: capture.packets() for name, capture in self.world.captures.items()}
+            show_wires(self.say, self.markers, packets, ip_network(OVERLAY))
+
+    def _host(self, name: str) -> Host:
+        return self.world.lab.hosts[name]
+
+    def _kubectl(self, *arguments: str, show: str = "", quiet: bool = False) -> None:
+        self.say.command(show or f"kubectl {' '.join(arguments)}")
+        said = self.world.api.kubectl(*arguments)
+        if not quiet:
+            self.say.output(said)
+
+    def _on(self, host: Host, program: str, *arguments: str) -> None:
+        self.say.command(f"{program} {' '.join(arguments)}   # on {host.name}")
+        self.say.output(host.run([_program(program), *arguments]).stdout)
+
+    def _ping(self, source: Host, target: Host, more: str = "") -> None:
+        # A handshake that was lost is tried again after five seconds.
+        self.say.eventually(
+            f"{source.name} → ping {target.name}{more}",
+            partial(self.markers.ping, source, target),
+            within=SOON,
+        )
+
+    def _wait_ready(self, text: str) -> None:
+        def ready() -> bool:
+            self._expect_agents()
+            return self.world.condition().get("status") == "True"
+
+        self.say.eventually(text, ready, within=PROBED)
+
+    def _wait_not_ready(self, name: str) -> None:
+        def blamed() -> bool:
+            ready = self.world.condition()
+            return ready.get("status") == "False" and name in ready.get("message", "")
+
+        self.say.eventually(f"the mesh is not Ready and names {name}", blamed, within=PROBED)
+        self.say.note(f"Ready=False: {self.world.condition().get('message', '')}")
+
+    def _expect_agents(self) -> None:
+        for node in self.world.nodes.values():
+            if node.agent is not None and node.agent.poll() is not None:
+                raise ClaimFailed(f"the agent of {node.name} ended with status {node.agent.returncode}")
+
+    def _outsider_listed(self) -> bool:
+        mesh = self.world.api.get("weshermesh", MESH)
+        members = mesh.get("status", {}).get("memberList", [])
+        return any(member["name"] == OUTSIDER and member["kind"] == "Outsider" for member in members)
+
+
+def how_to_use(world: World) -> str:
+    """Write scripts that reach into a demo that is left up, and return how to use and end it."""
+    directory, hosts = world.lab.directory, world.lab.hosts
+    kubectl = [*world.api.enter, toolbox.kubernetes_binary("kubectl"), f"--kubeconfig={world.api.kubeconfig}"]
+    _script(directory / "kubectl", f'exec {" ".join(map(str, kubectl))} "$@"')
+    enter = (f'{name}) shift; exec {" ".join(host.command([]))} "$@" ;;' for name, host in hosts.items())
+    _script(
+        directory / "on",
+        f'export PATH="{_program("wesher").parent}:$PATH"',
+        'case "$1" in',
+        *enter,
+        "esac",
+        f'echo "usage: $0 HOST COMMAND..., with HOST one of {", ".join(hosts)}" >&2',
+        "exit 2",
+    )
+    return "\n".join(
+        (
+            "The mesh stays up. As root, in another terminal:",
+            f"  {directory}/kubectl get wesher",
+            f"  {directory}/on {NODES[0]} wesher members",
+            f"  {directory}/on {NODES[0]} ping {NODES[1]}",
+            f"  ls {directory}/*.log",
+            f"Press Ctrl-C here (or run: kill {os.getpid()}) and all of it is gone.",
+        )
+    )
+
+
+def _script(path: Path, *lines: str) -> None:
+    path.write_text("\n".join(("#!/bin/sh", *lines)) + "\n")
+    path.chmod(0o755)
+
+
+def _program(name: str) -> Path:
+    return Path(sys.executable).parent / name

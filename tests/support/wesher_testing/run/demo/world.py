@@ -1,0 +1,173 @@
+"""The demo's world: its hosts, the API server, the operator, and the kubelet's part.
+
+Owns what runs where and with whose rights. There is no kubelet: `Node` mounts the
+Secret and ConfigMap as files and starts the agent with the token of its own node,
+as a kubelet would from the DaemonSet.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from wesher_testing.agents.mounted_files import project
+from wesher_testing.cluster.api_server import ApiServer, api_server
+from wesher_testing.lab.capture import Capture
+from wesher_testing.lab.namespaces import Host, Lab
+from wesher_testing.run import toolbox
+
+MESH = "demo"
+NAMESPACE = "wesher-system"
+_BIN = Path(sys.executable).parent
+
+
+@dataclass(slots=True)
+class Node:
+    """One host that is a Kubernetes node, with the agent's container played by a process."""
+
+    host: Host
+    mount: Path
+    """Where the Secret and the ConfigMap stand as files."""
+    kubeconfig: Path
+    log: Path
+    agent: subprocess.Popen[Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The Node's name, which is also the member's."""
+        return self.host.name
+
+    def start_agent(self) -> None:
+        """Run the agent as the DaemonSet's container would."""
+        argv: list[str | Path] = [
+            *(_BIN / "wesher", "agent", f"--kubernetes={self.mount}", f"--kubeconfig={self.kubeconfig}"),
+            *("--log-level=info", f"--userspace-binary={wireguard_go()}"),
+        ]
+        self.agent = self.host.log_of(argv, self.log, env={**os.environ, "WESHER_NODE_NAME": self.name})
+
+    def end_agent(self) -> None:
+        """Send what a kubelet sends to restart a container, and wait until it is gone."""
+        if self.agent is not None:
+            self.agent.terminate()
+            self.agent.wait(timeout=60)
+            self.agent = None
+
+
+@dataclass(slots=True)
+class World:
+    """Everything the demo runs; use it as a context, at whose end nothing is left."""
+
+    lab: Lab = field(default_factory=Lab)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    captures: dict[str, Capture] = field(default_factory=dict)
+    """By host name: what passed its underlay interface."""
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _api: ApiServer | None = None
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(self.lab)
+        # The lab's keeper removes it even when we are killed, and with it what others put there.
+        tempfile.tempdir = str(self.lab.directory)
+        self._stack.callback(setattr, tempfile, "tempdir", None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def has_api(self) -> bool:
+        """Whether it came as far as an API server: before it there is nothing to use."""
+        return self._api is not None
+
+    @property
+    def api(self) -> ApiServer:
+        """The API server, once started."""
+        if self._api is None:
+            raise RuntimeError("the API server is started in a later stage")
+        return self._api
+
+    @property
+    def logs(self) -> list[Path]:
+        """The logs of operator and agents so far."""
+        return sorted(self.lab.directory.glob("*.log"))
+
+    def add_host(self, name: str) -> Host:
+        """Make a host and capture all that passes its underlay interface from now on."""
+        host = self.lab.host(name)
+        self.captures[name] = Capture(host, "eth0", self.lab.directory / f"{name}.pcap")
+        return host
+
+    def start_api_server(self, host: Host) -> None:
+        """Run etcd and kube-apiserver on a host."""
+        self._api = self._stack.enter_context(api_server(address=str(host.ipv4), enter=host.command([])))
+
+    def start_operator(self, host: Host) -> None:
+        """Run the operator with the rights of its ServiceAccount and no others."""
+        token = self.api.token("wesher-operator", NAMESPACE)
+        kubeconfig = self.api.kubeconfig_for(token, "operator")
+        host.log_of(
+            [
+                *(_BIN / "wesher-operator", "run", f"--kubeconfig={kubeconfig}", f"--namespace={NAMESPACE}"),
+                "--agent-image=wesher:demo",
+            ],
+            self.lab.directory / "operator.log",
+        )
+
+    def register(self, host: Host) -> Node:
+        """Make a host a Kubernetes node, with a token that names it."""
+        self.api.node(host.name, str(host.ipv4))
+        token = self.api.token("wesher-agent", NAMESPACE, node=host.name)
+        node = Node(
+            host,
+            self.lab.directory / f"{host.name}-mount",
+            self.api.kubeconfig_for(token, host.name),
+            self.lab.directory / f"{host.name}.log",
+        )
+        self.nodes[host.name] = node
+        return node
+
+    def mount(self, node: Node) -> bool:
+        """Show a node the mesh's Secret and ConfigMap as files; tell whether both exist."""
+        secret = self.api.get("secret", f"{MESH}-key", "-n", NAMESPACE)
+        config = self.api.get("configmap", f"{MESH}-config", "-n", NAMESPACE)
+        if not secret or not config:
+            return False
+        contents = {name: base64.b64decode(value) for name, value in secret["data"].items()}
+        project(node.mount, contents | {name: text.encode() for name, text in config["data"].items()})
+        return True
+
+    def daemon_set(self) -> bool:
+        """Tell whether the operator has made the DaemonSet of the mesh's agents."""
+        return self.api.get("daemonset", f"{MESH}-agent", "-n", NAMESPACE) is not None
+
+    def cluster_key(self) -> str:
+        """Return the key that a machine outside needs."""
+        secret = self.api.get("secret", f"{MESH}-key", "-n", NAMESPACE)
+        return base64.b64decode(secret["data"]["cluster-key"]).decode()
+
+    def overlay_address(self, node: str) -> str:
+        """Return the overlay address of a node, as its WesherNode says."""
+        found = self.api.get("weshernode", f"{MESH}.{node}")
+        return str(found["spec"]["overlayIP"]) if found else ""
+
+    def condition(self, kind: str = "Ready") -> dict[str, str]:
+        """Return one condition of the mesh, empty when it has none yet."""
+        mesh = self.api.get("weshermesh", MESH) or {}
+        conditions = mesh.get("status", {}).get("conditions", [])
+        return next((condition for condition in conditions if condition["type"] == kind), {})
+
+
+def wireguard_go() -> Path:
+    """Return the user-space WireGuard for hosts whose kernel has none."""
+    module = toolbox.REPOSITORY / "tests/support/go/wireguard"
+    return toolbox.go_binary(module, "golang.zx2c4.com/wireguard", "wireguard")

@@ -1,0 +1,1 @@
+"""Gossip engines and agents on an imagined network, in imagined time."""
