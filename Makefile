@@ -62,6 +62,7 @@ bench: $(INSTALLED) ## Measure the operator with 1000 nodes on a real API server
 .PHONY: soak
 soak: $(INSTALLED) ## Simulations, cuts and kills, fuzzing and attacks in their long form: hours
 	WESHER_SOAK=1 $(SUPPORT) $(BIN)/python -m pytest -q tests/sim tests/reliability tests/fuzz tests/agent/test_hostile.py
+	$(BIN)/python tests/sabotage.py
 
 .PHONY: generate
 generate: $(INSTALLED) ## Write the CRDs, the chart's schema and deploy/wesher.yaml from their sources

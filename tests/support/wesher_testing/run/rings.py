@@ -119,9 +119,13 @@ RINGS = (
     ),
     Ring(
         "sim",
-        "the gossip engine on a virtual network, and every decoder against new inputs",
+        "members on a virtual network, every decoder against new inputs, and sabotages that must be noticed",
         6,
-        (_tests("sim", name="simulations"), _tests("fuzz/test_new_inputs.py", name="new inputs")),
+        (
+            _tests("sim", name="simulations"),
+            _tests("fuzz/test_new_inputs.py", name="new inputs"),
+            Step("sabotage", (sys.executable, "tests/sabotage.py")),
+        ),
         workers=2,
     ),
     Ring(
