@@ -56,7 +56,7 @@ SABOTAGES = {
     ),
     "never-retry-a-save": Sabotage(
         "agent/wesher_agent/mesh/chore.py",
-        "self.is_wanted = self.is_wanted or bool(problem)",
+        "self._retry_at = now + self.retry if problem else inf",
         "pass",
         f"{TESTS}::test_a_state_that_cannot_be_written_is_said_once_counted_each_time_and_written_once_it_can_be",
     ),
@@ -92,8 +92,8 @@ SABOTAGES = {
     ),
     "announce-a-move-before-listening": Sabotage(
         MEMBER,
-        "if local.listening.bind != self._bound:",
-        "if not self._follow(now) and local.listening.bind != self._bound:",
+        "if address != former and self._listens_as_wanted:",
+        "if address != former:",
         f"{TESTS}::test_a_move_to_another_address_is_announced_only_once_it_listens_there",
     ),
     "never-announce-a-move": Sabotage(

@@ -117,6 +117,8 @@ class KubernetesLink:
             waits = [look_again - loop.time()] if self._must_look else []
             # Before there is a WesherNode, nothing could take a report.
             if self.node is not None:
+                # Before the report, which says what generation is in effect, and after: its reply is newer.
+                on_node(self.node)
                 waits += LOOK_SECONDS, await self._report_when_due(schedule, status(), loop.time)
                 on_node(self.node)
             await self._rest(min(waits))

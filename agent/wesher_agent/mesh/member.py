@@ -313,7 +313,7 @@ class MeshMember:
             self._following = document.wireguard
             self.restart(now=now)
             return
-        self._local = replace(self._local, document=document)
+        self._local, self._following = replace(self._local, document=document), document.wireguard
         if self._local.name in document.removed:
             # While this pod's token is valid: it ends with the pod.
             self._outputs.append(AskForPlace())
@@ -337,9 +337,13 @@ class MeshMember:
                 return
             case NameConflict(member=member) if member.name == self._local.name:
                 self._settle_conflict(event, now)
-            case SelfRefuted() | AddressChanged():
-                # A restart must begin above the incarnation that others hold now, and know where they look.
+            case SelfRefuted():
+                # A restart must begin above the incarnation that others hold now.
                 self._saving.want()
+            case AddressChanged():
+                # A restart must know where others look, and meanwhile the address may be yet another one.
+                self._saving.want()
+                self._follow(now)
             case LeaveDone():
                 self._has_left = True
                 self._finish()
@@ -380,22 +384,26 @@ class MeshMember:
         self._local = local
         if problem:
             self._events.append(events.NoAddressToAnnounce(problem))
-        if local.listening.bind != self._bound:
+        if local.listening.bind != self._bound or self._listening.problem:
             self._listening.want()
-        else:
-            self._follow(now)
+        self._follow(now)
         self._applying.want()
 
     def _follow(self, now: float) -> None:
-        """Announce what this member is now, and where it is reached; `listening` does so first of all."""
+        """Announce what this member is now, and its address once it listens there."""
         if not self._is_started:
             return
         former, address = self._engine.me.address, self._local.gossip_address
         self._announce(now)
-        if address != former:
+        if address != former and self._listens_as_wanted:
             self._conflicts.move(former, address)
             self._engine.change_address(address, now=now)
         self._settle(now)
+
+    @property
+    def _listens_as_wanted(self) -> bool:
+        chore = self._listening
+        return not (chore.is_running or chore.problem) and self._local.listening.bind == self._bound
 
     def _announce(self, now: float) -> None:
         local = self._local
@@ -426,10 +434,10 @@ class MeshMember:
         yield self._applying.due, self._apply
         yield self._saving.due, self._save
 
-    def _listen(self, now: float) -> None:  # noqa: ARG002 - all work gets the time
-        self._listening.begin()
-        self._bound = self._local.listening.bind
-        self._outputs.append(Listen(self._bound, self._local.document.gossip.port))
+    def _listen(self, now: float) -> None:
+        with self._listening.beginning(now=now):
+            self._bound = self._local.listening.bind
+            self._outputs.append(Listen(self._bound, self._local.document.gossip.port))
 
     def _seek(self, now: float) -> None:
         if gone := self._roster.forget(now=now):
@@ -443,10 +451,11 @@ class MeshMember:
         peer = self._local.peer()
         if peer is None:
             return
-        former, self._desired = self._problems, self._settle_address(peer, now)
+        former = self._problems
+        with self._applying.beginning(now=now):
+            self._desired = self._settle_address(peer, now)
         for problem in sorted(set(self._problems) - set(former)):
             self._events.append(events.ProblemFound(problem.member, problem.reason, problem.message))
-        self._applying.begin()
         self._outputs.append(Apply(self._desired, self._local.document))
 
     def _settle_address(self, peer: LocalPeer, now: float) -> Desired:
@@ -473,8 +482,8 @@ class MeshMember:
         return all(name in without for name, member in members.items() if member.state.is_alive)
 
     def _save(self, now: float) -> None:
-        self._saving.begin()
-        self._outputs.append(Save(self._state(now)))
+        with self._saving.beginning(now=now):
+            self._outputs.append(Save(self._state(now)))
 
     def _state(self, now: float) -> SavedState:
         local = self._local

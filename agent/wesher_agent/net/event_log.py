@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 
 from wesher_agent.mesh.events import Event
-from wesher_agent.net.member_log import log_member_event
+from wesher_agent.net.member_log import CAUSED_BY_PEERS, log_member_event
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     AccusationRefused,
@@ -122,7 +122,7 @@ class EventLog:
             case LeaveDone():
                 self._log.info("leave announced")
             case _:
-                log_member_event(self._log, event)
+                log_member_event(self._log if isinstance(event, CAUSED_BY_PEERS) else log, event)
 
     def _write_rejected(self, reason: str, sender: Address) -> None:
         # Not one line per packet, even at DEBUG: any host can send thousands a second.

@@ -6,6 +6,17 @@ from wesher_agent.mesh import events
 from wesher_agent.mesh.events import MeshEvent
 from wesher_common.event_logger import EventLogger
 
+CAUSED_BY_PEERS = (
+    events.MemberReturned,
+    events.FailedMemberLeft,
+    events.FailedMemberForgotten,
+    events.SeedSkipped,
+    events.ProblemFound,
+    events.OverlayAddressGivenUp,
+    events.DialledAtFormerAddress,
+)
+"""Events that a holder of the cluster key can cause at will; the others must not share their allowance."""
+
 
 def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901, PLR0912 - one arm per event is the plainest table
     """Log one event at the level it deserves."""

@@ -40,6 +40,9 @@ from wesher_common.version import VERSION
 
 log = EventLogger("wesher.agent")
 
+END_SECONDS = 30.0
+"""How long the last save and the leave may take; the leave ends by itself within ten."""
+
 
 class Agent:
     """See the module.
@@ -61,6 +64,11 @@ class Agent:
         self._rng = Random(os.urandom(8))
         self._stopped, self._ended, self._has_output = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._last_output: Left | Restart | None = None
+        self._removing: asyncio.Task[None] | None = None
+        self._is_closing = False
+        """Whether how it ends cannot change any more."""
+        self._node = startup.link.node if startup.link is not None else None
+        """The WesherNode as the member was last given it."""
         self._is_started = False
 
         self._member = MeshMember(
@@ -156,6 +164,8 @@ class Agent:
 
     async def decide_ending(self) -> None:
         """After a termination signal: ask whether this node is gone from its mesh, leave or restart."""
+        if self._member.ending is Ending.LEAVE:
+            return
         leaves = self._startup.local.options.leaves_on_exit
         gone = not leaves and self._link is not None and await self._link.is_gone()
         self._driver.tell(partial(self._member.stop, gone=gone))
@@ -165,20 +175,22 @@ class Agent:
         if self._member.ending is None:
             # Something failed: the next process goes on.
             self._driver.tell(self._member.restart)
-        if self._member.ending is Ending.LEAVE:
-            # Not one after the other: on a Node that was deleted there is one second for both.
-            await asyncio.gather(self._do_last_outputs(), self._tunnel.remove())
-        else:
-            await self._do_last_outputs()
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await self._do_last_outputs()
+        except Exception:
+            # A save that raised, or did not return: the next process goes on from what was last saved.
+            log.exception("state not saved before the end")
+        self._is_closing = True
         match self._last_output:
-            case Left(forgets_state=True):
-                self._forget_state()
+            case Left(forgets_state=forgets):
+                await self._remove_device()
+                if forgets:
+                    self._forget_state()
             case Restart() as restart if not restart.keeps_device(self._tunnel.mode):
-                await self._tunnel.remove()
-            case Restart():
-                self._tunnel.close()
+                await self._remove_device()
             case _:
-                pass
+                self._tunnel.close()
         await self._driver.close()
         self._ended.set()
         await self._control.close()
@@ -216,14 +228,15 @@ class Agent:
             counts=self._counts.numbers,
             source_problem=mounted.problem if mounted is not None else "",
             removed=link is not None and link.removed,
-            generation=link.node.generation if link is not None and link.node is not None else 0,
+            generation=self._node.generation if self._node is not None else 0,
             version=VERSION,
             wall_clock=time.time(),
         )
 
     async def _answer_leave(self) -> dict[str, Any]:
-        self._driver.tell(self._member.leave)
-        self.stop()
+        if not self._is_closing:
+            self._driver.tell(self._member.leave)
+            self.stop()
         await self._ended.wait()
         return {"node": self._startup.local.name, "interface": self._interface}
 
@@ -238,14 +251,26 @@ class Agent:
                 await self._has_output.wait()
 
     async def _do_last_outputs(self) -> None:
-        """Do what is left until the member says that it has ended."""
-        while self._last_output is None:
+        """Do what is left until the member says that it has ended; a leave outdoes a restart."""
+        while not isinstance(self._last_output, self._last_kind):
+            if self._member.ending is Ending.LEAVE and self._removing is None:
+                # Not one after the other: on a Node that was deleted there is one second for both.
+                self._removing = asyncio.create_task(self._tunnel.remove())
             while (output := self._member.next_output()) is not None:
                 if isinstance(output, Save | Left | Restart):
                     await self._do(output)
-            if self._last_output is None:
+            if not isinstance(self._last_output, self._last_kind):
                 self._has_output.clear()
                 await self._has_output.wait()
+
+    @property
+    def _last_kind(self) -> type[Left | Restart]:
+        return Left if self._member.ending is Ending.LEAVE else Restart
+
+    async def _remove_device(self) -> None:
+        if self._removing is None:
+            self._removing = asyncio.create_task(self._tunnel.remove())
+        await self._removing
 
     async def _do(self, output: Output) -> None:
         match output:
@@ -283,18 +308,24 @@ class Agent:
 
     async def _apply(self, output: Apply) -> None:
         wanted, document = output.desired, output.document
-        await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
-        # After their routes: a probe that finds no way out is lost, and with it the first handshake.
-        self._prober.set_peers(wanted.tunnels)
-        self._driver.tell(partial(self._member.applied, self._tunnel.problem))
+        problem = "a fault of the agent"
+        try:
+            problem = await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
+            # After their routes: a probe that finds no way out is lost, and with it the first handshake.
+            self._prober.set_peers(wanted.tunnels)
+        finally:
+            self._driver.tell(partial(self._member.applied, problem))
 
     async def _save(self, output: Save) -> None:
-        problem = ""
+        # Answered whatever happens: without it the member could not end.
+        problem = "a fault of the agent"
         try:
             await asyncio.to_thread(self._startup.state_file.save, output.state)
+            problem = ""
         except CannotWrite as error:
             problem = str(error)
-        self._driver.tell(partial(self._member.saved, problem))
+        finally:
+            self._driver.tell(partial(self._member.saved, problem))
 
     async def _resolve(self, output: Resolve) -> None:
         try:
@@ -326,6 +357,7 @@ class Agent:
         self._driver.tell(partial(self._member.mesh_changed, content.document, content.ring))
 
     def _take_node(self, node: NodeSpec) -> None:
+        self._node = node
         self._driver.tell(partial(self._member.node_given, node.place))
 
     def _report_soon(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.state import StateFile
@@ -71,8 +71,10 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
         await link.look(FIRST_LOOK_SECONDS if saved.overlay_address is None else REPEATED_LOOK_SECONDS)
     place = None
     if settings.kubernetes is not None:
-        # Without an API server, what the operator had given when it was last reached.
-        place = link.node.place if link is not None and link.node is not None else saved.place
+        # Without an API server, what the operator had given when it was last reached. The saved
+        # overlay address is for the saved name only, so the member judges it.
+        remembered = replace(saved.place, overlay_address=None) if saved.place is not None else None
+        place = link.node.place if link is not None and link.node is not None else remembered
     options = settings.options
     listening = options.listening(document, place, host)
     name = decide_name(

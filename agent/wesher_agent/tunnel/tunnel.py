@@ -84,8 +84,9 @@ class Tunnel:
         """``Kernel`` or ``Userspace``; empty while there is no device."""
         return self._device.kind if self._device is not None else ""
 
-    async def apply(self, wanted: Desired, mode: WireGuardMode, etc_hosts: EtcHosts) -> None:
-        """Bring device and hosts file to the desired state; `problem` says what could not be done."""
+    async def apply(self, wanted: Desired, mode: WireGuardMode, etc_hosts: EtcHosts) -> str:
+        """Bring device and hosts file to the desired state; return why the device is not (empty: it is)."""
+        problem = ""
         device = replace(wanted.device, mtu=await self._decide_mtu(wanted.device.mtu, wanted.endpoints))
         try:
             if self._device is None:
@@ -94,11 +95,14 @@ class Tunnel:
                 )
             self._done(await self._device.configure(device))
         except (WesherError, OSError) as error:
-            self._failed(await _with_its_holder(error))
+            named = await _with_its_holder(error)
+            problem = str(named) or type(named).__name__
+            self._failed(named)
         if self._device is not None and not self._opened.done():
             # Not before its program was started: only then can one wait for the program's end.
             self._opened.set_result(self._device)
         await self._write_hosts(wanted.hosts, wanted=etc_hosts != "Off")
+        return problem
 
     async def _decide_mtu(self, wanted: int, endpoints: frozenset[IPAddress]) -> int:
         """Return the MTU to use: the one that was set, or what the ways to the members allow."""

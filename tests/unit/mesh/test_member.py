@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import pytest
 
 from wesher_agent.mesh import events
+from wesher_agent.mesh import member as member_module
+from wesher_agent.mesh.desired import Desired, desired
 from wesher_agent.mesh.dialling import MOST_DIALS, TRIES_A_SECOND
 from wesher_agent.mesh.local import Local, Options
 from wesher_agent.mesh.member import (
@@ -201,6 +203,52 @@ def test_a_move_to_another_address_is_announced_only_once_it_listens_there() -> 
     assert shell.last_state.gossip_address == there, "a restart begins where the others look"
 
 
+@pytest.mark.parametrize("outcome", ["taken", "in flight"])
+def test_nothing_else_that_changes_announces_a_move_before_it_listens_there(outcome: str) -> None:
+    shell = started(local_node("a", options=Options(bind_iface="eth0")))
+    shell.met("b", B.ip)
+    shell.settle()
+    shell.sent.clear()
+    shell.tell(lambda member, now: member.host_changed(host("192.0.2.77"), now=now))
+    shell.run(0.0)
+    if outcome == "taken":
+        shell.tell(lambda member, now: member.listening("UDP port 7946 is taken", now=now))
+    shell.tell(lambda member, now: member.host_changed(host("192.0.2.77", "172.17.0.1"), now=now))
+    shell.tell(lambda member, now: member.node_given(Place(location="east"), now=now))
+    shell.run(1.0)
+    assert not shell.said(Dead)
+
+
+def test_a_second_move_before_it_listens_at_the_first_announces_the_second_only() -> None:
+    shell = started(local_node("a", options=Options(bind_iface="eth0")))
+    shell.met("b", B.ip)
+    shell.settle()
+    for ip in ("192.0.2.77", "192.0.2.78"):
+        shell.tell(lambda member, now, ip=ip: member.host_changed(host(ip), now=now))
+        shell.run(0.0)
+    assert [listen.addresses for listen in shell.take(Listen)] == [(ip_address("192.0.2.77"),)]
+    shell.tell(lambda member, now: member.listening(now=now))
+    shell.run(0.0)
+    assert [listen.addresses for listen in shell.take(Listen)] == [(ip_address("192.0.2.78"),)]
+    shell.tell(lambda member, now: member.listening(now=now))
+    shell.settle()
+    shell.settle()
+    assert [event.member.address.ip for event in shell.happened(AddressChanged)] == ["192.0.2.78"]
+
+
+def test_one_that_is_back_before_its_move_was_said_ends_where_it_is() -> None:
+    shell = started()
+    shell.met("b", B.ip)
+    shell.settle()
+    home = shell.member._engine.me.address
+    for ip in ("192.0.2.77", home.ip):
+        shell.tell(lambda member, now, ip=ip: member.host_changed(host(ip), now=now))
+        shell.run(0.05)
+    shell.run(60.0)
+    assert shell.member._engine.me.address == home
+    assert not shell.member._engine.me.is_gone
+
+
 def test_one_that_listens_everywhere_announces_another_address_at_once() -> None:
     shell = started()
     shell.met("b", B.ip)
@@ -243,8 +291,9 @@ def test_a_burst_of_news_is_applied_once_more_after_the_apply_under_way() -> Non
 
 
 def test_a_device_that_cannot_be_changed_is_tried_again_in_a_while() -> None:
-    shell = started()
-    shell.met("b", B.ip)
+    shell = Shell()
+    shell.tell(lambda member, now: member.start(now=now))
+    shell.tell(lambda member, now: member.listening(now=now))
     shell.run(0.0)
     for _ in range(2):
         assert len(shell.take(Apply)) == 1
@@ -252,6 +301,36 @@ def test_a_device_that_cannot_be_changed_is_tried_again_in_a_while() -> None:
         shell.run(APPLY_RETRY - 0.1)
         assert not shell.take(Apply)
         shell.run(0.1)
+
+
+def test_news_does_not_wait_for_the_retry_of_an_apply_that_failed() -> None:
+    """Another port in mesh.json may be the very cure."""
+    shell = started()
+    shell.met("b", B.ip)
+    shell.run(0.0)
+    assert shell.take(Apply)
+    shell.tell(lambda member, now: member.applied("UDP port 51820 is taken", now=now))
+    other = replace(shell.member._local.document, wireguard=WireGuardSettings(port=51999))
+    shell.tell(lambda member, now: member.mesh_changed(other, member._local.ring, now=now))
+    shell.run(1.0)
+    assert [apply.desired.device.listen_port for apply in shell.take(Apply)] == [51999]
+
+
+def test_a_fault_in_making_the_desired_state_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = started()
+    faults = [KeyError("a fault of ours")]
+
+    def faulty(*of: Any) -> Desired:
+        if faults:
+            raise faults.pop()
+        return desired(*of)
+
+    monkeypatch.setattr(member_module, "desired", faulty)
+    shell.met("b", B.ip)
+    with pytest.raises(KeyError):
+        shell.run(1.0)
+    shell.run(APPLY_RETRY)
+    assert [{*apply.desired.tunnels} for apply in shell.take(Apply)] == [{"b"}]
 
 
 def test_of_two_claimants_of_an_address_the_one_that_must_move_announces_and_applies_the_next() -> None:
@@ -335,10 +414,43 @@ def test_an_incarnation_that_was_forced_up_is_saved_so_that_a_restart_begins_abo
     assert [save.state.incarnation for save in shell.take(Save)] == [refuted.incarnation]
 
 
+def test_a_fault_in_making_the_state_is_tried_again_and_keeps_nothing_from_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shell = started(local_node("a", options=IN_KUBERNETES))
+    saved, faults = shell.member._roster.saved, [KeyError("a fault of ours")]
+
+    def faulty(**when: float) -> tuple[SavedMember, ...]:
+        if faults:
+            raise faults.pop()
+        return saved(**when)
+
+    monkeypatch.setattr(shell.member._roster, "saved", faulty)
+    ring = KeyRing(ClusterKey(b"n" * 32))
+    shell.tell(lambda member, now: member.mesh_changed(member._local.document, ring, now=now))
+    with pytest.raises(KeyError):
+        shell.run(1.0)
+    shell.run(SAVE_RETRY)
+    assert [save.state.key_ring for save in shell.take(Save)] == [ring]
+
+
 def test_what_another_release_kept_in_the_state_is_written_back() -> None:
     shell = Shell(saved=SavedState(unknown={"Later": 1}))
     shell.tell(lambda member, now: member.start(now=now))
     assert [save.state.unknown for save in shell.take(Save)] == [{"Later": 1}]
+
+
+@pytest.mark.parametrize(
+    ("saved_name", "saved_address", "kept"),
+    [("a", "10.189.0.9", True), ("other", "10.189.0.9", False), ("a", "10.77.0.9", False)],
+)
+def test_in_kubernetes_a_saved_address_counts_for_its_own_name_and_overlay(
+    saved_name: str, saved_address: str, *, kept: bool
+) -> None:
+    """A cloned disk must not claim the address of the original while the API server is away."""
+    saved = SavedState(name=saved_name, overlay_address=ip_address(saved_address), mesh=document())
+    shell = Shell(local_node("a", options=IN_KUBERNETES, place=Place()), saved)
+    assert shell.member._local.overlay_address == (ip_address(saved_address) if kept else None)
 
 
 # Looking for members.
@@ -495,6 +607,18 @@ def test_which_device_the_next_start_can_adopt(mode: WireGuardMode, kind: str, *
         assert Restart(present, following).keeps_device(kind) == stays
     assert not Restart(present, WireGuardSettings(interface="wgother", mode=mode)).keeps_device(kind)
     assert Restart(following, following).keeps_device(kind), "nothing changed"
+
+
+def test_a_change_that_needs_no_restart_leaves_the_device_to_the_next_process() -> None:
+    kernel = WireGuardSettings(mode="Kernel")
+    shell = started(local_node("a", options=IN_KUBERNETES, mesh=document(wireguard=kernel)))
+    other = replace(shell.member._local.document, wireguard=replace(kernel, mtu=1380))
+    shell.tell(lambda member, now: member.mesh_changed(other, member._local.ring, now=now))
+    shell.settle()
+    shell.tell(lambda member, now: member.stop(gone=False, now=now))
+    last = ended(shell)
+    assert isinstance(last, Restart)
+    assert last.keeps_device("")
 
 
 # The end.

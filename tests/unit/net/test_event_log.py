@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from wesher_agent.mesh.events import ListenFailed, MemberReturned, RestartNeeded
 from wesher_agent.net.event_log import BURST, LINES_A_SECOND, MAX_REMEMBERED, QUIET, EventLog
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
@@ -92,3 +93,19 @@ def test_a_conflict_says_who_claims_the_name_and_what_to_do(caplog: pytest.LogCa
         "two machines use the same name: rename one of them (ignore if it just moved) "
         "node=b holder=10.0.0.2:7946 other=10.0.0.3:7946"
     )
+
+
+def test_events_of_this_machine_do_not_share_the_allowance_of_those_that_peers_can_cause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A mesh that falls apart must not hide that this member cannot listen."""
+    caplog.set_level(logging.INFO)
+    log = EventLog(lambda: 0.0)
+    for _ in range(BURST):
+        log.write(SelfRefuted(2, "b"))
+    caplog.clear()
+    log.write(MemberReturned("b"))
+    assert caplog.messages == []
+    log.write(ListenFailed("UDP port 7946 is taken"))
+    log.write(RestartNeeded())
+    assert len(caplog.messages) == 2

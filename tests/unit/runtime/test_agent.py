@@ -8,18 +8,25 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from wesher_agent.cli.commands import agent_settings
+from wesher_agent.files.state import StateFile
+from wesher_agent.mesh.saved_state import SavedState
+from wesher_agent.mesh.view import Ending
 from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.startup import start_up
+from wesher_agent.settings import Settings
+from wesher_common.keys import ClusterKey, KeyRing
 from wesher_testing.lab.loopback import free_port
 
 SECONDS = 60.0
 """For what takes a moment, on a machine that has other work."""
+OTHER_RING = KeyRing(ClusterKey(b"n" * 32))
 KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
 
@@ -44,11 +51,26 @@ class Running:
 @asynccontextmanager
 async def running(directory: Path, name: str, ip: str, port: int, *flags: str) -> AsyncIterator[Running]:
     """Run an agent; at the end it is told to terminate, unless it has ended before."""
-    interface = f"wg{os.getpid()}{name}"
-    settings = agent_settings(
+    settings = settings_of(directory, name, ip, port, *flags)
+    async with AsyncExitStack() as held:
+        agent = Agent(await start_up(settings, held))
+        await agent.start()
+        task = asyncio.create_task(agent.run())
+        try:
+            yield Running(agent, directory / name / f"{settings.interface}.json")
+        finally:
+            agent.stop()
+            await task
+            await agent.decide_ending()
+            await agent.end()
+
+
+def settings_of(directory: Path, name: str, ip: str, port: int, *flags: str) -> Settings:
+    """Return what an agent is told that must not touch this machine."""
+    return agent_settings(
         [
             f"--node-name={name}",
-            f"--interface={interface}",
+            f"--interface=wg{os.getpid()}{name}",
             f"--bind-addr={ip}",
             f"--cluster-port={port}",
             f"--cluster-key={KEY}",
@@ -63,17 +85,6 @@ async def running(directory: Path, name: str, ip: str, port: int, *flags: str) -
         ],
         {},
     )
-    async with AsyncExitStack() as held:
-        agent = Agent(await start_up(settings, held))
-        await agent.start()
-        task = asyncio.create_task(agent.run())
-        try:
-            yield Running(agent, directory / name / f"{interface}.json")
-        finally:
-            agent.stop()
-            await task
-            await agent.decide_ending()
-            await agent.end()
 
 
 async def until(reached: Callable[[], Any]) -> None:
@@ -122,3 +133,23 @@ async def test_a_state_that_cannot_be_written_is_shown_and_nothing_else_stops(tm
         assert status["state"].startswith("not saved: ")
         assert status["counts"]["stateNotSaved"] == 1
         assert status["gossip"]["address"].startswith("127.0.0.1:")
+
+
+async def test_a_fault_in_a_save_ends_the_agent_and_does_not_leave_it_half_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that gossips on with nobody at its device would look well from outside."""
+
+    def faulty(self: StateFile, state: SavedState) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with AsyncExitStack() as held:
+        agent = Agent(await start_up(settings_of(tmp_path, "a", "127.0.0.1", free_port("127.0.0.1")), held))
+        await agent.start()
+        monkeypatch.setattr(StateFile, "save", faulty)
+        agent._driver.tell(partial(agent._member.mesh_changed, agent._view().local.document, OTHER_RING))
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(ExceptionGroup):
+                await agent.run()
+            await agent.end()
+    assert agent._member.ending is Ending.RESTART, "a fault is no reason to leave"
