@@ -30,6 +30,8 @@ from wesher_common.seeds import parse_seed
 from wesher_testing.virtual.members import private_key
 from wesher_testing.virtual.network import PORT, Node, VirtualNetwork
 
+WORK_SECONDS = 0.5
+"""How long a host takes at most to change its device, write its state or resolve a name."""
 EPOCH = 1_800_000_000.0
 """Wall-clock seconds at virtual time 0."""
 KEYS = KeyRing(ClusterKey(bytes(KEY_BYTES)))
@@ -59,7 +61,9 @@ class VirtualAgent(Node):
         """Why its device cannot be changed; empty when it can."""
         self.port_problem = ""
         """Why it cannot listen; empty when it can."""
+        self.listens = False
         self._saved = saved
+        self._dice = mesh.new_dice()
 
     @property
     def local(self) -> Local:
@@ -189,7 +193,7 @@ class VirtualAgent(Node):
     def _do(self, output: Output) -> None:
         match output:
             case Listen():
-                self._later(lambda member, now: member.listening(self.port_problem, now=now))
+                self._later(self._listen, most=0.05)
             case Apply(desired=wanted):
                 self._apply(wanted)
                 self._later(lambda member, now: member.applied(self.device_problem, now=now))
@@ -207,8 +211,13 @@ class VirtualAgent(Node):
             case _:
                 pass
 
-    def _later(self, call: Callable[[MeshMember, float], None]) -> None:
-        self.later(0.0, lambda: self.change(call))
+    def _listen(self, member: MeshMember, now: float) -> None:
+        self.listens = not self.port_problem
+        member.listening(self.port_problem, now=now)
+
+    def _later(self, call: Callable[[MeshMember, float], None], *, most: float = WORK_SECONDS) -> None:
+        """Answer after a while: what else happens meanwhile is what a member must cope with."""
+        self.later(self._dice.uniform(0.0, most), lambda: self.change(call))
 
     def _apply(self, wanted: Desired) -> None:
         if self.device_problem:

@@ -60,6 +60,8 @@ class Node:
         """Every datagram, when `VirtualNetwork.record` is set."""
         self.asked: list[tuple[float, Address, bytes]] = []
         """What it wrote first on each stream that it opened, under the same condition."""
+        self.listens = True
+        """Whether its sockets are open."""
         self.awake_from = 0.0
         self.heard_from = 0.0
         """Until then what it sends and gets is held back, see `VirtualNetwork.choke`."""
@@ -426,7 +428,7 @@ class VirtualNetwork:
         if self.record:
             source.sent.append((self.now, address, data))
         target = self._at.get(address)
-        if target is None or source.name in self._no_udp or target.name in self._no_udp:
+        if target is None or not target.listens or source.name in self._no_udp or target.name in self._no_udp:
             return
         if not self._is_open(source, target) or (self.loss and self._rng.random() < self.loss):
             return
@@ -456,7 +458,7 @@ class VirtualNetwork:
             return
         target = self._at.get(request.address)
         self.at(self.now + request.timeout, lambda: self._time_out(node, request.id))
-        if target is None:
+        if target is None or not target.listens:
             self._refuse(node, request.id, 2 * self._delay(), "connection refused")
             return
         connection = _Connection(node, target, self._delay(), {node: request.id})
