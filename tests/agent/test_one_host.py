@@ -175,7 +175,7 @@ def test_a_run_directory_that_cannot_be_is_one_warning_and_gossip_goes_on(lab: L
     first = start(a, "--cluster-key", KEY)
     second = start(b, "--cluster-key", KEY, "--join", str(a.ipv4), "--run-dir=/etc/hosts/run")
     first.wait_for("a", "b")
-    assert second.own_log.count("no control socket, commands cannot ask this agent error=") == 1
+    assert second.own_log.count("no control socket: commands cannot reach this agent error=") == 1
 
 
 def test_a_second_ctrl_c_kills_an_agent_that_hangs_at_its_end_without_a_traceback(
