@@ -246,7 +246,7 @@ def test_a_corrupt_state_file_is_set_aside_and_the_agent_begins_anew(lab: Lab, s
     agent.wait_for("a")
     (kept,) = re.findall(r"is kept as (\S+)", agent.own_log)
     assert (host.root / kept.removeprefix("/")).read_text() == "{ no json"
-    assert [path.name for path in directory.glob("wgoverlay.json.*")] == [Path(kept).name]
+    assert [path.name for path in directory.glob("wgoverlay.json.corrupt-*")] == [Path(kept).name]
 
 
 def test_an_unprivileged_agent_with_cap_net_admin_does_all_but_the_hosts_file(lab: Lab, start: Start) -> None:

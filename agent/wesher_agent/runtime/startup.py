@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from wesher_agent.files.atomic import CannotWrite
-from wesher_agent.files.state import StateFile
+from wesher_agent.files.state import Loaded, StateFile
 from wesher_agent.kube.mounted import MountedDirectory
 from wesher_agent.kube.reporter import FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS, KubernetesLink
 from wesher_agent.mesh.local import Local
@@ -62,7 +62,16 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
     state_file = _open_state(settings, document)
     held.callback(state_file.unlock)
     held.enter_context(_claim(document.wireguard.interface))
-    saved = _load_state(settings, state_file, document)
+    loaded = _load_state(state_file)
+    if loaded.problem and ring is None and given is None and not settings.init:
+        # A new key would make a mesh of this machine alone, which calls itself ready.
+        raise InvalidSpec(
+            "state file",
+            f"{loaded.problem}, so this mesh's cluster key is unknown: restore the file, give the key with "
+            "--cluster-key-file, or start a new mesh with --init",
+            value=loaded.path,
+        )
+    saved = _saved_for(settings, document, loaded.state)
     key = decide_key(mounted=ring, given=given, saved=saved.key_ring, entropy=os.urandom)
     host = look_at_host()
     link = None
@@ -128,11 +137,14 @@ def _open_state(settings: Settings, document: MeshDocument) -> StateFile:
     return state_file
 
 
-def _load_state(settings: Settings, state_file: StateFile, document: MeshDocument) -> SavedState:
+def _load_state(state_file: StateFile) -> Loaded:
     loaded = state_file.load()
     for warning in loaded.warnings:
         log.warning("state file not read completely", error=warning)
-    saved = loaded.state
+    return loaded
+
+
+def _saved_for(settings: Settings, document: MeshDocument, saved: SavedState) -> SavedState:
     if settings.init:
         return saved.of_this_machine()
     return saved.kept_for(document) if settings.kubernetes is not None else saved
