@@ -14,9 +14,12 @@ JOIN_SECONDS = 10.0
 
 
 def conditions(now: Snapshot) -> tuple[Condition, ...]:
-    """Return Ready, WireGuardReady, GossipJoined and KeyCurrent."""
+    """Return Ready, its parts WireGuardReady, GossipJoined and KeyCurrent, and StateSaved.
+
+    StateSaved is not a part of Ready: the node works until it restarts, and a full disk blocks no rollout.
+    """
     parts = (_wireguard(now), _gossip(now), _key(now))
-    return (_ready(now, parts), *parts)
+    return (_ready(now, parts), *parts, _state(now))
 
 
 def is_undecided(now: Snapshot) -> bool:
@@ -68,6 +71,12 @@ def _key(now: Snapshot) -> Condition:
     if now.source_problem:
         return Condition("KeyCurrent", "False", "InvalidConfig", now.source_problem)
     return Condition("KeyCurrent", "True", "Current")
+
+
+def _state(now: Snapshot) -> Condition:
+    if now.member.save_problem:
+        return Condition("StateSaved", "False", "NotSaved", now.member.save_problem)
+    return Condition("StateSaved", "True", "Saved")
 
 
 def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:

@@ -121,4 +121,7 @@ async def test_a_state_that_cannot_be_written_is_shown_and_nothing_else_stops(tm
         status = await a.agent._answer_status()
         assert status["state"].startswith("not saved: ")
         assert status["counts"]["stateNotSaved"] == 1
+        (saved,) = (entry for entry in status["conditions"] if entry["type"] == "StateSaved")
+        assert (saved["status"], saved["reason"]) == ("False", "NotSaved")
+        assert saved["message"] in status["state"]
         assert status["gossip"]["address"].startswith("127.0.0.1:")
