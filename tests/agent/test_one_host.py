@@ -244,7 +244,7 @@ def test_a_corrupt_state_file_is_set_aside_and_the_agent_begins_anew(lab: Lab, s
     (directory / "wgoverlay.json").write_text("{ no json")
     agent = start(host, "--cluster-key", KEY)
     agent.wait_for("a")
-    (kept,) = re.findall(r"is kept as (\S+)", agent.own_log)
+    (kept,) = re.findall(r'is kept as ([^\s"]+)', agent.own_log)
     assert (host.root / kept.removeprefix("/")).read_text() == "{ no json"
     assert [path.name for path in directory.glob("wgoverlay.json.corrupt-*")] == [Path(kept).name]
 

@@ -99,7 +99,8 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
         key_is_new=key.generated,
         local=Local(
             name=name,
-            private_key=saved.private_key or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES)),
+            private_key=_own_key(loaded.state, name)
+            or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES)),
             ring=key.ring,
             document=document,
             options=options,
@@ -142,6 +143,19 @@ def _load_state(state_file: StateFile) -> Loaded:
     for warning in loaded.warnings:
         log.warning("state file not read completely", error=warning)
     return loaded
+
+
+def _own_key(saved: SavedState, name: str) -> WireGuardPrivateKey | None:
+    """Return the saved WireGuard key, unless it was saved under another name.
+
+    Then this machine is a clone of one that still uses the key, or it was renamed. At the start nothing
+    tells one from the other. A new key costs a renamed machine its sessions, which begin again in a
+    second. With the same key, the clone and its original would take the tunnels from each other.
+    """
+    if saved.private_key is None or saved.name in {"", name}:
+        return saved.private_key
+    log.info("wireguard key not reused: it was saved under another name", node=name, former=saved.name)
+    return None
 
 
 def _saved_for(settings: Settings, document: MeshDocument, saved: SavedState) -> SavedState:

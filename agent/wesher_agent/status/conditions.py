@@ -28,6 +28,8 @@ def is_undecided(now: Snapshot) -> bool:
 
 
 def _wireguard(now: Snapshot) -> Condition:
+    if (clash := now.key_clash) is not None:
+        return Condition("WireGuardReady", "False", "KeyClash", clash.message)
     if now.device_ready:
         return Condition("WireGuardReady", "True", "DeviceReady")
     if now.local.overlay_address is None:

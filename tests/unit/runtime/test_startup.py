@@ -133,3 +133,30 @@ async def test_a_fifo_as_state_or_key_file_is_refused_at_once(tmp_path: Path, na
     flags = [f"--cluster-key-file={tmp_path / 'key'}"] if name == "key" else [f"--cluster-key={KEY}"]
     with pytest.raises(InvalidSpec, match=r"is a FIFO, not a regular file"):
         await begun_outside(tmp_path, *flags)
+
+
+@pytest.mark.parametrize("how", ["--node-name=a", "--init"])
+async def test_under_another_name_a_machine_has_another_wireguard_key_and_the_same_cluster_key(
+    tmp_path: Path, how: str
+) -> None:
+    """It is a clone of the machine with that name, which runs on with the key."""
+    (tmp_path / "wgbegin2.json").write_text(render_state(replace(SAVED, name="b")))
+    begin = await begun_outside(tmp_path, how)
+    assert SAVED.private_key is not None
+    assert begin.local.private_key.public != SAVED.private_key.public
+    assert (begin.local.ring == SAVED.key_ring) == (how != "--init")
+
+
+@pytest.mark.parametrize("name", ["a", ""])
+async def test_under_the_same_name_or_after_go_the_saved_wireguard_key_is_used(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "wgbegin2.json").write_text(render_state(replace(SAVED, name=name)))
+    begin = await begun_outside(tmp_path)
+    assert begin.local.private_key == SAVED.private_key
+
+
+async def test_a_clone_that_moves_to_another_mesh_has_another_wireguard_key_too(tmp_path: Path) -> None:
+    assert SAVED.mesh is not None
+    begin = await begun(tmp_path, replace(SAVED, name="b", mesh=replace(SAVED.mesh, uid="u-0")))
+    assert begin.local.private_key != SAVED.private_key
