@@ -163,8 +163,10 @@ def test_an_interface_of_another_agent_is_left_to_it_whatever_its_files(lab: Lab
     other = ("--cluster-port=7947", "--wireguard-port=51821", "--state-dir=/run/else", "--run-dir=/run/else")
     second = run_to_end(host, "--cluster-key", KEY, *other)
     assert second.returncode == 1
-    assert second.stderr.splitlines()[-1] == (
-        "wesher: error: interface 'wgoverlay': is another agent's on this host: give each its own --interface"
+    assert re.fullmatch(
+        r"wesher: error: interface 'wgoverlay': is in use by another agent on this host \(pid \d+\): "
+        "give each its own --interface",
+        second.stderr.splitlines()[-1],
     )
     first.wait_for("a")
     assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout

@@ -17,6 +17,7 @@ from wesher_agent.kube.reporter import FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.netlink.host import look_at_host
+from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.identity import decide_key, decide_name, read_key_file
 from wesher_agent.settings import Settings
 from wesher_common.errors import InvalidSpec
@@ -61,7 +62,7 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
     given = read_key_file(settings)
     state_file = _open_state(settings, document)
     held.callback(state_file.unlock)
-    held.enter_context(_claim(document.wireguard.interface))
+    held.enter_context(claim_interface(document.wireguard.interface))
     loaded = _load_state(state_file)
     if loaded.problem and ring is None and given is None and not settings.init:
         # A new key would make a mesh of this machine alone, which calls itself ready.
@@ -109,23 +110,6 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
             place=place,
         ),
     )
-
-
-def _claim(interface: str) -> socket.socket:
-    """Keep other agents from an interface, whatever their files, for as long as the socket is open.
-
-    An abstract name lives in a network namespace, as the interface does, and goes with
-    its process. Without it, one agent would adopt the living device of another.
-    """
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        claim.bind(f"\0wesher/{interface}")
-    except OSError as error:
-        claim.close()
-        raise InvalidSpec(
-            "interface", "is another agent's on this host: give each its own --interface", value=interface
-        ) from error
-    return claim
 
 
 def _open_state(settings: Settings, document: MeshDocument) -> StateFile:
