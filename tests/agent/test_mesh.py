@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -231,6 +232,24 @@ def _names_that_collide() -> tuple[str, str]:
             return seen[host_part], name
         seen[host_part] = name
     raise AssertionError("no two of a thousand names share eight bits")
+
+
+def test_a_clone_of_a_machine_with_its_disk_and_another_name_is_a_member_of_its_own(
+    lab: Lab, start: Start
+) -> None:
+    first, second = _pair(lab, start)
+    second.wait_saved("a")
+    c = lab.host("c")
+    shutil.copytree(second.host.root / "var/lib/wesher", c.root / "var/lib/wesher")
+    # Neither key nor seed: the disk has both.
+    third = start(c)
+    for agent in (first, second, third):
+        agent.wait_for("a", "b", "c")
+    keys = {entry["publicKey"] for entry in first.members().values()}
+    assert len(keys) == 3
+    for one, other in ((first, "b"), (first, "c"), (second, "c"), (third, "a")):
+        wait_for_ping(one.host, other)
+    assert "wireguard key not reused: it was saved under another name node=c former=b" in third.own_log
 
 
 def test_a_name_that_is_taken_stays_its_first_holders_and_the_other_says_so(lab: Lab, start: Start) -> None:

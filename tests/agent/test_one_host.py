@@ -163,8 +163,10 @@ def test_an_interface_of_another_agent_is_left_to_it_whatever_its_files(lab: Lab
     other = ("--cluster-port=7947", "--wireguard-port=51821", "--state-dir=/run/else", "--run-dir=/run/else")
     second = run_to_end(host, "--cluster-key", KEY, *other)
     assert second.returncode == 1
-    assert second.stderr.splitlines()[-1] == (
-        "wesher: error: interface 'wgoverlay': is another agent's on this host: give each its own --interface"
+    assert re.fullmatch(
+        r"wesher: error: interface 'wgoverlay': is in use by another agent on this host \(pid \d+\): "
+        "give each its own --interface",
+        second.stderr.splitlines()[-1],
     )
     first.wait_for("a")
     assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout
@@ -244,9 +246,9 @@ def test_a_corrupt_state_file_is_set_aside_and_the_agent_begins_anew(lab: Lab, s
     (directory / "wgoverlay.json").write_text("{ no json")
     agent = start(host, "--cluster-key", KEY)
     agent.wait_for("a")
-    (kept,) = re.findall(r"is kept as (\S+)", agent.own_log)
+    (kept,) = re.findall(r'is kept as ([^\s"]+)', agent.own_log)
     assert (host.root / kept.removeprefix("/")).read_text() == "{ no json"
-    assert [path.name for path in directory.glob("wgoverlay.json.*")] == [Path(kept).name]
+    assert [path.name for path in directory.glob("wgoverlay.json.corrupt-*")] == [Path(kept).name]
 
 
 def test_an_unprivileged_agent_with_cap_net_admin_does_all_but_the_hosts_file(lab: Lab, start: Start) -> None:

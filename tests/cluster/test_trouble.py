@@ -41,8 +41,9 @@ with socket.socket(socket.AF_INET, getattr(socket, f"SOCK_{kind}")) as holder:
 
 _CLAIM_INTERFACE = """
 import socket, sys
-with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
-    holder.bind("\\0wesher/" + sys.argv[1])
+with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as holder:
+    holder.bind("\\0wesher/" + sys.argv[1] + "/1")
+    holder.listen()
     print(flush=True)
     sys.stdin.read()
 """
@@ -129,7 +130,7 @@ def test_an_agent_that_ends_is_quoted_in_its_meshs_status(running: Cluster, trou
     """As where another agent, started by hand on the node, has the interface already."""
     with _held(running.nodes["node-2"], _CLAIM_INTERFACE, troubled.interface):
         _apply(troubled)
-        said = f"wesher: error: interface '{troubled.interface}': is another agent's on this host"
+        said = f"wesher: error: interface '{troubled.interface}': is in use by another agent on this host"
         ready = eventually(
             lambda: troubled.condition("Ready"),
             within=TOLD_SECONDS,

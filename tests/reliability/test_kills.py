@@ -95,6 +95,7 @@ def test_an_agent_killed_at_random_moments_leaks_nothing_and_disturbs_nobody(
     left = traces(victim)
     assert {path for path in left.files if path not in untouched.files} <= {
         "var/lib/wesher/wgoverlay.json",
+        "var/lib/wesher/wgoverlay.json.previous",
         "var/lib/wesher/.wgoverlay.json.lock",
     }
     assert replace(left, files=()) == replace(untouched, files=())

@@ -7,6 +7,9 @@ from typing import Any
 
 from wesher_common.tables import age, table
 
+_NO_HINDRANCE = {"Ready", "StateSaved"}
+"""Conditions of peers, and of the next start."""
+
 
 def member_table(members: Sequence[Mapping[str, Any]]) -> str:
     """Return the members as a table, ourselves included."""
@@ -53,8 +56,8 @@ def status_text(status: Mapping[str, Any]) -> str:
 
 
 def hindrances(status: Mapping[str, Any]) -> list[str]:
-    """Return what keeps this host out of the mesh; bad peers do not, else one would block a rollout."""
-    return _problems([entry for entry in status["conditions"] if entry["type"] != "Ready"])
+    """Return what keeps this host out of the mesh: neither bad peers nor a full disk may block a rollout."""
+    return _problems([entry for entry in status["conditions"] if entry["type"] not in _NO_HINDRANCE])
 
 
 def _problems(conditions: Sequence[Mapping[str, Any]]) -> list[str]:

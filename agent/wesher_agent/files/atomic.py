@@ -14,11 +14,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from wesher_agent.files.regular import Unreadable, read_regular
 from wesher_common.errors import WesherError
 
 _SELINUX_LABEL = "security.selinux"
 _NO_RENAME = {errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM, errno.EROFS}
 _RACES = 5
+_MAX_BYTES = 64 * 2**20
+"""Of a file that others write too; the longest published block lists have a tenth of it."""
 
 
 class CannotWrite(WesherError):  # noqa: N818 - reads as the fact it states
@@ -66,12 +69,14 @@ def update_file(path: Path, change: Callable[[bytes], bytes], *, tag: str) -> bo
     path = _target(path)
     try:
         for _ in range(_RACES):
-            old = path.read_bytes()
+            old = read_regular(path, limit=_MAX_BYTES)
             new = change(old)
             if new == old:
                 return False
             if _replace(path, new, mode=0o644, tag=tag, still_valid=lambda: path.read_bytes() == old):  # noqa: B023 - called before the next round
                 return True
+    except Unreadable as error:
+        raise CannotWrite(path, f"it {error.why}") from error
     except OSError as error:
         raise CannotWrite(path, error.strerror or str(error)) from error
     raise CannotWrite(path, "another program changes it all the time")

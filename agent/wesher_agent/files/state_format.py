@@ -78,6 +78,8 @@ def render_state(state: SavedState) -> str:
 
 def parse_state(content: bytes, *, gossip_port: int) -> tuple[SavedState, list[str]]:
     """Read the file's text: all that is good in it, and one line for each thing that is not."""
+    if not content.strip():
+        return SavedState(), ["is empty"]
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:

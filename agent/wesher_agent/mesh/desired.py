@@ -204,6 +204,9 @@ def view_hash(local: LocalPeer, members: Iterable[RosterMember]) -> str:
     return hashlib.sha256(json.dumps(sorted(view)).encode()).hexdigest()[:12]
 
 
+_NEW_KEY = "remove PrivateKey from the state file of the one that was cloned, while its agent is stopped"
+
+
 @dataclass(frozen=True, slots=True)
 class _Claim:
     """A member that says which key and overlay address are its local."""
@@ -287,8 +290,10 @@ def _one_per_key(local: LocalPeer, claims: list[_Claim], problems: list[Problem]
         else:
             continue
         if claim.member.state.is_alive:
-            message = f"has the same key as {holder}: remove its state file, so that it makes its own"
-            problems.append(Problem(name, "KeyClash", message))
+            problems.append(Problem(name, "KeyClash", f"has the same WireGuard key as {holder}: {_NEW_KEY}"))
+            if claim.key == own_key:
+                message = f"this machine has the same WireGuard key as {name}: {_NEW_KEY}"
+                problems.append(Problem(local.name, "KeyClash", message))
     return list(holders.values())
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
+from wesher_agent.files.regular import Unreadable, read_regular
 from wesher_agent.settings import Settings
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import KEY_BYTES, ClusterKey, KeyRing
@@ -17,7 +18,7 @@ from wesher_common.names import is_member_name, member_name
 from wesher_common.overlay import IPAddress
 
 _MAX_KEY_FILE = 4096
-"""Bytes; far more than a key, and few enough when the file named is a disk or a device."""
+"""Bytes; far more than a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,16 @@ def read_key_file(settings: Settings) -> ClusterKey | None:
     if settings.cluster_key_file is None:
         return settings.cluster_key
     try:
-        with settings.cluster_key_file.open("rb") as file:
-            text = file.read(_MAX_KEY_FILE).decode()
-    except (OSError, UnicodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "is no text"
-        raise InvalidSpec(
-            "--cluster-key-file", f"cannot be read: {why}", value=settings.cluster_key_file
-        ) from error
+        text = read_regular(settings.cluster_key_file, limit=_MAX_KEY_FILE).decode()
+    except (FileNotFoundError, Unreadable, UnicodeError) as error:
+        match error:
+            case Unreadable():
+                why = error.why
+            case FileNotFoundError():
+                why = f"cannot be read: {error.strerror}"
+            case _:
+                why = "cannot be read: is not text"
+        raise InvalidSpec("--cluster-key-file", why, value=settings.cluster_key_file) from error
     return ClusterKey.from_base64(text, field_name=f"--cluster-key-file {str(settings.cluster_key_file)!r}")
 
 

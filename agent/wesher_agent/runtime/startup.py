@@ -11,12 +11,13 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
 from wesher_agent.files.atomic import CannotWrite
-from wesher_agent.files.state import StateFile
+from wesher_agent.files.state import Loaded, StateFile
 from wesher_agent.kube.mounted import MountedDirectory
 from wesher_agent.kube.reporter import FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS, KubernetesLink
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.netlink.host import look_at_host
+from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.identity import decide_key, decide_name, read_key_file
 from wesher_agent.settings import Settings
 from wesher_common.errors import InvalidSpec
@@ -61,8 +62,17 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
     given = read_key_file(settings)
     state_file = _open_state(settings, document)
     held.callback(state_file.unlock)
-    held.enter_context(_claim(document.wireguard.interface))
-    saved = _load_state(settings, state_file, document)
+    held.enter_context(claim_interface(document.wireguard.interface))
+    loaded = _load_state(state_file)
+    if loaded.problem and ring is None and given is None and not settings.init:
+        # A new key would make a mesh of this machine alone, which calls itself ready.
+        raise InvalidSpec(
+            "state file",
+            f"{loaded.problem}, so this mesh's cluster key is unknown: restore the file, give the key with "
+            "--cluster-key-file, or start a new mesh with --init",
+            value=loaded.path,
+        )
+    saved = _saved_for(settings, document, loaded.state)
     key = decide_key(mounted=ring, given=given, saved=saved.key_ring, entropy=os.urandom)
     host = look_at_host()
     link = None
@@ -92,7 +102,8 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
         key_is_new=key.generated,
         local=Local(
             name=name,
-            private_key=saved.private_key or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES)),
+            private_key=_own_key(loaded.state, name)
+            or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES)),
             ring=key.ring,
             document=document,
             options=options,
@@ -101,23 +112,6 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
             place=place,
         ),
     )
-
-
-def _claim(interface: str) -> socket.socket:
-    """Keep other agents from an interface, whatever their files, for as long as the socket is open.
-
-    An abstract name lives in a network namespace, as the interface does, and goes with
-    its process. Without it, one agent would adopt the living device of another.
-    """
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        claim.bind(f"\0wesher/{interface}")
-    except OSError as error:
-        claim.close()
-        raise InvalidSpec(
-            "interface", "is another agent's on this host: give each its own --interface", value=interface
-        ) from error
-    return claim
 
 
 def _open_state(settings: Settings, document: MeshDocument) -> StateFile:
@@ -130,11 +124,27 @@ def _open_state(settings: Settings, document: MeshDocument) -> StateFile:
     return state_file
 
 
-def _load_state(settings: Settings, state_file: StateFile, document: MeshDocument) -> SavedState:
+def _load_state(state_file: StateFile) -> Loaded:
     loaded = state_file.load()
     for warning in loaded.warnings:
         log.warning("state file not read completely", error=warning)
-    saved = loaded.state
+    return loaded
+
+
+def _own_key(saved: SavedState, name: str) -> WireGuardPrivateKey | None:
+    """Return the saved WireGuard key, unless it was saved under another name.
+
+    Then this machine is a clone of one that still uses the key, or it was renamed. At the start nothing
+    tells one from the other. A new key costs a renamed machine its sessions, which begin again in a
+    second. With the same key, the clone and its original would take the tunnels from each other.
+    """
+    if saved.private_key is None or saved.name in {"", name}:
+        return saved.private_key
+    log.info("wireguard key not reused: it was saved under another name", node=name, former=saved.name)
+    return None
+
+
+def _saved_for(settings: Settings, document: MeshDocument, saved: SavedState) -> SavedState:
     if settings.init:
         return saved.of_this_machine()
     return saved.kept_for(document) if settings.kubernetes is not None else saved

@@ -14,9 +14,12 @@ JOIN_SECONDS = 10.0
 
 
 def conditions(now: Snapshot) -> tuple[Condition, ...]:
-    """Return Ready, WireGuardReady, GossipJoined and KeyCurrent."""
+    """Return Ready, its parts WireGuardReady, GossipJoined and KeyCurrent, and StateSaved.
+
+    StateSaved is not a part of Ready: the node works until it restarts, and a full disk blocks no rollout.
+    """
     parts = (_wireguard(now), _gossip(now), _key(now))
-    return (_ready(now, parts), *parts)
+    return (_ready(now, parts), *parts, _state(now))
 
 
 def is_undecided(now: Snapshot) -> bool:
@@ -25,6 +28,8 @@ def is_undecided(now: Snapshot) -> bool:
 
 
 def _wireguard(now: Snapshot) -> Condition:
+    if (clash := now.key_clash) is not None:
+        return Condition("WireGuardReady", "False", "KeyClash", clash.message)
     if now.device_ready:
         return Condition("WireGuardReady", "True", "DeviceReady")
     if now.local.overlay_address is None:
@@ -68,6 +73,12 @@ def _key(now: Snapshot) -> Condition:
     if now.source_problem:
         return Condition("KeyCurrent", "False", "InvalidConfig", now.source_problem)
     return Condition("KeyCurrent", "True", "Current")
+
+
+def _state(now: Snapshot) -> Condition:
+    if now.member.save_problem:
+        return Condition("StateSaved", "False", "NotSaved", now.member.save_problem)
+    return Condition("StateSaved", "True", "Saved")
 
 
 def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:

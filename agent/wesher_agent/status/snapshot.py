@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.nodemeta import Flag
 from wesher_agent.mesh.roster import MemberState, RosterMember
@@ -87,6 +88,13 @@ class Snapshot:
         failed = {name for name, member in members.items() if member.state is MemberState.FAILED}
         clashing = {problem.member for problem in self.member.problems if problem.reason in CLASHES}
         return tuple(sorted((failed | clashing | {*self.unreachable}) - {self.local.name}))
+
+    @property
+    def key_clash(self) -> Problem | None:
+        """The problem that a living member has this node's WireGuard key; None if there is none."""
+        problems = self.member.problems
+        clashes = (each for each in problems if (each.member, each.reason) == (self.local.name, "KeyClash"))
+        return next(clashes, None)
 
     @property
     def external_members(self) -> tuple[RosterMember, ...]:

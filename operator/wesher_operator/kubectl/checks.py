@@ -235,7 +235,8 @@ def reports(mesh: Object, nodes: Sequence[Object], now: datetime) -> Finding:
         elif late > _REPORT_SECONDS:
             bad.append(f"{name} last reported {age(late)} ago")
         elif conditions := wrong(conditions_of(status)):
-            bad.append(f"{name}: {conditions[-1].reason}: {conditions[-1].message}".removesuffix(": "))
+            # Ready comes first, with the reason that counts most.
+            bad.append(f"{name}: {conditions[0].reason}: {conditions[0].message}".removesuffix(": "))
     if bad:
         return Finding(check, "FAIL", _named(bad), "each reason's remedy stands in docs/troubleshooting.md")
     return Finding(check, "ok", f"{len(nodes)} nodes report, and all is well with them")

@@ -104,7 +104,7 @@ class WesherNodeStatus(Resource):
     observed_generation: int = 0
     """The generation of the spec the agent last applied."""
     conditions: Conditions = Field([])
-    """Ready, WireGuardReady, GossipJoined, KeyCurrent."""
+    """Ready, WireGuardReady, GossipJoined, KeyCurrent, StateSaved."""
     public_key: str = Field("", max_length=64)
     """WireGuard public key."""
     endpoint: str = Field("", max_length=64)

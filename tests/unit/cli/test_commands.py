@@ -64,7 +64,10 @@ def test_the_status_says_how_the_agent_does_and_what_is_wrong() -> None:
 def test_this_host_is_in_the_mesh_unless_its_own_device_key_or_joining_hinders_it() -> None:
     bad_peers = {"type": "Ready", "status": "False", "reason": "PeersUnreachable", "message": "b"}
     assert hindrances(STATUS) == ["WireGuardReady NoWireGuard: install it"]
-    assert hindrances({"conditions": [bad_peers]}) == []
+    full_disk = {"type": "StateSaved", "status": "False", "reason": "NotSaved", "message": "disk full"}
+    assert hindrances({"conditions": [bad_peers, full_disk]}) == []
+    text = status_text(STATUS | {"conditions": [full_disk]})
+    assert text.endswith("\n! StateSaved NotSaved: disk full")
 
 
 def test_members_are_a_table_with_a_heading() -> None:

@@ -109,6 +109,22 @@ def test_an_update_never_creates_a_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["a FIFO", "a directory", "a device"])
+def test_what_is_not_a_regular_file_is_not_updated_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "hosts"
+    match kind:
+        case "a FIFO":
+            os.mkfifo(path)
+        case "a directory":
+            path.mkdir()
+        case _:
+            path.symlink_to("/dev/zero")
+    with pytest.raises(CannotWrite, match=f"it is {kind}, not a regular file"):
+        update_file(path, lambda old: old + b"x", tag="t")
+    assert path.exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["hosts"]
+
+
 def test_an_update_is_made_again_on_what_a_faster_writer_wrote(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     path.write_bytes(b"one\n")

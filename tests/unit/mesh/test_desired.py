@@ -132,7 +132,6 @@ def test_keepalive_is_ours_to_send_behind_nat(changes: dict[str, Any], keepalive
         (remembered("b", problem="metadata-of-wesher-0.2"), "OldRelease"),
         (remembered("b", announced=meta("b", overlay_address=ip_address("10.190.0.1"))), "OutsideOverlay"),
         (remembered("b", announced=meta("b", overlay_address=ip_address("2001:db8::1"))), "OutsideOverlay"),
-        (remembered("b", announced=meta("b", public_key=private_key("me").public)), "KeyClash"),
         (remembered("b", announced=go_meta("b", overlay_address=ip_address("192.0.2.1"))), "OutsideOverlay"),
     ],
 )
@@ -143,6 +142,22 @@ def test_a_member_that_cannot_have_a_tunnel_is_a_problem_and_blocks_nobody(
     assert reasons(wish) == {"b": reason}
     assert [entry.name for entry in wish.hosts] == ["c"]
     assert len(wish.device.peers) == 1
+
+
+def test_a_member_with_our_own_key_is_a_problem_of_both() -> None:
+    """One of the two was cloned with its disk, and neither can know which."""
+    copy = remembered("b", announced=meta("b", public_key=private_key("me").public))
+    wish = desired(local_peer(), [copy, remembered("c", "192.0.2.3")])
+    assert reasons(wish) == {"b": "KeyClash", local_peer().name: "KeyClash"}
+    said = {problem.member: problem.message for problem in wish.problems}
+    assert said[local_peer().name].startswith("this machine has the same WireGuard key as b: ")
+    assert [entry.name for entry in wish.hosts] == ["c"]
+
+
+@pytest.mark.parametrize("state", [MemberState.FAILED, MemberState.LEFT])
+def test_our_own_former_name_with_our_key_is_not_a_problem(state: MemberState) -> None:
+    former = remembered("b", state=state, announced=meta("b", public_key=private_key("me").public))
+    assert desired(local_peer(), [former]).problems == ()
 
 
 def test_a_name_that_is_none_gets_no_tunnel_and_cannot_forge_a_line() -> None:

@@ -126,12 +126,15 @@ async def test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_h
 
 
 async def test_a_state_that_cannot_be_written_is_shown_and_nothing_else_stops(tmp_path: Path) -> None:
-    directory = tmp_path / "a"
-    (directory / f"wg{os.getpid()}a.json" / "in the way").mkdir(parents=True)
+    # The directory is neither there nor can it be made.
+    (tmp_path / "a").symlink_to(tmp_path / "missing")
     async with running(tmp_path, "a", "127.0.0.1", free_port("127.0.0.1"), "--init") as a:
         status = await a.agent._answer_status()
         assert status["state"].startswith("not saved: ")
         assert status["counts"]["stateNotSaved"] == 1
+        (saved,) = (entry for entry in status["conditions"] if entry["type"] == "StateSaved")
+        assert (saved["status"], saved["reason"]) == ("False", "NotSaved")
+        assert saved["message"] in status["state"]
         assert status["gossip"]["address"].startswith("127.0.0.1:")
 
 

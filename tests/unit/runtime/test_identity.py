@@ -61,7 +61,7 @@ def test_a_key_file_without_a_key_is_refused_without_showing_it(tmp_path: Path, 
 
 
 def test_a_key_file_without_an_end_is_refused_and_not_read_for_ever() -> None:
-    with pytest.raises(InvalidSpec, match="must be standard base64"):
+    with pytest.raises(InvalidSpec, match="is a device, not a regular file"):
         read_key_file(settings("--cluster-key-file", "/dev/zero"))
 
 

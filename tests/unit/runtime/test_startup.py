@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+
+import pytest
 
 from wesher_agent.cli.commands import agent_settings
 from wesher_agent.files.state_format import render_state
@@ -16,6 +19,7 @@ from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.runtime.startup import Startup, start_up
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.tombstones import Tombstone
+from wesher_common.errors import InvalidSpec
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_testing.agents.mounted_files import KUBECONFIG
@@ -70,3 +74,89 @@ async def test_of_another_mesh_nobody_is_expected_and_nothing_taken_over_but_wha
     local = begin.local.with_first_address(begin.saved)
     assert (local.overlay_address, local.location) == (None, "")
     assert local.private_key == SAVED.private_key
+
+
+KEY = ClusterKey(b"g" * 32).reveal_base64()
+TO_GO_ON = "restore the file, give the key with --cluster-key-file, or start a new mesh with --init"
+DAMAGED = {"": "is empty", "{": "is not JSON (", "[]": "must be a JSON object", "{}": "holds no cluster key"}
+
+
+async def begun_outside(directory: Path, *flags: str) -> Startup:
+    """Begin outside Kubernetes."""
+    where = [f"--state-dir={directory}", f"--run-dir={directory}", "--bind-addr=127.0.0.1"]
+    async with AsyncExitStack() as held:
+        settings = agent_settings([*where, "--interface=wgbegin2", "--node-name=a", *flags], {})
+        return await start_up(settings, held)
+
+
+@pytest.mark.parametrize("name", ["wgbegin2.json", "state.json"])
+@pytest.mark.parametrize("content", DAMAGED)
+async def test_a_state_file_without_a_cluster_key_does_not_found_a_new_mesh(
+    tmp_path: Path, content: str, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(InvalidSpec) as error:
+        await begun_outside(tmp_path)
+    assert str(error.value).startswith(f"state file '{path}': {DAMAGED[content]}")
+    assert str(error.value).endswith(f", so this mesh's cluster key is unknown: {TO_GO_ON}")
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("how", ["--init", f"--cluster-key={KEY}", "--cluster-key-file"])
+async def test_with_a_key_or_a_new_mesh_asked_for_a_damaged_state_file_is_no_reason_to_stop(
+    tmp_path: Path, how: str
+) -> None:
+    (tmp_path / "wgbegin2.json").write_text("{")
+    (tmp_path / "key").write_text(KEY)
+    begin = await begun_outside(tmp_path, f"{how}={tmp_path / 'key'}" if how.endswith("file") else how)
+    assert begin.key_is_new == (how == "--init")
+    assert (tmp_path / "wgbegin2.json.corrupt-1").read_text() == "{"
+
+
+async def test_in_kubernetes_the_mounted_ring_is_enough(tmp_path: Path) -> None:
+    begin = await begun(tmp_path, SavedState())
+    assert begin.local.ring == KeyRing(ClusterKey(bytes(32)))
+
+
+async def test_a_key_that_is_in_the_previous_generation_is_used(tmp_path: Path) -> None:
+    (tmp_path / "wgbegin2.json").write_text("")
+    (tmp_path / "wgbegin2.json.previous").write_text(render_state(SAVED))
+    begin = await begun_outside(tmp_path)
+    assert (begin.local.ring, begin.key_is_new) == (SAVED.key_ring, False)
+
+
+@pytest.mark.parametrize("name", ["wgbegin2.json", "key"])
+async def test_a_fifo_as_state_or_key_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    """Opened in the usual way it would wait for a writer, deaf to signals."""
+    os.mkfifo(tmp_path / name)
+    flags = [f"--cluster-key-file={tmp_path / 'key'}"] if name == "key" else [f"--cluster-key={KEY}"]
+    with pytest.raises(InvalidSpec, match=r"is a FIFO, not a regular file"):
+        await begun_outside(tmp_path, *flags)
+
+
+@pytest.mark.parametrize("how", ["--node-name=a", "--init"])
+async def test_under_another_name_a_machine_has_another_wireguard_key_and_the_same_cluster_key(
+    tmp_path: Path, how: str
+) -> None:
+    """It is a clone of the machine with that name, which runs on with the key."""
+    (tmp_path / "wgbegin2.json").write_text(render_state(replace(SAVED, name="b")))
+    begin = await begun_outside(tmp_path, how)
+    assert SAVED.private_key is not None
+    assert begin.local.private_key.public != SAVED.private_key.public
+    assert (begin.local.ring == SAVED.key_ring) == (how != "--init")
+
+
+@pytest.mark.parametrize("name", ["a", ""])
+async def test_under_the_same_name_or_after_go_the_saved_wireguard_key_is_used(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "wgbegin2.json").write_text(render_state(replace(SAVED, name=name)))
+    begin = await begun_outside(tmp_path)
+    assert begin.local.private_key == SAVED.private_key
+
+
+async def test_a_clone_that_moves_to_another_mesh_has_another_wireguard_key_too(tmp_path: Path) -> None:
+    assert SAVED.mesh is not None
+    begin = await begun(tmp_path, replace(SAVED, name="b", mesh=replace(SAVED.mesh, uid="u-0")))
+    assert begin.local.private_key != SAVED.private_key

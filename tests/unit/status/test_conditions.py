@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.local import Options
 from wesher_agent.mesh.roster import MemberState
 from wesher_agent.status.conditions import JOIN_SECONDS, conditions
@@ -18,6 +19,7 @@ WELL = {
     "WireGuardReady": ("True", "DeviceReady"),
     "GossipJoined": ("True", "Joined"),
     "KeyCurrent": ("True", "Current"),
+    "StateSaved": ("True", "Saved"),
 }
 NO_DEVICE = {"device_ready": False, "device_reason": "PortTaken", "device_problem": "51820 is taken"}
 
@@ -39,6 +41,22 @@ def test_a_device_that_cannot_be_made_is_the_nodes_own_fault() -> None:
     sick = said(B, C, **NO_DEVICE)
     assert sick["WireGuardReady"] == sick["Ready"] == ("False", "PortTaken")
     assert message(B, C, **NO_DEVICE) == "51820 is taken"
+
+
+def test_a_state_that_is_not_saved_is_said_and_the_node_stays_ready() -> None:
+    """It works until it restarts."""
+    full = {"save_problem": "no space left on device"}
+    assert said(B, C, **full) == WELL | {"StateSaved": ("False", "NotSaved")}
+    assert conditions(snapshot(B, C, **full))[-1].message == "no space left on device"
+
+
+def test_a_node_whose_key_another_machine_has_is_not_ready() -> None:
+    clash = Problem("a", "KeyClash", "this machine has the same WireGuard key as b")
+    cloned = {"local": local_node("a"), "problems": (clash,)}
+    assert said(B, C, **cloned)["WireGuardReady"] == said(B, C, **cloned)["Ready"] == ("False", "KeyClash")
+    assert message(B, C, **cloned) == clash.message
+    others = {"local": local_node("a"), "problems": (Problem("b", "KeyClash", "has the same key as c"),)}
+    assert said(B, C, **others) == WELL
 
 
 def test_a_node_without_an_overlay_address_waits_for_the_operator() -> None:

@@ -140,7 +140,8 @@ class Mesh:
         hosts = (node.host.root / "etc/hosts").read_text().splitlines()
         shown += [line for line in hosts if line.endswith(f"wesher interface {self.interface}")]
         files = [f"run/{program}/{self.interface}.sock" for program in ("wesher", "wireguard")]
-        files += [f"var/lib/wesher/{self.interface}.json", f"var/lib/wesher/.{self.interface}.json.lock"]
+        states = ("{}.json", "{}.json.previous", ".{}.json.lock")
+        files += [f"var/lib/wesher/{name.format(self.interface)}" for name in states]
         shown += [file for file in files if (node.host.root / file).exists()]
         return shown
 

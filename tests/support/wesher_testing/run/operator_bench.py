@@ -116,7 +116,7 @@ class Bench:
         now = rfc3339(datetime.now(UTC))
         conditions = [
             {"type": kind, "status": "True", "reason": kind, "message": "", "lastTransitionTime": now}
-            for kind in ("Ready", "WireGuardReady", "GossipJoined", "KeyCurrent")
+            for kind in ("Ready", "WireGuardReady", "GossipJoined", "KeyCurrent", "StateSaved")
         ]
         status = {
             "conditions": conditions,
