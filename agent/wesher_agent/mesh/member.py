@@ -126,8 +126,8 @@ class MeshMember:
         self._engine.receive_datagram(data, sender, now=now)
         self._settle(now)
 
-    def stream_accepted(self, remote: Address, *, now: float) -> StreamId | None:
-        """Name a connection that another member opened; None means close it at once."""
+    def stream_accepted(self, remote: Address, *, now: float) -> StreamId:
+        """Name a connection that another host opened."""
         stream = self._engine.stream_accepted(remote, now=now)
         self._settle(now)
         return stream
@@ -436,6 +436,7 @@ class MeshMember:
             self._events.extend(events.FailedMemberForgotten(name) for name in gone)
             self._members_changed()
         self._outputs.extend(map(Resolve, self._seeker.work(now=now)))
+        self._engine.set_expected(self._roster.expected_ips)
         self._note_roster()
 
     def _apply(self, now: float) -> None:

@@ -28,6 +28,7 @@ from wesher_agent.swim.events import (
     PushPullDone,
     PushPullFailed,
     SelfRefuted,
+    StreamsFull,
     UdpUnreachable,
     UserMessageFailed,
     UserMessageReceived,
@@ -115,6 +116,14 @@ class EventLog:
                 self._log.debug("user message received", sender=sender, bytes=len(payload))
             case UserMessageFailed(address=address, error=error):
                 self._log.debug("user message not delivered", to=address, error=error)
+            case StreamsFull(holder=holder, held=held, holders=holders):
+                if self._is_news("streams-full"):
+                    self._log.warning(
+                        "too many connections: the idlest one is ended for each new one",
+                        most_from=holder,
+                        connections=held,
+                        sources=holders,
+                    )
             case PacketRejected(reason=reason, sender=sender):
                 self._write_rejected(reason, sender)
             case AddressChanged(member=m):

@@ -120,7 +120,7 @@ class Streams:
     # What a stream reports.
 
     def admit(self, remote: Address) -> StreamId | None:
-        """Name an accepted connection, or refuse it."""
+        """Name an accepted connection; None when the core failed."""
         return cast("StreamId | None", self._tell(partial(self._core.stream_accepted, remote)))
 
     def connected(self, stream: _Stream) -> None:

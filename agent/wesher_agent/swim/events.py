@@ -184,6 +184,18 @@ class UserMessageFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamsFull:
+    """An accepted stream was ended to make room for another one."""
+
+    holder: str
+    """The address, or the IPv6 /64, that held the most streams."""
+    held: int
+    """How many."""
+    holders: int
+    """How many addresses or /64 networks held streams."""
+
+
+@dataclass(frozen=True, slots=True)
 class PacketRejected:
     """Bytes from a peer, datagram or stream, were dropped."""
 
@@ -227,6 +239,7 @@ Event = (
     | PushPullFailed
     | UserMessageReceived
     | UserMessageFailed
+    | StreamsFull
     | PacketRejected
     | AddressChanged
     | LeaveDone

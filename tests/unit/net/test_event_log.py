@@ -15,6 +15,7 @@ from wesher_agent.swim.events import (
     OutdatedAlive,
     PacketRejected,
     SelfRefuted,
+    StreamsFull,
 )
 from wesher_agent.swim.members import DEFAULT_VERSIONS, Member
 from wesher_agent.wire.messages import State
@@ -24,6 +25,7 @@ STANDING: list[Event] = [
     NameConflict(B, Address("10.0.0.3", 7946)),
     AccusationRefused("b", 2**32 - 1),
     OutdatedAlive("b", 7, Address("10.0.0.2", 7946)),
+    StreamsFull("2001:db8::/64", 4, 8),
 ]
 
 
