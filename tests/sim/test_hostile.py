@@ -24,6 +24,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.profile import DEFAULT_LIMITS, LAN
 from wesher_agent.swim.streams import CloseStream, OpenStream, StreamId, WriteStream
 from wesher_agent.wire import limits
+from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.messages import (
     AckResp,
     Alive,
@@ -42,13 +43,14 @@ from wesher_agent.wire.messages import (
     Versions,
     encode,
 )
-from wesher_agent.wire.packet import seal
+from wesher_agent.wire.packet import PacketFormat, seal
 from wesher_agent.wire.stream import StreamReader, seal_stream
 from wesher_testing.virtual.mesh import SEALED
 from wesher_testing.virtual.network import PLAIN, PORT, Node, VirtualNetwork, messages_in
 
 MALLORY = Address("10.66.6.6", PORT)
 VSN = Versions()
+OTHER_KEY = replace(SEALED, keyring=Keyring(b"x" * 32))
 
 
 def packet(*messages: Message) -> bytes:
@@ -382,14 +384,14 @@ def test_members_exchange_state_while_idle_connections_hold_each_of_them(
         assert len(node.happened(PushPullDone)) >= exchanged + 2
 
 
-def answer_of(node: Node, *chunks: bytes) -> tuple[Message | None, bool]:
+def answer_of(node: Node, *chunks: bytes, packet_format: PacketFormat = PLAIN) -> tuple[Message | None, bool]:
     """Write on a stream to a node; return what it answered and whether it closed."""
     engine = node.engine
     stream = engine.stream_accepted(MALLORY, now=0.0)
     assert stream is not None
     for chunk in chunks:
         engine.stream_received(stream, chunk, now=0.0)
-    reader, closed = StreamReader(PLAIN, answer=True), False
+    reader, closed = StreamReader(packet_format, answer=True), False
     for action in engine.stream_actions():
         match action:
             case WriteStream(data=data):
@@ -435,6 +437,36 @@ def test_a_stream_that_says_something_wrong_is_told_so_and_closed(
     assert answer == ErrResp(reason)
     assert closed
     assert rejections(a) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (stream(Ping(1, "a")), "not-encrypted"),
+        (seal_stream(Ping(1, "a"), OTHER_KEY, nonce=bytes), "wrong-key"),
+        (seal_stream(Ping(1, "a"), replace(SEALED, label=b"x"), nonce=bytes), "wrong-label"),
+        (bytes((MessageType.ENCRYPT, 255, 0, 0, 0)), "frame-too-large"),
+        (b"GET / HTTP/1.1\r\n\r\n", "not-encrypted"),
+        (b"\xff" * 100, "not-encrypted"),
+    ],
+    ids=["in clear", "another key", "another label", "too large", "http", "junk"],
+)
+def test_a_stream_that_shows_no_key_gets_no_byte(
+    make_net: Callable[..., VirtualNetwork], data: bytes, reason: str
+) -> None:
+    a = make_net(packet_format=SEALED).add("a")
+
+    assert answer_of(a, data, packet_format=SEALED) == (None, True)
+    assert rejections(a) == [reason]
+
+
+def test_a_member_that_is_refused_is_told_why(make_net: Callable[..., VirtualNetwork]) -> None:
+    """As memberlist does, whose log then has the reason."""
+    a = make_net(packet_format=SEALED).add("a")
+
+    for request, reason in [(Ping(1, "b"), "ping-for-another"), (AckResp(1), "unexpected-type")]:
+        data = seal_stream(request, SEALED, nonce=bytes)
+        assert answer_of(a, data, packet_format=SEALED) == (ErrResp(reason), True)
 
 
 def test_a_stream_that_grows_too_long_while_it_waits_for_its_turn_is_ended_once(net: VirtualNetwork) -> None:

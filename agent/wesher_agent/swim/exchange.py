@@ -347,7 +347,11 @@ class Exchange:
         if stream not in self._streams:
             return
         if known.purpose is None:
-            self._answer(stream, ErrResp(misbehaved.reason))
+            if known.reader.is_authenticated:
+                self._answer(stream, ErrResp(misbehaved.reason))
+            else:
+                # A scanner without the key learns nothing, and costs no nonce.
+                self._close(stream)
         else:
             self.closed(stream, str(misbehaved))
             self._actions.append(CloseStream(stream))
