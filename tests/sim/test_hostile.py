@@ -20,6 +20,7 @@ from wesher_agent.swim.events import (
     PushPullDone,
     PushPullFailed,
     StreamsFull,
+    UnreadableStream,
 )
 from wesher_agent.swim.profile import DEFAULT_LIMITS, LAN
 from wesher_agent.swim.streams import CloseStream, OpenStream, StreamId, WriteStream
@@ -574,6 +575,21 @@ def test_a_wrong_answer_to_an_exchange_fails_it(net: VirtualNetwork, answer: Mes
     a.engine.stream_closed(request.id, now=0.2)
     a.pump()
     assert len(a.happened(PushPullFailed)) == 1
+
+
+def test_an_answer_under_another_key_is_reported_as_such(make_net: Callable[..., VirtualNetwork]) -> None:
+    """Memberlist seals its error even where it could not read the request."""
+    a = make_net(packet_format=SEALED).add("a")
+    a.engine.push_pull_with(MALLORY, now=0.0)
+    [request] = a.engine.stream_actions()
+
+    answer = seal_stream(ErrResp("no"), OTHER_KEY, nonce=bytes, answer=True)
+    a.engine.stream_received(request.id, answer, now=0.1)
+    a.pump()
+
+    assert a.happened(UnreadableStream) == [UnreadableStream(MALLORY, asked_for=True)]
+    [failed] = a.happened(PushPullFailed)
+    assert not failed.unanswered
 
 
 def test_an_ack_of_another_number_over_tcp_saves_nobody(net: VirtualNetwork) -> None:

@@ -30,6 +30,7 @@ from wesher_agent.swim.events import (
     SelfRefuted,
     StreamsFull,
     UdpUnreachable,
+    UnreadableStream,
     UserMessageFailed,
     UserMessageReceived,
 )
@@ -116,6 +117,10 @@ class EventLog:
                 self._log.debug("user message received", sender=sender, bytes=len(payload))
             case UserMessageFailed(address=address, error=error):
                 self._log.debug("user message not delivered", to=address, error=error)
+            case UnreadableStream(remote=remote, asked_for=asked_for):
+                # Anyone can send such a request, but only hosts that we dial such an answer.
+                if self._is_news(("unreadable", remote.ip if asked_for else "")):
+                    self._log.warning("peer has another cluster key", peer=remote.ip, answered=asked_for)
             case StreamsFull(holder=holder, held=held, holders=holders):
                 if self._is_news("streams-full"):
                     self._log.warning(

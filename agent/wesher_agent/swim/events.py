@@ -165,6 +165,8 @@ class PushPullFailed:
     join: bool
     error: str
     """One line: what the transport said, or why the other's state was refused."""
+    unanswered: bool = False
+    """Whether the other side took the connection and closed it in order, without a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,15 @@ class UserMessageFailed:
 
     address: Address
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableStream:
+    """What a peer sent on a stream is encrypted, but not with a key of our ring."""
+
+    remote: Address
+    asked_for: bool
+    """Whether it is the answer on a stream that we opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +251,7 @@ Event = (
     | UserMessageReceived
     | UserMessageFailed
     | StreamsFull
+    | UnreadableStream
     | PacketRejected
     | AddressChanged
     | LeaveDone

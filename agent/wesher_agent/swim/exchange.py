@@ -211,9 +211,9 @@ class Exchange:
         self._forget(stream)
         match known.purpose:
             case "push-pull":
-                self.emit(
-                    events.PushPullFailed(known.remote, known.join, error or "closed before it answered")
-                )
+                unanswered = error is None and not known.reader.received
+                error = error or "closed before it answered"
+                self.emit(events.PushPullFailed(known.remote, known.join, error, unanswered))
             case "user" if error is not None:
                 self.emit(events.UserMessageFailed(known.remote, error))
             case _:
@@ -355,3 +355,6 @@ class Exchange:
         else:
             self.closed(stream, str(misbehaved))
             self._actions.append(CloseStream(stream))
+        if misbehaved.reason == "wrong-key":
+            # Last: it is the reason for what was reported before.
+            self.emit(events.UnreadableStream(known.remote, asked_for=known.purpose is not None))

@@ -31,6 +31,7 @@ from wesher_agent.swim.events import (
     PacketRejected,
     PushPullDone,
     PushPullFailed,
+    UnreadableStream,
     UserMessageFailed,
     UserMessageReceived,
 )
@@ -171,6 +172,12 @@ async def test_another_key_is_counted_by_reason_and_nobody_joins(open_peer: Open
     await a.until(lambda: a.happened(PacketRejected))
     assert sum(a.driver.rejected.values()) == len(a.happened(PacketRejected))
     assert set(a.engine.members) == {"a"}
+    (failed,) = b.happened(PushPullFailed)
+    assert isinstance(failed, PushPullFailed)
+    assert failed.unanswered
+    (unreadable,) = a.happened(UnreadableStream)
+    assert isinstance(unreadable, UnreadableStream)
+    assert (unreadable.remote.ip, unreadable.asked_for) == (b.ip, False)
 
 
 async def test_a_fault_in_taking_an_event_stops_neither_events_nor_gossip(

@@ -16,6 +16,7 @@ from wesher_agent.swim.events import (
     PacketRejected,
     SelfRefuted,
     StreamsFull,
+    UnreadableStream,
 )
 from wesher_agent.swim.members import DEFAULT_VERSIONS, Member
 from wesher_agent.wire.messages import State
@@ -26,6 +27,7 @@ STANDING: list[Event] = [
     AccusationRefused("b", 2**32 - 1),
     OutdatedAlive("b", 7, Address("10.0.0.2", 7946)),
     StreamsFull("2001:db8::/64", 4, 8),
+    UnreadableStream(Address("10.0.0.2", 7946), asked_for=True),
 ]
 
 
