@@ -76,7 +76,14 @@ class Admission:
 
 def _least(streams: list[Held], now: float) -> Held:
     """Return the stream that has delivered least, the oldest of equals."""
-    return min(streams, key=lambda s: (s.is_being_read, s.since > now - GRACE, s.received, s.since))
+
+    def rank(stream: Held) -> tuple[bool, bool, bool, int, float]:
+        is_new = stream.since > now - GRACE
+        # Where others dial all the time each stream is new, but a byte has come on most of them.
+        may_arrive = is_new and not stream.received
+        return stream.is_being_read, may_arrive, is_new, stream.received, stream.since
+
+    return min(streams, key=rank)
 
 
 @lru_cache(maxsize=4096)

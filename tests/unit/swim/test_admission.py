@@ -50,6 +50,12 @@ def test_a_stream_that_has_just_come_or_waits_for_us_is_ended_last() -> None:
     assert ended(admission(), "192.0.2.7", [new, waiting, *others]) == 3
 
 
+def test_a_stream_whose_first_bytes_are_on_their_way_outlives_new_ones_that_delivered_little() -> None:
+    new = held(1, "192.0.2.7", received=0, age=0.01)
+    others = [held(number, "192.0.2.7", received=1, age=0.02) for number in (2, 3, 4)]
+    assert ended(admission(), "192.0.2.7", [new, *others]) == 2
+
+
 def test_the_hosts_of_one_ipv6_64_count_as_one_unless_they_are_known() -> None:
     rules = admission("2001:db8::5")
     streams = [held(number, f"2001:db8::{number}") for number in range(1, PER_IP + 1)]
