@@ -19,6 +19,11 @@ FORMATS = ("text", "json")
 RESERVED_KEYS = frozenset({"time", "level", "logger", "event", "traceback"})
 """What every JSON object may hold beside an event's own fields."""
 
+LIBRARY_BURST = 20
+"""Records of asyncio that may come at once."""
+LIBRARY_SECONDS = 60.0
+"""Seconds to a record in the long run."""
+
 Plain: TypeAlias = "str | int | float | bool | list[Plain] | None"
 
 
@@ -90,11 +95,41 @@ def log_to_stderr(level: int, log_format: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(log_format))
     logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("asyncio").addFilter(Budget())
 
 
 def formatter(log_format: str) -> logging.Formatter:
     """Return the formatter of ``text`` or ``json``."""
     return _Json() if log_format == "json" else _Text()
+
+
+class Budget(logging.Filter):
+    """Passes `LIBRARY_BURST` records at once and one each `LIBRARY_SECONDS` in the long run; counts the rest.
+
+    asyncio writes a traceback for each connection that it cannot accept, so another host or a lack
+    of file descriptors would decide how much is written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: float = LIBRARY_BURST
+        """How many may pass now."""
+        self._counted_at = 0.0
+        self._dropped = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record may be written."""
+        passed = max(0.0, record.created - self._counted_at)
+        self._counted_at = record.created
+        self._records = min(LIBRARY_BURST, self._records + passed / LIBRARY_SECONDS)
+        if self._records < 1:
+            self._dropped += 1
+            return False
+        self._records -= 1
+        if self._dropped:
+            record.msg, record.args = f"{record.getMessage()} ({self._dropped} records before it dropped)", ()
+            self._dropped = 0
+        return True
 
 
 class _Text(logging.Formatter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import shutil
 import signal
@@ -80,6 +81,19 @@ def test_an_agent_waits_for_its_seed_for_as_long_as_it_takes(lab: Lab, start: St
     first = start(a, "--cluster-key", KEY)
     second.wait_for("a", "b")
     first.wait_for("a", "b")
+
+
+def test_another_cluster_key_is_named_on_both_sides(lab: Lab, start: Start) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    first = start(a, "--cluster-key", base64.b64encode(bytes(32)).decode())
+    first.wait_for("a")
+    second = start(b, "--cluster-key", KEY, "--join", str(a.ipv4))
+    wait_until(lambda: second.conditions()["GossipJoined"] == "WrongKey", what="the other key is named")
+    [condition] = [c for c in second.status()["conditions"] if c["type"] == "GossipJoined"]
+    assert second.status()["keyIDs"][0] in condition["message"]
+    assert KEY not in condition["message"]
+    assert f"peer has another cluster key peer={b.ipv4} answered=false" in first.own_log
+    assert first.conditions()["Ready"] == "Ready"
 
 
 def test_a_killed_agent_rejoins_from_its_state_with_its_key_and_address(lab: Lab, start: Start) -> None:

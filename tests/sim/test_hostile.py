@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from random import Random
@@ -16,11 +17,15 @@ from wesher_agent.swim.events import (
     MembersFull,
     NameConflict,
     PacketRejected,
+    PushPullDone,
     PushPullFailed,
+    StreamsFull,
+    UnreadableStream,
 )
 from wesher_agent.swim.profile import DEFAULT_LIMITS, LAN
-from wesher_agent.swim.streams import CloseStream, OpenStream, WriteStream
+from wesher_agent.swim.streams import CloseStream, OpenStream, StreamId, WriteStream
 from wesher_agent.wire import limits
+from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.messages import (
     AckResp,
     Alive,
@@ -28,6 +33,7 @@ from wesher_agent.wire.messages import (
     ErrResp,
     IndirectPing,
     Message,
+    MessageType,
     NackResp,
     Ping,
     PushNodeState,
@@ -38,12 +44,14 @@ from wesher_agent.wire.messages import (
     Versions,
     encode,
 )
-from wesher_agent.wire.packet import seal
+from wesher_agent.wire.packet import PacketFormat, seal
 from wesher_agent.wire.stream import StreamReader, seal_stream
+from wesher_testing.virtual.mesh import SEALED
 from wesher_testing.virtual.network import PLAIN, PORT, Node, VirtualNetwork, messages_in
 
 MALLORY = Address("10.66.6.6", PORT)
 VSN = Versions()
+OTHER_KEY = replace(SEALED, keyring=Keyring(b"x" * 32))
 
 
 def packet(*messages: Message) -> bytes:
@@ -246,28 +254,145 @@ def test_a_flood_of_news_about_few_names_does_not_grow_the_queue(net: VirtualNet
     assert len(a.engine._timers._heap) < 300
 
 
-def test_streams_are_accepted_up_to_the_limits(net: VirtualNetwork) -> None:
+def test_streams_are_kept_up_to_the_limits_and_a_new_one_is_never_refused(net: VirtualNetwork) -> None:
     a = net.add("a")
     engine = a.engine
 
     same = [engine.stream_accepted(Address("10.66.6.6", 1000 + i), now=0.0) for i in range(6)]
+    assert held(a) == same[-DEFAULT_LIMITS.accepted_streams_per_ip :]
+
     others = [engine.stream_accepted(Address(f"10.66.7.{i}", 1000), now=0.0) for i in range(40)]
+    room = DEFAULT_LIMITS.accepted_streams - DEFAULT_LIMITS.accepted_streams_kept
+    assert held(a) == others[-room:]
 
-    assert [s is not None for s in same] == [True] * 4 + [False] * 2
-    assert sum(s is not None for s in others) == 28
-    assert same[0] is not None
-    engine.stream_closed(same[0], now=1.0)
-    assert engine.stream_accepted(Address("10.66.6.6", 2000), now=1.0) is not None
+    engine.set_expected(frozenset(f"10.66.8.{i}" for i in range(40)))
+    known = [engine.stream_accepted(Address(f"10.66.8.{i}", 1000), now=0.0) for i in range(40)]
+    assert held(a) == known[-DEFAULT_LIMITS.accepted_streams :]
+
+    newcomer = engine.stream_accepted(MALLORY, now=0.0)
+    assert held(a) == [*known[1 - DEFAULT_LIMITS.accepted_streams :], newcomer]
+    ended = sum(isinstance(action, CloseStream) for action in engine.stream_actions())
+    a.pump()
+    assert rejections(a) == ["too-many-streams"] * ended
+    assert len(a.happened(StreamsFull)) == ended
 
 
-def answer_of(node: Node, *chunks: bytes) -> tuple[Message | None, bool]:
+def held(node: Node) -> list[StreamId]:
+    """Return the streams that a node has open."""
+    return list(node.engine._exchange._streams)
+
+
+FRAME = bytes((MessageType.ENCRYPT, 0, 15, 0, 0))
+"""How an encrypted request of almost a megabyte begins."""
+
+
+def test_a_request_that_does_not_come_ends_soon_and_one_that_comes_slowly_later(
+    make_net: Callable[..., VirtualNetwork],
+) -> None:
+    net = make_net(packet_format=SEALED)
+    a = net.add("a")
+    idle = a.engine.stream_accepted(Address("10.66.6.6", 1), now=net.now)
+    slow = a.engine.stream_accepted(Address("10.66.6.7", 1), now=net.now)
+    began = net.now
+    lives: dict[StreamId, float] = {}
+    a.act(lambda engine, now: engine.stream_received(idle, FRAME, now=now))
+    a.act(lambda engine, now: engine.stream_received(slow, FRAME, now=now))
+    piece = bytes(DEFAULT_LIMITS.request_rate // 10)
+    while held(a):
+        a.act(lambda engine, now: engine.stream_received(slow, piece, now=now))
+        net.run(0.1)
+        lives |= dict.fromkeys(held(a), net.now - began)
+
+    assert lives[idle] == pytest.approx(DEFAULT_LIMITS.request_timeout, abs=0.2)
+    assert DEFAULT_LIMITS.request_timeout < lives[slow] <= DEFAULT_LIMITS.accepted_stream_timeout
+    assert {"request-timed-out"} <= set(rejections(a))
+
+
+class Idlers:
+    """Hosts that hold as many connections as they can for good, saying a byte a second on each."""
+
+    def __init__(self, net: VirtualNetwork, victim: Node, addresses: Sequence[str]) -> None:
+        self._net = net
+        self._victim = victim
+        self._slots: dict[tuple[str, int], StreamId] = {
+            (ip, number): 0 for ip in addresses for number in range(DEFAULT_LIMITS.accepted_streams_per_ip)
+        }
+        self._say()
+
+    @property
+    def count(self) -> int:
+        """How many connections they hold."""
+        return len({*self._slots.values()} & {*held(self._victim)})
+
+    def _say(self) -> None:
+        for slot, stream in self._slots.items():
+            if stream not in self._victim.engine._exchange._streams:
+                remote = Address(slot[0], 40_000 + slot[1])
+                self._slots[slot] = self._victim.engine.stream_accepted(remote, now=self._net.now)
+            if stream != self._slots[slot] or self._net.now % 1.0 < REDIAL:
+                said = self._victim.engine._exchange._streams[self._slots[slot]].reader.received
+                byte = FRAME[said : said + 1] or b"x"
+                self._victim.engine.stream_received(self._slots[slot], byte, now=self._net.now)
+        self._victim.pump()
+        self._net.at(self._net.now + REDIAL, self._say)
+
+
+REDIAL = 0.05
+"""Seconds in which the idlers notice that a connection was ended."""
+EIGHT = [f"10.66.6.{number}" for number in range(8)]
+ONE_NETWORK = [f"2001:db8:6:6::{number}" for number in range(1, 9)]
+LOCAL_USER = [f"127.0.1.{number}" for number in range(1, 9)]
+
+
+@pytest.mark.parametrize(
+    "addresses", [EIGHT, ONE_NETWORK, LOCAL_USER], ids=["eight addresses", "one /64", "a local user"]
+)
+@pytest.mark.parametrize("at", ["10.0.0.99", "2001:db8:6:6::99"], ids=["elsewhere", "in their network"])
+def test_a_member_joins_while_idle_connections_hold_all_there_is_for_them(
+    make_net: Callable[..., VirtualNetwork], addresses: list[str], at: str
+) -> None:
+    net = make_net(packet_format=SEALED)
+    a = net.add("a")
+    idlers = Idlers(net, a, addresses)
+    net.run(5.0)
+    per_holder = DEFAULT_LIMITS.accepted_streams_per_ip
+    room = DEFAULT_LIMITS.accepted_streams - DEFAULT_LIMITS.accepted_streams_kept
+    assert idlers.count == (per_holder if addresses is ONE_NETWORK else room)
+
+    newcomer = net.add("newcomer", address=Address(at, PORT))
+    net.join(newcomer, a)
+    net.run_until(lambda: newcomer.alive == a.alive == {"a", "newcomer"}, deadline=10.0)
+
+    assert {event.sender.ip for event in a.happened(PacketRejected)} <= set(addresses)
+    assert {event.holder for event in a.happened(StreamsFull)} <= {*addresses, "2001:db8:6:6::/64"}
+
+
+def test_members_exchange_state_while_idle_connections_hold_each_of_them(
+    make_net: Callable[..., VirtualNetwork],
+) -> None:
+    net = make_net(packet_format=SEALED)
+    nodes = net.start("a", "b", "c")
+    for node in nodes:
+        Idlers(net, node, EIGHT)
+    net.run(5.0)
+    assert all(node.alive == {"a", "b", "c"} for node in nodes)
+    for node in nodes:
+        exchanged = len(node.happened(PushPullDone))
+        for other in nodes:
+            if other is not node:
+                net.join(node, other)
+        net.run(1.0)
+        assert len(node.happened(PushPullDone)) >= exchanged + 2
+
+
+def answer_of(node: Node, *chunks: bytes, packet_format: PacketFormat = PLAIN) -> tuple[Message | None, bool]:
     """Write on a stream to a node; return what it answered and whether it closed."""
     engine = node.engine
     stream = engine.stream_accepted(MALLORY, now=0.0)
     assert stream is not None
     for chunk in chunks:
         engine.stream_received(stream, chunk, now=0.0)
-    reader, closed = StreamReader(PLAIN, answer=True), False
+    reader, closed = StreamReader(packet_format, answer=True), False
     for action in engine.stream_actions():
         match action:
             case WriteStream(data=data):
@@ -313,6 +438,36 @@ def test_a_stream_that_says_something_wrong_is_told_so_and_closed(
     assert answer == ErrResp(reason)
     assert closed
     assert rejections(a) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (stream(Ping(1, "a")), "not-encrypted"),
+        (seal_stream(Ping(1, "a"), OTHER_KEY, nonce=bytes), "wrong-key"),
+        (seal_stream(Ping(1, "a"), replace(SEALED, label=b"x"), nonce=bytes), "wrong-label"),
+        (bytes((MessageType.ENCRYPT, 255, 0, 0, 0)), "frame-too-large"),
+        (b"GET / HTTP/1.1\r\n\r\n", "not-encrypted"),
+        (b"\xff" * 100, "not-encrypted"),
+    ],
+    ids=["in clear", "another key", "another label", "too large", "http", "junk"],
+)
+def test_a_stream_that_shows_no_key_gets_no_byte(
+    make_net: Callable[..., VirtualNetwork], data: bytes, reason: str
+) -> None:
+    a = make_net(packet_format=SEALED).add("a")
+
+    assert answer_of(a, data, packet_format=SEALED) == (None, True)
+    assert rejections(a) == [reason]
+
+
+def test_a_member_that_is_refused_is_told_why(make_net: Callable[..., VirtualNetwork]) -> None:
+    """As memberlist does, whose log then has the reason."""
+    a = make_net(packet_format=SEALED).add("a")
+
+    for request, reason in [(Ping(1, "b"), "ping-for-another"), (AckResp(1), "unexpected-type")]:
+        data = seal_stream(request, SEALED, nonce=bytes)
+        assert answer_of(a, data, packet_format=SEALED) == (ErrResp(reason), True)
 
 
 def test_a_stream_that_grows_too_long_while_it_waits_for_its_turn_is_ended_once(net: VirtualNetwork) -> None:
@@ -420,6 +575,21 @@ def test_a_wrong_answer_to_an_exchange_fails_it(net: VirtualNetwork, answer: Mes
     a.engine.stream_closed(request.id, now=0.2)
     a.pump()
     assert len(a.happened(PushPullFailed)) == 1
+
+
+def test_an_answer_under_another_key_is_reported_as_such(make_net: Callable[..., VirtualNetwork]) -> None:
+    """Memberlist seals its error even where it could not read the request."""
+    a = make_net(packet_format=SEALED).add("a")
+    a.engine.push_pull_with(MALLORY, now=0.0)
+    [request] = a.engine.stream_actions()
+
+    answer = seal_stream(ErrResp("no"), OTHER_KEY, nonce=bytes, answer=True)
+    a.engine.stream_received(request.id, answer, now=0.1)
+    a.pump()
+
+    assert a.happened(UnreadableStream) == [UnreadableStream(MALLORY, asked_for=True)]
+    [failed] = a.happened(PushPullFailed)
+    assert not failed.unanswered
 
 
 def test_an_ack_of_another_number_over_tcp_saves_nobody(net: VirtualNetwork) -> None:

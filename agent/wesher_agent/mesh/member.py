@@ -24,6 +24,7 @@ from wesher_agent.mesh.desired import Desired, LocalPeer, Problem, desired
 from wesher_agent.mesh.events import Event
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.host import HostNetwork
+from wesher_agent.mesh.key_doubts import KeyDoubts
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.name_conflicts import Claim, NameConflicts
 from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
@@ -104,6 +105,7 @@ class MeshMember:
         former = saved.gossip_address if saved.name == local.name else None
         self._conflicts = NameConflicts([former] if former is not None else [])
 
+        self._key_doubts = KeyDoubts()
         self._seeker = Seeker(self._roster, self._engine)
         self._desired: Desired | None = None
         self._started_at = now
@@ -126,8 +128,8 @@ class MeshMember:
         self._engine.receive_datagram(data, sender, now=now)
         self._settle(now)
 
-    def stream_accepted(self, remote: Address, *, now: float) -> StreamId | None:
-        """Name a connection that another member opened; None means close it at once."""
+    def stream_accepted(self, remote: Address, *, now: float) -> StreamId:
+        """Name a connection that another host opened."""
         stream = self._engine.stream_accepted(remote, now=now)
         self._settle(now)
         return stream
@@ -192,6 +194,7 @@ class MeshMember:
             problems=self._problems,
             can_probe=not self._nobody_can_be_probed(members),
             rival=self._conflicts.rival(now=now),
+            other_key_at=self._key_doubts.address,
             listen_problem=self._listening.problem,
             save_problem=self._saving.problem,
             uptime=now - self._started_at,
@@ -303,6 +306,7 @@ class MeshMember:
         if ring != self._local.ring:
             self._local = replace(self._local, ring=ring)
             self._engine.set_packet_format(self._local.packet_format)
+            self._key_doubts = KeyDoubts()
             self._events.append(events.KeyRingChanged(ring.primary.id, len([*ring])))
             self._saving.want()
         former = self._local.document
@@ -332,6 +336,8 @@ class MeshMember:
             self._note_roster()
 
     def _observe(self, event: EngineEvent, now: float) -> None:
+        if self._key_doubts.observe(event, self._roster.expected_ips):
+            self._report()
         match event:
             case PacketRejected():
                 return
@@ -444,6 +450,7 @@ class MeshMember:
             self._events.extend(events.FailedMemberForgotten(name) for name in gone)
             self._members_changed()
         self._outputs.extend(map(Resolve, self._seeker.work(now=now)))
+        self._engine.set_expected(self._roster.expected_ips)
         self._note_roster()
 
     def _apply(self, now: float) -> None:

@@ -166,6 +166,8 @@ class Roster:
         self._changed_at: float | None = None
         """Since when the schedule does not reflect what is known."""
         self._events: deque[MeshEvent] = deque()
+        self.expected_ips: frozenset[str] = frozenset()
+        """The addresses of seeds and members, internal ones too, as of the last `due`."""
         self._second_look: tuple[float, Address] | None = None
         """When to ask whom for the rest of those that were away together."""
 
@@ -435,6 +437,11 @@ class Roster:
                     wanted[address] = SEED_CAP
         self._events.extend(one for one in skipped if one not in self._skipped)
         self._skipped = tuple(skipped)
+
+        ways = [self.way_to(member.address) for member in self._known.values()]
+        known = [*wanted, *ways, *(member.address for member in self._known.values())]
+        own = {address.ip for address in self._own}
+        self.expected_ips = frozenset(one.ip for one in known if isinstance(one, Address)) - own
 
         alive = set(self._own)
         for member in self._known.values():

@@ -15,8 +15,8 @@ class Core(Protocol):
     def receive_datagram(self, data: bytes, sender: Address, *, now: float) -> None:
         """Take one UDP payload."""
 
-    def stream_accepted(self, remote: Address, *, now: float) -> StreamId | None:
-        """Name a connection that was accepted; None means close it at once."""
+    def stream_accepted(self, remote: Address, *, now: float) -> StreamId:
+        """Name a connection that was accepted."""
 
     def stream_received(self, stream: StreamId, data: bytes, *, now: float) -> None:
         """Take bytes that arrived on a stream."""

@@ -97,7 +97,7 @@ class Driver:
         for pair in _open_all(addresses, port):
             self._datagrams[pair.datagram.family] = pair.datagram
             self._loop.add_reader(pair.datagram, self._readable, pair.datagram)
-            await self._streams.listen(pair.listener)
+            self._streams.listen(pair.listener)
 
     async def close(self) -> None:
         """Close every socket, once what was written has left or within a second or so."""

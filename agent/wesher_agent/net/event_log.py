@@ -28,7 +28,9 @@ from wesher_agent.swim.events import (
     PushPullDone,
     PushPullFailed,
     SelfRefuted,
+    StreamsFull,
     UdpUnreachable,
+    UnreadableStream,
     UserMessageFailed,
     UserMessageReceived,
 )
@@ -115,6 +117,18 @@ class EventLog:
                 self._log.debug("user message received", sender=sender, bytes=len(payload))
             case UserMessageFailed(address=address, error=error):
                 self._log.debug("user message not delivered", to=address, error=error)
+            case UnreadableStream(remote=remote, asked_for=asked_for):
+                # Anyone can send such a request, but only hosts that we dial such an answer.
+                if self._is_news(("unreadable", remote.ip if asked_for else "")):
+                    self._log.warning("peer has another cluster key", peer=remote.ip, answered=asked_for)
+            case StreamsFull(holder=holder, held=held, holders=holders):
+                if self._is_news("streams-full"):
+                    self._log.warning(
+                        "too many connections: the idlest one is ended for each new one",
+                        most_from=holder,
+                        connections=held,
+                        sources=holders,
+                    )
             case PacketRejected(reason=reason, sender=sender):
                 self._write_rejected(reason, sender)
             case AddressChanged(member=m):

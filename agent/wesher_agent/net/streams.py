@@ -12,16 +12,25 @@ from typing import Any, cast
 
 from wesher_agent.mesh.dialling import MAX_OPEN
 from wesher_agent.net.core import Core
+from wesher_agent.net.sockets import BACKLOG
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import PacketRejected
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.swim.streams import CloseStream, OpenStream, StreamAction, StreamId, WriteStream
+from wesher_common.event_logger import EventLogger
+
+log = EventLogger("wesher.net")
 
 CHUNK = 1 << 14
 """Bytes read at once: asyncio's own 256 KiB would stay as a buffer of twice that with each connection."""
 
 FLUSH_SECONDS = 1.0
 """How long the last answers may take to leave when everything is closed."""
+
+ACCEPT_PAUSE = 1.0
+"""Seconds without accepting after the kernel refused: without file descriptors it would refuse again."""
+ACCEPT_QUIET = 300.0
+"""Seconds before that is logged again."""
 
 Tell = Callable[[Any], Any]
 """Calls the engine with the time; never raises."""
@@ -40,7 +49,10 @@ class Streams:
         self._tell = tell
         self._on_rejected = on_rejected
         self._loop = asyncio.get_running_loop()
-        self._servers: list[asyncio.Server] = []
+        self._listeners: dict[socket.socket, asyncio.TimerHandle | None] = {}
+        """With what ends each one's pause."""
+        self._accepting: set[asyncio.Task[None]] = set()
+        self._refusal_logged_at = -ACCEPT_QUIET
         self._open: dict[StreamId, _Stream] = {}
         self._dialling: dict[StreamId, asyncio.Task[None]] = {}
         self._connected: set[_Stream] = set()
@@ -54,20 +66,25 @@ class Streams:
         # One that has just been connected is in both.
         return len(self._open.keys() | self._dialling.keys())
 
-    async def listen(self, listener: socket.socket) -> None:
+    def listen(self, listener: socket.socket) -> None:
         """Accept connections on a socket that listens already."""
-        self._servers.append(await self._loop.create_server(self._accepted, sock=listener))
+        # By hand: out of file descriptors asyncio's server logs thousands of tracebacks a second.
+        self._listeners[listener] = None
+        self._loop.add_reader(listener, self._accept, listener)
 
     def stop_listening(self) -> None:
         """Accept no more; what is open stays."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for listener, pause in self._listeners.items():
+            if pause is not None:
+                pause.cancel()
+            self._loop.remove_reader(listener)
+            listener.close()
+        self._listeners.clear()
 
     async def close(self) -> None:
         """Stop listening and dialling, and end what is open once what was written has left."""
         self.stop_listening()
-        dialling = list(self._dialling.values())
+        dialling = [*self._dialling.values(), *self._accepting]
         for task in dialling:
             task.cancel()
         for stream in list(self._open.values()):
@@ -114,13 +131,48 @@ class Streams:
         finally:
             self._dialling.pop(request.id, None)
 
-    def _accepted(self) -> asyncio.BaseProtocol:
-        return _Stream(self, None, self._loop.time() + DEFAULT_LIMITS.accepted_stream_timeout)
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(BACKLOG):
+            try:
+                sock, remote = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause(listener, error)
+                return
+            task = self._loop.create_task(self._adopt(sock, Address(remote[0], remote[1])))
+            self._accepting.add(task)
+            task.add_done_callback(partial(self._adopted, sock))
+
+    def _adopted(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        self._accepting.discard(task)
+        if task.cancelled():
+            # Perhaps before it began.
+            sock.close()
+
+    def _pause(self, listener: socket.socket, error: OSError) -> None:
+        now = self._loop.time()
+        if now >= self._refusal_logged_at + ACCEPT_QUIET:
+            self._refusal_logged_at = now
+            log.warning("connections not accepted: trying again", error=error)
+        self._loop.remove_reader(listener)
+        resume = partial(self._loop.add_reader, listener, self._accept, listener)
+        self._listeners[listener] = self._loop.call_later(ACCEPT_PAUSE, resume)
+
+    async def _adopt(self, sock: socket.socket, caller: Address) -> None:
+        deadline = self._loop.time() + DEFAULT_LIMITS.accepted_stream_timeout
+        try:
+            await self._loop.connect_accepted_socket(
+                partial(_Stream, self, None, deadline, caller=caller), sock
+            )
+        except OSError:
+            # It has ended already.
+            sock.close()
 
     # What a stream reports.
 
     def admit(self, remote: Address) -> StreamId | None:
-        """Name an accepted connection, or refuse it."""
+        """Name an accepted connection; None when the core failed."""
         return cast("StreamId | None", self._tell(partial(self._core.stream_accepted, remote)))
 
     def connected(self, stream: _Stream) -> None:
@@ -157,11 +209,19 @@ class Streams:
 class _Stream(asyncio.BufferedProtocol):
     """One connection."""
 
-    def __init__(self, streams: Streams, name: StreamId | None, deadline: float, data: bytes = b"") -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        name: StreamId | None,
+        deadline: float,
+        data: bytes = b"",
+        *,
+        caller: Address | None = None,
+    ) -> None:
         self._streams = streams
         self._name = name
-        self._caller: Address | None = None
-        """Who dialled, when it was not we."""
+        self._caller = caller
+        """The host that dialled, when it was not this one; a connection that was reset has no peer to ask."""
         self._deadline = deadline
         self._data = data
         self._transport: asyncio.Transport | None = None
@@ -171,9 +231,7 @@ class _Stream(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._streams.connected(self)
-        if self._name is None:
-            remote = transport.get_extra_info("peername")
-            self._caller = Address(remote[0], remote[1])
+        if self._caller is not None:
             self._name = self._streams.admit(self._caller)
         if self._name is None:
             self._ended = True

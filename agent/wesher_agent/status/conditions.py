@@ -50,6 +50,12 @@ def _gossip(now: Snapshot) -> Condition:
     if now.member.uptime < JOIN_SECONDS:
         message = "seeds and known members are being asked"
         return Condition("GossipJoined", "Unknown", "Joining", message)
+    if now.member.other_key_at:
+        message = (
+            f"{now.member.other_key_at} seems to have another cluster key: give all members the same key and "
+            f"label; this node's key has the id {now.local.ring.primary.id}, the other id is not known here"
+        )
+        return Condition("GossipJoined", "False", "WrongKey", message)
     message = "no seed or known member has answered"
     return Condition("GossipJoined", "False", "NobodyAnswers", message)
 

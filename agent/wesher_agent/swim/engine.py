@@ -134,6 +134,7 @@ class Engine:
         self._exchange = Exchange(
             profile=profile,
             limits=limits,
+            timers=self._timers,
             table=self._table,
             tombstones=self._tombstones,
             local=self._local,
@@ -247,12 +248,16 @@ class Engine:
         """Take what is to be done with TCP connections now, in order."""
         return self._exchange.drain()
 
-    def stream_accepted(self, remote: Address, *, now: float) -> StreamId | None:  # noqa: ARG002 - every input tells the time
-        """Name a connection that somebody opened; ``None`` means close it at once (too many).
+    def set_expected(self, ips: frozenset[str]) -> None:
+        """Replace the addresses that have room of their own beside members': those that the caller dials."""
+        self._exchange.admission.expected = ips
+
+    def stream_accepted(self, remote: Address, *, now: float) -> StreamId:
+        """Name a connection that another host opened; when there are too many, another one is ended for it.
 
         The driver closes it, and says so, after ``Limits.accepted_stream_timeout``.
         """
-        return self._exchange.accepted(remote)
+        return self._exchange.accepted(remote, now=now)
 
     def stream_received(self, stream: StreamId, data: bytes, *, now: float) -> None:
         """Take bytes that arrived on a stream. Never raises for what a peer sent."""
@@ -373,7 +378,7 @@ class Engine:
         if ack is not None:
             self._prober.tcp_ack(ack.seq_no)
 
-    def _fire(self, timer: Timer, now: float) -> None:
+    def _fire(self, timer: Timer, now: float) -> None:  # noqa: C901 - one arm per kind is the plainest table
         match timer.kind:
             case Kind.PROBE:
                 self._prober.turn(now=now)
@@ -388,6 +393,8 @@ class Engine:
                 self._push_pull(now)
             case Kind.SUSPICION:
                 self._membership.suspicion_over(str(timer.subject), now=now)
+            case Kind.REQUESTS:
+                self._exchange.end_overdue(now=now)
             case Kind.RELAY:
                 self._relay.unanswered(int(timer.subject))
             case Kind.DEPARTURE:

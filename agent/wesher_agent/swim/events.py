@@ -165,6 +165,8 @@ class PushPullFailed:
     join: bool
     error: str
     """One line: what the transport said, or why the other's state was refused."""
+    unanswered: bool = False
+    """Whether the other side took the connection and closed it in order, without a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,27 @@ class UserMessageFailed:
 
     address: Address
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableStream:
+    """What a peer sent on a stream is encrypted, but not with a key of our ring."""
+
+    remote: Address
+    asked_for: bool
+    """Whether it is the answer on a stream that we opened."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamsFull:
+    """An accepted stream was ended to make room for another one."""
+
+    holder: str
+    """The address, or the IPv6 /64, that held the most streams."""
+    held: int
+    """How many."""
+    holders: int
+    """How many addresses or /64 networks held streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +250,8 @@ Event = (
     | PushPullFailed
     | UserMessageReceived
     | UserMessageFailed
+    | StreamsFull
+    | UnreadableStream
     | PacketRejected
     | AddressChanged
     | LeaveDone

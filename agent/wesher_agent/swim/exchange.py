@@ -14,12 +14,14 @@ from itertools import count
 
 from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.admission import Admission, Held
 from wesher_agent.swim.events import Event
 from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import MemberTable
 from wesher_agent.swim.membership import Membership
 from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.streams import CloseStream, OpenStream, Purpose, StreamAction, StreamId, WriteStream
+from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import TOLD, Tombstones
 from wesher_agent.swim.versions import verify_protocol
 from wesher_agent.wire import limits as wire_limits
@@ -29,6 +31,9 @@ from wesher_agent.wire.stream import StreamReader, seal_stream
 from wesher_common.errors import PeerMisbehaved
 
 _SCALE_THRESHOLD = 32
+_REQUESTS = Timer(Kind.REQUESTS)
+_READ_ON = 1.0
+"""Seconds that a request gets when its time is over while its bytes wait for us."""
 
 
 def push_pull_scale(interval: float, n: int) -> float:
@@ -45,6 +50,8 @@ class _Stream:
     purpose: Purpose | None
     """Why we dialled it; None when the other side did."""
     join: bool = False
+    since: float = 0.0
+    """When it was accepted."""
     seq_no: int | None = None
     """Of the ping that was sent on it."""
     ended: str | None = None
@@ -59,6 +66,8 @@ class Exchange:
     """Deadlines."""
     limits: Limits
     """How many streams other members may open."""
+    timers: Timers
+    """For requests that do not come."""
     table: MemberTable
     """The state to exchange."""
     tombstones: Tombstones
@@ -75,10 +84,16 @@ class Exchange:
     """Counts the wrappers round received messages."""
     emit: Callable[[Event], None]
     """Takes what happened."""
+    admission: Admission = field(init=False)
+    """Says which accepted stream is ended for another one."""
     _ids: count[int] = field(default_factory=lambda: count(1), init=False)
     _streams: dict[StreamId, _Stream] = field(default_factory=dict, init=False)
     _unread: deque[StreamId] = field(default_factory=deque, init=False)
     _actions: list[StreamAction] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        """Apply the limits."""
+        self.admission = Admission(self.limits, self.table)
 
     @property
     def is_busy(self) -> bool:
@@ -108,20 +123,48 @@ class Exchange:
         """Deliver bytes to the application at ``address``."""
         self._open("user", address, User(payload), self.profile.tcp_timeout)
 
-    def accepted(self, remote: Address) -> StreamId | None:
-        """Name a stream that somebody opened; None when there are too many."""
-        theirs = [stream.remote.ip for stream in self._streams.values() if stream.purpose is None]
-        if (
-            len(theirs) >= self.limits.accepted_streams
-            or theirs.count(remote.ip) >= self.limits.accepted_streams_per_ip
-        ):
-            self.emit(events.PacketRejected("too-many-streams", remote))
-            return None
+    def accepted(self, remote: Address, *, now: float) -> StreamId:
+        """Name a stream that another host opened; where the limits are reached, end another one for it."""
+        held = self._held()
+        if (least := self.admission.to_end(remote.ip, held, now=now)) is not None:
+            holder, most = self.admission.most(held)
+            holders = len({self.admission.holder(one.ip) for one in held})
+            self.emit(events.StreamsFull(holder, most, holders))
+            self._drop(least.id, "too-many-streams")
         stream = next(self._ids)
-        self._streams[stream] = _Stream(
-            remote, StreamReader(self.packet_format, limit=self._request_limit()), None
-        )
+        reader = StreamReader(self.packet_format, limit=self._request_limit())
+        self._streams[stream] = _Stream(remote, reader, None, since=now)
+        if _REQUESTS not in self.timers:
+            self.timers.set(_REQUESTS, now + self.limits.request_timeout)
         return stream
+
+    def end_overdue(self, *, now: float) -> None:
+        """End the accepted streams that have not delivered a whole request in time."""
+        next_look = math.inf
+        for one in self._held():
+            deadline = self.admission.deadline(one)
+            if deadline > now:
+                next_look = min(next_look, deadline)
+            elif one.is_being_read:
+                next_look = min(next_look, now + _READ_ON)
+            else:
+                self._drop(one.id, "request-timed-out")
+        if next_look < math.inf:
+            self.timers.set(_REQUESTS, next_look)
+
+    def _held(self) -> list[Held]:
+        return [
+            Held(name, stream.remote.ip, stream.since, stream.reader.received, name in self._unread)
+            for name, stream in self._streams.items()
+            if stream.purpose is None
+        ]
+
+    def _drop(self, stream: StreamId, reason: str) -> None:
+        """End an accepted stream without an answer."""
+        self.emit(events.PacketRejected(reason, self._streams[stream].remote))
+        if stream in self._unread:
+            self._unread.remove(stream)
+        self._close(stream)
 
     def received(self, stream: StreamId, data: bytes, *, now: float) -> AckResp | None:
         """Take bytes that arrived; return the answer to a ping over TCP if they end one."""
@@ -168,9 +211,9 @@ class Exchange:
         self._forget(stream)
         match known.purpose:
             case "push-pull":
-                self.emit(
-                    events.PushPullFailed(known.remote, known.join, error or "closed before it answered")
-                )
+                unanswered = error is None and not known.reader.received
+                error = error or "closed before it answered"
+                self.emit(events.PushPullFailed(known.remote, known.join, error, unanswered))
             case "user" if error is not None:
                 self.emit(events.UserMessageFailed(known.remote, error))
             case _:
@@ -190,7 +233,7 @@ class Exchange:
         # Who joins knows of nobody yet, and may be told of thousands.
         limit = wire_limits.LARGEST_FRAME if purpose == "push-pull" else wire_limits.FRAME.most
         reader = StreamReader(self.packet_format, limit=limit, answer=True)
-        self._streams[stream] = _Stream(address, reader, purpose, join, seq_no)
+        self._streams[stream] = _Stream(address, reader, purpose, join, seq_no=seq_no)
         data = seal_stream(request, self.packet_format, nonce=self.nonce)
         self._actions.append(OpenStream(stream, address, data, timeout, purpose))
 
@@ -304,7 +347,14 @@ class Exchange:
         if stream not in self._streams:
             return
         if known.purpose is None:
-            self._answer(stream, ErrResp(misbehaved.reason))
+            if known.reader.is_authenticated:
+                self._answer(stream, ErrResp(misbehaved.reason))
+            else:
+                # A scanner without the key learns nothing, and costs no nonce.
+                self._close(stream)
         else:
             self.closed(stream, str(misbehaved))
             self._actions.append(CloseStream(stream))
+        if misbehaved.reason == "wrong-key":
+            # Last: it is the reason for what was reported before.
+            self.emit(events.UnreadableStream(known.remote, asked_for=known.purpose is not None))

@@ -5,6 +5,7 @@ Values and their table only; which news changes them is `membership`'s business.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -79,6 +80,8 @@ class MemberTable:
         self._members: dict[str, Member] = {}
         self._ring: list[str] = []
         self._next = 0
+        self._ips: Counter[str] = Counter()
+        """How many members each IP address has, this one excluded."""
         self.view: Mapping[str, Member] = MappingProxyType(self._members)
 
     def __len__(self) -> int:
@@ -89,9 +92,18 @@ class MemberTable:
         """Return the member of that name."""
         return self._members.get(name)
 
+    def has_other_at(self, ip: str) -> bool:
+        """Tell whether another member, in whatever state, has this IP address."""
+        return ip in self._ips
+
     def put(self, member: Member) -> None:
         """Add a member, or replace what was known of it."""
-        if member.name not in self._members:
+        former = self._members.get(member.name)
+        if member.name != self._own_name and (former is None or former.address.ip != member.address.ip):
+            if former is not None:
+                self._leave_ip(former)
+            self._ips[member.address.ip] += 1
+        if former is None:
             # A random place keeps the time until a newcomer's first probe low on average.
             ring = self._ring
             ring.append(member.name)
@@ -138,7 +150,13 @@ class MemberTable:
         ]
         for member in forgotten:
             del self._members[member.name]
+            self._leave_ip(member)
         self._ring = list(self._members)
         self._rng.shuffle(self._ring)
         self._next = 0
         return forgotten
+
+    def _leave_ip(self, member: Member) -> None:
+        self._ips[member.address.ip] -= 1
+        if not self._ips[member.address.ip]:
+            del self._ips[member.address.ip]

@@ -76,7 +76,15 @@ class Limits:
     outbox: int = 4_096
     """Datagrams waiting to be picked up; further ones are lost."""
     accepted_streams: int = 32
+    """Streams that other hosts opened; beyond it, the one that has delivered least is ended for a new one."""
     accepted_streams_per_ip: int = 4
+    """Of one address, or of the unknown hosts of one IPv6 /64."""
+    accepted_streams_kept: int = 8
+    """Of ``accepted_streams``, for the addresses of members and seeds."""
+    request_timeout: float = 3.0
+    """Seconds from accepting to the whole request."""
+    request_rate: int = 1 << 14
+    """Bytes a second: a request that delivers as many gets more time, up to ``accepted_stream_timeout``."""
     accepted_bytes: int = 2 * LARGEST_FRAME
     """Kept of all accepted streams together while their requests are not whole; the longest gives way."""
     accepted_stream_timeout: float = 10.0

@@ -28,6 +28,8 @@ class Kind(Enum):
     """A ping for somebody else went unanswered; ``subject`` is its sequence number."""
     DEPARTURE = auto()
     """A leave or a move has waited long enough for its broadcast to go out."""
+    REQUESTS = auto()
+    """An accepted stream's time to deliver its request is over."""
     ANEW = auto()
     """Others hold us at the last incarnation: go away, to return with another."""
 

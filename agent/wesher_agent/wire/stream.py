@@ -106,6 +106,8 @@ class StreamReader:
         self._reading: _Reading = self._read()
         self._message: Message | None = None
         self._error: PeerMisbehaved | None = None
+        self.is_authenticated = fmt.keyring is None
+        """Whether the sender has shown that it holds the key; a mesh in clear asks for none."""
         self.hungry = True
         """Whether `step` can do nothing more before it is fed."""
         self.wrappers: set[Wrapper] = set()
@@ -203,6 +205,7 @@ class StreamReader:
         associated = bytes((MessageType.ENCRYPT,)) + length + self._fmt.label
         plain, version = self._fmt.keyring.open(sealed, associated)
         self.wrappers.add(ENCRYPTION[version])
+        self.is_authenticated = True
         return self._continue_in(plain)
 
     def _decompress(self) -> _Reading:

@@ -12,7 +12,16 @@ from typing import NamedTuple
 
 import pytest
 
-from wesher_common.event_logger import FORMATS, RESERVED_KEYS, EventLogger, LogEvent, formatter
+from wesher_common.event_logger import (
+    FORMATS,
+    LIBRARY_BURST,
+    LIBRARY_SECONDS,
+    RESERVED_KEYS,
+    Budget,
+    EventLogger,
+    LogEvent,
+    formatter,
+)
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 
 
@@ -207,3 +216,18 @@ def test_each_level_has_its_method(logger: tuple[logging.Logger, io.StringIO]) -
 def test_the_record_names_the_line_that_wrote_it(caplog: pytest.LogCaptureFixture) -> None:
     EventLogger("wesher.test-of-places").warning("x")
     assert caplog.records[0].funcName == test_the_record_names_the_line_that_wrote_it.__name__
+
+
+def test_what_a_library_writes_has_a_budget_and_says_how_much_was_dropped() -> None:
+    budget = Budget()
+
+    def record(at: float) -> logging.LogRecord:
+        made = logging.LogRecord("asyncio", logging.ERROR, "", 1, "cannot %s", ("accept",), None)
+        made.created = at
+        return made
+
+    assert sum(budget.filter(record(1000.0)) for _ in range(10 * LIBRARY_BURST)) == LIBRARY_BURST
+    later = record(1000.0 + LIBRARY_SECONDS)
+    assert budget.filter(later)
+    assert later.getMessage() == f"cannot accept ({9 * LIBRARY_BURST} records before it dropped)"
+    assert not budget.filter(record(1000.0 + LIBRARY_SECONDS))

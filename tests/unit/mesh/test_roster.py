@@ -96,6 +96,22 @@ def test_members_are_remembered_with_the_state_gossip_gives_them() -> None:
     assert (who.members["b"].state, who.members["b"].since) == (MemberState.ALIVE, 3.0)
 
 
+def test_the_addresses_that_are_expected_are_those_of_seeds_and_members_but_not_our_own() -> None:
+    who = roster()
+    seed = SeedAddress("seed.example", None)
+    who.set_own_addresses([ip_address("192.0.2.1")], overlay_address=None, location="berlin", now=0.0)
+    who.set_seeds([seed, SeedAddress("192.0.2.1", None)], now=0.0)
+    who.resolved(seed, [ip_address("192.0.2.9"), ip_address("2001:db8::9")], now=0.0)
+    inside = meta("c", location="berlin", internal_address=ip_address("10.1.0.3")).encode()
+    who.observe(MemberJoined(gossiped("c", "192.0.2.3", raw_meta=inside)), now=0.0)
+    failed(who, "b", "192.0.2.2", now=0.0)
+
+    who.due(now=0.0)
+
+    expected = {"192.0.2.9", "2001:db8::9", "192.0.2.3", "10.1.0.3", "192.0.2.2"}
+    assert who.expected_ips == expected
+
+
 def test_an_event_that_says_nothing_new_changes_nothing() -> None:
     who = roster()
     joined(who, "b", "192.0.2.2", now=1.0)

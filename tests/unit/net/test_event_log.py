@@ -16,6 +16,8 @@ from wesher_agent.swim.events import (
     OutdatedAlive,
     PacketRejected,
     SelfRefuted,
+    StreamsFull,
+    UnreadableStream,
 )
 from wesher_agent.swim.members import DEFAULT_VERSIONS, Member
 from wesher_agent.wire.messages import State
@@ -25,6 +27,8 @@ STANDING: list[Event] = [
     NameConflict(B, Address("10.0.0.3", 7946)),
     AccusationRefused("b", 2**32 - 1),
     OutdatedAlive("b", 7, Address("10.0.0.2", 7946)),
+    StreamsFull("2001:db8::/64", 4, 8),
+    UnreadableStream(Address("10.0.0.2", 7946), asked_for=True),
 ]
 
 

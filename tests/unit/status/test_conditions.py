@@ -83,6 +83,16 @@ def test_the_only_member_of_a_mesh_is_ready_but_one_that_finds_nobody_is_not() -
     assert said(remembered("b", state=MemberState.FAILED))["Ready"] == ("False", "NobodyAnswers")
 
 
+def test_another_key_is_named_with_our_id_but_only_while_no_member_is_alive() -> None:
+    differs = {"other_key_at": "192.0.2.50:7946"}
+    assert said(local=SEEKING, **differs)["GossipJoined"] == ("False", "WrongKey")
+    assert SEEKING.ring.primary.id in message(local=SEEKING, **differs)
+    assert "192.0.2.50:7946" in message(local=SEEKING, **differs)
+    assert said(B, local=SEEKING, **differs) == WELL
+    assert said(**differs)["GossipJoined"] == ("True", "OnlyMember")
+    assert said(local=SEEKING, uptime=JOIN_SECONDS - 0.1, **differs)["GossipJoined"] == ("Unknown", "Joining")
+
+
 def test_a_node_that_has_just_started_is_not_blamed_for_others_that_are_later() -> None:
     young = JOIN_SECONDS - 0.1
     new = said(local=SEEKING, uptime=young)

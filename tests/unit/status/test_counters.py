@@ -14,6 +14,7 @@ from wesher_agent.swim.events import (
     OutdatedAlive,
     PushPullFailed,
     SelfRefuted,
+    StreamsFull,
     UdpUnreachable,
 )
 from wesher_testing.virtual.members import gossiped
@@ -49,11 +50,12 @@ def test_what_is_blocked_refused_or_fails_is_counted() -> None:
 
     for event in (
         UdpUnreachable(member),
+        StreamsFull("192.0.2.7", 4, 8),
         MembersFull("c"),
         AccusationRefused("b", incarnation=2**32 - 1),
         PushPullFailed(Address("192.0.2.1", 7946), join=True, error="timed out"),
     ):
         counts.observe(event)
 
-    kinds = ("udpBlocked", "membersRefused", "accusationsRefused", "pushPullsFailed")
-    assert [counts.numbers[kind] for kind in kinds] == [1, 1, 1, 1]
+    kinds = ("udpBlocked", "connectionsEnded", "membersRefused", "accusationsRefused", "pushPullsFailed")
+    assert [counts.numbers[kind] for kind in kinds] == [1, 1, 1, 1, 1]

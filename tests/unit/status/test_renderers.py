@@ -168,6 +168,7 @@ CHANGES: dict[str, Any] = {
     "problems": (Problem("b", "KeyClash", "has the same key as c"),),
     "can_probe": False,
     "rival": "192.0.2.9:7946",
+    "other_key_at": "192.0.2.9:7946",
     "listen_problem": "UDP port 7946 is taken",
     "save_problem": "no space left on device",
     "uptime": 1.0,
@@ -196,10 +197,8 @@ BESIDE: dict[str, dict[str, Any]] = {
     "device_reason": {"device_ready": False},
     "device_problem": {"device_ready": False, "device_reason": "Failed"},
     "wall_clock": {"observed": seen(2, age=5)},
-    "uptime": {
-        "members": {},
-        "local": local_node("a", mesh=document(seed_nodes=(SeedAddress("192.0.2.9"),))),
-    },
+    "uptime": {"members": {}, "local": SEEKING},
+    "other_key_at": {"members": {}, "local": SEEKING},
 }
 """What must be so for a field to matter."""
 

@@ -27,6 +27,7 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
         "problems": (),
         "can_probe": True,
         "rival": "",
+        "other_key_at": "",
         "listen_problem": "",
         "save_problem": "",
         "uptime": 61.04,

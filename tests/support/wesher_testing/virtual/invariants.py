@@ -27,7 +27,7 @@ REST = 150.0
 A failed member is tried again within 50 s, in a mesh of eight; then the views have to spread."""
 _SLACK = 64
 """What may be in use besides, or wait to be cleared, whatever the number of members."""
-_OWN_DEADLINES = 7
+_OWN_DEADLINES = 8
 """Deadlines that belong to no single member or relayed ping: one of each such kind."""
 
 

@@ -475,10 +475,6 @@ class VirtualNetwork:
             return
         remote = Address(client.address.ip, self._rng.randrange(32768, 60000))
         stream = server.core.stream_accepted(remote, now=self.now)
-        if stream is None:
-            server.pump()
-            self._arrive_closed(connection, client, None)
-            return
         connection.ids[server] = stream
         server.connections[stream] = connection
         self.at(
