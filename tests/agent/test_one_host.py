@@ -195,6 +195,25 @@ def test_a_second_ctrl_c_kills_an_agent_that_hangs_at_its_end_without_a_tracebac
     assert "Traceback" not in agent.own_log
 
 
+@pytest.mark.parametrize("way", ["SIGTERM", "SIGTERM for a restart", "wesher leave"])
+def test_an_orderly_stop_logs_nothing_above_info(lab: Lab, start: Start, way: str) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    flags = ("--cluster-key", KEY, "--join", str(a.ipv4))
+    start(a, *flags[:2], "--init").wait_device()
+    agent = start(b, *flags, f"--leave-on-exit={'false' if 'restart' in way else 'true'}")
+    agent.wait_for("a", "b")
+    agent.wait_device()
+    before = len(agent.own_log)
+    if way == "wesher leave":
+        b.run([WESHER, "leave"])
+        assert agent.process.wait(PATIENCE) == 0
+    else:
+        assert agent.end() == 0
+    said = agent.own_log[before:]
+    assert "agent ended" in said
+    assert not re.findall(r".*(?:WARNING|ERROR|CRITICAL|Traceback|Task was destroyed).*", said)
+
+
 def test_a_wireguard_go_that_dies_young_is_started_again_at_once(lab: Lab, start: Start) -> None:
     agent = start(lab.host("a"), "--cluster-key", KEY)
     agent.wait_device()

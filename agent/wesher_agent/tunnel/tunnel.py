@@ -118,9 +118,12 @@ class Tunnel:
         while True:
             device = await self._opened
             lost = asyncio.ensure_future(device.wait_lost())
-            await asyncio.wait([lost], timeout=REPAIR_SECONDS)
-            lost.cancel()
-            await asyncio.gather(lost, return_exceptions=True)
+            try:
+                await asyncio.wait([lost], timeout=REPAIR_SECONDS)
+            finally:
+                # Also when this is cancelled: the loop logs an error for a task that was left pending.
+                lost.cancel()
+                await asyncio.gather(lost, return_exceptions=True)
             try:
                 outcome = await finish(device.repair())
             except (WesherError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -13,6 +14,8 @@ from wesher_agent.files.hosts import HostsFile
 from wesher_agent.mesh.desired import Desired, HostEntry
 from wesher_agent.mesh.device import DeviceConfig
 from wesher_agent.tunnel.tunnel import Tunnel
+from wesher_agent.wireguard.device import Device
+from wesher_agent.wireguard.kernel import KernelBackend
 from wesher_common.keys import WireGuardPrivateKey
 
 WANTED = Desired(
@@ -102,3 +105,18 @@ async def test_an_mtu_that_is_set_is_taken_as_it_is_and_otherwise_the_underlay_d
     await tunnel.apply(automatic, "Userspace", "Off")
     assert 1280 <= tunnel.mtu <= 65535
     assert tunnel.mtu != 1300
+
+
+async def test_a_tunnel_that_is_kept_no_longer_leaves_no_task_behind() -> None:
+    """The event loop logs an error for each task that was left pending."""
+    tunnel = _Heard().tunnel()
+    tunnel._opened.set_result(Device(KernelBackend("wgnone")))
+    before = asyncio.all_tasks()
+    keeping = asyncio.create_task(tunnel.keep())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(asyncio.all_tasks() - before) == 2, "it waits for the loss of the device"
+    keeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await keeping
+    assert asyncio.all_tasks() == before
