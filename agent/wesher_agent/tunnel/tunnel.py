@@ -1,7 +1,7 @@
 """The host's side of the mesh: brings the WireGuard device and the hosts file to the desired state.
 
-Takes a `Desired` whenever there is a new one, decides its MTU, watches the device in
-between, and remembers in words why something is not as desired. A machine without
+Takes a `Desired` whenever there is a new one, decides its MTU, watches device and hosts
+file in between, and remembers in words why something is not as desired. A machine without
 WireGuard, or with a read-only hosts file, is a state to report, never a reason to stop
 gossiping. When a failed apply is tried again is `mesh.member`'s.
 """
@@ -71,6 +71,9 @@ class Tunnel:
         self._interface = interface
         self._settings = settings
         self._hosts = hosts
+        self._hosts_lock = asyncio.Lock()
+        self._entries: tuple[HostEntry, ...] = ()
+        """As last desired."""
         self._device: Device | None = None
         self._on_change = on_change
         self._on_sessions_lost = on_sessions_lost
@@ -98,7 +101,8 @@ class Tunnel:
         if self._device is not None and not self._opened.done():
             # Not before its program was started: only then can one wait for the program's end.
             self._opened.set_result(self._device)
-        await self._write_hosts(wanted.hosts, wanted=etc_hosts != "Off")
+        self._entries = wanted.hosts
+        await self._write_hosts(wanted=etc_hosts != "Off")
 
     async def _decide_mtu(self, wanted: int, endpoints: frozenset[IPAddress]) -> int:
         """Return the MTU to use: the one that was set, or what the ways to the members allow."""
@@ -114,7 +118,7 @@ class Tunnel:
         return self.mtu
 
     async def keep(self) -> None:
-        """Watch the device: every `REPAIR_SECONDS`, and at once when its program died."""
+        """Watch device and hosts file: every `REPAIR_SECONDS`, and at once when the device's program died."""
         while True:
             device = await self._opened
             lost = asyncio.ensure_future(device.wait_lost())
@@ -131,6 +135,7 @@ class Tunnel:
             else:
                 self._count_outcome(outcome)
                 self._done(outcome)
+            await finish(self._repair_hosts())
 
     async def peers(self) -> Mapping[WireGuardPublicKey, ObservedPeer] | None:
         """Return what the device knows of each peer; None when it does not answer."""
@@ -202,17 +207,32 @@ class Tunnel:
         if changed:
             self._on_change()
 
-    async def _write_hosts(self, entries: tuple[HostEntry, ...], *, wanted: bool) -> None:
-        if self._hosts is None or (not wanted and self.hosts_state == "off"):
+    async def _repair_hosts(self) -> None:
+        """Write the entries again if another program changed them, or if they could not be written."""
+        former = self.hosts_state
+        if former in {"off", "not written yet"}:
             return
+        has_changed = await self._write_hosts(wanted=True)
+        if has_changed and former == "written":
+            log.info("hosts entries restored", interface=self._interface)
+        if self.hosts_state != former:
+            self._on_change()
+
+    async def _write_hosts(self, *, wanted: bool) -> bool:
+        """Make the hosts file hold the desired entries; tell whether it had to change."""
+        if self._hosts is None or (not wanted and self.hosts_state == "off"):
+            return False
         try:
-            await asyncio.to_thread(self._hosts.apply, entries)
+            # One at a time, since both write the same temporary file.
+            async with self._hosts_lock:
+                has_changed = await asyncio.to_thread(self._hosts.apply, self._entries)
         except CannotWrite as error:
             if not self.hosts_state.startswith("skipped"):
                 log.warning("hosts file skipped", error=error)
             self.hosts_state = f"skipped: {error}"
-        else:
-            self.hosts_state = "written" if wanted else "off"
+            return False
+        self.hosts_state = "written" if wanted else "off"
+        return has_changed
 
 
 async def _with_its_holder(error: WesherError | OSError) -> WesherError | OSError:
