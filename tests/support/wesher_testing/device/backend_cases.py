@@ -158,7 +158,7 @@ def a_program_that_keeps_ending_is_held_back(carrier: Carrier) -> None:
         agent.call(repair_when_lost)
     os.kill(agent.call(carrier_pid), signal.SIGKILL)
     error = refusal(lambda: agent.call(repair_at_once_when_gone))
-    equal((error.kind, "keeps ending" in error.text), ("WireGuardUnavailable", True), error.text)
+    equal((error.kind, "keeps exiting" in error.text), ("WireGuardUnavailable", True), error.text)
     agent.call(repair_when_lost)
     looks_as_wished(host, a_wish(a_peer(2)))
 
