@@ -100,7 +100,11 @@ class UserspaceBackend:
             await self._start()
         except BaseException as error:
             # Of whatever kind, or a refusal that nobody thought of would be met in a busy loop.
-            self._refusal = error if isinstance(error, WesherError) else _KEEPS_EXITING
+            self._refusal = (
+                error
+                if isinstance(error, WesherError)
+                else WireGuardUnavailable(f"{self.interface}: {error}")
+            )
             self._back_off.failed(now=self._now)
             raise
         return True
