@@ -1,4 +1,4 @@
-"""Sends the probes that `probing` plans, and reads the answers off the device."""
+"""Sends the probes that `probe_plan` plans, and reads the answers off the device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = EventLogger("wesher.probe")
 
 DISCARD_PORT = 9
 LOOK_SECONDS = 1.0
-"""Between looks at the counters while an answer is awaited."""
+"""At least, between two looks at the counters: each reads every peer of the device."""
 YIELD_SECONDS = 0.5
 """How long the one of a pair with the greater key lets the other begin the handshake."""
 PAUSE_SECONDS = 0.005
@@ -76,7 +76,7 @@ class Prober:
         while True:
             self._woken.clear()
             # Counters that cannot be read are not zero: the next would look like an answer.
-            if self._tunnel.ready and self._peers and await self.look():
+            if self._tunnel.ready and self._is_due(loop.time()) and await self.look():
                 now = loop.time()
                 known = self.plan.unreachable
                 changed = self.plan.judge(self._received(), now=now)
@@ -88,6 +88,10 @@ class Prober:
                 if changed:
                     self._on_change()
             await self._rest(loop)
+
+    def _is_due(self, now: float) -> bool:
+        timer = self.plan.next_timer()
+        return timer is not None and timer <= now
 
     async def _send(self, names: Iterable[str]) -> None:
         """Ask peers, those to which we begin the handshake first.
@@ -104,9 +108,7 @@ class Prober:
 
     async def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
         timer = self.plan.next_timer()
-        wait = LOOK_SECONDS
-        if timer is not None and not self.plan.is_waiting:
-            wait = max(LOOK_SECONDS, timer - loop.time())
+        wait = LOOK_SECONDS if timer is None else max(LOOK_SECONDS, timer - loop.time())
         try:
             async with asyncio.timeout(wait):
                 await self._woken.wait()
