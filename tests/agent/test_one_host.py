@@ -170,6 +170,24 @@ def test_an_interface_of_another_agent_is_left_to_it_whatever_its_files(lab: Lab
     assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout
 
 
+def test_a_vpn_of_that_name_is_refused_in_one_line_and_outlives_the_agent(lab: Lab, start: Start) -> None:
+    host = lab.host("a")
+    (host.root / "run/wireguard").mkdir()
+    host.run([wireguard_go(), "wg0"])
+    host.run(["sh", "-ec", "wg genkey | wg set wg0 private-key /dev/stdin listen-port 51999"])
+    host.run(["ip", "address", "add", "172.31.7.1/24", "dev", "wg0"])
+    # IPv6 link-local addresses come a while later.
+    look = "wg show wg0 dump; ip -o -4 address; ip -4 route"
+    before = host.run(["sh", "-ec", look]).stdout
+    agent = start(host, "--cluster-key", KEY, interface="wg0")
+    agent.wait_for("a")
+    wait_until(lambda: agent.conditions()["WireGuardReady"] == "InvalidSetting", what="it is refused")
+    assert agent.end() == 0
+    (line,) = [line for line in agent.own_log.splitlines() if " ERROR " in line or " WARNING " in line]
+    assert "interface 'wg0': belongs to another program: its address 172.31.7.1/24 is not " in line
+    assert host.run(["sh", "-ec", look]).stdout == before
+
+
 def test_a_run_directory_that_cannot_be_is_one_warning_and_gossip_goes_on(lab: Lab, start: Start) -> None:
     a, b = lab.host("a"), lab.host("b")
     first = start(a, "--cluster-key", KEY)

@@ -34,6 +34,7 @@ from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.tunnel.finish import finish
 from wesher_agent.tunnel.prober import Prober
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
+from wesher_agent.wireguard.ownership import Owner
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
 from wesher_common.version import VERSION
@@ -79,6 +80,7 @@ class Agent:
         )
         self._tunnel = Tunnel(
             self._interface,
+            Owner(startup.local.private_key.public, startup.local.document.overlay),
             settings,
             None if settings.no_etc_hosts else HostsFile(settings.hosts_file, self._interface),
             on_change=self._report_soon,

@@ -22,6 +22,7 @@ from wesher_agent.netlink.port_holder import find_holder
 from wesher_agent.settings import Settings
 from wesher_agent.tunnel.finish import finish
 from wesher_agent.wireguard.device import Device, Outcome, find_device, open_device
+from wesher_agent.wireguard.ownership import Owner
 from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.errors import InvalidSpec, WesherError
@@ -45,6 +46,7 @@ class Tunnel:
 
     Args:
         interface: its name.
+        owner: this node, which decides whose a device of that name is.
         settings: which program to run in user space.
         hosts: the hosts file; None leaves it alone, whatever the mesh wants.
         on_change: called when what there is to report changed.
@@ -56,6 +58,7 @@ class Tunnel:
     def __init__(
         self,
         interface: str,
+        owner: Owner,
         settings: Settings,
         hosts: HostsFile | None,
         *,
@@ -69,6 +72,7 @@ class Tunnel:
         self.mtu = 0
         self.hosts_state = "off" if hosts is None else "not written yet"
         self._interface = interface
+        self._owner = owner
         self._settings = settings
         self._hosts = hosts
         self._hosts_lock = asyncio.Lock()
@@ -152,7 +156,7 @@ class Tunnel:
         try:
             device = self._device or await find_device(self._interface)
             if device is not None:
-                await device.remove()
+                await device.remove(self._owner)
         except (WesherError, OSError) as error:
             log.warning("device not removed", error=error)
         if self._hosts is not None:

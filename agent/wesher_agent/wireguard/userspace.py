@@ -60,6 +60,7 @@ class UserspaceBackend:
     """
 
     kind: Literal["Userspace"] = "Userspace"
+    link_kind = LINK_KIND
 
     def __init__(self, interface: str, binary: Path | None) -> None:
         self.interface = interface
@@ -74,6 +75,14 @@ class UserspaceBackend:
     @property
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+    async def peek(self) -> ObservedDevice | None:
+        """See `Backend.peek`."""
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
+                return uapi.parse_get(await self._exchange(uapi.GET))
+        except (OSError, EOFError):
+            return None
 
     async def ensure(self) -> bool:
         """See `Backend.ensure`; between failed attempts the last failure is raised again.

@@ -18,6 +18,7 @@ from wesher_agent.mesh.device import DeviceConfig
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
 from wesher_agent.wireguard.device import Device
 from wesher_agent.wireguard.kernel import KernelBackend
+from wesher_agent.wireguard.ownership import Owner
 from wesher_common.keys import WireGuardPrivateKey
 from wesher_testing.virtual.loop_clock import LoopClock
 
@@ -50,6 +51,7 @@ class _Heard:
     def tunnel(self, hosts: HostsFile | None = None) -> Tunnel:
         return Tunnel(
             "wgnone",
+            Owner(WANTED.device.private_key.public, WANTED.device.overlay),
             NO_WIREGUARD,
             hosts,
             on_change=self.change,

@@ -25,6 +25,7 @@ from wesher_agent.netlink.route_messages import PROTOCOL
 from wesher_agent.wireguard.backend import BackendKind
 from wesher_agent.wireguard.device import Device, Outcome, open_device
 from wesher_agent.wireguard.kernel import KernelBackend
+from wesher_agent.wireguard.ownership import Owner
 from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
@@ -81,7 +82,7 @@ async def peers(device: Device) -> Sequence[ObservedPeer]:
 
 async def remove(device: Device) -> float:
     start = time.perf_counter()
-    await device.remove()
+    await device.remove(Owner(private_key(1001).public, OVERLAY))
     return time.perf_counter() - start
 
 
@@ -243,6 +244,30 @@ def holds(fact: object, what: str) -> None:
 
 def an_agent(host: Host, carrier: Carrier, interface: str = INTERFACE) -> Agent:
     return host.agent(partial(open_it, carrier.kind, carrier.binary, interface))
+
+
+def make_device(host: Host, carrier: Carrier) -> None:
+    """Make a device of our interface's name as another program does."""
+    if carrier.kind == "Kernel":
+        host.run("ip", "link", "add", INTERFACE, "type", "wireguard")
+        return
+    host.run("mkdir", "-p", "/var/run/wireguard")
+    host.run(str(carrier.binary), INTERFACE)
+
+
+def set_up_a_vpn(host: Host, *, address: str, allowed_ips: str) -> None:
+    """Give the device a key, a port, a peer and an address that are not this node's."""
+    host.run("sh", "-ec", f"wg genkey | wg set {INTERFACE} private-key /dev/stdin listen-port 51999")
+    peer = str(private_key(77).public)
+    host.run("wg", "set", INTERFACE, "peer", peer, "allowed-ips", allowed_ips)
+    host.run("ip", "address", "add", address, "dev", INTERFACE)
+    host.run("ip", "link", "set", INTERFACE, "up")
+
+
+def all_of(host: Host) -> tuple[object, ...]:
+    """Return everything about the device and the IPv4 routes: IPv6 link-local ones come late."""
+    routed = host.json("-4", "route", "show", "table", "all")
+    return wg(host, "dump"), addresses(host), link(host), routed, unreachable(host)
 
 
 def addresses(host: Host, interface: str = INTERFACE) -> set[str]:
