@@ -260,15 +260,19 @@ async def find_device(interface: str) -> Device | None:
 
 
 def _choose_backend(mode: WireGuardMode, interface: str, userspace_binary: str | None) -> Backend:
-    binary = find_userspace_binary(userspace_binary) if mode != "Kernel" else None
     living = link_kind(interface)
-    if mode == "Kernel" or (mode == "Auto" and living == kernel.LINK_KIND):
+    in_kernel = mode == "Kernel" or (
+        mode == "Auto"
+        and living != userspace.LINK_KIND
+        and (living == kernel.LINK_KIND or kernel_has_wireguard())
+    )
+    binary = None
+    # The kernel needs no program, but one that the user named is checked all the same.
+    if not in_kernel or (mode == "Auto" and userspace_binary is not None):
+        binary = find_userspace_binary(userspace_binary)
+    if in_kernel:
         return KernelBackend(interface)
-    if mode == "Userspace" or living == userspace.LINK_KIND:
-        return UserspaceBackend(interface, binary)
-    if kernel_has_wireguard():
-        return KernelBackend(interface)
-    if binary is None:
+    if binary is None and mode == "Auto" and living != userspace.LINK_KIND:
         raise WireGuardUnavailable(f"{kernel.HOW_TO_GET_IT}; and {userspace.HOW_TO_GET_IT}")
     return UserspaceBackend(interface, binary)
 
