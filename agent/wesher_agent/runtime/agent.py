@@ -189,11 +189,11 @@ class Agent:
     # What it says about itself.
 
     async def _answer_status(self) -> dict[str, Any]:
-        await self._prober.look()
+        await self._prober.look_for_an_answer()
         return status_answer(self._snapshot())
 
     async def _answer_members(self) -> list[dict[str, Any]]:
-        await self._prober.look()
+        await self._prober.look_for_an_answer()
         return members_answer(self._snapshot())
 
     def _view(self) -> MemberView:

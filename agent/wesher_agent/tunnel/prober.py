@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import IPv6Address
 from random import Random
 
@@ -21,6 +22,8 @@ log = EventLogger("wesher.probe")
 DISCARD_PORT = 9
 LOOK_SECONDS = 1.0
 """At least, between two looks at the counters: each reads every peer of the device."""
+ANSWER_SECONDS = 2.0
+"""How long a command may wait for the counters: a program that hangs must not hold up `wesher status`."""
 YIELD_SECONDS = 0.5
 """How long the one of a pair with the greater key lets the other begin the handshake."""
 PAUSE_SECONDS = 0.005
@@ -64,6 +67,12 @@ class Prober:
             return False
         self.observed = observed
         return True
+
+    async def look_for_an_answer(self) -> None:
+        """Read the device's counters, if that takes a moment; otherwise the former ones stay."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self.look()
 
     def ask_everyone(self) -> None:
         """Send every peer something as soon as possible, so that sessions are made at once."""
