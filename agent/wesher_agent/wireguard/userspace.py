@@ -31,6 +31,8 @@ LINK_KIND = "tun"
 _SOCKET_DIRECTORY = Path("/var/run/wireguard")
 _START_TIMEOUT = 10.0
 _ANSWER_TIMEOUT = 10.0
+_HUNG_SECONDS = 30.0
+"""After which a program that has answered nothing in between is replaced."""
 _END_TIMEOUT = 5.0
 _POLL = 0.01
 _MOMENT = 1.0
@@ -68,6 +70,8 @@ class UserspaceBackend:
         self._socket = _SOCKET_DIRECTORY / f"{interface}.sock"
         self._watch: asyncio.Task[None] | None = None
         self._pid = 0
+        self._silent_since: float | None = None
+        """When the program was first asked in vain; None once it has answered."""
         self._back_off = BackOff()
         self._refusal: WesherError = _KEEPS_EXITING
         """Why the program does not run."""
@@ -185,6 +189,7 @@ class UserspaceBackend:
         except (OSError, EOFError):
             return False
         self._pid = _peer_pid(writer)
+        self._silent_since = None
         self._back_off.running(now=self._now)
         self._watch = asyncio.create_task(self._until_gone(reader, writer))
         return True
@@ -231,10 +236,12 @@ class UserspaceBackend:
             log.warning("wireguard-go exited", interface=self.interface, pid=self._pid)
 
     async def _ask(self, request: bytes) -> bytes:
+        asked_at = self._now
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT):
-                return await self._exchange(request)
+                answer = await self._exchange(request)
         except TimeoutError as error:
+            self._end_if_hung(asked_at)
             raise WireGuardUnavailable(f"wireguard-go does not answer on {self._socket}") from error
         except EOFError as error:
             raise MalformedReply("wireguard-go: an answer without an end") from error
@@ -245,6 +252,20 @@ class UserspaceBackend:
             raise WireGuardUnavailable(
                 f"wireguard-go is not there: {self._socket}: {error.strerror}"
             ) from error
+        self._silent_since = None
+        return answer
+
+    def _end_if_hung(self, asked_at: float) -> None:
+        """Kill a program that has answered nothing for long; its end is noticed, and another is started."""
+        if self._silent_since is None:
+            self._silent_since = asked_at
+        # Asked a second time: a machine or an agent that was paused lets a single limit pass.
+        elif asked_at - self._silent_since >= _HUNG_SECONDS / 2 and (
+            self._now - self._silent_since >= _HUNG_SECONDS
+        ):
+            log.warning("wireguard-go does not answer: killed", interface=self.interface, pid=self._pid)
+            self._signal(signal.SIGKILL)
+            self._silent_since = None
 
     async def _let_it_end(self, seconds: float = _MOMENT) -> None:
         """Wait a moment for a program that is ending, so that the next `ensure` starts another."""

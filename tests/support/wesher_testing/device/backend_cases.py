@@ -38,6 +38,7 @@ from wesher_testing.device.harness import (
     remove,
     remove_and_watch_the_loop,
     repair_at_once_when_gone,
+    repair_until_it_answers,
     repair_when_lost,
     routes,
     wait_for_it,
@@ -144,6 +145,20 @@ def a_change_waits_for_the_end_of_a_program_whose_device_was_removed(carrier: Ca
     threading.Timer(0.1, os.kill, (program, signal.SIGCONT)).start()
     wish = a_wish(a_peer(2), a_peer(3))
     agent.call(configure, wish)
+    looks_as_wished(host, wish)
+
+
+@CHAPTER.only("Userspace")
+def a_program_that_hangs_is_replaced(carrier: Carrier) -> None:
+    host = make_host()
+    agent = an_agent(host, carrier)
+    wish = a_wish(a_peer(2))
+    agent.call(configure, wish)
+    victim = agent.call(carrier_pid)
+    os.kill(victim, signal.SIGSTOP)
+    failed = agent.call(repair_until_it_answers)
+    holds(failed >= 2, f"a single look in vain is not a hang: {failed}")
+    holds(agent.call(carrier_pid) != victim, "another process")
     looks_as_wished(host, wish)
 
 

@@ -22,11 +22,13 @@ from typing import Any
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
 from wesher_agent.netlink.mtu import overlay_mtu
 from wesher_agent.netlink.route_messages import PROTOCOL
+from wesher_agent.wireguard import userspace
 from wesher_agent.wireguard.backend import BackendKind
 from wesher_agent.wireguard.device import Device, Outcome, open_device
 from wesher_agent.wireguard.kernel import KernelBackend
 from wesher_agent.wireguard.ownership import Owner
 from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_common.errors import WesherError
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_testing.device.private_hosts import (
@@ -159,6 +161,19 @@ async def open_without_tun(binary: str | None) -> Device:
 async def open_with_a_secret(binary: str | None) -> Device:
     os.environ["WESHER_CLUSTER_KEY"] = "SECRET"
     return await open_it("Userspace", binary)
+
+
+async def repair_until_it_answers(device: Device) -> int:
+    """Repair a device whose program hangs, with short limits; return how many looks failed."""
+    userspace._ANSWER_TIMEOUT, userspace._HUNG_SECONDS = 0.3, 1.0
+    failed = 0
+    while True:
+        try:
+            await device.repair()
+        except WesherError:
+            failed += 1
+        else:
+            return failed
 
 
 async def hide_programs(_: Any) -> None:
