@@ -188,6 +188,23 @@ def test_a_vpn_of_that_name_is_refused_in_one_line_and_outlives_the_agent(lab: L
     assert host.run(["sh", "-ec", look]).stdout == before
 
 
+def test_an_agent_whose_interface_is_renamed_keeps_its_overlay_address(lab: Lab, start: Start) -> None:
+    """The address of the renamed link looked like a rival's, and the agent gave it up."""
+    host = lab.host("a")
+    agent = start(host, "--cluster-key", KEY)
+    agent.wait_device()
+    before = agent.status()["overlayIP"]
+    for _ in range(2):
+        seen = agent.own_log.count("device renamed back")
+        host.run(["sh", "-ec", "ip link set wgoverlay down; ip link set wgoverlay name wgx up"])
+        wait_until(
+            lambda seen=seen: agent.own_log.count("device renamed back") > seen,  # type: ignore[misc]
+            what="the name is back",
+        )
+    assert "overlay address given up" not in agent.own_log
+    assert agent.status()["overlayIP"] == before
+
+
 def test_a_run_directory_that_cannot_be_is_one_warning_and_gossip_goes_on(lab: Lab, start: Start) -> None:
     a, b = lab.host("a"), lab.host("b")
     first = start(a, "--cluster-key", KEY)

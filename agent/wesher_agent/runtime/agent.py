@@ -318,7 +318,7 @@ class Agent:
         while True:
             await asyncio.sleep(REPAIR_SECONDS)
             try:
-                host = await asyncio.to_thread(look_at_host)
+                host = await asyncio.to_thread(look_at_host, self._tunnel.link_names)
             except (WesherError, OSError) as error:
                 log.warning("host addresses not read", error=error)
                 continue

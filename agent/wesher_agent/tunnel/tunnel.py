@@ -91,6 +91,12 @@ class Tunnel:
         """``Kernel`` or ``Userspace``; empty while there is no device."""
         return self._device.kind if self._device is not None else ""
 
+    @property
+    def link_names(self) -> Mapping[int, str]:
+        """The interface's name by the index of its link, which stays when another hand renames it."""
+        index = self._device.link_index if self._device is not None else None
+        return {} if index is None else {index: self._interface}
+
     async def apply(self, wanted: Desired, mode: WireGuardMode, etc_hosts: EtcHosts) -> None:
         """Bring device and hosts file to the desired state; `problem` says what could not be done."""
         device = replace(wanted.device, mtu=await self._decide_mtu(wanted.device.mtu, wanted.endpoints))

@@ -26,6 +26,7 @@ from wesher_agent.wireguard.link import (
     link_kind,
     observe_link,
     remove_own_unreachable,
+    restore_name,
 )
 from wesher_agent.wireguard.ownership import FoundLink, Owner, why_foreign
 from wesher_agent.wireguard.plan import Change, Observed, ObservedPeer, plan, plan_next
@@ -72,6 +73,11 @@ class Device:
         self._conflicts: tuple[RouteConflict, ...] = ()
         self._own_index: int | None = None
         """The network device that was made or found to be this mesh's."""
+
+    @property
+    def link_index(self) -> int | None:
+        """The kernel's number of this mesh's network device, which stays when it is renamed."""
+        return self._own_index
 
     @property
     def kind(self) -> BackendKind:
@@ -140,6 +146,7 @@ class Device:
 
         """
         async with self._one_at_a_time():
+            await self._restore_name()
             found = await self._find()
             if found is not None and await self._why_foreign(owner, found):
                 return
@@ -168,6 +175,7 @@ class Device:
 
     async def _from_what_is_there(self, config: DeviceConfig) -> Outcome:
         self._left = None
+        renamed = await self._restore_name()
         await self._check_owner(config)
         fresh = await self._backend.ensure()
         if (found := await self._find()) is not None:
@@ -175,7 +183,18 @@ class Device:
         device = await self._backend.observe()
         link = await asyncio.to_thread(observe_link, self._backend.interface)
         change = plan(config, Observed(device, link), now=time.time())
-        return await self._make(config, change, fresh=fresh)
+        outcome = await self._make(config, change, fresh=fresh)
+        return replace(outcome, changed=outcome.changed or renamed)
+
+    async def _restore_name(self) -> bool:
+        """Take back a rename by another hand; tell whether there was one."""
+        if self._own_index is None or await self._find() is not None:
+            return False
+        name = self._backend.interface
+        former = await asyncio.to_thread(restore_name, self._own_index, name)
+        if former:
+            log.info("device renamed back", interface=name, former=former)
+        return bool(former)
 
     async def _check_owner(self, config: DeviceConfig) -> None:
         found = await self._find()

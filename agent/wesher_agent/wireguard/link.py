@@ -54,6 +54,35 @@ def find_link(interface: str) -> FoundLink | None:
     )
 
 
+def restore_name(index: int, interface: str) -> str:
+    """Give the network device of that index its name again; return the one it had, empty if none was changed.
+
+    Raises:
+        WireGuardUnavailable: the kernel refused.
+
+    """
+    with IPRoute() as kernel:
+        try:
+            (found,) = kernel.link("get", index=index)
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return ""
+            raise WireGuardUnavailable(f"could not look at {interface}: {_explain(error.code)}") from error
+        former: str = found.get("ifname")
+        if former == interface:
+            return ""
+        what = f"could not rename {former} to {interface}"
+        try:
+            kernel.link("set", index=index, ifname=interface)
+        except NetlinkError as error:
+            if error.code != errno.EBUSY:
+                raise WireGuardUnavailable(f"{what}: {_explain(error.code)}") from error
+            # Before Linux 6.2 only a device that is down can be renamed.
+            _do(what, lambda: kernel.link("set", index=index, state="down"))
+            _do(what, lambda: kernel.link("set", index=index, ifname=interface))
+    return former
+
+
 def create_link(interface: str, kind: str) -> None:
     """Make a network device.
 

@@ -229,6 +229,23 @@ def a_leftover_with_another_key_is_taken_if_its_addresses_are_the_overlay_s(carr
 
 
 @CHAPTER.story
+def a_device_that_was_renamed_gets_its_name_back(carrier: Carrier) -> None:
+    host = make_host()
+    agent = an_agent(host, carrier)
+    wish = a_wish(a_peer(2))
+    agent.call(configure, wish)
+    index = link(host)["ifindex"]
+    for _ in range(2):
+        host.run("sh", "-ec", f"ip link set {INTERFACE} down; ip link set {INTERFACE} name wgx up")
+        holds(agent.call(repair).changed, "a repair")
+        looks_as_wished(host, wish)
+        equal(link(host)["ifindex"], index, "the same device")
+    host.run("sh", "-ec", f"ip link set {INTERFACE} down; ip link set {INTERFACE} name wgx up")
+    agent.call(remove)
+    holds("wgx" not in host.run("ip", "-o", "link"), "a leave deletes the device whatever its name")
+
+
+@CHAPTER.story
 def the_mtu_follows_the_narrowest_way_out(carrier: Carrier) -> None:
     first, second = two_hosts()
     agent = first.agent(nothing)
