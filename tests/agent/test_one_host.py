@@ -172,6 +172,41 @@ def test_an_interface_of_another_agent_is_left_to_it_whatever_its_files(lab: Lab
     assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout
 
 
+def test_a_vpn_of_that_name_is_refused_in_one_line_and_outlives_the_agent(lab: Lab, start: Start) -> None:
+    host = lab.host("a")
+    (host.root / "run/wireguard").mkdir()
+    host.run([wireguard_go(), "wg0"])
+    host.run(["sh", "-ec", "wg genkey | wg set wg0 private-key /dev/stdin listen-port 51999"])
+    host.run(["ip", "address", "add", "172.31.7.1/24", "dev", "wg0"])
+    # IPv6 link-local addresses come a while later.
+    look = "wg show wg0 dump; ip -o -4 address; ip -4 route"
+    before = host.run(["sh", "-ec", look]).stdout
+    agent = start(host, "--cluster-key", KEY, interface="wg0")
+    agent.wait_for("a")
+    wait_until(lambda: agent.conditions()["WireGuardReady"] == "InvalidSetting", what="it is refused")
+    assert agent.end() == 0
+    (line,) = [line for line in agent.own_log.splitlines() if " ERROR " in line or " WARNING " in line]
+    assert "interface 'wg0': belongs to another program: its address 172.31.7.1/24 is not " in line
+    assert host.run(["sh", "-ec", look]).stdout == before
+
+
+def test_an_agent_whose_interface_is_renamed_keeps_its_overlay_address(lab: Lab, start: Start) -> None:
+    """The address of the renamed link looked like a rival's, and the agent gave it up."""
+    host = lab.host("a")
+    agent = start(host, "--cluster-key", KEY)
+    agent.wait_device()
+    before = agent.status()["overlayIP"]
+    for _ in range(2):
+        seen = agent.own_log.count("device renamed back")
+        host.run(["sh", "-ec", "ip link set wgoverlay down; ip link set wgoverlay name wgx up"])
+        wait_until(
+            lambda seen=seen: agent.own_log.count("device renamed back") > seen,  # type: ignore[misc]
+            what="the name is back",
+        )
+    assert "overlay address given up" not in agent.own_log
+    assert agent.status()["overlayIP"] == before
+
+
 def test_a_run_directory_that_cannot_be_is_one_warning_and_gossip_goes_on(lab: Lab, start: Start) -> None:
     a, b = lab.host("a"), lab.host("b")
     first = start(a, "--cluster-key", KEY)
@@ -195,6 +230,25 @@ def test_a_second_ctrl_c_kills_an_agent_that_hangs_at_its_end_without_a_tracebac
     finally:
         os.kill(carrier, signal.SIGCONT)
     assert "Traceback" not in agent.own_log
+
+
+@pytest.mark.parametrize("way", ["SIGTERM", "SIGTERM for a restart", "wesher leave"])
+def test_an_orderly_stop_logs_nothing_above_info(lab: Lab, start: Start, way: str) -> None:
+    a, b = lab.host("a"), lab.host("b")
+    flags = ("--cluster-key", KEY, "--join", str(a.ipv4))
+    start(a, *flags[:2], "--init").wait_device()
+    agent = start(b, *flags, f"--leave-on-exit={'false' if 'restart' in way else 'true'}")
+    agent.wait_for("a", "b")
+    agent.wait_device()
+    before = len(agent.own_log)
+    if way == "wesher leave":
+        b.run([WESHER, "leave"])
+        assert agent.process.wait(PATIENCE) == 0
+    else:
+        assert agent.end() == 0
+    said = agent.own_log[before:]
+    assert "agent ended" in said
+    assert not re.findall(r".*(?:WARNING|ERROR|CRITICAL|Traceback|Task was destroyed).*", said)
 
 
 def test_a_wireguard_go_that_dies_young_is_started_again_at_once(lab: Lab, start: Start) -> None:

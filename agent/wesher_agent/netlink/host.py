@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from types import MappingProxyType
 
 from wesher_agent.mesh.host import HostAddress, HostNetwork
 from wesher_agent.netlink.errors import MalformedReply
@@ -39,8 +40,11 @@ class LinkAddress:
     prefix_length: int
 
 
-def look_at_host() -> HostNetwork:
+def look_at_host(names: Mapping[int, str] = MappingProxyType({})) -> HostNetwork:
     """Ask the kernel, and the resolver's file.
+
+    Args:
+        names: what to call the links of these indexes, whatever their names are now.
 
     Raises:
         WesherError: what the kernel says makes no sense, or is refused.
@@ -52,7 +56,7 @@ def look_at_host() -> HostNetwork:
         bodies = kernel.dump(_RTM_GETADDR, bytes(_ADDRESS_HEADER.size))
     defaults = {route.device for route in routes if _is_default(route)}
     return HostNetwork(
-        addresses=tuple(_addresses(map(parse_address, bodies), defaults)),
+        addresses=tuple(_addresses(map(parse_address, bodies), defaults, names)),
         gateways=frozenset(route.gateway for route in routes if route.gateway is not None),
         nameservers=frozenset(_nameservers()),
     )
@@ -82,7 +86,9 @@ def _is_default(route: Route) -> bool:
     return route.destination.prefixlen == 0 and route.gateway is not None and route.is_in_main_table
 
 
-def _addresses(listed: Iterable[LinkAddress], defaults: set[int | None]) -> Iterator[HostAddress]:
+def _addresses(
+    listed: Iterable[LinkAddress], defaults: set[int | None], names: Mapping[int, str]
+) -> Iterator[HostAddress]:
     for entry in listed:
         # A link that went meanwhile takes its addresses along.
         with suppress(OSError):
@@ -91,7 +97,7 @@ def _addresses(listed: Iterable[LinkAddress], defaults: set[int | None]) -> Iter
                 yield HostAddress(
                     address=entry.address,
                     prefix_length=entry.prefix_length,
-                    link=name,
+                    link=names.get(entry.link, name),
                     link_up=_is_up(name),
                     has_default_route=entry.link in defaults,
                 )

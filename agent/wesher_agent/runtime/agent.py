@@ -34,6 +34,7 @@ from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.tunnel.finish import finish
 from wesher_agent.tunnel.prober import Prober
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
+from wesher_agent.wireguard.ownership import Owner
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
 from wesher_common.version import VERSION
@@ -87,6 +88,7 @@ class Agent:
         )
         self._tunnel = Tunnel(
             self._interface,
+            Owner(startup.local.private_key.public, startup.local.document.overlay),
             settings,
             None if settings.no_etc_hosts else HostsFile(settings.hosts_file, self._interface),
             on_change=self._report_soon,
@@ -199,11 +201,11 @@ class Agent:
     # What it says about itself.
 
     async def _answer_status(self) -> dict[str, Any]:
-        await self._prober.look()
+        await self._prober.look_for_an_answer()
         return status_answer(self._snapshot())
 
     async def _answer_members(self) -> list[dict[str, Any]]:
-        await self._prober.look()
+        await self._prober.look_for_an_answer()
         return members_answer(self._snapshot())
 
     def _view(self) -> MemberView:
@@ -347,7 +349,7 @@ class Agent:
         while True:
             await asyncio.sleep(REPAIR_SECONDS)
             try:
-                host = await asyncio.to_thread(look_at_host)
+                host = await asyncio.to_thread(look_at_host, self._tunnel.link_names)
             except (WesherError, OSError) as error:
                 log.warning("host addresses not read", error=error)
                 continue

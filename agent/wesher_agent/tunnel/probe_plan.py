@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from random import Random
 
 ROUND_SECONDS = 30.0
-AGAIN_SECONDS = 10.0
-"""How soon a peer that did not answer is asked again."""
 ANSWER_SECONDS = 12.0
 """A passive keepalive takes ten."""
+AGAIN_SECONDS = ANSWER_SECONDS
+"""How soon a peer that did not answer is asked again: one look judges it and begins the next probe."""
+LOOKS = (1.0, 3.0, 7.0)
+"""Seconds after a probe of early looks for answers: each reads every peer."""
 FEWEST = 3
 
 
@@ -28,6 +30,8 @@ class _Asked:
     at: float
     received: int
     """The device's counter for that peer when it was asked."""
+    may_answer: bool
+    """Whether an early look is worth it: the peer did not fail to answer the last time."""
 
 
 class ProbePlan:
@@ -44,6 +48,10 @@ class ProbePlan:
         self._asked: dict[str, _Asked] = {}
         self._answered: dict[str, bool] = {}
         self._next_round = -math.inf
+        self._pause = 0.0
+        """From the last round to the next."""
+        self._looks: list[float] = []
+        """When to look before an answer's time is over."""
         self._first_round: set[str] | None = None
         self._is_settled = False
 
@@ -61,11 +69,6 @@ class ProbePlan:
     def reachable(self) -> frozenset[str]:
         """Peers whose last finished probe was answered."""
         return frozenset(peer for peer, answered in self._answered.items() if answered)
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether an answer is awaited."""
-        return bool(self._asked)
 
     @property
     def mostly_failing(self) -> bool:
@@ -90,6 +93,7 @@ class ProbePlan:
         """Forget every answer, and ask everybody now."""
         self._asked.clear()
         self._answered.clear()
+        self._looks.clear()
         self._first_round = None
         self._next_round = now
 
@@ -97,7 +101,8 @@ class ProbePlan:
         """When `due` or `judge` wants to be called; None while there is nobody."""
         if not self._peers:
             return None
-        return min([self._next_round, *(asked.at + ANSWER_SECONDS for asked in self._asked.values())])
+        early = [self._looks[0]] if self._looks else []
+        return min([self._next_round, *early, *(asked.at + ANSWER_SECONDS for asked in self._asked.values())])
 
     def due(self, received: Mapping[str, int], *, now: float) -> list[str]:
         """Take the peers to send a probe to now.
@@ -120,17 +125,23 @@ class ProbePlan:
             if peer not in wanted and peer not in self._asked:
                 wanted.append(peer)
         for peer in wanted:
-            self._asked[peer] = _Asked(now, received.get(peer, 0))
+            self._asked[peer] = _Asked(now, received.get(peer, 0), self._answered.get(peer, True))
+        self._plan_looks(wanted, now)
         if self._first_round is None:
             self._first_round = set(wanted)
-        self._next_round = now + (AGAIN_SECONDS if self.unreachable else ROUND_SECONDS)
+        self._pause = AGAIN_SECONDS if self.unreachable else ROUND_SECONDS
+        self._next_round = now + self._pause
         return wanted
 
     def sent(self, peers: Iterable[str], *, now: float) -> None:
         """Say that these probes have left by now: a thousand take seconds, which count against nobody."""
-        for peer in peers:
-            if peer in self._asked:
-                self._asked[peer].at = now
+        asked = [peer for peer in peers if peer in self._asked]
+        # Unless newcomers, or a device without sessions, want a round earlier.
+        if asked and self._next_round == self._asked[asked[0]].at + self._pause:
+            self._next_round = now + self._pause
+        for peer in asked:
+            self._asked[peer].at = now
+        self._plan_looks(asked, now)
 
     def judge(self, received: Mapping[str, int], *, now: float) -> bool:
         """Compare the counters with those at the probes; tell whether a conclusion changed."""
@@ -143,10 +154,18 @@ class ProbePlan:
             else:
                 continue
             del self._asked[peer]
+        self._looks = [look for look in self._looks if look > now and self._may_answer(self._asked)]
         if self._first_round is not None:
             self._first_round -= self._answered.keys()
             self._is_settled = self._is_settled or not self._first_round & self._peers
         return (self.unreachable, self.is_settled) != before
+
+    def _plan_looks(self, peers: Iterable[str], now: float) -> None:
+        if self._may_answer(peers):
+            self._looks = [now + seconds for seconds in LOOKS]
+
+    def _may_answer(self, peers: Iterable[str]) -> bool:
+        return any(self._asked[peer].may_answer for peer in peers)
 
     def _unheard(self) -> list[str]:
         """Return those never probed yet, and those that did not answer."""

@@ -1,10 +1,11 @@
-"""Sends the probes that `probing` plans, and reads the answers off the device."""
+"""Sends the probes that `probe_plan` plans, and reads the answers off the device."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from ipaddress import IPv6Address
 from random import Random
 
@@ -20,7 +21,9 @@ log = EventLogger("wesher.probe")
 
 DISCARD_PORT = 9
 LOOK_SECONDS = 1.0
-"""Between looks at the counters while an answer is awaited."""
+"""At least, between two looks at the counters: each reads every peer of the device."""
+ANSWER_SECONDS = 2.0
+"""How long a command may wait for the counters: a program that hangs must not hold up `wesher status`."""
 YIELD_SECONDS = 0.5
 """How long the one of a pair with the greater key lets the other begin the handshake."""
 PAUSE_SECONDS = 0.005
@@ -65,6 +68,12 @@ class Prober:
         self.observed = observed
         return True
 
+    async def look_for_an_answer(self) -> None:
+        """Read the device's counters, if that takes a moment; otherwise the former ones stay."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self.look()
+
     def ask_everyone(self) -> None:
         """Send every peer something as soon as possible, so that sessions are made at once."""
         self.plan.start_over(now=asyncio.get_running_loop().time())
@@ -76,7 +85,7 @@ class Prober:
         while True:
             self._woken.clear()
             # Counters that cannot be read are not zero: the next would look like an answer.
-            if self._tunnel.ready and self._peers and await self.look():
+            if self._tunnel.ready and self._is_due(loop.time()) and await self.look():
                 now = loop.time()
                 known = self.plan.unreachable
                 changed = self.plan.judge(self._received(), now=now)
@@ -88,6 +97,10 @@ class Prober:
                 if changed:
                     self._on_change()
             await self._rest(loop)
+
+    def _is_due(self, now: float) -> bool:
+        timer = self.plan.next_timer()
+        return timer is not None and timer <= now
 
     async def _send(self, names: Iterable[str]) -> None:
         """Ask peers, those to which we begin the handshake first.
@@ -104,9 +117,7 @@ class Prober:
 
     async def _rest(self, loop: asyncio.AbstractEventLoop) -> None:
         timer = self.plan.next_timer()
-        wait = LOOK_SECONDS
-        if timer is not None and not self.plan.is_waiting:
-            wait = max(LOOK_SECONDS, timer - loop.time())
+        wait = LOOK_SECONDS if timer is None else max(LOOK_SECONDS, timer - loop.time())
         try:
             async with asyncio.timeout(wait):
                 await self._woken.wait()

@@ -1,7 +1,7 @@
 """The host's side of the mesh: brings the WireGuard device and the hosts file to the desired state.
 
-Takes a `Desired` whenever there is a new one, decides its MTU, watches the device in
-between, and remembers in words why something is not as desired. A machine without
+Takes a `Desired` whenever there is a new one, decides its MTU, watches device and hosts
+file in between, and remembers in words why something is not as desired. A machine without
 WireGuard, or with a read-only hosts file, is a state to report, never a reason to stop
 gossiping. When a failed apply is tried again is `mesh.member`'s.
 """
@@ -22,6 +22,7 @@ from wesher_agent.netlink.port_holder import find_holder
 from wesher_agent.settings import Settings
 from wesher_agent.tunnel.finish import finish
 from wesher_agent.wireguard.device import Device, Outcome, find_device, open_device
+from wesher_agent.wireguard.ownership import Owner
 from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.errors import InvalidSpec, WesherError
@@ -45,6 +46,7 @@ class Tunnel:
 
     Args:
         interface: its name.
+        owner: this node, which decides whose a device of that name is.
         settings: which program to run in user space.
         hosts: the hosts file; None leaves it alone, whatever the mesh wants.
         on_change: called when what there is to report changed.
@@ -56,6 +58,7 @@ class Tunnel:
     def __init__(
         self,
         interface: str,
+        owner: Owner,
         settings: Settings,
         hosts: HostsFile | None,
         *,
@@ -69,8 +72,12 @@ class Tunnel:
         self.mtu = 0
         self.hosts_state = "off" if hosts is None else "not written yet"
         self._interface = interface
+        self._owner = owner
         self._settings = settings
         self._hosts = hosts
+        self._hosts_lock = asyncio.Lock()
+        self._entries: tuple[HostEntry, ...] = ()
+        """As last desired."""
         self._device: Device | None = None
         self._on_change = on_change
         self._on_sessions_lost = on_sessions_lost
@@ -83,6 +90,12 @@ class Tunnel:
     def mode(self) -> str:
         """``Kernel`` or ``Userspace``; empty while there is no device."""
         return self._device.kind if self._device is not None else ""
+
+    @property
+    def link_names(self) -> Mapping[int, str]:
+        """The interface's name by the index of its link, which stays when another hand renames it."""
+        index = self._device.link_index if self._device is not None else None
+        return {} if index is None else {index: self._interface}
 
     async def apply(self, wanted: Desired, mode: WireGuardMode, etc_hosts: EtcHosts) -> str:
         """Bring device and hosts file to the desired state; return why the device is not (empty: it is)."""
@@ -101,7 +114,8 @@ class Tunnel:
         if self._device is not None and not self._opened.done():
             # Not before its program was started: only then can one wait for the program's end.
             self._opened.set_result(self._device)
-        await self._write_hosts(wanted.hosts, wanted=etc_hosts != "Off")
+        self._entries = wanted.hosts
+        await self._write_hosts(wanted=etc_hosts != "Off")
         return problem
 
     async def _decide_mtu(self, wanted: int, endpoints: frozenset[IPAddress]) -> int:
@@ -118,13 +132,16 @@ class Tunnel:
         return self.mtu
 
     async def keep(self) -> None:
-        """Watch the device: every `REPAIR_SECONDS`, and at once when its program died."""
+        """Watch device and hosts file: every `REPAIR_SECONDS`, and at once when the device's program died."""
         while True:
             device = await self._opened
             lost = asyncio.ensure_future(device.wait_lost())
-            await asyncio.wait([lost], timeout=REPAIR_SECONDS)
-            lost.cancel()
-            await asyncio.gather(lost, return_exceptions=True)
+            try:
+                await asyncio.wait([lost], timeout=REPAIR_SECONDS)
+            finally:
+                # Also when this is cancelled: the loop logs an error for a task that was left pending.
+                lost.cancel()
+                await asyncio.gather(lost, return_exceptions=True)
             try:
                 outcome = await finish(device.repair())
             except (WesherError, OSError) as error:
@@ -132,6 +149,7 @@ class Tunnel:
             else:
                 self._count_outcome(outcome)
                 self._done(outcome)
+            await finish(self._repair_hosts())
 
     async def peers(self) -> Mapping[WireGuardPublicKey, ObservedPeer] | None:
         """Return what the device knows of each peer; None when it does not answer."""
@@ -148,7 +166,7 @@ class Tunnel:
         try:
             device = self._device or await find_device(self._interface)
             if device is not None:
-                await device.remove()
+                await device.remove(self._owner)
         except (WesherError, OSError) as error:
             log.warning("device not removed", error=error)
         if self._hosts is not None:
@@ -203,17 +221,32 @@ class Tunnel:
         if changed:
             self._on_change()
 
-    async def _write_hosts(self, entries: tuple[HostEntry, ...], *, wanted: bool) -> None:
-        if self._hosts is None or (not wanted and self.hosts_state == "off"):
+    async def _repair_hosts(self) -> None:
+        """Write the entries again if another program changed them, or if they could not be written."""
+        former = self.hosts_state
+        if former in {"off", "not written yet"}:
             return
+        has_changed = await self._write_hosts(wanted=True)
+        if has_changed and former == "written":
+            log.info("hosts entries restored", interface=self._interface)
+        if self.hosts_state != former:
+            self._on_change()
+
+    async def _write_hosts(self, *, wanted: bool) -> bool:
+        """Make the hosts file hold the desired entries; tell whether it had to change."""
+        if self._hosts is None or (not wanted and self.hosts_state == "off"):
+            return False
         try:
-            await asyncio.to_thread(self._hosts.apply, entries)
+            # One at a time, since both write the same temporary file.
+            async with self._hosts_lock:
+                has_changed = await asyncio.to_thread(self._hosts.apply, self._entries)
         except CannotWrite as error:
             if not self.hosts_state.startswith("skipped"):
                 log.warning("hosts file skipped", error=error)
             self.hosts_state = f"skipped: {error}"
-        else:
-            self.hosts_state = "written" if wanted else "off"
+            return False
+        self.hosts_state = "written" if wanted else "off"
+        return has_changed
 
 
 async def _with_its_holder(error: WesherError | OSError) -> WesherError | OSError:

@@ -29,6 +29,13 @@ class Backend(Protocol):
     def interface(self) -> str:
         """The device's name."""
 
+    @property
+    def link_kind(self) -> str:
+        """What the kernel calls the kind of its network device."""
+
+    async def peek(self) -> ObservedDevice | None:
+        """Ask a WireGuard that was not made ours yet what it holds; None when none answers."""
+
     async def ensure(self) -> bool:
         """Make the device exist and answer; adopt one that does.
 

@@ -22,14 +22,18 @@ from wesher_agent.wireguard.backend import Backend, BackendKind
 from wesher_agent.wireguard.kernel import KernelBackend, kernel_has_wireguard
 from wesher_agent.wireguard.link import (
     change_link,
+    find_link,
     link_kind,
     observe_link,
     remove_own_unreachable,
+    restore_name,
 )
+from wesher_agent.wireguard.ownership import FoundLink, Owner, why_foreign
 from wesher_agent.wireguard.plan import Change, Observed, ObservedPeer, plan, plan_next
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_agent.wireguard.userspace import UserspaceBackend
 from wesher_agent.wireguard.userspace_binary import find_userspace_binary
+from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.mesh_document import WireGuardMode
 
@@ -67,6 +71,13 @@ class Device:
         self._left: DeviceConfig | None = None
         """The wish the device was left at; None when only a look can tell how it is."""
         self._conflicts: tuple[RouteConflict, ...] = ()
+        self._own_index: int | None = None
+        """The network device that was made or found to be this mesh's."""
+
+    @property
+    def link_index(self) -> int | None:
+        """The kernel's number of this mesh's network device, which stays when it is renamed."""
+        return self._own_index
 
     @property
     def kind(self) -> BackendKind:
@@ -81,7 +92,8 @@ class Device:
 
         Raises:
             WireGuardUnavailable: the text says what to install or change.
-            InvalidSpec: the interface's name belongs to a network device of another kind.
+            InvalidSpec: the interface's name belongs to a network device of another kind,
+                or to another program's WireGuard, which is left as it is.
 
         """
         async with self._one_at_a_time():
@@ -126,11 +138,20 @@ class Device:
         """
         await self._backend.wait_lost()
 
-    async def remove(self) -> None:
-        """Take away the device, and with it address and routes; nothing there is fine."""
+    async def remove(self, owner: Owner) -> None:
+        """Take away the device, and with it address and routes; nothing there is fine.
+
+        Args:
+            owner: this node. A device that belongs to another program stays.
+
+        """
         async with self._one_at_a_time():
-            overlay = None if self._wish is None else self._wish.overlay
-            self._wish = self._left = None
+            await self._restore_name()
+            found = await self._find()
+            if found is not None and await self._why_foreign(owner, found):
+                return
+            overlay = owner.overlay if self._wish is None else self._wish.overlay
+            self._wish = self._left = self._own_index = None
             await asyncio.to_thread(remove_own_unreachable, self._backend.interface, overlay)
             await self._backend.remove()
 
@@ -154,11 +175,45 @@ class Device:
 
     async def _from_what_is_there(self, config: DeviceConfig) -> Outcome:
         self._left = None
+        renamed = await self._restore_name()
+        await self._check_owner(config)
         fresh = await self._backend.ensure()
+        if (found := await self._find()) is not None:
+            self._own_index = found.index
         device = await self._backend.observe()
         link = await asyncio.to_thread(observe_link, self._backend.interface)
         change = plan(config, Observed(device, link), now=time.time())
-        return await self._make(config, change, fresh=fresh)
+        outcome = await self._make(config, change, fresh=fresh)
+        return replace(outcome, changed=outcome.changed or renamed)
+
+    async def _restore_name(self) -> bool:
+        """Take back a rename by another hand; tell whether there was one."""
+        if self._own_index is None or await self._find() is not None:
+            return False
+        name = self._backend.interface
+        former = await asyncio.to_thread(restore_name, self._own_index, name)
+        if former:
+            log.info("device renamed back", interface=name, former=former)
+        return bool(former)
+
+    async def _check_owner(self, config: DeviceConfig) -> None:
+        found = await self._find()
+        if found is None:
+            return
+        owner = Owner(config.private_key.public, config.overlay)
+        if why := await self._why_foreign(owner, found):
+            rule = (
+                f"belongs to another program: {why}; choose a free name, or delete the device if it is unused"
+            )
+            raise InvalidSpec("interface", rule, value=self._backend.interface)
+
+    async def _find(self) -> FoundLink | None:
+        return await asyncio.to_thread(find_link, self._backend.interface)
+
+    async def _why_foreign(self, owner: Owner, found: FoundLink) -> str:
+        if found.index == self._own_index or found.kind != self._backend.link_kind:
+            return ""
+        return why_foreign(owner, found, await self._backend.peek())
 
     async def _from_what_we_left(self, config: DeviceConfig, change: Change) -> Outcome:
         self._left = None
@@ -224,15 +279,19 @@ async def find_device(interface: str) -> Device | None:
 
 
 def _choose_backend(mode: WireGuardMode, interface: str, userspace_binary: str | None) -> Backend:
-    binary = find_userspace_binary(userspace_binary) if mode != "Kernel" else None
     living = link_kind(interface)
-    if mode == "Kernel" or (mode == "Auto" and living == kernel.LINK_KIND):
+    in_kernel = mode == "Kernel" or (
+        mode == "Auto"
+        and living != userspace.LINK_KIND
+        and (living == kernel.LINK_KIND or kernel_has_wireguard())
+    )
+    binary = None
+    # The kernel needs no program, but one that the user named is checked all the same.
+    if not in_kernel or (mode == "Auto" and userspace_binary is not None):
+        binary = find_userspace_binary(userspace_binary)
+    if in_kernel:
         return KernelBackend(interface)
-    if mode == "Userspace" or living == userspace.LINK_KIND:
-        return UserspaceBackend(interface, binary)
-    if kernel_has_wireguard():
-        return KernelBackend(interface)
-    if binary is None:
+    if binary is None and mode == "Auto" and living != userspace.LINK_KIND:
         raise WireGuardUnavailable(f"{kernel.HOW_TO_GET_IT}; and {userspace.HOW_TO_GET_IT}")
     return UserspaceBackend(interface, binary)
 

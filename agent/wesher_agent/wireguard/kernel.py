@@ -32,9 +32,14 @@ class KernelBackend:
     """
 
     kind: Literal["Kernel"] = "Kernel"
+    link_kind = LINK_KIND
 
     def __init__(self, interface: str) -> None:
         self.interface = interface
+
+    async def peek(self) -> ObservedDevice | None:
+        """See `Backend.peek`."""
+        return await self.observe()
 
     async def ensure(self) -> bool:
         """See `Backend.ensure`."""

@@ -19,6 +19,7 @@ from wesher_agent.netlink.errors import WireGuardUnavailable
 from wesher_agent.netlink.netlink_socket import NETLINK_ROUTE, NetlinkSocket
 from wesher_agent.netlink.route_messages import PROTOCOL
 from wesher_agent.wireguard import routes
+from wesher_agent.wireguard.ownership import FoundLink
 from wesher_agent.wireguard.plan import IPInterface, LinkChange, ObservedLink
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.overlay import IPNetwork
@@ -34,6 +35,52 @@ def link_kind(interface: str) -> str | None:
     with IPRoute() as kernel:
         found = _find(kernel, interface)
     return None if found is None else _kind_of(found)
+
+
+def find_link(interface: str) -> FoundLink | None:
+    """Return what bears the name; None where nothing does."""
+    with IPRoute(strict_check=True) as kernel, NetlinkSocket(NETLINK_ROUTE) as fast:
+        found = _find(kernel, interface)
+        if found is None:
+            return None
+        index = found["index"]
+        addresses = _addresses(kernel, index)
+        into = routes.list_into(fast, index)
+    return FoundLink(
+        index,
+        _kind_of(found),
+        frozenset(address for address in addresses if not _is_link_local(address)),
+        any(route.protocol == PROTOCOL for route in into),
+    )
+
+
+def restore_name(index: int, interface: str) -> str:
+    """Give the network device of that index its name again; return the one it had, empty if none was changed.
+
+    Raises:
+        WireGuardUnavailable: the kernel refused.
+
+    """
+    with IPRoute() as kernel:
+        try:
+            (found,) = kernel.link("get", index=index)
+        except NetlinkError as error:
+            if error.code == errno.ENODEV:
+                return ""
+            raise WireGuardUnavailable(f"could not look at {interface}: {_explain(error.code)}") from error
+        former: str = found.get("ifname")
+        if former == interface:
+            return ""
+        what = f"could not rename {former} to {interface}"
+        try:
+            kernel.link("set", index=index, ifname=interface)
+        except NetlinkError as error:
+            if error.code != errno.EBUSY:
+                raise WireGuardUnavailable(f"{what}: {_explain(error.code)}") from error
+            # Before Linux 6.2 only a device that is down can be renamed.
+            _do(what, lambda: kernel.link("set", index=index, state="down"))
+            _do(what, lambda: kernel.link("set", index=index, ifname=interface))
+    return former
 
 
 def create_link(interface: str, kind: str) -> None:

@@ -19,6 +19,7 @@ from typing import Literal
 
 from wesher_agent.netlink.errors import MalformedReply, PortTaken, WireGuardUnavailable
 from wesher_agent.wireguard import uapi
+from wesher_agent.wireguard.back_off import LONGEST_DELAY, BackOff
 from wesher_agent.wireguard.link import delete_link, link_kind
 from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice
 from wesher_agent.wireguard.tun import create_persistent_tun
@@ -30,17 +31,21 @@ LINK_KIND = "tun"
 _SOCKET_DIRECTORY = Path("/var/run/wireguard")
 _START_TIMEOUT = 10.0
 _ANSWER_TIMEOUT = 10.0
+_HUNG_SECONDS = 30.0
+"""After which a program that has answered nothing in between is replaced."""
 _END_TIMEOUT = 5.0
 _POLL = 0.01
 _MOMENT = 1.0
-_STEADY_AFTER = 60.0
-_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 
 _CREDENTIALS = struct.Struct("=iII")
 
 HOW_TO_GET_IT = (
     "there is no wireguard-go: install it (`go install golang.zx2c4.com/wireguard@latest`, "
     "Debian's wireguard-go) or name it with --userspace-binary"
+)
+
+_KEEPS_EXITING = WireGuardUnavailable(
+    f"wireguard-go keeps exiting: its output above says why; it is started again within {LONGEST_DELAY:.0f} s"
 )
 
 log = EventLogger("wesher.wireguard")
@@ -57,6 +62,7 @@ class UserspaceBackend:
     """
 
     kind: Literal["Userspace"] = "Userspace"
+    link_kind = LINK_KIND
 
     def __init__(self, interface: str, binary: Path | None) -> None:
         self.interface = interface
@@ -64,12 +70,26 @@ class UserspaceBackend:
         self._socket = _SOCKET_DIRECTORY / f"{interface}.sock"
         self._watch: asyncio.Task[None] | None = None
         self._pid = 0
-        self._started = 0.0
-        self._delay = 0.0
-        self._retry_at: float | None = None
+        self._silent_since: float | None = None
+        """When the program was first asked in vain; None once it has answered."""
+        self._back_off = BackOff()
+        self._refusal: WesherError = _KEEPS_EXITING
+        """Why the program does not run."""
+
+    @property
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def peek(self) -> ObservedDevice | None:
+        """See `Backend.peek`."""
+        try:
+            async with asyncio.timeout(_ANSWER_TIMEOUT):
+                return uapi.parse_get(await self._exchange(uapi.GET))
+        except (OSError, EOFError):
+            return None
 
     async def ensure(self) -> bool:
-        """See `Backend.ensure`; a program that died lately is held back for a while.
+        """See `Backend.ensure`; between failed attempts the last failure is raised again.
 
         Raises:
             InvalidSpec: the name belongs to a network device of another kind.
@@ -86,11 +106,19 @@ class UserspaceBackend:
         if await self._adopt():
             log.info("wireguard-go adopted", interface=self.interface, pid=self._pid)
             return False
-        self._hold_back()
+        if self._back_off.remaining(now=self._now):
+            # The same words each time: they are logged once.
+            raise self._refusal.with_traceback(None)
         try:
             await self._start()
-        except WesherError:
-            self._retry_later()
+        except BaseException as error:
+            # Of whatever kind, or a refusal that nobody thought of would be met in a busy loop.
+            self._refusal = (
+                error
+                if isinstance(error, WesherError)
+                else WireGuardUnavailable(f"{self.interface}: {error}")
+            )
+            self._back_off.failed(now=self._now)
             raise
         return True
 
@@ -112,13 +140,13 @@ class UserspaceBackend:
             )
 
     async def wait_lost(self) -> None:
-        """See `Backend.wait_lost`; a program that keeps dying is held back ever longer, up to 30 s."""
+        """See `Backend.wait_lost`; returns when the back-off allows another start."""
         if self._watch is not None:
             await asyncio.shield(self._watch)
-        if self._retry_at is None:
+        if self._back_off.retry_at is None:
             await asyncio.Event().wait()
             return
-        await asyncio.sleep(self._retry_at - asyncio.get_running_loop().time())
+        await asyncio.sleep(self._back_off.remaining(now=self._now))
 
     async def remove(self) -> None:
         """See `Backend.remove`.
@@ -161,8 +189,8 @@ class UserspaceBackend:
         except (OSError, EOFError):
             return False
         self._pid = _peer_pid(writer)
-        self._started = asyncio.get_running_loop().time()
-        self._retry_at = None
+        self._silent_since = None
+        self._back_off.running(now=self._now)
         self._watch = asyncio.create_task(self._until_gone(reader, writer))
         return True
 
@@ -176,7 +204,6 @@ class UserspaceBackend:
             )
         _check_socket_directory()
         create_persistent_tun(self.interface)
-        self._started = asyncio.get_running_loop().time()
         child = _spawn(self._binary, self.interface)
         try:
             async with asyncio.timeout(_START_TIMEOUT):
@@ -204,14 +231,17 @@ class UserspaceBackend:
                 while not _is_gone(self._pid):  # noqa: ASYNC110 - a process sets no event
                     await asyncio.sleep(_POLL)
         if self._watch is asyncio.current_task():
-            self._retry_later()
+            self._refusal = _KEEPS_EXITING
+            self._back_off.failed(now=self._now)
             log.warning("wireguard-go exited", interface=self.interface, pid=self._pid)
 
     async def _ask(self, request: bytes) -> bytes:
+        asked_at = self._now
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT):
-                return await self._exchange(request)
+                answer = await self._exchange(request)
         except TimeoutError as error:
+            self._end_if_hung(asked_at)
             raise WireGuardUnavailable(f"wireguard-go does not answer on {self._socket}") from error
         except EOFError as error:
             raise MalformedReply("wireguard-go: an answer without an end") from error
@@ -222,6 +252,20 @@ class UserspaceBackend:
             raise WireGuardUnavailable(
                 f"wireguard-go is not there: {self._socket}: {error.strerror}"
             ) from error
+        self._silent_since = None
+        return answer
+
+    def _end_if_hung(self, asked_at: float) -> None:
+        """Kill a program that has answered nothing for long; its end is noticed, and another is started."""
+        if self._silent_since is None:
+            self._silent_since = asked_at
+        # Asked a second time: a machine or an agent that was paused lets a single limit pass.
+        elif asked_at - self._silent_since >= _HUNG_SECONDS / 2 and (
+            self._now - self._silent_since >= _HUNG_SECONDS
+        ):
+            log.warning("wireguard-go does not answer: killed", interface=self.interface, pid=self._pid)
+            self._signal(signal.SIGKILL)
+            self._silent_since = None
 
     async def _let_it_end(self, seconds: float = _MOMENT) -> None:
         """Wait a moment for a program that is ending, so that the next `ensure` starts another."""
@@ -237,21 +281,6 @@ class UserspaceBackend:
             return await reader.readuntil(uapi.END)
         finally:
             writer.close()
-
-    def _hold_back(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._retry_at is not None and now < self._retry_at:
-            raise WireGuardUnavailable(
-                f"wireguard-go keeps ending: it is started again in {self._retry_at - now:.0f} s"
-            )
-
-    def _retry_later(self) -> None:
-        """Settle when to start again: at once after a steady run, else ever later."""
-        now = asyncio.get_running_loop().time()
-        if now - self._started >= _STEADY_AFTER:
-            self._delay = 0.0
-        self._retry_at = now + self._delay
-        self._delay = min(max(2 * self._delay, _FIRST_DELAY), _LONGEST_DELAY)
 
 
 def _check_nobody_holds(interface: str) -> None:

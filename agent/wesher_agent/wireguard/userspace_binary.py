@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from wesher_agent.netlink.errors import WireGuardUnavailable
 from wesher_common.errors import InvalidSpec
 
 _NAMES = ("wireguard-go", "wireguard")
@@ -23,6 +24,7 @@ def find_userspace_binary(given: str | None = None) -> Path | None:
 
     Raises:
         InvalidSpec: the given program is not there, or is another one.
+        WireGuardUnavailable: a program does not say in time what it is.
 
     """
     if given is None:
@@ -50,6 +52,11 @@ def _is_wireguard_go(path: str) -> bool:
             timeout=_VERSION_TIMEOUT,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired as error:
+        # A busy machine says nothing about the program: another look may succeed.
+        raise WireGuardUnavailable(
+            f"`{path} --version` gave no answer within {_VERSION_TIMEOUT:.0f} s: it is tried again"
+        ) from error
+    except OSError:
         return False
     return _MARK in answer.stdout

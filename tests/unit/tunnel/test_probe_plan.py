@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
+
 from wesher_agent.tunnel.probe_plan import AGAIN_SECONDS, ANSWER_SECONDS, ROUND_SECONDS, ProbePlan
 
 
@@ -88,8 +90,9 @@ def test_a_peer_that_stays_silent_is_unreachable_and_asked_again_soon() -> None:
     assert plan.unreachable == ("c",)
     assert not plan.mostly_failing
     assert "c" in plan.due({"a": 1, "b": 1}, now=ROUND_SECONDS)
+    assert not plan.judge({"a": 2, "b": 2}, now=ROUND_SECONDS + 1)
     assert plan.next_timer() == ROUND_SECONDS + AGAIN_SECONDS
-    assert plan.judge({"a": 1, "b": 1, "c": 1}, now=ROUND_SECONDS + 1)
+    assert plan.judge({"a": 2, "b": 2, "c": 1}, now=ROUND_SECONDS + 2)
     assert plan.unreachable == ()
 
 
@@ -128,3 +131,54 @@ def test_with_nobody_there_is_nothing_to_do() -> None:
     assert plan.next_timer() is None
     assert plan.due({}, now=0.0) == []
     assert not plan.mostly_failing
+
+
+def looks(plan: ProbePlan, peers: list[str], dead: set[str], *, seconds: float) -> list[float]:
+    """Probe as `prober` does; return when it read the device. The living answer within half a second."""
+    received, now, made = dict.fromkeys(peers, 0), 0.0, []
+    while now < seconds:
+        made.append(now)
+        plan.judge(received, now=now)
+        wanted = plan.due(received, now=now)
+        now += 0.005 * len(wanted)
+        plan.sent(wanted, now=now)
+        received.update({peer: received[peer] + 1 for peer in wanted if peer not in dead})
+        timer = plan.next_timer()
+        assert timer is not None
+        now = max(now + 1.0, timer)
+    return made
+
+
+@pytest.mark.parametrize("dead", [0, 1, 10, 999, 1000])
+def test_however_many_peers_are_dead_the_device_is_read_a_few_times_each_round(dead: int) -> None:
+    """Each look reads every peer of the device: 25 ms for a thousand."""
+    peers = [f"p{number}" for number in range(1000)]
+    plan = plan_for(*peers)
+    silent = set(peers[:dead])
+    first = looks(plan, peers, silent, seconds=60.0)
+    assert plan.unreachable == tuple(sorted(silent))
+    settled = [when for when in looks(plan, peers, silent, seconds=600.0) if when > 60.0]
+    rounds = 540.0 / (AGAIN_SECONDS if dead else ROUND_SECONDS)
+    assert len(first) <= 15
+    assert len(settled) <= 2 * rounds + 3
+
+
+def test_answers_are_looked_for_ever_more_rarely_until_their_time_is_over() -> None:
+    assert looks(plan_for("a", "b"), ["a", "b"], {"b"}, seconds=ANSWER_SECONDS + 0.1)[:5] == pytest.approx(
+        [0.0, 1.01, 3.01, 7.01, ANSWER_SECONDS + 0.01]
+    )
+
+
+def test_a_dead_peer_that_comes_back_is_noticed_with_the_next_round() -> None:
+    plan = plan_for("a")
+    looks(plan, ["a"], {"a"}, seconds=30.0)
+    assert plan.unreachable == ("a",)
+    back = ProbePlan(Random(1))
+    back.set_peers(["a"], now=0.0)
+    looks(back, ["a"], {"a"}, seconds=ANSWER_SECONDS + 1.0)
+    timer = back.next_timer()
+    assert timer is not None
+    back.due({"a": 0}, now=timer)
+    assert back.next_timer() == timer + ANSWER_SECONDS
+    back.judge({"a": 1}, now=timer + ANSWER_SECONDS)
+    assert back.reachable == {"a"}

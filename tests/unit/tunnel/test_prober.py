@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
+from random import Random
 
 import pytest
 
+from wesher_agent.cli.commands import agent_settings
 from wesher_agent.tunnel import prober
+from wesher_agent.tunnel.tunnel import Tunnel
+from wesher_agent.wireguard.device import Device
+from wesher_agent.wireguard.ownership import Owner
+from wesher_agent.wireguard.plan import ObservedDevice
+from wesher_agent.wireguard.userspace import UserspaceBackend
+from wesher_common.keys import WireGuardPrivateKey
 
 
 @contextmanager
@@ -44,3 +53,33 @@ def test_of_many_that_cannot_be_reached_the_log_has_the_number_and_the_first(
         "unreachable peers changed count=2 peers=a,b",
         "unreachable peers changed count=500 peers=n0,n1,n2,n3,n4,n5,n6,n7",
     ]
+
+
+class _Hangs(UserspaceBackend):
+    """A device whose program does not answer."""
+
+    async def observe(self) -> ObservedDevice:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_device_that_does_not_answer_does_not_hold_up_a_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kubelet's probe asks for the status, and gives up after ten seconds."""
+    monkeypatch.setattr(prober, "ANSWER_SECONDS", 0.05)
+    key = WireGuardPrivateKey.from_random(bytes(32)).public
+    tunnel = Tunnel(
+        "wgnone",
+        Owner(key, ip_network("10.9.0.0/16")),
+        agent_settings([], {}),
+        None,
+        on_change=pytest.fail,
+        on_sessions_lost=pytest.fail,
+        count=pytest.fail,
+    )
+    tunnel._device = Device(_Hangs("wgnone", None))
+    asking = prober.Prober(tunnel, key, Random(1), on_change=pytest.fail)
+    async with asyncio.timeout(10):
+        await asking.look_for_an_answer()
+    assert asking.observed == {}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -12,8 +15,12 @@ from wesher_agent.cli.commands import agent_settings
 from wesher_agent.files.hosts import HostsFile
 from wesher_agent.mesh.desired import Desired, HostEntry
 from wesher_agent.mesh.device import DeviceConfig
-from wesher_agent.tunnel.tunnel import Tunnel
+from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
+from wesher_agent.wireguard.device import Device
+from wesher_agent.wireguard.kernel import KernelBackend
+from wesher_agent.wireguard.ownership import Owner
 from wesher_common.keys import WireGuardPrivateKey
+from wesher_testing.virtual.loop_clock import LoopClock
 
 WANTED = Desired(
     device=DeviceConfig(
@@ -44,6 +51,7 @@ class _Heard:
     def tunnel(self, hosts: HostsFile | None = None) -> Tunnel:
         return Tunnel(
             "wgnone",
+            Owner(WANTED.device.private_key.public, WANTED.device.overlay),
             NO_WIREGUARD,
             hosts,
             on_change=self.change,
@@ -102,3 +110,98 @@ async def test_an_mtu_that_is_set_is_taken_as_it_is_and_otherwise_the_underlay_d
     await tunnel.apply(automatic, "Userspace", "Off")
     assert 1280 <= tunnel.mtu <= 65535
     assert tunnel.mtu != 1300
+
+
+async def test_a_tunnel_that_is_kept_no_longer_leaves_no_task_behind() -> None:
+    """The event loop logs an error for each task that was left pending."""
+    tunnel = _Heard().tunnel()
+    tunnel._opened.set_result(Device(KernelBackend("wgnone")))
+    before = asyncio.all_tasks()
+    keeping = asyncio.create_task(tunnel.keep())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(asyncio.all_tasks() - before) == 2, "it waits for the loss of the device"
+    keeping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await keeping
+    assert asyncio.all_tasks() == before
+
+
+@asynccontextmanager
+async def kept(tunnel: Tunnel) -> AsyncIterator[LoopClock]:
+    """Keep a tunnel whose device needs no repair; its clock is the test's."""
+    clock = LoopClock()
+    tunnel._opened.set_result(Device(KernelBackend("wgnone")))
+    keeping = asyncio.create_task(tunnel.keep())
+    try:
+        yield clock
+    finally:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+
+
+async def after_a_repair(clock: LoopClock, reached: Callable[[], object]) -> None:
+    """Let repair rounds pass until something is reached; each does its work in a thread."""
+    for _ in range(200):
+        clock.advance(REPAIR_SECONDS)
+        for _ in range(10):
+            if reached():
+                return
+            await asyncio.sleep(0.01)
+    raise AssertionError("not in 200 repair rounds")
+
+
+async def test_hosts_entries_that_another_program_erased_come_back_with_the_next_repair(
+    hosts_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    tunnel = _Heard().tunnel(HostsFile(hosts_path, "wgnone"))
+    await tunnel.apply(WANTED, "Userspace", "Names")
+    whole = hosts_path.read_text()
+    async with kept(tunnel) as clock:
+        for text in ("127.0.0.1 localhost\n", "", whole.replace("10.9.0.2", "10.9.0.7")):
+            hosts_path.write_text(text)
+            await after_a_repair(clock, lambda: "10.9.0.2\tb\t" in hosts_path.read_text())
+            assert "10.9.0.7" not in hosts_path.read_text()
+        assert tunnel.hosts_state == "written"
+    assert caplog.text.count("hosts entries restored interface=wgnone") == 3
+
+
+async def test_a_hosts_file_that_is_as_desired_is_not_written_again(hosts_path: Path) -> None:
+    tunnel = _Heard().tunnel(HostsFile(hosts_path, "wgnone"))
+    await tunnel.apply(WANTED, "Userspace", "Names")
+    before = hosts_path.stat()
+    async with kept(tunnel):
+        for _ in range(3):
+            await tunnel._repair_hosts()
+    after = hosts_path.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+async def test_a_hosts_file_that_went_away_is_reported_once_and_written_when_it_is_back(
+    hosts_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard = _Heard()
+    tunnel = heard.tunnel(HostsFile(hosts_path, "wgnone"))
+    await tunnel.apply(WANTED, "Userspace", "Names")
+    hosts_path.unlink()
+    async with kept(tunnel) as clock:
+        await after_a_repair(clock, lambda: tunnel.hosts_state.startswith("skipped: "))
+        changes = heard.changes
+        for _ in range(3):
+            await tunnel._repair_hosts()
+        assert caplog.text.count("hosts file skipped") == 1
+        assert heard.changes == changes, "nothing new to report"
+        hosts_path.write_text("127.0.0.1 localhost\n")
+        await after_a_repair(clock, lambda: tunnel.hosts_state == "written")
+        assert heard.changes > changes
+    assert "10.9.0.2\tb\t" in hosts_path.read_text()
+
+
+async def test_a_mesh_without_hosts_entries_repairs_none(hosts_path: Path) -> None:
+    tunnel = _Heard().tunnel(HostsFile(hosts_path, "wgnone"))
+    await tunnel.apply(WANTED, "Userspace", "Off")
+    hosts_path.write_text("127.0.0.1 localhost\n")
+    await tunnel._repair_hosts()
+    assert hosts_path.read_text() == "127.0.0.1 localhost\n"

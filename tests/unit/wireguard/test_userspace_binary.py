@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from wesher_agent.netlink.errors import WireGuardUnavailable
+from wesher_agent.wireguard import userspace_binary
 from wesher_agent.wireguard.userspace_binary import find_userspace_binary
 from wesher_common.errors import InvalidSpec
 
@@ -40,3 +42,17 @@ def test_a_given_program_that_is_another_one_is_refused(tmp_path: Path) -> None:
 def test_a_given_program_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSpec, match="there is no such program"):
         find_userspace_binary(str(tmp_path / "absent"))
+
+
+def test_a_program_that_is_slow_to_say_what_it_is_is_not_called_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "wireguard-go"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(userspace_binary, "_VERSION_TIMEOUT", 0.1)
+    with pytest.raises(WireGuardUnavailable, match="gave no answer within 0 s: it is"):
+        find_userspace_binary(str(slow))
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(WireGuardUnavailable, match="gave no answer"):
+        find_userspace_binary()

@@ -38,6 +38,7 @@ from wesher_testing.device.harness import (
     remove,
     remove_and_watch_the_loop,
     repair_at_once_when_gone,
+    repair_until_it_answers,
     repair_when_lost,
     routes,
     wait_for_it,
@@ -148,6 +149,20 @@ def a_change_waits_for_the_end_of_a_program_whose_device_was_removed(carrier: Ca
 
 
 @CHAPTER.only("Userspace")
+def a_program_that_hangs_is_replaced(carrier: Carrier) -> None:
+    host = make_host()
+    agent = an_agent(host, carrier)
+    wish = a_wish(a_peer(2))
+    agent.call(configure, wish)
+    victim = agent.call(carrier_pid)
+    os.kill(victim, signal.SIGSTOP)
+    failed = agent.call(repair_until_it_answers)
+    holds(failed >= 2, f"a single look in vain is not a hang: {failed}")
+    holds(agent.call(carrier_pid) != victim, "another process")
+    looks_as_wished(host, wish)
+
+
+@CHAPTER.only("Userspace")
 def a_program_that_keeps_ending_is_held_back(carrier: Carrier) -> None:
     host = make_host()
     agent = an_agent(host, carrier)
@@ -158,7 +173,7 @@ def a_program_that_keeps_ending_is_held_back(carrier: Carrier) -> None:
         agent.call(repair_when_lost)
     os.kill(agent.call(carrier_pid), signal.SIGKILL)
     error = refusal(lambda: agent.call(repair_at_once_when_gone))
-    equal((error.kind, "keeps ending" in error.text), ("WireGuardUnavailable", True), error.text)
+    equal((error.kind, "keeps exiting" in error.text), ("WireGuardUnavailable", True), error.text)
     agent.call(repair_when_lost)
     looks_as_wished(host, a_wish(a_peer(2)))
 

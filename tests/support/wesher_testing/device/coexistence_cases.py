@@ -15,6 +15,7 @@ from wesher_testing.device.harness import (
     Carrier,
     a_peer,
     a_wish,
+    all_of,
     an_agent,
     configure,
     connect,
@@ -25,6 +26,7 @@ from wesher_testing.device.harness import (
     link,
     looks_as_wished,
     lost_pings,
+    make_device,
     mtu_towards,
     nothing,
     open_it,
@@ -35,6 +37,7 @@ from wesher_testing.device.harness import (
     remove,
     repair,
     routes,
+    set_up_a_vpn,
     unreachable,
     wait_for_it,
     wg,
@@ -191,6 +194,55 @@ def a_name_that_belongs_to_another_device_is_refused(carrier: Carrier) -> None:
     )
     agent.call(remove)
     equal(link(host), before, "the other device")
+
+
+@CHAPTER.story
+def a_wireguard_device_of_another_program_is_refused_and_stays_as_it_is(carrier: Carrier) -> None:
+    host = make_host()
+    make_device(host, carrier)
+    set_up_a_vpn(host, address="172.31.7.1/24", allowed_ips="172.31.7.0/24")
+    before = all_of(host)
+    agent = an_agent(host, carrier)
+    why = f"its address 172.31.7.1/24 is not a host address of the overlay {OVERLAY}"
+    what_to_do = "choose a free name, or delete the device if it is unused"
+    text = f"interface '{INTERFACE}': belongs to another program: {why}; {what_to_do}"
+    for _ in range(2):
+        error = refusal(lambda: agent.call(configure, a_wish(a_peer(2))))
+        equal((error.kind, error.text), ("InvalidSpec", text), "error")
+    agent.call(remove)
+    equal(all_of(host), before, "the other program's device, after a leave")
+    an_agent(host, carrier).call(remove)
+    equal(all_of(host), before, "the other program's device, after a leave before the first change")
+
+
+@CHAPTER.story
+def a_leftover_with_another_key_is_taken_if_its_addresses_are_the_overlay_s(carrier: Carrier) -> None:
+    """Go wesher makes a key a start, and an agent may have lost its state file."""
+    host = make_host()
+    make_device(host, carrier)
+    set_up_a_vpn(host, address="10.189.7.1/32", allowed_ips="10.189.7.2/32")
+    agent = an_agent(host, carrier)
+    agent.call(configure, a_wish(a_peer(2)))
+    looks_as_wished(host, a_wish(a_peer(2)))
+    agent.call(remove)
+    holds(INTERFACE not in host.run("ip", "-o", "link"), "the device is gone")
+
+
+@CHAPTER.story
+def a_device_that_was_renamed_gets_its_name_back(carrier: Carrier) -> None:
+    host = make_host()
+    agent = an_agent(host, carrier)
+    wish = a_wish(a_peer(2))
+    agent.call(configure, wish)
+    index = link(host)["ifindex"]
+    for _ in range(2):
+        host.run("sh", "-ec", f"ip link set {INTERFACE} down; ip link set {INTERFACE} name wgx up")
+        holds(agent.call(repair).changed, "a repair")
+        looks_as_wished(host, wish)
+        equal(link(host)["ifindex"], index, "the same device")
+    host.run("sh", "-ec", f"ip link set {INTERFACE} down; ip link set {INTERFACE} name wgx up")
+    agent.call(remove)
+    holds("wgx" not in host.run("ip", "-o", "link"), "a leave deletes the device whatever its name")
 
 
 @CHAPTER.story

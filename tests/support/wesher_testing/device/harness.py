@@ -22,10 +22,13 @@ from typing import Any
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
 from wesher_agent.netlink.mtu import overlay_mtu
 from wesher_agent.netlink.route_messages import PROTOCOL
+from wesher_agent.wireguard import userspace
 from wesher_agent.wireguard.backend import BackendKind
 from wesher_agent.wireguard.device import Device, Outcome, open_device
 from wesher_agent.wireguard.kernel import KernelBackend
+from wesher_agent.wireguard.ownership import Owner
 from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_common.errors import WesherError
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_testing.device.private_hosts import (
@@ -81,7 +84,7 @@ async def peers(device: Device) -> Sequence[ObservedPeer]:
 
 async def remove(device: Device) -> float:
     start = time.perf_counter()
-    await device.remove()
+    await device.remove(Owner(private_key(1001).public, OVERLAY))
     return time.perf_counter() - start
 
 
@@ -158,6 +161,19 @@ async def open_without_tun(binary: str | None) -> Device:
 async def open_with_a_secret(binary: str | None) -> Device:
     os.environ["WESHER_CLUSTER_KEY"] = "SECRET"
     return await open_it("Userspace", binary)
+
+
+async def repair_until_it_answers(device: Device) -> int:
+    """Repair a device whose program hangs, with short limits; return how many looks failed."""
+    userspace._ANSWER_TIMEOUT, userspace._HUNG_SECONDS = 0.3, 1.0
+    failed = 0
+    while True:
+        try:
+            await device.repair()
+        except WesherError:
+            failed += 1
+        else:
+            return failed
 
 
 async def hide_programs(_: Any) -> None:
@@ -243,6 +259,30 @@ def holds(fact: object, what: str) -> None:
 
 def an_agent(host: Host, carrier: Carrier, interface: str = INTERFACE) -> Agent:
     return host.agent(partial(open_it, carrier.kind, carrier.binary, interface))
+
+
+def make_device(host: Host, carrier: Carrier) -> None:
+    """Make a device of our interface's name as another program does."""
+    if carrier.kind == "Kernel":
+        host.run("ip", "link", "add", INTERFACE, "type", "wireguard")
+        return
+    host.run("mkdir", "-p", "/var/run/wireguard")
+    host.run(str(carrier.binary), INTERFACE)
+
+
+def set_up_a_vpn(host: Host, *, address: str, allowed_ips: str) -> None:
+    """Give the device a key, a port, a peer and an address that are not this node's."""
+    host.run("sh", "-ec", f"wg genkey | wg set {INTERFACE} private-key /dev/stdin listen-port 51999")
+    peer = str(private_key(77).public)
+    host.run("wg", "set", INTERFACE, "peer", peer, "allowed-ips", allowed_ips)
+    host.run("ip", "address", "add", address, "dev", INTERFACE)
+    host.run("ip", "link", "set", INTERFACE, "up")
+
+
+def all_of(host: Host) -> tuple[object, ...]:
+    """Return everything about the device and the IPv4 routes: IPv6 link-local ones come late."""
+    routed = host.json("-4", "route", "show", "table", "all")
+    return wg(host, "dump"), addresses(host), link(host), routed, unreachable(host)
 
 
 def addresses(host: Host, interface: str = INTERFACE) -> set[str]:
