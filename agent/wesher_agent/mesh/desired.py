@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
@@ -21,7 +21,13 @@ from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.mesh_document import EtcHosts
-from wesher_common.names import HOSTS_DOMAIN, MAX_MEMBER_NAME, is_member_name
+from wesher_common.names import (
+    HOSTS_DOMAIN,
+    MAX_MEMBER_NAME,
+    is_like_address,
+    is_member_name,
+    is_reserved_name,
+)
 from wesher_common.overlay import IPAddress, IPNetwork, allocate_address, is_reserved
 
 UnreachableRoute = Literal["auto", "on", "off"]
@@ -373,9 +379,16 @@ def _hosts(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) 
     parts = ("", local.mesh, HOSTS_DOMAIN) if local.mesh else ("", HOSTS_DOMAIN)
     suffix = ".".join(parts) if local.etc_hosts == "Qualified" else ""
     entries = []
-    for claim in claims:
+    for claim in _one_per_name(local, claims, problems):
         name = claim.member.name + suffix
-        if len(name) <= MAX_MEMBER_NAME:
+        if not suffix and is_reserved_name(name):
+            if not _is_its_address(claim):
+                message = (
+                    "has no hosts entry: its name means something else on every machine; "
+                    "give it another --node-name"
+                )
+                problems.append(Problem(name, "BadName", message))
+        elif len(name) <= MAX_MEMBER_NAME:
             entries.append(HostEntry(claim.address, name))
         else:
             message = (
@@ -383,3 +396,36 @@ def _hosts(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) 
             )
             problems.append(Problem(claim.member.name, "NameTooLong", message))
     return tuple(sorted(entries, key=lambda entry: entry.name))
+
+
+def _one_per_name(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) -> Iterator[_Claim]:
+    """Yield the claims whose name no other member has; resolvers do not tell ``NAS`` from ``nas``.
+
+    Gossip tells them apart. Of several living members none gets the name, or one that
+    joins could take it from the one that had it. A failed member has no say: most
+    often it is the same machine under its former name.
+    """
+    by_name: dict[str, list[_Claim]] = {}
+    for claim in claims:
+        by_name.setdefault(claim.member.name.lower(), []).append(claim)
+    own_name = local.name.lower()
+    for name, same in by_name.items():
+        alive = [claim for claim in same if claim.member.state.is_alive]
+        candidates = alive or same
+        others = [local.name] if name == own_name else []
+        if len(candidates) == 1 and not others:
+            yield candidates[0]
+            continue
+        for claim in alive:
+            rivals = others + sorted(other.member.name for other in candidates if other is not claim)
+            message = (
+                f"has no hosts entry: names are compared without case, and {rivals[0]} has this one; "
+                "give one of them another --node-name"
+            )
+            problems.append(Problem(claim.member.name, "NameClash", message))
+
+
+def _is_its_address(claim: _Claim) -> bool:
+    """Tell whether a member is called by the address at which it is reached, as with ``--ip-as-name``."""
+    name = claim.member.name
+    return is_like_address(name) and name in {claim.member.address.ip, str(claim.meta.internal_address)}
