@@ -105,11 +105,6 @@ class Local:
         return (*self.document.seed_nodes, *self.document.cluster_seeds)
 
     @property
-    def has_seeds_elsewhere(self) -> bool:
-        """Whether any seed leads to another machine, as far as its text tells."""
-        return any(seed.address not in self.addresses for seed in self.seeds)
-
-    @property
     def packet_format(self) -> PacketFormat:
         """How its packets are sealed and read."""
         return PacketFormat(

@@ -40,7 +40,7 @@ def _gossip(now: Snapshot) -> Condition:
         return blocked
     if now.alive:
         return Condition("GossipJoined", "True", "Joined")
-    if not (now.count(MemberState.FAILED) or now.local.has_seeds_elsewhere):
+    if not (now.count(MemberState.FAILED) or now.member.has_seeds_elsewhere):
         return Condition("GossipJoined", "True", "OnlyMember")
     if now.member.uptime < JOIN_SECONDS:
         message = "seeds and known members are being asked"

@@ -62,6 +62,7 @@ def test_the_only_member_of_a_mesh_is_ready_but_one_that_finds_nobody_is_not() -
     assert said()["Ready"] == ("True", "Ready")
     assert said()["GossipJoined"] == ("True", "OnlyMember")
     assert said(local=SEEKING)["Ready"] == ("False", "NobodyAnswers")
+    assert said(local=SEEKING, has_seeds_elsewhere=False)["GossipJoined"] == ("True", "OnlyMember")
     assert said(remembered("b", state=MemberState.FAILED))["Ready"] == ("False", "NobodyAnswers")
 
 

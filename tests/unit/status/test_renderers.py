@@ -170,6 +170,7 @@ CHANGES: dict[str, Any] = {
     "rival": "192.0.2.9:7946",
     "listen_problem": "UDP port 7946 is taken",
     "save_problem": "no space left on device",
+    "has_seeds_elsewhere": True,
     "uptime": 1.0,
     "device_ready": False,
     "device_reason": "Failed",
@@ -196,6 +197,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "device_reason": {"device_ready": False},
     "device_problem": {"device_ready": False, "device_reason": "Failed"},
     "wall_clock": {"observed": seen(2, age=5)},
+    "has_seeds_elsewhere": {"members": {}},
     "uptime": {
         "members": {},
         "local": local_node("a", mesh=document(seed_nodes=(SeedAddress("192.0.2.9"),))),
