@@ -50,14 +50,14 @@ def _gossip(now: Snapshot) -> Condition:
 
 
 def _blocked_gossip(now: Snapshot) -> Condition | None:
-    if now.member.listen_problem:
-        return Condition("GossipJoined", "False", "PortTaken", now.member.listen_problem)
     if now.local.lost_address:
         message = (
             f"{now.local.lost_address} is no longer assigned to this host: reassign it, or restart the "
             "agent, with another --bind-addr if one was given"
         )
         return Condition("GossipJoined", "False", "AddressGone", message)
+    if now.member.listen_problem:
+        return Condition("GossipJoined", "False", "PortTaken", now.member.listen_problem)
     if now.member.rival:
         message = f"another member at {now.member.rival} uses this node's name"
         return Condition("GossipJoined", "False", "NameConflict", message)

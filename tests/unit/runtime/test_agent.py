@@ -8,12 +8,15 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from wesher_agent.cli.commands import agent_settings
+from wesher_agent.mesh.host import Listening
 from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.startup import start_up
 from wesher_testing.lab.loopback import free_port
@@ -122,3 +125,31 @@ async def test_a_state_that_cannot_be_written_is_shown_and_nothing_else_stops(tm
         assert status["state"].startswith("not saved: ")
         assert status["counts"]["stateNotSaved"] == 1
         assert status["gossip"]["address"].startswith("127.0.0.1:")
+
+
+async def test_an_address_that_no_flag_named_is_waited_for(tmp_path: Path) -> None:
+    """Between the look at the host and the bind it may go, or IPv6 may find a duplicate."""
+    held = AsyncExitStack()
+    settings = agent_settings(
+        [
+            "--node-name=a",
+            f"--interface=wg{os.getpid()}a",
+            f"--cluster-port={free_port('127.0.0.1')}",
+            f"--cluster-key={KEY}",
+            f"--state-dir={tmp_path}",
+            f"--run-dir={tmp_path}",
+            "--wireguard-mode=Userspace",
+            "--userspace-binary=/nowhere/wireguard-go",
+            "--advertise-addr=127.0.0.1",
+            "--no-etc-hosts",
+        ],
+        {},
+    )
+    async with held:
+        startup = await start_up(settings, held)
+        gone = Listening((ip_address("192.0.2.77"),), ip_address("192.0.2.77"), None)
+        agent = Agent(replace(startup, local=replace(startup.local, listening=gone)))
+        await agent.start()
+        status = await agent._answer_status()
+        assert "this host does not have 192.0.2.77 now" in [c["message"] for c in status["conditions"]]
+        await agent.end()
