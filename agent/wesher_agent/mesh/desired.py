@@ -65,6 +65,8 @@ class LocalPeer:
     underlay: frozenset[IPAddress] = frozenset()
     """Local addresses, gateways, nameservers, seeds: never reached through the overlay.
     Members' own endpoints are added to them here."""
+    own_addresses: frozenset[IPAddress] = frozenset()
+    """Where the underlay leads to this machine itself: its addresses, and the announced one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ def desired(local: LocalPeer, members: Iterable[RosterMember]) -> Desired:
         for claim in _one_per_address(claims, problems)
         if _may_be_routed(claim, address, underlay, problems)
     ]
+    _report_own_addresses(local, claims, problems)
     keepalive = local.persistent_keepalive or (NAT_KEEPALIVE if local.behind_nat else 0)
     peers = [
         Peer(
@@ -323,6 +326,23 @@ def _one_per_address(claims: list[_Claim], problems: list[Problem]) -> list[_Cla
         if holder is not claim:
             problems.append(_clash(claim, holder.member.name))
     return list(holders.values())
+
+
+def _report_own_addresses(local: LocalPeer, claims: list[_Claim], problems: list[Problem]) -> None:
+    """Report the living members whose WireGuard endpoint is this machine.
+
+    They keep their peer: one that reaches this machine is answered where it is. A failed
+    member may have had an address that is this machine's now.
+    """
+    for claim in claims:
+        endpoint = _endpoint(local, claim.member, claim.meta)
+        is_here = endpoint.address in local.own_addresses and endpoint.port == local.listen_port
+        if is_here and claim.member.state.is_alive:
+            message = (
+                f"announces {endpoint.address}, which is this machine's own address too: "
+                "start both with --bind-iface or --advertise-addr, or give one another address"
+            )
+            problems.append(Problem(claim.member.name, "OwnAddress", message))
 
 
 def _may_be_routed(

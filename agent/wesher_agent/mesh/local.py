@@ -155,6 +155,7 @@ class Local:
             in_kubernetes=in_kubernetes,
             unreachable_route=self.options.unreachable_route,
             underlay=self.underlay,
+            own_addresses=self.addresses,
         )
 
     def needs_restart_for(self, document: MeshDocument) -> bool:

@@ -224,3 +224,22 @@ def test_a_name_too_long_with_its_suffix_keeps_its_tunnel() -> None:
 def test_entries_are_sorted_by_name() -> None:
     wish = desired(local_peer(), [remembered(name, f"192.0.2.{ord(name)}") for name in "dcb"])
     assert [entry.name for entry in wish.hosts] == ["b", "c", "d"]
+
+
+HERE = frozenset({ip_address("10.0.2.15"), ip_address("192.0.2.100")})
+
+
+def test_a_member_that_announces_our_own_address_is_named_and_keeps_its_peer() -> None:
+    """Vagrant gives each machine 10.0.2.15. If that member reaches us, WireGuard learns where it is."""
+    wish = desired(local_peer(own_addresses=HERE), [remembered("b", "10.0.2.15"), remembered("c")])
+    assert reasons(wish) == {"b": "OwnAddress"}
+    assert "--advertise-addr" in wish.problems[0].message
+    assert len(wish.device.peers) == 2
+
+
+def test_an_address_of_ours_that_leads_to_a_member_is_no_problem() -> None:
+    """A failed member may have had it before, and another port is another machine behind our NAT."""
+    failed = remembered("b", "10.0.2.15", state=MemberState.FAILED)
+    other_port = Endpoint(ip_address("192.0.2.100"), 4500)
+    forwarded = remembered("c", "192.0.2.3", announced=meta("c", wireguard_endpoint=other_port))
+    assert desired(local_peer(own_addresses=HERE), [failed, forwarded]).problems == ()
