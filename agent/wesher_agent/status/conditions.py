@@ -84,4 +84,11 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
         listed = ", ".join(chain(shown, ["…"] * (len(names) > len(shown))))
         message = f"most peers do not answer through the tunnel: {listed}"
         return Condition("Ready", "False", "PeersUnreachable", message)
+    if now.without_tunnel and now.mostly_without_tunnel:
+        problem, more = now.without_tunnel[0], len(now.without_tunnel) - 1
+        others = f", and {more} more; see `wesher members`" if more else ""
+        message = (
+            f"most members have no tunnel: {problem.member} {problem.message} ({problem.reason}){others}"
+        )
+        return Condition("Ready", "False", "PeersUnreachable", message)
     return Condition("Ready", "True", "Ready")

@@ -140,6 +140,12 @@ def test_a_member_that_claims_what_another_has_is_reported_as_unreachable() -> N
     ]
 
 
+def test_a_member_of_another_overlay_network_is_reported_as_unreachable() -> None:
+    outside = Problem("b", "OutsideOverlay", "claims 10.1.0.2 outside 10.9.0.0/24")
+    told = reported(snapshot(B, C, problems=(outside,), reachable=frozenset("c")))
+    assert told["peers"]["unreachable"] == ["b"]
+
+
 def test_ages_alone_are_no_news_for_kubernetes() -> None:
     earlier = snapshot(B, C, observed=seen(2, 3, age=5))
     later = snapshot(B, C, observed=seen(2, 3, age=90), uptime=500.0)
