@@ -234,7 +234,8 @@ FLAGS: tuple[Flag, ...] = (
         name="--advertise-addr",
         metavar="ADDRESS",
         read=_advertise_address,
-        help="address that others dial, when it is not the one bound",
+        help="address that others dial (default: the one bound, or the one from which this host sends to "
+        "the seeds, otherwise along its default route)",
     ),
     Flag(
         name="--cluster-port",

@@ -23,6 +23,11 @@ MAX_INTERFACE_NAME = 15
 
 # Go wesher uses the kernel's hostname as it is, so capitals and underscores occur in the wild.
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
+# What inet_aton(3) reads, on which programs rely to tell an address from a name.
+_NUMBER = re.compile(r"(0[xX][0-9A-Fa-f]+|[0-9]+)\Z")
+_LOOPBACK = frozenset({"localhost", "localhost4", "localhost6"})
+# nss-myhostname(8) and macOS give these a meaning on each machine.
+_LOCAL = frozenset({"_gateway", "_outbound", "_localdnsstub", "_localdnsproxy", "broadcasthost"})
 _MESH = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
 _INTERFACE = re.compile(r"[^\s/:%]+\Z")
 
@@ -30,6 +35,27 @@ _INTERFACE = re.compile(r"[^\s/:%]+\Z")
 def is_member_name(name: str) -> bool:
     """Tell whether a gossiped name is one to a hosts file: DNS labels, 253 bytes at most."""
     return 0 < len(name) <= MAX_MEMBER_NAME and all(_LABEL.match(label) for label in name.split("."))
+
+
+def is_like_address(name: str) -> bool:
+    """Tell whether programs read a name as an IPv4 address: ``10.0.0.5``, ``0`` or ``0x7f.1``."""
+    return all(_NUMBER.match(label) for label in name.split("."))
+
+
+def is_reserved_name(name: str) -> bool:
+    """Tell whether a name means something on each machine, so that it cannot be another machine's.
+
+    These are the names of the loopback (RFC 6761, and Debian's ``ip6-…``), those that
+    ``nss-myhostname`` answers, and names that look like an address.
+    """
+    folded = name.lower()
+    labels = folded.split(".")
+    return (
+        not _LOOPBACK.isdisjoint((labels[0], labels[-1]))
+        or folded.startswith("ip6-")
+        or folded in _LOCAL
+        or is_like_address(folded)
+    )
 
 
 def check_mesh_name(name: str, *, field: str = "metadata.name") -> str:

@@ -279,13 +279,18 @@ def test_a_name_that_is_taken_stays_its_first_holders_and_the_other_says_so(lab:
     second.wait_for("a", "b")
 
 
-def test_a_member_that_nobody_can_have_a_tunnel_with_leaves_the_others_ready(lab: Lab, start: Start) -> None:
-    a, b = lab.host("a"), lab.host("b")
-    start(a, "--cluster-key", KEY, "--overlay-net=10.1.0.0/16")
-    agent = start(b, "--cluster-key", KEY, "--overlay-net=10.2.0.0/16", "--join", str(a.ipv4))
-    agent.wait_for("a", "b")
-    wait_until(lambda: agent.conditions()["Ready"] == "Ready", what="the node is ready")
-    assert "outside 10.2.0.0/16: give all members the same" in agent.members()["a"]["note"]
+def test_a_member_of_another_overlay_network_is_not_ready_and_leaves_the_others_ready(
+    lab: Lab, start: Start
+) -> None:
+    a, b, c = lab.host("a"), lab.host("b"), lab.host("c")
+    first = start(a, "--cluster-key", KEY, "--overlay-net=10.1.0.0/16")
+    start(b, "--cluster-key", KEY, "--overlay-net=10.1.0.0/16", "--join", str(a.ipv4))
+    other = start(c, "--cluster-key", KEY, "--overlay-net=10.2.0.0/16", "--join", str(a.ipv4))
+    other.wait_for("a", "b", "c")
+    wait_until(lambda: other.conditions()["Ready"] == "PeersUnreachable", what="the one is not ready")
+    wait_until(lambda: first.conditions()["Ready"] == "Ready", what="the others are ready")
+    assert "outside 10.2.0.0/16: give all members the same" in other.members()["a"]["note"]
+    assert "outside 10.1.0.0/16: give all members the same" in first.members()["c"]["note"]
 
 
 def test_two_meshes_on_one_host_do_not_know_of_each_other(lab: Lab, start: Start) -> None:

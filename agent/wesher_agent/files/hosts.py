@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 from wesher_agent.files.atomic import update_file
 from wesher_agent.mesh.desired import HostEntry
+
+_MARK = b"# ! managed automatically by wesher interface "
 
 
 class HostsFile:
@@ -26,18 +29,27 @@ class HostsFile:
     def __init__(self, path: Path, interface: str) -> None:
         self._path = path
         self._interface = interface
+        self.skipped: tuple[str, ...] = ()
+        """The names that the last `apply` left out: lines of others have them."""
 
     def apply(self, entries: Iterable[HostEntry]) -> bool:
         """Make our lines say this; tell whether the file had to change.
+
+        A name that another line has already is left out, see `skipped`.
 
         Raises:
             CannotWrite: missing or read-only; warn once.
 
         """
         wanted = tuple(entries)
-        return update_file(
-            self._path, lambda old: render_hosts(old, wanted, self._interface), tag=self._interface
-        )
+
+        def change(old: bytes) -> bytes:
+            taken = foreign_names(old)
+            self.skipped = tuple(entry.name for entry in wanted if entry.name.lower() in taken)
+            kept = (entry for entry in wanted if entry.name.lower() not in taken)
+            return render_hosts(old, kept, self._interface)
+
+        return update_file(self._path, change, tag=self._interface)
 
     def remove(self) -> bool:
         """Take all our lines out; tell whether there were any.
@@ -55,7 +67,7 @@ def render_hosts(old: bytes, entries: Iterable[HostEntry], interface: str) -> by
     As in Go, an address that is still known keeps its place, others go, new ones
     are appended.
     """
-    banner = f"# ! managed automatically by wesher interface {interface}".encode()
+    banner = _MARK + interface.encode()
     wanted = {str(entry.address).encode(): _line(entry, banner) for entry in entries}
     lines = []
     # Not splitlines: the resolver ends a line at a line feed and nowhere else.
@@ -67,6 +79,17 @@ def render_hosts(old: bytes, entries: Iterable[HostEntry], interface: str) -> by
     if wanted and lines and not lines[-1].endswith(b"\n"):
         lines[-1] += b"\n"
     return b"".join(lines) + b"".join(wanted.values())
+
+
+def foreign_names(hosts: bytes) -> frozenset[str]:
+    """Return the names in the lines of other programs, in lower case.
+
+    A machine in two meshes may meet the same member in both: wesher's lines do not count,
+    of whatever interface.
+    """
+    lines = (line for line in BytesIO(hosts) if _MARK not in line)
+    words = chain.from_iterable(line.partition(b"#")[0].split()[1:] for line in lines)
+    return frozenset(word.decode(errors="replace").lower().removesuffix(".") for word in words)
 
 
 def _line(entry: HostEntry, banner: bytes) -> bytes:

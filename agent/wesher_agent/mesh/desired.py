@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
@@ -21,7 +21,13 @@ from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.mesh_document import EtcHosts
-from wesher_common.names import HOSTS_DOMAIN, MAX_MEMBER_NAME, is_member_name
+from wesher_common.names import (
+    HOSTS_DOMAIN,
+    MAX_MEMBER_NAME,
+    is_like_address,
+    is_member_name,
+    is_reserved_name,
+)
 from wesher_common.overlay import IPAddress, IPNetwork, allocate_address, is_reserved
 
 UnreachableRoute = Literal["auto", "on", "off"]
@@ -59,6 +65,8 @@ class LocalPeer:
     underlay: frozenset[IPAddress] = frozenset()
     """Local addresses, gateways, nameservers, seeds: never reached through the overlay.
     Members' own endpoints are added to them here."""
+    own_addresses: frozenset[IPAddress] = frozenset()
+    """Where the underlay leads to this machine itself: its addresses, and the announced one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,7 @@ def desired(local: LocalPeer, members: Iterable[RosterMember]) -> Desired:
         for claim in _one_per_address(claims, problems)
         if _may_be_routed(claim, address, underlay, problems)
     ]
+    _report_own_addresses(local, claims, problems)
     keepalive = local.persistent_keepalive or (NAT_KEEPALIVE if local.behind_nat else 0)
     peers = [
         Peer(
@@ -324,6 +333,23 @@ def _one_per_address(claims: list[_Claim], problems: list[Problem]) -> list[_Cla
     return list(holders.values())
 
 
+def _report_own_addresses(local: LocalPeer, claims: list[_Claim], problems: list[Problem]) -> None:
+    """Report the living members whose WireGuard endpoint is this machine.
+
+    They keep their peer: one that reaches this machine is answered where it is. A failed
+    member may have had an address that is this machine's now.
+    """
+    for claim in claims:
+        endpoint = _endpoint(local, claim.member, claim.meta)
+        is_here = endpoint.address in local.own_addresses and endpoint.port == local.listen_port
+        if is_here and claim.member.state.is_alive:
+            message = (
+                f"announces {endpoint.address}, which is this machine's own address too: "
+                "start both with --bind-iface or --advertise-addr, or give one another address"
+            )
+            problems.append(Problem(claim.member.name, "OwnAddress", message))
+
+
 def _may_be_routed(
     claim: _Claim, own_address: IPAddress, underlay: frozenset[IPAddress], problems: list[Problem]
 ) -> bool:
@@ -378,9 +404,16 @@ def _hosts(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) 
     parts = ("", local.mesh, HOSTS_DOMAIN) if local.mesh else ("", HOSTS_DOMAIN)
     suffix = ".".join(parts) if local.etc_hosts == "Qualified" else ""
     entries = []
-    for claim in claims:
+    for claim in _one_per_name(local, claims, problems):
         name = claim.member.name + suffix
-        if len(name) <= MAX_MEMBER_NAME:
+        if not suffix and is_reserved_name(name):
+            if not _is_its_address(claim):
+                message = (
+                    "has no hosts entry: its name means something else on every machine; "
+                    "give it another --node-name"
+                )
+                problems.append(Problem(name, "BadName", message))
+        elif len(name) <= MAX_MEMBER_NAME:
             entries.append(HostEntry(claim.address, name))
         else:
             message = (
@@ -388,3 +421,36 @@ def _hosts(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) 
             )
             problems.append(Problem(claim.member.name, "NameTooLong", message))
     return tuple(sorted(entries, key=lambda entry: entry.name))
+
+
+def _one_per_name(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) -> Iterator[_Claim]:
+    """Yield the claims whose name no other member has; resolvers do not tell ``NAS`` from ``nas``.
+
+    Gossip tells them apart. Of several living members none gets the name, or one that
+    joins could take it from the one that had it. A failed member has no say: most
+    often it is the same machine under its former name.
+    """
+    by_name: dict[str, list[_Claim]] = {}
+    for claim in claims:
+        by_name.setdefault(claim.member.name.lower(), []).append(claim)
+    own_name = local.name.lower()
+    for name, same in by_name.items():
+        alive = [claim for claim in same if claim.member.state.is_alive]
+        candidates = alive or same
+        others = [local.name] if name == own_name else []
+        if len(candidates) == 1 and not others:
+            yield candidates[0]
+            continue
+        for claim in alive:
+            rivals = others + sorted(other.member.name for other in candidates if other is not claim)
+            message = (
+                f"has no hosts entry: names are compared without case, and {rivals[0]} has this one; "
+                "give one of them another --node-name"
+            )
+            problems.append(Problem(claim.member.name, "NameClash", message))
+
+
+def _is_its_address(claim: _Claim) -> bool:
+    """Tell whether a member is called by the address at which it is reached, as with ``--ip-as-name``."""
+    name = claim.member.name
+    return is_like_address(name) and name in {claim.member.address.ip, str(claim.meta.internal_address)}

@@ -48,7 +48,7 @@ class Options:
         """
         given = place.advertise_address if place is not None else None
         return choose_addresses(
-            host.addresses,
+            host,
             bind_addr=self.bind_addr,
             bind_iface=self.bind_iface,
             advertise_addr=self.advertise_addr or given,
@@ -105,11 +105,6 @@ class Local:
         return (*self.document.seed_nodes, *self.document.cluster_seeds)
 
     @property
-    def has_seeds_elsewhere(self) -> bool:
-        """Whether any seed leads to another machine, as far as its text tells."""
-        return any(seed.address not in self.addresses for seed in self.seeds)
-
-    @property
     def packet_format(self) -> PacketFormat:
         """How its packets are sealed and read."""
         return PacketFormat(
@@ -160,6 +155,7 @@ class Local:
             in_kubernetes=in_kubernetes,
             unreachable_route=self.options.unreachable_route,
             underlay=self.underlay,
+            own_addresses=self.addresses,
         )
 
     def needs_restart_for(self, document: MeshDocument) -> bool:
@@ -197,26 +193,36 @@ class Local:
     def on_host(self, host: HostNetwork) -> tuple[Local, str]:
         """Return this member on the host as it is now, and why no address could be chosen (empty: one was).
 
-        A single address is kept for as long as the host has it, and followed to one of
-        its family: in the other family, the members that know this one may not be able
+        A single address is kept for as long as the host has it, unless its lifetime ends,
+        and followed to one of its family: in the other family, the members that know this one may not be able
         to reach it, and the address may be back soon.
         """
         address, lost = self.listening.bind[0], self.lost_address
         # An address that was never listed, such as 127.0.0.9, cannot be missing.
         was_ours = address == lost or self.host.has(address)
         is_lost = was_ours and not host.has(address)
-        return _listening_again(replace(self, host=host, lost_address=address if is_lost else None))
+        # What a flag names stays for as long as it works.
+        is_going = host.is_deprecated(address) and self.options.bind_addr is None
+        local = replace(self, host=host, lost_address=address if is_lost else None)
+        return _listening_again(local, chooses=is_lost or is_going)
 
     def at(self, place: Place) -> tuple[Local, str]:
         """Return this member at another place, and why no address could be chosen (empty: one was)."""
         address = place.overlay_address or self.overlay_address
-        return _listening_again(replace(self, place=place, overlay_address=address))
+        local = replace(self, place=place, overlay_address=address)
+        return _listening_again(local, chooses=self.lost_address is not None)
 
 
-def _listening_again(local: Local) -> tuple[Local, str]:
-    """Choose again where to listen and what to announce."""
+def _listening_again(local: Local, *, chooses: bool) -> tuple[Local, str]:
+    """Choose again where to listen and what to announce.
+
+    Args:
+        local: this member.
+        chooses: whether the single address that it listens on, if it does, is to be replaced.
+
+    """
     bound = local.listening.bind
-    if not bound[0].is_unspecified and local.lost_address is None:
+    if not bound[0].is_unspecified and not chooses:
         return local, ""
     try:
         listening = local.options.listening(local.document, local.place, local.host)

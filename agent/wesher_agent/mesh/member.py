@@ -197,6 +197,7 @@ class MeshMember:
             other_key_at=self._key_doubts.address,
             listen_problem=self._listening.problem,
             save_problem=self._saving.problem,
+            has_seeds_elsewhere=self._roster.has_seeds_elsewhere,
             uptime=now - self._started_at,
         )
 
@@ -276,8 +277,11 @@ class MeshMember:
         self, seed: SeedAddress, answers: Iterable[IPAddress], error: str = "", *, now: float
     ) -> None:
         """Answer `Resolve`; no answers mean that the name leads nowhere for now."""
+        former = self._roster.has_seeds_elsewhere
         if (failed := self._seeker.resolved(seed, answers, error, now=now)) is not None:
             self._events.append(failed)
+        if self._roster.has_seeds_elsewhere != former:
+            self._report()
 
     # What changes about this member while it runs.
 
@@ -420,7 +424,11 @@ class MeshMember:
         if meta != self._engine.me.meta:
             self._engine.update_meta(meta, now=now)
         self._roster.set_own_addresses(
-            local.addresses, overlay_address=local.overlay_address, location=local.location, now=now
+            local.addresses,
+            overlay_address=local.overlay_address,
+            location=local.location,
+            is_on_loopback=local.listening.advertise.is_loopback,
+            now=now,
         )
 
     # This member's own work, one piece at a time.
@@ -549,7 +557,11 @@ def _roster(local: Local, saved: SavedState, rng: Random, *, now: float) -> Rost
         rng=rng,
     )
     roster.set_own_addresses(
-        local.addresses, overlay_address=local.overlay_address, location=local.location, now=now
+        local.addresses,
+        overlay_address=local.overlay_address,
+        location=local.location,
+        is_on_loopback=local.listening.advertise.is_loopback,
+        now=now,
     )
     roster.set_removed(document.removed, now=now)
     roster.set_seeds(local.seeds, now=now)

@@ -155,6 +155,7 @@ class Roster:
         self._removed: frozenset[str] = frozenset()
         self._own: frozenset[Address] = frozenset()
         self._own_overlay_address: IPAddress | None = None
+        self._is_on_loopback = False
         self._location = ""
         self._ways: dict[Address, Address] | None = None
         """Internal addresses by announced ones; None when it is to be made anew."""
@@ -177,6 +178,14 @@ class Roster:
         if self._removed.isdisjoint(self._known):
             return MappingProxyType(self._known)
         return {name: member for name, member in self._known.items() if name not in self._removed}
+
+    @property
+    def has_seeds_elsewhere(self) -> bool:
+        """Whether any seed may lead to another machine, as far as its text and its name's answers tell.
+
+        A name without an answer may. A first node that joins itself by name is alone.
+        """
+        return any(not self._is_here(seed) for seed in self._seeds)
 
     def next_event(self) -> MeshEvent | None:
         """Take the oldest transition that was not taken yet."""
@@ -222,9 +231,20 @@ class Roster:
         *,
         overlay_address: IPAddress | None,
         location: str = "",
+        is_on_loopback: bool = False,
         now: float,
     ) -> None:
-        """Say where this member itself is: every local and announced address, and its location."""
+        """Say where this member itself is: every local and announced address, and its location.
+
+        Args:
+            addresses: every local address and the announced one.
+            overlay_address: none while there is none.
+            location: as announced.
+            is_on_loopback: whether it announces a loopback address, so that others may be on one too.
+            now: the time.
+
+        """
+        self._is_on_loopback = is_on_loopback
         self._own = frozenset(Address(str(address), self._gossip_port) for address in addresses)
         self._own_overlay_address = overlay_address
         self._location, self._ways = location, None
@@ -413,6 +433,19 @@ class Roster:
     def _seed_address(self, seed: SeedAddress, answer: IPAddress) -> Address:
         return Address(str(answer), seed.port or self._gossip_port)
 
+    def _is_here(self, seed: SeedAddress) -> bool:
+        if seed.address is not None:
+            return self._seed_address(seed, seed.address) in self._own
+        answers = self._answers.get(seed, ())
+        return bool(answers) and all(self._is_own_answer(address) for address in answers)
+
+    def _is_own_answer(self, address: Address) -> bool:
+        """Tell whether a name's answer is this member: Debian gives the host's own name 127.0.1.1."""
+        if address in self._own:
+            return True
+        is_ours = not self._is_on_loopback and address.port == self._gossip_port
+        return is_ours and ip_address(address.ip).is_loopback
+
     def _wanted(self) -> dict[Target, float]:
         """Return every target with its cap; a seed's comes first and so wins."""
         overlay_addresses = {
@@ -433,7 +466,7 @@ class Roster:
                     skipped.append(SeedSkipped(seed, ip, f"inside the overlay {self._overlay}"))
                 elif literal is None and ip in overlay_addresses:
                     skipped.append(SeedSkipped(seed, ip, "a member's overlay address"))
-                else:
+                elif literal is not None or not self._is_own_answer(address):
                     wanted[address] = SEED_CAP
         self._events.extend(one for one in skipped if one not in self._skipped)
         self._skipped = tuple(skipped)

@@ -39,5 +39,7 @@ class MemberView:
     """Why gossip does not listen; empty when it does."""
     save_problem: str
     """Why the state was not saved; empty when it was."""
+    has_seeds_elsewhere: bool
+    """Whether any seed may lead to another machine."""
     uptime: float
     """Seconds since `MeshMember.start`."""

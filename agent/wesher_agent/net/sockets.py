@@ -21,6 +21,10 @@ class GossipPortTaken(InvalidSpec):
     """Another program listens on the gossip port; it may end."""
 
 
+class AddressUnavailable(InvalidSpec):
+    """The host does not have the address, or not yet."""
+
+
 class GossipSockets(NamedTuple):
     """The two sockets of one address, bound and not blocking."""
 
@@ -41,7 +45,8 @@ def open_sockets(address: IPAddress, port: int) -> GossipSockets | None:
 
     Raises:
         GossipPortTaken: by whom, as far as we may see it.
-        InvalidSpec: the address is not this host's, or we may not listen there.
+        AddressUnavailable: the address is not this host's now.
+        InvalidSpec: we may not listen there.
 
     """
     family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
@@ -89,7 +94,7 @@ def _cannot_bind(error: OSError, protocol: str, address: IPAddress, port: int) -
                 value=port,
             )
         case errno.EADDRNOTAVAIL:
-            return InvalidSpec("--bind-addr", "is no address of this host", value=address)
+            return AddressUnavailable("--bind-addr", "is not an address of this host", value=address)
         case errno.EACCES:
             return InvalidSpec(
                 "--cluster-port", f"not allowed to listen on {protocol} port {port}", value=port

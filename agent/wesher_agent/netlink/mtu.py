@@ -6,10 +6,9 @@ import fcntl
 import socket
 import struct
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address
 
 from wesher_agent.netlink.netlink_socket import NETLINK_ROUTE, NetlinkSocket
-from wesher_agent.netlink.route_messages import LOCAL, RTM_GETROUTE, pack_next_hop, parse_route
+from wesher_agent.netlink.route_messages import ANYWHERE, LOCAL, RTM_GETROUTE, pack_next_hop, parse_route
 from wesher_common.mesh_document import MIN_MTU
 from wesher_common.overlay import IPAddress
 
@@ -19,8 +18,6 @@ OVERHEAD = 80
 _ETHERNET = 1500
 _SIOCGIFMTU = 0x8921
 _IFREQ = struct.Struct("16si20x")
-# Documentation addresses (RFC 5737, RFC 3849): only the default route leads there, and nothing is sent.
-_ANYWHERE = (IPv4Address("198.51.100.254"), IPv6Address("2001:db8:ffff::1"))
 
 
 def overlay_mtu(endpoints: Iterable[IPAddress] = ()) -> int:
@@ -32,7 +29,7 @@ def overlay_mtu(endpoints: Iterable[IPAddress] = ()) -> int:
 
     """
     with NetlinkSocket(NETLINK_ROUTE) as kernel:
-        narrowest = _narrowest(kernel, set(endpoints)) or _narrowest(kernel, _ANYWHERE) or _ETHERNET
+        narrowest = _narrowest(kernel, set(endpoints)) or _narrowest(kernel, ANYWHERE) or _ETHERNET
     return max(narrowest - OVERHEAD, MIN_MTU)
 
 

@@ -28,6 +28,9 @@ _FIB_MATCH = 0x2000
 # An IPv6 metric of 0 becomes 1024; IPv4's stays, and nothing is better.
 _IPV6_METRIC = 1
 
+ANYWHERE = (IPv4Address("198.51.100.254"), IPv6Address("2001:db8:ffff::1"))
+"""Documentation addresses (RFC 5737, RFC 3849): only the default route leads there, and nothing is sent."""
+
 _HEADER = struct.Struct("=BBBBBBBBI")
 _U32 = struct.Struct("=I")
 
@@ -35,7 +38,7 @@ _U32 = struct.Struct("=I")
 class _Attribute:
     """``enum rtattr_type_t``."""
 
-    DST, OIF, GATEWAY, PRIORITY, METRICS, TABLE = 1, 4, 5, 6, 8, 15
+    DST, OIF, GATEWAY, PRIORITY, PREFSRC, METRICS, TABLE = 1, 4, 5, 6, 7, 8, 15
     METRIC_MTU = 2
 
 
@@ -54,6 +57,8 @@ class Route:
     table: int
     mtu: int | None
     """Bytes, where the route has its own."""
+    source: IPAddress | None = None
+    """In the answer to `pack_next_hop`: the local address from which the packet would come."""
 
     @property
     def is_in_main_table(self) -> bool:
@@ -125,6 +130,7 @@ def parse_route(body: memoryview) -> Route:
             metric=_number(attributes.get(_Attribute.PRIORITY)) or 0,
             table=_number(attributes.get(_Attribute.TABLE)) or table,
             mtu=_number(metrics.get(_Attribute.METRIC_MTU)),
+            source=_address(attributes.get(_Attribute.PREFSRC)),
         )
     except (ValueError, struct.error) as error:
         raise MalformedReply("kernel routes: a route that makes no sense") from error

@@ -25,7 +25,7 @@ from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, 
 from wesher_agent.mesh.view import Ending, MemberView
 from wesher_agent.net.driver import Driver
 from wesher_agent.net.resolver import resolve
-from wesher_agent.net.sockets import GossipPortTaken
+from wesher_agent.net.sockets import AddressUnavailable, GossipPortTaken
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.startup import Startup
 from wesher_agent.status.answers import members_answer, status_answer
@@ -297,15 +297,21 @@ class Agent:
 
         In Kubernetes a port that is taken is waited for: the status reports it, and a changed
         mesh.json takes effect at once, as it does not on a container that Kubernetes holds back.
+        An address that no flag named is waited for too: it may come back, or another one is chosen.
         """
         problem = ""
         try:
             await self._driver.listen(output.addresses, output.port)
         except InvalidSpec as error:
-            can_wait = self._startup.local.options.in_kubernetes and isinstance(error, GossipPortTaken)
+            options = self._startup.local.options
+            can_wait = (options.in_kubernetes and isinstance(error, GossipPortTaken)) or (
+                options.bind_addr is None and isinstance(error, AddressUnavailable)
+            )
             if not self._is_started and not can_wait:
                 raise
             problem = error.rule
+            if isinstance(error, AddressUnavailable):
+                problem = f"this host does not have {' and '.join(map(str, output.addresses))} now"
         self._driver.tell(partial(self._member.listening, problem))
 
     async def _apply(self, output: Apply) -> None:
@@ -349,7 +355,9 @@ class Agent:
         while True:
             await asyncio.sleep(REPAIR_SECONDS)
             try:
-                host = await asyncio.to_thread(look_at_host, self._tunnel.link_names)
+                host = await asyncio.to_thread(
+                    look_at_host, self._startup.seed_addresses, names=self._tunnel.link_names
+                )
             except (WesherError, OSError) as error:
                 log.warning("host addresses not read", error=error)
                 continue

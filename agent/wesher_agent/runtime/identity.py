@@ -14,7 +14,7 @@ from wesher_agent.files.regular import Unreadable, read_regular
 from wesher_agent.settings import Settings
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import KEY_BYTES, ClusterKey, KeyRing
-from wesher_common.names import is_member_name, member_name
+from wesher_common.names import is_member_name, is_reserved_name, member_name
 from wesher_common.overlay import IPAddress
 
 _MAX_KEY_FILE = 4096
@@ -87,13 +87,21 @@ def decide_name(settings: Settings, *, host_name: str, cluster_name: str, bind: 
         bind: the address listened on.
 
     Raises:
-        InvalidSpec: the host's name is none a hosts file could hold.
+        InvalidSpec: other machines could not have the name in their hosts file.
 
     """
     name = settings.node_name or host_name
     if settings.ip_as_name and isinstance(bind, IPv4Address) and not bind.is_unspecified:
-        name = str(bind)
+        # As in the Go program. Other members give such a name no hosts entry.
+        return member_name(str(bind), cluster_name)
     name = member_name(name, cluster_name)
     if not is_member_name(name):
         raise InvalidSpec("the host's name", "cannot be a member's name: give --node-name", value=name)
+    # A Kubernetes node may well be called by its address: hosts entries there end in our domain.
+    if settings.kubernetes is None and is_reserved_name(name):
+        raise InvalidSpec(
+            "--node-name" if settings.node_name else "the host's name",
+            "means something else on every machine: give another --node-name",
+            value=name,
+        )
     return name

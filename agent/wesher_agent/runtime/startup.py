@@ -5,10 +5,12 @@ An error here is the user's to fix, so it ends the process with one line.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.state import Loaded, StateFile
@@ -16,6 +18,7 @@ from wesher_agent.kube.mounted import MountedDirectory
 from wesher_agent.kube.reporter import FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS, KubernetesLink
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.saved_state import SavedState
+from wesher_agent.net.resolver import resolve
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.identity import decide_key, decide_name, read_key_file
@@ -24,8 +27,14 @@ from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
+from wesher_common.overlay import IPAddress
+from wesher_common.seeds import SeedAddress
 
 log = EventLogger("wesher.agent")
+
+_SEEDS_ASKED_FOR = 8
+_RESOLVE_SECONDS = 2.0
+"""A machine whose resolver is not there yet starts that much later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +49,8 @@ class Startup:
     key_is_new: bool
     """Made just now, so that nobody else can have it."""
     local: Local
+    seed_addresses: tuple[IPAddress, ...] = ()
+    """Where the seeds are, as far as known at the start: the way there decides what to announce."""
 
 
 async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
@@ -74,7 +85,8 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
         )
     saved = _saved_for(settings, document, loaded.state)
     key = decide_key(mounted=ring, given=given, saved=saved.key_ring, entropy=os.urandom)
-    host = look_at_host()
+    seed_addresses = await _seed_addresses(settings)
+    host = look_at_host(seed_addresses)
     link = None
     if settings.kubernetes is not None:
         link = await KubernetesLink.connect(settings, document, settings.node_name or socket.gethostname())
@@ -111,7 +123,29 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
             listening=listening,
             place=place,
         ),
+        seed_addresses=seed_addresses,
     )
+
+
+async def _seed_addresses(settings: Settings) -> tuple[IPAddress, ...]:
+    """Return the addresses of the first seeds; a name that no resolver answers soon is left out.
+
+    None in Kubernetes, where a node's address does not depend on the mesh.
+    """
+    if settings.kubernetes is not None:
+        return ()
+    found = await asyncio.gather(*map(_addresses_of, settings.join[:_SEEDS_ASKED_FOR]))
+    return tuple(dict.fromkeys(chain.from_iterable(found)))
+
+
+async def _addresses_of(seed: SeedAddress) -> tuple[IPAddress, ...]:
+    if seed.address is not None:
+        return (seed.address,)
+    try:
+        async with asyncio.timeout(_RESOLVE_SECONDS):
+            return await resolve(seed.host)
+    except (OSError, ValueError, RuntimeError):
+        return ()
 
 
 def _open_state(settings: Settings, document: MeshDocument) -> StateFile:

@@ -45,7 +45,7 @@ def _gossip(now: Snapshot) -> Condition:
         return blocked
     if now.alive:
         return Condition("GossipJoined", "True", "Joined")
-    if not (now.count(MemberState.FAILED) or now.local.has_seeds_elsewhere):
+    if not (now.count(MemberState.FAILED) or now.member.has_seeds_elsewhere):
         return Condition("GossipJoined", "True", "OnlyMember")
     if now.member.uptime < JOIN_SECONDS:
         message = "seeds and known members are being asked"
@@ -61,14 +61,14 @@ def _gossip(now: Snapshot) -> Condition:
 
 
 def _blocked_gossip(now: Snapshot) -> Condition | None:
-    if now.member.listen_problem:
-        return Condition("GossipJoined", "False", "PortTaken", now.member.listen_problem)
     if now.local.lost_address:
         message = (
             f"{now.local.lost_address} is no longer assigned to this host: reassign it, or restart the "
             "agent, with another --bind-addr if one was given"
         )
         return Condition("GossipJoined", "False", "AddressGone", message)
+    if now.member.listen_problem:
+        return Condition("GossipJoined", "False", "PortTaken", now.member.listen_problem)
     if now.member.rival:
         message = f"another member at {now.member.rival} uses this node's name"
         return Condition("GossipJoined", "False", "NameConflict", message)
@@ -100,5 +100,12 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
         names, shown = now.unreachable, now.unreachable[:SHOWN_NAMES]
         listed = ", ".join(chain(shown, ["…"] * (len(names) > len(shown))))
         message = f"most peers do not answer through the tunnel: {listed}"
+        return Condition("Ready", "False", "PeersUnreachable", message)
+    if now.without_tunnel and now.mostly_without_tunnel:
+        problem, more = now.without_tunnel[0], len(now.without_tunnel) - 1
+        others = f", and {more} more; see `wesher members`" if more else ""
+        message = (
+            f"most members have no tunnel: {problem.member} {problem.message} ({problem.reason}){others}"
+        )
         return Condition("Ready", "False", "PeersUnreachable", message)
     return Condition("Ready", "True", "Ready")

@@ -18,7 +18,18 @@ from wesher_common.keys import WireGuardPublicKey
 
 EXTERNAL_REPORTERS = 3
 """Nodes of a cluster that report its external members: those with the smallest names."""
-CLASHES = frozenset({"KeyClash", "AddressClash"})
+WITHOUT_TUNNEL = frozenset(
+    {
+        "AddressClash",
+        "BadMetadata",
+        "EndpointInsideOverlay",
+        "KeyClash",
+        "OldRelease",
+        "OutsideOverlay",
+        "UnderlayAddress",
+    }
+)
+"""The problems of members that get no tunnel until a user acts. Missing metadata comes soon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +93,30 @@ class Snapshot:
     def unreachable_members(self) -> tuple[str, ...]:
         """The members that failed, do not answer through the tunnel or may not have one, sorted.
 
-        A member that claims the key or address of another one gets no tunnel until a user changes that.
+        See `WITHOUT_TUNNEL` for the last.
         """
         members = self.member.members
         failed = {name for name, member in members.items() if member.state is MemberState.FAILED}
-        clashing = {problem.member for problem in self.member.problems if problem.reason in CLASHES}
-        return tuple(sorted((failed | clashing | {*self.unreachable}) - {self.local.name}))
+        without = {problem.member for problem in self.without_tunnel}
+        return tuple(sorted((failed | without | {*self.unreachable}) - {self.local.name}))
+
+    @property
+    def without_tunnel(self) -> tuple[Problem, ...]:
+        """Why some members, this one aside, cannot be given a tunnel; sorted."""
+        own_name = self.local.name
+        return tuple(
+            problem
+            for problem in self.member.problems
+            if problem.reason in WITHOUT_TUNNEL and problem.member != own_name
+        )
+
+    @property
+    def mostly_without_tunnel(self) -> bool:
+        """Whether more than half of the living members have no tunnel or do not answer through it."""
+        cut_off = {problem.member for problem in self.without_tunnel} | {*self.unreachable}
+        members = self.member.members
+        living = [name for name, member in members.items() if member.state.is_alive]
+        return 2 * sum(name in cut_off for name in living) > len(living)
 
     @property
     def key_clash(self) -> Problem | None:

@@ -83,6 +83,8 @@ class Tunnel:
         self._on_sessions_lost = on_sessions_lost
         self._count = count
         self._conflicts: frozenset[RouteConflict] = frozenset()
+        self._skipped_names: frozenset[str] = frozenset()
+        """Those that had no room in the hosts file at the last write."""
         self._mtu_for: frozenset[IPAddress] | None = None
         self._opened: asyncio.Future[Device] = asyncio.get_running_loop().create_future()
 
@@ -245,8 +247,14 @@ class Tunnel:
                 log.warning("hosts file skipped", error=error)
             self.hosts_state = f"skipped: {error}"
             return False
+        self._note_skipped(self._hosts.skipped)
         self.hosts_state = "written" if wanted else "off"
         return has_changed
+
+    def _note_skipped(self, names: tuple[str, ...]) -> None:
+        for name in sorted({*names} - self._skipped_names):
+            log.warning("hosts entry not written: another line has the name", node=name)
+        self._skipped_names = frozenset(names)
 
 
 async def _with_its_holder(error: WesherError | OSError) -> WesherError | OSError:

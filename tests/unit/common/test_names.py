@@ -1,5 +1,7 @@
 """Names of members, meshes and interfaces."""
 
+import socket
+
 import pytest
 
 from wesher_common.errors import InvalidSpec
@@ -8,7 +10,9 @@ from wesher_common.names import (
     check_mesh_name,
     config_map_name,
     daemon_set_name,
+    is_like_address,
     is_member_name,
+    is_reserved_name,
     key_secret_name,
     member_name,
     released_config_map_name,
@@ -91,3 +95,28 @@ def test_names_of_objects_come_from_mesh_and_node() -> None:
         "prod-agent",
         "prod-released",
     ]
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost", "x.LOCALHOST", "localhost4.localdomain4", "IP6-x", "0", "1.2.3.4.5"]
+)
+def test_names_that_every_machine_reads_as_its_own_are_reserved(name: str) -> None:
+    assert is_reserved_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "localhosts", "my-localhost", "ip6", "4u", "node.1", "0xfg", "gateway"]
+)
+def test_names_that_only_resemble_those_are_free(name: str) -> None:
+    assert not is_reserved_name(name)
+
+
+def test_what_inet_aton_reads_looks_like_an_address() -> None:
+    for name in ("0", "010", "0x7f.1", "127.1", "0x", "10.0.0.5", "a", "1.a", "0xg"):
+        try:
+            socket.inet_aton(name)
+        except OSError:
+            read = False
+        else:
+            read = True
+        assert is_like_address(name) is read, name

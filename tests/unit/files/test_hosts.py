@@ -110,6 +110,30 @@ def test_two_interfaces_share_a_file_without_touching_each_others_lines(tmp_path
     assert path.read_bytes() == FOREIGN
 
 
+def test_a_name_that_another_line_has_gets_no_entry(tmp_path: Path) -> None:
+    """As with metadata.google.internal on GCE: otherwise a member could take it over."""
+    path = tmp_path / "hosts"
+    before = FOREIGN + b"169.254.169.254 Metadata.Google.Internal. metadata # b\n"
+    path.write_bytes(before)
+    hosts = HostsFile(path, "wgoverlay")
+    hosts.apply(
+        [
+            entry("10.0.0.2", "b"),
+            entry("10.0.0.3", "metadata.google.internal"),
+            entry("10.0.0.4", "METADATA"),
+        ]
+    )
+    assert path.read_bytes() == before + line("10.0.0.2", "b")
+    assert hosts.skipped == ("metadata.google.internal", "METADATA")
+
+
+def test_an_entry_goes_when_another_line_gets_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes(line("10.0.0.2", "b") + b"192.0.2.2 b\n")
+    HostsFile(path, "wgoverlay").apply([entry("10.0.0.2", "b")])
+    assert path.read_bytes() == b"192.0.2.2 b\n"
+
+
 def test_a_missing_hosts_file_is_said_and_not_created(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     with pytest.raises(CannotWrite) as problem:

@@ -172,6 +172,48 @@ def test_a_name_that_is_none_gets_no_tunnel_and_cannot_forge_a_line() -> None:
     )
 
 
+RESERVED = ["localhost", "LocalHost", "localhost.localdomain", "ip6-loopback", "10.0.0.5", "0", "_gateway"]
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_a_name_that_means_something_else_everywhere_gets_a_tunnel_and_no_entry(name: str) -> None:
+    wish = desired(local_peer(), [remembered(name), remembered("c", "192.0.2.3")])
+    assert reasons(wish) == {name: "BadName"}
+    assert [entry.name for entry in wish.hosts] == ["c"]
+    assert len(wish.device.peers) == 2
+
+
+@pytest.mark.parametrize("name", RESERVED)
+def test_with_our_domain_such_a_name_is_harmless(name: str) -> None:
+    wish = desired(local_peer(etc_hosts="Qualified", mesh="prod"), [remembered(name)])
+    assert (reasons(wish), len(wish.hosts)) == ({}, 1)
+
+
+def test_a_member_called_by_its_own_address_is_no_problem() -> None:
+    """Go's --ip-as-name does that. A resolver never looks such a name up, so it needs no entry."""
+    wish = desired(local_peer(), [remembered("192.0.2.2", "192.0.2.2")])
+    assert (wish.problems, wish.hosts, len(wish.device.peers)) == ((), (), 1)
+
+
+def test_a_name_is_nobodys_when_two_members_differ_in_case_only() -> None:
+    members = [remembered("nas", "192.0.2.2"), remembered("NAS", "192.0.2.3"), remembered("c", "192.0.2.4")]
+    wish = desired(local_peer(), members)
+    assert reasons(wish) == {"nas": "NameClash", "NAS": "NameClash"}
+    assert [entry.name for entry in wish.hosts] == ["c"]
+    assert len(wish.device.peers) == 3
+
+
+def test_a_member_does_not_take_our_own_name_in_other_letters() -> None:
+    wish = desired(local_peer("nas"), [remembered("NAS")])
+    assert (reasons(wish), wish.hosts, len(wish.device.peers)) == ({"NAS": "NameClash"}, (), 1)
+
+
+def test_a_machine_that_changed_the_case_of_its_name_keeps_its_entry() -> None:
+    members = [remembered("NAS", "192.0.2.2", state=MemberState.FAILED), remembered("nas", "192.0.2.3")]
+    wish = desired(local_peer(), members)
+    assert (wish.problems, [entry.name for entry in wish.hosts]) == ((), ["nas"])
+
+
 def test_qualified_names_end_in_the_mesh_and_our_domain() -> None:
     wish = desired(local_peer(etc_hosts="Qualified", mesh="prod"), [remembered("b.berlin")])
     assert [entry.name for entry in wish.hosts] == ["b.berlin.prod.wesher.internal"]
@@ -197,3 +239,22 @@ def test_a_name_too_long_with_its_suffix_keeps_its_tunnel() -> None:
 def test_entries_are_sorted_by_name() -> None:
     wish = desired(local_peer(), [remembered(name, f"192.0.2.{ord(name)}") for name in "dcb"])
     assert [entry.name for entry in wish.hosts] == ["b", "c", "d"]
+
+
+HERE = frozenset({ip_address("10.0.2.15"), ip_address("192.0.2.100")})
+
+
+def test_a_member_that_announces_our_own_address_is_named_and_keeps_its_peer() -> None:
+    """Vagrant gives each machine 10.0.2.15. If that member reaches us, WireGuard learns where it is."""
+    wish = desired(local_peer(own_addresses=HERE), [remembered("b", "10.0.2.15"), remembered("c")])
+    assert reasons(wish) == {"b": "OwnAddress"}
+    assert "--advertise-addr" in wish.problems[0].message
+    assert len(wish.device.peers) == 2
+
+
+def test_an_address_of_ours_that_leads_to_a_member_is_no_problem() -> None:
+    """A failed member may have had it before, and another port is another machine behind our NAT."""
+    failed = remembered("b", "10.0.2.15", state=MemberState.FAILED)
+    other_port = Endpoint(ip_address("192.0.2.100"), 4500)
+    forwarded = remembered("c", "192.0.2.3", announced=meta("c", wireguard_endpoint=other_port))
+    assert desired(local_peer(own_addresses=HERE), [failed, forwarded]).problems == ()

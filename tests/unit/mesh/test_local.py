@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -77,3 +78,34 @@ def test_an_address_that_the_host_never_listed_is_not_missed() -> None:
     me = started(host(PRIVATE), bind_addr=ip_address("127.0.0.9"))
     me = moved(me, OTHER_PRIVATE)
     assert me.lost_address is None
+
+
+def flagged(address: str, **flags: bool) -> HostNetwork:
+    """Return a host with an IPv6 address that has these flags, and another one beside it."""
+    known = host(address, OTHER_V6)
+    loopback, first, other = known.addresses
+    return replace(known, addresses=(loopback, replace(first, prefix_length=64, **flags), other))
+
+
+V6, OTHER_V6 = "2a02:8071:4::10", "2a02:8071:5::10"
+
+
+@pytest.mark.parametrize("flag", ["is_deprecated", "is_duplicate"])
+def test_an_address_whose_time_has_come_is_left_for_a_better_one(flag: str) -> None:
+    """The provider has delegated another prefix, or another machine has the address."""
+    me = started(host(V6)).on_host(flagged(V6, **{flag: True}))[0]
+    assert (me.listening.bind, me.lost_address) == ((ip_address(OTHER_V6),), None)
+
+
+def test_a_deprecated_address_is_kept_where_it_is_the_only_one_or_was_asked_for() -> None:
+    alone = host(V6)
+    deprecated = replace(alone, addresses=tuple(replace(e, is_deprecated=True) for e in alone.addresses))
+    me = started(alone).on_host(deprecated)[0]
+    assert (me.listening.bind, me.lost_address) == ((ip_address(V6),), None)
+    me = started(alone, bind_addr=ip_address(V6)).on_host(flagged(V6, is_deprecated=True))[0]
+    assert (me.listening.bind, me.lost_address) == ((ip_address(V6),), None)
+
+
+def test_an_address_that_is_checked_for_duplicates_again_is_not_lost() -> None:
+    me = started(host(V6)).on_host(flagged(V6, is_tentative=True))[0]
+    assert (me.listening.bind, me.lost_address) == ((ip_address(V6),), None)

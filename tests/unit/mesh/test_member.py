@@ -496,6 +496,19 @@ def test_no_more_are_dialled_in_a_second_than_the_mesh_can_bear() -> None:
     assert len(shell.dialled) == TRIES_A_SECOND
 
 
+def test_a_seed_that_turns_out_to_be_this_member_is_reported_at_once() -> None:
+    seed = SeedAddress("me.example")
+    shell = Shell(local_node("a", mesh=document(seed_nodes=(seed,))))
+    shell.tell(lambda member, now: member.start(now=now))
+    shell.tell(lambda member, now: member.listening(now=now))
+    shell.run(1.0)
+    shell.take(Report)
+    assert shell.member.view(now=shell.now).has_seeds_elsewhere
+    shell.tell(lambda member, now: member.resolved(seed, [ip_address("127.0.1.1")], now=now))
+    assert not shell.member.view(now=shell.now).has_seeds_elsewhere
+    assert shell.take(Report) == [Report()]
+
+
 def test_a_name_is_looked_up_once_at_a_time_and_one_without_an_answer_is_said_once() -> None:
     seed = SeedAddress("seed.example")
     shell = Shell(local_node("a", mesh=document(seed_nodes=(seed,))))

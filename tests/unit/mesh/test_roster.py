@@ -32,7 +32,7 @@ from wesher_agent.swim.events import (
 )
 from wesher_agent.wire.messages import State
 from wesher_common.overlay import IPNetwork
-from wesher_common.seeds import SeedAddress
+from wesher_common.seeds import SeedAddress, parse_seed
 from wesher_testing.virtual.members import OVERLAY, gossiped, meta
 
 DAY = 24 * 3600.0
@@ -587,3 +587,44 @@ def test_an_internal_address_inside_the_overlay_is_no_way() -> None:
     inside = meta("b", location="east", internal_address=OVERLAY[9]).encode()
     in_the_east(who, "b", "203.0.113.2", raw_meta=inside)
     assert who.way_to(Address("203.0.113.2", 7946)) == Address("203.0.113.2", 7946)
+
+
+@pytest.mark.parametrize(
+    ("seed", "answers", "is_elsewhere"),
+    [
+        ("192.0.2.1", [], False),
+        ("192.0.2.2", [], True),
+        ("192.0.2.1:7000", [], True),
+        ("a", ["127.0.1.1"], False),
+        ("a", ["192.0.2.1"], False),
+        ("a", ["::1", "192.0.2.1"], False),
+        ("a", [], True),
+        ("a", ["192.0.2.1", "192.0.2.2"], True),
+        ("a:7000", ["127.0.1.1"], True),
+    ],
+)
+def test_a_seed_that_is_this_member_is_nobody_elsewhere(
+    seed: str, answers: list[str], *, is_elsewhere: bool
+) -> None:
+    """A lone first node that joins itself by name waits for nobody, and does not dial itself."""
+    who, place = roster(), parse_seed(seed, field="--join")
+    who.set_own_addresses([ip_address("192.0.2.1")], overlay_address=None, now=0.0)
+    who.set_seeds([place], now=0.0)
+    who.resolved(place, map(ip_address, answers), now=1.0)
+    assert who.has_seeds_elsewhere is is_elsewhere
+    dialled = {target for target in who.due(now=2.0) if isinstance(target, Address)}
+    assert dialled.isdisjoint({Address("192.0.2.1", 7946), Address("127.0.1.1", 7946), Address("::1", 7946)})
+
+
+def test_a_member_on_a_loopback_address_may_have_neighbours_there() -> None:
+    who, place = roster(), SeedAddress("b")
+    own = [ip_address("127.0.0.2")]
+    who.set_own_addresses(own, overlay_address=None, is_on_loopback=True, now=0.0)
+    who.set_seeds([place], now=0.0)
+    who.resolved(place, [ip_address("127.0.0.3")], now=1.0)
+    assert who.has_seeds_elsewhere
+    assert Address("127.0.0.3", 7946) in who.due(now=2.0)
+
+
+def test_without_seeds_none_is_elsewhere() -> None:
+    assert not roster().has_seeds_elsewhere

@@ -266,7 +266,7 @@ async def test_a_port_that_is_taken_in_one_family_is_opened_in_both_once_it_is_f
 
 
 def test_an_address_that_is_not_ours_is_refused() -> None:
-    with pytest.raises(InvalidSpec, match=r"--bind-addr '192\.0\.2\.77': is no address of this host"):
+    with pytest.raises(InvalidSpec, match=r"--bind-addr '192\.0\.2\.77': is not an address of this host"):
         open_sockets(ip_address("192.0.2.77"), free_port("127.0.0.1"))
 
 

@@ -8,7 +8,9 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 
 from wesher_agent.cli.commands import agent_settings
 from wesher_agent.files.state import StateFile
+from wesher_agent.mesh.host import Listening
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.mesh.view import Ending
 from wesher_agent.runtime.agent import Agent
@@ -156,3 +159,31 @@ async def test_a_fault_in_a_save_ends_the_agent_and_does_not_leave_it_half_alive
                 await agent.run()
             await agent.end()
     assert agent._member.ending is Ending.RESTART, "a fault is no reason to leave"
+
+
+async def test_an_address_that_no_flag_named_is_waited_for(tmp_path: Path) -> None:
+    """Between the look at the host and the bind it may go, or IPv6 may find a duplicate."""
+    held = AsyncExitStack()
+    settings = agent_settings(
+        [
+            "--node-name=a",
+            f"--interface=wg{os.getpid()}a",
+            f"--cluster-port={free_port('127.0.0.1')}",
+            f"--cluster-key={KEY}",
+            f"--state-dir={tmp_path}",
+            f"--run-dir={tmp_path}",
+            "--wireguard-mode=Userspace",
+            "--userspace-binary=/nowhere/wireguard-go",
+            "--advertise-addr=127.0.0.1",
+            "--no-etc-hosts",
+        ],
+        {},
+    )
+    async with held:
+        startup = await start_up(settings, held)
+        gone = Listening((ip_address("192.0.2.77"),), ip_address("192.0.2.77"), None)
+        agent = Agent(replace(startup, local=replace(startup.local, listening=gone)))
+        await agent.start()
+        status = await agent._answer_status()
+        assert "this host does not have 192.0.2.77 now" in [c["message"] for c in status["conditions"]]
+        await agent.end()

@@ -91,3 +91,21 @@ def test_a_cluster_name_is_part_of_the_members_name() -> None:
 def test_a_host_name_that_no_hosts_file_could_hold_is_refused() -> None:
     with pytest.raises(InvalidSpec, match="the host's name 'a b': cannot be a member's name"):
         decide_name(settings(), host_name="a b", cluster_name="", bind=ip_address("192.0.2.5"))
+
+
+@pytest.mark.parametrize(
+    "name", ["localhost", "localhost.localdomain", "ip6-localhost", "10.0.0.5", "0x7f.1"]
+)
+def test_a_name_that_means_something_else_on_every_machine_is_refused(name: str) -> None:
+    """Fresh images are called localhost."""
+    where = ip_address("192.0.2.5")
+    with pytest.raises(InvalidSpec, match=r"the host's name .*: give another --node-name"):
+        decide_name(settings(), host_name=name, cluster_name="", bind=where)
+    with pytest.raises(InvalidSpec, match=r"--node-name .*: give another --node-name"):
+        decide_name(settings("--node-name", name), host_name="h", cluster_name="", bind=where)
+
+
+def test_a_kubernetes_node_may_be_called_by_its_address(tmp_path: Path) -> None:
+    inside = settings("--kubernetes", str(tmp_path))
+    where = ip_address("192.0.2.5")
+    assert decide_name(inside, host_name="10.0.0.5", cluster_name="", bind=where) == "10.0.0.5"

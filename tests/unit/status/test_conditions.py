@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.local import Options
 from wesher_agent.mesh.roster import MemberState
@@ -80,6 +82,7 @@ def test_the_only_member_of_a_mesh_is_ready_but_one_that_finds_nobody_is_not() -
     assert said()["Ready"] == ("True", "Ready")
     assert said()["GossipJoined"] == ("True", "OnlyMember")
     assert said(local=SEEKING)["Ready"] == ("False", "NobodyAnswers")
+    assert said(local=SEEKING, has_seeds_elsewhere=False)["GossipJoined"] == ("True", "OnlyMember")
     assert said(remembered("b", state=MemberState.FAILED))["Ready"] == ("False", "NobodyAnswers")
 
 
@@ -131,3 +134,25 @@ def test_one_dead_pair_leaves_a_node_ready_but_losing_most_does_not() -> None:
     lost = {"unreachable": tuple(f"n{number}" for number in range(10)), "mostly_unreachable": True}
     assert said(B, **lost)["Ready"] == ("False", "PeersUnreachable")
     assert message(B, **lost).endswith("n0, n1, n2, n3, n4, n5, n6, n7, …")
+
+
+OUTSIDE = (
+    Problem("b", "OutsideOverlay", "claims 10.1.0.2 outside 10.0.0.0/24: give all the same network"),
+    Problem("c", "OutsideOverlay", "claims 10.1.0.3 outside 10.0.0.0/24: give all the same network"),
+)
+
+
+def test_a_node_is_not_ready_while_most_members_cannot_be_given_a_tunnel() -> None:
+    """They are alive and nothing is probed: that must not read as a mesh that works."""
+    assert said(B, C, problems=OUTSIDE, can_probe=False)["Ready"] == ("False", "PeersUnreachable")
+    assert message(B, C, problems=OUTSIDE, can_probe=False) == (
+        "most members have no tunnel: b claims 10.1.0.2 outside 10.0.0.0/24: give all the same network "
+        "(OutsideOverlay), and 1 more; see `wesher members`"
+    )
+    assert said(B, C, problems=OUTSIDE[:1]) == WELL, "half of them have one"
+    assert said(B, C, problems=OUTSIDE[:1], unreachable=("c",))["Ready"] == ("False", "PeersUnreachable")
+
+
+@pytest.mark.parametrize("reason", ["NameTooLong", "BadName", "OwnAddress", "NoMetadata"])
+def test_members_that_lack_something_else_or_come_soon_leave_a_node_ready(reason: str) -> None:
+    assert said(B, problems=(Problem("b", reason, "lacks something"),)) == WELL

@@ -140,6 +140,12 @@ def test_a_member_that_claims_what_another_has_is_reported_as_unreachable() -> N
     ]
 
 
+def test_a_member_of_another_overlay_network_is_reported_as_unreachable() -> None:
+    outside = Problem("b", "OutsideOverlay", "claims 10.1.0.2 outside 10.9.0.0/24")
+    told = reported(snapshot(B, C, problems=(outside,), reachable=frozenset("c")))
+    assert told["peers"]["unreachable"] == ["b"]
+
+
 def test_ages_alone_are_no_news_for_kubernetes() -> None:
     earlier = snapshot(B, C, observed=seen(2, 3, age=5))
     later = snapshot(B, C, observed=seen(2, 3, age=90), uptime=500.0)
@@ -171,6 +177,7 @@ CHANGES: dict[str, Any] = {
     "other_key_at": "192.0.2.9:7946",
     "listen_problem": "UDP port 7946 is taken",
     "save_problem": "no space left on device",
+    "has_seeds_elsewhere": True,
     "uptime": 1.0,
     "device_ready": False,
     "device_reason": "Failed",
@@ -197,6 +204,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "device_reason": {"device_ready": False},
     "device_problem": {"device_ready": False, "device_reason": "Failed"},
     "wall_clock": {"observed": seen(2, age=5)},
+    "has_seeds_elsewhere": {"members": {}},
     "uptime": {"members": {}, "local": SEEKING},
     "other_key_at": {"members": {}, "local": SEEKING},
 }

@@ -92,6 +92,17 @@ async def test_hosts_entries_go_when_the_mesh_no_longer_wants_them(hosts_path: P
     assert tunnel.hosts_state == "off"
 
 
+async def test_a_name_that_the_hosts_file_has_already_is_one_warning(
+    hosts_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hosts_path.write_text("127.0.0.1 localhost\n192.0.2.9 B\n")
+    tunnel = _Heard().tunnel(HostsFile(hosts_path, "wgnone"))
+    for _ in range(3):
+        await tunnel.apply(WANTED, "Userspace", "Names")
+    assert caplog.text.count("hosts entry not written: another line has the name node=b") == 1
+    assert hosts_path.read_text() == "127.0.0.1 localhost\n192.0.2.9 B\n"
+
+
 async def test_a_hosts_file_that_is_not_there_is_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

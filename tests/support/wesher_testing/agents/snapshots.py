@@ -54,4 +54,5 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
     }
     for name, value in changes.items():
         (member if name in _OF_THE_MEMBER else agent)[name] = value
+    member.setdefault("has_seeds_elsewhere", bool(member["local"].seeds))
     return Snapshot(member=MemberView(**member), **agent)
