@@ -23,12 +23,13 @@ from wesher_agent.wireguard.kernel import KernelBackend, kernel_has_wireguard
 from wesher_agent.wireguard.link import (
     change_link,
     find_link,
+    link_index,
     link_kind,
     observe_link,
     remove_own_unreachable,
     restore_name,
 )
-from wesher_agent.wireguard.ownership import FoundLink, Owner, why_foreign
+from wesher_agent.wireguard.ownership import Owner, why_foreign
 from wesher_agent.wireguard.plan import Change, Observed, ObservedPeer, plan, plan_next
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_agent.wireguard.userspace import UserspaceBackend
@@ -147,8 +148,7 @@ class Device:
         """
         async with self._one_at_a_time():
             await self._restore_name()
-            found = await self._find()
-            if found is not None and await self._why_foreign(owner, found):
+            if await self._why_foreign(owner):
                 return
             overlay = owner.overlay if self._wish is None else self._wish.overlay
             self._wish = self._left = self._own_index = None
@@ -178,8 +178,7 @@ class Device:
         renamed = await self._restore_name()
         await self._check_owner(config)
         fresh = await self._backend.ensure()
-        if (found := await self._find()) is not None:
-            self._own_index = found.index
+        self._own_index = await asyncio.to_thread(link_index, self._backend.interface)
         device = await self._backend.observe()
         link = await asyncio.to_thread(observe_link, self._backend.interface)
         change = plan(config, Observed(device, link), now=time.time())
@@ -188,30 +187,28 @@ class Device:
 
     async def _restore_name(self) -> bool:
         """Take back a rename by another hand; tell whether there was one."""
-        if self._own_index is None or await self._find() is not None:
-            return False
         name = self._backend.interface
+        if self._own_index is None or await asyncio.to_thread(link_index, name) is not None:
+            return False
         former = await asyncio.to_thread(restore_name, self._own_index, name)
         if former:
             log.info("device renamed back", interface=name, former=former)
         return bool(former)
 
     async def _check_owner(self, config: DeviceConfig) -> None:
-        found = await self._find()
-        if found is None:
-            return
-        owner = Owner(config.private_key.public, config.overlay)
-        if why := await self._why_foreign(owner, found):
+        if why := await self._why_foreign(Owner(config.private_key.public, config.overlay)):
             rule = (
                 f"belongs to another program: {why}; choose a free name, or delete the device if it is unused"
             )
             raise InvalidSpec("interface", rule, value=self._backend.interface)
 
-    async def _find(self) -> FoundLink | None:
-        return await asyncio.to_thread(find_link, self._backend.interface)
-
-    async def _why_foreign(self, owner: Owner, found: FoundLink) -> str:
-        if found.index == self._own_index or found.kind != self._backend.link_kind:
+    async def _why_foreign(self, owner: Owner) -> str:
+        interface = self._backend.interface
+        # First the index, which costs little: the rest looks at routes and peers.
+        if await asyncio.to_thread(link_index, interface) in {None, self._own_index}:
+            return ""
+        found = await asyncio.to_thread(find_link, interface)
+        if found is None or found.kind != self._backend.link_kind:
             return ""
         return why_foreign(owner, found, await self._backend.peek())
 

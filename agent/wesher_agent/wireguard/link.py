@@ -37,6 +37,13 @@ def link_kind(interface: str) -> str | None:
     return None if found is None else _kind_of(found)
 
 
+def link_index(interface: str) -> int | None:
+    """Return the kernel's number of the network device; None where there is none."""
+    with IPRoute() as kernel:
+        found = _find(kernel, interface)
+    return None if found is None else int(found["index"])
+
+
 def find_link(interface: str) -> FoundLink | None:
     """Return what bears the name; None where nothing does."""
     with IPRoute(strict_check=True) as kernel, NetlinkSocket(NETLINK_ROUTE) as fast:
