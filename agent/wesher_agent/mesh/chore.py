@@ -41,7 +41,7 @@ class Chore:
         """Begin one in a ``with`` block: a `want` from then on means one more.
 
         What the block raises ends it as a failure, so that it is tried again: otherwise it
-        would run for ever, or be begun again at once.
+        would never end, or begin again at once.
         """
         self.is_wanted, self.is_running, self._retry_at = False, True, inf
         try:

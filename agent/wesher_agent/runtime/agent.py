@@ -42,7 +42,7 @@ from wesher_common.version import VERSION
 log = EventLogger("wesher.agent")
 
 END_SECONDS = 30.0
-"""How long the last save and the leave may take; the leave ends by itself within ten."""
+"""How long the last save and the leave may take; the leave takes ten at most."""
 
 
 class Agent:
