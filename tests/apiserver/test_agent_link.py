@@ -112,7 +112,7 @@ async def test_an_agent_waits_for_its_place_then_reports_and_at_once_again_when_
     await asyncio.gather(running, return_exceptions=True)
     stored = await asyncio.to_thread(api.get, "weshernode", "m.a")
     reasons = [entry["reason"] for entry in stored["status"]["conditions"]]
-    assert reasons == ["Ready", "DeviceReady", "Joined", "Current"]
+    assert reasons == ["Ready", "DeviceReady", "Joined", "Current", "Saved"]
 
 
 async def test_an_object_deleted_while_it_is_asked_for_means_gone(

@@ -35,6 +35,7 @@ from wesher_testing.device.harness import (
     private_key,
     refusal,
     remove,
+    rename,
     repair,
     routes,
     set_up_a_vpn,
@@ -236,11 +237,11 @@ def a_device_that_was_renamed_gets_its_name_back(carrier: Carrier) -> None:
     agent.call(configure, wish)
     index = link(host)["ifindex"]
     for _ in range(2):
-        host.run("sh", "-ec", f"ip link set {INTERFACE} down; ip link set {INTERFACE} name wgx up")
+        rename(host, INTERFACE, "wgx")
         holds(agent.call(repair).changed, "a repair")
         looks_as_wished(host, wish)
         equal(link(host)["ifindex"], index, "the same device")
-    host.run("sh", "-ec", f"ip link set {INTERFACE} down; ip link set {INTERFACE} name wgx up")
+    rename(host, INTERFACE, "wgx")
     agent.call(remove)
     holds("wgx" not in host.run("ip", "-o", "link"), "a leave deletes the device whatever its name")
 

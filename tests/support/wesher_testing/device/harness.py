@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, ip_network
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
@@ -270,9 +271,19 @@ def make_device(host: Host, carrier: Carrier) -> None:
     host.run(str(carrier.binary), INTERFACE)
 
 
+def rename(host: Host, interface: str, name: str) -> None:
+    """Give a link another name, as only a link that is down can have."""
+    host.run("ip", "link", "set", interface, "down")
+    host.run("ip", "link", "set", interface, "name", name)
+    host.run("ip", "link", "set", name, "up")
+
+
 def set_up_a_vpn(host: Host, *, address: str, allowed_ips: str) -> None:
     """Give the device a key, a port, a peer and an address that are not this node's."""
-    host.run("sh", "-ec", f"wg genkey | wg set {INTERFACE} private-key /dev/stdin listen-port 51999")
+    with NamedTemporaryFile("w") as file:
+        file.write(private_key(78).reveal_base64())
+        file.flush()
+        host.run("wg", "set", INTERFACE, "private-key", file.name, "listen-port", "51999")
     peer = str(private_key(77).public)
     host.run("wg", "set", INTERFACE, "peer", peer, "allowed-ips", allowed_ips)
     host.run("ip", "address", "add", address, "dev", INTERFACE)
