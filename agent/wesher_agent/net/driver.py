@@ -49,7 +49,7 @@ class Driver:
         core: an engine or a whole member, not started yet.
         on_event: takes each event after it was logged; may call `tell`.
         on_turn: called after the core was told something and all it wants of the network was done.
-        on_fault: called when the core, or the taker of its events, failed by a fault of ours.
+        on_fault: called when the core, or the taker of its events, failed because of a bug.
 
     """
 

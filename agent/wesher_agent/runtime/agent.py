@@ -191,6 +191,9 @@ class Agent:
                     self._forget_state()
             case Restart() as restart if not restart.keeps_device(self._tunnel.mode):
                 await self._remove_device()
+            case _ if self._removing is not None:
+                # A leave that did not come to its end: what has begun to go goes.
+                await self._removing
             case _:
                 self._tunnel.close()
         await self._driver.close()

@@ -47,7 +47,7 @@ class Startup:
     state_file: StateFile
     saved: SavedState = field(repr=False)
     key_is_new: bool
-    """Made just now, so that nobody else can have it."""
+    """Made at this start, so no other machine has it."""
     local: Local
     seed_addresses: tuple[IPAddress, ...] = ()
     """Where the seeds are, as far as known at the start: the way there decides what to announce."""
@@ -61,7 +61,7 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
         held: takes over what must be let go of at the end.
 
     Raises:
-        InvalidSpec: a file, the host's name or address, or another agent stands in the way.
+        InvalidSpec: a file, the host's name or address, or another agent prevents it.
 
     """
     mounted, ring = None, None

@@ -12,8 +12,8 @@ T = TypeVar("T")
 async def finish(work: Awaitable[T]) -> T:
     """Await some work; when cancelled meanwhile, let it come to its end first.
 
-    For changes of the machine, which must not be left half done with a thread
-    still at them while somebody undoes them.
+    For changes of the host: a thread must not go on making one while another task
+    already reverts it.
     """
     task = asyncio.ensure_future(work)
     try:
