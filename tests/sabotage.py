@@ -126,6 +126,12 @@ SABOTAGES = {
         'answers, problem = (), ""',
         f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
     ),
+    "shell-judges-only-when-asked": Sabotage(
+        AGENT,
+        "            self._snapshot()\n            await asyncio.sleep",
+        "            await asyncio.sleep",
+        f"{SHELL}::test_the_time_of_a_transition_does_not_depend_on_when_it_is_asked_for",
+    ),
     "shell-forgets-to-leave": Sabotage(
         AGENT,
         "self._driver.tell(self._member.leave)",

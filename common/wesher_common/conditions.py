@@ -21,7 +21,7 @@ class Condition:
     message: str = ""
     observed_generation: int | None = None
     last_transition_time: str = ""
-    """RFC 3339; filled in by `carry_over`."""
+    """RFC 3339; empty until it is known, or filled in by `carry_over`."""
 
     @property
     def is_true(self) -> bool:
@@ -72,9 +72,9 @@ def carry_over(
     writing the same status twice writes the same bytes.
 
     Args:
-        wanted: the conditions as they should stand now.
+        wanted: the conditions as they should stand now. One that changed keeps its own time, if it has one.
         observed: ``status.conditions`` as read from the API server.
-        now: the time for those that changed; any zone.
+        now: the time for the others that changed; any zone.
 
     """
     known = {entry.get("type"): Condition.from_dict(entry) for entry in observed}
@@ -82,7 +82,8 @@ def carry_over(
     for condition in wanted:
         before = known.get(condition.type)
         same = before is not None and before.status == condition.status and before.last_transition_time
-        time = before.last_transition_time if before is not None and same else rfc3339(now)
+        changed_at = condition.last_transition_time or rfc3339(now)
+        time = before.last_transition_time if before is not None and same else changed_at
         stamped.append(replace(condition, last_transition_time=time).to_dict())
     return stamped
 

@@ -204,6 +204,7 @@ def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="wesher-operator",
         description="Make every WesherMesh be as its spec says.",
+        epilog="Exit codes: 0 for success, 1 for a failure, 2 for an invalid flag, 3 for lost leadership.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=VERSION, help="print the version")

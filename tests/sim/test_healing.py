@@ -348,6 +348,39 @@ def test_seeds_that_were_all_replaced_are_found_by_their_name(make_mesh: Make) -
     heal(mesh, deadline=65.0)
 
 
+@pytest.mark.parametrize("restarts", [False, True], ids=["it runs on", "it restarts"])
+def test_a_seed_that_moved_is_found_by_its_name_though_the_hosts_file_had_it(
+    make_mesh: Make, *, restarts: bool
+) -> None:
+    """Both get new addresses, only DNS knows the seed's, and the name is also that of the seed's member.
+
+    Its hosts entry would answer every lookup, with an address inside the tunnel.
+    """
+    mesh = make_mesh()
+    nas = mesh.boot("nas")
+    mesh.dns["nas"] = (nas.address.ip,)
+    laptop = mesh.boot("laptop", seeds=["nas"])
+    mesh.run_until(mesh.is_whole, deadline=5.0)
+    mesh.run(300.0)
+    assert [entry.name for entry in laptop.hosts] == ["nas"]
+
+    mesh.partition([nas], [laptop])
+    mesh.move(nas, Address("10.1.0.1", PORT))
+    nas.moved()
+    mesh.dns["nas"] = (nas.address.ip,)
+    if restarts:
+        left, state = laptop.hosts, laptop.state_file
+        mesh.crash(laptop)
+        laptop = mesh.boot("laptop", seeds=["nas"], address=Address("10.1.0.2", PORT), state=state)
+        laptop.hosts = left
+    else:
+        mesh.move(laptop, Address("10.1.0.2", PORT))
+        laptop.moved()
+
+    heal(mesh, deadline=100.0)
+    assert [entry.name for entry in laptop.hosts] == ["nas"], "a member that is back has its entry again"
+
+
 def test_a_resolver_that_fails_loses_no_seed(make_mesh: Make) -> None:
     mesh = make_mesh()
     seed = mesh.boot("seed")

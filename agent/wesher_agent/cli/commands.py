@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wesher_agent.cli.exit_codes import exit_code_help
 from wesher_agent.cli.tables import hindrances, member_table, status_text
 from wesher_agent.control import ask, find_socket
 from wesher_agent.flags import OneLineParser, add_flags, find_flag
@@ -59,7 +60,8 @@ def agent_parser() -> OneLineParser:
         prog="wesher",
         usage="wesher [agent] [flags]\n       wesher status|members|leave|keygen [flags]",
         description="Encrypted WireGuard overlay between the members of a mesh.",
-        epilog=f"commands:\n{others}\n\nEach flag may be given as the environment variable in brackets.",
+        epilog=f"commands:\n{others}\n\nEach flag may be given as the environment variable in brackets.\n\n"
+        + exit_code_help("agent"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -89,8 +91,18 @@ def _agent(argv: Sequence[str], environ: Environ) -> int:
     return run_agent(settings)
 
 
+def _parser(word: str) -> OneLineParser:
+    return OneLineParser(
+        prog=f"wesher {word}",
+        description=COMMANDS[word].help,
+        epilog=exit_code_help(word),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def _ask_parser(word: str) -> OneLineParser:
-    parser = OneLineParser(prog=f"wesher {word}", description=COMMANDS[word].help, allow_abbrev=False)
+    parser = _parser(word)
     parser.add_argument(
         "--interface", metavar="NAME", help="which agent, when several run here [WESHER_INTERFACE]"
     )
@@ -147,7 +159,7 @@ def _leave(argv: Sequence[str], environ: Environ) -> int:
 
 
 def _keygen(argv: Sequence[str], _environ: Environ) -> int:
-    OneLineParser(prog="wesher keygen", description=COMMANDS["keygen"].help).parse_args(argv)
+    _parser("keygen").parse_args(argv)
     return _print(base64.b64encode(os.urandom(KEY_BYTES)).decode())
 
 

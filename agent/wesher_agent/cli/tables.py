@@ -9,6 +9,14 @@ from wesher_common.tables import age, table
 
 _NO_HINDRANCE = {"Ready", "StateSaved"}
 """Conditions of peers, and of the next start."""
+_FAILING = {
+    "Ready": "not ready",
+    "WireGuardReady": "WireGuard not ready",
+    "GossipJoined": "gossip not joined",
+    "KeyCurrent": "key or configuration not current",
+    "StateSaved": "state not saved",
+}
+"""What each condition says while it is not True."""
 
 
 def member_table(members: Sequence[Mapping[str, Any]]) -> str:
@@ -36,7 +44,7 @@ def status_text(status: Mapping[str, Any]) -> str:
     known = ", ".join(f"{peers[state]} {state}" for state in ("known", "alive", "suspect", "failed"))
     lines = [
         ("node", status["node"]),
-        ("interface", f"{status['interface']} ({wireguard['mode']}, mtu {wireguard['mtu']})"),
+        ("interface", f"{status['interface']} ({_device(wireguard)})"),
         ("overlay", f"{status['overlayIP']} in {status['overlayNet']}"),
         ("public key", status["publicKey"]),
         ("gossip", f"{gossip['address']} {gossip['profile']}, {joined}"),
@@ -60,9 +68,20 @@ def hindrances(status: Mapping[str, Any]) -> list[str]:
     return _problems([entry for entry in status["conditions"] if entry["type"] not in _NO_HINDRANCE])
 
 
+def _device(wireguard: Mapping[str, Any]) -> str:
+    return "no device" if wireguard["mode"] == "none" else f"{wireguard['mode']}, mtu {wireguard['mtu']}"
+
+
 def _problems(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [
-        f"{condition['type']} {condition['reason']}: {condition['message']}"
-        for condition in conditions
-        if condition["status"] != "True"
-    ]
+    """Return a line for each condition that is not True, Ready first; its cause is not repeated."""
+    lines: dict[tuple[str, str], str] = {}
+    for entry in conditions:
+        if entry["status"] != "True":
+            lines.setdefault((entry["reason"], entry["message"]), _problem(entry))
+    return list(lines.values())
+
+
+def _problem(condition: Mapping[str, Any]) -> str:
+    what = _FAILING.get(condition["type"], f"{condition['type']} not true")
+    yet = " yet" if condition["status"] == "Unknown" else ""
+    return f"{what}{yet} ({condition['reason']}): {condition['message']}"

@@ -67,6 +67,8 @@ class LocalPeer:
     Members' own endpoints are added to them here."""
     own_addresses: frozenset[IPAddress] = frozenset()
     """Where the underlay leads to this machine itself: its addresses, and the announced one."""
+    seed_names: frozenset[str] = frozenset()
+    """The names of seeds, in lower case and without a dot at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ def desired(local: LocalPeer, members: Iterable[RosterMember]) -> Desired:
     """Return what the host should look like.
 
     Alive, suspected and failed members get a peer and a hosts entry; left ones none.
+    A failed member whose name is a seed's gets a peer only, see `_hides_seed`.
     """
     problems: list[Problem] = []
     expected = [member for member in members if member.state is not MemberState.LEFT]
@@ -406,6 +409,8 @@ def _hosts(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) 
     entries = []
     for claim in _one_per_name(local, claims, problems):
         name = claim.member.name + suffix
+        if claim.member.state is MemberState.FAILED and _hides_seed(name, local.seed_names):
+            continue
         if not suffix and is_reserved_name(name):
             if not _is_its_address(claim):
                 message = (
@@ -448,6 +453,17 @@ def _one_per_name(local: LocalPeer, claims: Iterable[_Claim], problems: list[Pro
                 "give one of them another --node-name"
             )
             problems.append(Problem(claim.member.name, "NameClash", message))
+
+
+def _hides_seed(name: str, seed_names: Collection[str]) -> bool:
+    """Tell whether a hosts entry would answer the lookup of a seed, in place of DNS.
+
+    The entry leads through the tunnel to where the member was. A member that moved is found by
+    what DNS says. A DNS server on this host may append its domain to the names of the hosts file
+    (dnsmasq's ``expand-hosts``).
+    """
+    folded = name.lower()
+    return any(seed == folded or seed.startswith(f"{folded}.") for seed in seed_names)
 
 
 def _is_its_address(claim: _Claim) -> bool:

@@ -156,6 +156,9 @@ class Local:
             unreachable_route=self.options.unreachable_route,
             underlay=self.underlay,
             own_addresses=self.addresses,
+            seed_names=frozenset(
+                seed.host.lower().removesuffix(".") for seed in self.seeds if seed.address is None
+            ),
         )
 
     def needs_restart_for(self, document: MeshDocument) -> bool:

@@ -37,6 +37,7 @@ from wesher_agent.swim.events import (
     MemberLeft,
     MemberSuspected,
     MemberUpdated,
+    NameConflict,
     PushPullDone,
 )
 from wesher_agent.swim.members import Member
@@ -162,6 +163,8 @@ class Roster:
         self._seeds: tuple[SeedAddress, ...] = ()
         self._answers: dict[SeedAddress, tuple[Address, ...]] = {}
         self._skipped: tuple[SeedSkipped, ...] = ()
+        self._must_ask_again = False
+        """Whether the exchange under way found a failed member where gossip does not take it yet."""
         self._rng = rng
         self._schedule = DialSchedule(rng)
         self._changed_at: float | None = None
@@ -219,8 +222,14 @@ class Roster:
                     self._changed(now)
                     self._events.append(FailedMemberLeft(name))
                     return True
+            case NameConflict(member=Member(name=name), asked_for=True):
+                # Gossip takes a failed member's new address from half a minute after the failure on.
+                known = self._known.get(name)
+                self._must_ask_again |= known is not None and known.state is MemberState.FAILED
             case PushPullDone(address=address):
-                self._schedule.reached(address, now=now)
+                if not self._must_ask_again:
+                    self._schedule.reached(address, now=now)
+                self._must_ask_again = False
             case _:
                 pass
         return False

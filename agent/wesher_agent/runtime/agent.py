@@ -11,6 +11,7 @@ import asyncio
 import os
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import Any
@@ -31,6 +32,7 @@ from wesher_agent.runtime.startup import Startup
 from wesher_agent.status.answers import members_answer, status_answer
 from wesher_agent.status.counters import Counts
 from wesher_agent.status.snapshot import Snapshot
+from wesher_agent.status.transitions import Transitions
 from wesher_agent.tunnel.finish import finish
 from wesher_agent.tunnel.prober import Prober
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
@@ -43,6 +45,8 @@ log = EventLogger("wesher.agent")
 
 END_SECONDS = 30.0
 """How long the last save and the leave may take; the leave takes ten at most."""
+JUDGE_SECONDS = 1.0
+"""Between two looks at the conditions: their transition times are in whole seconds."""
 
 
 class Agent:
@@ -62,6 +66,7 @@ class Agent:
         self._settings = settings = startup.settings
         self._interface = startup.local.document.wireguard.interface
         self._counts = Counts()
+        self._transitions = Transitions()
         self._rng = Random(os.urandom(8))
         self._stopped, self._ended, self._has_output = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._last_output: Left | Restart | None = None
@@ -155,7 +160,7 @@ class Agent:
             jobs.append(self._link.run(self._snapshot, self._take_node, rng=self._rng))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(job) for job in jobs]
-            tasks.append(group.create_task(self._do_outputs()))
+            tasks += (group.create_task(self._do_outputs()), group.create_task(self._watch_conditions()))
             await self._stopped.wait()
             for task in tasks:
                 task.cancel()
@@ -216,12 +221,12 @@ class Agent:
 
     def _snapshot(self) -> Snapshot:
         tunnel, plan, mounted, link = self._tunnel, self._prober.plan, self._startup.mounted, self._link
-        return Snapshot(
+        now = Snapshot(
             member=self._view(),
             device_ready=tunnel.ready,
             device_reason=tunnel.reason,
             device_problem=tunnel.problem,
-            mode=tunnel.mode,
+            mode=tunnel.mode if tunnel.has_device else "",
             mtu=tunnel.mtu,
             hosts=tunnel.hosts_state,
             observed=self._prober.observed,
@@ -237,6 +242,13 @@ class Agent:
             version=VERSION,
             wall_clock=time.time(),
         )
+        return replace(now, changed_at=self._transitions.observe(now))
+
+    async def _watch_conditions(self) -> None:
+        """Judge the conditions often enough to know when they changed, even if no client asks."""
+        while True:
+            self._snapshot()
+            await asyncio.sleep(JUDGE_SECONDS)
 
     async def _answer_leave(self) -> dict[str, Any]:
         if not self._is_closing:

@@ -65,7 +65,7 @@ def members_answer(now: Snapshot) -> list[dict[str, Any]]:
 
 
 def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) -> dict[str, Any]:
-    meta, peer = member.meta, now.peer_of(member)
+    meta, peer, age = member.meta, now.peer_of(member), now.handshake_age(member)
     note = problems.get(member.name) or member.problem
     if not note and member.name in now.unreachable:
         note = "does not answer through the tunnel"
@@ -76,6 +76,6 @@ def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) ->
         "overlayIP": str(meta.overlay_address) if meta is not None and meta.overlay_address else "",
         "endpoint": str(peer.endpoint) if peer is not None and peer.endpoint is not None else "",
         "publicKey": str(meta.public_key) if meta is not None and meta.public_key else "",
-        "handshakeSeconds": now.handshake_age(member),
+        "handshakeSeconds": None if age is None else round(age, 1),
         "note": note,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 
 from wesher_agent.mesh.roster import MemberState
@@ -19,7 +20,8 @@ def conditions(now: Snapshot) -> tuple[Condition, ...]:
     StateSaved is not a part of Ready: the node works until it restarts, and a full disk blocks no rollout.
     """
     parts = (_wireguard(now), _gossip(now), _key(now))
-    return (_ready(now, parts), *parts, _state(now))
+    judged = (_ready(now, parts), *parts, _state(now))
+    return tuple(replace(each, last_transition_time=now.changed_at.get(each.type, "")) for each in judged)
 
 
 def is_undecided(now: Snapshot) -> bool:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.local import Local
@@ -69,6 +69,8 @@ class Snapshot:
     version: str
     wall_clock: float
     """Unix time."""
+    changed_at: Mapping[str, str] = field(default_factory=dict)
+    """When the status of each condition type last changed, RFC 3339; see `transitions`."""
 
     @property
     def local(self) -> Local:

@@ -90,8 +90,13 @@ class Tunnel:
 
     @property
     def mode(self) -> str:
-        """``Kernel`` or ``Userspace``; empty while there is no device."""
+        """``Kernel`` or ``Userspace``, which is chosen before there is a device; empty before that."""
         return self._device.kind if self._device is not None else ""
+
+    @property
+    def has_device(self) -> bool:
+        """Whether the network device exists, as last seen."""
+        return self._device is not None and self._device.link_index is not None
 
     @property
     def link_names(self) -> Mapping[int, str]:

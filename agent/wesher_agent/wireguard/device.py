@@ -177,7 +177,11 @@ class Device:
         self._left = None
         renamed = await self._restore_name()
         await self._check_owner(config)
-        fresh = await self._backend.ensure()
+        try:
+            fresh = await self._backend.ensure()
+        except WireGuardUnavailable:
+            self._own_index = await asyncio.to_thread(link_index, self._backend.interface)
+            raise
         self._own_index = await asyncio.to_thread(link_index, self._backend.interface)
         device = await self._backend.observe()
         link = await asyncio.to_thread(observe_link, self._backend.interface)

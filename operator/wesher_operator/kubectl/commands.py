@@ -109,6 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="kubectl wesher",
         description="See how WesherMeshes do, and what to do where something is wrong.",
+        epilog="Exit codes: 0 for success, 1 when something is wrong or the API server does not answer, "
+        "2 for an invalid flag.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=VERSION, help="print the version")

@@ -8,6 +8,8 @@ import pytest
 
 from wesher_agent.cli.commands import run
 from wesher_agent.cli.tables import age, hindrances, member_table, status_text
+from wesher_agent.status.conditions import conditions
+from wesher_testing.agents.snapshots import snapshot
 
 STATUS = {
     "node": "a",
@@ -58,16 +60,47 @@ def test_the_status_says_how_the_agent_does_and_what_is_wrong() -> None:
     assert "up:               2h\n" in text
     assert "state file:       not saved: no space left on device\n" in text
     assert "rejected packets: decrypt 1, truncated 2\n" in text
-    assert text.endswith("\n! WireGuardReady NoWireGuard: install it")
+    assert text.endswith("\n! WireGuard not ready (NoWireGuard): install it")
+
+
+def test_what_fails_reads_as_failing_and_no_text_stands_twice() -> None:
+    silent = {"status": "False", "reason": "NobodyAnswers", "message": "no seed or known member has answered"}
+    disk = {"type": "StateSaved", "status": "False", "reason": "NotSaved", "message": "disk full"}
+    joined = {"type": "WireGuardReady", "status": "True", "reason": "DeviceReady", "message": ""}
+    judged = [{"type": "Ready"} | silent, joined, {"type": "GossipJoined"} | silent, disk]
+    assert status_text(STATUS | {"conditions": judged}).partition("\n! ")[2].splitlines() == [
+        "not ready (NobodyAnswers): no seed or known member has answered",
+        "! state not saved (NotSaved): disk full",
+    ]
+    assert hindrances({"conditions": judged}) == [
+        "gossip not joined (NobodyAnswers): no seed or known member has answered"
+    ]
+    young = {"type": "Ready", "status": "Unknown", "reason": "Probing", "message": "peers are being asked"}
+    text = status_text(STATUS | {"conditions": [young]})
+    assert text.endswith("\n! not ready yet (Probing): peers are being asked")
+
+
+def test_every_condition_has_its_words_for_failing() -> None:
+    for condition in conditions(snapshot()):
+        failing = condition.to_dict() | {"status": "False", "reason": "Reason"}
+        (line,) = status_text(STATUS | {"conditions": [failing]}).partition("\n! ")[2:]
+        assert " not " in f" {line}"
+        assert condition.type not in line, "a type reads as if all were well"
+
+
+def test_a_device_is_named_only_where_there_is_one() -> None:
+    assert "interface:        wgoverlay (Userspace, mtu 1420)\n" in status_text(STATUS)
+    without = STATUS | {"wireguard": {"mode": "none", "mtu": 1420, "port": 51820}}
+    assert "interface:        wgoverlay (no device)\n" in status_text(without)
 
 
 def test_this_host_is_in_the_mesh_unless_its_own_device_key_or_joining_hinders_it() -> None:
     bad_peers = {"type": "Ready", "status": "False", "reason": "PeersUnreachable", "message": "b"}
-    assert hindrances(STATUS) == ["WireGuardReady NoWireGuard: install it"]
+    assert hindrances(STATUS) == ["WireGuard not ready (NoWireGuard): install it"]
     full_disk = {"type": "StateSaved", "status": "False", "reason": "NotSaved", "message": "disk full"}
     assert hindrances({"conditions": [bad_peers, full_disk]}) == []
     text = status_text(STATUS | {"conditions": [full_disk]})
-    assert text.endswith("\n! StateSaved NotSaved: disk full")
+    assert text.endswith("\n! state not saved (NotSaved): disk full")
 
 
 def test_members_are_a_table_with_a_heading() -> None:

@@ -1,5 +1,6 @@
 """Conditions: what is written, and when its time moves."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 from wesher_common.conditions import Condition, carry_over, find_condition, rfc3339
@@ -37,6 +38,15 @@ def test_the_time_moves_with_the_status() -> None:
     (second,) = carry_over([lost], first, now=NOON + timedelta(hours=1))
     assert second["lastTransitionTime"] == "2026-05-04T13:00:00Z"
     assert "observedGeneration" not in second
+
+
+def test_a_condition_that_changed_keeps_the_time_it_brings() -> None:
+    first = carry_over([READY], [], now=NOON)
+    lost = Condition("Ready", "False", "MemberNotReady", last_transition_time="2026-05-04T12:20:00Z")
+    (second,) = carry_over([lost], first, now=NOON + timedelta(hours=1))
+    assert second["lastTransitionTime"] == "2026-05-04T12:20:00Z"
+    (third,) = carry_over([replace(lost, last_transition_time="later")], [second], now=NOON)
+    assert third["lastTransitionTime"] == "2026-05-04T12:20:00Z", "its status stayed"
 
 
 def test_a_condition_without_a_time_gets_one() -> None:

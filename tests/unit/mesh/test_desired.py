@@ -224,6 +224,35 @@ def test_outside_kubernetes_a_qualified_name_has_no_mesh() -> None:
     assert [entry.name for entry in wish.hosts] == ["b.wesher.internal"]
 
 
+@pytest.mark.parametrize(
+    ("member", "seed", "hides"),
+    [
+        ("nas", "nas", True),
+        ("NAS", "nas", True),
+        ("nas.lan", "nas.lan", True),
+        ("nas", "nas.lan", True),
+        ("nas.lan", "nas", False),
+        ("nas", "nas2", False),
+        ("lan", "nas.lan", False),
+    ],
+)
+def test_a_failed_member_that_a_seed_names_has_no_hosts_entry(member: str, seed: str, *, hides: bool) -> None:
+    """DNS is asked where the seed is now; the entry would answer with where it was."""
+    local = local_peer(seed_names=frozenset({seed}))
+    failed = desired(local, [remembered(member, state=MemberState.FAILED), remembered("c")])
+    assert [entry.name for entry in failed.hosts] == (["c"] if hides else sorted(["c", member]))
+    assert (len(failed.device.peers), failed.problems) == (2, ())
+    suspect = desired(local, [remembered(member, state=MemberState.SUSPECT)])
+    assert [entry.name for entry in suspect.hosts] == [member]
+
+
+def test_a_qualified_entry_hides_a_seed_only_by_its_whole_name() -> None:
+    failed = [remembered("nas", state=MemberState.FAILED)]
+    for seed, entries in (("nas", 1), ("nas.wesher.internal", 0)):
+        local = local_peer(etc_hosts="Qualified", seed_names=frozenset({seed}))
+        assert len(desired(local, failed).hosts) == entries
+
+
 def test_off_is_off() -> None:
     wish = desired(local_peer(etc_hosts="Off"), [remembered("b")])
     assert (wish.hosts, len(wish.device.peers)) == ((), 1)

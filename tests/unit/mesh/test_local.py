@@ -11,7 +11,8 @@ import pytest
 from wesher_agent.mesh.host import ALL_ADDRESSES, HostNetwork
 from wesher_agent.mesh.local import Local, Options
 from wesher_agent.swim.address import Address
-from wesher_testing.virtual.members import host, local_node
+from wesher_common.seeds import SeedAddress
+from wesher_testing.virtual.members import document, host, local_node
 
 PUBLIC, OTHER_PUBLIC, PRIVATE, OTHER_PRIVATE = "93.184.216.34", "93.184.216.40", "10.0.0.5", "10.0.0.9"
 
@@ -109,3 +110,12 @@ def test_a_deprecated_address_is_kept_where_it_is_the_only_one_or_was_asked_for(
 def test_an_address_that_is_checked_for_duplicates_again_is_not_lost() -> None:
     me = started(host(V6)).on_host(flagged(V6, is_tentative=True))[0]
     assert (me.listening.bind, me.lost_address) == ((ip_address(V6),), None)
+
+
+def test_the_hosts_file_depends_on_the_names_of_seeds_and_not_on_their_addresses() -> None:
+    """Those of flags and `seedNodes` and of other clusters."""
+    seeds = {"seed_nodes": (SeedAddress("NAS"), SeedAddress("192.0.2.1"))}
+    others = {"cluster_seeds": (SeedAddress("east.example.", 7000), SeedAddress("fd00::1"))}
+    peer = local_node(mesh=document(**seeds, **others)).peer()
+    assert peer is not None
+    assert peer.seed_names == {"nas", "east.example"}

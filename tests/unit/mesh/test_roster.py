@@ -28,6 +28,7 @@ from wesher_agent.swim.events import (
     MemberLeft,
     MemberSuspected,
     MemberUpdated,
+    NameConflict,
     PushPullDone,
 )
 from wesher_agent.wire.messages import State
@@ -261,6 +262,23 @@ def test_a_seed_that_answers_for_a_member_elsewhere_is_asked_seldom() -> None:
     who.observe(PushPullDone(seed, join=True, members=2), now=1.0)
     tries = run(who, start=1.0, end=1.0 + REACHED_WAIT)
     assert tries[0][0] >= 1.0 + REACHED_WAIT / 2
+
+
+def test_a_seed_that_answers_for_a_failed_member_at_its_new_address_is_asked_on() -> None:
+    """Gossip takes the new address half a minute after the failure."""
+    who = roster()
+    failed(who, "b", "192.0.2.2", now=0.0)
+    moved, seed = Address("198.51.100.7", 7946), SeedAddress("198.51.100.7")
+    who.set_seeds([seed], now=0.0)
+    run(who, start=0.0, end=10.0)
+    conflict = NameConflict(gossiped("b", "192.0.2.2", state=State.DEAD), moved, asked_for=True)
+    assert not who.observe(conflict, now=10.0)
+    who.observe(PushPullDone(moved, join=True, members=1), now=10.0)
+    assert moved in {target for _, target in run(who, start=10.0, end=10.0 + SEED_CAP)}
+
+    who.observe(PushPullDone(moved, join=True, members=1), now=40.0)
+    again = run(who, start=40.0, end=40.0 + REACHED_WAIT / 2)
+    assert moved not in {target for _, target in again}, "an exchange without a conflict"
 
 
 def test_a_seed_that_answered_and_then_no_longer_does_is_asked_in_seconds_again() -> None:

@@ -128,6 +128,19 @@ async def test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_h
         assert b.state["ClusterKey"] == KEY, "the next start finds the mesh"
 
 
+async def test_the_time_of_a_transition_does_not_depend_on_when_it_is_asked_for(tmp_path: Path) -> None:
+    async with running(tmp_path, "a", "127.0.0.1", free_port("127.0.0.1"), "--init") as a:
+
+        async def was_judged() -> bool:
+            return bool(a.agent._transitions._last)
+
+        # No client asks.
+        await until(was_judged)
+        status = await a.agent._answer_status()
+        assert all(entry["lastTransitionTime"].endswith("Z") for entry in status["conditions"])
+        assert status["wireguard"]["mode"] == "none"
+
+
 async def test_a_state_that_cannot_be_written_is_shown_and_nothing_else_stops(tmp_path: Path) -> None:
     # The directory is neither there nor can it be made.
     (tmp_path / "a").symlink_to(tmp_path / "missing")

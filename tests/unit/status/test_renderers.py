@@ -121,6 +121,26 @@ def test_members_are_listed_by_name_with_this_one_among_them_and_what_is_wrong()
     assert (answer[0]["endpoint"], answer[0]["handshakeSeconds"]) == ("192.0.2.2:51820", 7.5)
 
 
+def floats(value: Any) -> list[float]:
+    """Return every float in a JSON value."""
+    match value:
+        case float():
+            return [value]
+        case dict():
+            return [found for entry in value.values() for found in floats(entry)]
+        case list():
+            return [found for entry in value for found in floats(entry)]
+        case _:
+            return []
+
+
+def test_no_number_is_shown_with_more_digits_than_it_has_a_meaning_for() -> None:
+    """Of all that is JSON: both answers to commands, and the status in Kubernetes."""
+    now = snapshot(B, C, FAILED, observed=seen(2, 3, 4, age=1 / 3), uptime=200 / 3)
+    shown = floats([status_answer(now), members_answer(now), reported(now)])
+    assert sorted(set(shown)) == [0.3, 66.7]
+
+
 def test_kubernetes_is_told_what_this_node_sees() -> None:
     now = snapshot(B, C, FAILED, unreachable=("c",), reachable=frozenset("b"), generation=4)
     status = reported(now)
@@ -197,6 +217,7 @@ CHANGES: dict[str, Any] = {
     "generation": 7,
     "version": "2.0",
     "wall_clock": NOW + 100.0,
+    "changed_at": {"Ready": "2026-01-02T00:00:00Z"},
 }
 SEEKING = local_node("a", mesh=document(seed_nodes=(SeedAddress("192.0.2.9"),)))
 BESIDE: dict[str, dict[str, Any]] = {

@@ -83,6 +83,13 @@ async def test_without_wireguard_the_reason_is_told_once_and_hosts_are_written_a
     assert await tunnel.peers() == {}
 
 
+async def test_a_wireguard_that_was_chosen_is_not_yet_a_device() -> None:
+    tunnel = _Heard().tunnel()
+    assert not tunnel.has_device
+    tunnel._device = Device(KernelBackend("wgnone"))
+    assert (tunnel.mode, tunnel.has_device) == ("Kernel", False)
+
+
 async def test_hosts_entries_go_when_the_mesh_no_longer_wants_them(hosts_path: Path) -> None:
     tunnel = _Heard().tunnel(HostsFile(hosts_path, "wgnone"))
     await tunnel.apply(WANTED, "Userspace", "Names")

@@ -51,6 +51,7 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
         "generation": 1,
         "version": "1.0",
         "wall_clock": 1_000_000.0,
+        "changed_at": {},
     }
     for name, value in changes.items():
         (member if name in _OF_THE_MEMBER else agent)[name] = value

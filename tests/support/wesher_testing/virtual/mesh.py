@@ -1,7 +1,7 @@
 """Agents on the virtual network: each is the real `MeshMember` in a shell without I/O.
 
 No WireGuard and no files are touched: what the device should be is kept, and a state
-file is its text. Names are looked up in `VirtualMesh.dns`.
+file is its text. Names are looked up in the agent's hosts entries, then in `VirtualMesh.dns`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from wesher_agent.files.state_format import parse_state, render_state
-from wesher_agent.mesh.desired import Desired
+from wesher_agent.mesh.desired import Desired, HostEntry
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.host import HostAddress, HostNetwork
 from wesher_agent.mesh.local import Local, Options
@@ -49,6 +49,8 @@ class VirtualAgent(Node):
         self.member = member
         self.wanted: Desired | None = None
         """The desired state as last applied."""
+        self.hosts: tuple[HostEntry, ...] = ()
+        """Its entries in the hosts file as last written."""
         self.lost_tunnels: list[str] = []
         """Members that ran when the way to their overlay address was taken from them, once for each time."""
         self.has_left = False
@@ -202,7 +204,7 @@ class VirtualAgent(Node):
                     self._saved = state
                 self._later(lambda member, now: member.saved(self.disk_problem, now=now))
             case Resolve(seed=seed):
-                answers = [ip_address(answer) for answer in self._mesh.dns.get(seed.host, ())]
+                answers = self._look_up(seed.host)
                 self._later(lambda member, now: member.resolved(seed, answers, "no answer", now=now))
             case Left():
                 self.has_left = True
@@ -210,6 +212,11 @@ class VirtualAgent(Node):
                 self.has_ended = True
             case _:
                 pass
+
+    def _look_up(self, name: str) -> list[IPAddress]:
+        """Return what a resolver with ``hosts: files dns`` answers."""
+        written = [entry.address for entry in self.hosts if entry.name.lower() == name.lower()]
+        return written or [ip_address(answer) for answer in self._mesh.dns.get(name, ())]
 
     def _listen(self, member: MeshMember, now: float) -> None:
         self.listens = not self.port_problem
@@ -220,6 +227,7 @@ class VirtualAgent(Node):
         self.later(self._dice.uniform(0.0, most), lambda: self.change(call))
 
     def _apply(self, wanted: Desired) -> None:
+        self.hosts = wanted.hosts
         if self.device_problem:
             return
         networks = [net for peer in wanted.device.peers for net in peer.allowed_ips]
@@ -304,6 +312,7 @@ class VirtualMesh(VirtualNetwork):
             overlay=self.overlay,
             allocation=self.overlay,
             gossip=GossipSettings(port=PORT, profile=self._gossip),
+            etc_hosts="Names",
             seed_nodes=tuple(parse_seed(seed, field="seed") for seed in seeds),
         )
         options, host = Options(forget_after=self._forget_after), host_at(address)

@@ -1,0 +1,34 @@
+"""What each exit code of the command ``wesher`` means, for its help; `docs/exit-codes.md` says the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+EXIT_CODES: Mapping[str, Mapping[int, str]] = {
+    "agent": {
+        0: "the agent ended after SIGTERM, SIGINT or `wesher leave`",
+        1: "a flag is invalid, the agent could not start, or an error ended it",
+    },
+    "status": {
+        0: "the agent answered, ready or not; with --check: this host is in the mesh",
+        1: "a flag is invalid, or no agent answered; with --check also: this host is not in the mesh",
+    },
+    "members": {
+        0: "the agent answered",
+        1: "a flag is invalid, or no agent answered",
+    },
+    "leave": {
+        0: "this host has left the mesh",
+        1: "a flag is invalid, or no agent answered",
+    },
+    "keygen": {
+        0: "the key was printed",
+        1: "a flag is invalid, or the key could not be written",
+    },
+}
+
+
+def exit_code_help(command: str) -> str:
+    """Return the lines that end a command's help."""
+    lines = (f"  {code}  {meaning}" for code, meaning in EXIT_CODES[command].items())
+    return "\n".join(["exit codes:", *lines])

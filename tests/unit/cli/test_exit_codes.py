@@ -1,0 +1,230 @@
+"""Each exit code that `docs/exit-codes.md` documents is one with which its command ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import groupby
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from wesher_agent.cli.commands import COMMANDS, agent_parser, run
+from wesher_agent.cli.exit_codes import EXIT_CODES, exit_code_help
+from wesher_agent.control import ControlServer, socket_path
+from wesher_operator import __main__ as operator
+from wesher_operator.kubectl import commands as plugin
+from wesher_testing.agents.mounted_files import KUBECONFIG
+from wesher_testing.agents.process import KEY, WESHER, wait_until
+from wesher_testing.lab.loopback import free_port
+
+REPOSITORY = Path(__file__).parents[3]
+PAGE = REPOSITORY / "docs/exit-codes.md"
+SECONDS = 60
+BY_REAL_CLUSTERS = {
+    ("kubectl wesher status", 0): "test_kubectl_plugin.py::test_status_of_a_mesh_that_is_well_ends_with_0",
+    (
+        "kubectl wesher doctor",
+        0,
+    ): "test_kubectl_plugin.py::test_the_doctor_finds_nothing_wrong_where_nothing_is",
+    (
+        "kubectl wesher join-command",
+        0,
+    ): "test_kubectl_plugin.py::test_the_join_command_is_one_the_agent_takes_and_says_what_the_mesh_says",
+    (
+        "kubectl wesher sysdump",
+        0,
+    ): "test_kubectl_plugin.py::test_a_sysdump_holds_objects_and_no_secret_and_reads_none",
+    ("wesher-operator run", 0): "test_leadership.py::test_a_leader_that_is_told_to_stop_hands_over_at_once",
+    (
+        "wesher-operator run",
+        3,
+    ): "test_leadership.py::test_a_leader_that_was_paused_past_its_lease_writes_nothing_more_and_ends",
+    (
+        "wesher-operator check",
+        0,
+    ): "test_errands.py::test_a_check_says_what_hinders_a_mesh_and_ends_well_once_nothing_does",
+}
+"""Codes that take an API server, with the tests of ``tests/apiserver`` that see them."""
+HERE = {
+    *(("wesher " + word, code) for word in COMMANDS for code in (0, 1)),
+    *((f"kubectl wesher {word}", code) for word in plugin._COMMANDS for code in (1, 2)),
+    *((f"wesher-operator {word}", 2) for word in ("run", "check", "uninstall")),
+    ("wesher-operator run", 1),
+    ("wesher-operator check", 1),
+    ("wesher-operator uninstall", 0),
+}
+"""Codes that the tests below see."""
+
+
+def rows() -> Iterator[tuple[str, int, str]]:
+    """Yield command, code and meaning of each row of the page."""
+    command = ""
+    for line in PAGE.read_text().splitlines():
+        if found := re.fullmatch(r"\| (?:`([^`]+)`.*)?\| (\d) \| (.*) \|", line):
+            command = found[1] or command
+            yield command, int(found[2]), found[3]
+
+
+def test_the_page_says_what_the_help_says() -> None:
+    documented = {
+        command.removeprefix("wesher "): {code: meaning for _, code, meaning in group}
+        for command, group in groupby(rows(), key=lambda row: row[0])
+        if command.startswith("wesher ")
+    }
+    assert documented == EXIT_CODES
+    assert documented.keys() == COMMANDS.keys()
+    assert agent_parser().format_help().endswith(exit_code_help("agent") + "\n")
+
+
+@pytest.mark.parametrize("command", [word for word in COMMANDS if word != "agent"])
+def test_the_help_of_each_command_ends_with_its_codes(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run([command, "--help"], {})
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.endswith(exit_code_help(command) + "\n")
+
+
+def test_every_documented_code_is_seen_by_a_test() -> None:
+    assert {(command, code) for command, code, _ in rows()} == HERE | BY_REAL_CLUSTERS.keys()
+    for test in BY_REAL_CLUSTERS.values():
+        file, _, name = test.partition("::")
+        assert f"def {name}(" in (REPOSITORY / "tests/apiserver" / file).read_text()
+
+
+@pytest.fixture
+async def run_dir(tmp_path: Path) -> AsyncIterator[Path]:
+    """Return the directory of an agent that answers that this host is in the mesh."""
+
+    async def status() -> dict[str, object]:
+        return {"conditions": []}
+
+    server = ControlServer(socket_path(tmp_path, "wg0"), {"status": status})
+    await server.start()
+    yield tmp_path
+    await server.close()
+
+
+async def test_a_check_of_a_host_in_the_mesh_ends_with_0(run_dir: Path) -> None:
+    assert await asyncio.to_thread(run, ["status", "--check", f"--run-dir={run_dir}"], {}) == 0
+
+
+def started(directory: Path, interface: str) -> subprocess.Popen[bytes]:
+    """Start an agent that cannot have a device, on the loopback; return once it answers commands."""
+    agent = subprocess.Popen(
+        [
+            WESHER,
+            f"--interface={interface}",
+            "--bind-addr=127.0.0.1",
+            f"--cluster-port={free_port('127.0.0.1')}",
+            f"--state-dir={directory}",
+            f"--run-dir={directory}",
+            "--init",
+            "--wireguard-mode=Userspace",
+            "--userspace-binary=/nowhere/wireguard-go",
+            "--no-etc-hosts",
+        ],
+        env={**os.environ, "WESHER_CLUSTER_KEY": KEY},
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: socket_path(directory, interface).is_socket(), what="the agent answers")
+    return agent
+
+
+def test_an_agent_and_the_commands_that_it_answers_end_with_0(tmp_path: Path) -> None:
+    asked = [f"--run-dir={tmp_path}"]
+    with started(tmp_path, f"wg{os.getpid()}x") as agent:
+        assert run(["status", *asked], {}) == 0, "it is not ready"
+        assert run(["members", *asked], {}) == 0
+        assert run(["status", "--check", *asked], {}) == 1, "it has no device"
+        assert run(["leave", *asked], {}) == 0
+        assert agent.wait(SECONDS) == 0
+    with started(tmp_path, f"wg{os.getpid()}y") as agent:
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(SECONDS) == 0
+    assert run(["keygen"], {}) == 0
+
+
+@pytest.mark.parametrize("command", [[], *([word] for word in COMMANDS)], ids=str)
+def test_a_flag_that_is_invalid_ends_each_command_of_wesher_with_1(command: list[str]) -> None:
+    assert run([*command, "--no-such-flag"], {}) == 1
+
+
+@pytest.mark.parametrize("command", ["status", "members", "leave"])
+def test_a_command_that_no_agent_answers_ends_with_1(command: str, tmp_path: Path) -> None:
+    assert run([command, f"--run-dir={tmp_path}"], {}) == 1
+
+
+@pytest.fixture
+def no_cluster(tmp_path: Path) -> str:
+    """Return a kubeconfig of an API server that does not answer."""
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(KUBECONFIG))
+    return f"--kubeconfig={path}"
+
+
+@pytest.mark.parametrize("command", plugin._COMMANDS)
+def test_the_plugin_ends_with_1_without_an_api_server_and_with_2_for_an_invalid_flag(
+    command: str, no_cluster: str
+) -> None:
+    assert plugin.main([command, no_cluster]) == 1
+    assert plugin.main([command, "--no-such-flag"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["run", "--no-such-flag"], 2),
+        (["check", "--no-such-flag"], 2),
+        (["uninstall", "--no-such-flag"], 2),
+        (["check", "--mesh=m", "--timeout=1"], 1),
+        (["uninstall", "--release=r", "--timeout=1"], 0),
+    ],
+    ids=str,
+)
+def test_the_operator_ends_with_the_code_that_is_documented(
+    words: list[str], code: int, no_cluster: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        operator.main([*words, "--namespace=n", no_cluster])
+    assert ended.value.code == code
+
+
+class _Forbids(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = json.dumps(
+            {"kind": "Status", "code": 403, "reason": "Forbidden", "message": "forbidden"}
+        ).encode()
+        self.send_response(403)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing."""
+
+
+def test_an_operator_that_the_api_server_refuses_ends_with_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator, "_PATIENCE_SECONDS", 0.0)
+    with HTTPServer(("127.0.0.1", 0), _Forbids) as api:
+        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{api.server_port}"}}
+        path = tmp_path / "kubeconfig"
+        path.write_text(json.dumps(KUBECONFIG | {"clusters": [cluster]}))
+        Thread(target=api.serve_forever, daemon=True).start()
+        with pytest.raises(SystemExit) as ended:
+            operator.main(
+                ["run", "--agent-image=x", "--namespace=n", f"--kubeconfig={path}", "--manage-crds=false"]
+            )
+        api.shutdown()
+    assert ended.value.code == 1
