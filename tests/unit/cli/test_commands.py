@@ -16,6 +16,7 @@ STATUS = {
     "overlayNet": "10.0.0.0/24",
     "publicKey": "PUBLIC",
     "keyIDs": ["0011aabb"],
+    "unreachableRoute": {"covers": "Overlay", "reason": ""},
     "hosts": "written",
     "state": "not saved: no space left on device",
     "uptimeSeconds": 7300.0,
@@ -59,6 +60,19 @@ def test_the_status_says_how_the_agent_does_and_what_is_wrong() -> None:
     assert "state file:       not saved: no space left on device\n" in text
     assert "rejected packets: decrypt 1, truncated 2\n" in text
     assert text.endswith("\n! WireGuardReady NoWireGuard: install it")
+
+
+@pytest.mark.parametrize(
+    ("covers", "line"),
+    [
+        ("Overlay", "10.0.0.0/24 by an unreachable route"),
+        ("Members", "members of the last day by unreachable routes; not the rest of 10.0.0.0/24: why"),
+        ("Nothing", "nothing of 10.0.0.0/24 by unreachable routes: why"),
+    ],
+)
+def test_the_status_says_which_packets_cannot_leave_in_clear(covers: str, line: str) -> None:
+    cover = {"covers": covers, "reason": "" if covers == "Overlay" else "why"}
+    assert f"\ncovered:          {line}\n" in status_text(STATUS | {"unreachableRoute": cover})
 
 
 def test_this_host_is_in_the_mesh_unless_its_own_device_key_or_joining_hinders_it() -> None:
