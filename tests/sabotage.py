@@ -54,6 +54,24 @@ SABOTAGES = {
         "pass",
         f"{SIM}::test_an_agent_restarted_at_another_address_is_found_there_by_all",
     ),
+    "forget-addresses-of-the-gone": Sabotage(
+        MEMBER,
+        "former = self._former_addresses.addresses",
+        "former: frozenset[IPAddress] = frozenset()",
+        f"{TESTS}::test_a_member_that_left_is_covered_for_a_day_over_restarts_too",
+    ),
+    "save-no-addresses-of-the-gone": Sabotage(
+        MEMBER,
+        "former_addresses=self._former_addresses.saved(now=now),",
+        "",
+        f"{TESTS}::test_a_member_that_left_is_covered_for_a_day_over_restarts_too",
+    ),
+    "say-on-each-apply-what-is-not-covered": Sabotage(
+        MEMBER,
+        "self._reported_cover = cover = self._cover",
+        "cover = self._cover",
+        f"{TESTS}::test_it_says_once_that_only_members_are_covered_as_soon_as_they_are",
+    ),
     "never-retry-a-save": Sabotage(
         "agent/wesher_agent/mesh/chore.py",
         "self._retry_at = now + self.retry if problem else inf",

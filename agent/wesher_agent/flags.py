@@ -358,8 +358,9 @@ FLAGS: tuple[Flag, ...] = (
         metavar="auto|on|off",
         read=_choice("auto", "on", "off"),
         default="auto",
-        help="whether packets to overlay addresses nobody has are refused instead of sent in clear; "
-        "auto does so unless the host itself uses addresses of that network (default: auto)",
+        help="whether packets to overlay addresses without a peer are refused instead of sent in clear; "
+        "auto refuses all of them, but only those to members of the last day if the network is as wide as a "
+        "private range or the underlay uses addresses of it (default: auto)",
     ),
     Flag(
         name="--forget-after",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wesher_agent.flags import FLAGS
-from wesher_agent.mesh.desired import UnreachableRoute
+from wesher_agent.mesh.cover import UnreachableRoute
 from wesher_agent.mesh.local import Options
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import ClusterKey

@@ -53,6 +53,31 @@ def test_no_address_and_no_key_is_programmed_twice(members: list[RosterMember], 
     assert living <= tunnelled | {problem.member for problem in wish.problems}, "missing without a word"
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(claims, max_size=8, unique_by=lambda member: member.name),
+    st.sets(st.sampled_from(list(WIDE)), max_size=4),
+    st.sets(st.sampled_from(list(SMALL)), min_size=1, max_size=4),
+)
+def test_what_a_member_had_and_the_underlay_has_not_never_leaves_in_clear(
+    members: list[RosterMember], former: set[IPAddress], underlay: set[IPAddress]
+) -> None:
+    """An address of the underlay lies in the overlay, so the overlay cannot be covered as a whole."""
+    own = local_peer("j", overlay=SMALL, address=candidate_address("j", SMALL), underlay=frozenset(underlay))
+    wish = desired(own, members, former)
+    assert wish.cover.extent == "Members"
+    assert list(wish.device.unreachable) == sorted({*wish.device.unreachable})
+    covered = {network.network_address for network in wish.device.unreachable}
+    assert all(network.prefixlen == network.max_prefixlen for network in wish.device.unreachable)
+    assert covered.isdisjoint(underlay | {wish.device.address})
+    had = {member.meta.overlay_address for member in members if member.meta is not None} | former
+    missed = {address for address in had if address in SMALL} - covered
+    assert missed <= underlay | {wish.device.address}
+    assert {*wish.device.routes} <= {*wish.device.unreachable}, (
+        "a peer's route that goes leaves nothing below"
+    )
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.sets(st.text("abcdefghijklmnop", min_size=1, max_size=3), min_size=2, max_size=9),

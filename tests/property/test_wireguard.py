@@ -30,12 +30,15 @@ from wesher_common.overlay import IPNetwork
 
 NOW = 1_000_000.0
 OVERLAY = IPv4Network("10.0.0.0/24")
+OTHER_MESH = IPv4Network("10.99.0.0/16")
+"""Of the same host."""
 PRIVATE = [WireGuardPrivateKey.from_random(bytes([number]) * 32) for number in (1, 2)]
 
 keys = st.integers(1, 6).map(lambda number: WireGuardPublicKey(bytes([number]) * 32))
 networks = st.integers(0, 9).map(lambda number: IPv4Network((int(OVERLAY[0]) + number, 32)))
 endpoints = st.builds(Endpoint, st.integers(1, 3).map(IPv4Address), st.sampled_from([1, 65535]))
 keepalives = st.sampled_from([0, 25])
+covers = st.sampled_from([(), (OVERLAY,)]) | st.sets(networks).map(lambda chosen: tuple(sorted(chosen)))
 
 
 @st.composite
@@ -56,7 +59,7 @@ def wishes(draw: st.DrawFn) -> DeviceConfig:
         overlay=OVERLAY,
         mtu=draw(st.sampled_from([1280, 1420])),
         peers=tuple(peers),
-        unreachable_overlay=draw(st.booleans()),
+        unreachable=draw(covers),
     )
 
 
@@ -90,7 +93,7 @@ def observations(draw: st.DrawFn) -> Observed:
         ),
         routes=routes,
         own_routes=frozenset(net for net in routes if draw(st.booleans())),
-        unreachable=draw(st.frozensets(st.sampled_from([OVERLAY, IPv4Network("10.99.0.0/16")]))),
+        unreachable=draw(st.frozensets(st.sampled_from([OVERLAY, OTHER_MESH]) | networks)),
     )
     return Observed(device, link)
 
@@ -166,8 +169,8 @@ def test_a_plan_reaches_the_wish_and_a_second_one_is_empty(wish: DeviceConfig, b
         assert learned or peer.endpoint in {None, there.endpoint}
     assert set(wish.routes) <= reached.link.routes
     assert reached.link.addresses == {ip_interface(wish.address)}
-    assert (OVERLAY in reached.link.unreachable) == wish.unreachable_overlay
-    assert IPv4Network("10.99.0.0/16") not in before.link.unreachable - reached.link.unreachable
+    assert reached.link.unreachable - {OTHER_MESH} == {*wish.unreachable}
+    assert OTHER_MESH not in before.link.unreachable - reached.link.unreachable
 
 
 @settings(deadline=None, max_examples=80)
@@ -202,7 +205,7 @@ def test_a_device_survives_both_protocols(observed: Observed) -> None:
             Peer(key, peer.endpoint, tuple(sorted(peer.allowed_ips)), peer.persistent_keepalive)
             for key, peer in sorted(observed.device.peers.items())
         ),
-        unreachable_overlay=True,
+        unreachable=(OVERLAY,),
     )
     change = plan(wish, Observed(ObservedDevice(), observed.link), now=NOW).device
     request = uapi.render_set(change).removeprefix(b"set=1\n").replace(b"replace_allowed_ips=true\n", b"")
@@ -265,5 +268,5 @@ _A_WISH = DeviceConfig(
             (IPv4Network("10.0.0.2/32"), IPv4Network("10.9.0.0/16")),
         ),
     ),
-    unreachable_overlay=True,
+    unreachable=(OVERLAY,),
 )

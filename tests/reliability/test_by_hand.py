@@ -38,13 +38,13 @@ def looks(host: Host) -> dict[str, Any]:
         "up": "UP" in link["flags"],
         "addresses": {entry["local"] for entry in link["addr_info"] if entry["family"] == "inet"},
         "routes": {line.split()[0] for line in routes.splitlines()},
-        "unreachable": "unreachable 10.0.0.0/8" in host.run(["ip", "route"]).stdout,
+        "unreachable": {*host.run(["ip", "route", "show", "type", "unreachable"]).stdout.splitlines()},
     }
 
 
-def remove_a_peer_and_the_unreachable_route(host: Host) -> None:
+def remove_a_peer_and_the_unreachable_routes(host: Host) -> None:
     # Not together with peers' routes: what is sent to them would then leave in clear until both are back.
-    host.run(["ip", "route", "delete", "unreachable", "10.0.0.0/8"])
+    host.run(["ip", "route", "flush", "type", "unreachable"])
     first = min(device(host).peers)
     ask_device(host, f"set=1\npublic_key={first.raw.hex()}\nremove=true".encode() + END)
 
@@ -67,7 +67,7 @@ def set_it_down(host: Host) -> None:
 
 
 EDITS = {
-    "a": remove_a_peer_and_the_unreachable_route,
+    "a": remove_a_peer_and_the_unreachable_routes,
     "b": give_a_peers_address_to_another,
     "c": delete_address_and_routes,
     "d": set_it_down,

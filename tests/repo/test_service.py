@@ -29,6 +29,13 @@ def test_the_agent_takes_the_settings_file_as_it_is_and_each_line_that_may_be_sw
     assert not settings.options.leaves_on_exit
 
 
+def test_without_an_edit_the_settings_file_gives_the_network_that_the_command_has() -> None:
+    """Machines that use the service and machines that do not would otherwise have no tunnel between them."""
+    lines = DEFAULTS.read_text().splitlines()
+    environ = dict(line.split("=", 1) for line in lines if re.match(r"WESHER_[A-Z_]+=", line))
+    assert agent_settings([], environ).overlay_net == agent_settings([], {}).overlay_net
+
+
 def test_systemd_leaves_wireguard_go_to_the_agent_so_that_a_restart_can_keep_it() -> None:
     service = (REPOSITORY / "deploy/systemd/wesher.service").read_text()
     # `mixed` kills at the end whatever is left in the service's control group, systemd.kill(5).

@@ -50,6 +50,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         ("gossip", f"{gossip['address']} {gossip['profile']}, {joined}"),
         ("cluster key", f"id {', '.join(status['keyIDs'])}"),
         ("peers", f"{known}, {peers['handshake']} with a fresh handshake"),
+        ("covered", _covered(status)),
         ("hosts file", status["hosts"]),
         ("state file", status["state"]),
         ("up", age(status["uptimeSeconds"])),
@@ -61,6 +62,15 @@ def status_text(status: Mapping[str, Any]) -> str:
     width = max(len(label) for label, _ in lines) + 2
     text = "\n".join(f"{label + ':':{width}}{value}" for label, value in lines)
     return text + "".join(f"\n! {problem}" for problem in _problems(status["conditions"]))
+
+
+def _covered(status: Mapping[str, Any]) -> str:
+    network, cover = status["overlayNet"], status["unreachableRoute"]
+    if cover["covers"] == "Overlay":
+        return f"{network} by an unreachable route"
+    if cover["covers"] == "Members":
+        return f"members of the last day by unreachable routes; not the rest of {network}: {cover['reason']}"
+    return f"nothing of {network} by unreachable routes: {cover['reason']}"
 
 
 def hindrances(status: Mapping[str, Any]) -> list[str]:

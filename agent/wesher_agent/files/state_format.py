@@ -14,6 +14,7 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
+from wesher_agent.mesh.former_addresses import FormerAddress
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
@@ -68,6 +69,9 @@ def render_state(state: SavedState) -> str:
             }
             for gone in state.tombstones
         ],
+        "FormerAddresses": [
+            {"Address": str(former.address), "Age": round(former.age, 3)} for former in state.former_addresses
+        ],
         "Mesh": state.mesh.to_dict() if state.mesh else None,
     }
     return (
@@ -119,6 +123,7 @@ class _StateReader:
             routes=tuple(self._take_list("Routes", _network)),
             incarnation=self._take("Incarnation", _incarnation) or 0,
             tombstones=tuple(self._take_list("Tombstones", self._tombstone)),
+            former_addresses=tuple(self._take_list("FormerAddresses", _former_address)),
             mesh=self._take("Mesh", _mesh),
             unknown=self._left,
         )
@@ -164,8 +169,7 @@ class _StateReader:
         )
 
     def _member(self, value: Any, at: str) -> tuple[str, Address]:
-        if not isinstance(value, dict):
-            raise InvalidSpec(at, "must be a JSON object")
+        _object(value, at)
         name = _text(value.get("Name"), f"{at}.Name")
         if not name:
             raise InvalidSpec(f"{at}.Name", "must not be empty")
@@ -203,6 +207,12 @@ def _text(value: Any, at: str) -> str:
     return value
 
 
+def _object(value: Any, at: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidSpec(at, "must be a JSON object")
+    return value
+
+
 def _list(value: Any, at: str) -> list[Any]:
     if not isinstance(value, list):
         raise InvalidSpec(at, "must be a list")
@@ -228,6 +238,13 @@ def _gossip_address(value: Any, at: str) -> Address:
     if seed.address is None or seed.port is None:
         raise InvalidSpec(at, "must be an IP address and a port", value=value)
     return Address(str(seed.address), seed.port)
+
+
+def _former_address(value: Any, at: str) -> FormerAddress:
+    entry = _object(value, at)
+    return FormerAddress(
+        _ip(entry.get("Address"), f"{at}.Address"), _seconds(entry.get("Age", 0.0), f"{at}.Age")
+    )
 
 
 def _mesh(value: Any, at: str) -> MeshDocument:

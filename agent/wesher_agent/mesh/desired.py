@@ -13,8 +13,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address, ip_network
-from typing import Final, Literal
+from typing import Final
 
+from wesher_agent.mesh.cover import NO_COVER, Cover, UnreachableRoute, choose_cover
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
@@ -29,8 +30,6 @@ from wesher_common.names import (
     is_reserved_name,
 )
 from wesher_common.overlay import IPAddress, IPNetwork, allocate_address, is_reserved
-
-UnreachableRoute = Literal["auto", "on", "off"]
 
 NAT_KEEPALIVE: Final = 25
 """Seconds; what wg(8) advises to keep a NAT's mapping open."""
@@ -104,16 +103,25 @@ class Desired:
     """The members with a tunnel, by name: public key and overlay address."""
     endpoints: frozenset[IPAddress] = frozenset()
     """Where members are reached in the underlay: the ways to them decide the MTU."""
+    cover: Cover = NO_COVER
+    """What the device's ``unreachable`` networks are chosen by."""
 
 
-def desired(local: LocalPeer, members: Iterable[RosterMember]) -> Desired:
+def desired(local: LocalPeer, members: Iterable[RosterMember], former: Collection[IPAddress] = ()) -> Desired:
     """Return what the host should look like.
 
     Alive, suspected and failed members get a peer and a hosts entry; left ones none.
     A failed member whose name is a seed's gets a peer only, see `_hides_seed`.
+
+    Args:
+        local: this member.
+        members: the others.
+        former: overlay addresses of members that are not among these any more.
+
     """
     problems: list[Problem] = []
-    expected = [member for member in members if member.state is not MemberState.LEFT]
+    known = [*members]
+    expected = [member for member in known if member.state is not MemberState.LEFT]
     endpoints = _endpoints(local, expected)
     # In Kubernetes the overlay overlaps nothing: an endpoint inside it is bogus and reserves no address.
     inside = {address for address in endpoints if address in local.overlay} if local.in_kubernetes else set()
@@ -137,6 +145,14 @@ def desired(local: LocalPeer, members: Iterable[RosterMember]) -> Desired:
         )
         for claim in programmed
     ]
+    cover = choose_cover(
+        local.unreachable_route,
+        in_kubernetes=local.in_kubernetes,
+        overlay=local.overlay,
+        host=local.underlay,
+        endpoints=endpoints,
+    )
+    used = {member.meta.overlay_address for member in known if member.meta is not None}.union(former)
     device = DeviceConfig(
         interface=local.interface,
         private_key=local.private_key,
@@ -145,11 +161,13 @@ def desired(local: LocalPeer, members: Iterable[RosterMember]) -> Desired:
         overlay=local.overlay,
         mtu=local.mtu,
         peers=tuple(sorted(peers, key=lambda peer: peer.public_key.raw)),
-        unreachable_overlay=unreachable_overlay(
-            local.unreachable_route,
-            in_kubernetes=local.in_kubernetes,
-            overlay=local.overlay,
-            underlay=underlay,
+        unreachable=cover.networks(
+            local.overlay,
+            (
+                each
+                for each in used
+                if each is not None and each in local.overlay and each != address and each not in underlay
+            ),
         ),
     )
     return Desired(
@@ -158,21 +176,8 @@ def desired(local: LocalPeer, members: Iterable[RosterMember]) -> Desired:
         tuple(sorted(problems)),
         tunnels={claim.member.name: (claim.key, claim.address) for claim in programmed},
         endpoints=endpoints - inside,
+        cover=cover,
     )
-
-
-def unreachable_overlay(
-    mode: UnreachableRoute, *, in_kubernetes: bool, overlay: IPNetwork, underlay: Collection[IPAddress]
-) -> bool:
-    """Tell whether an ``unreachable`` route may cover the overlay below the peers' routes.
-
-    It keeps what is meant for the overlay from leaving in clear. In Kubernetes the
-    overlay overlaps nothing; elsewhere an underlay address inside it would be cut off
-    (with Go's default of 10.0.0.0/8 easily the whole LAN).
-    """
-    if mode != "auto":
-        return mode == "on"
-    return in_kubernetes or not any(address in overlay for address in underlay)
 
 
 def starting_address(

@@ -52,8 +52,9 @@ class DeviceConfig:
     """Bytes; 0 while it is still to be taken from the underlay (`tunnel` decides it before it applies)."""
     peers: tuple[Peer, ...]
     """Sorted by public key, each key once."""
-    unreachable_overlay: bool
-    """Whether an ``unreachable`` route covers the overlay below the peers' routes."""
+    unreachable: tuple[IPNetwork, ...]
+    """Networks under ``unreachable`` routes, which lie below the peers' routes; sorted. Either the
+    whole overlay or host addresses in it."""
 
     @property
     def routes(self) -> tuple[IPNetwork, ...]:

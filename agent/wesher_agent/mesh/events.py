@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wesher_agent.mesh.cover import Extent
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event as EngineEvent
-from wesher_common.overlay import IPAddress
+from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import SeedAddress
 
 
@@ -75,6 +76,15 @@ class OverlayAddressGivenUp:
 
     former: IPAddress
     address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayNotCovered:
+    """``unreachable`` routes do not cover the whole overlay, so packets into it may leave in clear."""
+
+    overlay: IPNetwork
+    covered: Extent
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +167,7 @@ MeshEvent = (
     | ProblemFound
     | OverlayAddressGiven
     | OverlayAddressGivenUp
+    | OverlayNotCovered
     | AddressLost
     | NoAddressToAnnounce
     | RoutesNotAnnounced

@@ -9,7 +9,8 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from wesher_agent.mesh.desired import LocalPeer, UnreachableRoute, starting_address
+from wesher_agent.mesh.cover import UnreachableRoute
+from wesher_agent.mesh.desired import LocalPeer, starting_address
 from wesher_agent.mesh.host import HostNetwork, Listening, choose_addresses
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
 from wesher_agent.mesh.place import Place

@@ -20,8 +20,10 @@ from random import Random
 
 from wesher_agent.mesh import events
 from wesher_agent.mesh.chore import Chore
+from wesher_agent.mesh.cover import NO_COVER, Cover, is_wide
 from wesher_agent.mesh.desired import Desired, LocalPeer, Problem, desired
 from wesher_agent.mesh.events import Event
+from wesher_agent.mesh.former_addresses import FormerAddresses
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.host import HostNetwork
 from wesher_agent.mesh.key_doubts import KeyDoubts
@@ -107,7 +109,9 @@ class MeshMember:
 
         self._key_doubts = KeyDoubts()
         self._seeker = Seeker(self._roster, self._engine)
+        self._former_addresses = FormerAddresses(saved.former_addresses, now=now)
         self._desired: Desired | None = None
+        self._reported_cover = NO_COVER
         self._started_at = now
         self._is_started = False
         """Whether the engine is."""
@@ -192,6 +196,7 @@ class MeshMember:
             local=self._local,
             members=members,
             problems=self._problems,
+            cover=self._cover,
             can_probe=not self._nobody_can_be_probed(members),
             rival=self._conflicts.rival(now=now),
             other_key_at=self._key_doubts.address,
@@ -258,6 +263,11 @@ class MeshMember:
     def applied(self, problem: str = "", *, now: float) -> None:
         """Answer `Apply`; no other comes before. With a problem it is tried again in a while."""
         self._applying.end(problem, now=now)
+        if not problem and self._cover != self._reported_cover:
+            self._reported_cover = cover = self._cover
+            if cover.extent != "Overlay":
+                overlay = self._local.document.overlay
+                self._events.append(events.OverlayNotCovered(overlay, cover.extent, cover.reason))
         self._report()
 
     def saved(self, problem: str = "", *, now: float) -> None:
@@ -447,6 +457,7 @@ class MeshMember:
             yield self._seeker.due, self._seek
         yield self._applying.due, self._apply
         yield self._saving.due, self._save
+        yield self._former_addresses.next_timer, self._forget_addresses
 
     def _listen(self, now: float) -> None:
         with self._listening.beginning(now=now):
@@ -460,6 +471,10 @@ class MeshMember:
         self._outputs.extend(map(Resolve, self._seeker.work(now=now)))
         self._engine.set_expected(self._roster.expected_ips)
         self._note_roster()
+
+    def _forget_addresses(self, now: float) -> None:
+        if self._former_addresses.forget(now=now):
+            self._members_changed()
 
     def _apply(self, now: float) -> None:
         self._applying.is_wanted = False
@@ -476,7 +491,9 @@ class MeshMember:
     def _settle_address(self, peer: LocalPeer, now: float) -> Desired:
         """Return the desired state; where another member keeps our overlay address, with the next one."""
         members = self._roster.members.values()
-        wanted = desired(peer, members)
+        self._former_addresses.note(members, now=now)
+        former = self._former_addresses.addresses
+        wanted = desired(peer, members, former)
         moved_to = wanted.device.address
         if moved_to == peer.address:
             return wanted
@@ -484,11 +501,15 @@ class MeshMember:
         self._local = replace(self._local, overlay_address=moved_to)
         self._announce(now)
         self._saving.want()
-        return desired(replace(peer, address=moved_to), members)
+        return desired(replace(peer, address=moved_to), members, former)
 
     @property
     def _problems(self) -> tuple[Problem, ...]:
         return self._desired.problems if self._desired is not None else ()
+
+    @property
+    def _cover(self) -> Cover:
+        return self._desired.cover if self._desired is not None else NO_COVER
 
     def _nobody_can_be_probed(self, members: Mapping[str, RosterMember]) -> bool:
         if self._desired is None or self._desired.device.peers:
@@ -503,6 +524,7 @@ class MeshMember:
     def _state(self, now: float) -> SavedState:
         local = self._local
         place = local.place or Place()
+        self._former_addresses.note(self._roster.members.values(), now=now)
         return SavedState(
             key_ring=local.ring,
             nodes=self._roster.saved(now=now),
@@ -515,6 +537,7 @@ class MeshMember:
             routes=place.routes,
             incarnation=max(self._first_incarnation, self._engine.me.incarnation),
             tombstones=self._engine.tombstones(now=now),
+            former_addresses=self._former_addresses.saved(now=now),
             mesh=local.document if local.options.in_kubernetes else None,
             unknown=self._saved.unknown,
         )
@@ -552,7 +575,7 @@ def _roster(local: Local, saved: SavedState, rng: Random, *, now: float) -> Rost
         gossip_port=document.gossip.port,
         overlay=document.overlay,
         overlay_is_apart=options.in_kubernetes
-        or not any(address in document.overlay for address in local.underlay),
+        or not (is_wide(document.overlay) or any(address in document.overlay for address in local.underlay)),
         forget_after=options.forget_after,
         rng=rng,
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from wesher_agent.mesh.former_addresses import FormerAddress
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.swim.address import Address
@@ -42,6 +43,8 @@ class SavedState:
     """The member's last incarnation."""
     tombstones: tuple[Tombstone, ...] = ()
     """Members that were gone, whose old news must not be believed."""
+    former_addresses: tuple[FormerAddress, ...] = ()
+    """Overlay addresses of members that are gone, to which nothing must leave in clear."""
     mesh: MeshDocument | None = None
     """Only in Kubernetes: the mesh it was a member of."""
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)

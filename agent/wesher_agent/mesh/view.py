@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from wesher_agent.mesh.cover import Cover
 from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.roster import RosterMember
@@ -29,6 +30,8 @@ class MemberView:
     """Every other member remembered, by name."""
     problems: tuple[Problem, ...]
     """As of the last desired state."""
+    cover: Cover
+    """What of the overlay ``unreachable`` routes cover, as of the last desired state."""
     can_probe: bool
     """Whether a tunnel can be tried: False while every living member has a problem."""
     rival: str

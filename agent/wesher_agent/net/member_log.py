@@ -13,6 +13,7 @@ CAUSED_BY_PEERS = (
     events.SeedSkipped,
     events.ProblemFound,
     events.OverlayAddressGivenUp,
+    events.OverlayNotCovered,
     events.DialledAtFormerAddress,
 )
 """Events that a holder of the cluster key can cause at will; the others must not share their allowance."""
@@ -39,6 +40,14 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.info("overlay address given", address=address)
         case events.OverlayAddressGivenUp(former=former, address=address):
             log.warning("overlay address given up: another member keeps it", former=former, address=address)
+        case events.OverlayNotCovered(overlay=overlay, covered=covered, reason=reason):
+            # Off was asked for.
+            (log.info if covered == "Nothing" else log.warning)(
+                "overlay not covered as a whole: packets to addresses without a member can leave in clear",
+                overlay=overlay,
+                covered=covered,
+                reason=reason,
+            )
         case events.AddressLost(address=address):
             log.error("gossip address is missing from this host", address=address)
         case events.NoAddressToAnnounce(error=error):

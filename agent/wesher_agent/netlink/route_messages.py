@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from zlib import crc32
 
 from wesher_agent.netlink.errors import MalformedReply
 from wesher_agent.netlink.messages import AF_INET, AF_INET6, pack_attribute, parse_attributes
@@ -18,6 +19,8 @@ PROTOCOL = 87
 """Marks our routes (``ip route show proto 87``); free in iproute2's rt_protos and the kernel's list."""
 UNREACHABLE_METRIC = 1_000_000
 """Behind whatever else routes the overlay's network."""
+HOST_METRICS = 1_000_000
+"""How many metrics above `UNREACHABLE_METRIC` are for host routes: one for each interface."""
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 UNICAST, LOCAL, UNREACHABLE = 1, 2, 7
@@ -78,10 +81,22 @@ def pack_peer_route(network: IPNetwork, device: int, *, remove: bool = False) ->
     )
 
 
-def pack_unreachable(network: IPNetwork, *, remove: bool = False) -> bytes:
-    """Return the body that adds or removes the ``unreachable`` route under a network."""
+def unreachable_metric(network: IPNetwork, interface: str) -> int:
+    """Return the metric of the ``unreachable`` route under a network.
+
+    Two meshes of one host may have the same overlay, and so cover the same addresses. By its metric a
+    host route belongs to one interface, and the other mesh's agent leaves it alone.
+    """
+    if network.prefixlen < network.max_prefixlen:
+        return UNREACHABLE_METRIC
+    return UNREACHABLE_METRIC + 1 + crc32(interface.encode()) % HOST_METRICS
+
+
+def pack_unreachable(network: IPNetwork, interface: str, *, remove: bool = False) -> bytes:
+    """Return the body that adds or removes an interface's ``unreachable`` route under a network."""
     scope = _SCOPE_ANY if remove else _SCOPE_UNIVERSE
-    return _head(network, scope, UNREACHABLE) + _destination(network) + _priority(UNREACHABLE_METRIC)
+    metric = unreachable_metric(network, interface)
+    return _head(network, scope, UNREACHABLE) + _destination(network) + _priority(metric)
 
 
 def pack_list_into(device: int, family: int) -> bytes:

@@ -13,7 +13,7 @@ from wesher_agent.status.snapshot import Snapshot
 def status_answer(now: Snapshot) -> dict[str, Any]:
     """Return what ``wesher status`` shows."""
     local, document = now.local, now.local.document
-    gossip, wireguard = document.gossip, document.wireguard
+    gossip, wireguard, cover = document.gossip, document.wireguard, now.member.cover
     return {
         "node": local.name,
         "interface": wireguard.interface,
@@ -21,6 +21,7 @@ def status_answer(now: Snapshot) -> dict[str, Any]:
         "overlayNet": str(document.overlay),
         "publicKey": str(local.private_key.public),
         "keyIDs": [key.id for key in local.ring],
+        "unreachableRoute": {"covers": cover.extent, "reason": cover.reason},
         "hosts": now.hosts,
         "state": f"not saved: {now.member.save_problem}" if now.member.save_problem else "saved",
         "uptimeSeconds": round(now.member.uptime, 1),

@@ -128,14 +128,14 @@ def observe_link(interface: str) -> ObservedLink:
         index = found["index"]
         addresses = _addresses(kernel, index)
         into = routes.list_into(fast, index)
-        unreachable = routes.list_unreachable(fast)
+        unreachable = routes.list_unreachable(fast, interface)
     return ObservedLink(
         mtu=found.get("mtu"),
         up=bool(found["flags"] & _IFF_UP),
         addresses=frozenset(address for address in addresses if not _is_link_local(address)),
         routes=frozenset(route.destination for route in into),
         own_routes=frozenset(route.destination for route in into if route.protocol == PROTOCOL),
-        unreachable=frozenset(route.destination for route in unreachable),
+        unreachable=frozenset(unreachable),
     )
 
 
@@ -154,11 +154,11 @@ def change_link(interface: str, change: LinkChange) -> tuple[RouteConflict, ...]
     with IPRoute() as kernel, NetlinkSocket(NETLINK_ROUTE) as fast:
         index = _existing(kernel, interface)["index"]
         # First, so that no packet for the overlay leaves in clear while the rest is on its way.
-        routes.add_unreachable(fast, change.add_unreachable)
+        routes.add_unreachable(fast, interface, change.add_unreachable)
         _change_interface(kernel, interface, index, change)
         conflicts = routes.add_peer_routes(fast, index, change.add_routes)
         routes.remove_peer_routes(fast, index, change.remove_routes)
-        routes.remove_unreachable(fast, change.remove_unreachable)
+        routes.remove_unreachable(fast, interface, change.remove_unreachable)
     return conflicts
 
 
@@ -166,17 +166,21 @@ def remove_own_unreachable(interface: str, overlay: IPNetwork | None) -> None:
     """Remove this device's ``unreachable`` routes, which do not go with it.
 
     Args:
-        interface: the device; the routes are told by covering its addresses.
+        interface: the device. Its routes are host routes, which name it, and those that cover its addresses.
         overlay: the network, where it is known though the device may be gone.
 
     """
     with IPRoute(strict_check=True) as kernel, NetlinkSocket(NETLINK_ROUTE) as fast:
         found = _find(kernel, interface)
         hosts = [] if found is None else [address.ip for address in _addresses(kernel, found["index"])]
-        networks = {route.destination for route in routes.list_unreachable(fast)}
-        routes.remove_unreachable(
-            fast, [net for net in networks if net == overlay or any(host in net for host in hosts)]
-        )
+        networks = [
+            network
+            for network in routes.list_unreachable(fast, interface)
+            if network.prefixlen == network.max_prefixlen
+            or network == overlay
+            or any(host in network for host in hosts)
+        ]
+        routes.remove_unreachable(fast, interface, networks)
 
 
 def _change_interface(kernel: IPRoute, interface: str, index: int, change: LinkChange) -> None:

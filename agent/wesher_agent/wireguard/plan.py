@@ -64,7 +64,8 @@ class ObservedLink:
     own_routes: frozenset[IPNetwork] = frozenset()
     """Those of ``routes`` that carry our protocol number."""
     unreachable: frozenset[IPNetwork] = frozenset()
-    """Networks under ``unreachable`` routes of ours, be it for this mesh or another."""
+    """Networks under our ``unreachable`` routes. Host addresses are this device's; any other
+    network may be another mesh's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,8 @@ def plan(config: DeviceConfig, observed: Observed, *, now: float) -> Change:
 def plan_next(before: DeviceConfig, config: DeviceConfig, *, now: float) -> Change | None:
     """Return the change from a device left as ``before`` to ``config``, without an observation.
 
-    Only peers that differ are looked at, so this is quick however many there are.
+    Only peers and ``unreachable`` networks that differ are looked at, so this is quick however many
+    there are.
 
     Returns:
         None when the device must be observed first: a peer's wished endpoint
@@ -170,8 +172,9 @@ def plan_next(before: DeviceConfig, config: DeviceConfig, *, now: float) -> Chan
                 return None
             was.append(former)
         becomes.append(peer)
-    left_as = replace(before, peers=(*was, *known.values()))
-    return plan(replace(config, peers=tuple(becomes)), fulfilled(left_as), now=now)
+    gone, new = _differing(before.unreachable, config.unreachable)
+    left_as = replace(before, peers=(*was, *known.values()), unreachable=gone)
+    return plan(replace(config, peers=tuple(becomes), unreachable=new), fulfilled(left_as), now=now)
 
 
 def plan_device(config: DeviceConfig, observed: ObservedDevice, *, now: float) -> DeviceChange:
@@ -206,7 +209,7 @@ def plan_link(config: DeviceConfig, observed: ObservedLink) -> LinkChange:
     address = ip_interface(config.address)
     strangers = observed.addresses - {address}
     routes = frozenset(config.routes)
-    unreachable = frozenset({config.overlay} if config.unreachable_overlay else ())
+    unreachable = frozenset(config.unreachable)
     return LinkChange(
         mtu=None if observed.mtu == config.mtu else config.mtu,
         up=not observed.up,
@@ -219,7 +222,8 @@ def plan_link(config: DeviceConfig, observed: ObservedLink) -> LinkChange:
             network
             for network in observed.unreachable - unreachable
             # Another mesh of this host has its own: one of ours covers our address, present or former.
-            if any(host.ip in network for host in (address, *strangers))
+            if network.prefixlen == network.max_prefixlen
+            or any(host.ip in network for host in (address, *strangers))
         ),
     )
 
@@ -247,7 +251,7 @@ def fulfilled(config: DeviceConfig) -> Observed:
             addresses=frozenset({ip_interface(config.address)}),
             routes=routes,
             own_routes=routes,
-            unreachable=frozenset({config.overlay} if config.unreachable_overlay else ()),
+            unreachable=frozenset(config.unreachable),
         ),
     )
 
@@ -287,6 +291,15 @@ def _endpoint_serves(peer: Peer, there: ObservedPeer, now: float) -> bool:
         and there.last_handshake is not None
         and abs(now - there.last_handshake) < HANDSHAKE_FRESH
     )
+
+
+def _differing(
+    before: tuple[IPNetwork, ...], now: tuple[IPNetwork, ...]
+) -> tuple[tuple[IPNetwork, ...], tuple[IPNetwork, ...]]:
+    """Return what is only in the first, and what is only in the second."""
+    if before == now:
+        return (), ()
+    return tuple({*before}.difference(now)), tuple({*now}.difference(before))
 
 
 def _in_order(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:

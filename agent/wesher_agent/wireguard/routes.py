@@ -48,13 +48,18 @@ def list_into(kernel: NetlinkSocket, device: int) -> list[Route]:
     ]
 
 
-def list_unreachable(kernel: NetlinkSocket) -> list[Route]:
-    """Return our ``unreachable`` routes, those of other meshes on this host among them."""
+def list_unreachable(kernel: NetlinkSocket, interface: str) -> list[IPNetwork]:
+    """Return the networks under our ``unreachable`` routes.
+
+    Host routes are the interface's only; a wider network may be another mesh's.
+    """
     return [
-        route
+        route.destination
         for family in (AF_INET, AF_INET6)
         for route in _list(kernel, route_messages.pack_list_unreachable(family))
-        if route.kind == route_messages.UNREACHABLE and route.protocol == PROTOCOL
+        if route.kind == route_messages.UNREACHABLE
+        and route.protocol == PROTOCOL
+        and route.metric == route_messages.unreachable_metric(route.destination, interface)
     ]
 
 
@@ -92,14 +97,15 @@ def remove_peer_routes(kernel: NetlinkSocket, device: int, networks: Iterable[IP
     _remove(kernel, [route_messages.pack_peer_route(network, device, remove=True) for network in networks])
 
 
-def add_unreachable(kernel: NetlinkSocket, networks: Iterable[IPNetwork]) -> None:
+def add_unreachable(kernel: NetlinkSocket, interface: str, networks: Iterable[IPNetwork]) -> None:
     """Let what has no better route to these networks fail at once, rather than leave in clear."""
-    _add(kernel, [route_messages.pack_unreachable(network) for network in networks])
+    _add(kernel, [route_messages.pack_unreachable(network, interface) for network in networks])
 
 
-def remove_unreachable(kernel: NetlinkSocket, networks: Iterable[IPNetwork]) -> None:
-    """Remove our ``unreachable`` routes, which do not go with the interface."""
-    _remove(kernel, [route_messages.pack_unreachable(network, remove=True) for network in networks])
+def remove_unreachable(kernel: NetlinkSocket, interface: str, networks: Iterable[IPNetwork]) -> None:
+    """Remove the interface's ``unreachable`` routes, which do not go with it."""
+    bodies = [route_messages.pack_unreachable(network, interface, remove=True) for network in networks]
+    _remove(kernel, bodies)
 
 
 def _list(kernel: NetlinkSocket, body: bytes) -> list[Route]:

@@ -18,6 +18,7 @@ STATUS = {
     "overlayNet": "10.0.0.0/24",
     "publicKey": "PUBLIC",
     "keyIDs": ["0011aabb"],
+    "unreachableRoute": {"covers": "Overlay", "reason": ""},
     "hosts": "written",
     "state": "not saved: no space left on device",
     "uptimeSeconds": 7300.0,
@@ -92,6 +93,19 @@ def test_a_device_is_named_only_where_there_is_one() -> None:
     assert "interface:        wgoverlay (Userspace, mtu 1420)\n" in status_text(STATUS)
     without = STATUS | {"wireguard": {"mode": "none", "mtu": 1420, "port": 51820}}
     assert "interface:        wgoverlay (no device)\n" in status_text(without)
+
+
+@pytest.mark.parametrize(
+    ("covers", "line"),
+    [
+        ("Overlay", "10.0.0.0/24 by an unreachable route"),
+        ("Members", "members of the last day by unreachable routes; not the rest of 10.0.0.0/24: why"),
+        ("Nothing", "nothing of 10.0.0.0/24 by unreachable routes: why"),
+    ],
+)
+def test_the_status_says_which_packets_cannot_leave_in_clear(covers: str, line: str) -> None:
+    cover = {"covers": covers, "reason": "" if covers == "Overlay" else "why"}
+    assert f"\ncovered:          {line}\n" in status_text(STATUS | {"unreachableRoute": cover})
 
 
 def test_this_host_is_in_the_mesh_unless_its_own_device_key_or_joining_hinders_it() -> None:

@@ -13,6 +13,7 @@ import pytest
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.state import StateFile
 from wesher_agent.files.state_format import parse_state, render_state
+from wesher_agent.mesh.former_addresses import FormerAddress
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
@@ -45,6 +46,10 @@ FULL = SavedState(
     tombstones=(
         Tombstone(name="d", incarnation=7, address=Address("192.0.2.4", 7946), age=3600.5, left=True),
         Tombstone(name="e.west", incarnation=1_800_000_001, address=Address("2001:db8::5", 7947)),
+    ),
+    former_addresses=(
+        FormerAddress(ip_address("10.189.0.9"), 3600.5),
+        FormerAddress(ip_address("fd42::9")),
     ),
     mesh=MeshDocument(
         name="prod", uid="u-1", overlay=ip_network("10.189.0.0/16"), allocation=ip_network("10.189.0.0/16")
@@ -143,7 +148,7 @@ def test_a_go_node_finds_its_fields_in_ours() -> None:
 def test_no_key_of_ours_is_one_of_gos_in_another_case() -> None:
     """encoding/json matches names without regard to case, so such a key would be read as Go's."""
     content = json.loads(render_state(FULL))
-    for level in (content, content["Nodes"][0], content["Tombstones"][0]):
+    for level in (content, content["Nodes"][0], content["Tombstones"][0], content["FormerAddresses"][0]):
         assert len({key.lower() for key in level}) == len(level)
     assert {"name", "addr", "meta", "overlayaddr", "pubkey"} == {
         key.lower() for key in content["Nodes"][0]
@@ -269,6 +274,15 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     (
         {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("nan")}]},
         "Nodes[0].Away 'nan': must be a number of seconds",
+    ),
+    ({"FormerAddresses": [7]}, "FormerAddresses[0]: must be a JSON object"),
+    (
+        {"FormerAddresses": [{"Address": "x"}]},
+        "FormerAddresses[0].Address 'x': must be an IP address",
+    ),
+    (
+        {"FormerAddresses": [{"Address": "10.189.0.9", "Age": -1}]},
+        "FormerAddresses[0].Age '-1': must be a number of seconds",
     ),
     ({"Tombstones": {}}, "Tombstones: must be a list"),
     (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from random import Random
 from typing import Any, TypeVar
 
@@ -547,6 +547,83 @@ def test_a_member_that_is_away_for_too_long_is_forgotten_and_loses_its_tunnel() 
     shell.run(100.0)
     assert shell.happened(events.FailedMemberForgotten) == [events.FailedMemberForgotten("b")]
     assert [{*apply.desired.tunnels} for apply in shell.take(Apply)] == [set()]
+
+
+# What must not leave in clear.
+
+HOUR, DAY = 3600.0, 24 * 3600.0
+LAN_IN_THE_OVERLAY = host("192.0.2.100", "10.189.0.250")
+
+
+def covered(shell: Shell) -> set[str]:
+    """Return what the last apply covers, and answer it."""
+    wanted = shell.take(Apply)[-1].desired
+    shell.tell(lambda member, now: member.applied(now=now))
+    return {str(network) for network in wanted.device.unreachable}
+
+
+def test_a_member_that_left_is_covered_for_a_day_over_restarts_too() -> None:
+    local = local_node("a", on=LAN_IN_THE_OVERLAY)
+    shell = started(local)
+    shell.met("b", B.ip)
+    shell.settle()
+    shell.hear(Dead(1, "b", "b"))
+    shell.run(2.0)
+    address = f"{meta('b').overlay_address}/32"
+    assert covered(shell) == {address}
+    shell.settle()
+    shell.run(HOUR)
+    shell.settle()
+    assert "b" not in shell.member.view(now=shell.now).members
+    shell.tell(lambda member, now: member.restart(now=now))
+
+    again = Shell(local, shell.last_state)
+    again.tell(lambda member, now: member.start(now=now))
+    again.tell(lambda member, now: member.listening(now=now))
+    again.run(1.0)
+    assert covered(again) == {address}
+    again.settle()
+    again.run(DAY - HOUR - 60.0)
+    assert not again.take(Apply), "nothing changed"
+    again.run(120.0)
+    assert covered(again) == set()
+
+
+def test_it_says_once_that_only_members_are_covered_as_soon_as_they_are() -> None:
+    shell = Shell(local_node("a", on=LAN_IN_THE_OVERLAY))
+    shell.tell(lambda member, now: member.start(now=now))
+    shell.tell(lambda member, now: member.listening(now=now))
+    shell.run(1.0)
+    shell.tell(lambda member, now: member.applied("no wireguard", now=now))
+    assert not shell.happened(events.OverlayNotCovered)
+    shell.run(APPLY_RETRY)
+    for name, ip in (("b", B.ip), ("c", "192.0.2.3")):
+        shell.settle()
+        shell.met(name, ip)
+    shell.settle()
+    (said,) = shell.happened(events.OverlayNotCovered)
+    assert (said.overlay, said.covered) == (OVERLAY, "Members")
+    assert "10.189.0.250" in said.reason
+    assert shell.member.view(now=shell.now).cover.reason == said.reason
+
+
+def test_it_says_nothing_when_all_of_the_overlay_is_covered() -> None:
+    shell = started()
+    assert shell.member.view(now=shell.now).cover.extent == "Overlay"
+    assert not shell.happened(events.OverlayNotCovered)
+
+
+def test_under_a_wide_overlay_a_seeds_name_may_lead_into_it() -> None:
+    """As to a site behind the router; but not to a member's overlay address, found in the hosts file."""
+    wide = ip_network("10.0.0.0/8")
+    seed = SeedAddress("office.example")
+    shell = started(local_node("a", mesh=document(overlay=wide, allocation=wide, seed_nodes=(seed,))))
+    inside = [ip_address("10.20.0.5"), meta("b").overlay_address or ip_address("::")]
+    shell.met("b", B.ip)
+    shell.tell(lambda member, now: member.resolved(seed, inside, now=now))
+    shell.run(1.0)
+    assert [str(skipped.address) for skipped in shell.happened(events.SeedSkipped)] == [str(inside[1])]
+    assert Address("10.20.0.5", 7946) in [stream.address for stream in shell.dialled]
 
 
 # Changes of the mesh.

@@ -1,16 +1,9 @@
 """What is reached through the underlay is never routed into the overlay."""
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-import pytest
-
-from wesher_agent.mesh.desired import (
-    LocalPeer,
-    desired,
-    unreachable_overlay,
-)
+from wesher_agent.mesh.desired import LocalPeer, desired
 from wesher_agent.mesh.device import Endpoint
 from wesher_testing.virtual.members import local_peer, meta, peers, reasons, remembered
 
@@ -64,33 +57,3 @@ def test_we_leave_an_address_that_the_underlay_has() -> None:
     wish = desired(own, [])
     assert wish.device.address != own.address
     assert wish.device.address in WIDE
-
-
-@pytest.mark.parametrize(
-    ("mode", "in_kubernetes", "underlay", "wanted"),
-    [
-        ("auto", False, [], True),
-        ("auto", False, ["192.0.2.1"], True),
-        ("auto", False, ["192.0.2.1", "10.1.0.1"], False),
-        ("auto", True, ["10.1.0.1"], True),
-        ("on", False, ["10.1.0.1"], True),
-        ("off", True, [], False),
-        ("auto", False, ["2001:db8::1"], True),
-    ],
-)
-def test_the_unreachable_route_never_cuts_off_the_underlay_unasked(
-    mode: Any,
-    in_kubernetes: bool,  # noqa: FBT001 - a row of a table
-    underlay: list[str],
-    wanted: bool,  # noqa: FBT001 - a row of a table
-) -> None:
-    addresses = [ip_address(text) for text in underlay]
-    got = unreachable_overlay(mode, in_kubernetes=in_kubernetes, overlay=WIDE, underlay=addresses)
-    assert got is wanted
-
-
-def test_a_members_endpoint_inside_the_overlay_takes_the_unreachable_route_away() -> None:
-    outside = remembered("b", "192.0.2.2", announced=meta("b", overlay_address=ip_address("10.200.0.2")))
-    inside = replace(outside, address=outside.address._replace(ip="10.1.0.2"))
-    assert desired(own_in_wide(), [outside]).device.unreachable_overlay
-    assert not desired(own_in_wide(), [inside]).device.unreachable_overlay

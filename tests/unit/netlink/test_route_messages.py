@@ -40,8 +40,17 @@ def test_a_removal_asks_for_any_scope_but_only_ours() -> None:
 
 
 def test_an_unreachable_route_comes_behind_all_others() -> None:
-    route = parse_route(memoryview(route_messages.pack_unreachable(IPv6Network("fd00::/64"))))
+    route = parse_route(memoryview(route_messages.pack_unreachable(IPv6Network("fd00::/64"), "wg0")))
     assert (route.kind, route.metric, route.device) == (route_messages.UNREACHABLE, 1_000_000, None)
+
+
+def test_the_unreachable_host_routes_of_two_interfaces_are_told_apart() -> None:
+    address = IPv6Network("fd00::7/128")
+    one, other = (route_messages.unreachable_metric(address, name) for name in ("wgoverlay", "wg7"))
+    assert one != other
+    assert min(one, other) > route_messages.UNREACHABLE_METRIC
+    route = parse_route(memoryview(route_messages.pack_unreachable(address, "wg7")))
+    assert (route.destination, route.metric) == (address, other)
 
 
 def test_a_default_route_with_gateway_and_mtu_is_read() -> None:

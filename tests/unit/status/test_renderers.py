@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from wesher_agent.kube.node_status import node_status, own_part, view_part
+from wesher_agent.mesh.cover import Cover
 from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
@@ -97,6 +98,12 @@ def test_the_status_counts_peers_by_state_and_shows_no_key() -> None:
     text = repr(answer) + repr(now)
     assert ClusterKey(b"2" * 32).reveal_base64() not in text
     assert private_key("a").reveal_base64() not in text
+
+
+def test_the_status_says_what_of_the_overlay_is_covered() -> None:
+    answer = status_answer(snapshot(B, cover=Cover("Members", "why")))
+    assert answer["unreachableRoute"] == {"covers": "Members", "reason": "why"}
+    assert status_answer(snapshot(B))["unreachableRoute"] == {"covers": "Overlay", "reason": ""}
 
 
 def test_members_are_listed_by_name_with_this_one_among_them_and_what_is_wrong() -> None:
@@ -192,6 +199,7 @@ CHANGES: dict[str, Any] = {
     "local": local_node("a2"),
     "members": {"b": B},
     "problems": (Problem("b", "KeyClash", "has the same key as c"),),
+    "cover": Cover("Members", "this host uses the address 10.0.0.5 in it"),
     "can_probe": False,
     "rival": "192.0.2.9:7946",
     "other_key_at": "192.0.2.9:7946",

@@ -31,7 +31,7 @@ WANTED = Desired(
         overlay=ip_network("10.9.0.0/16"),
         mtu=0,
         peers=(),
-        unreachable_overlay=False,
+        unreachable=(),
     ),
     hosts=(HostEntry(ip_address("10.9.0.2"), "b"),),
     problems=(),

@@ -48,7 +48,7 @@ def wish(*peers: Peer, **other: Any) -> DeviceConfig:
         "overlay": IPv4Network("10.189.0.0/16"),
         "mtu": 1420,
         "peers": peers,
-        "unreachable_overlay": True,
+        "unreachable": (IPv4Network("10.189.0.0/16"),),
     }
     return DeviceConfig(**{**values, **other})
 
@@ -170,7 +170,7 @@ def test_a_foreign_route_into_the_device_serves_while_it_is_wished() -> None:
 
 def test_only_our_own_unreachable_route_is_removed() -> None:
     """Another mesh of the host keeps its own; ours is known by our address, even a former one."""
-    config = wish(unreachable_overlay=False)
+    config = wish(unreachable=())
     other, former = IPv4Network("10.99.0.0/16"), IPv4Network("10.77.0.0/16")
     link = ObservedLink(
         mtu=1420,
@@ -180,6 +180,18 @@ def test_only_our_own_unreachable_route_is_removed() -> None:
     )
     change = plan(config, replace(fulfilled(config), link=link), now=NOW)
     assert change.link.remove_unreachable == (former, config.overlay)
+
+
+def test_host_addresses_that_need_no_cover_any_more_are_uncovered() -> None:
+    """Those that are observed are this device's: another mesh's have another metric."""
+    seven, nine = IPv4Network("10.189.0.7/32"), IPv4Network("10.189.0.9/32")
+    before = wish(unreachable=(seven,))
+    look = plan(wish(unreachable=(nine,)), fulfilled(before), now=NOW)
+    assert look.link == LinkChange(add_unreachable=(nine,), remove_unreachable=(seven,))
+    assert plan_next(before, wish(unreachable=(nine,)), now=NOW) == look
+    narrowed = plan(wish(unreachable=(nine,)), fulfilled(wish()), now=NOW)
+    whole = IPv4Network("10.189.0.0/16")
+    assert narrowed.link == LinkChange(add_unreachable=(nine,), remove_unreachable=(whole,))
 
 
 def test_the_next_change_is_about_the_peers_that_differ() -> None:

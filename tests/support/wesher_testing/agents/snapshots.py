@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from wesher_agent.mesh.cover import Cover
 from wesher_agent.mesh.roster import RosterMember
 from wesher_agent.mesh.view import MemberView
 from wesher_agent.status.snapshot import Snapshot
@@ -25,6 +26,7 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
         "local": local_node("a"),
         "members": {entry.name: entry for entry in members},
         "problems": (),
+        "cover": Cover("Overlay"),
         "can_probe": True,
         "rival": "",
         "other_key_at": "",

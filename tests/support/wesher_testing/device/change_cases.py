@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -84,6 +85,16 @@ def a_device_serves_an_ipv6_overlay(carrier: Carrier) -> None:
     shown = host.run("ip", "-6", "route", "show", "type", "unreachable", "proto", str(PROTOCOL))
     equal(shown.split()[:2], ["unreachable", "fd00:5::/64"], "unreachable")
     holds(not agent.call(repair).changed, "second look")
+    one_by_one = replace(wish, unreachable=(IPv6Network("fd00:5::8/128"), IPv6Network("fd00:5::9/128")))
+    agent.call(configure, one_by_one)
+    host.run("ip", "-6", "route", "add", "default", "dev", INTERFACE)
+    for address, words in (("fd00:5::9", f"dev {INTERFACE}"), ("fd00:5::8", "No route to host")):
+        said = host.run("ip", "-6", "route", "get", address, check=False)
+        holds(words in said, f"the way to {address}: {said}")
+    holds(not agent.call(repair).changed, "a look at single addresses")
+    agent.call(configure, replace(one_by_one, peers=()))
+    said = host.run("ip", "-6", "route", "get", "fd00:5::9", check=False)
+    holds("No route to host" in said, f"the way to a peer that is gone: {said}")
     agent.call(remove)
     holds("proto 87" not in host.run("ip", "-6", "route", "show"), "routes left")
 

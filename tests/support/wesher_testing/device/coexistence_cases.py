@@ -72,9 +72,68 @@ def nothing_for_the_overlay_leaves_in_clear(carrier: Carrier) -> None:
     agent.call(configure, a_wish())
     said = first.run("ip", "route", "get", "10.189.0.77", check=False)
     holds("No route to host" in said, f"the way to a stranger in the overlay: {said}")
-    agent.call(configure, a_wish(unreachable_overlay=False))
+    agent.call(configure, a_wish(unreachable=()))
     said = first.run("ip", "route", "get", "10.189.0.77")
     holds("dev eth0" in said, f"the way without the unreachable route: {said}")
+
+
+@CHAPTER.story
+def single_addresses_are_kept_in_and_all_others_left_alone(carrier: Carrier) -> None:
+    """Where the overlay cannot be covered as a whole; a peer that goes leaves its cover below."""
+    first, second = two_hosts()
+    first.run("ip", "route", "add", "default", "via", str(second.address))
+    foreign = "10.189.0.8 via", str(second.address), "dev eth0 proto static"
+    first.run("ip", "route", "add", *" ".join(foreign).split())
+    agent = an_agent(first, carrier)
+    cover = tuple(IPv4Network(f"10.189.0.{number}/32") for number in (2, 8, 9))
+
+    def way_to(address: str) -> str:
+        return first.run("ip", "route", "get", address, check=False)
+
+    config = a_wish(a_peer(2), unreachable=cover)
+    holds(agent.call(configure, config)[0].changed, "the first configuration")
+    looks_as_wished(first, config)
+    holds(not agent.call(configure, config)[0].changed, "the same again")
+    holds(not agent.call(repair).changed, "a look")
+    holds(f"dev {INTERFACE}" in way_to("10.189.0.2"), "a peer's way goes through the tunnel")
+    holds("No route to host" in way_to("10.189.0.9"), "an address without a peer has no way")
+    holds("dev eth0" in way_to("10.189.0.8"), "a foreign route to such an address stays the way")
+    holds("dev eth0" in way_to("10.189.0.77"), "what is not covered is left alone")
+
+    agent.call(configure, a_wish(unreachable=cover))
+    holds("No route to host" in way_to("10.189.0.2"), "a peer that is gone has no way")
+    agent.call(configure, config)
+    holds(f"dev {INTERFACE}" in way_to("10.189.0.2"), "a peer that is back is reached above its cover")
+    first.run("ip", "link", "set", INTERFACE, "down")
+    holds("No route to host" in way_to("10.189.0.2"), "a peer has no way while the device is down")
+    first.run("ip", "route", "flush", "type", "unreachable")
+    holds(agent.call(repair).changed, "the repair of a flushed cover")
+    looks_as_wished(first, config)
+
+    narrower = a_wish(a_peer(2), unreachable=cover[:1])
+    agent.call(configure, narrower)
+    looks_as_wished(first, narrower)
+    agent.call(configure, a_wish(a_peer(2)))
+    looks_as_wished(first, a_wish(a_peer(2)))
+    agent.call(configure, config)
+    looks_as_wished(first, config)
+    agent.call(remove)
+    holds("proto 87" not in first.run("ip", "route", "show"), "routes left")
+    holds("dev eth0" in way_to("10.189.0.8"), "the foreign route is still there")
+
+
+@CHAPTER.story
+def a_thousand_addresses_are_covered_once(carrier: Carrier) -> None:
+    host = make_host()
+    agent = an_agent(host, carrier)
+    cover = tuple(IPv4Network((int(OVERLAY[256]) + number, 32)) for number in range(1000))
+    agent.call(configure, a_wish(a_peer(2), unreachable=cover))
+    equal(len(unreachable(host)), 1000, "addresses covered")
+    holds(not agent.call(repair).changed, "a look")
+    agent.call(configure, a_wish(a_peer(2), unreachable=cover[1:]))
+    equal(len(unreachable(host)), 999, "addresses covered once one is over")
+    agent.call(remove)
+    equal(host.json("route", "show"), [], "routes left")
 
 
 @CHAPTER.story
@@ -131,7 +190,7 @@ def a_foreign_route_is_reported_and_never_replaced(carrier: Carrier) -> None:
     equal(routes(first), {"10.189.0.4/32"}, "our routes")
     equal(len(first.json("route", "show", "dev", "eth0", "root", "10.189.0.0/16")), 2, "foreign routes")
     again, _ = agent.call(configure, wish)
-    equal((again.changed, again.conflicts), (False, outcome.conflicts), "the same wish")
+    equal((again.changed, again.conflicts), (False, outcome.conflicts), "the same again")
     holds(not agent.call(repair).changed, "a look changes nothing")
     first.run("ip", "route", "del", *foreign)
     equal(len(agent.call(repair).conflicts), 1, "conflicts once the first is gone")
@@ -163,6 +222,29 @@ def two_meshes_on_one_host_leave_each_other_alone(carrier: Carrier) -> None:
     equal((agent.call(repair).changed, other.call(repair).changed), (False, False), "looks")
     other.call(remove)
     looks_as_wished(host, wish)
+
+
+@CHAPTER.story
+def two_meshes_with_one_overlay_cover_the_same_addresses(carrier: Carrier) -> None:
+    host = make_host()
+    agent = an_agent(host, carrier)
+    seven, nine = IPv4Network("10.189.0.7/32"), IPv4Network("10.189.0.9/32")
+    wish = a_wish(a_peer(2), unreachable=(seven,))
+    agent.call(configure, wish)
+    other = an_agent(host, carrier, "wgother")
+    another = a_wish(
+        a_peer(3),
+        interface="wgother",
+        address=OVERLAY[4],
+        listen_port=PORT + 1,
+        unreachable=(seven, nine),
+    )
+    other.call(configure, another)
+    equal(unreachable(host), {"10.189.0.7", "10.189.0.9"}, "unreachable")
+    equal((agent.call(repair).changed, other.call(repair).changed), (False, False), "looks")
+    other.call(remove)
+    looks_as_wished(host, wish)
+    holds(not agent.call(repair).changed, "a look once the other is gone")
 
 
 @CHAPTER.story

@@ -240,7 +240,7 @@ def a_wish(*wished: Peer, number: int = 1, **other: Any) -> DeviceConfig:
         "overlay": OVERLAY,
         "mtu": 1400,
         "peers": tuple(sorted(wished, key=lambda peer: peer.public_key)),
-        "unreachable_overlay": True,
+        "unreachable": (other.get("overlay", OVERLAY),),
     }
     return DeviceConfig(**{**values, **other})
 
@@ -358,9 +358,14 @@ def looks_as_wished(host: Host, config: DeviceConfig) -> None:
     )
     equal(
         {entry["dst"] for entry in entries if entry.get("type") == "unreachable"},
-        {str(config.overlay)} if config.unreachable_overlay else set(),
+        {_as_shown(network) for network in config.unreachable},
         "unreachable",
     )
+
+
+def _as_shown(network: IPNetwork) -> str:
+    """Return a network as ``ip route`` shows it: an address without its prefix."""
+    return str(network if network.prefixlen < network.max_prefixlen else network.network_address)
 
 
 def wish_of(me: Host, other: Host, number: int, *, endpoint: Endpoint | None = None) -> DeviceConfig:
