@@ -37,6 +37,7 @@ from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
 from wesher_agent.wireguard.ownership import Owner
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
+from wesher_common.overlay import IPAddress
 from wesher_common.version import VERSION
 
 log = EventLogger("wesher.agent")
@@ -71,6 +72,8 @@ class Agent:
         self._node = startup.link.node if startup.link is not None else None
         """The WesherNode as the member was last given it."""
         self._is_started = False
+        self._endpoints: frozenset[IPAddress] = frozenset()
+        """Where members are reached in the underlay, as last applied."""
 
         self._member = MeshMember(
             startup.local,
@@ -319,6 +322,7 @@ class Agent:
 
     async def _apply(self, output: Apply) -> None:
         wanted, document = output.desired, output.document
+        self._endpoints = wanted.endpoints
         problem = "a fault of the agent"
         try:
             problem = await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
@@ -359,7 +363,10 @@ class Agent:
             await asyncio.sleep(REPAIR_SECONDS)
             try:
                 host = await asyncio.to_thread(
-                    look_at_host, self._startup.seed_addresses, names=self._tunnel.link_names
+                    look_at_host,
+                    self._startup.seed_addresses,
+                    endpoints=self._endpoints,
+                    names=self._tunnel.link_names,
                 )
             except (WesherError, OSError) as error:
                 log.warning("host addresses not read", error=error)

@@ -10,6 +10,7 @@ import os
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from itertools import chain
 
 from wesher_agent.files.atomic import CannotWrite
@@ -86,7 +87,7 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
     saved = _saved_for(settings, document, loaded.state)
     key = decide_key(mounted=ring, given=given, saved=saved.key_ring, entropy=os.urandom)
     seed_addresses = await _seed_addresses(settings)
-    host = look_at_host(seed_addresses)
+    host = look_at_host(seed_addresses, endpoints=[ip_address(node.address.ip) for node in saved.nodes])
     link = None
     if settings.kubernetes is not None:
         link = await KubernetesLink.connect(settings, document, settings.node_name or socket.gethostname())
