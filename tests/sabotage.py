@@ -122,7 +122,7 @@ SABOTAGES = {
     ),
     "shell-resolves-nothing": Sabotage(
         AGENT,
-        'answers, problem = await resolve(output.seed.host), ""',
+        'answers, problem = await self._startup.resolver.resolve(output.seed.host), ""',
         'answers, problem = (), ""',
         f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
     ),

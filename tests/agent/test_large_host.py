@@ -1,14 +1,18 @@
-"""Agents on hosts with more routes and links than usual."""
+"""Agents on hosts with more routes, links and seeds than usual: what they read and start is bounded."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from wesher_testing.agents.process import KEY, AgentProcess
+from wesher_agent.net.resolver import MOST_LOOKUPS
+from wesher_testing.agents.process import KEY, AgentProcess, wait_until
 from wesher_testing.lab.namespaces import Host, Lab
+from wesher_testing.run.machine_load import stretched
 
 Start = Callable[..., AgentProcess]
 
@@ -66,3 +70,27 @@ def test_what_the_agent_reads_from_the_kernel_does_not_grow_with_the_routing_tab
         agent.wait_device()
     # One address more, and one link whose kind is asked.
     assert received(small) < received(large) < received(small) + 8192
+
+
+def test_sixty_seed_names_without_an_answer_delay_neither_the_join_nor_the_stop(
+    lab: Lab, start: Start
+) -> None:
+    """Each lookup waits for minutes: the resolver is there, but nothing from it arrives."""
+    a, b = lab.host("a"), lab.host("b")
+    a.drop("udp", 53)
+    (b.root / "etc/resolv.conf").write_text(f"nameserver {a.ipv4}\noptions timeout:30 attempts:5\n")
+    seed = start(a, "--cluster-key", KEY, "--init")
+    seed.wait_device()
+    names = [f"--join=seed-{number}.example" for number in range(60)]
+    seeking = start(b, "--cluster-key", KEY, *names, f"--join={a.ipv4}", "--no-etc-hosts")
+
+    seeking.wait_for("a", "b")
+    assert "seed not resolved" not in seeking.own_log, "joined before a lookup was given up"
+    wait_until(
+        lambda: seeking.own_log.count("seed not resolved") >= MOST_LOOKUPS, what="lookups were given up"
+    )
+    status = Path(f"/proc/{seeking.process.pid}/status").read_text()
+    (threads,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:"))
+    # Beside them the main thread, and those that work on files and the device.
+    assert MOST_LOOKUPS < threads <= MOST_LOOKUPS + 1 + min(32, (os.cpu_count() or 1) + 4)
+    assert seeking.end(deadline=stretched(15.0)) == 0

@@ -24,7 +24,6 @@ from wesher_agent.mesh.member import MeshMember
 from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
 from wesher_agent.mesh.view import Ending, MemberView
 from wesher_agent.net.driver import Driver
-from wesher_agent.net.resolver import resolve
 from wesher_agent.net.sockets import AddressUnavailable, GossipPortTaken
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.startup import Startup
@@ -344,7 +343,7 @@ class Agent:
 
     async def _resolve(self, output: Resolve) -> None:
         try:
-            answers, problem = await resolve(output.seed.host), ""
+            answers, problem = await self._startup.resolver.resolve(output.seed.host), ""
         # Names that cannot be encoded are ValueErrors; a machine out of threads raises RuntimeError.
         except (OSError, ValueError, RuntimeError) as error:
             answers, problem = (), str(error) or "no answer in time"
