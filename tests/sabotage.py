@@ -126,6 +126,12 @@ SABOTAGES = {
         'answers, problem = (), ""',
         f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
     ),
+    "shell-forgets-the-routes-to-members": Sabotage(
+        AGENT,
+        "endpoints=self._endpoints,",
+        "endpoints=frozenset(),",
+        f"{SHELL}::test_the_routes_to_the_members_are_looked_at_while_it_runs",
+    ),
     "shell-forgets-to-leave": Sabotage(
         AGENT,
         "self._driver.tell(self._member.leave)",
