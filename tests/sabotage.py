@@ -140,7 +140,7 @@ SABOTAGES = {
     ),
     "shell-resolves-nothing": Sabotage(
         AGENT,
-        'answers, problem = await resolve(output.seed.host), ""',
+        'answers, problem = await self._startup.resolver.resolve(output.seed.host), ""',
         'answers, problem = (), ""',
         f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
     ),
@@ -149,6 +149,12 @@ SABOTAGES = {
         "            self._snapshot()\n            await asyncio.sleep",
         "            await asyncio.sleep",
         f"{SHELL}::test_the_time_of_a_transition_does_not_depend_on_when_it_is_asked_for",
+    ),
+    "shell-forgets-the-routes-to-members": Sabotage(
+        AGENT,
+        "endpoints=self._endpoints,",
+        "endpoints=frozenset(),",
+        f"{SHELL}::test_the_routes_to_the_members_are_looked_at_while_it_runs",
     ),
     "shell-forgets-to-leave": Sabotage(
         AGENT,

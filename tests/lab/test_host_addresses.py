@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 
@@ -20,6 +21,33 @@ from wesher_agent.netlink.host import look_at_host
 
 host = look_at_host(map(ip_address, sys.argv[1:]))
 print(choose_addresses(host, bind_addr=None, bind_iface="", advertise_addr=None, own_link="wg").advertise)
+"""
+
+GATEWAYS = """
+import sys
+from ipaddress import ip_address
+from wesher_agent.netlink.host import look_at_host
+
+print(*sorted(map(str, look_at_host(endpoints=map(ip_address, sys.argv[1:])).gateways)))
+"""
+LINKS = """
+import json
+from wesher_agent.netlink.host import look_at_host
+
+print(json.dumps({e.link: [e.link_up, e.has_default_route] for e in look_at_host().addresses}))
+"""
+OUR_ROUTES = """
+import json
+import socket
+import sys
+from wesher_agent.netlink.messages import AF_INET
+from wesher_agent.netlink.netlink_socket import NETLINK_ROUTE, NetlinkSocket
+from wesher_agent.netlink.route_messages import RTM_GETROUTE, pack_list_into, pack_list_unreachable
+
+with NetlinkSocket(NETLINK_ROUTE) as kernel:
+    into = pack_list_into(socket.if_nametoindex(sys.argv[1]), AF_INET)
+    unreachable = pack_list_unreachable(AF_INET)
+    print(json.dumps([len(kernel.dump(RTM_GETROUTE, body)) for body in (into, unreachable)]))
 """
 
 
@@ -45,6 +73,16 @@ def ip(host: Host, command: str) -> str:
 
 def announced(host: Host, *seeds: str) -> str:
     return host.run([sys.executable, "-c", ANNOUNCED, *seeds]).stdout.strip()
+
+
+def gateways(host: Host, *endpoints: str) -> set[str]:
+    return set(host.run([sys.executable, "-c", GATEWAYS, *endpoints]).stdout.split())
+
+
+def links(host: Host) -> dict[str, list[bool]]:
+    """Return for each link with an address whether it is up and whether it has a default route."""
+    found: dict[str, list[bool]] = json.loads(host.run([sys.executable, "-c", LINKS]).stdout)
+    return found
 
 
 def backup_link(host: Host) -> None:
@@ -92,3 +130,52 @@ def test_an_address_under_duplicate_detection_is_not_announced(host: Host) -> No
     ip(host, "-6 route add default via fe80::1 dev eth0")
     assert "tentative" in ip(host, "-6 addr show dev eth0")
     assert announced(host) == "192.168.8.1"
+
+
+def test_the_gateways_that_count_are_those_by_which_something_is_reached(host: Host) -> None:
+    backup_link(host)
+    ip(host, "route add default via 192.168.8.254 dev eth0 metric 100")
+    ip(host, "route add default via 10.64.10.6 dev wwan0 metric 700")
+    ip(host, "-6 route add default via fe80::1 dev eth0")
+    ip(host, "route add 198.18.1.0/24 via 192.168.8.11")
+    ip(host, "route add 198.18.2.0/24 nexthop via 192.168.8.21 nexthop via 192.168.8.22")
+    ip(host, "route add 198.18.3.0/24 via inet6 fe80::2 dev eth0")
+    ip(host, "route add 198.18.4.0/24 via 192.168.8.44")
+    by_default = {"192.168.8.254", "10.64.10.6", "fe80::1"}
+    assert gateways(host) == by_default
+    assert gateways(host, "198.18.1.1") == by_default | {"192.168.8.11"}
+    assert gateways(host, "198.18.2.1") == by_default | {"192.168.8.21", "192.168.8.22"}
+    assert gateways(host, "198.18.3.1", "192.168.8.9", "203.0.113.9") == by_default | {"fe80::2"}
+    (host.root / "etc/resolv.conf").write_text("nameserver 198.18.4.1\n")
+    assert gateways(host) == by_default | {"192.168.8.44"}
+
+
+def test_each_link_with_a_default_route_is_known_whichever_is_the_best(host: Host) -> None:
+    backup_link(host)
+    found = links(host)
+    assert (found["eth0"], found["wwan0"]) == ([True, False], [True, False])
+    ip(host, "route add default via 192.168.8.254 dev eth0 metric 100")
+    ip(host, "route add default via 10.64.10.6 dev wwan0 metric 700")
+    ip(host, "route add 0.0.0.0/0 via 192.168.122.254 dev virbr0 table 100")
+    found = links(host)
+    assert (found["eth0"], found["wwan0"]) == ([True, True], [True, True])
+    assert found["virbr0"] == [False, False], "packets do not meet the route in that table"
+
+
+def test_a_bridge_counts_as_up_once_it_has_a_port(host: Host) -> None:
+    backup_link(host)
+    assert not links(host)["virbr0"][0]
+    ip(host, "link set modem master virbr0")
+    wait_until(lambda: links(host)["virbr0"][0], what="the bridge carries")
+
+
+def test_of_a_large_routing_table_the_kernel_lists_our_routes_only(host: Host) -> None:
+    backup_link(host)
+    ip(host, "route add 10.1.1.2/32 dev wwan0 proto 87")
+    ip(host, "route add unreachable 10.1.0.0/16 proto 87 metric 1000000")
+    ip(host, "route add unreachable 10.2.0.0/16")
+    for number in range(50):
+        ip(host, f"route add 198.18.{number}.0/24 via 192.168.8.254")
+    counts = json.loads(host.run([sys.executable, "-c", OUR_ROUTES, "wwan0"]).stdout)
+    # The connected route of its own network leads into the link too.
+    assert counts == [2, 1]

@@ -461,11 +461,13 @@ class Roster:
             member.meta.overlay_address for member in self._known.values() if member.meta is not None
         } | {self._own_overlay_address}
         skipped: list[SeedSkipped] = []
-        wanted: dict[Target, float] = {}
+        # What comes first is tried first, a few a second, and a name may wait for its resolver in vain.
+        given: dict[Target, float] = {}
+        by_name: dict[Target, float] = {}
         for seed in self._seeds:
             literal = seed.address
             if literal is None:
-                wanted[seed] = RESOLVE_CAP
+                by_name[seed] = RESOLVE_CAP
             addresses = (
                 self._answers.get(seed, ()) if literal is None else (self._seed_address(seed, literal),)
             )
@@ -476,7 +478,8 @@ class Roster:
                 elif literal is None and ip in overlay_addresses:
                     skipped.append(SeedSkipped(seed, ip, "a member's overlay address"))
                 elif literal is not None or not self._is_own_answer(address):
-                    wanted[address] = SEED_CAP
+                    (by_name if literal is None else given)[address] = SEED_CAP
+        wanted = given | by_name
         self._events.extend(one for one in skipped if one not in self._skipped)
         self._skipped = tuple(skipped)
 

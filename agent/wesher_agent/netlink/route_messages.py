@@ -7,6 +7,7 @@ changing them is left to `link`.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from zlib import crc32
@@ -36,12 +37,13 @@ ANYWHERE = (IPv4Address("198.51.100.254"), IPv6Address("2001:db8:ffff::1"))
 
 _HEADER = struct.Struct("=BBBBBBBBI")
 _U32 = struct.Struct("=I")
+_NEXT_HOP = struct.Struct("=HBBi")
 
 
 class _Attribute:
     """``enum rtattr_type_t``."""
 
-    DST, OIF, GATEWAY, PRIORITY, PREFSRC, METRICS, TABLE = 1, 4, 5, 6, 7, 8, 15
+    DST, OIF, GATEWAY, PRIORITY, PREFSRC, METRICS, MULTIPATH, TABLE, VIA = 1, 4, 5, 6, 7, 8, 9, 15, 18
     METRIC_MTU = 2
 
 
@@ -55,7 +57,8 @@ class Route:
     protocol: int
     device: int | None
     """Index of the interface it leads to; None where it leads to several or none."""
-    gateway: IPAddress | None
+    gateways: tuple[IPAddress, ...]
+    """One for each next hop that has one."""
     metric: int
     table: int
     mtu: int | None
@@ -110,9 +113,16 @@ def pack_list_unreachable(family: int) -> bytes:
     return _HEADER.pack(family, 0, 0, 0, _MAIN_TABLE, PROTOCOL, 0, UNREACHABLE, 0)
 
 
-def pack_lookup(network: IPNetwork) -> bytes:
-    """Return the body that asks which route holds the first address of a network now."""
-    return _ask(network.network_address, _FIB_MATCH)
+def pack_lookup(address: IPAddress, *, device: int | None = None) -> bytes:
+    """Return the body that asks for the route that an address has now, with all its next hops.
+
+    Args:
+        address: the destination.
+        device: only routes into the interface of that index count; None for all.
+
+    """
+    into = b"" if device is None else pack_attribute(_Attribute.OIF, _U32.pack(device))
+    return _ask(address, _FIB_MATCH) + into
 
 
 def pack_next_hop(address: IPAddress) -> bytes:
@@ -141,7 +151,7 @@ def parse_route(body: memoryview) -> Route:
             kind=kind,
             protocol=protocol,
             device=_number(attributes.get(_Attribute.OIF)),
-            gateway=_address(attributes.get(_Attribute.GATEWAY)),
+            gateways=tuple(_gateways(attributes)),
             metric=_number(attributes.get(_Attribute.PRIORITY)) or 0,
             table=_number(attributes.get(_Attribute.TABLE)) or table,
             mtu=_number(metrics.get(_Attribute.METRIC_MTU)),
@@ -171,6 +181,25 @@ def _priority(metric: int) -> bytes:
 
 def _family(network: IPNetwork) -> int:
     return AF_INET if isinstance(network, IPv4Network) else AF_INET6
+
+
+def _gateways(attributes: Mapping[int, memoryview]) -> Iterator[IPAddress]:
+    if (gateway := _gateway(attributes)) is not None:
+        yield gateway
+    next_hops = attributes.get(_Attribute.MULTIPATH, memoryview(b""))
+    while next_hops:
+        length = _NEXT_HOP.unpack_from(next_hops)[0]
+        if not _NEXT_HOP.size <= length <= len(next_hops):
+            raise MalformedReply("kernel routes: a next hop of a length that makes no sense")
+        if (gateway := _gateway(dict(parse_attributes(next_hops[_NEXT_HOP.size : length])))) is not None:
+            yield gateway
+        next_hops = next_hops[length + -length % 4 :]
+
+
+def _gateway(attributes: Mapping[int, memoryview]) -> IPAddress | None:
+    # In a route via a gateway of the other family, two bytes for the family come first.
+    via = attributes.get(_Attribute.VIA)
+    return _address(attributes.get(_Attribute.GATEWAY) if via is None else via[2:])
 
 
 def _number(payload: memoryview | None) -> int | None:

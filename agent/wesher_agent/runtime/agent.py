@@ -25,7 +25,6 @@ from wesher_agent.mesh.member import MeshMember
 from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
 from wesher_agent.mesh.view import Ending, MemberView
 from wesher_agent.net.driver import Driver
-from wesher_agent.net.resolver import resolve
 from wesher_agent.net.sockets import AddressUnavailable, GossipPortTaken
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.startup import Startup
@@ -39,6 +38,7 @@ from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
 from wesher_agent.wireguard.ownership import Owner
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
+from wesher_common.overlay import IPAddress
 from wesher_common.version import VERSION
 
 log = EventLogger("wesher.agent")
@@ -76,6 +76,8 @@ class Agent:
         self._node = startup.link.node if startup.link is not None else None
         """The WesherNode as the member was last given it."""
         self._is_started = False
+        self._endpoints: frozenset[IPAddress] = frozenset()
+        """Where members are reached in the underlay, as last applied."""
 
         self._member = MeshMember(
             startup.local,
@@ -331,6 +333,7 @@ class Agent:
 
     async def _apply(self, output: Apply) -> None:
         wanted, document = output.desired, output.document
+        self._endpoints = wanted.endpoints
         problem = "a fault of the agent"
         try:
             problem = await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
@@ -352,7 +355,7 @@ class Agent:
 
     async def _resolve(self, output: Resolve) -> None:
         try:
-            answers, problem = await resolve(output.seed.host), ""
+            answers, problem = await self._startup.resolver.resolve(output.seed.host), ""
         # Names that cannot be encoded are ValueErrors; a machine out of threads raises RuntimeError.
         except (OSError, ValueError, RuntimeError) as error:
             answers, problem = (), str(error) or "no answer in time"
@@ -371,7 +374,10 @@ class Agent:
             await asyncio.sleep(REPAIR_SECONDS)
             try:
                 host = await asyncio.to_thread(
-                    look_at_host, self._startup.seed_addresses, names=self._tunnel.link_names
+                    look_at_host,
+                    self._startup.seed_addresses,
+                    endpoints=self._endpoints,
+                    names=self._tunnel.link_names,
                 )
             except (WesherError, OSError) as error:
                 log.warning("host addresses not read", error=error)

@@ -10,6 +10,7 @@ import os
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from itertools import chain
 
 from wesher_agent.files.atomic import CannotWrite
@@ -18,7 +19,7 @@ from wesher_agent.kube.mounted import MountedDirectory
 from wesher_agent.kube.reporter import FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS, KubernetesLink
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.saved_state import SavedState
-from wesher_agent.net.resolver import resolve
+from wesher_agent.net.resolver import Resolver
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.identity import decide_key, decide_name, read_key_file
@@ -49,6 +50,8 @@ class Startup:
     key_is_new: bool
     """Made at this start, so no other machine has it."""
     local: Local
+    resolver: Resolver
+    """The agent goes on with it: the lookups of the start may not have ended."""
     seed_addresses: tuple[IPAddress, ...] = ()
     """Where the seeds are, as far as known at the start: the way there decides what to announce."""
 
@@ -85,8 +88,9 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
         )
     saved = _saved_for(settings, document, loaded.state)
     key = decide_key(mounted=ring, given=given, saved=saved.key_ring, entropy=os.urandom)
-    seed_addresses = await _seed_addresses(settings)
-    host = look_at_host(seed_addresses)
+    resolver = Resolver()
+    seed_addresses = await _seed_addresses(settings, resolver)
+    host = look_at_host(seed_addresses, endpoints=[ip_address(node.address.ip) for node in saved.nodes])
     link = None
     if settings.kubernetes is not None:
         link = await KubernetesLink.connect(settings, document, settings.node_name or socket.gethostname())
@@ -123,27 +127,30 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
             listening=listening,
             place=place,
         ),
+        resolver=resolver,
         seed_addresses=seed_addresses,
     )
 
 
-async def _seed_addresses(settings: Settings) -> tuple[IPAddress, ...]:
+async def _seed_addresses(settings: Settings, resolver: Resolver) -> tuple[IPAddress, ...]:
     """Return the addresses of the first seeds; a name that no resolver answers soon is left out.
 
     None in Kubernetes, where a node's address does not depend on the mesh.
     """
     if settings.kubernetes is not None:
         return ()
-    found = await asyncio.gather(*map(_addresses_of, settings.join[:_SEEDS_ASKED_FOR]))
+    found = await asyncio.gather(
+        *(_addresses_of(seed, resolver) for seed in settings.join[:_SEEDS_ASKED_FOR])
+    )
     return tuple(dict.fromkeys(chain.from_iterable(found)))
 
 
-async def _addresses_of(seed: SeedAddress) -> tuple[IPAddress, ...]:
+async def _addresses_of(seed: SeedAddress, resolver: Resolver) -> tuple[IPAddress, ...]:
     if seed.address is not None:
         return (seed.address,)
     try:
         async with asyncio.timeout(_RESOLVE_SECONDS):
-            return await resolve(seed.host)
+            return await resolver.resolve(seed.host)
     except (OSError, ValueError, RuntimeError):
         return ()
 

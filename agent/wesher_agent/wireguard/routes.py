@@ -78,7 +78,8 @@ def add_peer_routes(
         WireGuardUnavailable: the kernel refused for another reason.
 
     """
-    answers = kernel.ask_all(RTM_GETROUTE, [route_messages.pack_lookup(network) for network in networks])
+    lookups = [route_messages.pack_lookup(network.network_address) for network in networks]
+    answers = kernel.ask_all(RTM_GETROUTE, lookups)
     conflicts: list[RouteConflict] = []
     free: list[IPNetwork] = []
     for network, answer in zip(networks, answers, strict=True):
@@ -140,8 +141,8 @@ def _raise_first(what: str, results: Iterable[int], *, fine: set[int]) -> None:
 def _in_words(route: Route) -> str:
     words = ["local"] if route.kind == route_messages.LOCAL else []
     words.append(str(route.destination))
-    if route.gateway is not None:
-        words += ["via", str(route.gateway)]
+    for gateway in route.gateways:
+        words += ["via", str(gateway)]
     if route.device is not None:
         words += ["dev", _interface_name(route.device)]
     words += ["proto", _PROTOCOL_NAMES.get(route.protocol, str(route.protocol))]

@@ -236,6 +236,14 @@ def test_a_seed_keeps_its_port() -> None:
     assert who.due(now=0.0) == [Address("192.0.2.2", 7000), Address("2001:db8::1", 7946)]
 
 
+def test_a_seed_with_an_address_is_dialled_before_many_names_are_resolved() -> None:
+    """Eight targets are tried a second: after sixty names its turn would come in eight seconds."""
+    who = roster()
+    names = [SeedAddress(f"seed-{number}.example") for number in range(60)]
+    who.set_seeds([*names, SeedAddress("192.0.2.2")], now=0.0)
+    assert who.due(now=0.0)[0] == Address("192.0.2.2", 7946)
+
+
 def test_this_member_is_not_dialled_as_its_own_seed() -> None:
     """The operator names cluster seeds without asking who reads them."""
     who = roster()

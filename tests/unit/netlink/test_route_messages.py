@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_a_route_of_ours_is_marked_and_reads_back() -> None:
         kind=route_messages.UNICAST,
         protocol=PROTOCOL,
         device=7,
-        gateway=None,
+        gateways=(),
         metric=0,
         table=254,
         mtu=None,
@@ -63,8 +63,31 @@ def test_a_default_route_with_gateway_and_mtu_is_read() -> None:
         + pack_attribute(15, struct.pack("=I", 1000))
     )
     route = parse_route(memoryview(body))
-    assert (route.destination, route.gateway) == (IPv4Network("0.0.0.0/0"), IPv4Address("192.0.2.1"))
+    assert (route.destination, route.gateways) == (IPv4Network("0.0.0.0/0"), (IPv4Address("192.0.2.1"),))
     assert (route.metric, route.mtu, route.is_in_main_table) == (100, 1450, False)
+
+
+def next_hop(*attributes: bytes) -> bytes:
+    return struct.pack("=HBBi", 8 + len(b"".join(attributes)), 0, 0, 7) + b"".join(attributes)
+
+
+def test_every_next_hop_of_a_route_is_read() -> None:
+    first, second = (IPv4Address(f"192.0.2.{number}") for number in (1, 2))
+    over_ipv6 = IPv6Address("fe80::1")
+    next_hops = (
+        next_hop(pack_attribute(5, first.packed))
+        + next_hop()
+        + next_hop(pack_attribute(18, struct.pack("=H", 10) + over_ipv6.packed))
+        + next_hop(pack_attribute(5, second.packed))
+    )
+    body = struct.pack("=BBBBBBBBI", 2, 0, 0, 0, 254, 16, 0, 1, 0) + pack_attribute(9, next_hops)
+    assert parse_route(memoryview(body)).gateways == (first, over_ipv6, second)
+
+
+def test_a_lookup_can_be_for_one_link() -> None:
+    body = route_messages.pack_lookup(IPv4Address("192.0.2.1"), device=7)
+    assert body.endswith(pack_attribute(4, struct.pack("=I", 7)))
+    assert body.startswith(route_messages.pack_lookup(IPv4Address("192.0.2.1")))
 
 
 @pytest.mark.parametrize(
@@ -76,6 +99,16 @@ def test_a_default_route_with_gateway_and_mtu_is_read() -> None:
         struct.pack("=BBBBBBBBI", 2, 8, 0, 0, 254, 0, 0, 1, 0) + pack_attribute(1, bytes((10, 1, 0, 0))),
         struct.pack("=BBBBBBBBI", 2, 0, 0, 0, 254, 0, 0, 1, 0) + pack_attribute(4, bytes(2)),
         struct.pack("=BBBBBBBBI", 2, 0, 0, 0, 254, 0, 0, 1, 0) + pack_attribute(5, bytes(5)),
+        *(
+            struct.pack("=BBBBBBBBI", 2, 0, 0, 0, 254, 0, 0, 1, 0) + pack_attribute(9, next_hops)
+            for next_hops in (
+                bytes(8),
+                bytes(5),
+                struct.pack("=HBBi", 12, 0, 0, 7),
+                next_hop(b"\x09\0\x05\0"),
+            )
+        ),
+        struct.pack("=BBBBBBBBI", 2, 0, 0, 0, 254, 0, 0, 1, 0) + pack_attribute(18, bytes(1)),
     ],
 )
 def test_a_malformed_route_is_refused(body: bytes) -> None:

@@ -18,13 +18,16 @@ import pytest
 
 from wesher_agent.cli.commands import agent_settings
 from wesher_agent.files.state import StateFile
-from wesher_agent.mesh.host import Listening
+from wesher_agent.mesh.host import HostNetwork, Listening
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.mesh.view import Ending
+from wesher_agent.netlink.host import look_at_host
+from wesher_agent.runtime import agent as runtime_agent
 from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.startup import start_up
 from wesher_agent.settings import Settings
 from wesher_common.keys import ClusterKey, KeyRing
+from wesher_common.overlay import IPAddress
 from wesher_testing.lab.loopback import free_port
 
 SECONDS = 60.0
@@ -139,6 +142,29 @@ async def test_the_time_of_a_transition_does_not_depend_on_when_it_is_asked_for(
         status = await a.agent._answer_status()
         assert all(entry["lastTransitionTime"].endswith("Z") for entry in status["conditions"])
         assert status["wireguard"]["mode"] == "none"
+
+
+async def test_the_routes_to_the_members_are_looked_at_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateways on the way to them must not be reached through the overlay."""
+    asked: list[frozenset[IPAddress]] = []
+
+    def look(*arguments: Any, endpoints: frozenset[IPAddress], **options: Any) -> HostNetwork:
+        asked.append(endpoints)
+        return look_at_host(*arguments, endpoints=endpoints, **options)
+
+    async def is_asked_for() -> bool:
+        return frozenset({ip_address("127.0.0.3")}) in asked
+
+    monkeypatch.setattr(runtime_agent, "REPAIR_SECONDS", 0.01)
+    monkeypatch.setattr(runtime_agent, "look_at_host", look)
+    port = free_port("127.0.0.3")
+    async with (
+        running(tmp_path, "a", "127.0.0.3", port),
+        running(tmp_path, "b", "127.0.0.5", port, "--join=127.0.0.3"),
+    ):
+        await until(is_asked_for)
 
 
 async def test_a_state_that_cannot_be_written_is_shown_and_nothing_else_stops(tmp_path: Path) -> None:

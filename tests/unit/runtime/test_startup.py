@@ -9,19 +9,24 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wesher_agent.cli.commands import agent_settings
 from wesher_agent.files.state_format import render_state
+from wesher_agent.mesh.host import HostNetwork
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.mesh.saved_state import SavedState
+from wesher_agent.netlink.host import look_at_host
+from wesher_agent.runtime import startup
 from wesher_agent.runtime.startup import Startup, start_up
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
+from wesher_common.overlay import IPAddress
 from wesher_testing.agents.mounted_files import KUBECONFIG
 
 MESH = {
@@ -55,6 +60,20 @@ async def begun(directory: Path, saved: SavedState) -> Startup:
     settings = agent_settings([*flags, f"--state-dir={directory}", "--node-name=a"], {})
     async with AsyncExitStack() as held:
         return await start_up(settings, held)
+
+
+async def test_the_routes_to_the_members_of_an_earlier_run_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[IPAddress] = []
+
+    def look(*arguments: Any, endpoints: list[IPAddress], **options: Any) -> HostNetwork:
+        asked.extend(endpoints)
+        return look_at_host(*arguments, endpoints=endpoints, **options)
+
+    monkeypatch.setattr(startup, "look_at_host", look)
+    await begun(tmp_path, SAVED)
+    assert asked == [ip_address(ELSEWHERE.ip)]
 
 
 async def test_without_an_api_server_all_that_was_known_of_the_mesh_counts(tmp_path: Path) -> None:
