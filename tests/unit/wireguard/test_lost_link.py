@@ -27,7 +27,7 @@ async def test_a_device_that_is_gone_and_cannot_be_made_again_has_no_link() -> N
         overlay=ip_network("10.9.0.0/16"),
         mtu=1420,
         peers=(),
-        unreachable_overlay=False,
+        unreachable=(),
     )
     with pytest.raises(WireGuardUnavailable):
         await device.configure(wanted)
