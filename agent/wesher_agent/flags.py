@@ -116,7 +116,10 @@ def _cluster_key(text: str, where: str) -> ClusterKey | None:
 
 
 def _seeds(text: str, where: str) -> tuple[SeedAddress, ...]:
-    return tuple(parse_seed(part, field=where) for part in text.split(",") if part.strip())
+    seeds = tuple(parse_seed(part, field=where) for part in text.split(",") if part.strip())
+    if text.strip() and not seeds:
+        raise InvalidSpec(where, "names no member: give host names or IP addresses", value=text)
+    return seeds
 
 
 def _bind_address(text: str, where: str) -> IPAddress:

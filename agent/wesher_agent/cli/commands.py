@@ -63,7 +63,9 @@ def agent_parser() -> OneLineParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=VERSION, help="print the version")
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {VERSION}", help="print the version"
+    )
     add_flags(parser)
     return parser
 
@@ -104,7 +106,8 @@ def _ask_parser(word: str) -> OneLineParser:
 
 
 def _ask(word: str, given: argparse.Namespace, environ: Environ) -> tuple[Any, bool]:
-    if given.output not in {"text", "json"}:
+    output = given.output.lower()
+    if output not in {"text", "json"}:
         raise InvalidSpec("--output", "must be text or json", value=given.output)
     chosen = {}
     for name in ("--interface", "--run-dir"):
@@ -114,7 +117,7 @@ def _ask(word: str, given: argparse.Namespace, environ: Environ) -> tuple[Any, b
             where, text = flag.variable, environ.get(flag.variable)
         chosen[name] = flag.read(text, where) if text else None
     run_dir: Path = chosen["--run-dir"] or find_flag("--run-dir").default
-    return ask(find_socket(run_dir, chosen["--interface"] or ""), word), given.output == "json"
+    return ask(find_socket(run_dir, chosen["--interface"] or ""), word), output == "json"
 
 
 def _print(text: str) -> int:

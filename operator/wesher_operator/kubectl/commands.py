@@ -111,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         description="See how WesherMeshes do, and what to do where something is wrong.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=VERSION, help="print the version")
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {VERSION}", help="print the version"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in _COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
@@ -140,5 +142,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "status":
             forms = ("text", "json")
-            sub.add_argument("-o", "--output", default="text", choices=forms, help="(default: text)")
+            sub.add_argument(
+                "-o", "--output", default="text", type=str.lower, choices=forms, help="(default: text)"
+            )
     return parser

@@ -25,6 +25,9 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     ],
     "--join": [
         (["a b"], "--join 'a b': must be a host name or IP address"),
+        (["http://x"], "--join 'http://x': a seed is not a URL: it must be a host name or IP address"),
+        (["a,user@b"], "--join 'user@b': must be a host name or IP address"),
+        ([" , "], "--join ' , ': names no member"),
         (["a:0"], "--join 'a:0': the port must be a number from 1 to 65535"),
         (["ok,1.2.3.400"], "--join '1.2.3.400': must be a host name or IP address"),
         (["fe80::1]:1"], "--join 'fe80::1]:1': must be a host name or IP address"),

@@ -8,6 +8,7 @@ import pytest
 
 from wesher_agent.cli.commands import run
 from wesher_agent.cli.tables import age, hindrances, member_table, status_text
+from wesher_common.version import VERSION
 
 STATUS = {
     "node": "a",
@@ -43,6 +44,12 @@ def test_the_version_and_the_help_exit_with_0(capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert "--ip-as-name" not in out
     assert "[WESHER_CLUSTER_PORT]" in out
+
+
+def test_the_version_names_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["--version"], {})
+    assert capsys.readouterr().out == f"wesher {VERSION}\n"
 
 
 def test_keygen_prints_a_new_key_each_time(capsys: pytest.CaptureFixture[str]) -> None:
