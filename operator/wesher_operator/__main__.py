@@ -113,8 +113,10 @@ async def _carry_out(options: Options) -> int:
 async def _run(options: RunOptions) -> int:
     identity = process_identity()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # nohup ignores SIGHUP for its command, and a shell SIGINT for what a script runs in the background.
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with await connect(options.kubeconfig, identity) as api:
         leadership = Leadership(api, options.namespace, identity)
         cluster = Cluster(api, options.namespace, may_write=leadership.holds)

@@ -150,7 +150,7 @@ def test_told_to_begin_anew_an_agent_keeps_no_more_of_its_mesh_than_its_own_key(
     assert KEY not in (second.host.root / "var/lib/wesher/wgoverlay.json").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_agent_leaves_and_takes_everything_with_it(
     lab: Lab, start: Start, number: signal.Signals
 ) -> None:
