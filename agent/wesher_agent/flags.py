@@ -375,8 +375,8 @@ FLAGS: tuple[Flag, ...] = (
         name="--leave-on-exit",
         read=_yes_or_no,
         switch=True,
-        help="whether a termination signal means leaving for good: tell the others, remove everything "
-        "(default: yes, but in Kubernetes no)",
+        help="whether a termination signal means leaving for good: tell the others, remove device and "
+        "names, keep the keys (default: yes, but in Kubernetes no)",
     ),
     Flag(
         name="--state-dir",

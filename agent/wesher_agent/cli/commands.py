@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wesher_agent.cli.tables import hindrances, member_table, status_text
+from wesher_agent.cli.tables import hindrances, left_text, member_table, removal_hint, status_text
 from wesher_agent.control import ask, find_socket
 from wesher_agent.flags import OneLineParser, add_flags, find_flag
 from wesher_agent.settings import Settings, parse_settings
@@ -145,8 +145,20 @@ def _members(argv: Sequence[str], environ: Environ) -> int:
 
 
 def _leave(argv: Sequence[str], environ: Environ) -> int:
-    left, as_json = _ask("leave", _ask_parser("leave").parse_args(argv), environ)
-    return _print(json.dumps(left) if as_json else f"{left['node']} left the mesh on {left['interface']}")
+    parser = _ask_parser("leave")
+    parser.add_argument(
+        "--forget",
+        action="store_true",
+        help="also delete the state file with the cluster key and this machine's WireGuard key; "
+        "a key file of --cluster-key-file stays",
+    )
+    given = parser.parse_args(argv)
+    left, as_json = _ask("leave-and-forget" if given.forget else "leave", given, environ)
+    if given.forget and left["kept"]:
+        raise WesherError(
+            f"{left['node']} left the mesh, but its keys stay: run {removal_hint(left['kept'])}"
+        )
+    return _print(json.dumps(left) if as_json else left_text(left, forgot=given.forget))
 
 
 def _keygen(argv: Sequence[str], _environ: Environ) -> int:
@@ -158,6 +170,9 @@ COMMANDS: Mapping[str, Command] = {
     "agent": Command(_agent, "join or begin a mesh and stay in it (the default)"),
     "status": Command(_status, "show how this host's agent does"),
     "members": Command(_members, "list the mesh's members as this host's agent knows them"),
-    "leave": Command(_leave, "leave the mesh for good: tell the others, remove everything, end the agent"),
+    "leave": Command(
+        _leave,
+        "leave the mesh for good: tell the others, remove device and names, end the agent, keep the keys",
+    ),
     "keygen": Command(_keygen, "print a new cluster key"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,6 +54,28 @@ def status_text(status: Mapping[str, Any]) -> str:
     width = max(len(label) for label, _ in lines) + 2
     text = "\n".join(f"{label + ':':{width}}{value}" for label, value in lines)
     return text + "".join(f"\n! {problem}" for problem in _problems(status["conditions"]))
+
+
+def left_text(left: Mapping[str, Any], *, forgot: bool) -> str:
+    """Return what a leave did, and what it keeps on this machine and why."""
+    done = f"{left['node']} left the mesh on {left['interface']}"
+    if forgot:
+        return f"{done} and deleted its state file with the keys"
+    kept = left["kept"]
+    if not kept:
+        return f"{done}; it has no state file with keys"
+    return (
+        f"{done}\n"
+        f"kept: {kept} holds the cluster key and this machine's WireGuard key, so that the next start "
+        "joins the same mesh again\n"
+        f"to remove the keys: {removal_hint(kept)} (`wesher leave --forget` does both)"
+    )
+
+
+def removal_hint(state_file: str) -> str:
+    """Return the command that deletes a state file and its older copies."""
+    quoted = shlex.quote(state_file)
+    return f"rm -f {quoted} {quoted}.*"
 
 
 def hindrances(status: Mapping[str, Any]) -> list[str]:
