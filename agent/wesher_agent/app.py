@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
 from wesher_agent.netlink.rights import check_rights
@@ -15,11 +16,18 @@ from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.startup import start_up
 from wesher_agent.runtime.systemd import notify
 from wesher_agent.settings import Settings
-from wesher_common.event_logger import log_to_stderr
+from wesher_common.event_logger import EventLogger, log_to_stderr
+from wesher_common.variables import UnknownVariable
+
+log = EventLogger("wesher.agent")
 
 
-def run_agent(settings: Settings) -> int:
+def run_agent(settings: Settings, unknown: Iterable[UnknownVariable]) -> int:
     """Run one agent until it is told to stop; return its exit code.
+
+    Args:
+        settings: as given.
+        unknown: variables of the environment that look like settings.
 
     Raises:
         InvalidSpec: it could not begin, and the user must change something.
@@ -29,6 +37,10 @@ def run_agent(settings: Settings) -> int:
     # asyncio's debug lines are about event loops, and pyroute2 writes a page for every message.
     logging.getLogger("asyncio").setLevel(max(settings.log_level, logging.INFO))
     logging.getLogger("pyroute2").setLevel(max(settings.log_level, logging.WARNING))
+    for variable in unknown:
+        log.warning(
+            "unknown environment variable ignored", variable=variable.name, nearest=variable.nearest or None
+        )
     asyncio.run(_run(settings))
     return 0
 

@@ -23,8 +23,7 @@ from wesher_common.mesh_document import MAX_LABEL, MAX_MTU, MIN_MTU
 from wesher_common.names import MAX_MEMBER_NAME, check_interface_name, is_member_name
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
-
-ENVIRONMENT_PREFIX = "WESHER_"
+from wesher_common.variables import PREFIX
 
 # logrus names, the Go program's; Python has no level above CRITICAL or below DEBUG.
 LOG_LEVELS = {
@@ -65,7 +64,7 @@ class Flag:
     @property
     def variable(self) -> str:
         """The environment variable."""
-        return ENVIRONMENT_PREFIX + self.attribute.upper()
+        return PREFIX + self.attribute.upper()
 
 
 def _text(text: str, _where: str) -> str:

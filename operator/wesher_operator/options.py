@@ -149,6 +149,10 @@ class CheckOptions(Reach):
 Options = RunOptions | UninstallOptions | CheckOptions
 
 
+VARIABLES = frozenset(flag.variable for flags, _ in _COMMANDS.values() for flag in flags)
+"""The environment variables of all flags."""
+
+
 def parse_options(arguments: Sequence[str], environ: Mapping[str, str], pod_namespace: str) -> Options:
     """Read the command line and the environment.
 

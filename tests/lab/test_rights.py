@@ -1,4 +1,4 @@
-"""An agent that may not change the network says so before it writes anything."""
+"""What an agent, or a command that asks one, says when it lacks a right."""
 
 from __future__ import annotations
 
@@ -55,3 +55,19 @@ def test_the_question_changes_nothing(host: Host) -> None:
     before = host.run(["ip", "-d", "address"]).stdout
     host.run(ASK)
     assert host.run(["ip", "-d", "address"]).stdout == before
+
+
+def test_a_command_that_may_not_ask_the_agent_says_so(host: Host) -> None:
+    """Root, without the right to pass over modes, is denied what the owner denies itself."""
+    without = "-dac_override,-dac_read_search"
+    asker = ["setpriv", f"--inh-caps={without}", f"--bounding-set={without}", WESHER, "status"]
+    host.run(["mkdir", "-p", "/run/closed", "/run/open"])
+    host.run(["chmod", "0", "/run/closed"])
+    make = "import os, socket; socket.socket(socket.AF_UNIX).bind('/run/open/wg0.sock')"
+    host.run([sys.executable, "-c", f"{make}; os.chmod('/run/open/wg0.sock', 0)"])
+    for directory, says in (
+        ("/run/closed", "not allowed to look into /run/closed: run this as the agent's user"),
+        ("/run/open", "not allowed to ask the agent at /run/open/wg0.sock: run this as the agent's user"),
+    ):
+        done = host.run([*asker, f"--run-dir={directory}"], check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"wesher: error: {says}\n")

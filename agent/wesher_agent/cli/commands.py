@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 from wesher_agent.cli.tables import hindrances, left_text, member_table, removal_hint, status_text
 from wesher_agent.control import ask, find_socket
-from wesher_agent.flags import OneLineParser, add_flags, find_flag
+from wesher_agent.flags import FLAGS, OneLineParser, add_flags, find_flag
 from wesher_agent.settings import Settings, parse_settings
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.keys import KEY_BYTES
+from wesher_common.variables import unknown_variables
 from wesher_common.version import VERSION
 
 FAILURE = 1
@@ -88,7 +89,7 @@ def _agent(argv: Sequence[str], environ: Environ) -> int:
     # The other commands answer at once because they do not load the agent.
     from wesher_agent.app import run_agent  # noqa: PLC0415
 
-    return run_agent(settings)
+    return run_agent(settings, unknown_variables(environ, [flag.variable for flag in FLAGS]))
 
 
 def _ask_parser(word: str) -> OneLineParser:
