@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any, NoReturn
@@ -406,6 +407,10 @@ FLAGS: tuple[Flag, ...] = (
 )
 
 
+_ALIKE = 0.8
+"""How like a flag a word must be (`difflib`, 0 to 1) to be taken for it."""
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argparse parser whose complaints are ours: raised, one line, without the usage."""
 
@@ -418,12 +423,22 @@ class OneLineParser(argparse.ArgumentParser):
         """
         found = re.match(r"argument (?P<flag>\S+): (?P<rule>.*)", message)
         if found:
-            raise InvalidSpec(found["flag"].split("/")[0], found["rule"])
+            rule = found["rule"]
+            # The value is left out: argparse shows it, and a key may stand there.
+            rule = "takes no value" if rule.startswith("ignored explicit argument") else rule
+            raise InvalidSpec(found["flag"].split("/")[0], rule)
         if message.startswith("unrecognized arguments: "):
             # Without its value: a key may stand there.
             word = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
-            raise InvalidSpec(word, "unknown flag" if word.startswith("-") else "unexpected argument")
+            raise InvalidSpec(
+                word, self._unknown_flag(word) if word.startswith("-") else "unexpected argument"
+            )
         raise InvalidSpec(self.prog, message)
+
+    def _unknown_flag(self, word: str) -> str:
+        flags = [name for action in self._actions for name in action.option_strings]
+        nearest = get_close_matches(word, flags, n=1, cutoff=_ALIKE)
+        return f"unknown flag: {f'did you mean {nearest[0]}?' if nearest else f'see {self.prog} --help'}"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

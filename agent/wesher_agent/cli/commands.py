@@ -45,8 +45,10 @@ def run(argv: Sequence[str], environ: Environ) -> int:
         environ: the environment, for the flags' variables.
 
     """
-    word, rest = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else ("agent", argv)
+    word, rest = ("agent", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
     try:
+        if word not in COMMANDS:
+            raise InvalidSpec("command", f"must be one of {', '.join(COMMANDS)}", value=word)
         return COMMANDS[word].run(rest, environ)
     except WesherError as error:
         print(f"wesher: error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
