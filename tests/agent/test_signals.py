@@ -50,6 +50,7 @@ def test_a_second_hangup_does_not_cut_the_leave_short(lab: Lab, start: Start) ->
     agent.process.send_signal(signal.SIGHUP)
     assert agent.process.wait(PATIENCE) == 0
     assert "agent ended left=true" in agent.own_log
+    assert "Traceback" not in agent.own_log
     assert "wgoverlay" not in b.run(["ip", "-o", "link"]).stdout
 
 
