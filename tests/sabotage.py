@@ -158,7 +158,7 @@ SABOTAGES = {
     ),
     "shell-forgets-to-leave": Sabotage(
         AGENT,
-        "self._driver.tell(self._member.leave)",
+        "self._driver.tell(partial(self._member.leave, forget=forget))",
         "pass",
         f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
     ),

@@ -10,7 +10,8 @@ import sys
 def main() -> int:
     """Run the command line and return its exit code."""
     # Ctrl-C ends it without a word, even while modules load; the agent takes the signal over.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         from wesher_agent.cli import commands  # noqa: PLC0415
     except ModuleNotFoundError as error:

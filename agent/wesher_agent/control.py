@@ -160,19 +160,32 @@ def find_socket(run_dir: Path, interface: str) -> Path:
         interface: which agent, or empty when there is only one.
 
     Raises:
-        AgentUnreachable: no agent has its socket there.
+        AgentUnreachable: no agent has its socket there, or this user may not look.
         InvalidSpec: several have, and none was named.
 
     """
     if interface:
         return socket_path(run_dir, interface)
-    found = sorted(path for path in run_dir.glob("*.sock") if stat.S_ISSOCK(path.lstat().st_mode))
+    try:
+        found = sorted(path for path in run_dir.iterdir() if path.suffix == ".sock" and _is_socket(path))
+    except PermissionError as error:
+        raise AgentUnreachable(f"not allowed to look into {run_dir}: run this as the agent's user") from error
+    except OSError:
+        found = []
     if not found:
         raise AgentUnreachable(f"no agent runs here: no control socket in {run_dir}")
     if len(found) > 1:
         names = ", ".join(path.stem for path in found)
         raise InvalidSpec("--interface", f"several agents run on this host: name one of {names}")
     return found[0]
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return stat.S_ISSOCK(path.lstat().st_mode)
+    except FileNotFoundError:
+        # Its agent has just ended.
+        return False
 
 
 def ask(path: Path, command: str) -> Any:

@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,8 +24,7 @@ from wesher_common.mesh_document import MAX_LABEL, MAX_MTU, MIN_MTU
 from wesher_common.names import MAX_MEMBER_NAME, check_interface_name, is_member_name
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
-
-ENVIRONMENT_PREFIX = "WESHER_"
+from wesher_common.variables import PREFIX
 
 # logrus names, the Go program's; Python has no level above CRITICAL or below DEBUG.
 LOG_LEVELS = {
@@ -65,7 +65,7 @@ class Flag:
     @property
     def variable(self) -> str:
         """The environment variable."""
-        return ENVIRONMENT_PREFIX + self.attribute.upper()
+        return PREFIX + self.attribute.upper()
 
 
 def _text(text: str, _where: str) -> str:
@@ -116,7 +116,10 @@ def _cluster_key(text: str, where: str) -> ClusterKey | None:
 
 
 def _seeds(text: str, where: str) -> tuple[SeedAddress, ...]:
-    return tuple(parse_seed(part, field=where) for part in text.split(",") if part.strip())
+    seeds = tuple(parse_seed(part, field=where) for part in text.split(",") if part.strip())
+    if text.strip() and not seeds:
+        raise InvalidSpec(where, "names no member: give host names or IP addresses", value=text)
+    return seeds
 
 
 def _bind_address(text: str, where: str) -> IPAddress:
@@ -373,8 +376,8 @@ FLAGS: tuple[Flag, ...] = (
         name="--leave-on-exit",
         read=_yes_or_no,
         switch=True,
-        help="whether a termination signal means leaving for good: tell the others, remove everything "
-        "(default: yes, but in Kubernetes no)",
+        help="whether a termination signal means leaving for good: tell the others, remove device and "
+        "names, keep the keys (default: yes, but in Kubernetes no)",
     ),
     Flag(
         name="--state-dir",
@@ -405,6 +408,10 @@ FLAGS: tuple[Flag, ...] = (
 )
 
 
+_ALIKE = 0.8
+"""How like a flag a word must be (`difflib`, 0 to 1) to be taken for it."""
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argparse parser whose complaints are ours: raised, one line, without the usage."""
 
@@ -417,12 +424,22 @@ class OneLineParser(argparse.ArgumentParser):
         """
         found = re.match(r"argument (?P<flag>\S+): (?P<rule>.*)", message)
         if found:
-            raise InvalidSpec(found["flag"].split("/")[0], found["rule"])
+            rule = found["rule"]
+            # The value is left out: argparse shows it, and a key may stand there.
+            rule = "takes no value" if rule.startswith("ignored explicit argument") else rule
+            raise InvalidSpec(found["flag"].split("/")[0], rule)
         if message.startswith("unrecognized arguments: "):
             # Without its value: a key may stand there.
             word = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
-            raise InvalidSpec(word, "unknown flag" if word.startswith("-") else "unexpected argument")
+            raise InvalidSpec(
+                word, self._unknown_flag(word) if word.startswith("-") else "unexpected argument"
+            )
         raise InvalidSpec(self.prog, message)
+
+    def _unknown_flag(self, word: str) -> str:
+        flags = [name for action in self._actions for name in action.option_strings]
+        nearest = get_close_matches(word, flags, n=1, cutoff=_ALIKE)
+        return f"unknown flag: {f'did you mean {nearest[0]}?' if nearest else f'see {self.prog} --help'}"
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,8 @@ from wesher_common.errors import InvalidSpec
 from wesher_common.overlay import IPAddress
 
 MAX_PORT = 65535
+_FORM = "a host name or IP address of a member, with :port or without, such as 192.0.2.1:7946"
+_BRACKETS = "an IPv6 address with a port is written [address]:port, such as [2001:db8::1]:7946"
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
 _MAX_HOST = 253
 _PORT_DIGITS = 5
@@ -55,22 +57,28 @@ def parse_seed(text: str, *, field: str) -> SeedAddress:
 
     """
     host, port = text.strip(), None
+    if "://" in host:
+        raise InvalidSpec(field, f"a seed is not a URL: it must be {_FORM}", value=text)
     if host.startswith("["):
         host, bracket, rest = host[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise InvalidSpec(field, "an IPv6 address with a port is written [address]:port", value=text)
+        if not bracket or (rest and not rest.startswith(":")) or not _is_ipv6(host):
+            raise InvalidSpec(field, _BRACKETS, value=text)
         port = _port(rest[1:], field, text) if rest else None
-        if SeedAddress(host).address is None:
-            raise InvalidSpec(field, "an IPv6 address with a port is written [address]:port", value=text)
     elif host.count(":") == 1:
         host, _, after = host.partition(":")
         port = _port(after, field, text)
     seed = SeedAddress(host, port)
     if seed.address is None and not _is_host_name(host):
-        raise InvalidSpec(field, "must be a host name or IP address, with :port or without", value=text)
+        raise InvalidSpec(
+            field, _BRACKETS if _is_ipv6(host.rpartition(":")[0]) else f"must be {_FORM}", value=text
+        )
     if seed.address is not None and (seed.address.is_unspecified or seed.address.is_multicast):
         raise InvalidSpec(field, "must be one machine's address", value=text)
     return seed
+
+
+def _is_ipv6(text: str) -> bool:
+    return ":" in text and SeedAddress(text).address is not None
 
 
 def _is_host_name(host: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger, log_to_stderr
+from wesher_common.variables import unknown_variables
 from wesher_operator import errands
 from wesher_operator.crd import KINDS, definition
 from wesher_operator.handlers import watch
@@ -28,6 +29,7 @@ from wesher_operator.kube import (
 )
 from wesher_operator.leader import Leadership
 from wesher_operator.options import (
+    VARIABLES,
     CheckOptions,
     Options,
     RunOptions,
@@ -54,6 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.argv[1:] if arguments is None else arguments, os.environ, _pod_namespace()
         )
         _set_up_logging(options.log_level, options.log_format)
+        for variable in unknown_variables(os.environ, VARIABLES):
+            _log.warning(
+                "unknown environment variable ignored",
+                variable=variable.name,
+                nearest=variable.nearest or None,
+            )
         sys.exit(asyncio.run(_carry_out(options)))
     except InvalidSpec as error:
         sys.exit(_say(error, EXIT_USAGE))
@@ -113,8 +121,10 @@ async def _carry_out(options: Options) -> int:
 async def _run(options: RunOptions) -> int:
     identity = process_identity()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # nohup ignores SIGHUP for its command, and a shell SIGINT for what a script runs in the background.
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with await connect(options.kubeconfig, identity) as api:
         leadership = Leadership(api, options.namespace, identity)
         cluster = Cluster(api, options.namespace, may_write=leadership.holds)

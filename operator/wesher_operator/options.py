@@ -149,6 +149,10 @@ class CheckOptions(Reach):
 Options = RunOptions | UninstallOptions | CheckOptions
 
 
+VARIABLES = frozenset(flag.variable for flags, _ in _COMMANDS.values() for flag in flags)
+"""The environment variables of all flags."""
+
+
 def parse_options(arguments: Sequence[str], environ: Mapping[str, str], pod_namespace: str) -> Options:
     """Read the command line and the environment.
 
@@ -168,8 +172,8 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str], pod_name
         where, value = flag.name, given[flag.attribute]
         if value is None:
             where, value = flag.variable, environ.get(flag.variable) or flag.default
-        if flag.choices and value not in flag.choices:
-            raise InvalidSpec(where, f"must be one of {', '.join(flag.choices)}", value=value)
+        if flag.choices:
+            value = _choose(flag.choices, value, where)
         if flag.required and not value:
             raise InvalidSpec(flag.name, "must be given")
         values[flag.attribute] = _read(flag, value, where)
@@ -194,6 +198,13 @@ def _read(flag: _Flag, text: str, where: str) -> Any:
             return text
 
 
+def _choose(choices: tuple[str, ...], text: str, where: str) -> str:
+    for choice in choices:
+        if text.lower() == choice.lower():
+            return choice
+    raise InvalidSpec(where, f"must be one of {', '.join(choices)}", value=text)
+
+
 def _number(text: str, where: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_PORT)) and int(text) <= MAX_PORT):
         raise InvalidSpec(where, f"must be a whole number from 0 to {MAX_PORT}", value=text)
@@ -207,7 +218,9 @@ def _parser() -> OneLineParser:
         epilog="Exit codes: 0 for success, 1 for a failure, 2 for an invalid flag, 3 for lost leadership.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=VERSION, help="print the version")
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {VERSION}", help="print the version"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (flags, text) in _COMMANDS.items():
         command = commands.add_parser(

@@ -150,7 +150,7 @@ def test_told_to_begin_anew_an_agent_keeps_no_more_of_its_mesh_than_its_own_key(
     assert KEY not in (second.host.root / "var/lib/wesher/wgoverlay.json").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_agent_leaves_and_takes_everything_with_it(
     lab: Lab, start: Start, number: signal.Signals
 ) -> None:
@@ -166,10 +166,41 @@ def test_a_stopped_agent_leaves_and_takes_everything_with_it(
 
 def test_the_leave_command_does_the_same(lab: Lab, start: Start) -> None:
     first, second = _pair(lab, start)
-    assert second.ask("leave") == {"node": "b", "interface": "wgoverlay"}
+    kept = "/var/lib/wesher/wgoverlay.json"
+    assert second.ask("leave") == {"node": "b", "interface": "wgoverlay", "kept": kept}
     assert second.process.wait(PATIENCE) == 0
     assert "wgoverlay" not in _links(second.host)
     _wait_left(first, "b")
+
+
+def test_the_leave_command_says_what_it_keeps_and_forgets_it_on_demand(lab: Lab, start: Start) -> None:
+    first, second = _pair(lab, start)
+    state = "/var/lib/wesher/wgoverlay.json"
+    said = second.host.run([WESHER, "leave"]).stdout.splitlines()
+    assert said[0] == "b left the mesh on wgoverlay"
+    assert said[1].startswith(
+        f"kept: {state} holds the cluster key and this machine's WireGuard key, so that "
+    )
+    assert second.process.wait(PATIENCE) == 0
+    again = start(second.host)
+    again.wait_for("a", "b")
+    again.wait_device()
+    said = second.host.run([WESHER, "leave", "--forget"]).stdout.splitlines()
+    assert said == ["b left the mesh on wgoverlay and deleted its state file with the keys"]
+    assert again.process.wait(PATIENCE) == 0
+    assert list((second.host.root / "var/lib/wesher").iterdir()) == []
+    _wait_left(first, "b")
+
+
+def test_keys_that_cannot_be_deleted_are_an_error(lab: Lab, start: Start) -> None:
+    host, state = lab.host("a"), "/var/lib/wesher/wgoverlay.json"
+    agent = start(host, "--cluster-key", KEY)
+    agent.wait_device()
+    host.run(["mount", "--bind", state, state])
+    done = host.run([WESHER, "leave", "--forget"], check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"wesher: error: a left the mesh, but its keys stay: run rm -f {state} {state}.*\n"
+    assert agent.process.wait(PATIENCE) == 0
 
 
 def test_told_to_stay_a_stopped_agent_keeps_its_device_and_place_for_the_next(lab: Lab, start: Start) -> None:

@@ -435,3 +435,18 @@ def test_a_key_of_another_mesh_keeps_members_apart(lab: Lab, start: Start) -> No
     wait_until(lambda: agent.status()["gossip"]["rejected"], what="a wrong key was counted")
     agent.wait_for("a")
     other.wait_for("b")
+
+
+def test_a_mistyped_variable_is_named_without_its_value(lab: Lab, start: Start) -> None:
+    wrapper = [
+        "env",
+        "WESHER_CLUSTERKEY=the secret",
+        "WESHER_SERVICE_HOST=10.0.0.1",
+        "WESHER_PORT=tcp://10.0.0.1",
+    ]
+    agent = start(lab.host("a"), "--cluster-key", KEY, wrapper=wrapper)
+    agent.wait_for("a")
+    named = re.findall(r"WARNING wesher.agent: unknown environment variable ignored (.*)", agent.own_log)
+    assert "variable=WESHER_CLUSTERKEY nearest=WESHER_CLUSTER_KEY" in named
+    assert not [line for line in named if "WESHER_SERVICE" in line or "WESHER_PORT" in line]
+    assert "the secret" not in agent.own_log

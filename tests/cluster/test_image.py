@@ -40,7 +40,7 @@ def test_it_holds_the_locked_libraries_and_nothing_else(running: Cluster, image:
 
 def test_it_holds_every_program_an_agent_needs(running: Cluster, image: Image) -> None:
     """The commands and wireguard-go are on the path of a user who may write nothing."""
-    assert re.match(r"\d+\.\d+", run_restricted(running, image, ["wesher", "--version"]))
+    assert re.match(r"wesher \d+\.\d+", run_restricted(running, image, ["wesher", "--version"]))
     assert run_restricted(running, image, ["wireguard-go", "--version"]).startswith("wireguard-go v")
     assert run_restricted(running, image, ["wesher-operator", "--help"]).startswith("usage: wesher-operator")
 

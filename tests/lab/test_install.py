@@ -31,7 +31,8 @@ def test_the_programs_run_from_where_the_tree_will_lie(tree: Path) -> None:
     said = subprocess.run(
         [tree / "opt/wesher/bin/python", program, "--version"], capture_output=True, text=True, check=True
     )
-    assert said.stdout.strip() in next((REPOSITORY / "dist").glob("wesher-*.whl")).name
+    name, version = said.stdout.split()
+    assert next((REPOSITORY / "dist").glob("wesher-*.whl")).name.startswith(f"{name}-{version}-")
 
 
 def test_the_wheel_brings_every_command(tree: Path) -> None:
@@ -54,7 +55,7 @@ def test_pipx_brings_the_command_and_the_plugin(tmp_path: Path) -> None:
         said = subprocess.run(
             [tmp_path / "bin" / name, "--version"], capture_output=True, text=True, check=True
         )
-        assert said.stdout == f"{VERSION}\n"
+        assert said.stdout == f"{name.replace('kubectl-', 'kubectl ')} {VERSION}\n"
 
 
 def test_systemd_finds_nothing_wrong_with_the_service(tree: Path) -> None:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wesher_agent.cli.exit_codes import exit_code_help
-from wesher_agent.cli.tables import hindrances, member_table, status_text
+from wesher_agent.cli.tables import hindrances, left_text, member_table, removal_hint, status_text
 from wesher_agent.control import ask, find_socket
-from wesher_agent.flags import OneLineParser, add_flags, find_flag
+from wesher_agent.flags import FLAGS, OneLineParser, add_flags, find_flag
 from wesher_agent.settings import Settings, parse_settings
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.keys import KEY_BYTES
+from wesher_common.variables import unknown_variables
 from wesher_common.version import VERSION
 
 FAILURE = 1
@@ -45,8 +46,10 @@ def run(argv: Sequence[str], environ: Environ) -> int:
         environ: the environment, for the flags' variables.
 
     """
-    word, rest = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else ("agent", argv)
+    word, rest = ("agent", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
     try:
+        if word not in COMMANDS:
+            raise InvalidSpec("command", f"must be one of {', '.join(COMMANDS)}", value=word)
         return COMMANDS[word].run(rest, environ)
     except WesherError as error:
         print(f"wesher: error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
@@ -65,7 +68,9 @@ def agent_parser() -> OneLineParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=VERSION, help="print the version")
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {VERSION}", help="print the version"
+    )
     add_flags(parser)
     return parser
 
@@ -88,7 +93,7 @@ def _agent(argv: Sequence[str], environ: Environ) -> int:
     # The other commands answer at once because they do not load the agent.
     from wesher_agent.app import run_agent  # noqa: PLC0415
 
-    return run_agent(settings)
+    return run_agent(settings, unknown_variables(environ, [flag.variable for flag in FLAGS]))
 
 
 def _parser(word: str) -> OneLineParser:
@@ -116,7 +121,8 @@ def _ask_parser(word: str) -> OneLineParser:
 
 
 def _ask(word: str, given: argparse.Namespace, environ: Environ) -> tuple[Any, bool]:
-    if given.output not in {"text", "json"}:
+    output = given.output.lower()
+    if output not in {"text", "json"}:
         raise InvalidSpec("--output", "must be text or json", value=given.output)
     chosen = {}
     for name in ("--interface", "--run-dir"):
@@ -126,7 +132,7 @@ def _ask(word: str, given: argparse.Namespace, environ: Environ) -> tuple[Any, b
             where, text = flag.variable, environ.get(flag.variable)
         chosen[name] = flag.read(text, where) if text else None
     run_dir: Path = chosen["--run-dir"] or find_flag("--run-dir").default
-    return ask(find_socket(run_dir, chosen["--interface"] or ""), word), given.output == "json"
+    return ask(find_socket(run_dir, chosen["--interface"] or ""), word), output == "json"
 
 
 def _print(text: str) -> int:
@@ -154,8 +160,20 @@ def _members(argv: Sequence[str], environ: Environ) -> int:
 
 
 def _leave(argv: Sequence[str], environ: Environ) -> int:
-    left, as_json = _ask("leave", _ask_parser("leave").parse_args(argv), environ)
-    return _print(json.dumps(left) if as_json else f"{left['node']} left the mesh on {left['interface']}")
+    parser = _ask_parser("leave")
+    parser.add_argument(
+        "--forget",
+        action="store_true",
+        help="also delete the state file with the cluster key and this machine's WireGuard key; "
+        "a key file of --cluster-key-file stays",
+    )
+    given = parser.parse_args(argv)
+    left, as_json = _ask("leave-and-forget" if given.forget else "leave", given, environ)
+    if given.forget and left["kept"]:
+        raise WesherError(
+            f"{left['node']} left the mesh, but its keys stay: run {removal_hint(left['kept'])}"
+        )
+    return _print(json.dumps(left) if as_json else left_text(left, forgot=given.forget))
 
 
 def _keygen(argv: Sequence[str], _environ: Environ) -> int:
@@ -167,6 +185,9 @@ COMMANDS: Mapping[str, Command] = {
     "agent": Command(_agent, "join or begin a mesh and stay in it (the default)"),
     "status": Command(_status, "show how this host's agent does"),
     "members": Command(_members, "list the mesh's members as this host's agent knows them"),
-    "leave": Command(_leave, "leave the mesh for good: tell the others, remove everything, end the agent"),
+    "leave": Command(
+        _leave,
+        "leave the mesh for good: tell the others, remove device and names, end the agent, keep the keys",
+    ),
     "keygen": Command(_keygen, "print a new cluster key"),
 }

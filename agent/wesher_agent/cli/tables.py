@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,28 @@ def _covered(status: Mapping[str, Any]) -> str:
     if cover["covers"] == "Members":
         return f"members of the last day by unreachable routes; not the rest of {network}: {cover['reason']}"
     return f"nothing of {network} by unreachable routes: {cover['reason']}"
+
+
+def left_text(left: Mapping[str, Any], *, forgot: bool) -> str:
+    """Return what a leave did, and what it keeps on this machine and why."""
+    done = f"{left['node']} left the mesh on {left['interface']}"
+    if forgot:
+        return f"{done} and deleted its state file with the keys"
+    kept = left["kept"]
+    if not kept:
+        return f"{done}; it has no state file with keys"
+    return (
+        f"{done}\n"
+        f"kept: {kept} holds the cluster key and this machine's WireGuard key, so that the next start "
+        "joins the same mesh again\n"
+        f"to remove the keys: {removal_hint(kept)} (`wesher leave --forget` does both)"
+    )
+
+
+def removal_hint(state_file: str) -> str:
+    """Return the command that deletes a state file and its older copies."""
+    quoted = shlex.quote(state_file)
+    return f"rm -f {quoted} {quoted}.*"
 
 
 def hindrances(status: Mapping[str, Any]) -> list[str]:

@@ -149,6 +149,10 @@ class StateFile:
                 with suppress(OSError):
                     self._previous.unlink(missing_ok=True)
 
+    def present_path(self) -> Path | None:
+        """Return the file's path, or None if there is no file."""
+        return self._path if os.path.lexists(self._path) else None
+
     def remove(self) -> None:
         """Remove the file, its previous generation, its copies set aside, and the lock, still held.
 

@@ -122,6 +122,7 @@ class MeshMember:
         """The addresses of the last `Listen`."""
         self.ending: Ending | None = None
         """How it ends, once that is decided."""
+        self._forgets_state = local.options.in_kubernetes
         self._following = local.document.wireguard
         self._has_left = self._is_last_save = self._is_last_saved = False
 
@@ -226,8 +227,15 @@ class MeshMember:
         else:
             self.restart(now=now)
 
-    def leave(self, *, now: float) -> None:
-        """Leave the mesh for good; ends in `Left`."""
+    def leave(self, *, now: float, forget: bool = False) -> None:
+        """Leave the mesh for good; ends in `Left`.
+
+        Args:
+            now: the time.
+            forget: whether to delete the saved state too, also when a leave has begun without that.
+
+        """
+        self._forgets_state |= forget
         if self.ending is Ending.LEAVE:
             return
         self._end(Ending.LEAVE, now)
@@ -563,7 +571,7 @@ class MeshMember:
         if not self._is_last_saved:
             return
         if self.ending is Ending.LEAVE and self._has_left:
-            self._outputs.append(Left(forgets_state=self._local.options.in_kubernetes))
+            self._outputs.append(Left(forgets_state=self._forgets_state))
         elif self.ending is Ending.RESTART:
             self._outputs.append(Restart(self._local.document.wireguard, self._following))
 

@@ -60,8 +60,8 @@ class Left:
     """The others know that this member is gone for good. The last output."""
 
     forgets_state: bool
-    """Whether to delete the state file with its keys. Outside Kubernetes it stays, as with
-    the Go program, so that the next start finds the mesh."""
+    """Whether to delete the state file with its keys. Outside Kubernetes it stays unless the user
+    asks for it, as with the Go program, so that the next start finds the mesh."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,9 @@ def _cannot_bind(error: OSError, protocol: str, address: IPAddress, port: int) -
             )
         case errno.EADDRNOTAVAIL:
             return AddressUnavailable("--bind-addr", "is not an address of this host", value=address)
+        case errno.EAFNOSUPPORT:
+            family = "IPv6" if isinstance(address, IPv6Address) else "IPv4"
+            return InvalidSpec("--bind-addr", f"cannot be used: this kernel has no {family}", value=address)
         case errno.EACCES:
             return InvalidSpec(
                 "--cluster-port", f"not allowed to listen on {protocol} port {port}", value=port

@@ -107,7 +107,12 @@ class Agent:
         )
         self._control = ControlServer(
             socket_path(settings.run_dir, self._interface),
-            {"status": self._answer_status, "members": self._answer_members, "leave": self._answer_leave},
+            {
+                "status": self._answer_status,
+                "members": self._answer_members,
+                "leave": self._answer_leave,
+                "leave-and-forget": partial(self._answer_leave, forget=True),
+            },
         )
 
     async def start(self) -> None:
@@ -252,12 +257,17 @@ class Agent:
             self._snapshot()
             await asyncio.sleep(JUDGE_SECONDS)
 
-    async def _answer_leave(self) -> dict[str, Any]:
+    async def _answer_leave(self, *, forget: bool = False) -> dict[str, Any]:
         if not self._is_closing:
-            self._driver.tell(self._member.leave)
+            self._driver.tell(partial(self._member.leave, forget=forget))
             self.stop()
         await self._ended.wait()
-        return {"node": self._startup.local.name, "interface": self._interface}
+        kept = self._startup.state_file.present_path()
+        return {
+            "node": self._startup.local.name,
+            "interface": self._interface,
+            "kept": None if kept is None else str(kept),
+        }
 
     # What the member wants done.
 

@@ -15,6 +15,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from wesher_agent.netlink import ipv6
 from wesher_agent.netlink.errors import WireGuardUnavailable
 from wesher_agent.netlink.netlink_socket import NETLINK_ROUTE, NetlinkSocket
 from wesher_agent.netlink.route_messages import PROTOCOL
@@ -153,6 +154,11 @@ def change_link(interface: str, change: LinkChange) -> tuple[RouteConflict, ...]
         return ()
     with IPRoute() as kernel, NetlinkSocket(NETLINK_ROUTE) as fast:
         index = _existing(kernel, interface)["index"]
+        if (
+            any(isinstance(address, IPv6Interface) for address in change.add_addresses)
+            and not ipv6.kernel_has_ipv6()
+        ):
+            raise WireGuardUnavailable(ipv6.without_kernel_support())
         # First, so that no packet for the overlay leaves in clear while the rest is on its way.
         routes.add_unreachable(fast, interface, change.add_unreachable)
         _change_interface(kernel, interface, index, change)
@@ -198,11 +204,19 @@ def _change_interface(kernel: IPRoute, interface: str, index: int, change: LinkC
 
 
 def _change_address(kernel: IPRoute, interface: str, index: int, verb: str, address: IPInterface) -> None:
-    _do(
-        f"could not {verb} the address {address} of {interface}",
-        lambda: kernel.addr(verb, index=index, address=str(address.ip), prefixlen=address.network.prefixlen),
-        fine={errno.EEXIST, errno.EADDRNOTAVAIL},
-    )
+    try:
+        _do(
+            f"could not {verb} the address {address} of {interface}",
+            lambda: kernel.addr(
+                verb, index=index, address=str(address.ip), prefixlen=address.network.prefixlen
+            ),
+            fine={errno.EEXIST, errno.EADDRNOTAVAIL},
+        )
+    except WireGuardUnavailable as error:
+        # The kernel says "Permission denied" then, to root too.
+        if isinstance(address, IPv6Interface) and ipv6.is_switched_off(interface):
+            raise WireGuardUnavailable(ipv6.switched_off(interface)) from error
+        raise
 
 
 def _addresses(kernel: IPRoute, index: int) -> list[IPInterface]:

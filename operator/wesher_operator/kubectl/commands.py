@@ -113,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
         "2 for an invalid flag.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=VERSION, help="print the version")
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {VERSION}", help="print the version"
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in _COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
@@ -142,5 +144,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "status":
             forms = ("text", "json")
-            sub.add_argument("-o", "--output", default="text", choices=forms, help="(default: text)")
+            sub.add_argument(
+                "-o", "--output", default="text", type=str.lower, choices=forms, help="(default: text)"
+            )
     return parser

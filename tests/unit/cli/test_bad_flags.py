@@ -25,6 +25,9 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     ],
     "--join": [
         (["a b"], "--join 'a b': must be a host name or IP address"),
+        (["http://x"], "--join 'http://x': a seed is not a URL: it must be a host name or IP address"),
+        (["a,user@b"], "--join 'user@b': must be a host name or IP address"),
+        ([" , "], "--join ' , ': names no member"),
         (["a:0"], "--join 'a:0': the port must be a number from 1 to 65535"),
         (["ok,1.2.3.400"], "--join '1.2.3.400': must be a host name or IP address"),
         (["fe80::1]:1"], "--join 'fe80::1]:1': must be a host name or IP address"),
@@ -148,13 +151,24 @@ def test_a_bad_cluster_key_is_not_repeated(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--no-such-flag"], "wesher: error: --no-such-flag: unknown flag\n"),
-        (["--cluster-por", "1"], "wesher: error: --cluster-por: unknown flag\n"),
+        (["--no-such-flag"], "wesher: error: --no-such-flag: unknown flag: see wesher --help\n"),
+        (
+            ["--cluster-por", "1"],
+            "wesher: error: --cluster-por: unknown flag: did you mean --cluster-port?\n",
+        ),
+        (["--verison"], "wesher: error: --verison: unknown flag: did you mean --version?\n"),
+        (
+            ["staus"],
+            "wesher: error: command 'staus': must be one of agent, status, members, leave, keygen\n",
+        ),
         (["agent", "stray"], "wesher: error: stray: unexpected argument\n"),
-        (["status", "--overlay-net", "10.0.0.0/8"], "wesher: error: --overlay-net: unknown flag\n"),
+        (
+            ["status", "--overlay-net", "10.0.0.0/8"],
+            "wesher: error: --overlay-net: unknown flag: see wesher status --help\n",
+        ),
         (["members", "-o", "yaml"], "wesher: error: --output 'yaml': must be text or json\n"),
-        (["status", "--check=5"], "wesher: error: --check: ignored explicit argument '5'\n"),
-        (["keygen", "--bits", "5"], "wesher: error: --bits: unknown flag\n"),
+        (["status", "--check=5"], "wesher: error: --check: takes no value\n"),
+        (["keygen", "--bits", "5"], "wesher: error: --bits: unknown flag: see wesher keygen --help\n"),
     ],
 )
 def test_what_is_no_command_line_at_all_is_one_line_and_exit_code_1(

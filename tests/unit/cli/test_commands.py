@@ -7,8 +7,9 @@ import base64
 import pytest
 
 from wesher_agent.cli.commands import run
-from wesher_agent.cli.tables import age, hindrances, member_table, status_text
+from wesher_agent.cli.tables import age, hindrances, left_text, member_table, status_text
 from wesher_agent.status.conditions import conditions
+from wesher_common.version import VERSION
 from wesher_testing.agents.snapshots import snapshot
 
 STATUS = {
@@ -46,6 +47,12 @@ def test_the_version_and_the_help_exit_with_0(capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert "--ip-as-name" not in out
     assert "[WESHER_CLUSTER_PORT]" in out
+
+
+def test_the_version_names_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(["--version"], {})
+    assert capsys.readouterr().out == f"wesher {VERSION}\n"
 
 
 def test_keygen_prints_a_new_key_each_time(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +122,26 @@ def test_this_host_is_in_the_mesh_unless_its_own_device_key_or_joining_hinders_i
     assert hindrances({"conditions": [bad_peers, full_disk]}) == []
     text = status_text(STATUS | {"conditions": [full_disk]})
     assert text.endswith("\n! state not saved (NotSaved): disk full")
+
+
+def test_a_leave_says_what_it_keeps_why_and_how_to_remove_it() -> None:
+    left = {"node": "a", "interface": "wg0", "kept": "/var/lib/my mesh/wg0.json"}
+    assert left_text(left, forgot=False).splitlines() == [
+        "a left the mesh on wg0",
+        (
+            "kept: /var/lib/my mesh/wg0.json holds the cluster key and this machine's WireGuard key, "
+            "so that the next start joins the same mesh again"
+        ),
+        (
+            "to remove the keys: rm -f '/var/lib/my mesh/wg0.json' '/var/lib/my mesh/wg0.json'.* "
+            "(`wesher leave --forget` does both)"
+        ),
+    ]
+    nothing = left | {"kept": None}
+    assert left_text(nothing, forgot=False) == "a left the mesh on wg0; it has no state file with keys"
+    assert (
+        left_text(nothing, forgot=True) == "a left the mesh on wg0 and deleted its state file with the keys"
+    )
 
 
 def test_members_are_a_table_with_a_heading() -> None:

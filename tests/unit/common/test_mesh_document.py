@@ -147,7 +147,10 @@ BAD = [
     (
         "clusterSeeds",
         ["a b"],
-        "clusterSeeds[0] 'a b': must be a host name or IP address, with :port or without",
+        (
+            "clusterSeeds[0] 'a b': must be a host name or IP address of a member, with :port or without, "
+            "such as 192.0.2.1:7946"
+        ),
     ),
     ("removed", {"a": 1}, "removed \"{'a': 1}\": must be a list of strings"),
     ("removed", ["\ud800"], r"removed \"['\\ud800']\": must be a list of strings".replace('\\"', '"')),

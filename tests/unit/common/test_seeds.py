@@ -38,8 +38,10 @@ def test_an_address_is_told_from_a_name() -> None:
     assert SeedAddress("host.example").address is None
 
 
-NEITHER = "must be a host name or IP address, with :port or without"
-BRACKETS = "an IPv6 address with a port is written [address]:port"
+FORM = "a host name or IP address of a member, with :port or without, such as 192.0.2.1:7946"
+NEITHER = f"must be {FORM}"
+URL = f"a seed is not a URL: it must be {FORM}"
+BRACKETS = "an IPv6 address with a port is written [address]:port, such as [2001:db8::1]:7946"
 PORT = "the port must be a number from 1 to 65535"
 ONE = "must be one machine's address"
 
@@ -49,7 +51,14 @@ ONE = "must be one machine's address"
     [
         ("", NEITHER),
         ("a b", NEITHER),
-        ("http://host", PORT),
+        ("http://x", URL),
+        ("https://host:7946/", URL),
+        ("udp://[2001:db8::1]:7946", URL),
+        ("user@host", NEITHER),
+        ("user@host:7946", NEITHER),
+        ("host:7946:7946", NEITHER),
+        ("192.0.2.1:7946:7946", NEITHER),
+        ("10.0.0.0/8", NEITHER),
         ("host/path", NEITHER),
         ("-host", NEITHER),
         ("host..example", NEITHER),
@@ -70,7 +79,11 @@ ONE = "must be one machine's address"
         ("[host", BRACKETS),
         ("[host]", BRACKETS),
         ("[host]:1", BRACKETS),
-        ("2001:db8::1:x", NEITHER),
+        ("[192.0.2.1]:7946", BRACKETS),
+        ("2001:db8::1:x", BRACKETS),
+        ("2001:db8::1:51820", BRACKETS),
+        ("2001:db8:0:0:0:0:0:1:7946", BRACKETS),
+        ("[[2001:db8::1]]:7946", BRACKETS),
         ("0.0.0.0", ONE),
         ("[::]:7946", ONE),
         ("224.0.0.1", ONE),

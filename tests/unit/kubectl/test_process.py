@@ -5,6 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
+from wesher_common.version import VERSION
+from wesher_operator.kubectl.commands import main
+
 
 def test_without_its_libraries_it_says_how_to_get_them() -> None:
     """As where the wheel was installed for another of its commands."""
@@ -18,3 +23,10 @@ def test_without_its_libraries_it_says_how_to_get_them() -> None:
     )
     said = "kubectl wesher: error: the library urllib3 is missing: install wesher[kubectl]\n"
     assert (done.returncode, done.stderr) == (1, said)
+
+
+def test_the_version_names_the_program(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"kubectl wesher {VERSION}\n"

@@ -743,6 +743,14 @@ def test_one_that_leaves_tells_all_saves_once_more_and_touches_the_device_no_mor
     assert (B, "a") in {(to, message.from_node) for to, message in shell.said(Dead)}
 
 
+def test_one_that_is_to_forget_its_state_does_so_also_if_its_leave_has_begun() -> None:
+    shell = started()
+    shell.tell(lambda member, now: member.leave(now=now))
+    shell.tell(lambda member, now: member.leave(now=now, forget=True))
+    shell.tell(lambda member, now: member.leave(now=now))
+    assert ended(shell) == Left(forgets_state=True)
+
+
 def test_one_that_leaves_has_not_left_before_its_last_save() -> None:
     shell = started()
     shell.tell(lambda member, now: member.leave(now=now))

@@ -76,7 +76,7 @@ def complaint(
 
 def test_the_version_and_the_help_exit_with_0(capsys: pytest.CaptureFixture[str]) -> None:
     for words, says in (
-        (["--version"], VERSION),
+        (["--version"], f"wesher-operator {VERSION}\n"),
         (["--help"], "--version"),
         (["run", "-h"], "--agent-image IMAGE"),
     ):
@@ -158,3 +158,16 @@ def test_a_flag_beats_its_variable_and_an_empty_variable_says_nothing() -> None:
         manage_crds=True,
         health_port=0,
     )
+
+
+def test_choices_do_not_care_about_capitals() -> None:
+    flags = [flag for flag in _RUN if flag.choices]
+    assert len(flags) >= 5
+    for flag in flags:
+        for choice in flag.choices:
+            for text in (choice.lower(), choice.upper(), choice.capitalize()):
+                written = {flag.variable: text, "WESHER_AGENT_IMAGE": "x"}
+                by_variable = parse_options(["run"], written, "pod")
+                by_flag = parse_options(["run", "--agent-image=x", f"{flag.name}={text}"], {}, "pod")
+                meant = choice == "true" if flag.attribute == "manage_crds" else choice
+                assert getattr(by_variable, flag.attribute) == getattr(by_flag, flag.attribute) == meant

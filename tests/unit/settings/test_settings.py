@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wesher_agent.cli.commands import agent_settings
-from wesher_agent.flags import FLAGS
+from wesher_agent.flags import FLAGS, LOG_LEVELS, find_flag
 from wesher_common.keys import ClusterKey
 from wesher_common.seeds import SeedAddress
 
@@ -92,6 +92,11 @@ def test_seeds_may_be_given_as_a_list_several_times_and_with_ports() -> None:
     )
 
 
+def test_an_empty_item_in_a_list_of_seeds_is_skipped() -> None:
+    assert agent_settings(["--join=a,,b,"], {}).join == (SeedAddress("a"), SeedAddress("b"))
+    assert agent_settings(["--join="], {"WESHER_JOIN": "a"}).join == ()
+
+
 @pytest.mark.parametrize("text", ["true", "1", "YES"])
 def test_a_switch_takes_gos_words_for_yes(text: str) -> None:
     assert agent_settings([f"--init={text}"], {}).init is True
@@ -125,8 +130,20 @@ def test_durations_are_written_as_in_go(text: str, seconds: int) -> None:
 
 
 def test_choices_do_not_care_about_capitals() -> None:
-    settings = agent_settings(["--gossip-profile", "lan", "--wireguard-mode", "userspace"], {})
-    assert (settings.gossip_profile, settings.wireguard_mode) == ("LAN", "Userspace")
+    written = {
+        "--gossip-profile": ("LAN", "WAN"),
+        "--wireguard-mode": ("Auto", "Kernel", "Userspace"),
+        "--log-format": ("text", "json"),
+        "--log-level": tuple(LOG_LEVELS),
+        "--unreachable-route": ("auto", "on", "off"),
+    }
+    for name, values in written.items():
+        flag = find_flag(name)
+        for value in values:
+            meant = getattr(agent_settings([name, value], {}), flag.attribute)
+            for text in (value.lower(), value.upper(), value.capitalize()):
+                assert getattr(agent_settings([name, text], {}), flag.attribute) == meant
+                assert getattr(agent_settings([], {flag.variable: text}), flag.attribute) == meant
 
 
 def test_leaving_on_exit_is_the_default_outside_kubernetes_only() -> None:

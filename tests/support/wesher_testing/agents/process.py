@@ -7,6 +7,7 @@ it over its control socket, as the commands do, and look at the host it runs on.
 from __future__ import annotations
 
 import base64
+import os
 import signal
 import subprocess
 import sys
@@ -78,10 +79,12 @@ class AgentProcess:
         usual = _common_flags() if bare else [*standard_flags(), f"--interface={interface}"]
         command = [*wrapper, WESHER, *usual, *flags]
         self._before = self.log_text
+        # Settings of the tests, such as WESHER_CACHE, are unknown to an agent, which says so.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("WESHER_")}
         if options:
-            self.process: subprocess.Popen[Any] = host.popen(command, **options)
+            self.process: subprocess.Popen[Any] = host.popen(command, env=env, **options)
         else:
-            self.process = host.log_of(command, self.log)
+            self.process = host.log_of(command, self.log, env=env)
 
     @property
     def log_text(self) -> str:
