@@ -149,6 +149,16 @@ class StateFile:
                 with suppress(OSError):
                     self._previous.unlink(missing_ok=True)
 
+    def is_missing(self) -> bool:
+        """Tell whether there is no file, as when another program removed it or its directory."""
+        try:
+            self._path.lstat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def remove(self) -> None:
         """Remove the file, its previous generation, its copies set aside, and the lock, still held.
 
