@@ -58,7 +58,7 @@ def test_a_copy_of_the_service_has_settings_of_its_own_and_leaves_the_first_ones
 
 
 def test_the_service_may_do_what_the_agent_and_wireguard_go_need_and_no_more() -> None:
-    """How systemd scores these is in ``tests/lab/test_install.py``."""
+    """``tests/lab`` has them scored by systemd, and the service run under them."""
     service = directives()
     assert set(service["CapabilityBoundingSet"].split()) == {
         *("CAP_NET_ADMIN", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER")
