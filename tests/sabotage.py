@@ -72,6 +72,18 @@ SABOTAGES = {
         "cover = self._cover",
         f"{TESTS}::test_it_says_once_that_only_members_are_covered_as_soon_as_they_are",
     ),
+    "leave-a-lost-state-file": Sabotage(
+        AGENT,
+        "self._driver.tell(self._member.state_lost)",
+        "pass",
+        f"{SHELL}::test_a_state_directory_that_another_program_removed_is_back_with_the_same_keys",
+    ),
+    "never-save-a-lost-state": Sabotage(
+        MEMBER,
+        "if not self._saving.problem and not self._saving.is_under_way:",
+        "if False:",
+        f"{TESTS}::test_a_state_that_another_program_removed_is_saved_again_though_nothing_changed",
+    ),
     "never-retry-a-save": Sabotage(
         "agent/wesher_agent/mesh/chore.py",
         "self._retry_at = now + self.retry if problem else inf",

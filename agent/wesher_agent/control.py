@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
-import os
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -31,6 +31,8 @@ REQUEST_TIMEOUT = 5.0
 MAX_CONNECTIONS = 8
 ANSWER_TIMEOUT = 60.0
 """Seconds; leaving a mesh is the slowest command."""
+LOOK_SECONDS = 5.0
+"""Between two looks at whether the socket is still in its place."""
 
 
 class AgentUnreachable(WesherError):  # noqa: N818 - reads as the fact it states
@@ -49,36 +51,77 @@ class ControlServer:
         self._path = path
         self._handlers = handlers
         self._server: asyncio.Server | None = None
+        self._place: tuple[int, int] | None = None
+        """Device and inode of the socket, which no other file has while we listen."""
+        self._problem = ""
+        """Why there is no socket, as the log has it already."""
         self._listening: set[asyncio.Task[Any]] = set()
         """Those that were told no whole request yet."""
         self._answering: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
-        """Listen, in place of a socket that a killed agent left behind.
-
-        Raises:
-            OSError: the directory cannot be made or written.
-
-        """
-        self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._path.unlink(missing_ok=True)
-        old_mask = os.umask(0o177)
+        """Listen; if that is not possible, say why in the log and leave it to `keep`."""
         try:
-            self._server = await asyncio.start_unix_server(self._serve, self._path, limit=MAX_REQUEST)
-        finally:
-            os.umask(old_mask)
+            await self._listen()
+        except OSError as error:
+            if str(error) != self._problem:
+                log.warning("no control socket: commands cannot reach this agent", error=error)
+            self._problem = str(error)
+        else:
+            self._problem = ""
+
+    async def keep(self) -> None:
+        """Look every `LOOK_SECONDS`, and listen again when another program removed or replaced the socket."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._is_in_place():
+                continue
+            await self.start()
+            if self._is_in_place():
+                log.info("control socket restored", path=self._path)
 
     async def close(self) -> None:
         """Stop listening, let answers under way get out, remove the socket."""
-        if self._server is None:
-            return
-        self._server.close()
-        self._path.unlink(missing_ok=True)
+        if self._server is not None:
+            self._server.close()
+        if self._is_in_place():
+            # Another program's socket stays.
+            self._path.unlink(missing_ok=True)
         for task in self._listening:
-            # Nobody may hold up our end by asking nothing.
+            # A client that asks nothing must not hold up the end.
             task.cancel()
         if under_way := self._listening | self._answering:
             await asyncio.wait(under_way, timeout=REQUEST_TIMEOUT)
+
+    async def _listen(self) -> None:
+        """Listen, in place of a socket that a killed agent left behind.
+
+        Raises:
+            OSError: the directory cannot be made or written, or another program listens there.
+
+        """
+        _make_directory(self._path.parent)
+        if _is_answered(self._path):
+            raise OSError(errno.EADDRINUSE, "another program listens there", str(self._path))
+        self._path.unlink(missing_ok=True)
+        if self._server is not None:
+            self._server.close()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(str(self._path))
+            # Before it listens. A umask would hold for files that other threads make meanwhile.
+            self._path.chmod(0o600)
+            self._place = _place_of(self._path)
+            self._server = await asyncio.start_unix_server(
+                self._serve, sock=listener, limit=MAX_REQUEST, start_serving=False
+            )
+        except BaseException:
+            listener.close()
+            raise
+        await self._server.start_serving()
+
+    def _is_in_place(self) -> bool:
+        return self._place is not None and _place_of(self._path) == self._place
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -114,6 +157,35 @@ class ControlServer:
             return {"result": await self._handlers[read_request(line, self._handlers)]()}
         except WesherError as error:
             return {"error": str(error)}
+
+
+def _make_directory(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        # Whatever the umask: the command of a user who may not ask says so, and not that no agent runs.
+        path.chmod(0o755)
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_answered(path: Path) -> bool:
+    """Tell whether a program listens on a socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(0.0)
+        try:
+            client.connect(str(path))
+        except BlockingIOError:
+            # It listens, and as many as it lets wait are waiting.
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def read_request(line: bytes, commands: Collection[str]) -> str:

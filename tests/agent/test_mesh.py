@@ -12,7 +12,15 @@ from ipaddress import ip_network
 import pytest
 
 from wesher_common.overlay import candidate_address, fnv1a_128
-from wesher_testing.agents.process import KEY, PATIENCE, WESHER, AgentProcess, wait_for_ping, wait_until
+from wesher_testing.agents.process import (
+    KEY,
+    PATIENCE,
+    WESHER,
+    AgentProcess,
+    run_to_end,
+    wait_for_ping,
+    wait_until,
+)
 from wesher_testing.lab.namespaces import Host, Lab
 from wesher_testing.peers.gossip_mesh import GOSSIP_PORT
 
@@ -67,6 +75,37 @@ def test_three_agents_form_a_mesh_in_which_every_pair_pings_by_name(lab: Lab, st
     )
     # A peer is asked once its route is there, and not before.
     assert not [agent.host.name for agent in agents if "probe not sent" in agent.own_log]
+
+
+@pytest.mark.parametrize("name", ["localhost", "10.0.0.5"])
+def test_a_machine_without_a_hostname_has_tunnels_but_no_hosts_entry(
+    lab: Lab, start: Start, name: str
+) -> None:
+    """A fresh image is called localhost."""
+    a, b = lab.host("a"), lab.host("b")
+    first = start(a, "--cluster-key", KEY)
+    second = start(
+        b,
+        "--cluster-key",
+        KEY,
+        "--join",
+        str(a.ipv4),
+        wrapper=["sh", "-c", f'hostname {name}; exec "$0" "$@"'],
+    )
+    first.wait_for("a", name)
+    wait_for_ping(b, "a")
+    wait_for_ping(a, first.members()[name]["overlayIP"])
+    assert f"{name}\t# ! managed" not in _hosts(a)
+    assert f"member has a problem node={name} reason=BadName" in first.own_log
+    warning = "other members write no hosts entry for this node: set a hostname or --node-name"
+    assert re.findall(f"WARNING wesher.agent: {warning} node=(.*)", second.own_log) == [name]
+
+
+def test_a_reserved_name_given_on_purpose_is_refused_in_one_line(lab: Lab) -> None:
+    refused = run_to_end(lab.host("a"), "--cluster-key", KEY, "--node-name=localhost")
+    rule = "means something else on every machine: give another --node-name"
+    assert refused.stderr == f"wesher: error: --node-name 'localhost': {rule}\n"
+    assert refused.returncode == 1
 
 
 def test_an_agent_waits_for_its_seed_for_as_long_as_it_takes(lab: Lab, start: Start) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from wesher_agent.control import LOOK_SECONDS
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS
 from wesher_common.keys import ClusterKey
 from wesher_testing.agents.process import (
@@ -213,6 +214,39 @@ def test_a_run_directory_that_cannot_be_is_one_warning_and_gossip_goes_on(lab: L
     second = start(b, "--cluster-key", KEY, "--join", str(a.ipv4), "--run-dir=/etc/hosts/run")
     first.wait_for("a", "b")
     assert second.own_log.count("no control socket: commands cannot reach this agent error=") == 1
+
+
+def test_directories_removed_from_a_running_agent_are_back_and_its_keys_with_them(
+    lab: Lab, start: Start
+) -> None:
+    """A cleaner of old files removes them, or systemd at the end of another unit that names them."""
+    host = lab.host("a")
+    agent = start(host, "--init")
+    agent.wait_device()
+    state = host.root / "var/lib/wesher/wgoverlay.json"
+    wait_until(state.exists, what="the state is saved")
+    before, key = agent.status(), json.loads(state.read_text())["ClusterKey"]
+
+    host.run(["rm", "-rf", "/run/wesher"])
+    shown = host.run([WESHER, "status"], check=False)
+    assert "no agent runs here" in shown.stderr
+    wait_until(lambda: agent.ask("status"), what="the control socket is back", deadline=3 * LOOK_SECONDS)
+    assert host.run([WESHER, "status", "--check"], check=False).stderr == ""
+    assert agent.own_log.count("control socket restored") == 1
+
+    host.run(["rm", "-rf", "/run/wireguard", "/var/lib/wesher"])
+    wait_until(
+        lambda: (host.root / "run/wireguard/wgoverlay.sock").exists() and state.exists(),
+        what="the device's socket and the state are back",
+    )
+    wait_until(
+        lambda: agent.own_log.count("wireguard-go started") == 2 and agent.status()["interface"],
+        what="the device works again",
+    )
+    assert json.loads(state.read_text())["ClusterKey"] == key
+    assert agent.status()["publicKey"] == before["publicKey"]
+    assert agent.end() == 0
+    assert not (host.root / "run/wesher/wgoverlay.sock").exists()
 
 
 def test_a_second_ctrl_c_kills_an_agent_that_hangs_at_its_end_without_a_traceback(

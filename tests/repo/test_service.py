@@ -36,10 +36,46 @@ def test_without_an_edit_the_settings_file_gives_the_network_that_the_command_ha
     assert agent_settings([], environ).overlay_net == agent_settings([], {}).overlay_net
 
 
+def directives() -> dict[str, str]:
+    """Return what the service file sets, each only once."""
+    lines = (REPOSITORY / "deploy/systemd/wesher.service").read_text().splitlines()
+    pairs = [line.split("=", 1) for line in lines if re.match(r"[A-Za-z]+=", line)]
+    assert len({name for name, _ in pairs}) == len(pairs)
+    return dict(pairs)
+
+
 def test_systemd_leaves_wireguard_go_to_the_agent_so_that_a_restart_can_keep_it() -> None:
-    service = (REPOSITORY / "deploy/systemd/wesher.service").read_text()
     # `mixed` kills at the end whatever is left in the service's control group, systemd.kill(5).
-    assert re.findall(r"^KillMode=(.*)$", service, re.MULTILINE) == ["process"]
+    assert directives()["KillMode"] == "process"
+
+
+def test_a_copy_of_the_service_has_settings_of_its_own_and_leaves_the_first_ones_socket() -> None:
+    service = directives()
+    # systemd removes the directory at each stop of a unit that names it, unless told to preserve it.
+    assert service["RuntimeDirectory"] == "wesher"
+    assert service["RuntimeDirectoryPreserve"] == "yes"
+    assert service["EnvironmentFile"] == "/etc/default/%N"
+
+
+def test_the_service_may_do_what_the_agent_and_wireguard_go_need_and_no_more() -> None:
+    """``tests/lab`` has them scored by systemd, and the service run under them."""
+    service = directives()
+    assert set(service["CapabilityBoundingSet"].split()) == {
+        *("CAP_NET_ADMIN", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER")
+    }
+    # ProtectClock alone closes all devices but the clock, and with them the one that wireguard-go opens.
+    assert (service["DevicePolicy"], service["DeviceAllow"]) == ("closed", "/dev/net/tun rw")
+    # The hosts file is replaced by rename, so its whole directory must be writable.
+    assert service["ProtectSystem"] == "true"
+    assert (service["UMask"], service["LimitCORE"]) == ("0077", "0")
+    assert service["SystemCallFilter"] == "@system-service"
+    assert service["ProtectProc"] == "invisible"
+    for name in (
+        *("NoNewPrivileges", "MemoryDenyWriteExecute", "LockPersonality", "PrivateTmp", "RestrictNamespaces"),
+        *("RestrictRealtime", "RestrictSUIDSGID", "ProtectClock", "ProtectControlGroups", "ProtectHome"),
+        *("ProtectHostname", "ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables"),
+    ):
+        assert service[name] == "true", name
 
 
 def meshes(path: Path) -> list[dict[str, Any]]:

@@ -151,7 +151,17 @@ class StateFile:
 
     def present_path(self) -> Path | None:
         """Return the file's path, or None if there is no file."""
-        return self._path if os.path.lexists(self._path) else None
+        return None if self.is_missing() else self._path
+
+    def is_missing(self) -> bool:
+        """Tell whether there is no file, as when another program removed it or its directory."""
+        try:
+            self._path.lstat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return False
 
     def remove(self) -> None:
         """Remove the file, its previous generation, its copies set aside, and the lock, still held.

@@ -32,6 +32,11 @@ class Chore:
             return inf
         return min(self._earliest if self.is_wanted else inf, self._retry_at)
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether one is running or wanted."""
+        return self.is_running or self.is_wanted
+
     def want(self) -> None:
         """Have it done once more, from now on."""
         self.is_wanted = True

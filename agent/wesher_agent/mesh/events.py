@@ -158,6 +158,11 @@ class StateSavedAgain:
     """The state was written after one or more failures."""
 
 
+@dataclass(frozen=True, slots=True)
+class StateFileLost:
+    """Another program removed the file in which the state was saved; it is written again."""
+
+
 MeshEvent = (
     MemberReturned
     | FailedMemberLeft
@@ -178,6 +183,7 @@ MeshEvent = (
     | RestartNeeded
     | StateNotSaved
     | StateSavedAgain
+    | StateFileLost
 )
 Event = EngineEvent | MeshEvent
 """Everything a member reports."""

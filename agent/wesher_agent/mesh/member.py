@@ -303,6 +303,14 @@ class MeshMember:
 
     # What changes about this member while it runs.
 
+    def state_lost(self, *, now: float) -> None:
+        """Have the state saved again: its file is gone, and a restart would make other keys."""
+        # What could not be saved is tried again anyway.
+        if not self._saving.problem and not self._saving.is_under_way:
+            self._events.append(events.StateFileLost())
+            self._saving.want()
+            self._settle(now)
+
     def host_changed(self, host: HostNetwork, *, now: float) -> None:
         """Take the host as it is now; announce another address, or listen elsewhere first."""
         if host == self._local.host:

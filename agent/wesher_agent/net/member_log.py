@@ -70,3 +70,5 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.debug("state not saved: trying again", error=error)
         case events.StateSavedAgain():
             log.info("state saved again")
+        case events.StateFileLost():
+            log.warning("state file removed by another program: saving it again")

@@ -129,10 +129,7 @@ class Agent:
                 await self._do(output)
         if self._startup.key_is_new:
             self._show_key()
-        try:
-            await self._control.start()
-        except OSError as error:
-            log.warning("no control socket: commands cannot reach this agent", error=error)
+        await self._control.start()
         self._is_started = True
         local = self._view().local
         log.info(
@@ -156,7 +153,13 @@ class Agent:
 
     async def run(self) -> None:
         """Work until the member ends or `stop` is called."""
-        jobs = [self._watch_host(), self._tunnel.keep(), self._prober.run()]
+        jobs = [
+            self._watch_host(),
+            self._watch_state(),
+            self._tunnel.keep(),
+            self._control.keep(),
+            self._prober.run(),
+        ]
         if self._startup.mounted is not None:
             jobs.append(
                 self._startup.mounted.watch(
@@ -393,6 +396,12 @@ class Agent:
                 log.warning("host addresses not read", error=error)
                 continue
             self._driver.tell(partial(self._member.host_changed, host))
+
+    async def _watch_state(self) -> None:
+        while True:
+            await asyncio.sleep(REPAIR_SECONDS)
+            if await asyncio.to_thread(self._startup.state_file.is_missing):
+                self._driver.tell(self._member.state_lost)
 
     def _take_mounted(self, content: Mounted) -> None:
         self._driver.tell(partial(self._member.mesh_changed, content.document, content.ring))

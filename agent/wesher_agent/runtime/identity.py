@@ -87,21 +87,18 @@ def decide_name(settings: Settings, *, host_name: str, cluster_name: str, bind: 
         bind: the address listened on.
 
     Raises:
-        InvalidSpec: other machines could not have the name in their hosts file.
+        InvalidSpec: the name is not a DNS name, or a reserved one was given on purpose.
 
     """
-    name = settings.node_name or host_name
     if settings.ip_as_name and isinstance(bind, IPv4Address) and not bind.is_unspecified:
         # As in the Go program. Other members give such a name no hosts entry.
         return member_name(str(bind), cluster_name)
-    name = member_name(name, cluster_name)
+    name = member_name(settings.node_name or host_name, cluster_name)
     if not is_member_name(name):
         raise InvalidSpec("the host's name", "cannot be a member's name: give --node-name", value=name)
     # A Kubernetes node may well be called by its address: hosts entries there end in our domain.
-    if settings.kubernetes is None and is_reserved_name(name):
+    if settings.kubernetes is None and settings.node_name and is_reserved_name(name):
         raise InvalidSpec(
-            "--node-name" if settings.node_name else "the host's name",
-            "means something else on every machine: give another --node-name",
-            value=name,
+            "--node-name", "means something else on every machine: give another --node-name", value=name
         )
     return name

@@ -28,6 +28,7 @@ from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
+from wesher_common.names import is_reserved_name
 from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
 
@@ -109,6 +110,11 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
         cluster_name=document.cluster_name,
         bind=listening.bind[0],
     )
+    if settings.kubernetes is None and is_reserved_name(name) and name != str(listening.bind[0]):
+        # As fresh images are called, which have tunnels all the same.
+        log.warning(
+            "other members write no hosts entry for this node: set a hostname or --node-name", node=name
+        )
     return Startup(
         settings=settings,
         mounted=mounted,

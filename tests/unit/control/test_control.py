@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 
 from wesher_agent import control
 from wesher_agent.control import (
+    LOOK_SECONDS,
     MAX_CONNECTIONS,
     AgentUnreachable,
     ControlServer,
@@ -22,6 +26,7 @@ from wesher_agent.control import (
     socket_path,
 )
 from wesher_common.errors import InvalidSpec, WesherError
+from wesher_testing.virtual.loop_clock import LoopClock
 
 
 async def _status() -> dict[str, Any]:
@@ -142,13 +147,124 @@ async def test_only_the_agents_own_user_may_ask(agent: Path) -> None:
     assert stat.S_IMODE(agent.lstat().st_mode) == 0o600
 
 
-async def test_a_socket_left_behind_by_a_killed_agent_is_replaced(agent: Path) -> None:
-    server = ControlServer(agent, {"status": _leave})
+def _leave_dead_socket(path: Path) -> None:
+    """Leave what a killed program leaves."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+
+async def test_a_socket_left_behind_by_a_killed_agent_is_replaced(tmp_path: Path) -> None:
+    path = socket_path(tmp_path, "wg0")
+    _leave_dead_socket(path)
+    server = ControlServer(path, {"status": _status})
     await server.start()
-    with pytest.raises(WesherError, match="cannot leave now"):
-        await asyncio.to_thread(ask, agent, "status")
+    assert await asyncio.to_thread(ask, path, "status") == {"node": "a"}
     await server.close()
-    assert not agent.exists()
+    assert not path.exists()
+
+
+@asynccontextmanager
+async def kept(path: Path) -> AsyncIterator[LoopClock]:
+    """Run a server that looks after its socket; each look is due when the clock is advanced."""
+    server = ControlServer(path, {"status": _status})
+    await server.start()
+    keeping = asyncio.create_task(server.keep())
+    try:
+        yield LoopClock()
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await server.close()
+
+
+async def after_a_look(clock: LoopClock) -> None:
+    """Let one look pass, which takes no thread and no I/O that waits."""
+    clock.advance(LOOK_SECONDS)
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def _remove_directory(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def _replace_by_file(path: Path) -> None:
+    path.unlink()
+    path.write_text("another program's")
+
+
+def _replace_by_dead_socket(path: Path) -> None:
+    path.unlink()
+    _leave_dead_socket(path)
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, _remove_directory, _replace_by_file, _replace_by_dead_socket])
+async def test_a_socket_that_another_program_removed_or_replaced_is_back_after_the_next_look(
+    tmp_path: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Cleaners of old files do that, and systemd at the end of another unit with that RuntimeDirectory."""
+    caplog.set_level("INFO")
+    path = socket_path(tmp_path / "run", "wg0")
+    former = os.umask(0o077)
+    try:
+        async with kept(path) as clock:
+            for count in (1, 2):
+                harm(path)
+                await after_a_look(clock)
+                assert await asyncio.to_thread(ask, path, "status") == {"node": "a"}
+                assert stat.S_IMODE(path.lstat().st_mode) == 0o600
+                assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+                assert caplog.text.count("control socket restored") == count
+                await after_a_look(clock)
+                assert caplog.text.count("control socket restored") == count
+    finally:
+        os.umask(former)
+    assert not path.exists()
+
+
+async def test_another_program_that_listens_there_keeps_its_socket_until_it_ends(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = socket_path(tmp_path, "wg0")
+    async with kept(path) as clock:
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+            # Holds even while it accepts nothing, and as many as it lets wait are waiting.
+            other.listen(1)
+            for _ in range(4):
+                await after_a_look(clock)
+            assert caplog.text.count("no control socket: commands cannot reach this agent") == 1
+            assert f"another program listens there: '{path}'" in caplog.text
+            accepted, _ = await asyncio.to_thread(other.accept)
+            accepted.close()
+        await after_a_look(clock)
+        assert await asyncio.to_thread(ask, path, "status") == {"node": "a"}
+
+
+async def test_at_its_end_an_agent_leaves_the_socket_of_another(tmp_path: Path) -> None:
+    path = socket_path(tmp_path, "wg0")
+    with socket.socket(socket.AF_UNIX) as other:
+        async with kept(path):
+            path.unlink()
+            other.bind(str(path))
+            other.listen()
+        assert path.is_socket()
+
+
+async def test_a_directory_that_could_not_be_made_is_made_once_it_can_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "run").write_text("a file is in the way")
+    path = socket_path(tmp_path / "run", "wg0")
+    async with kept(path) as clock:
+        for _ in range(3):
+            await after_a_look(clock)
+        assert caplog.text.count("no control socket: commands cannot reach this agent") == 1
+        path.parent.unlink()
+        await after_a_look(clock)
+        assert await asyncio.to_thread(ask, path, "status") == {"node": "a"}
 
 
 async def test_the_only_agent_on_a_host_need_not_be_named(agent: Path) -> None:

@@ -405,6 +405,21 @@ def test_a_state_that_cannot_be_written_is_said_once_counted_each_time_and_writt
     assert not shell.take(Save), "nothing new"
 
 
+def test_a_state_that_another_program_removed_is_saved_again_though_nothing_changed() -> None:
+    shell = started()
+    shell.run(60.0)
+    shell.take(Save)
+    shell.tell(lambda member, now: member.state_lost(now=now))
+    shell.run(0.0)
+    (save,) = shell.take(Save)
+    assert save.state.private_key == shell.member._local.private_key
+    shell.tell(lambda member, now: member.state_lost(now=now))
+    assert len(shell.happened(events.StateFileLost)) == 1, "it is being written"
+    shell.tell(lambda member, now: member.saved("read-only file system", now=now))
+    shell.tell(lambda member, now: member.state_lost(now=now))
+    assert len(shell.happened(events.StateFileLost)) == 1, "why it is missing is known"
+
+
 def test_an_incarnation_that_was_forced_up_is_saved_so_that_a_restart_begins_above_it() -> None:
     shell = started()
     me = shell.member._engine.me

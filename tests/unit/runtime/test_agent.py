@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -26,9 +27,11 @@ from wesher_agent.runtime import agent as runtime_agent
 from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.startup import start_up
 from wesher_agent.settings import Settings
+from wesher_agent.tunnel.tunnel import REPAIR_SECONDS
 from wesher_common.keys import ClusterKey, KeyRing
 from wesher_common.overlay import IPAddress
 from wesher_testing.lab.loopback import free_port
+from wesher_testing.virtual.loop_clock import LoopClock
 
 SECONDS = 60.0
 """For what takes a moment, on a machine that has other work."""
@@ -165,6 +168,23 @@ async def test_the_routes_to_the_members_are_looked_at_while_it_runs(
         running(tmp_path, "b", "127.0.0.5", port, "--join=127.0.0.3"),
     ):
         await until(is_asked_for)
+
+
+async def test_a_state_directory_that_another_program_removed_is_back_with_the_same_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(tmp_path, "a", "127.0.0.1", free_port("127.0.0.1"), "--init") as a:
+        clock, before = LoopClock(), a.state
+        shutil.rmtree(a.state_file.parent)
+        for _ in range(200):
+            clock.advance(REPAIR_SECONDS)
+            # The look and the save are in threads.
+            await asyncio.to_thread(a.state_file.exists)
+            if a.state_file.exists():
+                break
+        assert a.state["PrivateKey"] == before["PrivateKey"]
+        assert a.state["ClusterKey"] == KEY
+    assert caplog.text.count("state file removed by another program: saving it again") == 1
 
 
 async def test_a_state_that_cannot_be_written_is_shown_and_nothing_else_stops(tmp_path: Path) -> None:

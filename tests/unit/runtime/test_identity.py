@@ -96,13 +96,15 @@ def test_a_host_name_that_no_hosts_file_could_hold_is_refused() -> None:
 @pytest.mark.parametrize(
     "name", ["localhost", "localhost.localdomain", "ip6-localhost", "10.0.0.5", "0x7f.1"]
 )
-def test_a_name_that_means_something_else_on_every_machine_is_refused(name: str) -> None:
+def test_a_name_that_means_something_else_on_every_machine_is_refused_only_if_given_on_purpose(
+    name: str,
+) -> None:
     """Fresh images are called localhost."""
     where = ip_address("192.0.2.5")
-    with pytest.raises(InvalidSpec, match=r"the host's name .*: give another --node-name"):
-        decide_name(settings(), host_name=name, cluster_name="", bind=where)
-    with pytest.raises(InvalidSpec, match=r"--node-name .*: give another --node-name"):
-        decide_name(settings("--node-name", name), host_name="h", cluster_name="", bind=where)
+    assert decide_name(settings(), host_name=name, cluster_name="", bind=where) == name
+    for given in (settings("--node-name", name), agent_settings([], {"WESHER_NODE_NAME": name})):
+        with pytest.raises(InvalidSpec, match=r"--node-name .*: give another --node-name"):
+            decide_name(given, host_name="h", cluster_name="", bind=where)
 
 
 def test_a_kubernetes_node_may_be_called_by_its_address(tmp_path: Path) -> None:

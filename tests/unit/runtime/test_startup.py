@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import socket
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from ipaddress import ip_address
@@ -100,11 +101,13 @@ TO_GO_ON = "restore the file, give the key with --cluster-key-file, or start a n
 DAMAGED = {"": "is empty", "{": "is not JSON (", "[]": "must be a JSON object", "{}": "holds no cluster key"}
 
 
-async def begun_outside(directory: Path, *flags: str) -> Startup:
-    """Begin outside Kubernetes."""
+async def begun_outside(directory: Path, *flags: str, name: str = "a") -> Startup:
+    """Begin outside Kubernetes; without a name, under the host's."""
     where = [f"--state-dir={directory}", f"--run-dir={directory}", "--bind-addr=127.0.0.1"]
     async with AsyncExitStack() as held:
-        settings = agent_settings([*where, "--interface=wgbegin2", "--node-name=a", *flags], {})
+        settings = agent_settings(
+            [*where, "--interface=wgbegin2", *flags], {"WESHER_NODE_NAME": name} if name else {}
+        )
         return await start_up(settings, held)
 
 
@@ -179,3 +182,22 @@ async def test_a_clone_that_moves_to_another_mesh_has_another_wireguard_key_too(
     assert SAVED.mesh is not None
     begin = await begun(tmp_path, replace(SAVED, name="b", mesh=replace(SAVED.mesh, uid="u-0")))
     assert begin.local.private_key != SAVED.private_key
+
+
+@pytest.mark.parametrize(
+    ("host_name", "count"), [("localhost.localdomain", 1), ("10.0.0.5", 1), ("a", 0), ("127.0.0.1", 0)]
+)
+async def test_an_image_without_a_hostname_starts_and_is_told_what_it_lacks(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    host_name: str,
+    count: int,
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: host_name)
+    begin = await begun_outside(tmp_path, name="")
+    assert begin.local.name == host_name
+    warning = (
+        f"other members write no hosts entry for this node: set a hostname or --node-name node={host_name}"
+    )
+    assert [warning in message for message in caplog.messages].count(True) == count

@@ -116,6 +116,7 @@ RINGS = (
         workers=3,
         needs_root=True,
         programs=(*HOSTS, "systemd-analyze"),
+        tools=("wireguard-go",),
     ),
     Ring(
         "sim",

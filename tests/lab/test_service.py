@@ -1,0 +1,149 @@
+"""The systemd service as systemd runs it, in namespaces of its own on a copy of this machine's files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from wesher_testing.agents.process import KEY, wireguard_go
+from wesher_testing.run.toolbox import REPOSITORY, system_program
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
+
+SECONDS = 120
+"""For systemd, two agents and their ends, on a busy machine."""
+
+# Homes are hidden from the service, so what it runs is mounted outside them.
+WORLD = """
+mount -t tmpfs none "$WORK"
+mkdir "$WORK/upper" "$WORK/work" "$WORK/root"
+mount -t overlay none "$WORK/root" -o "lowerdir=/,upperdir=$WORK/upper,workdir=$WORK/work"
+cd "$WORK/root"
+mount -t proc none proc
+mount -t sysfs none sys
+mount -t tmpfs none sys/fs/cgroup
+mount -t cgroup2 none sys/fs/cgroup
+for directory in run tmp dev; do mount -t tmpfs none "$directory"; done
+mkdir -p dev/net run/shown opt/python opt/site opt/code/agent opt/code/common opt/wesher/bin
+for device in null zero full random urandom net/tun; do
+    touch "dev/$device"
+    mount --bind "/dev/$device" "dev/$device"
+done
+mount --bind "$SHOWN" run/shown
+mount --bind "$PYTHON" opt/python
+mount --bind "$SITE" opt/site
+for part in agent common; do mount --bind "$REPOSITORY/$part" "opt/code/$part"; done
+install -m 0755 "$WIREGUARD_GO" opt/wesher/bin/wireguard-go
+install -m 0755 "$SHOWN/wesher" opt/wesher/bin/wesher
+rm -rf etc/systemd/system
+mkdir -p etc/systemd/system/service.d etc/default
+for unit in wesher wesher-lab; do
+    cp "$REPOSITORY/deploy/systemd/wesher.service" "etc/systemd/system/$unit.service"
+    cp "$SHOWN/$unit.default" "etc/default/$unit"
+done
+cp "$SHOWN/story.service" etc/systemd/system/
+cp "$SHOWN/output.conf" etc/systemd/system/service.d/
+ip link set lo up
+ip link add eth0 type veth peer name eth1
+ip link set eth0 up
+ip link set eth1 up
+ip address add 192.0.2.1/24 dev eth0
+exec chroot . "$SYSTEMD" --system --unit=story.service --log-target=null --show-status=0
+"""
+STORY_UNIT = """
+[Unit]
+DefaultDependencies=no
+SuccessAction=exit-force
+FailureAction=exit-force
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -ex /run/shown/story
+"""
+OUTPUT = """
+[Service]
+StandardOutput=append:/run/shown/said
+StandardError=append:/run/shown/said
+"""
+STORY = """
+systemctl start wesher wesher-lab
+for interface in wgoverlay wglab; do
+    until ip -4 -o address show dev $interface | grep inet; do sleep 0.1; done
+done
+until grep managed /etc/hosts > /run/shown/hosts; do sleep 0.1; done
+systemctl stop wesher-lab
+/opt/wesher/bin/wesher status -o json > /run/shown/status.json
+systemctl restart wesher
+/opt/wesher/bin/wesher status -o json > /run/shown/restarted.json
+ls /run/wesher > /run/shown/sockets
+systemctl show --property=ActiveState,NRestarts wesher > /run/shown/unit
+"""
+PROGRAM = """#!/bin/sh
+export PYTHONHOME=/opt/python LD_LIBRARY_PATH=/opt/python/lib
+export PYTHONPATH=/opt/code/common:/opt/code/agent:/opt/site PYTHONDONTWRITEBYTECODE=1
+exec /opt/python/bin/python3 -m wesher_agent "$@"
+"""
+SETTINGS = {
+    "wesher": {"INIT": "true"},
+    "wesher-lab": {
+        "JOIN": "192.0.2.1:7946",
+        "NODE_NAME": "lab",
+        "INTERFACE": "wglab",
+        "CLUSTER_PORT": "7947",
+        "WIREGUARD_PORT": "51821",
+    },
+}
+
+
+def test_two_copies_of_the_service_run_and_the_end_of_one_leaves_the_socket_of_the_other(
+    tmp_path: Path,
+) -> None:
+    """Under every restriction of the unit: wireguard-go, the hosts file, the state and a restart."""
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    files = {
+        "world": WORLD,
+        "story": STORY,
+        "story.service": STORY_UNIT,
+        "output.conf": OUTPUT,
+        "wesher": PROGRAM,
+    }
+    for unit, settings in SETTINGS.items():
+        both = {"CLUSTER_KEY": KEY, "USERSPACE_BINARY": "/opt/wesher/bin/wireguard-go", **settings}
+        files[f"{unit}.default"] = "".join(f"WESHER_{name}={value}\n" for name, value in both.items())
+    for name, text in files.items():
+        (shown / name).write_text(text)
+    work = tmp_path / "work"
+    work.mkdir()
+    own = ["--mount", "--net", "--uts", "--ipc", "--pid", "--cgroup", "--fork", "--kill-child"]
+    subprocess.run(
+        [system_program("unshare"), *own, "sh", "-ex", shown / "world"],
+        env={
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "container": "lab",
+            "WORK": str(work),
+            "SHOWN": str(shown),
+            "PYTHON": sys.base_prefix,
+            "SITE": sysconfig.get_path("purelib"),
+            "REPOSITORY": str(REPOSITORY),
+            "WIREGUARD_GO": str(wireguard_go()),
+            "SYSTEMD": "/lib/systemd/systemd",
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    said = (shown / "said").read_text() if (shown / "said").exists() else "systemd did not come up"
+    assert (shown / "unit").exists(), said
+    assert (shown / "unit").read_text().split() == ["NRestarts=0", "ActiveState=active"], said
+    assert (shown / "sockets").read_text().split() == ["wgoverlay.sock"]
+    assert "\tlab\t" in (shown / "hosts").read_text()
+    before, after = (json.loads((shown / f"{name}.json").read_text()) for name in ("status", "restarted"))
+    assert before["wireguard"]["mode"] == "Userspace"
+    assert before["state"] == "saved"
+    assert after["publicKey"] == before["publicKey"]
