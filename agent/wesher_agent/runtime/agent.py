@@ -100,6 +100,7 @@ class Agent:
             None if settings.no_etc_hosts else HostsFile(settings.hosts_file, self._interface),
             on_change=self._report_soon,
             on_sessions_lost=self._probe_everyone,
+            on_port_moved=self._greet_everyone,
             count=self._counts.add,
         )
         self._prober = Prober(
@@ -401,3 +402,6 @@ class Agent:
 
     def _probe_everyone(self) -> None:
         self._prober.ask_everyone()
+
+    def _greet_everyone(self) -> None:
+        self._prober.greet_everyone()
