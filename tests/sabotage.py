@@ -72,6 +72,12 @@ SABOTAGES = {
         "cover = self._cover",
         f"{TESTS}::test_it_says_once_that_only_members_are_covered_as_soon_as_they_are",
     ),
+    "believe-a-false-endpoint": Sabotage(
+        "agent/wesher_agent/tunnel/endpoint_trials.py",
+        "if doubt.phase is _Phase.ASKED and session.rx_bytes > doubt.received:",
+        "if doubt.phase is _Phase.ASKED and False:",
+        "tests/unit/tunnel/test_endpoint_trials.py::test_a_false_announcement_moves_no_peer_that_answers",
+    ),
     "never-retry-a-save": Sabotage(
         "agent/wesher_agent/mesh/chore.py",
         "self._retry_at = now + self.retry if problem else inf",

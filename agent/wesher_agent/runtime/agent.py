@@ -32,6 +32,7 @@ from wesher_agent.status.answers import members_answer, status_answer
 from wesher_agent.status.counters import Counts
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.status.transitions import Transitions
+from wesher_agent.tunnel.endpoint_keeper import EndpointKeeper
 from wesher_agent.tunnel.finish import finish
 from wesher_agent.tunnel.prober import Prober
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
@@ -104,8 +105,9 @@ class Agent:
             count=self._counts.add,
         )
         self._prober = Prober(
-            self._tunnel, startup.local.private_key.public, self._rng, on_change=self._report_soon
+            self._tunnel, startup.local.private_key.public, self._rng, on_change=self._take_answers
         )
+        self._endpoints = EndpointKeeper(self._tunnel, self._prober)
         self._control = ControlServer(
             socket_path(settings.run_dir, self._interface),
             {"status": self._answer_status, "members": self._answer_members, "leave": self._answer_leave},
@@ -152,7 +154,7 @@ class Agent:
 
     async def run(self) -> None:
         """Work until the member ends or `stop` is called."""
-        jobs = [self._watch_host(), self._tunnel.keep(), self._prober.run()]
+        jobs = [self._watch_host(), self._tunnel.keep(), self._prober.run(), self._endpoints.run()]
         if self._startup.mounted is not None:
             jobs.append(
                 self._startup.mounted.watch(
@@ -340,6 +342,14 @@ class Agent:
             problem = await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
             # After their routes: a probe that finds no way out is lost, and with it the first handshake.
             self._prober.set_peers(wanted.tunnels)
+            announced = {peer.public_key: peer.endpoint for peer in wanted.device.peers}
+            self._endpoints.set_announced(
+                {
+                    name: endpoint
+                    for name, (key, _) in wanted.tunnels.items()
+                    if (endpoint := announced.get(key)) is not None
+                }
+            )
         finally:
             self._driver.tell(partial(self._member.applied, problem))
 
@@ -399,6 +409,10 @@ class Agent:
     def _ask_for_place(self) -> None:
         if self._link is not None:
             self._link.doubt()
+
+    def _take_answers(self) -> None:
+        self._endpoints.doubt(self._prober.plan.unreachable)
+        self._report_soon()
 
     def _probe_everyone(self) -> None:
         self._prober.ask_everyone()
