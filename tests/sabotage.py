@@ -84,6 +84,12 @@ SABOTAGES = {
         "if False:",
         f"{TESTS}::test_a_state_that_another_program_removed_is_saved_again_though_nothing_changed",
     ),
+    "believe-a-false-endpoint": Sabotage(
+        "agent/wesher_agent/tunnel/endpoint_trials.py",
+        "if doubt.phase is _Phase.ASKED and session.rx_bytes > doubt.received:",
+        "if doubt.phase is _Phase.ASKED and False:",
+        "tests/unit/tunnel/test_endpoint_trials.py::test_a_false_announcement_moves_no_peer_that_answers",
+    ),
     "never-retry-a-save": Sabotage(
         "agent/wesher_agent/mesh/chore.py",
         "self._retry_at = now + self.retry if problem else inf",

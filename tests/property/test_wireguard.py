@@ -21,10 +21,11 @@ from wesher_agent.wireguard.plan import (
     ObservedDevice,
     ObservedLink,
     ObservedPeer,
+    needs_sessions,
     plan,
     plan_next,
 )
-from wesher_agent.wireguard.wireguard_messages import pack_set, parse_device
+from wesher_agent.wireguard.wireguard_messages import pack_set, parse_device, parse_sessions
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import IPNetwork
 
@@ -179,15 +180,28 @@ def test_the_next_change_from_a_wish_is_as_good_as_a_look(
     first: DeviceConfig, second: DeviceConfig, start: Observed
 ) -> None:
     reached = Model(start).apply(plan(first, start, now=NOW))
-    change = plan_next(first, second, now=NOW)
-    if change is not None:
-        # A learned endpoint does not stand in a wish; all else must be as a look would have it.
-        left = plan(second, Model(reached).apply(change), now=NOW)
-        assert not left.link
-        assert all(
-            sent.endpoint is not None and sent.allowed_ips is None and not sent.remove
-            for sent in left.device.peers
-        )
+    change = plan_next(first, second, reached.device.peers, now=NOW)
+    left = plan(second, Model(reached).apply(change), now=NOW)
+    assert not left.link
+    assert not left.device.peers
+
+
+@settings(deadline=None, max_examples=80)
+@given(wishes(), wishes(), observations())
+def test_sessions_are_read_again_only_for_endpoints_without_proof(
+    first: DeviceConfig, second: DeviceConfig, start: Observed
+) -> None:
+    reached = Model(start).apply(plan(first, start, now=NOW))
+    sessions = reached.device.peers
+    former = {peer.public_key: peer.endpoint for peer in first.peers}
+    moved = [
+        peer.public_key
+        for peer in second.peers
+        if peer.public_key in former and former[peer.public_key] != peer.endpoint
+    ]
+    assert needs_sessions(first, second, sessions, now=NOW) == any(
+        not sessions[key].has_fresh_handshake(now=NOW) for key in moved
+    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -232,7 +246,7 @@ _ANSWERS = st.lists(st.tuples(_WORDS, _VALUES).map("=".join), max_size=8).map(
 @settings(deadline=None, max_examples=200)
 @given(_ANSWERS | st.binary(max_size=200))
 def test_no_answer_of_wireguard_go_raises_anything_else(answer: bytes) -> None:
-    for parse in (uapi.parse_get, uapi.parse_set):
+    for parse in (uapi.parse_get, uapi.parse_set, uapi.parse_sessions):
         with suppress(MalformedReply):
             parse(answer)
 
@@ -246,6 +260,7 @@ def test_no_answer_of_the_kernel_raises_anything_else(junk: bytes, at: int, valu
     for data in (junk, bytes(damaged)):
         for parse in (
             lambda data: parse_device([memoryview(data)]),
+            lambda data: parse_sessions([memoryview(data)]),
             lambda data: parse_route(memoryview(data)),
             lambda data: [message.errno for message in parse_messages(data)],
         ):

@@ -32,6 +32,7 @@ from wesher_agent.status.answers import members_answer, status_answer
 from wesher_agent.status.counters import Counts
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.status.transitions import Transitions
+from wesher_agent.tunnel.endpoint_keeper import EndpointKeeper
 from wesher_agent.tunnel.finish import finish
 from wesher_agent.tunnel.prober import Prober
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
@@ -100,11 +101,13 @@ class Agent:
             None if settings.no_etc_hosts else HostsFile(settings.hosts_file, self._interface),
             on_change=self._report_soon,
             on_sessions_lost=self._probe_everyone,
+            on_port_moved=self._greet_everyone,
             count=self._counts.add,
         )
         self._prober = Prober(
-            self._tunnel, startup.local.private_key.public, self._rng, on_change=self._report_soon
+            self._tunnel, startup.local.private_key.public, self._rng, on_change=self._take_answers
         )
+        self._endpoint_keeper = EndpointKeeper(self._tunnel, self._prober)
         self._control = ControlServer(
             socket_path(settings.run_dir, self._interface),
             {
@@ -159,6 +162,7 @@ class Agent:
             self._tunnel.keep(),
             self._control.keep(),
             self._prober.run(),
+            self._endpoint_keeper.run(),
         ]
         if self._startup.mounted is not None:
             jobs.append(
@@ -352,6 +356,14 @@ class Agent:
             problem = await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
             # After their routes: a probe that finds no way out is lost, and with it the first handshake.
             self._prober.set_peers(wanted.tunnels)
+            announced = {peer.public_key: peer.endpoint for peer in wanted.device.peers}
+            self._endpoint_keeper.set_announced(
+                {
+                    name: endpoint
+                    for name, (key, _) in wanted.tunnels.items()
+                    if (endpoint := announced.get(key)) is not None
+                }
+            )
         finally:
             self._driver.tell(partial(self._member.applied, problem))
 
@@ -418,5 +430,12 @@ class Agent:
         if self._link is not None:
             self._link.doubt()
 
+    def _take_answers(self) -> None:
+        self._endpoint_keeper.doubt(self._prober.plan.unreachable)
+        self._report_soon()
+
     def _probe_everyone(self) -> None:
         self._prober.ask_everyone()
+
+    def _greet_everyone(self) -> None:
+        self._prober.greet_everyone()

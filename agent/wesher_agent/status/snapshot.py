@@ -13,7 +13,7 @@ from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.nodemeta import Flag
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.mesh.view import MemberView
-from wesher_agent.wireguard.plan import HANDSHAKE_FRESH, ObservedPeer
+from wesher_agent.wireguard.plan import HANDSHAKE_FRESH, PeerSession
 from wesher_common.keys import WireGuardPublicKey
 
 EXTERNAL_REPORTERS = 3
@@ -46,7 +46,7 @@ class Snapshot:
     mtu: int
     hosts: str
     """What became of the hosts file."""
-    observed: Mapping[WireGuardPublicKey, ObservedPeer]
+    observed: Mapping[WireGuardPublicKey, PeerSession]
     """The device's peers as last read."""
     reachable: frozenset[str]
     """Members that answered their last probe through the tunnel."""
@@ -142,7 +142,7 @@ class Snapshot:
             return ()
         return tuple(sorted(external, key=lambda member: member.name))
 
-    def peer_of(self, member: RosterMember) -> ObservedPeer | None:
+    def peer_of(self, member: RosterMember) -> PeerSession | None:
         """Return what the device knows of a member."""
         key = member.meta.public_key if member.meta is not None else None
         return self.observed.get(key) if key is not None else None

@@ -22,6 +22,8 @@ AGAIN_SECONDS = ANSWER_SECONDS
 """How soon a peer that did not answer is asked again: one look judges it and begins the next probe."""
 LOOKS = (1.0, 3.0, 7.0)
 """Seconds after a probe of early looks for answers: each reads every peer."""
+QUICK_SECONDS = 2.0
+"""Within which an answer is read that came at once: the first look is a second after the probe."""
 FEWEST = 3
 
 
@@ -47,6 +49,8 @@ class ProbePlan:
         self._queue: list[str] = []
         self._asked: dict[str, _Asked] = {}
         self._answered: dict[str, bool] = {}
+        self._quick: set[str] = set()
+        self._asks_everyone = False
         self._next_round = -math.inf
         self._pause = 0.0
         """From the last round to the next."""
@@ -71,6 +75,14 @@ class ProbePlan:
         return frozenset(peer for peer, answered in self._answered.items() if answered)
 
     @property
+    def quick(self) -> frozenset[str]:
+        """Peers that answered their last finished probe at once, so that silence of a second says something.
+
+        Others answer with nothing but the keepalive, such as those whose firewall drops probes.
+        """
+        return frozenset(self._quick)
+
+    @property
     def mostly_failing(self) -> bool:
         """Whether more than half of the last finished probes got no answer."""
         return 2 * sum(not answered for answered in self._answered.values()) > len(self._answered)
@@ -82,6 +94,7 @@ class ProbePlan:
         for gone in self._peers - present:
             self._asked.pop(gone, None)
             self._answered.pop(gone, None)
+            self._quick.discard(gone)
         self._peers = present
         self._queue = [peer for peer in self._queue if peer in present]
         if new:
@@ -95,6 +108,11 @@ class ProbePlan:
         self._answered.clear()
         self._looks.clear()
         self._first_round = None
+        self._next_round = now
+
+    def ask_everyone(self, *, now: float) -> None:
+        """Ask everybody now; what is known of them stays until they have answered."""
+        self._asks_everyone = True
         self._next_round = now
 
     def next_timer(self) -> float | None:
@@ -114,7 +132,9 @@ class ProbePlan:
         """
         if now < self._next_round:
             return []
-        wanted = [peer for peer in self._unheard() if peer not in self._asked]
+        candidates = sorted(self._peers) if self._asks_everyone else self._unheard()
+        self._asks_everyone = False
+        wanted = [peer for peer in candidates if peer not in self._asked]
         quota = max(FEWEST, math.ceil(math.log2(len(self._peers) + 1)))
         while len(wanted) < quota:
             if not self._queue:
@@ -149,9 +169,13 @@ class ProbePlan:
         for peer, asked in list(self._asked.items()):
             if received.get(peer, 0) > asked.received:
                 self._answered[peer] = True
+                if now < asked.at + QUICK_SECONDS:
+                    self._quick.add(peer)
             elif now >= asked.at + ANSWER_SECONDS:
                 self._answered[peer] = False
             else:
+                if now >= asked.at + QUICK_SECONDS:
+                    self._quick.discard(peer)
                 continue
             del self._asked[peer]
         self._looks = [look for look in self._looks if look > now and self._may_answer(self._asked)]

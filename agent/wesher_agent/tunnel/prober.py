@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from ipaddress import IPv6Address
@@ -11,7 +12,7 @@ from random import Random
 
 from wesher_agent.tunnel.probe_plan import ProbePlan
 from wesher_agent.tunnel.tunnel import Tunnel
-from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_agent.wireguard.plan import PeerSession
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.overlay import IPAddress
@@ -46,7 +47,7 @@ class Prober:
         self, tunnel: Tunnel, own_key: WireGuardPublicKey, rng: Random, *, on_change: Callable[[], None]
     ) -> None:
         self.plan = ProbePlan(rng)
-        self.observed: Mapping[WireGuardPublicKey, ObservedPeer] = {}
+        self.observed: Mapping[WireGuardPublicKey, PeerSession] = {}
         """The device's peers as last looked at."""
         self._tunnel = tunnel
         self._own_key = own_key
@@ -79,6 +80,23 @@ class Prober:
         self.plan.start_over(now=asyncio.get_running_loop().time())
         self._woken.set()
 
+    def greet_everyone(self) -> None:
+        """Send every peer something as soon as possible, so that it learns this machine's new port."""
+        self.plan.ask_everyone(now=asyncio.get_running_loop().time())
+        self._woken.set()
+
+    def sessions(self) -> dict[str, PeerSession]:
+        """Return the device's peers by name, as last looked at."""
+        return {name: self.observed[key] for name, (key, _) in self._peers.items() if key in self.observed}
+
+    def key_of(self, name: str) -> WireGuardPublicKey:
+        """Return the key of a peer that `sessions` names."""
+        return self._peers[name][0]
+
+    async def ask(self, names: Iterable[str]) -> None:
+        """Send these peers a probe now, whatever the plan says."""
+        await _send(self._peers[name][1] for name in names if name in self._peers)
+
     async def run(self) -> None:
         """Probe until cancelled."""
         loop = asyncio.get_running_loop()
@@ -103,12 +121,21 @@ class Prober:
         return timer is not None and timer <= now
 
     async def _send(self, names: Iterable[str]) -> None:
-        """Ask peers, those to which we begin the handshake first.
+        """Ask peers: those with a session first, then those to which this machine begins the handshake.
 
         When two members begin at the same moment, each may end with the session that the
         other gave up, and neither hears the other for the 15 s until WireGuard begins anew.
         """
-        peers = [self._peers[name] for name in names]
+        wall = time.time()
+        known, peers = [], []
+        for key, address in (self._peers[name] for name in names):
+            session = self.observed.get(key)
+            if session is not None and session.has_fresh_handshake(now=wall):
+                known.append(address)
+            else:
+                peers.append((key, address))
+        # No pauses: these cost no handshake, and may wait to learn a new port from this.
+        await _send(known, pause=0.0)
         await _send(address for key, address in peers if self._own_key < key)
         yielded = [address for key, address in peers if self._own_key >= key]
         if yielded:
@@ -125,11 +152,7 @@ class Prober:
             pass
 
     def _received(self) -> dict[str, int]:
-        return {
-            name: self.observed[key].rx_bytes
-            for name, (key, _) in self._peers.items()
-            if key in self.observed
-        }
+        return {name: session.rx_bytes for name, session in self.sessions().items()}
 
 
 def _log_unreachable(names: Sequence[str]) -> None:
@@ -137,7 +160,7 @@ def _log_unreachable(names: Sequence[str]) -> None:
     log.info("unreachable peers changed", count=len(names), peers=names[:SHOWN_NAMES])
 
 
-async def _send(addresses: Iterable[IPAddress]) -> None:
+async def _send(addresses: Iterable[IPAddress], *, pause: float = PAUSE_SECONDS) -> None:
     """Send one byte to each address's discard port; what cannot be sent shows as no answer."""
     for address in addresses:
         family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
@@ -147,4 +170,4 @@ async def _send(addresses: Iterable[IPAddress]) -> None:
                 sock.sendto(b"\0", (str(address), DISCARD_PORT))
         except OSError as error:
             log.debug("probe not sent", to=address, error=error)
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(pause)

@@ -16,6 +16,7 @@ from typing import Literal
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
 from wesher_agent.mesh.desired import Desired, HostEntry
+from wesher_agent.mesh.device import Endpoint
 from wesher_agent.netlink.errors import PortTaken, WireGuardUnavailable
 from wesher_agent.netlink.mtu import overlay_mtu
 from wesher_agent.netlink.port_holder import find_holder
@@ -23,7 +24,7 @@ from wesher_agent.settings import Settings
 from wesher_agent.tunnel.finish import finish
 from wesher_agent.wireguard.device import Device, Outcome, find_device, open_device
 from wesher_agent.wireguard.ownership import Owner
-from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_agent.wireguard.plan import PeerSession
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
@@ -51,6 +52,7 @@ class Tunnel:
         hosts: the hosts file; None leaves it alone, whatever the mesh wants.
         on_change: called when what there is to report changed.
         on_sessions_lost: called when peers must be sent something, or they stay silent.
+        on_port_moved: called when peers must be sent something, or they lose this machine.
         count: takes each repair, restart and conflict.
 
     """
@@ -64,6 +66,7 @@ class Tunnel:
         *,
         on_change: Callable[[], None],
         on_sessions_lost: Callable[[], None],
+        on_port_moved: Callable[[], None],
         count: Callable[[Fault], None],
     ) -> None:
         self.ready = False
@@ -81,6 +84,7 @@ class Tunnel:
         self._device: Device | None = None
         self._on_change = on_change
         self._on_sessions_lost = on_sessions_lost
+        self._on_port_moved = on_port_moved
         self._count = count
         self._conflicts: frozenset[RouteConflict] = frozenset()
         self._skipped_names: frozenset[str] = frozenset()
@@ -158,7 +162,7 @@ class Tunnel:
                 self._done(outcome)
             await finish(self._repair_hosts())
 
-    async def peers(self) -> Mapping[WireGuardPublicKey, ObservedPeer] | None:
+    async def peers(self) -> Mapping[WireGuardPublicKey, PeerSession] | None:
         """Return what the device knows of each peer; None when it does not answer."""
         if self._device is None:
             return {}
@@ -167,6 +171,17 @@ class Tunnel:
         except (WesherError, OSError) as error:
             log.debug("device not read", error=error)
             return None
+
+    async def move_peers(self, endpoints: Mapping[WireGuardPublicKey, Endpoint]) -> bool:
+        """Have peers sent to at other endpoints for a while; tell whether the device took them."""
+        if self._device is None:
+            return False
+        try:
+            await self._device.move_peers(endpoints)
+        except (WesherError, OSError) as error:
+            log.debug("endpoints not set", error=error)
+            return False
+        return True
 
     async def remove(self) -> None:
         """Take the device and our hosts entries away, be they of this run or of one that was killed."""
@@ -199,6 +214,8 @@ class Tunnel:
         self._report(ready=True, reason="", problem="")
         if outcome.sessions_lost:
             self._on_sessions_lost()
+        elif outcome.port_moved:
+            self._on_port_moved()
         for conflict in sorted(set(outcome.conflicts) - self._conflicts, key=str):
             self._count("routeConflicts")
             log.warning(

@@ -7,9 +7,11 @@ same for both and left to `link`; what to change is left to `plan`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice
+from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice, PeerSession
+from wesher_common.keys import WireGuardPublicKey
 
 BackendKind = Literal["Kernel", "Userspace"]
 
@@ -46,6 +48,9 @@ class Backend(Protocol):
 
     async def observe(self) -> ObservedDevice:
         """Ask WireGuard what it holds."""
+
+    async def sessions(self) -> Mapping[WireGuardPublicKey, PeerSession]:
+        """Ask WireGuard for each peer's endpoint, handshake and counters, which is cheaper than `observe`."""
 
     async def apply(self, change: DeviceChange) -> None:
         """Send a change, in as few messages as it takes; an empty one sends nothing."""

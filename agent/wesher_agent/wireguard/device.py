@@ -11,11 +11,11 @@ import asyncio
 import errno
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from wesher_agent.mesh.device import DeviceConfig
+from wesher_agent.mesh.device import DeviceConfig, Endpoint
 from wesher_agent.netlink.errors import PortTaken, WireGuardUnavailable
 from wesher_agent.wireguard import kernel, userspace
 from wesher_agent.wireguard.backend import Backend, BackendKind
@@ -30,12 +30,22 @@ from wesher_agent.wireguard.link import (
     restore_name,
 )
 from wesher_agent.wireguard.ownership import Owner, why_foreign
-from wesher_agent.wireguard.plan import Change, Observed, ObservedPeer, plan, plan_next
+from wesher_agent.wireguard.plan import (
+    Change,
+    DeviceChange,
+    Observed,
+    PeerChange,
+    PeerSession,
+    needs_sessions,
+    plan,
+    plan_next,
+)
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_agent.wireguard.userspace import UserspaceBackend
 from wesher_agent.wireguard.userspace_binary import find_userspace_binary
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
+from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import WireGuardMode
 
 log = EventLogger("wesher.wireguard")
@@ -50,6 +60,9 @@ class Outcome:
     sessions_lost: bool
     """Whether the device started without sessions: send every peer a packet, or
     they stay silent for up to 15 s."""
+    port_moved: bool = False
+    """Whether a living device listens on another port: send every peer a packet, so
+    that they learn it from that."""
     conflicts: tuple[RouteConflict, ...] = ()
     """Wished routes that cannot be had now; tried again by each `repair`."""
 
@@ -71,6 +84,8 @@ class Device:
         self._wish: DeviceConfig | None = None
         self._left: DeviceConfig | None = None
         """The wish the device was left at; None when only a look can tell how it is."""
+        self._sessions: Mapping[WireGuardPublicKey, PeerSession] = {}
+        """As last read, by whichever call."""
         self._conflicts: tuple[RouteConflict, ...] = ()
         self._own_index: int | None = None
         """The network device that was made or found to be this mesh's."""
@@ -99,10 +114,9 @@ class Device:
         """
         async with self._one_at_a_time():
             self._wish = config
-            change = None if self._left is None else plan_next(self._left, config, now=time.time())
-            if change is None:
+            if self._left is None:
                 return await self._from_what_is_there(config)
-            return await self._from_what_we_left(config, change)
+            return await self._from_what_we_left(self._left, config)
 
     async def repair(self) -> Outcome:
         """Look at the device as it is and bring it back to the last wish; call it every 30 s.
@@ -120,7 +134,7 @@ class Device:
                 log.info("device repaired", interface=self._backend.interface)
             return outcome
 
-    async def peers(self) -> Sequence[ObservedPeer]:
+    async def peers(self) -> Sequence[PeerSession]:
         """Return every peer with handshake time, endpoint and counters, sorted by key.
 
         Raises:
@@ -128,8 +142,21 @@ class Device:
 
         """
         with self._translated():
-            device = await self._backend.observe()
-        return [device.peers[key] for key in sorted(device.peers)]
+            self._sessions = await self._backend.sessions()
+        return [self._sessions[key] for key in sorted(self._sessions)]
+
+    async def move_peers(self, endpoints: Mapping[WireGuardPublicKey, Endpoint]) -> None:
+        """Send to these peers at other endpoints for a while; peers that are gone stay so.
+
+        `repair` sets the configured endpoint again once the last handshake is not fresh.
+
+        Raises:
+            WireGuardUnavailable: the device is not there.
+
+        """
+        async with self._one_at_a_time():
+            changes = [PeerChange(key, endpoint=endpoint) for key, endpoint in endpoints.items()]
+            await self._backend.apply(DeviceChange(peers=tuple(changes)))
 
     async def wait_lost(self) -> None:
         """Return when `repair` should be called at once: the user-space program died.
@@ -184,6 +211,7 @@ class Device:
             raise
         self._own_index = await asyncio.to_thread(link_index, self._backend.interface)
         device = await self._backend.observe()
+        self._sessions = device.peers
         link = await asyncio.to_thread(observe_link, self._backend.interface)
         change = plan(config, Observed(device, link), now=time.time())
         outcome = await self._make(config, change, fresh=fresh)
@@ -216,9 +244,12 @@ class Device:
             return ""
         return why_foreign(owner, found, await self._backend.peek())
 
-    async def _from_what_we_left(self, config: DeviceConfig, change: Change) -> Outcome:
+    async def _from_what_we_left(self, left: DeviceConfig, config: DeviceConfig) -> Outcome:
         self._left = None
         try:
+            if needs_sessions(left, config, self._sessions, now=time.time()):
+                self._sessions = await self._backend.sessions()
+            change = plan_next(left, config, self._sessions, now=time.time())
             return await self._make(config, change, fresh=False)
         except PortTaken:
             raise
@@ -238,6 +269,7 @@ class Device:
         return Outcome(
             changed=fresh or bool(change.device) or bool(replace(change.link, add_routes=added)),
             sessions_lost=fresh or change.device.private_key is not None,
+            port_moved=not fresh and change.device.listen_port is not None,
             conflicts=self._conflicts,
         )
 

@@ -9,14 +9,22 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections.abc import Mapping
 from typing import Literal
 
 from wesher_agent.netlink.errors import PortTaken, WireGuardUnavailable
 from wesher_agent.netlink.netlink_socket import NETLINK_GENERIC, NetlinkSocket
 from wesher_agent.wireguard.link import create_link, delete_link, link_kind
-from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice
-from wesher_agent.wireguard.wireguard_messages import FAMILY_NAME, pack_get, pack_set, parse_device
+from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice, PeerSession
+from wesher_agent.wireguard.wireguard_messages import (
+    FAMILY_NAME,
+    pack_get,
+    pack_set,
+    parse_device,
+    parse_sessions,
+)
 from wesher_common.errors import InvalidSpec
+from wesher_common.keys import WireGuardPublicKey
 
 LINK_KIND = "wireguard"
 
@@ -47,7 +55,11 @@ class KernelBackend:
 
     async def observe(self) -> ObservedDevice:
         """See `Backend.observe`."""
-        return await asyncio.to_thread(self._observe)
+        return await asyncio.to_thread(lambda: parse_device(self._dump()))
+
+    async def sessions(self) -> Mapping[WireGuardPublicKey, PeerSession]:
+        """See `Backend.sessions`."""
+        return await asyncio.to_thread(lambda: parse_sessions(self._dump()))
 
     async def apply(self, change: DeviceChange) -> None:
         """See `Backend.apply`."""
@@ -79,10 +91,10 @@ class KernelBackend:
         create_link(self.interface, LINK_KIND)
         return True
 
-    def _observe(self) -> ObservedDevice:
+    def _dump(self) -> list[memoryview]:
         with NetlinkSocket(NETLINK_GENERIC) as kernel:
             try:
-                return parse_device(kernel.dump(_family(kernel), pack_get(self.interface)))
+                return kernel.dump(_family(kernel), pack_get(self.interface))
             except OSError as error:
                 raise self._failed("asked", error.errno) from error
 

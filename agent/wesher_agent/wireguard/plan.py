@@ -23,19 +23,35 @@ HANDSHAKE_FRESH = 180.0
 
 
 @dataclass(frozen=True, slots=True)
-class ObservedPeer:
-    """One peer as the device has it."""
+class PeerSession:
+    """What changes about a peer without a change of its settings."""
 
     public_key: WireGuardPublicKey
     endpoint: Endpoint | None = None
     """Set by us, or learned from the last authentic packet."""
-    allowed_ips: frozenset[IPNetwork] = frozenset()
-    persistent_keepalive: int = 0
-    """Seconds; 0 is off."""
     last_handshake: float | None = None
     """Unix time; None is never."""
     rx_bytes: int = 0
     tx_bytes: int = 0
+
+    def has_fresh_handshake(self, *, now: float) -> bool:
+        """Tell whether the last handshake proves the endpoint: its session may still be used.
+
+        Args:
+            now: Unix time.
+
+        """
+        # A handshake from the future means that the clock was set back: that protects no endpoint.
+        return self.last_handshake is not None and abs(now - self.last_handshake) < HANDSHAKE_FRESH
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPeer(PeerSession):
+    """One peer as the device has it, session and settings."""
+
+    allowed_ips: frozenset[IPNetwork] = frozenset()
+    persistent_keepalive: int = 0
+    """Seconds; 0 is off."""
     has_preshared_key: bool = False
     """We never set one: a peer that has one was edited by another hand."""
 
@@ -149,15 +165,24 @@ def plan(config: DeviceConfig, observed: Observed, *, now: float) -> Change:
     return Change(plan_device(config, observed.device, now=now), plan_link(config, observed.link))
 
 
-def plan_next(before: DeviceConfig, config: DeviceConfig, *, now: float) -> Change | None:
+def plan_next(
+    before: DeviceConfig,
+    config: DeviceConfig,
+    sessions: Mapping[WireGuardPublicKey, PeerSession],
+    *,
+    now: float,
+) -> Change:
     """Return the change from a device left as ``before`` to ``config``, without an observation.
 
     Only peers and ``unreachable`` networks that differ are looked at, so this is quick however many
     there are.
 
-    Returns:
-        None when the device must be observed first: a peer's wished endpoint
-        changed, and what to do then depends on its handshake.
+    Args:
+        before: how the device was left.
+        config: how it is to be.
+        sessions: the peers as last read, for those whose configured endpoint changed: a proven
+            endpoint stays. `needs_sessions` tells whether they must be read again first.
+        now: Unix time.
 
     """
     known = {peer.public_key.raw: peer for peer in before.peers}
@@ -168,13 +193,44 @@ def plan_next(before: DeviceConfig, config: DeviceConfig, *, now: float) -> Chan
         if former == peer:
             continue
         if former is not None:
-            if former.endpoint != peer.endpoint:
-                return None
             was.append(former)
         becomes.append(peer)
     gone, new = _differing(before.unreachable, config.unreachable)
-    left_as = replace(before, peers=(*was, *known.values()), unreachable=gone)
-    return plan(replace(config, peers=tuple(becomes), unreachable=new), fulfilled(left_as), now=now)
+    left_as = fulfilled(replace(before, peers=(*was, *known.values()), unreachable=gone))
+    peers = dict(left_as.device.peers)
+    for peer in becomes:
+        there, session = peers.get(peer.public_key), sessions.get(peer.public_key)
+        if there is not None and session is not None and there.endpoint != peer.endpoint:
+            peers[peer.public_key] = replace(
+                there, endpoint=session.endpoint, last_handshake=session.last_handshake
+            )
+    left_as = replace(left_as, device=replace(left_as.device, peers=peers))
+    return plan(replace(config, peers=tuple(becomes), unreachable=new), left_as, now=now)
+
+
+def needs_sessions(
+    before: DeviceConfig,
+    config: DeviceConfig,
+    sessions: Mapping[WireGuardPublicKey, PeerSession],
+    *,
+    now: float,
+) -> bool:
+    """Tell whether the device's sessions must be read before `plan_next` can decide.
+
+    They must when another endpoint is configured for a peer that had no fresh handshake
+    when they were last read: it may have had one since. One that was fresh can only
+    have become fresher.
+
+    Args: as `plan_next`.
+    """
+    endpoints = {peer.public_key.raw: peer.endpoint for peer in before.peers}
+    for peer in config.peers:
+        if endpoints.get(peer.public_key.raw, peer.endpoint) == peer.endpoint:
+            continue
+        seen = sessions.get(peer.public_key)
+        if seen is None or not seen.has_fresh_handshake(now=now):
+            return True
+    return False
 
 
 def plan_device(config: DeviceConfig, observed: ObservedDevice, *, now: float) -> DeviceChange:
@@ -281,16 +337,11 @@ def _peer_change(peer: Peer, there: ObservedPeer, now: float) -> PeerChange | No
     )
 
 
-def _endpoint_serves(peer: Peer, there: ObservedPeer, now: float) -> bool:
-    """Tell whether the endpoint can stay: it is the wished one, or a learned one that works."""
+def _endpoint_serves(peer: Peer, there: PeerSession, now: float) -> bool:
+    """Tell whether the endpoint can stay: it is the wished one, or a proven one."""
     if peer.endpoint is None or peer.endpoint == there.endpoint:
         return True
-    # A handshake from the future is a clock that was set back: no reason to disturb a session for ever.
-    return (
-        there.endpoint is not None
-        and there.last_handshake is not None
-        and abs(now - there.last_handshake) < HANDSHAKE_FRESH
-    )
+    return there.endpoint is not None and there.has_fresh_handshake(now=now)
 
 
 def _differing(

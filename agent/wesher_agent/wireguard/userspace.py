@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -21,10 +22,11 @@ from wesher_agent.netlink.errors import MalformedReply, PortTaken, WireGuardUnav
 from wesher_agent.wireguard import uapi
 from wesher_agent.wireguard.back_off import LONGEST_DELAY, BackOff
 from wesher_agent.wireguard.link import delete_link, link_kind
-from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice
+from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice, PeerSession
 from wesher_agent.wireguard.tun import create_persistent_tun
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
+from wesher_common.keys import WireGuardPublicKey
 
 LINK_KIND = "tun"
 
@@ -125,6 +127,10 @@ class UserspaceBackend:
     async def observe(self) -> ObservedDevice:
         """See `Backend.observe`."""
         return await asyncio.to_thread(uapi.parse_get, await self._ask(uapi.GET))
+
+    async def sessions(self) -> Mapping[WireGuardPublicKey, PeerSession]:
+        """See `Backend.sessions`."""
+        return await asyncio.to_thread(uapi.parse_sessions, await self._ask(uapi.GET))
 
     async def apply(self, change: DeviceChange) -> None:
         """See `Backend.apply`."""

@@ -7,8 +7,9 @@ for each would take a thousand.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from wesher_agent.mesh.device import Endpoint
@@ -20,7 +21,13 @@ from wesher_agent.netlink.messages import (
     pack_attribute,
     parse_attributes,
 )
-from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice, ObservedPeer, PeerChange
+from wesher_agent.wireguard.plan import (
+    DeviceChange,
+    ObservedDevice,
+    ObservedPeer,
+    PeerChange,
+    PeerSession,
+)
 from wesher_common.keys import KEY_BYTES, WireGuardPublicKey
 from wesher_common.overlay import IPNetwork
 
@@ -57,6 +64,8 @@ _TIMESPEC = struct.Struct("=qq")
 _SOCKADDR_IN = struct.Struct("=H2s4s8x")
 _SOCKADDR_IN6 = struct.Struct("=H2sI16sI")
 _IPV4_BYTES = 4
+_REMEMBERED = 4096
+"""Values that are kept by their bytes: peers have the same addresses at each look."""
 _NO_KEY = bytes(KEY_BYTES)
 
 
@@ -103,26 +112,43 @@ def parse_device(bodies: Iterable[memoryview]) -> ObservedDevice:
     """
     public_key, listen_port, fwmark = None, 0, 0
     peers: dict[bytes, _PeerParts] = {}
-    for body in bodies:
-        if len(body) < _GENERIC_HEADER.size:
-            raise MalformedReply("kernel wireguard: a message without its header")
-        for kind, payload in parse_attributes(body[_GENERIC_HEADER.size :]):
-            match kind:
-                case _Device.PUBLIC_KEY:
-                    public_key = _key(payload)
-                case _Device.LISTEN_PORT:
-                    listen_port = _number(_U16, payload)
-                case _Device.FWMARK:
-                    fwmark = _number(_U32, payload)
-                case _Device.PEERS:
-                    for _, nested in parse_attributes(payload):
-                        _read_peer(nested, peers)
+    for kind, payload in _device_attributes(bodies):
+        match kind:
+            case _Device.PUBLIC_KEY:
+                public_key = _key(payload)
+            case _Device.LISTEN_PORT:
+                listen_port = _number(_U16, payload)
+            case _Device.FWMARK:
+                fwmark = _number(_U32, payload)
+            case _Device.PEERS:
+                for _, nested in parse_attributes(payload):
+                    _read_peer(nested, peers)
     return ObservedDevice(
         public_key=None if public_key in {None, _NO_KEY} else WireGuardPublicKey(public_key),
         listen_port=listen_port,
         fwmark=fwmark,
         peers={(peer := parts.to_peer()).public_key: peer for parts in peers.values()},
     )
+
+
+def parse_sessions(bodies: Iterable[memoryview]) -> Mapping[WireGuardPublicKey, PeerSession]:
+    """Read of the messages of one dump only what sessions are made of.
+
+    Raises: as `parse_device`, but for attributes that are skipped.
+    """
+    peers: dict[bytes, _PeerParts] = {}
+    for kind, payload in _device_attributes(bodies):
+        if kind == _Device.PEERS:
+            for _, nested in parse_attributes(payload):
+                _read_peer(nested, peers, ignored=_SETTINGS)
+    return {(session := parts.to_session()).public_key: session for parts in peers.values()}
+
+
+def _device_attributes(bodies: Iterable[memoryview]) -> Iterator[tuple[int, memoryview]]:
+    for body in bodies:
+        if len(body) < _GENERIC_HEADER.size:
+            raise MalformedReply("kernel wireguard: a message without its header")
+        yield from parse_attributes(body[_GENERIC_HEADER.size :])
 
 
 @dataclass(slots=True)
@@ -138,6 +164,15 @@ class _PeerParts:
     has_preshared_key: bool = False
     allowed_ips: list[IPNetwork] = field(default_factory=list)
 
+    def to_session(self) -> PeerSession:
+        return PeerSession(
+            WireGuardPublicKey(self.public_key),
+            endpoint=self.endpoint,
+            last_handshake=self.last_handshake,
+            rx_bytes=self.rx_bytes,
+            tx_bytes=self.tx_bytes,
+        )
+
     def to_peer(self) -> ObservedPeer:
         return ObservedPeer(
             WireGuardPublicKey(self.public_key),
@@ -151,8 +186,14 @@ class _PeerParts:
         )
 
 
-def _read_peer(data: memoryview, peers: dict[bytes, _PeerParts]) -> None:
-    attributes = dict(parse_attributes(data))
+_SETTINGS = frozenset({_Peer.PRESHARED_KEY, _Peer.KEEPALIVE, _Peer.ALLOWED_IPS})
+"""What a look at the sessions skips unread."""
+
+
+def _read_peer(
+    data: memoryview, peers: dict[bytes, _PeerParts], *, ignored: frozenset[int] = frozenset()
+) -> None:
+    attributes = {kind: payload for kind, payload in parse_attributes(data) if kind not in ignored}
     if _Peer.PUBLIC_KEY not in attributes:
         raise MalformedReply("kernel wireguard: a peer without a public key")
     key = _key(attributes.pop(_Peer.PUBLIC_KEY))
@@ -162,7 +203,7 @@ def _read_peer(data: memoryview, peers: dict[bytes, _PeerParts]) -> None:
             case _Peer.PRESHARED_KEY:
                 parts.has_preshared_key = _key(payload) != _NO_KEY
             case _Peer.ENDPOINT:
-                parts.endpoint = _endpoint(payload)
+                parts.endpoint = _endpoint(bytes(payload))
             case _Peer.KEEPALIVE:
                 parts.persistent_keepalive = _number(_U16, payload)
             case _Peer.LAST_HANDSHAKE:
@@ -172,11 +213,12 @@ def _read_peer(data: memoryview, peers: dict[bytes, _PeerParts]) -> None:
             case _Peer.TX_BYTES:
                 parts.tx_bytes = _number(_U64, payload)
             case _Peer.ALLOWED_IPS:
-                parts.allowed_ips += (_allowed_ip(nested) for _, nested in parse_attributes(payload))
+                parts.allowed_ips += (_allowed_ip(bytes(nested)) for _, nested in parse_attributes(payload))
 
 
-def _allowed_ip(data: memoryview) -> IPNetwork:
-    attributes = dict(parse_attributes(data))
+@lru_cache(_REMEMBERED)
+def _allowed_ip(data: bytes) -> IPNetwork:
+    attributes = dict(parse_attributes(memoryview(data)))
     try:
         address = bytes(attributes[_AllowedIP.ADDRESS])
         prefix = _number(_U8, attributes[_AllowedIP.PREFIX])
@@ -186,7 +228,8 @@ def _allowed_ip(data: memoryview) -> IPNetwork:
         raise MalformedReply("kernel wireguard: an allowed IP that is no network") from error
 
 
-def _endpoint(payload: memoryview) -> Endpoint:
+@lru_cache(_REMEMBERED)
+def _endpoint(payload: bytes) -> Endpoint:
     try:
         if len(payload) >= _SOCKADDR_IN6.size:
             _, port, _, address, _ = _SOCKADDR_IN6.unpack_from(payload)

@@ -126,6 +126,32 @@ def test_starting_over_asks_everybody_again() -> None:
     assert sorted(plan.due({"a": 100, "b": 100}, now=5.0)) == ["a", "b"]
 
 
+def test_everybody_can_be_asked_without_forgetting_who_answered() -> None:
+    plan = plan_for("a", "b")
+    answered(plan, ["a", "b"], now=0.0)
+    plan.ask_everyone(now=5.0)
+    assert plan.next_timer() == 5.0
+    assert plan.due({"a": 100, "b": 100}, now=5.0) == ["a", "b"]
+    assert plan.reachable == {"a", "b"}
+    plan.judge({"a": 101, "b": 101}, now=6.0)
+    assert plan.due({"a": 101, "b": 101}, now=6.0) == [], "once"
+
+
+def test_quick_is_who_answered_its_last_probe_at_once() -> None:
+    plan = plan_for("a", "b")
+    plan.due({}, now=0.0)
+    plan.judge({"a": 1}, now=1.0)
+    assert plan.quick == {"a"}
+    plan.judge({"a": 1, "b": 1}, now=11.0)
+    assert (plan.quick, plan.reachable) == ({"a"}, {"a", "b"})
+    plan.ask_everyone(now=20.0)
+    plan.due({"a": 1, "b": 1}, now=20.0)
+    plan.judge({"a": 1, "b": 2}, now=23.0)
+    assert plan.quick == frozenset(), "its firewall was closed meanwhile"
+    plan.set_peers([], now=24.0)
+    assert plan.quick == frozenset()
+
+
 def test_with_nobody_there_is_nothing_to_do() -> None:
     plan = plan_for()
     assert plan.next_timer() is None

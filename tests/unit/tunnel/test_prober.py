@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
 from random import Random
@@ -17,9 +17,9 @@ from wesher_agent.tunnel import prober
 from wesher_agent.tunnel.tunnel import Tunnel
 from wesher_agent.wireguard.device import Device
 from wesher_agent.wireguard.ownership import Owner
-from wesher_agent.wireguard.plan import ObservedDevice
+from wesher_agent.wireguard.plan import PeerSession
 from wesher_agent.wireguard.userspace import UserspaceBackend
-from wesher_common.keys import WireGuardPrivateKey
+from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def test_of_many_that_cannot_be_reached_the_log_has_the_number_and_the_first(
 class _Hangs(UserspaceBackend):
     """A device whose program does not answer."""
 
-    async def observe(self) -> ObservedDevice:
+    async def sessions(self) -> Mapping[WireGuardPublicKey, PeerSession]:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -76,6 +76,7 @@ async def test_a_device_that_does_not_answer_does_not_hold_up_a_command(
         None,
         on_change=pytest.fail,
         on_sessions_lost=pytest.fail,
+        on_port_moved=pytest.fail,
         count=pytest.fail,
     )
     tunnel._device = Device(_Hangs("wgnone", None))

@@ -16,7 +16,7 @@ from wesher_agent.files.hosts import HostsFile
 from wesher_agent.mesh.desired import Desired, HostEntry
 from wesher_agent.mesh.device import DeviceConfig
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
-from wesher_agent.wireguard.device import Device
+from wesher_agent.wireguard.device import Device, Outcome
 from wesher_agent.wireguard.kernel import KernelBackend
 from wesher_agent.wireguard.ownership import Owner
 from wesher_common.keys import WireGuardPrivateKey
@@ -56,6 +56,7 @@ class _Heard:
             hosts,
             on_change=self.change,
             on_sessions_lost=pytest.fail,
+            on_port_moved=pytest.fail,
             count=pytest.fail,
         )
 
@@ -88,6 +89,23 @@ async def test_a_wireguard_that_was_chosen_is_not_yet_a_device() -> None:
     assert not tunnel.has_device
     tunnel._device = Device(KernelBackend("wgnone"))
     assert (tunnel.mode, tunnel.has_device) == ("Kernel", False)
+
+
+async def test_a_device_on_another_port_and_one_without_sessions_have_peers_sent_something() -> None:
+    called = []
+    tunnel = Tunnel(
+        "wgnone",
+        Owner(WANTED.device.private_key.public, WANTED.device.overlay),
+        NO_WIREGUARD,
+        None,
+        on_change=lambda: None,
+        on_sessions_lost=lambda: called.append("sessions lost"),
+        on_port_moved=lambda: called.append("port moved"),
+        count=pytest.fail,
+    )
+    for sessions_lost, port_moved in ((False, False), (False, True), (True, True)):
+        tunnel._done(Outcome(changed=True, sessions_lost=sessions_lost, port_moved=port_moved))
+    assert called == ["port moved", "sessions lost"]
 
 
 async def test_hosts_entries_go_when_the_mesh_no_longer_wants_them(hosts_path: Path) -> None:

@@ -15,7 +15,9 @@ from wesher_agent.wireguard.plan import (
     ObservedLink,
     ObservedPeer,
     PeerChange,
+    PeerSession,
     fulfilled,
+    needs_sessions,
     plan,
     plan_next,
 )
@@ -188,7 +190,7 @@ def test_host_addresses_that_need_no_cover_any_more_are_uncovered() -> None:
     before = wish(unreachable=(seven,))
     look = plan(wish(unreachable=(nine,)), fulfilled(before), now=NOW)
     assert look.link == LinkChange(add_unreachable=(nine,), remove_unreachable=(seven,))
-    assert plan_next(before, wish(unreachable=(nine,)), now=NOW) == look
+    assert plan_next(before, wish(unreachable=(nine,)), {}, now=NOW) == look
     narrowed = plan(wish(unreachable=(nine,)), fulfilled(wish()), now=NOW)
     whole = IPv4Network("10.189.0.0/16")
     assert narrowed.link == LinkChange(add_unreachable=(nine,), remove_unreachable=(whole,))
@@ -196,14 +198,34 @@ def test_host_addresses_that_need_no_cover_any_more_are_uncovered() -> None:
 
 def test_the_next_change_is_about_the_peers_that_differ() -> None:
     before, now = wish(peer(2), peer(3), peer(4)), wish(peer(3), peer(4, "10.4.0.0/24"), peer(5))
-    change = plan_next(before, now, now=NOW)
-    assert change is not None
+    change = plan_next(before, now, {}, now=NOW)
     assert change == plan(now, fulfilled(before), now=NOW)
     assert {sent.public_key for sent in change.device.peers} == {key(2), key(4), key(5)}
 
 
-def test_a_moved_endpoint_needs_a_look_at_the_device() -> None:
-    assert plan_next(wish(peer(2)), wish(peer(2, endpoint=endpoint(7))), now=NOW) is None
+def test_another_endpoint_is_decided_with_the_handshakes_last_read() -> None:
+    before, after = wish(peer(2), peer(3)), wish(peer(2, endpoint=endpoint(7)), peer(3))
+    proven = {key(2): PeerSession(key(2), endpoint(2), last_handshake=NOW - 179)}
+    assert not needs_sessions(before, after, proven, now=NOW)
+    assert not plan_next(before, after, proven, now=NOW)
+    for never_or_long_ago in (None, NOW - 180):
+        sessions = {key(2): PeerSession(key(2), endpoint(2), last_handshake=never_or_long_ago)}
+        assert needs_sessions(before, after, sessions, now=NOW), "it may have had one since"
+        change = plan_next(before, after, sessions, now=NOW)
+        assert change.device.peers == (PeerChange(key(2), endpoint=endpoint(7)),)
+    assert needs_sessions(before, after, {}, now=NOW)
+
+
+def test_no_session_is_read_for_a_change_of_anything_else() -> None:
+    before, after = wish(peer(2), peer(3)), wish(peer(2, "10.4.0.0/24"), peer(4), listen_port=7)
+    assert not needs_sessions(before, after, {}, now=NOW)
+
+
+def test_a_roamed_peer_whose_networks_change_keeps_its_endpoint() -> None:
+    before, after = wish(peer(2)), wish(peer(2, "10.4.0.0/24"))
+    long_ago = {key(2): PeerSession(key(2), endpoint(99), last_handshake=NOW - 1000)}
+    (change,) = plan_next(before, after, long_ago, now=NOW).device.peers
+    assert change.endpoint is None
 
 
 def test_the_private_key_shows_in_no_repr() -> None:

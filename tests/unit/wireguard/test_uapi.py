@@ -9,7 +9,7 @@ import pytest
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.netlink.errors import MalformedReply
 from wesher_agent.wireguard import uapi
-from wesher_agent.wireguard.plan import DeviceChange, ObservedPeer, PeerChange
+from wesher_agent.wireguard.plan import DeviceChange, ObservedPeer, PeerChange, PeerSession
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 
 SECRET = WireGuardPrivateKey.from_random(bytes(range(32)))
@@ -54,6 +54,21 @@ def test_an_answer_is_read() -> None:
         has_preshared_key=True,
     )
     assert device.peers[WireGuardPublicKey(b"\x03" * 32)] == ObservedPeer(WireGuardPublicKey(b"\x03" * 32))
+
+
+def test_a_look_at_the_sessions_reads_no_settings() -> None:
+    other = WireGuardPublicKey(b"\x03" * 32)
+    unread = ANSWER.replace(b"allowed_ip=192.168.4.4/32", b"allowed_ip=not read")
+    assert uapi.parse_sessions(unread) == {
+        PEER: PeerSession(
+            PEER,
+            endpoint=Endpoint(IPv6Address("abcd:23::33%2"), 51820),
+            last_handshake=1_700_000_000.5,
+            rx_bytes=2224,
+            tx_bytes=38333,
+        ),
+        other: PeerSession(other),
+    }
 
 
 def test_a_device_without_a_key_is_read() -> None:

@@ -10,8 +10,14 @@ import pytest
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.netlink.errors import MalformedReply
 from wesher_agent.netlink.messages import NLA_F_NESTED, pack_attribute
-from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice, ObservedPeer, PeerChange
-from wesher_agent.wireguard.wireguard_messages import MESSAGE_LIMIT, pack_get, pack_set, parse_device
+from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice, ObservedPeer, PeerChange, PeerSession
+from wesher_agent.wireguard.wireguard_messages import (
+    MESSAGE_LIMIT,
+    pack_get,
+    pack_set,
+    parse_device,
+    parse_sessions,
+)
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 
 SECRET = WireGuardPrivateKey.from_random(bytes(range(32)))
@@ -157,6 +163,29 @@ def test_a_dump_is_read() -> None:
             )
         },
     )
+
+
+def test_a_look_at_the_sessions_reads_no_settings() -> None:
+    peer = nested(
+        0,
+        pack_attribute(1, KEY.raw),
+        pack_attribute(4, struct.pack("=H2s4s8x", 2, b"\x12\x34", bytes((1, 2, 3, 4)))),
+        pack_attribute(6, struct.pack("=qq", 1_700_000_000, 250_000_000)),
+        pack_attribute(7, struct.pack("=Q", 11)),
+        pack_attribute(8, struct.pack("=Q", 12)),
+        nested(9, b"not read"),
+    )
+    rest = nested(0, pack_attribute(1, KEY.raw), nested(9, allowed_ip(10, bytes(16), 0)))
+    bodies = [memoryview(HEAD + nested(8, peer)), memoryview(HEAD + nested(8, rest))]
+    assert parse_sessions(bodies) == {
+        KEY: PeerSession(
+            KEY,
+            endpoint=Endpoint(IPv4Address("1.2.3.4"), 0x1234),
+            last_handshake=1_700_000_000.25,
+            rx_bytes=11,
+            tx_bytes=12,
+        )
+    }
 
 
 def test_a_new_device_has_no_key_and_a_new_peer_no_handshake() -> None:

@@ -28,7 +28,7 @@ from wesher_agent.wireguard.backend import BackendKind
 from wesher_agent.wireguard.device import Device, Outcome, open_device
 from wesher_agent.wireguard.kernel import KernelBackend
 from wesher_agent.wireguard.ownership import Owner
-from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_agent.wireguard.plan import PeerSession
 from wesher_common.errors import WesherError
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
@@ -79,7 +79,7 @@ async def repair_when_lost(device: Device) -> Outcome:
     return await device.repair()
 
 
-async def peers(device: Device) -> Sequence[ObservedPeer]:
+async def peers(device: Device) -> Sequence[PeerSession]:
     return await device.peers()
 
 

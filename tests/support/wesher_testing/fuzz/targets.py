@@ -47,8 +47,9 @@ from wesher_agent.wire.lzw import decompress
 from wesher_agent.wire.messages import MessageType, State, decode
 from wesher_agent.wire.packet import UDP_PAYLOAD, PacketFormat, label_header, open_packet
 from wesher_agent.wire.stream import StreamReader
-from wesher_agent.wireguard.uapi import parse_get, parse_set
+from wesher_agent.wireguard.uapi import parse_get, parse_sessions, parse_set
 from wesher_agent.wireguard.wireguard_messages import parse_device
+from wesher_agent.wireguard.wireguard_messages import parse_sessions as parse_kernel_sessions
 from wesher_common.errors import InvalidSpec, PeerMisbehaved, WesherError
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
@@ -296,7 +297,7 @@ def _environment(data: bytes, _lap: Lap) -> None:
 
 
 def _uapi_get(data: bytes, _lap: Lap) -> None:
-    parse_get(data)
+    assert parse_sessions(data).keys() == parse_get(data).peers.keys()
 
 
 def _uapi_set(data: bytes, _lap: Lap) -> None:
@@ -311,7 +312,7 @@ def _netlink(data: bytes, _lap: Lap) -> None:
             assert isinstance(message.errno, int)
         else:
             bodies.append(message.body)
-    parse_device(bodies)
+    assert parse_kernel_sessions(bodies).keys() == parse_device(bodies).peers.keys()
 
 
 def _route(data: bytes, _lap: Lap) -> None:
