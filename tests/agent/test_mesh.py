@@ -357,7 +357,7 @@ def test_a_member_of_another_overlay_network_is_not_ready_and_leaves_the_others_
     start(b, "--cluster-key", KEY, "--overlay-net=10.1.0.0/16", "--join", str(a.ipv4))
     other = start(c, "--cluster-key", KEY, "--overlay-net=10.2.0.0/16", "--join", str(a.ipv4))
     other.wait_for("a", "b", "c")
-    wait_until(lambda: other.conditions()["Ready"] == "PeersUnreachable", what="the one is not ready")
+    wait_until(lambda: other.conditions()["Ready"] == "OverlayDiffers", what="the one is not ready")
     wait_until(lambda: first.conditions()["Ready"] == "Ready", what="the others are ready")
     assert "outside 10.2.0.0/16: give all members the same" in other.members()["a"]["note"]
     assert "outside 10.1.0.0/16: give all members the same" in first.members()["c"]["note"]

@@ -109,5 +109,7 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
         message = (
             f"most members have no tunnel: {problem.member} {problem.message} ({problem.reason}){others}"
         )
-        return Condition("Ready", "False", "PeersUnreachable", message)
+        same_cause = {found.reason for found in now.without_tunnel} == {"OutsideOverlay"}
+        reason = "OverlayDiffers" if same_cause else "PeersUnreachable"
+        return Condition("Ready", "False", reason, message)
     return Condition("Ready", "True", "Ready")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dataclasses import replace
+
 import pytest
 
 from wesher_agent.mesh.desired import Problem
@@ -144,7 +146,10 @@ OUTSIDE = (
 
 def test_a_node_is_not_ready_while_most_members_cannot_be_given_a_tunnel() -> None:
     """They are alive and nothing is probed: that must not read as a mesh that works."""
-    assert said(B, C, problems=OUTSIDE, can_probe=False)["Ready"] == ("False", "PeersUnreachable")
+    assert said(B, C, problems=OUTSIDE, can_probe=False)["Ready"] == ("False", "OverlayDiffers")
+    clash = replace(OUTSIDE[1], reason="KeyClash")
+    mixed = said(B, C, problems=(OUTSIDE[0], clash), can_probe=False)
+    assert mixed["Ready"] == ("False", "PeersUnreachable"), "not one cause for all"
     assert message(B, C, problems=OUTSIDE, can_probe=False) == (
         "most members have no tunnel: b claims 10.1.0.2 outside 10.0.0.0/24: give all the same network "
         "(OutsideOverlay), and 1 more; see `wesher members`"
