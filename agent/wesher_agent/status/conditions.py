@@ -109,7 +109,8 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
         message = (
             f"most members have no tunnel: {problem.member} {problem.message} ({problem.reason}){others}"
         )
-        same_cause = {found.reason for found in now.without_tunnel} == {"OutsideOverlay"}
-        reason = "OverlayDiffers" if same_cause else "PeersUnreachable"
+        causes = {found.reason for found in now.without_tunnel}
+        is_overlay = causes == {"OutsideOverlay"} and not now.unreachable
+        reason = "OverlayDiffers" if is_overlay else "PeersUnreachable"
         return Condition("Ready", "False", reason, message)
     return Condition("Ready", "True", "Ready")
