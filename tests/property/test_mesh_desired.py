@@ -106,7 +106,11 @@ def test_members_that_can_move_end_with_an_address_each(
         return local_peer(name, overlay=SMALL, address=address, movable=name not in fixed)
 
     def others(name: str) -> list[RosterMember]:
-        return [remembered(other, announced=said) for other, said in announced.items() if other != name]
+        return [
+            remembered(other, f"192.0.2.{sorted(names).index(other) + 1}", announced=said)
+            for other, said in announced.items()
+            if other != name
+        ]
 
     order = sorted(names)
     for _ in range(len(names) + 1):

@@ -134,7 +134,7 @@ def desired(local: LocalPeer, members: Iterable[RosterMember], former: Collectio
         for claim in _one_per_address(claims, problems)
         if _may_be_routed(claim, address, underlay, problems)
     ]
-    _report_own_addresses(local, claims, problems)
+    _report_endpoints(local, claims, problems)
     keepalive = local.persistent_keepalive or (NAT_KEEPALIVE if local.behind_nat else 0)
     peers = [
         Peer(
@@ -341,21 +341,43 @@ def _one_per_address(claims: list[_Claim], problems: list[Problem]) -> list[_Cla
     return list(holders.values())
 
 
-def _report_own_addresses(local: LocalPeer, claims: list[_Claim], problems: list[Problem]) -> None:
-    """Report the living members whose WireGuard endpoint is this machine.
+def _report_endpoints(local: LocalPeer, claims: list[_Claim], problems: list[Problem]) -> None:
+    """Report the living members that cannot be dialled at their WireGuard endpoint.
 
     They keep their peer: one that reaches this machine is answered where it is. A failed
-    member may have had an address that is this machine's now.
+    member may have had an address that is another machine's now.
     """
-    for claim in claims:
+    families = {
+        address.version
+        for address in local.own_addresses
+        if not (address.is_loopback or address.is_link_local or address in local.overlay)
+    }
+    holders: dict[Endpoint, str] = {}
+    for claim in sorted(claims, key=lambda claim: claim.member.name):
+        name = claim.member.name
+        if not claim.member.state.is_alive:
+            continue
         endpoint = _endpoint(local, claim.member, claim.meta)
-        is_here = endpoint.address in local.own_addresses and endpoint.port == local.listen_port
-        if is_here and claim.member.state.is_alive:
+        family = endpoint.address.version
+        holder = holders.setdefault(endpoint, name)
+        if endpoint.address in local.own_addresses and endpoint.port == local.listen_port:
             message = (
                 f"announces {endpoint.address}, which is this machine's own address too: "
                 "start both with --bind-iface or --advertise-addr, or give one another address"
             )
-            problems.append(Problem(claim.member.name, "OwnAddress", message))
+            problems.append(Problem(name, "OwnAddress", message))
+        elif families and family not in families:
+            message = (
+                f"announces {endpoint.address}, and this machine has no IPv{family} address: "
+                "give it one, or start the member with an --advertise-addr of the other family"
+            )
+            problems.append(Problem(name, "NoAddressOfFamily", message))
+        elif holder != name:
+            message = (
+                f"announces {endpoint}, as {holder} does: "
+                "start each with an --advertise-addr that leads to it alone"
+            )
+            problems.append(Problem(name, "SameEndpoint", message))
 
 
 def _may_be_routed(

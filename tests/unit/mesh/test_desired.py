@@ -1,5 +1,6 @@
 """From members to device, hosts entries and problems."""
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -279,6 +280,29 @@ def test_a_member_that_announces_our_own_address_is_named_and_keeps_its_peer() -
     assert reasons(wish) == {"b": "OwnAddress"}
     assert "--advertise-addr" in wish.problems[0].message
     assert len(wish.device.peers) == 2
+
+
+def test_a_member_of_a_family_that_this_machine_lacks_is_named_and_keeps_its_peer() -> None:
+    """An address on the loopback, on a link alone or of the overlay itself reaches nobody."""
+    lacking = HERE | {ip_address("::1"), ip_address("fe80::1"), ip_address("fd00::2")}
+    local = local_peer(own_addresses=lacking, overlay=ip_network("fd00::/64"), address=ip_address("fd00::2"))
+    member = remembered("b", "2001:db8::7", announced=meta("b", overlay_address=ip_address("fd00::3")))
+    wish = desired(local, [member])
+    assert (reasons(wish), len(wish.device.peers)) == ({"b": "NoAddressOfFamily"}, 1)
+    assert "no IPv6 address" in wish.problems[0].message
+    dual = replace(local, own_addresses=lacking | {ip_address("2001:db8::1")})
+    assert desired(dual, [member]).problems == ()
+    assert desired(replace(local, own_addresses=frozenset()), [member]).problems == (), "nothing is known"
+
+
+def test_two_members_at_one_endpoint_are_named_and_keep_their_peers() -> None:
+    """A third machine sees two that were given the same address, as by Vagrant's NAT link."""
+    both = [remembered("b", "10.0.2.15"), remembered("c", "10.0.2.15")]
+    wish = desired(local_peer(), both)
+    assert (reasons(wish), len(wish.device.peers)) == ({"c": "SameEndpoint"}, 2)
+    assert "as b does" in wish.problems[0].message
+    moved = [both[0], replace(both[1], state=MemberState.FAILED)]
+    assert desired(local_peer(), moved).problems == ()
 
 
 def test_an_address_of_ours_that_leads_to_a_member_is_no_problem() -> None:

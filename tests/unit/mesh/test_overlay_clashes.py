@@ -51,7 +51,9 @@ def test_one_that_cannot_move_keeps_it_against_a_smaller_name() -> None:
 
 
 def test_of_two_that_cannot_move_the_smaller_name_is_programmed() -> None:
-    members = [remembered(name, announced=go_meta(name)) for name in TWINS]
+    members = [
+        remembered(name, f"192.0.2.{last}", announced=go_meta(name)) for last, name in enumerate(TWINS, 1)
+    ]
     wish = desired(local_peer(), members)
     assert owner(wish, TWIN_ADDRESS) == [private_key(TWINS[0]).public]
     assert reasons(wish) == {TWINS[1]: "AddressClash"}
@@ -101,10 +103,11 @@ def test_a_member_that_failed_keeps_its_claim_until_it_is_forgotten() -> None:
 
 def test_a_full_overlay_is_said_and_nobody_is_programmed_twice() -> None:
     overlay = ip_network("10.189.0.0/30")
-    announced = [
-        meta(name, overlay_address=ip_address(f"10.189.0.{last}")) for name, last in (("a", 1), ("b", 2))
+    said = [meta(name, overlay_address=ip_address(f"10.189.0.{last}")) for name, last in (("a", 1), ("b", 2))]
+    members = [
+        remembered(name, f"192.0.2.{last}", announced=announced)
+        for last, (name, announced) in enumerate(zip("ab", said, strict=True), 1)
     ]
-    members = [remembered(name, announced=said) for name, said in zip("ab", announced, strict=True)]
     wish = desired(local_peer("c", overlay=overlay, address=ip_address("10.189.0.1")), members)
     assert reasons(wish) == {"a": "AddressClash", "c": "OverlayFull"}
     assert list(peers(wish)) == ["10.189.0.2/32"]
