@@ -106,7 +106,9 @@ async def _carry_out(options: Options) -> int:
         case UninstallOptions():
             async with await connect(options.kubeconfig, process_identity()) as api:
                 cluster = Cluster(api, options.namespace)
-                await errands.uninstall(cluster, options.release, within=options.timeout)
+                await errands.uninstall(
+                    cluster, options.release, within=options.timeout, hook_job=options.hook_job
+                )
             return 0
         case CheckOptions():
             async with await connect(options.kubeconfig, process_identity()) as api:
