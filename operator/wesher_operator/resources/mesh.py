@@ -278,6 +278,8 @@ class WesherMeshStatus(Resource):
 
     observed_generation: int = 0
     """The generation of the spec this status is about."""
+    installation: str = Field("", max_length=63)
+    """Namespace of the operator that runs this mesh; annotation wesher.dev/installation names another."""
     conditions: Conditions = Field([])
     """Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded."""
     members: MemberCounts = MemberCounts()
@@ -302,6 +304,7 @@ class WesherMesh(Resource):
         Column(name="Key", path=".status.key.id"),
         Column(name="Converged", path='.status.conditions[?(@.type=="Converged")].status', wide=True),
         Column(name="Interface", path=".spec.wireguard.interface", wide=True),
+        Column(name="Installation", path=".status.installation", wide=True),
         Column(name="Message", path='.status.conditions[?(@.type=="Ready")].message', wide=True),
         Column(name="Age", path=".metadata.creationTimestamp", type="date"),
     ]
