@@ -184,16 +184,7 @@ def test_the_doctor_names_the_installation_and_what_to_do_where_it_has_no_operat
     place: ApiServer, first: OperatorProcess, mesh: Mesh
 ) -> None:
     def doctor() -> str:
-        words = ("doctor", "-n", NAMESPACE, "demo", f"--kubeconfig={place.kubeconfig}")
-        run = subprocess.run(
-            [sys.executable, "-m", "wesher_operator.kubectl", *words],
-            env=dict(os.environ),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=2 * SOON,
-        )
-        return run.stdout
+        return plugin(place, "doctor", "-n", NAMESPACE, "demo")
 
     mesh()
     eventually(lambda: installation(place), within=SOON, until=NAMESPACE.__eq__)
@@ -205,6 +196,29 @@ def test_the_doctor_names_the_installation_and_what_to_do_where_it_has_no_operat
     assert "belongs to the installation in namespace nowhere, and no operator runs there" in said
     assert take_over_command("demo", NAMESPACE) in said
     assert "agents of demo" not in said
+
+
+def plugin(api: ApiServer, *words: str) -> str:
+    """Run ``kubectl wesher`` and return what it printed."""
+    run = subprocess.run(
+        [sys.executable, "-m", "wesher_operator.kubectl", *words, f"--kubeconfig={api.kubeconfig}"],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=2 * SOON,
+    )
+    return run.stdout + run.stderr
+
+
+def test_the_join_command_takes_the_key_from_the_meshs_own_installation(
+    place: ApiServer, second: OperatorProcess, mesh: Mesh, report: Callable[..., None]
+) -> None:
+    mesh()
+    eventually(lambda: place.get("wnode", "demo.a"), within=SOON)
+    report("a", endpoint="192.168.7.1:51820")
+    eventually(lambda: installation(place), within=SOON, until=SECOND.__eq__)
+    assert f" -n {SECOND} get secret demo-key " in plugin(place, "join-command", "demo")
 
 
 def test_a_claim_of_a_mesh_that_has_changed_since_is_refused(place: ApiServer, mesh: Mesh) -> None:
