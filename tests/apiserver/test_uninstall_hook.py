@@ -185,7 +185,7 @@ def test_what_was_never_installed_by_helm_is_left_running(
     assert place.get("wmesh", "hooked")
 
 
-def test_a_program_round_helms_library_is_believed_by_the_record_unless_that_is_old(
+def test_a_program_round_helms_library_is_believed_by_the_record(
     helm: Helm, place: ApiServer, run_job: RunJob
 ) -> None:
     """Such a program makes the Job under its own name."""
