@@ -27,6 +27,58 @@ _ANY_LIST: Schema = {"type": "array", "items": {"type": "object"}}
 _WORDS: Schema = {"type": "object", "additionalProperties": _TEXT}
 _OPERATOR_LEVEL: Schema = {"enum": ["debug", "info", "warning", "error"]}
 _LOG_FORMAT: Schema = {"enum": list(FORMATS)}
+_ACCOUNTS = (
+    "nameOverride, after which the ServiceAccounts are named, and rbac.create=false for roles of your own"
+)
+_EITHER = "operator.{0} or agent.{0}"
+USE_INSTEAD: dict[str, str] = {
+    "fullnameOverride": "nameOverride",
+    "namespaceOverride": "--namespace of Helm",
+    "serviceAccount": _ACCOUNTS,
+    "replicaCount": "operator.replicas",
+    "installCRDs": "--skip-crds of Helm, and crds.manage",
+    "nodeSelector": "mesh.nodeSelector for agents, operator.nodeSelector for the operator",
+    "tolerations": "mesh.tolerations for agents, operator.tolerations for the operator",
+    "affinity": "mesh.nodeSelector for agents, operator.affinity for the operator",
+    **{
+        name: _EITHER.format(name)
+        for name in (
+            *("logLevel", "logFormat", "resources", "priorityClassName"),
+            *("extraEnv", "podAnnotations", "podLabels"),
+        )
+    },
+    "privileged": "agent.privileged",
+    "securityContext": "agent.privileged",
+    "podSecurityContext": "agent.privileged",
+    **{
+        name: f"mesh.{name}"
+        for name in ("overlayCIDR", "allocationCIDR", "clusterName", "clusterKeySecretRef", "seedNodes")
+    },
+    **{name: f"mesh.{name}" for name in ("wireguard", "gossip", "addresses", "etcHosts")},
+    "image.name": "image.repository",
+    "image.pullSecrets": "imagePullSecrets",
+    "crds.create": "crds.manage, and --skip-crds of Helm",
+    "crds.install": "crds.manage, and --skip-crds of Helm",
+    "crds.enabled": "crds.manage, and --skip-crds of Helm",
+    "operator.replicaCount": "operator.replicas",
+    "operator.image": "image",
+    "operator.imagePullSecrets": "imagePullSecrets",
+    "operator.serviceAccount": _ACCOUNTS,
+    "operator.env": "operator.extraEnv",
+    "agent.nodeSelector": "mesh.nodeSelector",
+    "agent.tolerations": "mesh.tolerations",
+    "agent.affinity": "mesh.nodeSelector",
+    "agent.image": "image",
+    "agent.imagePullSecrets": "imagePullSecrets",
+    "agent.serviceAccount": _ACCOUNTS,
+    "agent.securityContext": "agent.privileged",
+    "agent.env": "agent.extraEnv",
+    "agent.args": "agent.extraArgs",
+    "mesh.interface": "mesh.wireguard.interface",
+    "mesh.port": "mesh.wireguard.port or mesh.gossip.port",
+    "mesh.mtu": "mesh.wireguard.mtu",
+}
+"""Values that other charts have, or that belong elsewhere in this one, each with what to use."""
 
 
 def text() -> str:
@@ -36,6 +88,20 @@ def text() -> str:
 
 
 def _values() -> Schema:
+    root = _exactly(_known())
+    for path, use in USE_INSTEAD.items():
+        *sections, name = path.split(".")
+        section = root
+        for each in sections:
+            section = section["properties"][each]
+        if name in section["properties"]:
+            raise ValueError(f"{path} is a value of this chart")
+        # Of all that a schema can refuse with, this alone shows a text of ours.
+        section["properties"][name] = {"const": f"left out: use {use}"}
+    return root
+
+
+def _known() -> dict[str, Schema]:
     image = {
         "registry": _TEXT,
         "repository": {"type": "string", "minLength": 1},
@@ -73,26 +139,32 @@ def _values() -> Schema:
         "extraArgs": {"type": "array", "items": _TEXT},
         **_pods(),
     }
-    return _exactly(
-        {
-            "global": _ANY_MAP,  # Helm's own, where this chart is part of another
-            "image": _exactly(image),
-            "imagePullSecrets": _list_of({"name": _TEXT}),
-            "nameOverride": {
-                "type": "string",
-                "maxLength": 40,
-                "pattern": "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$",
-            },
-            "commonLabels": _WORDS,
-            "rbac": _exactly({"create": _SWITCH, "nodeRestriction": _SWITCH}),
-            "resourceQuota": _exactly({"create": _SWITCH}),
-            "crds": _exactly({"manage": _SWITCH}),
-            "operator": _exactly(operator),
-            "agent": _exactly(agent),
-            "mesh": _mesh(),
-            "extraObjects": _ANY_LIST,
-        }
-    )
+    return {
+        "global": _global(),
+        # An umbrella chart's condition. If it is false, Helm leaves this chart out, and checks nothing.
+        "enabled": {"const": True},
+        "image": _exactly(image),
+        "imagePullSecrets": _list_of({"name": _TEXT}),
+        "nameOverride": {
+            "type": "string",
+            "maxLength": 40,
+            "pattern": "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$",
+        },
+        "commonLabels": _WORDS,
+        "rbac": _exactly({"create": _SWITCH, "nodeRestriction": _SWITCH}),
+        "resourceQuota": _exactly({"create": _SWITCH}),
+        "crds": _exactly({"manage": _SWITCH}),
+        "operator": _exactly(operator),
+        "agent": _exactly(agent),
+        "mesh": _mesh(),
+        "extraObjects": _ANY_LIST,
+    }
+
+
+def _global() -> Schema:
+    """Return what Helm hands to each chart of an umbrella: the others' too, so nothing is refused."""
+    secrets = {"type": "array", "items": {"type": ["string", "object"]}}
+    return {"type": "object", "properties": {"imageRegistry": _TEXT, "imagePullSecrets": secrets}}
 
 
 def _pods() -> Schema:

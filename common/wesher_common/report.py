@@ -1,9 +1,9 @@
 """How much an agent reports: an API server refuses the whole of a longer report.
 
 No agent sends more than its definition takes: the operator brings the definitions up to its release
-before it has agents of that release run. Where they were left behind (``crds.manage`` is false), and
-between a rollback of them and that of the agents, such a report is refused and sent again, and its
-node shows as stale; ``kubectl wesher doctor`` names definitions of another release.
+before it has agents of that release run, and never takes them down. Where they were left behind
+(``crds.manage`` is false) such a report is refused and sent again, and its node shows as stale;
+``kubectl wesher doctor`` names definitions of an older release.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger, log_to_stderr
 from wesher_common.variables import unknown_variables
+from wesher_common.version import VERSION
 from wesher_operator import errands
 from wesher_operator.crd import KINDS, definition
 from wesher_operator.handlers import watch
@@ -24,6 +25,7 @@ from wesher_operator.kube import (
     WESHER_NODE,
     Cluster,
     NotPermitted,
+    Object,
     connect,
     process_identity,
 )
@@ -38,6 +40,7 @@ from wesher_operator.options import (
 )
 from wesher_operator.reconcile.control import Controller
 from wesher_operator.reconcile.manifests import AgentSettings
+from wesher_operator.release import is_newer, release_of
 
 EXIT_FAILED, EXIT_USAGE, EXIT_LEADERSHIP_LOST = 1, 2, 3
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -106,7 +109,9 @@ async def _carry_out(options: Options) -> int:
         case UninstallOptions():
             async with await connect(options.kubeconfig, process_identity()) as api:
                 cluster = Cluster(api, options.namespace)
-                await errands.uninstall(cluster, options.release, within=options.timeout)
+                await errands.uninstall(
+                    cluster, options.release, within=options.timeout, hook_job=options.hook_job
+                )
             return 0
         case CheckOptions():
             async with await connect(options.kubeconfig, process_identity()) as api:
@@ -240,16 +245,28 @@ async def _wait_for_kinds(cluster: Cluster) -> None:
 
 
 async def _bring_definitions_up(cluster: Cluster) -> None:
-    """Make the CustomResourceDefinitions be this release's: Helm installs them once and never again."""
+    """Make the CustomResourceDefinitions be this release's: Helm installs them once and never again.
+
+    Those of a newer release stay: another installation's operator needs what they know.
+    """
     for attempt in range(1, _DEFINITION_TRIES + 1):
         try:
             for kind in KINDS:
-                await cluster.apply(DEFINITION, definition(kind))
+                await _bring_up(cluster, definition(kind))
         except WesherError as error:
             _log.warning("custom resource definitions not applied", attempt=attempt, error=error)
             await asyncio.sleep(_RETRY_SECONDS)
         else:
             return
+
+
+async def _bring_up(cluster: Cluster, wanted: Object) -> None:
+    name = wanted["metadata"]["name"]
+    release = release_of(await cluster.get(DEFINITION, name))
+    if is_newer(release, VERSION):
+        _log.info("custom resource definition left: a newer release wrote it", name=name, release=release)
+    else:
+        await cluster.apply(DEFINITION, wanted)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 ``uninstall`` runs before Helm deletes the release, while the agents' permissions
 still stand: agents that end after those are gone cannot tell a deleted mesh from a
-restart, and would leave their devices behind.
+restart, and would leave their devices behind. Tools that render the chart without
+Helm's hooks make the hook's Job like any other object, and it runs at once: so it
+looks for a sign that Helm runs it (`helm_release`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any, TypeVar
 from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
 from wesher_common.names import MESH_LABEL, member_name
-from wesher_operator.kube import MESH, POD, WESHER_NODE, Cluster, Object
+from wesher_operator.helm_release import not_uninstalled, records_of
+from wesher_operator.kube import JOB, MESH, POD, WESHER_NODE, Cluster, Object
 
 RELEASE_NAME = "meta.helm.sh/release-name"
 RELEASE_NAMESPACE = "meta.helm.sh/release-namespace"
@@ -25,23 +28,40 @@ _log = EventLogger("wesher.operator")
 T = TypeVar("T")
 
 
-async def uninstall(cluster: Cluster, release: str, *, within: float) -> None:
+async def uninstall(cluster: Cluster, release: str, *, within: float, hook_job: str = "") -> None:
     """Delete a release's meshes and wait until their agents have left; what is left over is only named.
 
     Args:
         cluster: the API server.
         release: the Helm release, in the cluster's namespace.
         within: seconds to wait at most.
+        hook_job: the Job that runs this as Helm's pre-delete hook. Unless Helm is uninstalling the
+            release, nothing is deleted. Empty: a person runs this.
 
     """
+    is_confirmed = not hook_job
     try:
         async with asyncio.timeout(within):
+            if hook_job:
+                reason = await _persistently(lambda: _not_uninstalled(cluster, release, hook_job))
+                if reason:
+                    _log.warning("nothing deleted: helm does not uninstall", release=release, reason=reason)
+                    return
+                is_confirmed = True
             await _uninstall(cluster, release)
     except TimeoutError:
-        _log.warning("agents have not all left: uninstall continues without them", seconds=within)
+        if is_confirmed:
+            _log.warning("agents have not all left: uninstall continues without them", seconds=within)
+        else:
+            reason = "the API server did not show whether it does"
+            _log.warning("nothing deleted: helm does not uninstall", release=release, reason=reason)
     except WesherError as error:
         # A cluster in trouble must still be able to get rid of us.
         _log.warning("meshes not deleted", error=error)
+
+
+async def _not_uninstalled(cluster: Cluster, release: str, hook_job: str) -> str:
+    return not_uninstalled(await cluster.get(JOB, hook_job), await cluster.list(records_of(release)))
 
 
 async def _uninstall(cluster: Cluster, release: str) -> None:

@@ -39,6 +39,8 @@ _READ_SECONDS = 10.0
 _WRITE_SPACING = 1 / 19
 """Fewer than 20 writes in any second: a mesh of thousands must not flood the API server."""
 _FORBIDDEN, _NOT_FOUND, _CONFLICT = 403, 404, 409
+_JSON = "application/json"
+_METADATA_LIST = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _REFUSED = frozenset({400, 422})
 _log = EventLogger("wesher.kube")
 
@@ -68,6 +70,8 @@ class Kind:
     """Where all that concerns us lives; empty is the operator's own."""
     selector: str = ""
     """Of labels: which of its objects concern us; empty is all."""
+    metadata_only: bool = False
+    """Whether lists leave out all but the objects' metadata: what is not sent cannot leak."""
 
     @property
     def api_version(self) -> str:
@@ -99,6 +103,7 @@ CONFIG_MAP = Kind("ConfigMap", "configmaps", selector=MESH_LABEL)
 DAEMON_SET = Kind("DaemonSet", "daemonsets", "apps", selector=MESH_LABEL)
 POD = Kind("Pod", "pods", selector=MESH_LABEL)
 EVENT = Kind("Event", "events", "events.k8s.io")
+JOB = Kind("Job", "jobs", "batch")
 DEFINITION = Kind(
     "CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io", namespaced=False
 )
@@ -207,11 +212,15 @@ class Cluster:
         selectors = {"labelSelector": kind.selector, "fieldSelector": fields}
         query = {"limit": str(PAGE), **{key: value for key, value in selectors.items() if value}}
         while True:
-            answer = await self._call("GET", kind.path(self.namespace), query=query)
+            accept = _METADATA_LIST if kind.metadata_only else _JSON
+            answer = await self._call("GET", kind.path(self.namespace), query=query, accept=accept)
             if answer is None:
                 raise ClusterUnavailable(f"the API server does not serve {kind.plural}.{kind.group}")
             try:
-                page = Page(list(answer["items"]), int(answer["metadata"]["resourceVersion"]))
+                items = answer["items"]
+                if items is None and kind.metadata_only:
+                    items = []  # a list of no metadata has none
+                page = Page(list(items), int(answer["metadata"]["resourceVersion"]))
             except (KeyError, TypeError, ValueError) as error:
                 raise ClusterUnavailable(f"{kind.plural}: the API server sent no list") from error
             yield page
@@ -331,7 +340,8 @@ class Cluster:
         *,
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
-        content: str = "application/json",
+        content: str = _JSON,
+        accept: str = _JSON,
         seconds: float = _READ_SECONDS,
     ) -> Object | None:
         """Ask once; None means 404."""
@@ -340,7 +350,7 @@ class Cluster:
                 method,
                 path,
                 query_params=list((query or {}).items()),
-                header_params={"Accept": "application/json", "Content-Type": content},
+                header_params={"Accept": accept, "Content-Type": content},
                 body=body,
                 auth_settings=["BearerToken"],
             )

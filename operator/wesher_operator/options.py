@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from wesher_common.version import VERSION
 from wesher_operator.agent_pods import AgentPods, parse_agent_pods
 from wesher_operator.one_line import OneLineParser
 
+_JOB_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?\Z")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -90,6 +92,12 @@ _RUN = (
 _UNINSTALL = (
     *_REACH,
     _Flag("--release", "WESHER_RELEASE", "NAME", "name of the Helm release whose meshes go", required=True),
+    _Flag(
+        "--hook-job",
+        "WESHER_HOOK_JOB",
+        "NAME",
+        "name of the Job that runs this as Helm's hook: deletes nothing unless Helm uninstalls the release",
+    ),
     _Flag("--timeout", "WESHER_TIMEOUT", "SECONDS", "seconds to wait for agents to leave", "60"),
 )
 _CHECK = (
@@ -133,6 +141,8 @@ class UninstallOptions(Reach):
     """What ``uninstall`` was told."""
 
     release: str
+    hook_job: str
+    """Empty means that a person runs it."""
     timeout: int
     """Seconds."""
 
@@ -194,6 +204,10 @@ def _read(flag: _Flag, text: str, where: str) -> Any:
             return text == "true"
         case "health_port" | "timeout":
             return _number(text or "0", where)
+        case "hook_job":
+            if text and not _JOB_NAME.match(text):
+                raise InvalidSpec(where, "must be the name of a Job", value=text)
+            return text
         case _:
             return text
 

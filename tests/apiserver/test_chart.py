@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import chart_schema
 import plain_manifests
 from wesher_operator.agent_pods import parse_agent_pods
 from wesher_testing.cluster.api_server import ApiServer
@@ -98,7 +102,7 @@ def test_the_operator_can_read_what_the_chart_says_of_agents(tmp_path: Path) -> 
     assert not pods.privileged
     assert pods.pod_annotations == {"agent": "it's"}
     assert pods.pod_labels == {"team": "net", "tier": "agent"}
-    assert pods.image_pull_secrets == [{"name": "registry-login"}]
+    assert pods.image_pull_secrets == [{"name": "mirror-login"}, {"name": "registry-login"}]
 
 
 def test_without_a_mesh_there_is_none_and_no_test_of_it(tmp_path: Path) -> None:
@@ -143,6 +147,70 @@ def test_a_wrong_value_is_refused_by_name(
 ) -> None:
     with pytest.raises(HelmFailed, match=named):
         render(tmp_path, "--set", wrong, version=version)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_value_that_other_charts_have_is_refused_with_the_one_to_use(
+    tmp_path: Path, version: HelmVersion
+) -> None:
+    given = [word for path in chart_schema.USE_INSTEAD for word in ("--set", f"{path}=x")]
+    with pytest.raises(HelmFailed) as refused:
+        render(tmp_path, *given, version=version)
+    for path, use in chart_schema.USE_INSTEAD.items():
+        assert f"at '/{path.replace('.', '/')}': value must be 'left out: use {use}'" in str(refused.value)
+
+
+def test_each_value_that_is_named_to_be_used_is_one_of_the_charts() -> None:
+    schema = json.loads(chart_schema.text())
+    named = {
+        word
+        for use in chart_schema.USE_INSTEAD.values()
+        for word in re.findall(r"(?<![\w-])(?:[a-z]+\.)?[a-z][A-Za-z]+\b", use)
+        if word.partition(".")[0] in schema["properties"]
+    }
+    assert len(named) > 20
+    for word in named:
+        section: dict[str, Any] = schema
+        for name in word.split("."):
+            section = section["properties"][name]
+        assert "const" not in section, f"{word} is itself refused"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_umbrella_charts_global_values_and_condition_hold(tmp_path: Path, version: HelmVersion) -> None:
+    umbrella = tmp_path / "umbrella"
+    shutil.copytree(CHART, umbrella / "charts/wesher")
+    dependency = {"name": "wesher", "version": "0.1.0", "condition": "wesher.enabled"}
+    about = {"apiVersion": "v2", "name": "umbrella", "version": "1.0.0", "dependencies": [dependency]}
+    (umbrella / "Chart.yaml").write_text(yaml.safe_dump(about))
+    others = {"imageRegistry": "mirror.example", "imagePullSecrets": ["login"], "storageClass": "fast"}
+    values = {"global": others, "wesher": {"enabled": True, "image": {"registry": "ghcr.io"}}}
+    (umbrella / "values.yaml").write_text(yaml.safe_dump(values))
+
+    def made(*more: str) -> list[dict[str, Any]]:
+        command = ("template", "all", str(umbrella), "--kube-version=1.34")
+        return documents(run_helm(version, *command, *more, home=tmp_path))
+
+    pods = [pod_of(each) for each in made() if each["kind"] in {"Deployment", "Job", "Pod"}]
+    assert len(pods) == 3
+    for pod in pods:
+        (container,) = pod["containers"]
+        assert container["image"] == "mirror.example/wesher:0.1.0"
+        assert pod["imagePullSecrets"] == [{"name": "login"}]
+    assert made("--set", "wesher.enabled=false") == []
+
+
+def pod_of(workload: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = workload["spec"]
+    return spec if workload["kind"] == "Pod" else spec["template"]["spec"]
+
+
+def test_without_a_global_registry_the_images_own_is_used(tmp_path: Path) -> None:
+    rendered = documents(render(tmp_path, "--set", "image.registry=ghcr.io"))
+    (operator,) = [each for each in rendered if each["kind"] == "Deployment"]
+    (container,) = pod_of(operator)["containers"]
+    images = {entry["value"] for entry in container["env"] if entry["name"] == "WESHER_AGENT_IMAGE"}
+    assert images | {container["image"]} == {"ghcr.io/wesher:0.1.0"}
 
 
 def notes(api: ApiServer, home: Path, version: HelmVersion, *more: str) -> str:

@@ -76,7 +76,6 @@ BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
     ("addresses.prefer", {**MESH, "addresses": {"prefer": []}}, "at least 1"),
     ("addresses.prefer[0]", {**MESH, "addresses": {"prefer": ["Hostname"]}}, '"InternalIP", "ExternalIP"'),
     ("etcHosts", {**MESH, "etcHosts": "Sometimes"}, '"Qualified", "Names", "Off"'),
-    ("routes.advertisePodCIDRs", {**MESH, "routes": {"advertisePodCIDRs": "yes"}}, "boolean"),
 ]
 
 BAD_NODES: list[tuple[str, dict[str, Any], str]] = [
@@ -84,7 +83,6 @@ BAD_NODES: list[tuple[str, dict[str, Any], str]] = [
     ("meshRef.uid", {**NODE, "meshRef": {"name": "m", "uid": ""}}, "at least 1"),
     ("nodeName", {**NODE, "nodeName": "n" * 254}, "253"),
     ("overlayIP", {**NODE, "overlayIP": "10.189.0"}, "'10.189.0': must be an IP address"),
-    ("routes[0]", {**NODE, "routes": ["10.0.0.1/8"]}, "'10.0.0.1/8': must be a network"),
     ("advertiseAddress", {**NODE, "advertiseAddress": "host"}, "'host': must be an IP address"),
     ("location", {**NODE, "location": "a b"}, "must be a word"),
 ]

@@ -79,3 +79,16 @@ def test_it_leaves_them_alone_when_told_so(
             assert schema(older) == before
     finally:
         older.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRDS}")
+
+
+def test_those_of_a_newer_release_stay(older: ApiServer) -> None:
+    """Of two installations the older must not take away what the newer one's meshes need."""
+    older.kubectl("annotate", "crd", NAME, "--overwrite", "wesher.dev/release=99.0.0")
+    before = schema(older)
+    try:
+        with run_operator(older, name="older") as operator:
+            left = f"custom resource definition left: a newer release wrote it name={NAME} release=99.0.0"
+            eventually(lambda: left in operator.log, within=SOON)
+            assert schema(older) == before
+    finally:
+        older.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRDS}")

@@ -39,6 +39,7 @@ def node_status(now: Snapshot, observed: Sequence[Object], *, time: datetime) ->
     reported = carry_over(conditions(now), observed, now=time)
     for condition in reported:
         condition["message"] = condition["message"][:MAX_MESSAGE]
+        condition["observedGeneration"] = now.generation
     return {**_own(now), **_view(now), "conditions": reported, "lastReportTime": rfc3339(time)}
 
 

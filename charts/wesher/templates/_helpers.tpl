@@ -5,13 +5,20 @@
 {{- toYaml (merge (dict "app.kubernetes.io/part-of" "wesher" "app.kubernetes.io/version" .Chart.AppVersion) .Values.commonLabels) }}
 {{- end }}
 {{- define "wesher.image" -}}
-{{- with .Values.image.registry }}{{ . }}/{{ end }}{{ .Values.image.repository }}
+{{- with .Values.global.imageRegistry | default .Values.image.registry }}{{ . }}/{{ end }}{{ .Values.image.repository }}
 {{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+{{- define "wesher.imagePullSecrets" -}}
+{{- $secrets := list }}
+{{- range concat (.Values.global.imagePullSecrets | default list) .Values.imagePullSecrets }}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
+{{- end }}
+{{- toJson ($secrets | uniq) }}
 {{- end }}
 {{- define "wesher.agentPods" -}}
 {{- $pods := pick .Values.agent "privileged" "resources" "priorityClassName" "updateStrategy" "dnsPolicy" "logFormat" "extraArgs" "extraEnv" "podAnnotations" }}
 {{- $_ := set $pods "podLabels" (merge (dict) .Values.agent.podLabels .Values.commonLabels) }}
-{{- $_ := set $pods "imagePullSecrets" .Values.imagePullSecrets }}
+{{- $_ := set $pods "imagePullSecrets" (include "wesher.imagePullSecrets" . | fromJsonArray) }}
 {{- $_ := set $pods "serviceAccountName" (printf "%s-agent" (include "wesher.name" .)) }}
 {{- toJson $pods }}
 {{- end }}
@@ -22,7 +29,7 @@ securityContext:
   runAsGroup: 65532
   seccompProfile:
     type: RuntimeDefault
-{{- with .Values.imagePullSecrets }}
+{{- with include "wesher.imagePullSecrets" . | fromJsonArray }}
 imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.operator.nodeSelector }}

@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Literal
 
 from wesher_common.conditions import find_condition
-from wesher_common.names import GROUP, RELEASE_ANNOTATION
+from wesher_common.names import GROUP
 from wesher_common.tables import age
+from wesher_operator.installation import take_over_command
 from wesher_operator.kubectl.meshes import DEFINITIONS, key_secret_of, name_of, status_of
 from wesher_operator.kubectl.reach import Object
 from wesher_operator.kubectl.status import age_of, conditions_of, wrong
@@ -25,6 +26,7 @@ from wesher_operator.reconcile.agent_pod import (
     refusal_hint,
     trouble_of,
 )
+from wesher_operator.release import is_newer, release_of
 
 LEASE = "wesher-operator"
 _KEY_BYTES = 32
@@ -75,16 +77,14 @@ def definitions(found: Mapping[str, Object | None], release: str) -> Finding:
         return Finding(
             check, "FAIL", f"not served yet: {_named(unserved)}", "look at them with kubectl describe crd"
         )
-    releases = {
-        str((crd["metadata"].get("annotations") or {}).get(RELEASE_ANNOTATION, "an older release"))
-        for crd in kinds.values()
-    }
-    if releases != {release}:
-        says = f"they are of {_named(sorted(releases))}, and the operator is of {release}"
+    releases = {release_of(crd) for crd in kinds.values()}
+    if any(is_newer(release, each) for each in releases):
+        named = _named(sorted(each or "an older release" for each in releases))
+        says = f"they are of {named}, and the operator is of {release}"
         return Finding(
             check, "FAIL", says, f"{apply}, or let the operator do it: helm upgrade with crds.manage=true"
         )
-    return Finding(check, "ok", f"served, of release {release}")
+    return Finding(check, "ok", f"served, of release {_named(sorted(releases))}")
 
 
 def operator(
@@ -144,6 +144,26 @@ def account_rights(account: str, denied: Sequence[str]) -> Finding:
         says = f"{account} may not {_named(denied)}"
         return Finding("roles", "FAIL", says, "install the chart with rbac.create=true, or grant it by hand")
     return Finding("roles", "ok", f"{account} may do what it must")
+
+
+def elsewhere(mesh: Object, installation: str, here: str, *, runs: bool) -> Finding:
+    """Look whether a mesh that belongs to another installation has an operator.
+
+    Args:
+        mesh: the WesherMesh.
+        installation: the namespace of the operator that it belongs to.
+        here: the namespace of the operator that is looked at.
+        runs: whether there is an operator in that namespace.
+
+    """
+    check = f"mesh {name_of(mesh)}"
+    if runs:
+        says = f"belongs to the installation in namespace {installation}"
+        return Finding(check, "ok", f"{says}: kubectl wesher doctor -n {installation}")
+    says = f"belongs to the installation in namespace {installation}, and no operator runs there"
+    return Finding(
+        check, "FAIL", says, f"to give it to this operator: {take_over_command(name_of(mesh), here)}"
+    )
 
 
 def mesh_conditions(mesh: Object) -> Finding:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.tables import table
 from wesher_common.version import VERSION
+from wesher_operator.installation import installation_of
 from wesher_operator.kubectl.doctor import examine
 from wesher_operator.kubectl.join import join_text
 from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, nodes_of
@@ -77,7 +78,8 @@ def _doctor(api: ApiServer, given: argparse.Namespace) -> int:
 
 def _join_command(api: ApiServer, given: argparse.Namespace) -> int:
     mesh = find_mesh(api, given.mesh)
-    namespace = str(operator_deployment(api, given.namespace)["metadata"]["namespace"])
+    place = given.namespace or installation_of(mesh)
+    namespace = str(operator_deployment(api, place)["metadata"]["namespace"])
     reach = [f"--{name}={value}" for name in ("kubeconfig", "context") if (value := getattr(given, name))]
     _say(join_text(mesh, nodes_of(api, name_of(mesh)), namespace, reach=reach))
     return 0

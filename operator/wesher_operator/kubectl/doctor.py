@@ -9,10 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 from wesher_common.errors import InvalidSpec
 from wesher_common.names import GROUP, MESH_LABEL, daemon_set_name
+from wesher_operator.installation import installation_of
 from wesher_operator.kubectl import checks
 from wesher_operator.kubectl.checks import Finding, unseen
 from wesher_operator.kubectl.meshes import DEFINITIONS, find_meshes, key_secret_of, name_of, nodes_of
-from wesher_operator.kubectl.reach import ApiServer, NotPermitted, Object, operator_deployment
+from wesher_operator.kubectl.reach import (
+    ApiServer,
+    NotPermitted,
+    Object,
+    operator_deployment,
+    operator_deployments,
+)
 
 _VERSION_LABEL = "app.kubernetes.io/version"
 _REVIEWS = "/apis/authorization.k8s.io/v1"
@@ -98,12 +105,19 @@ def examine(api: ApiServer, namespace: str, mesh: str) -> Iterator[Finding]:
 
 
 def _of_mesh(api: ApiServer, namespace: str, mesh: Object) -> Iterator[Finding]:
-    name = name_of(mesh)
+    name, installation = name_of(mesh), installation_of(mesh)
+    if installation not in {"", namespace}:
+        yield from _seen(f"mesh {name}", lambda: [_elsewhere_run(api, mesh, installation, namespace)])
+        return
     yield checks.mesh_conditions(mesh)
     secret = f"/api/v1/namespaces/{namespace}/secrets/{key_secret_of(mesh)}"
     yield from _seen(f"key of {name}", lambda: [checks.key_secret(mesh, api.get(secret), namespace)])
     yield from _seen(f"agents of {name}", lambda: [_agents(api, namespace, mesh)])
     yield from _seen(f"reports of {name}", lambda: [checks.reports(mesh, nodes_of(api, name), api.now)])
+
+
+def _elsewhere_run(api: ApiServer, mesh: Object, installation: str, here: str) -> Finding:
+    return checks.elsewhere(mesh, installation, here, runs=bool(operator_deployments(api, installation)))
 
 
 def _seen(check: str, look: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:

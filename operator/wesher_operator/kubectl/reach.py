@@ -158,6 +158,18 @@ def connect(kubeconfig: str, context: str) -> ApiServer:
     return ApiServer(api)
 
 
+def operator_deployments(api: ApiServer, namespace: str) -> list[Object]:
+    """Return the operators' Deployments of one namespace, or of all when that is empty.
+
+    Raises:
+        NotPermitted: the user may not look.
+        ClusterUnavailable: there is no answer.
+
+    """
+    within = f"/namespaces/{namespace}" if namespace else ""
+    return api.items(f"/apis/apps/v1{within}/deployments", labelSelector=_PART_OF)
+
+
 def operator_deployment(api: ApiServer, namespace: str) -> Object:
     """Return the operator's Deployment, looked for in one namespace, or in all when that is empty.
 
@@ -167,8 +179,7 @@ def operator_deployment(api: ApiServer, namespace: str) -> Object:
         ClusterUnavailable: there is no answer.
 
     """
-    within = f"/namespaces/{namespace}" if namespace else ""
-    found = api.items(f"/apis/apps/v1{within}/deployments", labelSelector=_PART_OF)
+    found = operator_deployments(api, namespace)
     if not found:
         rule = "there is no operator here: install the chart, or name its namespace"
         raise InvalidSpec("--namespace", rule, value=namespace or None)

@@ -123,7 +123,6 @@ def node_spec(
         mesh_ref=MeshRef(name=mesh.name, uid=mesh.uid),
         node_name=node.name,
         overlay_ip=str(overlay_address),
-        routes=[str(cidr) for cidr in node.pod_cidrs] if spec.routes.advertise_pod_cidrs else [],
         advertise_address=advertise_address(spec, node),
         location=node.location or spec.cluster_name,
     )

@@ -15,7 +15,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -32,6 +32,7 @@ from wesher_common.names import (
     NUDGE_ANNOTATION,
 )
 from wesher_common.overlay import IPAddress, IPNetwork
+from wesher_operator.installation import installation_of
 from wesher_operator.kube import (
     API_SERVER_ENDPOINTS,
     CONFIG_MAP,
@@ -67,6 +68,10 @@ class MeshFacts:
     problem: str
     status: Mapping[str, Any]
     """As last written, to compare with and to keep transition times."""
+    installation: str = ""
+    """Namespace of the operator that it belongs to; empty while none has claimed it."""
+    version: str = field(default="", compare=False)
+    """Its ``resourceVersion``."""
 
     @property
     def age_order(self) -> tuple[str, str]:
@@ -230,6 +235,8 @@ def _mesh(body: Mapping[str, Any]) -> MeshFacts:
         spec=spec,
         problem=problem,
         status=body.get("status") or {},
+        installation=installation_of(body),
+        version=str(metadata.get("resourceVersion", "")),
     )
 
 

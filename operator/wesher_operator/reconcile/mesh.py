@@ -97,6 +97,7 @@ class MeshReconciler:
         self._pod_troubles = PodTroubles(name, world, cluster)
         self._settings = settings
         self._clock = clock
+        self._left_to = ""
         self._unselected_since: dict[str, datetime] = {}
         self._views_differ_since: datetime | None = None
         # The API server writes some values its own way: a cpu of 0.02 comes back as 20m.
@@ -113,16 +114,43 @@ class MeshReconciler:
         mesh = self._world.meshes.get(self._name)
         if mesh is None or mesh.deleting:
             return None
+        if mesh.installation not in {"", self._cluster.namespace}:
+            self._leave_alone(mesh)
+            return None
+        self._left_to = ""
         now = self._clock()
-        if not mesh.status.get("conditions"):
-            # Written first, so that whoever waits for Ready has something to wait on.
-            await self._publisher.write(mesh, status.first_status(mesh, now=now))
+        mesh = await self._begin(mesh, now)
         try:
             findings, again = await self._make(mesh, now)
         except _MeshGoneError:
             return None
         await self._publisher.publish(mesh, status.mesh_status(mesh, findings, now=now), now=now)
         return _first(again, status.next_change(findings, now=now))
+
+    def _leave_alone(self, mesh: MeshFacts) -> None:
+        if self._left_to != mesh.installation:
+            self._left_to = mesh.installation
+            _log.info("mesh left to another installation", mesh=mesh.name, installation=mesh.installation)
+
+    async def _begin(self, mesh: MeshFacts, now: datetime) -> MeshFacts:
+        """Claim a mesh that belongs to none yet, and give a new one its first status.
+
+        Raises:
+            ClusterUnavailable: the mesh has changed since it was seen; another operator may have been faster.
+
+        """
+        is_claimed, is_new = bool(mesh.installation), not mesh.status.get("conditions")
+        mesh = replace(mesh, installation=self._cluster.namespace)
+        if is_new:
+            # Written first, so that whoever waits for Ready has something to wait on.
+            await self._publisher.write(
+                mesh, status.first_status(mesh, now=now), unless_changed=not is_claimed
+            )
+        elif not is_claimed:
+            # As it is otherwise: a release before there were claims wrote it.
+            claimed = {**mesh.status, "installation": mesh.installation}
+            await self._publisher.write(mesh, claimed, unless_changed=True)
+        return mesh
 
     async def _make(self, mesh: MeshFacts, now: datetime) -> tuple[Findings, datetime | None]:
         """Make everything but the status; return what was found and when time alone changes it."""

@@ -58,15 +58,25 @@ class Publisher:
         self._cluster = cluster
         self._events = EventBudget()
 
-    async def write(self, mesh: MeshFacts, wanted: Mapping[str, Any]) -> None:
+    async def write(
+        self, mesh: MeshFacts, wanted: Mapping[str, Any], *, unless_changed: bool = False
+    ) -> None:
         """Write a status as it is.
 
+        Args:
+            mesh: whose.
+            wanted: the status.
+            unless_changed: write it only if the mesh is still as it was seen.
+
         Raises:
-            ClusterUnavailable: it cannot be written now, or the mesh is another by now.
+            ClusterUnavailable: it cannot be written now, or the mesh is another by now, or changed.
             InvalidSpec: the API server refuses it.
 
         """
-        body = {"metadata": {"name": mesh.name, "uid": mesh.uid}, "status": dict(wanted)}
+        metadata = {"name": mesh.name, "uid": mesh.uid}
+        if unless_changed:
+            metadata["resourceVersion"] = mesh.version
+        body = {"metadata": metadata, "status": dict(wanted)}
         answer = await self._cluster.apply(MESH, body, subresource="status")
         known = self._world.meshes.get(mesh.name)
         # A spec that changed meanwhile comes by its own event and wakes all whom it concerns, which it

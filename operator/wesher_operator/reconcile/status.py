@@ -151,6 +151,7 @@ def mesh_status(mesh: MeshFacts, findings: Findings, *, now: datetime) -> dict[s
     ring = findings.ring
     status = WesherMeshStatus(
         observed_generation=mesh.generation,
+        installation=mesh.installation,
         members=counts,
         member_list=entries[:MAX_LISTED],
         members_truncated=len(entries) > MAX_LISTED,
@@ -169,7 +170,11 @@ def mesh_status(mesh: MeshFacts, findings: Findings, *, now: datetime) -> dict[s
 def first_status(mesh: MeshFacts, *, now: datetime) -> dict[str, Any]:
     """Return the status that is written before anything else is looked at."""
     unknown = Condition("Ready", "Unknown", "Reconciling", "", mesh.generation)
-    return {"observedGeneration": mesh.generation, "conditions": carry_over([unknown], [], now=now)}
+    return {
+        "observedGeneration": mesh.generation,
+        "installation": mesh.installation,
+        "conditions": carry_over([unknown], [], now=now),
+    }
 
 
 def _state(

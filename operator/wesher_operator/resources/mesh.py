@@ -98,15 +98,6 @@ class Addresses(Resource):
     """Node address types that members of other locations dial, in order."""
 
 
-class Routes(Resource):
-    """Networks behind nodes."""
-
-    model_config = ConfigDict(json_schema_extra={"default": {}})
-
-    advertise_pod_cidrs: bool = Field(False, alias="advertisePodCIDRs")  # noqa: FBT003 - a default
-    """Offer each node's pod CIDRs to other clusters."""
-
-
 class WesherMeshSpec(Resource):
     """What the user declares."""
 
@@ -173,8 +164,6 @@ class WesherMeshSpec(Resource):
     """Which address of a node others dial."""
     etc_hosts: EtcHosts = "Qualified"
     """`Qualified` writes `<member>.<mesh>.wesher.internal` into each host's /etc/hosts, `Names` bare names, `Off` none."""  # noqa: E501
-    routes: Routes = Routes()
-    """Networks behind nodes."""
 
     @property
     def overlay(self) -> IPNetwork:
@@ -237,7 +226,7 @@ class MemberCounts(Resource):
     ready: int = 0
     """Of those, how many are in the mesh and well."""
     not_ready: int = 0
-    """Of those, how many report, or are reported, unwell."""
+    """Of those, how many are not well, or have not reported yet."""
     stale: int = 0
     """Of those, how many have not reported for longer than they should."""
     outside: int = 0
@@ -278,6 +267,8 @@ class WesherMeshStatus(Resource):
 
     observed_generation: int = 0
     """The generation of the spec this status is about."""
+    installation: str = Field("", max_length=63)
+    """Namespace of the operator that runs this mesh; annotation wesher.dev/installation names another."""
     conditions: Conditions = Field([])
     """Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded."""
     members: MemberCounts = MemberCounts()
@@ -302,6 +293,7 @@ class WesherMesh(Resource):
         Column(name="Key", path=".status.key.id"),
         Column(name="Converged", path='.status.conditions[?(@.type=="Converged")].status', wide=True),
         Column(name="Interface", path=".spec.wireguard.interface", wide=True),
+        Column(name="Installation", path=".status.installation", wide=True),
         Column(name="Message", path='.status.conditions[?(@.type=="Ready")].message', wide=True),
         Column(name="Age", path=".metadata.creationTimestamp", type="date"),
     ]

@@ -10,7 +10,7 @@ from wesher_common.keys import MAX_KEYS
 from wesher_common.names import MAX_MESH_NAME
 from wesher_common.report import MAX_OUTSIDERS, MAX_UNREACHABLE
 from wesher_operator.resources import rules
-from wesher_operator.resources.parts import MAX_CIDR_TEXT, MAX_DNS_NAME, Column, Conditions, Resource
+from wesher_operator.resources.parts import MAX_DNS_NAME, Column, Conditions, Resource
 
 _MAX_IP_TEXT = 39
 _MAX_ENDPOINT_TEXT = 64
@@ -42,10 +42,6 @@ class WesherNodeSpec(Resource):
     """The Node; its agent's token may write this object's status and no other's."""
     overlay_ip: str = Field(alias="overlayIP", max_length=_MAX_IP_TEXT, json_schema_extra=rules.IP)
     """The node's address in the overlay, for as long as this object lives."""
-    routes: list[Annotated[str, Field(max_length=MAX_CIDR_TEXT, json_schema_extra=rules.ANY_NETWORK)]] = (
-        Field([], max_length=16)
-    )
-    """Networks behind this node that other clusters may reach through it."""
     advertise_address: str = Field(
         "",
         max_length=_MAX_IP_TEXT,
@@ -74,11 +70,11 @@ class Peers(Resource):
     failed: int = 0
     """Of those, failed and expected back."""
     handshake: int = 0
-    """Of those, with a fresh WireGuard handshake."""
+    """Of those, that answer through the tunnel or have a fresh WireGuard handshake."""
     summary: str = Field("", max_length=_MAX_WORD)
-    """`handshake/known`, or `alive/known` where nothing was sent yet."""
+    """`handshake/known`."""
     unreachable: list[MemberName] = Field([], max_length=MAX_UNREACHABLE)
-    """Members that failed, or whose last probe through the tunnel did."""
+    """Members that failed, cannot be given a tunnel, or did not answer the last probe through it."""
 
 
 class OutsiderReport(Resource):
@@ -91,11 +87,9 @@ class OutsiderReport(Resource):
     endpoint: str = Field("", max_length=_MAX_ENDPOINT_TEXT)
     """Where it gossips."""
     kind: str = Field("", max_length=_MAX_WORD)
-    """The program, where known: `Go` or `wesher`."""
+    """The program: `wesher`, or `Go` for one that announces no release of wesher."""
     public_key: str = Field("", max_length=_MAX_WORD)
     """WireGuard public key."""
-    key_ids: KeyIDs = Field([], alias="keyIDs")
-    """Ids of the cluster keys it holds, where it says so."""
 
 
 class WesherNodeStatus(Resource):
@@ -124,7 +118,7 @@ class WesherNodeStatus(Resource):
     peers: Peers = Peers()
     """What it sees of the others."""
     view_hash: str = Field("", max_length=64)
-    """Hash over sorted (name, address, key, alive or not): equal where views agree."""
+    """Hash over name, overlay address and key of each living member: equal where views agree."""
     outsiders: list[OutsiderReport] = Field([], max_length=MAX_OUTSIDERS)
     """Members outside the cluster, reported by three nodes only."""
     last_report_time: str = Field("", json_schema_extra={"format": "date-time"})

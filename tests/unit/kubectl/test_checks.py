@@ -29,6 +29,7 @@ def definition(release: str | None = "1.0.0", established: str = "True") -> dict
         (None, "FAIL", "missing: weshernodes.wesher.dev"),
         (definition(established="False"), "FAIL", "not served yet: weshernodes"),
         (definition("0.9.0"), "FAIL", "they are of 0.9.0; 1.0.0, and the operator is of 1.0.0"),
+        (definition("1.1.0"), "ok", "served, of release 1.0.0; 1.1.0"),
         (definition(None), "FAIL", "they are of 1.0.0; an older release, and the operator is of 1.0.0"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from wesher_operator import kube
 from wesher_operator.errands import RELEASE_NAME, RELEASE_NAMESPACE, uninstall
+from wesher_operator.helm_release import not_uninstalled
 from wesher_testing.cluster.fake_api_server import Answer, Request, serving
 
 NOT_NOW: Answer = (503, {"kind": "Status", "code": 503, "message": "overloaded"})
@@ -76,3 +77,70 @@ async def test_an_api_server_that_never_answers_lets_the_uninstall_go_on(
         await uninstall(cluster, "wesher", within=1)
     assert "503 overloaded" in caplog.text
     assert "uninstall continues without them" in caplog.text
+
+
+MADE = "2026-11-30T12:00:00Z"
+APPLIED = "kubectl made the hook's Job, "
+
+
+def hook_job(*managers: str) -> dict[str, Any]:
+    """Return a Job that these programs wrote, and whose status its controller wrote."""
+    written = [{"manager": manager, "time": MADE} for manager in managers]
+    status = {"manager": "kube-controller-manager", "subresource": "status", "time": MADE}
+    return {"metadata": {"creationTimestamp": MADE, "managedFields": [*written, status]}}
+
+
+def record(revision: int, status: str, written: str = MADE) -> dict[str, Any]:
+    metadata = {
+        "labels": {"version": str(revision), "status": status},
+        "creationTimestamp": "2026-11-01T12:00:00Z",
+        "managedFields": [{"manager": "Helm", "time": written}],
+    }
+    return {"metadata": metadata}
+
+
+@pytest.mark.parametrize("manager", ["helm", "helm-controller", "terraform-provider-helm_v3.0.2"])
+def test_a_job_that_helm_made_shows_that_it_uninstalls_wherever_its_records_are(manager: str) -> None:
+    """Flux keeps them in the namespace of the HelmRelease; they may be in a database too."""
+    assert not_uninstalled(hook_job(manager), []) == ""
+
+
+@pytest.mark.parametrize(
+    ("records", "reason"),
+    [
+        ([], APPLIED + "and Helm has no record of the release"),
+        ([record(1, "deployed")], APPLIED + "and Helm's record of the release says deployed"),
+        (
+            [record(9, "uninstalling"), record(10, "failed")],
+            APPLIED + "and Helm's record of the release says failed",
+        ),
+        ([record(9, "superseded"), record(10, "uninstalling")], ""),
+        (
+            [record(1, "uninstalling", "2026-11-30T11:54:59Z")],
+            APPLIED + "long after an uninstall that failed",
+        ),
+        (
+            [{"metadata": {"creationTimestamp": MADE}}],
+            APPLIED + "and Helm's record of the release says nothing",
+        ),
+    ],
+)
+def test_of_a_job_that_another_program_made_helms_newest_record_decides(
+    records: list[dict[str, Any]], reason: str
+) -> None:
+    assert not_uninstalled(hook_job("kubectl"), records) == reason
+
+
+def test_a_hook_whose_job_is_gone_deletes_nothing() -> None:
+    assert not_uninstalled(None, [record(1, "uninstalling")]) == "the hook's Job is not there"
+
+
+async def test_a_hook_that_may_not_look_deletes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def answer(request: Request) -> Answer:
+        assert request.method == "GET"
+        return FORBIDDEN
+
+    async with serving(answer) as cluster:
+        await uninstall(cluster, "wesher", within=1, hook_job="wesher-uninstall")
+    assert "denied by policy: its role lacks the verb" in caplog.text
+    assert "nothing deleted: helm does not uninstall release=wesher" in caplog.text

@@ -51,6 +51,7 @@ BAD: list[tuple[list[str], str]] = [
     (["run", *INSTALLED, "--health-port=65536"], "--health-port '65536': must be a whole number from 0 to "),
     (["uninstall", "--namespace=n"], "--release: must be given"),
     (["uninstall", "--release=r", "--timeout=soon"], "--timeout 'soon': must be a whole number from 0 to "),
+    (["uninstall", "--release=r", "--hook-job=a/b"], "--hook-job 'a/b': must be the name of a Job"),
     (["check", "--namespace=n"], "--mesh: must be given"),
     (["check", "--mesh=m", "--timeout=-1"], "--timeout '-1': must be a whole number from 0 to "),
 ]

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from wesher_common.errors import ClusterUnavailable
 from wesher_operator import kube
+from wesher_operator.installation import ANNOTATION
 from wesher_operator.kube import DAEMON_SET, MESH, NODE, POD, WESHER_NODE, Cluster
 from wesher_operator.reconcile import places
 from wesher_operator.reconcile.manifests import AgentSettings
@@ -290,3 +292,66 @@ async def test_an_annotated_address_inside_the_overlay_is_told_of_and_the_nodes_
         f"Degraded is True: Node a annotation wesher.dev/advertise-address '{inside}': "
         f"must lie outside overlayCIDR {overlay}; the Node's own are used"
     )
+
+
+async def test_a_claim_is_made_of_the_mesh_as_it_was_seen_and_a_faster_operator_keeps_it() -> None:
+    store = Storing()
+    world = world_of(store, 1)
+    seen = world.meshes["demo"].version
+
+    def answer(request: Request) -> Answer:
+        if request.path == f"{MESH_PATH}/status":
+            assert request.body["metadata"]["resourceVersion"] == seen
+            assert request.body["status"]["installation"] == "wesher-system"
+            return 409, {"kind": "Status", "code": 409, "message": "the object has been modified"}
+        return store(request)
+
+    async with serving(answer) as cluster:
+        with pytest.raises(ClusterUnavailable, match="the object has been modified"):
+            await reconciler(world, cluster).reconcile()
+    assert store.written == []
+
+
+@pytest.mark.parametrize(
+    ("annotations", "status", "runs"),
+    [
+        ({}, {}, True),
+        ({}, {"installation": "wesher-system"}, True),
+        ({}, {"installation": "other"}, False),
+        ({ANNOTATION: "wesher-system"}, {"installation": "other"}, True),
+        ({ANNOTATION: "other"}, {"installation": "wesher-system"}, False),
+        ({ANNOTATION: ""}, {"installation": "other"}, False),
+    ],
+)
+async def test_a_mesh_of_another_installation_is_left_alone(
+    annotations: dict[str, str], status: dict[str, str], *, runs: bool
+) -> None:
+    store = Storing()
+    world = world_of(store, 1)
+    metadata = {"name": "demo", "uid": "u", "generation": 1, "annotations": annotations}
+    spec = {"overlayCIDR": "10.189.0.0/16"}
+    world.observe(MESH, store.put(MESH_PATH, {"metadata": metadata, "spec": spec, "status": status}))
+    async with serving(store) as cluster:
+        again = await reconciler(world, cluster).reconcile()
+    assert bool(store.written) == runs
+    if runs:
+        assert world.meshes["demo"].status["installation"] == "wesher-system"
+    else:
+        assert again is None
+
+
+async def test_what_a_release_without_claims_wrote_is_claimed_and_kept() -> None:
+    """Such as the id of its key, by which a lost Secret is not replaced with a new key."""
+    store = Storing()
+    world = world_of(store, 1)
+    async with serving(store) as cluster:
+        await reconciler(world, cluster).reconcile()
+        former = {key: value for key, value in world.meshes["demo"].status.items() if key != "installation"}
+        metadata = {"name": "demo", "uid": "u", "generation": 1}
+        spec = {"overlayCIDR": "10.189.0.0/16"}
+        world.observe(MESH, store.put(MESH_PATH, {"metadata": metadata, "spec": spec, "status": former}))
+        del store.written[:]
+        await reconciler(world, cluster).reconcile()
+    (claim,) = [each for each in store.written if each.path == f"{MESH_PATH}/status"]
+    assert claim.body["status"] == {**former, "installation": "wesher-system"}
+    assert "resourceversion" in str(claim.body["metadata"]).lower()

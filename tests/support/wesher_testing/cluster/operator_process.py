@@ -89,24 +89,32 @@ class OperatorProcess:
 
 @contextmanager
 def run_operator(
-    api: ApiServer, *, name: str = "operator", enter: Sequence[str] = (), more: Sequence[str] = ()
+    api: ApiServer,
+    *,
+    name: str = "operator",
+    namespace: str = NAMESPACE,
+    account: str = "wesher-operator",
+    enter: Sequence[str] = (),
+    more: Sequence[str] = (),
 ) -> Iterator[OperatorProcess]:
     """Run the operator with its own ServiceAccount's permissions until the block ends.
 
     Args:
         api: where `install` was done.
         name: tells the logs of several apart.
+        namespace: of its installation.
+        account: its ServiceAccount there.
         enter: a command prefix, such as one that enters a network namespace.
         more: further arguments.
 
     """
-    kubeconfig = api.kubeconfig_for(api.token("wesher-operator", NAMESPACE), name)
+    kubeconfig = api.kubeconfig_for(api.token(account, namespace), name)
     log_file = api.directory / f"{name}.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             [
                 *(*enter, sys.executable, "-m", "wesher_operator", "run"),
-                *("--kubeconfig", str(kubeconfig), "--namespace", NAMESPACE),
+                *("--kubeconfig", str(kubeconfig), "--namespace", namespace),
                 *("--agent-image", "wesher:test", *more),
             ],
             stdin=subprocess.DEVNULL,
