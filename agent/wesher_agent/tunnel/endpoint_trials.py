@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from wesher_agent.mesh.device import Endpoint
-from wesher_agent.tunnel.probe_plan import ANSWER_SECONDS
+from wesher_agent.tunnel.probe_plan import ANSWER_SECONDS, has_answered
 from wesher_agent.wireguard.plan import PeerSession
 
 AGAIN_SECONDS = 0.6
@@ -143,7 +143,7 @@ class EndpointTrials:
         self, step: Step, name: str, session: PeerSession, *, is_quick: bool, now: float
     ) -> None:
         doubt = self._doubts[name]
-        if doubt.phase is _Phase.ASKED and session.rx_bytes > doubt.received:
+        if doubt.phase is _Phase.ASKED and has_answered(doubt.received, session.rx_bytes):
             self._answered(name, now)
         elif doubt.phase is _Phase.ASKED and doubt.again is not None and doubt.again <= now < doubt.until:
             doubt.again = None
@@ -164,11 +164,12 @@ class EndpointTrials:
     def _judge_try(self, step: Step, name: str, session: PeerSession, now: float) -> None:
         doubt, announced = self._doubts[name], self._announced[name]
         doubt.again = None
-        if session.rx_bytes > doubt.received and session.endpoint == announced:
-            del self._doubts[name]
-        elif session.rx_bytes > doubt.received:
-            # WireGuard has learned from the answer where the peer is.
-            self._answered(name, now)
+        if has_answered(doubt.received, session.rx_bytes):
+            if session.endpoint == announced:
+                del self._doubts[name]
+            else:
+                # WireGuard has learned from the answer where the peer is.
+                self._answered(name, now)
         elif now >= doubt.until and doubt.proven is not None:
             doubt.phase, doubt.until = _Phase.ASKED, now + doubt.rest
             doubt.rest = min(2 * doubt.rest, LONGEST_REST)

@@ -153,6 +153,19 @@ def test_packets_from_the_proven_endpoint_end_a_try() -> None:
     assert [endpoint for _, endpoint in world.moves] == [FORGED]
 
 
+@pytest.mark.parametrize("counter", [200, 5000])
+def test_a_peer_whose_counter_starts_over_during_a_try_has_answered_it(counter: int) -> None:
+    """The device was made again, or the member has a new key: a handshake since then is an answer."""
+    world = _World(at=None)
+    world.session = replace(world.session, rx_bytes=1000)
+    world.announce(NEW)
+    world.run(SILENT_SECONDS + 0.5)
+    world.at = NEW
+    world.session = replace(world.session, rx_bytes=counter, last_handshake=WALL + world.now)
+    world.run(170.0)
+    assert [endpoint for _, endpoint in world.moves] == [NEW]
+
+
 def test_a_peer_that_answers_with_keepalives_only_is_given_the_time_of_one() -> None:
     """A firewall that drops probes makes no peer silent: WireGuard owes a keepalive after ten seconds."""
     world = _World(at=NEW, quick=False)
