@@ -139,6 +139,19 @@ class EndpointTrials:
                 self._judge_proven(step, name, session, is_quick=name in quick, now=now)
         return step
 
+    def sent(self, peers: Iterable[str], *, took: float) -> None:
+        """Say that these peers' probes have left: a thousand take seconds, which count against nobody.
+
+        Args:
+            peers: as `Step.asks`.
+            took: seconds from `step` until the last one had left.
+
+        """
+        for name in peers:
+            if (doubt := self._doubts.get(name)) is not None:
+                doubt.until += took
+                doubt.again = None if doubt.again is None else doubt.again + took
+
     def _judge_proven(
         self, step: Step, name: str, session: PeerSession, *, is_quick: bool, now: float
     ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.tunnel.endpoint_trials import (
+    AGAIN_SECONDS,
     FIRST_REST,
     LONGEST_REST,
     PAUSES,
@@ -209,6 +210,19 @@ def test_however_many_peers_are_silent_the_device_is_read_a_few_times(silent: in
             sessions[name] = replace(sessions[name], endpoint=endpoint)
     assert now <= HANDSHAKE_FRESH + LONGEST_REST
     assert looks <= 12
+
+
+def test_the_time_that_many_questions_take_counts_against_nobody() -> None:
+    """The last of a thousand leaves five seconds after the first; its peer has as long to answer."""
+    trials = EndpointTrials()
+    trials.set_announced({"b": OLD}, now=0.0)
+    trials.set_announced({"b": FORGED}, now=0.0)
+    session = PeerSession(KEY, endpoint=OLD, last_handshake=WALL)
+    assert trials.step({"b": session}, {"b"}, now=0.0, wall=WALL).asks == ["b"]
+    trials.sent(["b"], took=5.0)
+    assert trials.step({"b": session}, {"b"}, now=5.25, wall=WALL).moves == {}
+    assert trials.next_timer() == 5.0 + AGAIN_SECONDS
+    assert trials.step({"b": session}, {"b"}, now=5.0 + SILENT_SECONDS, wall=WALL).moves == {"b": FORGED}
 
 
 def test_silent_peers_that_are_where_they_announce_cost_one_look() -> None:
