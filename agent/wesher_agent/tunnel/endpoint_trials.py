@@ -52,8 +52,6 @@ class _Phase(Enum):
     """To be asked at the proven endpoint."""
     ASKED = auto()
     """At the proven endpoint, which it may still answer from."""
-    SILENT = auto()
-    """To be tried at the announced endpoint."""
     TRYING = auto()
     """At the announced endpoint, which it may still answer from."""
 
@@ -65,6 +63,8 @@ class _Doubt:
     phase: _Phase
     until: float
     """When the phase ends."""
+    missed_probe: bool = False
+    """Whether it has had the time of a slow answer already."""
     again: float | None = None
     """When to repeat the question, or to try what was announced meanwhile."""
     received: int = 0
@@ -107,7 +107,8 @@ class EndpointTrials:
         for name in names:
             doubt = self._doubts.get(name)
             if name in self._announced and (doubt is None or doubt.phase is _Phase.WAITING):
-                self._doubts[name] = _Doubt(_Phase.SILENT, until=now)
+                # One question more: a probe or its answer may have been lost, and a try cuts off such a peer.
+                self._doubts[name] = _Doubt(_Phase.WAITING, until=now, missed_probe=True)
 
     def next_timer(self) -> float | None:
         """When `step` wants to be called; None while nothing is in doubt."""
@@ -165,8 +166,9 @@ class EndpointTrials:
             return
         elif doubt.phase is _Phase.WAITING:
             doubt.phase, doubt.received = _Phase.ASKED, session.rx_bytes
-            doubt.again = now + AGAIN_SECONDS
-            doubt.until = now + (SILENT_SECONDS if is_quick else ANSWER_SECONDS)
+            # One that missed a probe is being asked for the second time already.
+            doubt.again = None if doubt.missed_probe else now + AGAIN_SECONDS
+            doubt.until = now + (SILENT_SECONDS if is_quick or doubt.missed_probe else ANSWER_SECONDS)
             step.asks.append(name)
         else:
             doubt.phase, doubt.received, doubt.proven = _Phase.TRYING, session.rx_bytes, session.endpoint

@@ -177,14 +177,29 @@ def test_a_peer_that_answers_with_keepalives_only_is_given_the_time_of_one() -> 
     assert [endpoint for _, endpoint in world.moves] == [NEW]
 
 
-def test_a_peer_that_fell_silent_long_after_its_announcement_is_tried_at_once() -> None:
-    world = _World()
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_peer_that_fell_silent_long_after_its_announcement_is_tried_soon(quick: bool) -> None:  # noqa: FBT001 - a row of a table
+    world = _World(quick=quick)
     world.announce(NEW)
     world.run(100.0)
     world.at = NEW
     world.trials.doubt(["b"], now=world.now)
-    world.run(101.0)
-    assert world.moves == [(100.0, NEW)]
+    world.run(100.0 + 2 * SILENT_SECONDS)
+    assert [endpoint for _, endpoint in world.moves] == [NEW]
+    assert world.moves[0][0] == pytest.approx(100.0 + SILENT_SECONDS, abs=0.3)
+
+
+def test_a_lost_probe_moves_no_peer_that_answers_the_next_question() -> None:
+    """A peer behind NAT announces where it cannot be reached: a try would cut it off for seconds."""
+    world = _World(quick=False)
+    world.announce(FORGED)
+    world.run(100.0)
+    for minute in range(60):
+        world.run(100.0 + 60.0 * minute)
+        world.session = replace(world.session, last_handshake=WALL + world.now)
+        world.trials.doubt(["b"], now=world.now)
+    world.run(4000.0)
+    assert world.moves == []
 
 
 def test_a_dead_peer_with_one_endpoint_is_left_alone() -> None:
