@@ -141,7 +141,7 @@ class EndpointTrials:
         return step
 
     def sent(self, peers: Iterable[str], *, took: float) -> None:
-        """Say that these peers' probes have left: a thousand take seconds, which count against nobody.
+        """Say that these peers' probes have left: a thousand take seconds, which no peer has been silent for.
 
         Args:
             peers: as `Step.asks`.
