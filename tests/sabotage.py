@@ -86,7 +86,7 @@ SABOTAGES = {
     ),
     "believe-a-false-endpoint": Sabotage(
         "agent/wesher_agent/tunnel/endpoint_trials.py",
-        "if doubt.phase is _Phase.ASKED and session.rx_bytes > doubt.received:",
+        "if doubt.phase is _Phase.ASKED and has_answered(doubt.received, session.rx_bytes):",
         "if doubt.phase is _Phase.ASKED and False:",
         "tests/unit/tunnel/test_endpoint_trials.py::test_a_false_announcement_moves_no_peer_that_answers",
     ),

@@ -104,6 +104,7 @@ class ControlServer:
         if _is_answered(self._path):
             raise OSError(errno.EADDRINUSE, "another program listens there", str(self._path))
         self._path.unlink(missing_ok=True)
+        self._place = None
         if self._server is not None:
             self._server.close()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -111,7 +112,7 @@ class ControlServer:
             listener.bind(str(self._path))
             # Before it listens. A umask would hold for files that other threads make meanwhile.
             self._path.chmod(0o600)
-            self._place = _place_of(self._path)
+            place = _place_of(self._path)
             self._server = await asyncio.start_unix_server(
                 self._serve, sock=listener, limit=MAX_REQUEST, start_serving=False
             )
@@ -119,6 +120,8 @@ class ControlServer:
             listener.close()
             raise
         await self._server.start_serving()
+        # Only now: if nothing listens there, `keep` must try again.
+        self._place = place
 
     def _is_in_place(self) -> bool:
         return self._place is not None and _place_of(self._path) == self._place
@@ -246,6 +249,9 @@ def find_socket(run_dir: Path, interface: str) -> Path:
         found = []
     if not found:
         raise AgentUnreachable(f"no agent runs here: no control socket in {run_dir}")
+    if len(found) > 1:
+        # A killed agent leaves its socket behind. Of those that may not be asked none shows an answer.
+        found = [path for path in found if _is_answered(path)] or found
     if len(found) > 1:
         names = ", ".join(path.stem for path in found)
         raise InvalidSpec("--interface", f"several agents run on this host: name one of {names}")

@@ -8,7 +8,8 @@ whole bytes; we overwrite bits, which is the same for octet prefixes.
 from __future__ import annotations
 
 from collections.abc import Container
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -35,6 +36,13 @@ def candidate_address(name: str, network: IPNetwork) -> IPAddress:
     host_bits = network.max_prefixlen - network.prefixlen
     host = fnv1a_128(name.encode()) & ((1 << host_bits) - 1)
     return type(network.network_address)(int(network.network_address) | host)
+
+
+# A node of a thousand members asks for each of them after each event.
+@lru_cache(maxsize=16384)
+def host_network(address: IPAddress) -> IPNetwork:
+    """Return the network of one address: /32, or /128 in IPv6."""
+    return ip_network(address)
 
 
 def is_reserved(address: IPAddress, network: IPNetwork) -> bool:

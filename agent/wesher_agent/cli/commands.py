@@ -135,6 +135,21 @@ def _ask(word: str, given: argparse.Namespace, environ: Environ) -> tuple[Any, b
     return ask(find_socket(run_dir, chosen["--interface"] or ""), word), output == "json"
 
 
+def _laid_out(lay_out: Callable[[Any], str], answer: Any) -> str:
+    """Return an answer as text.
+
+    Raises:
+        WesherError: it lacks what this release shows: the agent was started before an upgrade.
+
+    """
+    try:
+        return lay_out(answer)
+    except KeyError as error:
+        raise WesherError(
+            f"the agent runs another release, which does not report {error}: restart it, or use --output=json"
+        ) from error
+
+
 def _print(text: str) -> int:
     print(text)  # noqa: T201 - a command's answer
     return 0
@@ -151,12 +166,12 @@ def _status(argv: Sequence[str], environ: Environ) -> int:
         problems = hindrances(status)
         _print("\n".join(problems) or "in the mesh")
         return FAILURE if problems else 0
-    return _print(json.dumps(status, indent=2) if as_json else status_text(status))
+    return _print(json.dumps(status, indent=2) if as_json else _laid_out(status_text, status))
 
 
 def _members(argv: Sequence[str], environ: Environ) -> int:
     members, as_json = _ask("members", _ask_parser("members").parse_args(argv), environ)
-    return _print(json.dumps(members, indent=2) if as_json else member_table(members))
+    return _print(json.dumps(members, indent=2) if as_json else _laid_out(member_table, members))
 
 
 def _leave(argv: Sequence[str], environ: Environ) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 EXIT_CODES: Mapping[str, Mapping[int, str]] = {
     "agent": {
-        0: "the agent ended after SIGTERM, SIGINT or `wesher leave`",
+        0: "the agent ended after SIGTERM, SIGINT, SIGHUP or `wesher leave`",
         1: "a flag is invalid, the agent could not start, or an error ended it",
     },
     "status": {
@@ -19,7 +19,7 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
     },
     "leave": {
         0: "this host has left the mesh",
-        1: "a flag is invalid, or no agent answered",
+        1: "a flag is invalid, or no agent answered; with --forget also: keys could not be deleted",
     },
     "keygen": {
         0: "the key was printed",

@@ -173,7 +173,8 @@ class StateFile:
         present = self._present()
         if present is not None and _digest(present) != self._known:
             raise CannotWrite(self._path, "another program wrote it")
-        for path in (self._path, self._previous, *self._copies(), self._lock_path):
+        # The file itself last: as long as another with keys stays, it shows that there are some.
+        for path in (self._previous, *self._copies(), self._path, self._lock_path):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:

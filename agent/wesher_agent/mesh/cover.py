@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final, Literal
 
-from wesher_common.overlay import IPAddress, IPNetwork
+from wesher_common.overlay import IPAddress, IPNetwork, host_network
 
 UnreachableRoute = Literal["auto", "on", "off"]
 """``--unreachable-route``: on covers the whole overlay, off nothing."""
@@ -49,7 +48,7 @@ class Cover:
             return (overlay,)
         if self.extent == "Nothing":
             return ()
-        return tuple(_host_network(address) for address in sorted(members, key=int))
+        return tuple(host_network(address) for address in sorted(members, key=int))
 
 
 NO_COVER: Final = Cover("Nothing", "the device has not been set up yet")
@@ -103,8 +102,3 @@ _ELSEWHERE = "give all members an --overlay-net that the underlay does not use"
 
 def _contains(network: IPNetwork, other: IPNetwork) -> bool:
     return network.prefixlen <= other.prefixlen and other.network_address in network
-
-
-@lru_cache(maxsize=16384)
-def _host_network(address: IPAddress) -> IPNetwork:
-    return ip_network(address)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Final
 
 from wesher_agent.mesh.cover import NO_COVER, Cover, UnreachableRoute, choose_cover
@@ -29,7 +29,7 @@ from wesher_common.names import (
     is_member_name,
     is_reserved_name,
 )
-from wesher_common.overlay import IPAddress, IPNetwork, allocate_address, is_reserved
+from wesher_common.overlay import IPAddress, IPNetwork, allocate_address, host_network, is_reserved
 
 NAT_KEEPALIVE: Final = 25
 """Seconds; what wg(8) advises to keep a NAT's mapping open."""
@@ -140,7 +140,7 @@ def desired(local: LocalPeer, members: Iterable[RosterMember], former: Collectio
         Peer(
             public_key=claim.key,
             endpoint=_endpoint(local, claim.member, claim.meta),
-            allowed_ips=(_host_network(claim.address),),
+            allowed_ips=(host_network(claim.address),),
             persistent_keepalive=keepalive,
         )
         for claim in programmed
@@ -415,17 +415,10 @@ def _endpoints(local: LocalPeer, members: Iterable[RosterMember]) -> frozenset[I
     return frozenset(reached)
 
 
-# With a thousand members these two would take most of the time of `desired`, which follows each event.
-
-
+# With a thousand members this would take much of the time of `desired`, which follows each event.
 @lru_cache(maxsize=16384)
 def _parsed(ip: str) -> IPAddress:
     return ip_address(ip)
-
-
-@lru_cache(maxsize=16384)
-def _host_network(address: IPAddress) -> IPNetwork:
-    return ip_network(address)
 
 
 def _hosts(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) -> tuple[HostEntry, ...]:

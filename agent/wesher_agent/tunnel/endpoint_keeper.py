@@ -70,6 +70,7 @@ class EndpointKeeper:
             keys = {self._prober.key_of(name): endpoint for name, endpoint in step.moves.items()}
             await self._tunnel.move_peers(keys)
         await self._prober.ask(step.asks)
+        self._trials.sent(step.asks, took=asyncio.get_running_loop().time() - now)
 
     async def _rest(self, seconds: float | None) -> None:
         try:

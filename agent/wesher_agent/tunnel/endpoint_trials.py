@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from wesher_agent.mesh.device import Endpoint
-from wesher_agent.tunnel.probe_plan import ANSWER_SECONDS
+from wesher_agent.tunnel.probe_plan import ANSWER_SECONDS, has_answered
 from wesher_agent.wireguard.plan import PeerSession
 
 AGAIN_SECONDS = 0.6
@@ -52,8 +52,6 @@ class _Phase(Enum):
     """To be asked at the proven endpoint."""
     ASKED = auto()
     """At the proven endpoint, which it may still answer from."""
-    SILENT = auto()
-    """To be tried at the announced endpoint."""
     TRYING = auto()
     """At the announced endpoint, which it may still answer from."""
 
@@ -65,6 +63,8 @@ class _Doubt:
     phase: _Phase
     until: float
     """When the phase ends."""
+    missed_probe: bool = False
+    """Whether it has had the time of a slow answer already."""
     again: float | None = None
     """When to repeat the question, or to try what was announced meanwhile."""
     received: int = 0
@@ -107,7 +107,8 @@ class EndpointTrials:
         for name in names:
             doubt = self._doubts.get(name)
             if name in self._announced and (doubt is None or doubt.phase is _Phase.WAITING):
-                self._doubts[name] = _Doubt(_Phase.SILENT, until=now)
+                # One question more: a probe or its answer may have been lost, and a try cuts off such a peer.
+                self._doubts[name] = _Doubt(_Phase.WAITING, until=now, missed_probe=True)
 
     def next_timer(self) -> float | None:
         """When `step` wants to be called; None while nothing is in doubt."""
@@ -139,11 +140,24 @@ class EndpointTrials:
                 self._judge_proven(step, name, session, is_quick=name in quick, now=now)
         return step
 
+    def sent(self, peers: Iterable[str], *, took: float) -> None:
+        """Say that these peers' probes have left: a thousand take seconds, which no peer has been silent for.
+
+        Args:
+            peers: as `Step.asks`.
+            took: seconds from `step` until the last one had left.
+
+        """
+        for name in peers:
+            if (doubt := self._doubts.get(name)) is not None:
+                doubt.until += took
+                doubt.again = None if doubt.again is None else doubt.again + took
+
     def _judge_proven(
         self, step: Step, name: str, session: PeerSession, *, is_quick: bool, now: float
     ) -> None:
         doubt = self._doubts[name]
-        if doubt.phase is _Phase.ASKED and session.rx_bytes > doubt.received:
+        if doubt.phase is _Phase.ASKED and has_answered(doubt.received, session.rx_bytes):
             self._answered(name, now)
         elif doubt.phase is _Phase.ASKED and doubt.again is not None and doubt.again <= now < doubt.until:
             doubt.again = None
@@ -152,8 +166,9 @@ class EndpointTrials:
             return
         elif doubt.phase is _Phase.WAITING:
             doubt.phase, doubt.received = _Phase.ASKED, session.rx_bytes
-            doubt.again = now + AGAIN_SECONDS
-            doubt.until = now + (SILENT_SECONDS if is_quick else ANSWER_SECONDS)
+            # One that missed a probe is being asked for the second time already.
+            doubt.again = None if doubt.missed_probe else now + AGAIN_SECONDS
+            doubt.until = now + (SILENT_SECONDS if is_quick or doubt.missed_probe else ANSWER_SECONDS)
             step.asks.append(name)
         else:
             doubt.phase, doubt.received, doubt.proven = _Phase.TRYING, session.rx_bytes, session.endpoint
@@ -164,11 +179,12 @@ class EndpointTrials:
     def _judge_try(self, step: Step, name: str, session: PeerSession, now: float) -> None:
         doubt, announced = self._doubts[name], self._announced[name]
         doubt.again = None
-        if session.rx_bytes > doubt.received and session.endpoint == announced:
-            del self._doubts[name]
-        elif session.rx_bytes > doubt.received:
-            # WireGuard has learned from the answer where the peer is.
-            self._answered(name, now)
+        if has_answered(doubt.received, session.rx_bytes):
+            if session.endpoint == announced:
+                del self._doubts[name]
+            else:
+                # WireGuard has learned from the answer where the peer is.
+                self._answered(name, now)
         elif now >= doubt.until and doubt.proven is not None:
             doubt.phase, doubt.until = _Phase.ASKED, now + doubt.rest
             doubt.rest = min(2 * doubt.rest, LONGEST_REST)

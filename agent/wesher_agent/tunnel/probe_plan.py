@@ -27,6 +27,19 @@ QUICK_SECONDS = 2.0
 FEWEST = 3
 
 
+def has_answered(before: int, received: int) -> bool:
+    """Tell from a peer's counter of bytes received whether any came since it was read.
+
+    A peer or a device that was made again counts from 0: what it has received came since then.
+
+    Args:
+        before: the counter at the question.
+        received: the counter now.
+
+    """
+    return 0 < received != before
+
+
 @dataclass(slots=True)
 class _Asked:
     at: float
@@ -167,7 +180,7 @@ class ProbePlan:
         """Compare the counters with those at the probes; tell whether a conclusion changed."""
         before = self.unreachable, self.is_settled
         for peer, asked in list(self._asked.items()):
-            if received.get(peer, 0) > asked.received:
+            if has_answered(asked.received, received.get(peer, 0)):
                 self._answered[peer] = True
                 if now < asked.at + QUICK_SECONDS:
                     self._quick.add(peer)

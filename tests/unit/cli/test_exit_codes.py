@@ -84,6 +84,14 @@ def test_the_page_says_what_the_help_says() -> None:
     assert agent_parser().format_help().endswith(exit_code_help("agent") + "\n")
 
 
+def test_each_signal_that_ends_a_process_in_order_is_documented() -> None:
+    """`agent/test_signals.py` and `unit/operator_command/test_signals.py` send them."""
+    ends = {command: meaning for command, code, meaning in rows() if code == 0}
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        assert number.name in ends["wesher agent"]
+        assert number.name in ends["wesher-operator run"]
+
+
 @pytest.mark.parametrize("command", [word for word in COMMANDS if word != "agent"])
 def test_the_help_of_each_command_ends_with_its_codes(
     command: str, capsys: pytest.CaptureFixture[str]
@@ -108,7 +116,10 @@ async def run_dir(tmp_path: Path) -> AsyncIterator[Path]:
     async def status() -> dict[str, object]:
         return {"conditions": []}
 
-    server = ControlServer(socket_path(tmp_path, "wg0"), {"status": status})
+    async def members() -> list[dict[str, object]]:
+        return [{"name": "a"}]
+
+    server = ControlServer(socket_path(tmp_path, "wg0"), {"status": status, "members": members})
     await server.start()
     yield tmp_path
     await server.close()
@@ -116,6 +127,18 @@ async def run_dir(tmp_path: Path) -> AsyncIterator[Path]:
 
 async def test_a_check_of_a_host_in_the_mesh_ends_with_0(run_dir: Path) -> None:
     assert await asyncio.to_thread(run, ["status", "--check", f"--run-dir={run_dir}"], {}) == 0
+
+
+@pytest.mark.parametrize(("command", "lacks"), [("status", "wireguard"), ("members", "state")])
+async def test_an_agent_that_was_started_before_an_upgrade_is_named(
+    run_dir: Path, command: str, lacks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await asyncio.to_thread(run, [command, f"--run-dir={run_dir}"], {}) == 1
+    assert capsys.readouterr().err == (
+        f"wesher: error: the agent runs another release, which does not report '{lacks}': "
+        "restart it, or use --output=json\n"
+    )
+    assert await asyncio.to_thread(run, [command, f"--run-dir={run_dir}", "--output=json"], {}) == 0
 
 
 def started(directory: Path, interface: str) -> subprocess.Popen[bytes]:

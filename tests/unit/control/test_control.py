@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
@@ -267,8 +268,40 @@ async def test_a_directory_that_could_not_be_made_is_made_once_it_can_be(
         assert await asyncio.to_thread(ask, path, "status") == {"node": "a"}
 
 
+async def test_a_socket_on_which_the_loop_cannot_listen_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = socket_path(tmp_path, "wg0")
+    with monkeypatch.context() as patched:
+        # What `epoll_ctl` says when a user watches too much.
+        patched.setattr(asyncio.Server, "start_serving", refused)
+        server = ControlServer(path, {"status": _status})
+        await server.start()
+    keeping = asyncio.create_task(server.keep())
+    await after_a_look(LoopClock())
+    assert await asyncio.to_thread(ask, path, "status") == {"node": "a"}
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    await server.close()
+
+
 async def test_the_only_agent_on_a_host_need_not_be_named(agent: Path) -> None:
     assert find_socket(agent.parent, "") == agent
+
+
+async def test_an_agent_that_was_killed_is_not_one_to_choose_from(agent: Path) -> None:
+    _leave_dead_socket(socket_path(agent.parent, "wg1"))
+    assert find_socket(agent.parent, "") == agent
+
+
+def test_of_killed_agents_each_may_be_asked_for(tmp_path: Path) -> None:
+    for interface in ("wg0", "wg1"):
+        _leave_dead_socket(socket_path(tmp_path, interface))
+    with pytest.raises(InvalidSpec, match="name one of wg0, wg1"):
+        find_socket(tmp_path, "")
 
 
 async def test_several_agents_on_a_host_are_listed_to_choose_from(agent: Path) -> None:

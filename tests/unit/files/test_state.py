@@ -389,6 +389,17 @@ def test_a_file_that_cannot_be_removed_is_said(tmp_path: Path) -> None:
         StateFile(path, gossip_port=7946).remove()
 
 
+@pytest.mark.parametrize("stays", ["wg0.json.previous", "wg0.json.corrupt-1"])
+def test_the_file_stays_as_long_as_another_with_its_keys_does(tmp_path: Path, stays: str) -> None:
+    """Whoever asked to forget the keys is told of it, and how to remove them."""
+    (tmp_path / stays).mkdir()
+    file = StateFile(tmp_path / "wg0.json", gossip_port=7946)
+    file.save(FULL)
+    with pytest.raises(CannotWrite, match=re.escape(stays)):
+        file.remove()
+    assert file.present_path() == tmp_path / "wg0.json"
+
+
 def test_a_lock_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "wesher").write_text("a file where the directory should be")
     with pytest.raises(CannotWrite, match="could not be written: File exists"):

@@ -11,6 +11,7 @@ import pytest
 
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.tunnel.endpoint_trials import (
+    AGAIN_SECONDS,
     FIRST_REST,
     LONGEST_REST,
     PAUSES,
@@ -153,6 +154,19 @@ def test_packets_from_the_proven_endpoint_end_a_try() -> None:
     assert [endpoint for _, endpoint in world.moves] == [FORGED]
 
 
+@pytest.mark.parametrize("counter", [200, 5000])
+def test_a_peer_whose_counter_starts_over_during_a_try_has_answered_it(counter: int) -> None:
+    """The device was made again, or the member has a new key: a handshake since then is an answer."""
+    world = _World(at=None)
+    world.session = replace(world.session, rx_bytes=1000)
+    world.announce(NEW)
+    world.run(SILENT_SECONDS + 0.5)
+    world.at = NEW
+    world.session = replace(world.session, rx_bytes=counter, last_handshake=WALL + world.now)
+    world.run(170.0)
+    assert [endpoint for _, endpoint in world.moves] == [NEW]
+
+
 def test_a_peer_that_answers_with_keepalives_only_is_given_the_time_of_one() -> None:
     """A firewall that drops probes makes no peer silent: WireGuard owes a keepalive after ten seconds."""
     world = _World(at=NEW, quick=False)
@@ -163,14 +177,29 @@ def test_a_peer_that_answers_with_keepalives_only_is_given_the_time_of_one() -> 
     assert [endpoint for _, endpoint in world.moves] == [NEW]
 
 
-def test_a_peer_that_fell_silent_long_after_its_announcement_is_tried_at_once() -> None:
-    world = _World()
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_peer_that_fell_silent_long_after_its_announcement_is_tried_soon(quick: bool) -> None:  # noqa: FBT001 - a row of a table
+    world = _World(quick=quick)
     world.announce(NEW)
     world.run(100.0)
     world.at = NEW
     world.trials.doubt(["b"], now=world.now)
-    world.run(101.0)
-    assert world.moves == [(100.0, NEW)]
+    world.run(100.0 + 2 * SILENT_SECONDS)
+    assert [endpoint for _, endpoint in world.moves] == [NEW]
+    assert world.moves[0][0] == pytest.approx(100.0 + SILENT_SECONDS, abs=0.3)
+
+
+def test_a_lost_probe_moves_no_peer_that_answers_the_next_question() -> None:
+    """A peer behind NAT announces where it cannot be reached: a try would cut it off for seconds."""
+    world = _World(quick=False)
+    world.announce(FORGED)
+    world.run(100.0)
+    for minute in range(60):
+        world.run(100.0 + 60.0 * minute)
+        world.session = replace(world.session, last_handshake=WALL + world.now)
+        world.trials.doubt(["b"], now=world.now)
+    world.run(4000.0)
+    assert world.moves == []
 
 
 def test_a_dead_peer_with_one_endpoint_is_left_alone() -> None:
@@ -196,6 +225,19 @@ def test_however_many_peers_are_silent_the_device_is_read_a_few_times(silent: in
             sessions[name] = replace(sessions[name], endpoint=endpoint)
     assert now <= HANDSHAKE_FRESH + LONGEST_REST
     assert looks <= 12
+
+
+def test_the_time_that_many_questions_take_counts_against_nobody() -> None:
+    """The last of a thousand leaves five seconds after the first; its peer has as long to answer."""
+    trials = EndpointTrials()
+    trials.set_announced({"b": OLD}, now=0.0)
+    trials.set_announced({"b": FORGED}, now=0.0)
+    session = PeerSession(KEY, endpoint=OLD, last_handshake=WALL)
+    assert trials.step({"b": session}, {"b"}, now=0.0, wall=WALL).asks == ["b"]
+    trials.sent(["b"], took=5.0)
+    assert trials.step({"b": session}, {"b"}, now=5.25, wall=WALL).moves == {}
+    assert trials.next_timer() == 5.0 + AGAIN_SECONDS
+    assert trials.step({"b": session}, {"b"}, now=5.0 + SILENT_SECONDS, wall=WALL).moves == {"b": FORGED}
 
 
 def test_silent_peers_that_are_where_they_announce_cost_one_look() -> None:

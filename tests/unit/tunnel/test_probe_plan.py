@@ -50,6 +50,16 @@ def test_a_peer_from_which_bytes_came_since_is_reachable() -> None:
     assert plan.unreachable == ()
 
 
+def test_a_peer_whose_counter_starts_over_is_reachable_once_bytes_came() -> None:
+    """As that of a member that was installed again, under its name and with a new key."""
+    plan = plan_for("a")
+    plan.due({"a": 5000}, now=0.0)
+    plan.judge({"a": 0}, now=1.0)
+    assert plan.reachable == set()
+    plan.judge({"a": 148}, now=3.0)
+    assert plan.reachable == {"a"}
+
+
 def test_a_peer_has_its_whole_time_from_when_its_probe_has_left() -> None:
     plan = plan_for("a", "b")
     plan.sent(plan.due({}, now=0.0), now=6.0)
