@@ -61,7 +61,8 @@ def parse_seed(text: str, *, field: str) -> SeedAddress:
         raise InvalidSpec(field, f"a seed is not a URL: it must be {_FORM}", value=text)
     if host.startswith("["):
         host, bracket, rest = host[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")) or not _is_ipv6(host):
+        # Go programs write IPv4 so too (net.SplitHostPort), and Go wesher took it.
+        if not bracket or (rest and not rest.startswith(":")) or SeedAddress(host).address is None:
             raise InvalidSpec(field, _BRACKETS, value=text)
         port = _port(rest[1:], field, text) if rest else None
     elif host.count(":") == 1:

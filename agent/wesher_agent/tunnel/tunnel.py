@@ -172,16 +172,14 @@ class Tunnel:
             log.debug("device not read", error=error)
             return None
 
-    async def move_peers(self, endpoints: Mapping[WireGuardPublicKey, Endpoint]) -> bool:
-        """Have peers sent to at other endpoints for a while; tell whether the device took them."""
+    async def move_peers(self, endpoints: Mapping[WireGuardPublicKey, Endpoint]) -> None:
+        """Send to peers at other endpoints for a while."""
         if self._device is None:
-            return False
+            return
         try:
             await self._device.move_peers(endpoints)
         except (WesherError, OSError) as error:
             log.debug("endpoints not set", error=error)
-            return False
-        return True
 
     async def remove(self) -> None:
         """Take the device and our hosts entries away, be they of this run or of one that was killed."""
