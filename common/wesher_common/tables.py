@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from wesher_common.printable import as_lines, printable
+
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows under a heading, each column as wide as its widest entry."""
-    widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
-    return "\n".join(
+    """Return rows under a heading, a line each, each column as wide as its widest entry."""
+    shown = [[printable(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(len(row[index]) for row in shown) for index in range(len(columns))]
+    return as_lines(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (columns, *rows)
+        for row in shown
     )
 
 
