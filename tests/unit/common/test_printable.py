@@ -58,6 +58,12 @@ def test_each_row_is_a_line_whatever_it_holds() -> None:
     ]
 
 
+def test_a_very_long_entry_does_not_push_the_other_rows_apart() -> None:
+    long = "n" * 253
+    _, *rows = table(("NAME", "STATE"), [(long, "alive"), ("b", "alive")]).splitlines()
+    assert rows == [f"{long}  alive", f"{'b':64}  alive"]
+
+
 @pytest.mark.parametrize(
     "error",
     [
