@@ -12,7 +12,7 @@ _WIDEST = 64
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows under a heading, a line each, each column as wide as its widest entry but for very long ones."""
+    """Return rows under a heading, a line each; very long entries do not widen their column."""
     shown = [[printable(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(min(len(row[index]), _WIDEST) for row in shown) for index in range(len(columns))]
     return as_lines(
