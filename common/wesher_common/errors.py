@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from wesher_common.printable import printable
+
 _MAX_SHOWN = 300
 
 
 class WesherError(Exception):
     """Base of every error this project raises on purpose.
 
-    Its text is one line that can be shown to a user as it stands.
+    Its text is one line that can be shown to a user as it stands: what another host or a library
+    said in it is escaped.
     """
+
+    def __str__(self) -> str:
+        """Return the text, on one line."""
+        return printable(super().__str__())
 
 
 class InvalidSpec(WesherError):  # noqa: N818 - reads as the fact it states

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+from wesher_common.printable import is_printable, printable
+
 FORMATS = ("text", "json")
 RESERVED_KEYS = frozenset({"time", "level", "logger", "event", "traceback"})
 """What every JSON object may hold beside an event's own fields."""
@@ -36,7 +38,7 @@ class LogEvent:
 
     def __str__(self) -> str:
         """Return ``event key=value …``, always without a line break."""
-        return " ".join((_one_line(self.event), *(f"{k}={_text(_plain(v))}" for k, v in self.fields.items())))
+        return " ".join((printable(self.event), *(f"{k}={_text(_plain(v))}" for k, v in self.fields.items())))
 
     def plain_fields(self) -> dict[str, Plain]:
         """Return the fields as JSON can hold them; a key that is reserved gets an underscore."""
@@ -136,11 +138,11 @@ class _Text(logging.Formatter):
     """``time LEVEL logger: event key=value``; a traceback follows on indented lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record)} {record.levelname} {record.name}: {_one_line(record.getMessage())}"
+        line = f"{_time(record)} {record.levelname} {record.name}: {printable(record.getMessage())}"
         if record.exc_info:
             # Indented, a line of an exception's text cannot be taken for another record.
             line += "".join(
-                f"\n  {_one_line(row)}" for row in self.formatException(record.exc_info).split("\n")
+                f"\n  {printable(row)}" for row in self.formatException(record.exc_info).split("\n")
             )
         return line
 
@@ -196,13 +198,6 @@ def _text(value: Plain) -> str:
         case list():
             return _text(",".join("-" if item is None else str(item) for item in value))
     text = str(value)
-    if text and text.isprintable() and not any(mark in text for mark in ' "='):
+    if text and is_printable(text) and not any(mark in text for mark in ' "='):
         return text
-    return '"' + "".join(f"\\{c}" if c in '"\\' else _one_line(c) for c in text) + '"'
-
-
-def _one_line(text: str) -> str:
-    """Escape, as in JSON, whatever could break a line or change how a terminal shows it."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    return '"' + "".join(f"\\{c}" if c in '"\\' else printable(c) for c in text) + '"'

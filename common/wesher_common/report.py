@@ -13,5 +13,7 @@ MAX_UNREACHABLE = 64
 behind it nobody tells, and they count as ready until their own reports are too old."""
 MAX_OUTSIDERS = 64
 """Members outside the cluster."""
+MAX_MESSAGE = 1024
+"""Characters of a condition's message, escapes included."""
 SHOWN_NAMES = 8
 """Names in one message or log line, of however many."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from wesher_common.printable import as_lines, printable
+
 MINUTE, HOUR, DAY = 60, 3600, 86400
+_WIDEST = 64
+"""Characters of a column. A longer entry, such as a member's name of 253, sticks out of its own row alone."""
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows under a heading, each column as wide as its widest entry."""
-    widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
-    return "\n".join(
+    """Return rows under a heading, a line each; very long entries do not widen their column."""
+    shown = [[printable(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(min(len(row[index]), _WIDEST) for row in shown) for index in range(len(columns))]
+    return as_lines(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (columns, *rows)
+        for row in shown
     )
 
 

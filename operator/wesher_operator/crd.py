@@ -9,6 +9,7 @@ from typing import Any
 
 from wesher_common.names import GROUP, RELEASE_ANNOTATION, VERSION
 from wesher_common.version import VERSION as RELEASE
+from wesher_operator.resources import rules
 from wesher_operator.resources.mesh import WesherMesh
 from wesher_operator.resources.node import WesherNode
 from wesher_operator.resources.parts import Column
@@ -75,7 +76,8 @@ def _column(column: Column) -> dict[str, Any]:
 def _structural(node: dict[str, Any], parts: dict[str, Any], *, defaults: bool) -> dict[str, Any]:
     """Return a JSON schema as Kubernetes wants it: no references, no unions, no titles.
 
-    A status carries no defaults: what its writer did not say stays absent.
+    A status carries no defaults: what its writer did not say stays absent. Its texts hold
+    no control character: an agent writes some, and its node may have been broken into.
     """
     if "$ref" in node:
         target = parts[node["$ref"].rpartition("/")[2]]
@@ -88,6 +90,8 @@ def _structural(node: dict[str, Any], parts: dict[str, Any], *, defaults: bool) 
         result.pop("default", None)
     if isinstance(result.get("default"), dict) and result.get("properties"):
         result["default"] = {}  # the API server fills in the fields' own defaults
+    if not defaults and result.get("type") == "string" and result.keys().isdisjoint({"enum", "format"}):
+        result = {**rules.PRINTABLE, **result}
     if result.get("type") == "integer":
         result["format"] = "int64"
     if "properties" in result:

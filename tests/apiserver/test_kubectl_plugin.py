@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from wesher_agent.cli.commands import agent_settings
+from wesher_common.printable import is_printable
 from wesher_testing.cluster.api_server import ApiServer
 from wesher_testing.cluster.operator_process import NAMESPACE, SOON, OperatorProcess, eventually
 from wesher_testing.run import toolbox
@@ -264,6 +265,57 @@ def test_the_doctor_names_what_is_wrong_and_what_to_do_and_no_key(
         assert any(says in line for line in failed), done.stdout
     assert f"→ kubectl label namespace {NAMESPACE} --overwrite {label}=privileged" in done.stdout
     assert base64.b64encode(KEY[:31]).decode() not in done.stdout + done.stderr
+
+
+TITLE = "\x1b]0;pwned\x07\x1b[2J\r\x9b1m\u202e"
+SHOWN_TITLE = r"\u001b]0;pwned\u0007\u001b[2J\r\u009b1m\u202e"
+
+
+def test_what_a_node_that_was_broken_into_says_of_its_pod_is_shown_escaped(
+    api: ApiServer, plugin: Plugin, pods: None
+) -> None:
+    """A kubelet's token may write that, and the operator passes it on in the mesh's status and Events."""
+    waiting = {"reason": "ErrImagePull", "message": f"ErrImagePull: {TITLE} denied\nFAKE line"}
+    container = {
+        "name": "main",
+        "image": "wesher:test",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        "state": {"waiting": waiting},
+    }
+    unready = {"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}]}
+    say(api, "pod", "agent-b", {**unready, "containerStatuses": [container]})
+    shown = SHOWN_TITLE.replace(r"\r", " ")
+    for words in (["status"], ["doctor"]):
+        done = eventually(
+            lambda words=words: plugin(*words),
+            within=SOON,
+            until=lambda done: "ErrImage" in done.stdout or "cannot pull" in done.stdout,
+        )
+        assert f"cannot pull the agents' image: {shown} denied FAKE line" in done.stdout, done.stdout
+        assert all(map(is_printable, done.stdout.splitlines()))
+    stored = api.get("wmesh", "demo")["status"]
+    assert any(shown in entry["message"] for entry in stored["conditions"])
+    noted = [event.get("note", "") for event in api.get("events.events.k8s.io", "-n", "default")["items"]]
+    assert any(shown in note for note in noted)
+    assert all(map(is_printable, noted))
+
+
+def test_a_label_with_terminal_escapes_is_shown_escaped_and_joined_as_it_is(
+    api: ApiServer, plugin: Plugin, demo: None
+) -> None:
+    label = f"{TITLE}\n! FAKE it's"
+    edit = json.dumps({"spec": {"gossip": {"label": label}}})
+    api.kubectl("patch", "wmesh", "demo", "--type=merge", "-p", edit)
+    done = plugin("status")
+    assert rf"label {SHOWN_TITLE}\n! FAKE it's" in done.stdout
+    joined = plugin("join-command")
+    assert all(map(is_printable, (done.stdout + joined.stdout).splitlines())), joined.stderr
+    command = next(line for line in joined.stdout.splitlines() if line.startswith("wesher "))
+    shell = ["bash", "-c", f"printf '%s\\0' {command}"]
+    words = subprocess.run(shell, capture_output=True, check=True, timeout=SOON).stdout.decode().split("\0")
+    assert words[words.index("--label") + 1] == label
 
 
 def test_what_a_user_may_not_see_is_said_and_is_no_failure(

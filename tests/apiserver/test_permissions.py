@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 
+from wesher_operator.crd import definition
+from wesher_operator.resources.node import WesherNode
 from wesher_testing.cluster.api_server import ApiServer, KubectlFailed
 from wesher_testing.cluster.operator_process import MANIFESTS, NAMESPACE, SOON, eventually
 
@@ -94,6 +96,71 @@ def test_without_the_policy_nothing_else_keeps_an_agent_from_another_nodes_statu
     finally:
         api.kubectl("apply", "--server-side", "-f", str(MANIFESTS / "wesher.yaml"))
         refused(api, token, "b")
+
+
+SCHEMA = definition(WesherNode)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+
+
+def valid(schema: dict[str, Any]) -> Any:
+    """Return a value that a schema takes."""
+    match schema["type"]:
+        case "object":
+            return {name: valid(schema["properties"][name]) for name in schema.get("required", [])}
+        case "array":
+            return []
+        case "integer":
+            return 1
+    return "2026-01-02T03:04:05Z" if "format" in schema else schema.get("enum", ["A"])[0]
+
+
+def with_text(schema: dict[str, Any], text: str, path: str = "status") -> Iterator[tuple[str, Any]]:
+    """Yield, for each text of a schema, its path and a value that is valid but for that ``text``."""
+    if schema["type"] == "array":
+        for inner, value in with_text(schema["items"], text, f"{path}[0]"):
+            yield inner, [value]
+    elif schema["type"] == "object":
+        for name, part in schema["properties"].items():
+            for inner, value in with_text(part, text, f"{path}.{name}"):
+                yield inner, {**valid(schema), name: value}
+    elif schema["type"] == "string":
+        yield path, text
+
+
+def test_no_text_that_an_agent_may_write_holds_a_terminals_escapes(
+    api: ApiServer, agent: Callable[..., str]
+) -> None:
+    """Its node may have been broken into, and administrators and the operator read what it wrote."""
+    token, written = agent("a"), api.get("wnode", "m.a").get("status")
+    paths = []
+    for path, status in with_text(SCHEMA, "A\x1b]0;pwned\x07\nA"):
+        code, message = patch_status(api, token, "a", {"status": status})
+        assert (code, path in message) == (HTTPStatus.UNPROCESSABLE_ENTITY, True), (path, code, message)
+        paths.append(path)
+    assert {"status.conditions[0].message", "status.outsiders[0].name", "status.peers.unreachable[0]"} <= set(
+        paths
+    )
+    assert api.get("wnode", "m.a").get("status") == written
+
+
+@pytest.mark.parametrize(
+    "letter", ["\r", "\t", "\x7f", "\x9b", "\u2028", "\u2029", "\u202e", "\u2066", "\u200b"]
+)
+def test_a_message_holds_no_line_break_and_no_direction_mark(
+    api: ApiServer, agent: Callable[..., str], letter: str
+) -> None:
+    said = {**valid(SCHEMA["properties"]["conditions"]["items"]), "message": f"well{letter}bad"}
+    code, message = patch_status(api, agent("a"), "a", {"status": {"conditions": [said]}})
+    assert code == HTTPStatus.UNPROCESSABLE_ENTITY
+    assert "status.conditions[0].message" in message
+
+
+def test_a_message_in_any_language_and_with_escapes_shown_is_taken(
+    api: ApiServer, agent: Callable[..., str]
+) -> None:
+    text = "Gerät “wg0” läuft nicht: 日本語, עברית, na\u0308her, \\u001b[2J → 🙂"
+    said = {**valid(SCHEMA["properties"]["conditions"]["items"]), "message": text}
+    assert patch_status(api, agent("a"), "a", {"status": {"conditions": [said]}}) == (HTTPStatus.OK, "")
+    assert api.get("wnode", "m.a")["status"]["conditions"][0]["message"] == text
 
 
 def test_a_spec_that_is_sent_with_a_status_is_ignored(api: ApiServer, agent: Callable[..., str]) -> None:

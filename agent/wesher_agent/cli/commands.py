@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from wesher_agent.flags import FLAGS, OneLineParser, add_flags, find_flag
 from wesher_agent.settings import Settings, parse_settings
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.keys import KEY_BYTES
+from wesher_common.printable import as_lines
 from wesher_common.variables import unknown_variables
 from wesher_common.version import VERSION
 
@@ -151,6 +153,9 @@ def _laid_out(lay_out: Callable[[Any], str], answer: Any) -> str:
 
 
 def _print(text: str) -> int:
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A letter that the terminal's encoding lacks must not end the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     print(text)  # noqa: T201 - a command's answer
     return 0
 
@@ -164,7 +169,7 @@ def _status(argv: Sequence[str], environ: Environ) -> int:
     status, as_json = _ask("status", given, environ)
     if given.check:
         problems = hindrances(status)
-        _print("\n".join(problems) or "in the mesh")
+        _print(as_lines(problems) or "in the mesh")
         return FAILURE if problems else 0
     return _print(json.dumps(status, indent=2) if as_json else _laid_out(status_text, status))
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wesher_common.printable import as_lines, shell_line
 from wesher_common.tables import age, table
 
 _NO_HINDRANCE = {"Ready", "StateSaved"}
@@ -61,8 +61,8 @@ def status_text(status: Mapping[str, Any]) -> str:
         counts = ", ".join(f"{reason} {count}" for reason, count in sorted(gossip["rejected"].items()))
         lines.append(("rejected packets", counts))
     width = max(len(label) for label, _ in lines) + 2
-    text = "\n".join(f"{label + ':':{width}}{value}" for label, value in lines)
-    return text + "".join(f"\n! {problem}" for problem in _problems(status["conditions"]))
+    facts = [f"{label + ':':{width}}{value}" for label, value in lines]
+    return as_lines([*facts, *(f"! {problem}" for problem in _problems(status["conditions"]))])
 
 
 def _covered(status: Mapping[str, Any]) -> str:
@@ -78,21 +78,23 @@ def left_text(left: Mapping[str, Any], *, forgot: bool) -> str:
     """Return what a leave did, and what it keeps on this machine and why."""
     done = f"{left['node']} left the mesh on {left['interface']}"
     if forgot:
-        return f"{done} and deleted its state file with the keys"
+        return as_lines([f"{done} and deleted its state file with the keys"])
     kept = left["kept"]
     if not kept:
-        return f"{done}; it has no state file with keys"
-    return (
-        f"{done}\n"
-        f"kept: {kept} holds the cluster key and this machine's WireGuard key, so that the next start "
-        "joins the same mesh again\n"
-        f"to remove the keys: {removal_hint(kept)} (`wesher leave --forget` does both)"
+        return as_lines([f"{done}; it has no state file with keys"])
+    holds = "holds the cluster key and this machine's WireGuard key"
+    return as_lines(
+        [
+            done,
+            f"kept: {kept} {holds}, so that the next start joins the same mesh again",
+            f"to remove the keys: {removal_hint(kept)} (`wesher leave --forget` does both)",
+        ]
     )
 
 
 def removal_hint(state_file: str) -> str:
     """Return the command that deletes a state file and its older copies."""
-    quoted = shlex.quote(state_file)
+    quoted = shell_line([state_file])
     return f"rm -f {quoted} {quoted}.*"
 
 

@@ -12,9 +12,8 @@ from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.status.conditions import conditions
 from wesher_agent.status.snapshot import Snapshot
 from wesher_common.conditions import carry_over, rfc3339
-from wesher_common.report import MAX_OUTSIDERS, MAX_UNREACHABLE
-
-MAX_MESSAGE = 1024
+from wesher_common.printable import printable
+from wesher_common.report import MAX_MESSAGE, MAX_OUTSIDERS, MAX_UNREACHABLE
 
 
 def own_part(now: Snapshot) -> Hashable:
@@ -38,7 +37,8 @@ def node_status(now: Snapshot, observed: Sequence[Object], *, time: datetime) ->
     """
     reported = carry_over(conditions(now), observed, now=time)
     for condition in reported:
-        condition["message"] = condition["message"][:MAX_MESSAGE]
+        # The API server refuses a report with a character that is not printable; a library may have said one.
+        condition["message"] = printable(condition["message"])[:MAX_MESSAGE]
         condition["observedGeneration"] = now.generation
     return {**_own(now), **_view(now), "conditions": reported, "lastReportTime": rfc3339(time)}
 

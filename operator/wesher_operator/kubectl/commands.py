@@ -8,13 +8,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
 from wesher_common.errors import InvalidSpec, WesherError
+from wesher_common.printable import as_lines
 from wesher_common.tables import table
 from wesher_common.version import VERSION
 from wesher_operator.installation import installation_of
+from wesher_operator.kubectl.checks import Finding
 from wesher_operator.kubectl.doctor import examine
 from wesher_operator.kubectl.join import join_text
 from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, nodes_of
@@ -49,12 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
 
 
+def findings_text(findings: Sequence[Finding]) -> str:
+    """Return a line for each finding, and below it what to do."""
+    rows = [(finding.verdict, finding.check, finding.says) for finding in findings]
+    lines = table(("", "CHECK", "FOUND"), rows).splitlines()[1:]
+    return as_lines(
+        row
+        for line, finding in zip(lines, findings, strict=True)
+        for row in ([line, f"      → {finding.do}"] if finding.do else [line])
+    )
+
+
 def _complain(error: WesherError, code: int) -> int:
     print(f"kubectl wesher: error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
     return code
 
 
 def _say(text: str) -> None:
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A letter that the terminal's encoding lacks must not end the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     print(text, flush=True)  # noqa: T201 - a command's answer
 
 
@@ -70,9 +87,7 @@ def _status(api: ApiServer, given: argparse.Namespace) -> int:
 
 def _doctor(api: ApiServer, given: argparse.Namespace) -> int:
     findings = list(examine(api, given.namespace, given.mesh))
-    rows = [(finding.verdict, finding.check, finding.says) for finding in findings]
-    for line, finding in zip(table(("", "CHECK", "FOUND"), rows).splitlines()[1:], findings, strict=True):
-        _say(line if not finding.do else f"{line}\n      → {finding.do}")
+    _say(findings_text(findings))
     return EXIT_FAILED if any(finding.verdict == "FAIL" for finding in findings) else 0
 
 

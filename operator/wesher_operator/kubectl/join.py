@@ -6,11 +6,11 @@ through an argument list that other users of a machine can read.
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Sequence
-from ipaddress import ip_network
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address, ip_network
 
 from wesher_common.errors import InvalidSpec
+from wesher_common.printable import as_lines, shell_line
 from wesher_operator.kubectl.meshes import key_secret_of, name_of, status_of
 from wesher_operator.kubectl.reach import Object
 from wesher_operator.kubectl.status import conditions_of
@@ -34,8 +34,8 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
 
     """
     overlay = _joinable(mesh["spec"]["overlayCIDR"])
-    secret = shlex.join(["kubectl", *reach, "-n", namespace, "get", "secret", key_secret_of(mesh)])
-    return "\n".join(
+    secret = shell_line(["kubectl", *reach, "-n", namespace, "get", "secret", key_secret_of(mesh)])
+    return as_lines(
         [
             f"# For a machine outside to join the mesh {name_of(mesh)}: where kubectl reaches the cluster,",
             "# write its key into a file that only you can read:",
@@ -46,7 +46,7 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
             "rm wesher-key",
             "",
             "# On the machine, as root, once its ports are open to the members:",
-            shlex.join(_wesher(mesh, nodes, overlay)),
+            shell_line(_wesher(mesh, nodes, overlay)),
         ]
     )
 
@@ -87,14 +87,21 @@ def _joinable(overlay: str) -> str:
 
 def _seeds(mesh: Object, nodes: Sequence[Object]) -> list[str]:
     """Return the addresses of some nodes, ready ones first; they gossip on the port that is given too."""
-    reporting = [node for node in nodes if status_of(node).get("endpoint")]
-    if not reporting:
+    hosts = [host for node in sorted(nodes, key=lambda node: not _is_ready(node)) for host in _hosts(node)]
+    if not hosts:
         raise InvalidSpec(
             "MESH", "no node has reported where to join through: wait until it is Ready", value=name_of(mesh)
         )
-    reporting.sort(key=lambda node: not _is_ready(node))
-    hosts = (str(status_of(node)["endpoint"]).rpartition(":")[0] for node in reporting[:_MAX_SEEDS])
-    return [host.strip("[]") for host in hosts]
+    return hosts[:_MAX_SEEDS]
+
+
+def _hosts(node: Object) -> Iterator[str]:
+    """Yield the address that a node's agent reported, if it is one: the node may have been broken into."""
+    host = str(status_of(node).get("endpoint") or "").rpartition(":")[0].strip("[]")
+    try:
+        yield str(ip_address(host))
+    except ValueError:
+        return
 
 
 def _is_ready(node: Object) -> bool:

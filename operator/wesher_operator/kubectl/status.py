@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from wesher_common.conditions import Condition
+from wesher_common.printable import as_lines
 from wesher_common.tables import age, table
 from wesher_operator.kubectl.meshes import name_of, status_of
 from wesher_operator.kubectl.reach import Object
@@ -140,7 +141,7 @@ def overview_text(shown: Overview, *, now: datetime) -> str:
         lines += [f"  {line}" for line in table(heading, rows).splitlines()]
     if shown.members_truncated:
         lines.append("  and more: kubectl get wnode")
-    return "\n".join([*lines, *(f"! {problem}" for problem in shown.problems)])
+    return as_lines([*lines, *(f"! {problem}" for problem in shown.problems)])
 
 
 def conditions_of(status: Object) -> tuple[Condition, ...]:

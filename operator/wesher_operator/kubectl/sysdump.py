@@ -17,6 +17,7 @@ from typing import Any
 
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.names import GROUP, MESH_LABEL
+from wesher_common.printable import as_lines
 from wesher_common.version import VERSION
 from wesher_operator.kubectl.meshes import DEFINITIONS, ROOT, name_of, status_of
 from wesher_operator.kubectl.reach import ApiServer, Object, operator_deployment
@@ -124,7 +125,8 @@ class _Collector:
 
     def _text(self, what: str, path: str, **query: str) -> str:
         try:
-            return self._api.text(path, **query)
+            # A node that was broken into decides what its pods log, and a log is read in a terminal.
+            return as_lines(self._api.text(path, **query).split("\n"))
         except WesherError as error:
             self.missing.append(f"{what}: {error}")
             return ""

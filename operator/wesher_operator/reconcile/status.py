@@ -17,6 +17,8 @@ from typing import Any
 
 from wesher_common.conditions import Condition, carry_over
 from wesher_common.keys import KeyRing
+from wesher_common.printable import printable
+from wesher_common.report import MAX_MESSAGE
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
@@ -32,8 +34,6 @@ from wesher_operator.resources.mesh import (
 
 MAX_LISTED = 100
 _MAX_NAMED = 3
-_MAX_MESSAGE = 1024
-"""Characters of a condition's message: others' words stand in some."""
 _MAX_DETAILED = 2
 _LONGEST_HEARTBEAT = timedelta(seconds=450)
 """Agents report every 5 minutes, give or take half."""
@@ -95,12 +95,14 @@ def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> li
                 kind="Node",
                 address=member.spec.overlay_ip if member else "",
                 state=state,
-                reason=reason,
+                reason=printable(reason),
             )
         )
     outsiders = {outsider.name: outsider for member in reporting for outsider in member.status.outsiders}
     entries += [
-        MemberStatus(name=name, kind="Outsider", address=outsider.address, state="Alive")
+        MemberStatus(
+            name=printable(name), kind="Outsider", address=printable(outsider.address), state="Alive"
+        )
         for name, outsider in outsiders.items()
     ]
     return sorted(entries, key=lambda entry: (_ORDER.index(entry.state), entry.name))
@@ -215,7 +217,7 @@ def _conditions(
         first = next((condition for condition in needed if not condition.is_true), by_type["MembersReady"])
         ready = Condition("Ready", first.status, first.reason, first.message)
     return [
-        Condition(c.type, c.status, c.reason, c.message[:_MAX_MESSAGE], mesh.generation)
+        Condition(c.type, c.status, c.reason, printable(c.message)[:MAX_MESSAGE], mesh.generation)
         for c in (ready, *said)
     ]
 

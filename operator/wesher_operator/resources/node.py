@@ -16,7 +16,7 @@ _MAX_IP_TEXT = 39
 _MAX_ENDPOINT_TEXT = 64
 _MAX_WORD = 64
 # An agent's token writes these, and a node may be broken into: nothing is without a limit.
-MemberName = Annotated[str, Field(max_length=MAX_DNS_NAME)]
+MemberName = Annotated[str, Field(max_length=MAX_DNS_NAME, json_schema_extra=rules.MEMBER_NAME)]
 KeyIDs = Annotated[list[Annotated[str, Field(max_length=_MAX_WORD)]], Field(max_length=MAX_KEYS)]
 
 

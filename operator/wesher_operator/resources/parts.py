@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from wesher_common.report import MAX_MESSAGE
+from wesher_operator.resources import rules
+
 MAX_DNS_NAME = 253
 MAX_CIDR_TEXT = 43
 """The longest IPv6 network as text."""
@@ -23,13 +26,13 @@ class Resource(BaseModel):
 class ConditionStatus(Resource):
     """metav1.Condition."""
 
-    type: str = Field(max_length=316)
+    type: str = Field(max_length=316, json_schema_extra=rules.REASON)
     """Which condition."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
-    reason: str = Field(max_length=1024)
+    reason: str = Field(max_length=1024, json_schema_extra=rules.REASON)
     """CamelCase, from a fixed set."""
-    message: str = Field("", max_length=32768)
+    message: str = Field("", max_length=MAX_MESSAGE)
     """For people."""
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """When status last changed."""

@@ -87,4 +87,13 @@ NODE_SELECTOR = cel(
     " && !format.labelValue().validate(self[key]).hasValue())",
     "must be labels as a Node carries them",
 )
+PRINTABLE: dict[str, Any] = {"pattern": r"^[^\p{Cc}\p{Cf}\p{Co}\p{Zl}\p{Zp}]*$"}
+"""For each text of a status: no escape sequence, no line break, no direction mark.
+
+Looser than `wesher_common.printable`, with which both programs write, since Unicode tables differ.
+"""
+MEMBER_NAME: dict[str, Any] = {"pattern": "^[A-Za-z0-9_.-]+$"}
+"""The characters that gossip takes in a name."""
+REASON: dict[str, Any] = {"pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"}
+"""metav1.Condition's."""
 IP = cel("isIP(self)", "must be an IP address", shows="self")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -52,6 +53,38 @@ def test_ctrl_c_while_waiting_for_an_answer_ends_without_a_word(tmp_path: Path) 
             asking.send_signal(signal.SIGINT)
             _, said = asking.communicate(timeout=SECONDS)
     assert (asking.returncode, said) == (-signal.SIGINT, b"")
+
+
+def answered(directory: Path, answer: dict[str, Any]) -> subprocess.CompletedProcess[bytes]:
+    """Run `wesher leave` against an agent that gives this answer, on a terminal that knows only ASCII."""
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(directory / "wg0.sock"))
+        agent.listen()
+        agent.settimeout(SECONDS)
+        asking = subprocess.Popen(
+            [WESHER, "leave", f"--run-dir={directory}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        )
+        asked, _ = agent.accept()
+        with asked:
+            asked.sendall(json.dumps(answer).encode() + b"\n")
+            said, complaint = asking.communicate(timeout=SECONDS)
+    return subprocess.CompletedProcess(asking.args, asking.returncode, said, complaint)
+
+
+def test_an_answer_is_shown_escaped_whatever_it_holds_and_the_terminal_can_show(tmp_path: Path) -> None:
+    left = {"node": "M\u00fcnchen\x1b[2J\nFAKE", "interface": "wg0", "kept": ""}
+    done = answered(tmp_path, {"result": left})
+    text = rb"M\xfcnchen\u001b[2J\nFAKE left the mesh on wg0; it has no state file with keys"
+    assert (done.returncode, done.stdout, done.stderr) == (0, text + b"\n", b"")
+
+
+def test_an_agents_refusal_is_one_line_and_shown_escaped(tmp_path: Path) -> None:
+    done = answered(tmp_path, {"error": "no\r\x1b[2K way\nFAKE"})
+    text = rb"wesher: error: no\r\u001b[2K way\nFAKE"
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", text + b"\n")
 
 
 def test_a_command_without_its_libraries_says_how_to_get_them() -> None:

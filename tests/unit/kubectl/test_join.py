@@ -71,6 +71,14 @@ def test_a_network_that_is_no_whole_octets_is_refused_before_anything_else(overl
         join_text(a_mesh(overlay), [], "wesher")
 
 
+def test_what_a_node_reports_that_is_not_an_address_is_not_joined_through() -> None:
+    nodes = [a_node(f"{host}:51820") for host in ("evil.example", "--etc", "a\x1b[2J", "1.2.3.4,5.6.7.8")]
+    words = words_of(join_text(a_mesh(), [*nodes, a_node("192.0.2.1:51820")], "wesher"))
+    assert words[words.index("--join") + 1] == "192.0.2.1"
+    with pytest.raises(InvalidSpec, match="no node has reported"):
+        join_text(a_mesh(), nodes, "wesher")
+
+
 def test_a_mesh_without_a_node_to_join_through_says_so() -> None:
     with pytest.raises(InvalidSpec, match="MESH 'demo': no node has reported where to join through"):
         join_text(a_mesh(), [a_node("")], "wesher")
