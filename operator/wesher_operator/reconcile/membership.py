@@ -19,7 +19,7 @@ from typing import Any
 
 from wesher_common.conditions import rfc3339
 from wesher_common.overlay import IPAddress, IPNetwork
-from wesher_operator.reconcile.facts import NodeFacts, Taint
+from wesher_operator.reconcile.facts import NodeFacts, ObjectFacts, Taint
 from wesher_operator.resources.mesh import Toleration, WesherMeshSpec
 
 UNSELECTED_GRACE = timedelta(seconds=60)
@@ -144,6 +144,12 @@ class Released:
     """Held back, for all but one."""
     names: Mapping[str, datetime] = field(default_factory=dict)
     """Member names, removed until then."""
+
+    @classmethod
+    def of(cls, config_map: ObjectFacts | None) -> Released:
+        """Read the ConfigMap as it stands; one that is absent holds nothing."""
+        data = (config_map.body.get("data") or {}) if config_map is not None else {}
+        return cls.from_json(data.get(RELEASED_FILE, ""))
 
     @classmethod
     def from_json(cls, text: str) -> Released:

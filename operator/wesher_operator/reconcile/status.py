@@ -64,6 +64,8 @@ class Findings:
     refusal: Refusal | None = None
     failure: Refusal | None = None
     """What the API server refused to take from us."""
+    overlaps: Sequence[str] = ()
+    """What overlaps the network of a mesh that runs, each as a sentence."""
     pod_troubles: Mapping[str, PodTrouble] = field(default_factory=dict)
     """What keeps agents from running, by node."""
     without_address: Collection[str] = ()
@@ -283,9 +285,12 @@ def _degraded(findings: Findings, *, now: datetime) -> Condition:
         for name in member.status.peers.unreachable
     ]
     problems = [problem for node in findings.desired for problem in node.problems]
-    if not pairs and not problems:
+    # First, since it may be why pairs do not reach each other.
+    found = [*findings.overlaps, *pairs, *problems]
+    if not found:
         return Condition("Degraded", "False", "AsExpected", "")
-    found = pairs + problems
     more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-    reason = "PairsUnreachable" if pairs else "InvalidAnnotation"
+    reason = (
+        "OverlappingNetwork" if findings.overlaps else "PairsUnreachable" if pairs else "InvalidAnnotation"
+    )
     return Condition("Degraded", "True", reason, "; ".join(found[:_MAX_NAMED]) + more)

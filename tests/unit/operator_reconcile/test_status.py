@@ -129,6 +129,15 @@ def test_an_annotation_that_cannot_be_used_degrades_the_mesh_and_is_named() -> N
     assert condition(status, "Ready")[0] == "True"
 
 
+def test_a_network_that_overlaps_a_running_mesh_degrades_it_and_is_named_first() -> None:
+    overlap = "spec.overlayCIDR 10.189.0.0/16 overlaps the InternalIP 10.189.9.9 of Node a, which"
+    told = member("a", peers={"unreachable": ["b"]})
+    status = status_of(told, member("b"), member("c"), overlaps=[overlap])
+    said = ("True", "OverlappingNetwork", f"{overlap}; a cannot reach b")
+    assert condition(status, "Degraded") == said
+    assert condition(status, "Ready")[0] == "True"
+
+
 def test_many_that_are_not_ready_are_counted_after_the_first_three() -> None:
     status = status_of(*(member(f"n{number}", ready=False) for number in range(5)))
     assert condition(status, "Ready")[2].endswith("n2 (ProbesFailed) and 2 more")
