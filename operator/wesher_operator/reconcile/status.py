@@ -243,7 +243,7 @@ def _members_ready(entries: Sequence[MemberStatus], troubles: Mapping[str, PodTr
     waiting = [entry for entry in nodes if entry.state != "Ready"]
     if not nodes:
         return Condition(
-            "MembersReady", "False", "NoNodes", "spec.nodeSelector and tolerations match no Node"
+            "MembersReady", "False", "NoNodes", "spec.nodeSelector, affinity and tolerations match no Node"
         )
     if not waiting:
         return Condition("MembersReady", "True", "AllReady", f"all {len(nodes)} nodes are ready")
