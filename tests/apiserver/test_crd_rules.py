@@ -124,6 +124,7 @@ BAD_NODES: list[tuple[str, dict[str, Any], str]] = [
     ("nodeName", {**NODE, "nodeName": "n" * 254}, "253"),
     ("overlayIP", {**NODE, "overlayIP": "10.189.0"}, "'10.189.0': must be an IP address"),
     ("advertiseAddress", {**NODE, "advertiseAddress": "host"}, "'host': must be an IP address"),
+    ("machine", {**NODE, "machine": "m" * 65}, "64"),
     ("location", {**NODE, "location": "a b"}, "must be a word"),
 ]
 

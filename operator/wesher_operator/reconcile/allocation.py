@@ -7,6 +7,8 @@ or on top of another's.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -141,7 +143,16 @@ def node_spec(
         overlay_ip=str(overlay_address),
         advertise_address=advertise_address(spec, node),
         location=node.location or spec.cluster_name,
+        machine=machine(node),
     )
+
+
+def machine(node: NodeFacts) -> str:
+    """Return a hash over what tells a Node's machine from its former one; empty while that is not known."""
+    if not node.machine:
+        return ""
+    address = node.address(("InternalIP", "ExternalIP"))
+    return hashlib.sha256(json.dumps([*node.machine, str(address)]).encode()).hexdigest()[:12]
 
 
 def advertise_address(spec: WesherMeshSpec, node: NodeFacts) -> str:

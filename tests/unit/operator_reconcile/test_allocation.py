@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 
@@ -14,6 +15,7 @@ from wesher_operator.reconcile.allocation import (
     advertise_address,
     allocate,
     cluster_seeds,
+    machine,
     place,
     usable,
 )
@@ -93,6 +95,21 @@ def test_an_address_that_leads_into_an_overlay_is_neither_dialled_nor_a_seed(
     alone = usable(spec, node("a", (kind, overlay_address)), held)
     assert advertise_address(spec, alone) == ""
     assert cluster_seeds([alone], ()) == ()
+
+
+def test_a_nodes_machine_is_another_after_a_reboot_a_replacement_or_a_new_address() -> None:
+    """Cloned machines share their machine-id, and some have no system UUID."""
+    first = replace(node("a", ("InternalIP", "10.0.0.1")), machine=("boot", "id", ""))
+    others = [
+        replace(first, machine=("boot-2", "id", "")),
+        replace(first, machine=("boot", "id-2", "")),
+        replace(first, machine=("boot", "id", "uuid")),
+        replace(first, addresses=node("a", ("InternalIP", "10.0.0.2")).addresses),
+    ]
+    assert len({machine(first), *map(machine, others)}) == 5
+    listed_again = (*first.addresses, ("Hostname", ip_address("10.0.0.9")))
+    assert machine(replace(first, labels={"a": "b"}, addresses=listed_again)) == machine(first)
+    assert machine(replace(first, machine=())) == ""
 
 
 def test_seeds_that_a_hand_repeated_or_gave_a_port_are_put_right() -> None:
