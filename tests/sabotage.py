@@ -50,7 +50,7 @@ SABOTAGES = {
     ),
     "never-settle-a-name-conflict": Sabotage(
         MEMBER,
-        "self._settle_conflict(event, now)",
+        "self._settle_conflict(event.claimed, asked_for=event.asked_for, now=now)",
         "pass",
         f"{SIM}::test_an_agent_restarted_at_another_address_is_found_there_by_all",
     ),
@@ -89,6 +89,18 @@ SABOTAGES = {
         "if doubt.phase is _Phase.ASKED and has_answered(doubt.received, session.rx_bytes):",
         "if doubt.phase is _Phase.ASKED and False:",
         "tests/unit/tunnel/test_endpoint_trials.py::test_a_false_announcement_moves_no_peer_that_answers",
+    ),
+    "let-others-have-it-failed-elsewhere": Sabotage(
+        MEMBER,
+        "case FailedElsewhere(address=address) if self._conflicts.is_former(address):",
+        "case FailedElsewhere(address=address) if False:",
+        f"{SIM}::test_a_machine_that_replaces_another_under_its_name_is_found_at_once_at_its_new_address",
+    ),
+    "forget-where-the-node-reported-from": Sabotage(
+        MEMBER,
+        "if self._conflicts.was_at(former):",
+        "if False:",
+        f"{SIM}::test_a_machine_that_replaces_another_under_its_name_is_found_at_once_at_its_new_address",
     ),
     "never-retry-a-save": Sabotage(
         "agent/wesher_agent/mesh/chore.py",

@@ -79,17 +79,19 @@ def _structural(node: dict[str, Any], parts: dict[str, Any], *, defaults: bool) 
     A status carries no defaults: what its writer did not say stays absent. Its texts hold
     no control character: an agent writes some, and its node may have been broken into.
     """
-    if "$ref" in node:
-        target = parts[node["$ref"].rpartition("/")[2]]
-        node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
-    if "anyOf" in node:  # only ever `X | None`: absent is how Kubernetes says None
-        (concrete,) = (choice for choice in node["anyOf"] if choice.get("type") != "null")
-        node = {**{k: v for k, v in node.items() if k not in {"anyOf", "default"}}, **concrete}
+    node = _resolved(node, parts)
     result = {key: value for key, value in node.items() if key not in {"title", "$defs"}}
     if not defaults or result.get("default", ...) == "":
         result.pop("default", None)
-    if isinstance(result.get("default"), dict) and result.get("properties"):
+    fields, default = result.get("properties") or {}, result.get("default")
+    if (
+        fields
+        and isinstance(default, dict)
+        and all(fields[k].get("default", ...) == default[k] for k in default)
+    ):
         result["default"] = {}  # the API server fills in the fields' own defaults
+    if "const" in result:
+        result["enum"] = [result.pop("const")]
     if not defaults and result.get("type") == "string" and result.keys().isdisjoint({"enum", "format"}):
         result = {**rules.PRINTABLE, **result}
     if result.get("type") == "integer":
@@ -102,3 +104,14 @@ def _structural(node: dict[str, Any], parts: dict[str, Any], *, defaults: bool) 
         if isinstance(result.get(inner), dict):
             result[inner] = _structural(result[inner], parts, defaults=defaults)
     return result
+
+
+def _resolved(node: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema with what it refers to, and without its choice of nothing."""
+    if "anyOf" in node:  # only ever `X | None`: absent is how Kubernetes says None
+        (concrete,) = (choice for choice in node["anyOf"] if choice.get("type") != "null")
+        node = {**{k: v for k, v in node.items() if k not in {"anyOf", "default"}}, **concrete}
+    if "$ref" in node:
+        target = parts[node["$ref"].rpartition("/")[2]]
+        node = {**target, **{key: value for key, value in node.items() if key != "$ref"}}
+    return node

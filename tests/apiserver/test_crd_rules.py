@@ -14,7 +14,25 @@ from wesher_operator.crd import KINDS, definition
 from wesher_testing.cluster.api_server import ApiServer, KubectlFailed
 
 MESH = {"overlayCIDR": "10.189.0.0/16"}
+
+
+def affinity(**term: Any) -> dict[str, Any]:
+    """Return a mesh whose affinity has one term."""
+    required = {"nodeSelectorTerms": [term]}
+    return {
+        **MESH,
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}},
+    }
+
+
+def label(key: str = "a", operator: str = "In", **more: Any) -> dict[str, Any]:
+    """Return a mesh whose affinity has one requirement on a label."""
+    return affinity(matchExpressions=[{"key": key, "operator": operator, **more}])
+
+
 NODE = {"meshRef": {"name": "m", "uid": "u"}, "nodeName": "n", "overlayIP": "10.189.0.1"}
+
+TERMS = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
 
 # (field, spec, what the refusal says beside the field)
 BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
@@ -44,6 +62,28 @@ BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
     ("seedNodes", {**MESH, "seedNodes": ["a"] * 65}, "64"),
     ("nodeSelector", {**MESH, "nodeSelector": {"a b": "c"}}, "must be labels as a Node carries them"),
     ("nodeSelector", {**MESH, "nodeSelector": {"a": "b c"}}, "must be labels as a Node carries them"),
+    (f"{TERMS}[0].matchExpressions[0].key", label("a b", values=["c"]), "'a b': must be the key of a label"),
+    (f"{TERMS}[0].matchExpressions[0].operator", label(operator="Is", values=["c"]), '"DoesNotExist", "Gt"'),
+    (f"{TERMS}[0].matchExpressions[0].values", label(), "needs at least one"),
+    (f"{TERMS}[0].matchExpressions[0].values", label(operator="Exists", values=["c"]), "take no values"),
+    (f"{TERMS}[0].matchExpressions[0].values", label(operator="Gt", values=["c"]), "take one whole number"),
+    (f"{TERMS}[0].matchExpressions[0].values", label(operator="Lt", values=["1", "2"]), "one whole number"),
+    (f"{TERMS}[0].matchExpressions[0].values", label(values=["c d"]), "values that a label can have"),
+    (
+        f"{TERMS}[0].matchFields[0].key",
+        affinity(matchFields=[{"key": "spec.unschedulable", "operator": "In", "values": ["a"]}]),
+        '"metadata.name"',
+    ),
+    (
+        f"{TERMS}[0].matchFields[0].operator",
+        affinity(matchFields=[{"key": "metadata.name", "operator": "Gt", "values": ["a"]}]),
+        '"In", "NotIn"',
+    ),
+    (
+        f"{TERMS}[0].matchFields[0].values",
+        affinity(matchFields=[{"key": "metadata.name", "operator": "In", "values": ["a", "b"]}]),
+        "at most 1",
+    ),
     ("tolerations[0].key", {**MESH, "tolerations": [{"key": "k" * 317}]}, "316"),
     ("tolerations[0].operator", {**MESH, "tolerations": [{"operator": "Likes"}]}, '"Equal", "Exists"'),
     ("tolerations[0].value", {**MESH, "tolerations": [{"key": "k", "value": "v" * 64}]}, "63"),
@@ -84,6 +124,7 @@ BAD_NODES: list[tuple[str, dict[str, Any], str]] = [
     ("nodeName", {**NODE, "nodeName": "n" * 254}, "253"),
     ("overlayIP", {**NODE, "overlayIP": "10.189.0"}, "'10.189.0': must be an IP address"),
     ("advertiseAddress", {**NODE, "advertiseAddress": "host"}, "'host': must be an IP address"),
+    ("machine", {**NODE, "machine": "m" * 65}, "64"),
     ("location", {**NODE, "location": "a b"}, "must be a word"),
 ]
 

@@ -65,7 +65,11 @@ def test_when_the_leader_is_killed_in_mid_write_the_other_finishes_and_their_wri
     # Nodes by one kubectl, since each by itself takes longer than the operator needs for it.
     fresh.apply(
         *(
-            {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"node-{number:02}"}}
+            {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": f"node-{number:02}", "labels": {"kubernetes.io/os": "linux"}},
+            }
             for number in range(NODES)
         )
     )

@@ -318,6 +318,47 @@ def test_an_overlay_that_holds_the_api_servers_own_address_is_refused(api: ApiSe
     assert child(api, "daemonset", "demo-agent") is None
 
 
+def list_addresses(api: ApiServer, node: str, *addresses: str) -> None:
+    """Have a Node list these addresses, as a kubelet that lists every interface would."""
+    status = {"addresses": [{"type": "InternalIP", "address": address} for address in addresses]}
+    patch = json.dumps({"status": status})
+    api.kubectl("patch", "node", node, "--subresource=status", "--type=merge", "-p", patch)
+
+
+def test_a_node_that_lists_its_own_overlay_address_disturbs_no_mesh_and_is_not_dialled_there(
+    api: ApiServer, nodes: None, mesh: Mesh, report: Report
+) -> None:
+    mesh()
+    own = until_places(api, *ADDRESSES, addresses=ADDRESSES)["a"]["overlayIP"]
+    list_addresses(api, "a", own, "192.168.7.9")
+    until_places(api, *ADDRESSES, addresses=ADDRESSES | {"a": "192.168.7.9"})
+    api.node("d", "192.168.7.4")
+    until_places(api, *ADDRESSES, "d", addresses=ADDRESSES | {"a": "192.168.7.9", "d": "192.168.7.4"})
+    for name in (*ADDRESSES, "d"):
+        report(name)
+    until_condition(api, "Ready", "True")
+    assert until_condition(api, "Degraded", "False")
+    assert own not in {seed.host for seed in document(api).cluster_seeds}
+
+
+def test_an_overlap_that_comes_later_is_reported_while_the_mesh_is_reconciled_as_ever(
+    api: ApiServer, nodes: None, mesh: Mesh, report: Report
+) -> None:
+    mesh()
+    until_places(api, *ADDRESSES, addresses=ADDRESSES)
+    foreign = str(candidate_address("nobody", ip_network("10.189.0.0/16")))
+    list_addresses(api, "a", "192.168.7.1", foreign)
+    said = until_condition(api, "Degraded", "True", reason="OverlappingNetwork")["message"]
+    assert f"overlaps the InternalIP {foreign} of Node a, " in said
+    api.node("d", "192.168.7.4")
+    until_places(api, *ADDRESSES, "d", addresses=ADDRESSES | {"d": "192.168.7.4"})
+    for name in (*ADDRESSES, "d"):
+        report(name)
+    until_condition(api, "Ready", "True")
+    list_addresses(api, "a", "192.168.7.1")
+    until_condition(api, "Degraded", "False")
+
+
 def test_a_key_that_is_not_32_bytes_is_refused_without_being_shown_and_a_good_one_heals(
     api: ApiServer, nodes: None, mesh: Mesh, operator: OperatorProcess
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
@@ -21,7 +22,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.profile import LAN, WAN
 from wesher_agent.wire.messages import Alive, Dead, State, Suspect
-from wesher_testing.virtual.mesh import VirtualMesh
+from wesher_testing.virtual.mesh import VirtualAgent, VirtualMesh
 from wesher_testing.virtual.network import Node, VirtualNetwork, messages_in
 
 Make = Callable[..., VirtualNetwork]
@@ -175,6 +176,71 @@ def test_an_agent_restarted_at_another_address_is_found_there_by_all(
     mesh.boot(agents[5].name, state=agents[5].state_file)
 
     mesh.run_until(mesh.is_whole, deadline=30.0)
+
+
+def replace_machine(mesh: VirtualMesh, former: VirtualAgent) -> VirtualAgent:
+    """Boot a machine with an empty disk under a Node's name; its WesherNode says where the Node was."""
+    seeds = [agent.address.ip for agent in mesh.agents if agent is not former][:2]
+    heir = mesh.boot(former.name, seeds=seeds)
+    heir.change(lambda member, now: member.reported_from(ip_address(former.address.ip), now=now))
+    return heir
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("others", [2, 7])
+@pytest.mark.parametrize("away", [1.0, 25.0, 60.0, 90.0, 300.0])
+def test_a_machine_that_replaces_another_under_its_name_is_found_at_once_at_its_new_address(
+    make_mesh: Callable[..., VirtualMesh], away: float, others: int, seed: int
+) -> None:
+    """Whether the others have its name alive, suspect, failed a moment ago, or failed for long."""
+    mesh = make_mesh(seed, gossip="WAN", delay=(0.02, 0.15))
+    agents = mesh.form(others + 1)
+    mesh.run(5.0)
+    mesh.crash(agents[-1])
+    mesh.run(away)
+    heir = replace_machine(mesh, agents[-1])
+
+    mesh.run_until(mesh.is_whole, deadline=10.0)
+    assert heir.rival == ""
+    mesh.run(60.0)
+    assert mesh.is_whole()
+
+
+def test_where_the_api_server_answers_late_the_former_address_is_no_rival_any_more(
+    make_mesh: Callable[..., VirtualMesh],
+) -> None:
+    mesh = make_mesh(gossip="WAN", delay=(0.02, 0.15))
+    agents = mesh.form(3)
+    mesh.crash(agents[2])
+    heir = mesh.boot(agents[2].name, seeds=[agents[0].address.ip])
+    mesh.run_until(lambda: heir.rival == str(agents[2].address), deadline=5.0)
+
+    heir.change(lambda member, now: member.reported_from(ip_address(agents[2].address.ip), now=now))
+
+    assert heir.rival == ""
+    mesh.run_until(mesh.is_whole, deadline=10.0)
+
+
+def test_a_report_from_where_a_member_is_already_moves_nothing(
+    make_mesh: Callable[..., VirtualMesh],
+) -> None:
+    mesh = make_mesh()
+    agents = mesh.form(3)
+    agents[2].change(lambda member, now: member.reported_from(ip_address(agents[2].address.ip), now=now))
+    mesh.run(90.0)
+    assert mesh.is_whole()
+    assert not [event for agent in agents for event in agent.happened(AddressChanged)]
+
+
+def test_another_machine_that_uses_the_name_is_reported_though_a_report_named_another_address(
+    make_mesh: Callable[..., VirtualMesh],
+) -> None:
+    mesh = make_mesh()
+    agents = mesh.form(3)
+    rival = mesh.add(agents[1].name, label="rival", incarnation=5)
+    agents[1].change(lambda member, now: member.reported_from(ip_address("10.0.0.200"), now=now))
+    mesh.join(rival, agents[1])
+    mesh.run_until(lambda: agents[1].rival == str(rival.address), deadline=2.0)
 
 
 def test_a_leave_ends_a_move(net: VirtualNetwork) -> None:

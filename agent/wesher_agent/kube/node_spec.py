@@ -29,6 +29,10 @@ class NodeSpec:
     place: Place
     conditions: tuple[Object, ...]
     """As last reported by us, with their transition times."""
+    reported_from: IPAddress | None = None
+    """Where this node was when its agent last reported: before a machine was replaced, the former one."""
+    machine: str = ""
+    """Which machine the Node is now, as the operator tells it."""
 
     @classmethod
     def from_object(cls, content: Object) -> NodeSpec:
@@ -52,6 +56,8 @@ class NodeSpec:
                 location=_of_kind(str, spec, "spec.location"),
             ),
             conditions=tuple(_conditions(status)),
+            reported_from=_reported_from(status),
+            machine=_of_kind(str, spec, "spec.machine"),
         )
 
 
@@ -76,6 +82,16 @@ def _conditions(status: Object) -> list[Object]:
     if not all(isinstance(entry, dict) and isinstance(entry.get("type"), str) for entry in entries):
         raise InvalidSpec("WesherNode status.conditions", "must be objects with a type")
     return entries
+
+
+def _reported_from(status: Object) -> IPAddress | None:
+    """Return the address of the endpoint that was reported, if it can be read: another release may have."""
+    endpoint = status.get("endpoint")
+    host = endpoint.rpartition(":")[0].strip("[]") if isinstance(endpoint, str) else ""
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def _address(spec: Object, path: str) -> IPAddress | None:

@@ -48,6 +48,7 @@ def _own(now: Snapshot) -> dict[str, Any]:
     local = now.local
     return {
         "observedGeneration": now.generation,
+        "machine": now.machine,
         "publicKey": str(local.private_key.public),
         "endpoint": f"{str(local.gossip_address).rpartition(':')[0]}:{local.document.wireguard.port}",
         "keyIDs": [key.id for key in local.ring],

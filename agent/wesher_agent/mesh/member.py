@@ -37,7 +37,14 @@ from wesher_agent.mesh.seeker import Seeker
 from wesher_agent.mesh.view import Ending, MemberView
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.events import AddressChanged, LeaveDone, NameConflict, PacketRejected, SelfRefuted
+from wesher_agent.swim.events import (
+    AddressChanged,
+    FailedElsewhere,
+    LeaveDone,
+    NameConflict,
+    PacketRejected,
+    SelfRefuted,
+)
 from wesher_agent.swim.events import Event as EngineEvent
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits
@@ -331,6 +338,20 @@ class MeshMember:
             self._events.append(events.OverlayAddressGiven(given))
         self._become(*self._local.at(place), now=now)
 
+    def reported_from(self, ip: IPAddress, *, now: float) -> None:
+        """Take the address that this node's last report named.
+
+        A machine that replaced another under the same Node has no state file that says where
+        other members look for it.
+        """
+        former = Address(str(ip), self._local.document.gossip.port)
+        if former in {self._engine.me.address, self._local.gossip_address}:
+            return
+        if self._conflicts.was_at(former):
+            self._engine.change_address(self._engine.me.address, now=now)
+            self._report()
+        self._settle(now)
+
     def mesh_changed(self, document: MeshDocument, ring: KeyRing, *, now: float) -> None:
         """Take another mesh document or key ring; what cannot change in a running member ends it."""
         if ring != self._local.ring:
@@ -372,7 +393,9 @@ class MeshMember:
             case PacketRejected():
                 return
             case NameConflict(member=member) if member.name == self._local.name:
-                self._settle_conflict(event, now)
+                self._settle_conflict(event.claimed, asked_for=event.asked_for, now=now)
+            case FailedElsewhere(address=address) if self._conflicts.is_former(address):
+                self._settle_conflict(address, asked_for=event.asked_for, now=now)
             case SelfRefuted():
                 # A restart must begin above the incarnation that others hold now.
                 self._saving.want()
@@ -388,9 +411,8 @@ class MeshMember:
         if self._roster.observe(event, now=now):
             self._members_changed()
 
-    def _settle_conflict(self, conflict: NameConflict, now: float) -> None:
-        claimed = conflict.claimed
-        match self._conflicts.judge(claimed, asked_for=conflict.asked_for, now=now):
+    def _settle_conflict(self, claimed: Address, *, asked_for: bool, now: float) -> None:
+        match self._conflicts.judge(claimed, asked_for=asked_for, now=now):
             case Claim.RIVAL:
                 self._report()
             case Claim.FORMER:

@@ -54,6 +54,18 @@ class NameConflicts:
         """Take note that this member's address has changed."""
         self._former = (self._former | {former}) - {to}
 
+    def was_at(self, address: Address) -> bool:
+        """Take an address that this member had; tell whether it was taken for another machine's."""
+        self._former.add(address)
+        was_rival = self._rival is not None and self._rival[1] == address
+        if was_rival:
+            self._rival = None
+        return was_rival
+
+    def is_former(self, address: Address) -> bool:
+        """Tell whether this member once had an address."""
+        return address in self._former
+
     def judge(self, claimed: Address, *, asked_for: bool, now: float) -> Claim:
         """Return what a claim of the name by ``claimed`` asks for.
 

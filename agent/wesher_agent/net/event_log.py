@@ -12,6 +12,7 @@ from wesher_agent.swim.events import (
     AccusationRefused,
     AddressChanged,
     BegunAnew,
+    FailedElsewhere,
     LeaveDone,
     LeaveLearned,
     MemberAlive,
@@ -133,6 +134,8 @@ class EventLog:
                 self._write_rejected(reason, sender)
             case AddressChanged(member=m):
                 self._log.info("own address changed", address=m.address)
+            case FailedElsewhere(address=address):
+                self._log.debug("own name failed at another address", address=address)
             case LeaveDone():
                 self._log.info("leave announced")
             case _:

@@ -253,6 +253,7 @@ class Agent:
             source_problem=mounted.problem if mounted is not None else "",
             removed=link is not None and link.removed,
             generation=self._node.generation if self._node is not None else 0,
+            machine=self._node.machine if self._node is not None else "",
             version=VERSION,
             wall_clock=time.time(),
         )
@@ -420,6 +421,8 @@ class Agent:
 
     def _take_node(self, node: NodeSpec) -> None:
         self._node = node
+        if node.reported_from is not None:
+            self._driver.tell(partial(self._member.reported_from, node.reported_from))
         self._driver.tell(partial(self._member.node_given, node.place))
 
     def _report_soon(self) -> None:

@@ -66,6 +66,8 @@ class Snapshot:
     """Whether the API server said that this node has no WesherNode."""
     generation: int
     """Of the WesherNode last seen; 0 outside Kubernetes."""
+    machine: str
+    """Which machine its Node is, as the WesherNode last seen says; empty outside Kubernetes."""
     version: str
     wall_clock: float
     """Unix time."""

@@ -223,6 +223,15 @@ class AddressChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedElsewhere:
+    """Another member has this one as failed, at another address, and refuses its present one for a while."""
+
+    address: Address
+    asked_for: bool = False
+    """As of `NameConflict`."""
+
+
+@dataclass(frozen=True, slots=True)
 class LeaveDone:
     """The leave has gone out as often as a broadcast does, or there was nobody to tell.
 
@@ -254,5 +263,6 @@ Event = (
     | UnreadableStream
     | PacketRejected
     | AddressChanged
+    | FailedElsewhere
     | LeaveDone
 )

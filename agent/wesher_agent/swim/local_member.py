@@ -249,9 +249,11 @@ class LocalMember:
             node.addr, node.port, me.address.port, protocol=me.versions.protocol_current
         )
         if address != me.address:
+            # The peer refuses our alives until it forgets us there, or we leave from there.
             if node.state is State.SUSPECT:
-                # The peer refuses our alives until it declares us dead there, or we leave from there.
                 self._emit(events.NameConflict(me, address, asked_for))
+            elif node.state is State.DEAD:
+                self._emit(events.FailedElsewhere(address, asked_for))
         elif len(node.addr) > len(me.addr):
             # A former holder of our name wrote the same address in more bytes, and memberlist
             # compares bytes: it would refuse our alives for as long as it remembers that member.

@@ -7,7 +7,9 @@ or on top of another's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import hashlib
+import json
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from wesher_common.errors import InvalidSpec
@@ -100,11 +102,27 @@ def allocate(
     return given, left_over
 
 
-def usable(spec: WesherMeshSpec, node: NodeFacts) -> NodeFacts:
-    """Return a node as its mesh may use it: without an annotated address that lies in the overlay itself.
+def usable(spec: WesherMeshSpec, node: NodeFacts, overlay_addresses: Container[IPAddress]) -> NodeFacts:
+    """Return a node as its mesh may use it: without addresses that lead into an overlay.
 
-    The way there would be the tunnel that it is to be dialled for.
+    Kubelets and cloud controllers may list every interface's address, the overlay's too.
+    The way to an address inside this mesh's overlay would be the tunnel that it is to be
+    dialled for.
+
+    Args:
+        spec: of the mesh.
+        node: as it was seen.
+        overlay_addresses: those of the members of all meshes.
+
     """
+    node = replace(
+        node,
+        addresses=tuple(
+            (kind, address)
+            for kind, address in node.addresses
+            if address not in spec.overlay and address not in overlay_addresses
+        ),
+    )
     if node.advertise_address is None or node.advertise_address not in spec.overlay:
         return node
     problem = InvalidSpec(
@@ -125,7 +143,16 @@ def node_spec(
         overlay_ip=str(overlay_address),
         advertise_address=advertise_address(spec, node),
         location=node.location or spec.cluster_name,
+        machine=machine(node),
     )
+
+
+def machine(node: NodeFacts) -> str:
+    """Return a hash over what tells a Node's machine from its former one; empty while that is not known."""
+    if not node.machine:
+        return ""
+    address = node.address(("InternalIP", "ExternalIP"))
+    return hashlib.sha256(json.dumps([*node.machine, str(address)]).encode()).hexdigest()[:12]
 
 
 def advertise_address(spec: WesherMeshSpec, node: NodeFacts) -> str:

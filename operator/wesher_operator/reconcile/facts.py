@@ -98,6 +98,8 @@ class NodeFacts:
     """Type (as ``InternalIP``) and address, in the Node's order; what others cannot dial is left out."""
     pod_cidrs: tuple[IPNetwork, ...]
     taints: tuple[Taint, ...]
+    machine: tuple[str, ...] = ()
+    """What tells its machine, and one start of it, from others; empty while no kubelet has reported."""
     location: str = ""
     """As annotated; empty where it is not."""
     advertise_address: IPAddress | None = None
@@ -251,6 +253,9 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
             continue
         if "%" not in entry["address"]:  # else it names a link of that host
             addresses.append((str(entry["type"]), address))
+    info = (body.get("status") or {}).get("nodeInfo") or {}
+    # Each alone may be missing or, among cloned machines, the same.
+    machine = tuple(str(info.get(key) or "") for key in ("bootID", "machineID", "systemUUID"))
     location, advertise_address, problems = "", None, []
     try:
         location = _location(annotations, metadata["name"])
@@ -268,6 +273,7 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
         taints=tuple(
             Taint(taint["key"], taint.get("value", ""), taint["effect"]) for taint in spec.get("taints") or []
         ),
+        machine=machine if any(machine) else (),
         location=location,
         advertise_address=advertise_address,
         problems=tuple(problems),

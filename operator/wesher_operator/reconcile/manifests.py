@@ -175,6 +175,7 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
         "priorityClassName": pods.priority_class_name,
         "terminationGracePeriodSeconds": 30,
         "nodeSelector": spec.node_selector,
+        "affinity": spec.affinity.model_dump(by_alias=True, exclude_defaults=True),
         "tolerations": [
             toleration.model_dump(by_alias=True, exclude_defaults=True) for toleration in spec.tolerations
         ],

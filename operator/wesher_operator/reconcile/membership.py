@@ -19,7 +19,8 @@ from typing import Any
 
 from wesher_common.conditions import rfc3339
 from wesher_common.overlay import IPAddress, IPNetwork
-from wesher_operator.reconcile.facts import NodeFacts, Taint
+from wesher_operator.reconcile.facts import NodeFacts, ObjectFacts, Taint
+from wesher_operator.reconcile.node_affinity import fits
 from wesher_operator.resources.mesh import Toleration, WesherMeshSpec
 
 UNSELECTED_GRACE = timedelta(seconds=60)
@@ -29,18 +30,18 @@ RELEASED_FILE = "released.json"
 MAX_REMOVED, MAX_HELD_BACK = 1500, 1000
 """Entries: however long the names are, these fit into a ConfigMap's 1 MiB. The oldest go first."""
 
-# What the DaemonSet controller tolerates by itself, since a node agent must run before these end.
+# What the DaemonSet controller lets every agent tolerate, since a node's agent must run before these end
+# (`AddOrUpdateDaemonPodTolerations`; the last for pods with the host's network).
 _ALWAYS_TOLERATED = frozenset(
-    f"node.kubernetes.io/{condition}"
-    for condition in (
-        "not-ready",
-        "unreachable",
-        "disk-pressure",
-        "memory-pressure",
-        "pid-pressure",
-        "unschedulable",
-        "network-unavailable",
-    )
+    {
+        ("node.kubernetes.io/not-ready", "NoExecute"),
+        ("node.kubernetes.io/unreachable", "NoExecute"),
+        ("node.kubernetes.io/disk-pressure", "NoSchedule"),
+        ("node.kubernetes.io/memory-pressure", "NoSchedule"),
+        ("node.kubernetes.io/pid-pressure", "NoSchedule"),
+        ("node.kubernetes.io/unschedulable", "NoSchedule"),
+        ("node.kubernetes.io/network-unavailable", "NoSchedule"),
+    }
 )
 
 
@@ -57,7 +58,7 @@ def selected(spec: WesherMeshSpec, nodes: Iterable[NodeFacts], running: Containe
         (
             node
             for node in nodes
-            if all(node.labels.get(key) == value for key, value in spec.node_selector.items())
+            if fits(spec, node)
             and all(
                 _tolerated(taint, spec.tolerations) or (taint.effect == "NoSchedule" and node.name in running)
                 for taint in node.taints
@@ -68,7 +69,7 @@ def selected(spec: WesherMeshSpec, nodes: Iterable[NodeFacts], running: Containe
 
 
 def _tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
-    if taint.effect == "PreferNoSchedule" or taint.key in _ALWAYS_TOLERATED:
+    if taint.effect == "PreferNoSchedule" or (taint.key, taint.effect) in _ALWAYS_TOLERATED:
         return True
     return any(
         toleration.effect in {"", taint.effect}
@@ -144,6 +145,12 @@ class Released:
     """Held back, for all but one."""
     names: Mapping[str, datetime] = field(default_factory=dict)
     """Member names, removed until then."""
+
+    @classmethod
+    def of(cls, config_map: ObjectFacts | None) -> Released:
+        """Read the ConfigMap as it stands; one that is absent holds nothing."""
+        data = (config_map.body.get("data") or {}) if config_map is not None else {}
+        return cls.from_json(data.get(RELEASED_FILE, ""))
 
     @classmethod
     def from_json(cls, text: str) -> Released:

@@ -44,7 +44,7 @@ from wesher_operator.reconcile.nudge import Nudges
 from wesher_operator.reconcile.places import REFUSED_AGAIN, Places
 from wesher_operator.reconcile.pod_troubles import PodTroubles
 from wesher_operator.reconcile.publish import Publisher
-from wesher_operator.reconcile.refusal import Refusal, refusal
+from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
 from wesher_operator.reconcile.status import Findings
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
@@ -196,6 +196,7 @@ class MeshReconciler:
             ring=ring,
             key_problem=key_problem,
             failure=failure,
+            overlaps=overlaps(mesh, self._world),
             pod_troubles=troubles,
             without_address=without_address,
             views_differ_since=self._views_differ_since,
@@ -243,7 +244,7 @@ class MeshReconciler:
         self._unselected_since = departures.waiting
         leaving = [mine[node] for node in departures.now]
 
-        stored = self._released(mesh.name)
+        stored = Released.of(self._world.config_maps.get(released_config_map_name(mesh.name)))
         released = stored.after(
             [(allocation.name_of(spec, member), member.address) for member in leaving],
             [allocation.name_of(spec, node) for node in desired],
@@ -309,15 +310,11 @@ class MeshReconciler:
     def _desired(self, spec: WesherMeshSpec) -> list[NodeFacts]:
         pods = (pod for pod in self._world.pods.values() if pod.mesh == self._name and not pod.ending)
         nodes = membership.selected(spec, self._world.nodes.values(), {pod.node for pod in pods})
-        return [allocation.usable(spec, node) for node in nodes]
+        overlays = {member.address for member in self._world.members.values()}
+        return [allocation.usable(spec, node, overlays) for node in nodes]
 
     def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
         return [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid == mesh.uid]
-
-    def _released(self, mesh: str) -> Released:
-        facts = self._world.config_maps.get(released_config_map_name(mesh))
-        data = (facts.body.get("data") or {}) if facts else {}
-        return Released.from_json(data.get(membership.RELEASED_FILE, ""))
 
     def _seeds_chosen(self, mesh: str) -> tuple[SeedAddress, ...]:
         facts = self._world.config_maps.get(config_map_name(mesh))

@@ -3,18 +3,24 @@
 Pure. Two meshes on one host cannot share an interface or a port, and two
 networks that overlap would steal each other's packets. Each refusal names both
 sides and a value that is free.
+
+A network that overlaps is a reason not to start a mesh, never to stop one: its
+agents run on anyway, and every Node that joins needs its place. So a mesh that
+is published is reconciled, and `overlaps` tells what its status reports.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
-from wesher_common.names import MAX_INTERFACE_NAME
-from wesher_common.overlay import IPAddress, IPNetwork
+from wesher_common.names import MAX_INTERFACE_NAME, config_map_name, released_config_map_name
+from wesher_common.overlay import IPAddress, IPNetwork, candidate_address
 from wesher_common.seeds import MAX_PORT
+from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.facts import MeshFacts, NodeFacts
+from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 
@@ -45,9 +51,38 @@ def refusal(mesh: MeshFacts, world: World) -> Refusal | None:
         for other in world.meshes.values()
         if other.age_order < mesh.age_order and not other.deleting and other.spec is not None
     ]
-    return _conflict(
+    conflict = _conflict(
         mesh.name, mesh.spec, [(other.name, other.spec) for other in older if other.spec], world
-    ) or _overlap(mesh.spec, world)
+    )
+    if conflict is not None or _is_published(mesh, world):
+        return conflict
+    for what in _clashes(mesh, mesh.spec, world):
+        overlay = mesh.spec.overlay
+        return Refusal(
+            "OverlappingNetwork",
+            f"spec.overlayCIDR {overlay} overlaps {what}; {free_network(overlay, _occupied(world))} is free",
+        )
+    return None
+
+
+def overlaps(mesh: MeshFacts, world: World) -> list[str]:
+    """Return what overlaps the network of a mesh that runs, each as a sentence for its status."""
+    if mesh.spec is None:
+        return []
+    overlay = mesh.spec.overlay
+    return [
+        f"spec.overlayCIDR {overlay} overlaps {what}, which nodes may not reach outside the overlay"
+        for what in _clashes(mesh, mesh.spec, world)
+    ]
+
+
+def _is_published(mesh: MeshFacts, world: World) -> bool:
+    """Tell whether agents may run for this very mesh already."""
+    config = world.config_maps.get(config_map_name(mesh.name))
+    owners = (config.body["metadata"].get("ownerReferences") or []) if config is not None else []
+    return any(owner.get("uid") == mesh.uid for owner in owners) or any(
+        member.spec.mesh_ref.uid == mesh.uid for member in world.members.values()
+    )
 
 
 def _conflict(
@@ -76,36 +111,41 @@ def _conflict(
     return None
 
 
-def _overlap(spec: WesherMeshSpec, world: World) -> Refusal | None:
-    overlay = spec.overlay
-    for what in _clashes(overlay, world):
-        return Refusal(
-            "OverlappingNetwork",
-            f"spec.overlayCIDR {overlay} overlaps {what}; {free_network(overlay, _occupied(world))} is free",
-        )
-    return None
-
-
-def _clashes(overlay: IPNetwork, world: World) -> Iterator[str]:
+def _clashes(mesh: MeshFacts, spec: WesherMeshSpec, world: World) -> Iterator[str]:
+    overlay, members = spec.overlay, _addresses_of_members(mesh, world)
     for _, services in sorted(world.service_cidrs.items()):
         for network in services.networks:
             if overlay.overlaps(network):
                 yield f"the Service network {network}"
     for _, api_server in sorted(world.api_server.items()):
         for address in api_server.addresses:
-            if address in overlay:
+            if address in overlay and address not in members:
                 # Agents let nothing for the overlay out by another way: every node would lose it.
                 yield f"the API server's address {address}"
     for _, node in sorted(world.nodes.items()):
-        yield from _clashes_of_node(overlay, node)
+        yield from _clashes_of_node(spec, node, members)
 
 
-def _clashes_of_node(overlay: IPNetwork, node: NodeFacts) -> Iterator[str]:
+def _addresses_of_members(mesh: MeshFacts, world: World) -> set[IPAddress]:
+    """Return the overlay addresses of a mesh's members: kubelets and cloud controllers list them too.
+
+    Those of members that left count as well: a Node lists an address for a while after its device is gone.
+    """
+    released = Released.of(world.config_maps.get(released_config_map_name(mesh.name)))
+    return {*released.addresses, *(member.address for member in world.members_of(mesh.name))}
+
+
+def _clashes_of_node(spec: WesherMeshSpec, node: NodeFacts, members: Container[IPAddress]) -> Iterator[str]:
+    overlay = spec.overlay
     for network in node.pod_cidrs:
         if overlay.overlaps(network):
             yield f"the pod network {network} of Node {node.name}"
+    is_elsewhere = any(address not in overlay for _, address in node.addresses)
     for kind, address in node.addresses:
-        if address in overlay:
+        if address not in overlay or address in members:
+            continue
+        # The address that its name leads to is from an earlier mesh, whose device may still be there.
+        if not (is_elsewhere and address == candidate_address(name_of(spec, node), spec.allocation)):
             yield f"the {kind} {address} of Node {node.name}"
 
 

@@ -64,6 +64,8 @@ class Findings:
     refusal: Refusal | None = None
     failure: Refusal | None = None
     """What the API server refused to take from us."""
+    overlaps: Sequence[str] = ()
+    """What overlaps the network of a mesh that runs, each as a sentence."""
     pod_troubles: Mapping[str, PodTrouble] = field(default_factory=dict)
     """What keeps agents from running, by node."""
     without_address: Collection[str] = ()
@@ -109,10 +111,24 @@ def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> li
 
 
 def fresh(members: Iterable[MemberFacts], *, now: datetime) -> list[MemberFacts]:
-    """Return the members whose reports are young enough to believe."""
+    """Return the members whose reports are young enough to believe, and from the Node's present machine."""
     members = list(members)
     oldest = now - stale_after(len(members))
-    return [member for member in members if member.reported_at is not None and member.reported_at >= oldest]
+    return [
+        member
+        for member in members
+        if member.reported_at is not None
+        and member.reported_at >= oldest
+        and not _is_of_former_machine(member)
+    ]
+
+
+def _is_of_former_machine(member: MemberFacts) -> bool:
+    """Tell whether the last report came before the Node's machine was rebooted, replaced or moved.
+
+    An agent of an earlier release reports no machine: its report counts.
+    """
+    return bool(member.spec.machine) and member.status.machine not in {"", member.spec.machine}
 
 
 def views_differ(members: Iterable[MemberFacts], *, now: datetime) -> bool:
@@ -185,17 +201,18 @@ def _state(
     if member.reported_at is None:
         late = member.created_at is not None and now - member.created_at >= _STARTING
         return "NotReady" if late else "Starting", "NotReported"
+    is_former = _is_of_former_machine(member)
     ready = next((c for c in member.status.conditions if c.type == "Ready"), None)
-    if member.reported_at >= oldest and ready is not None and ready.status == "False":
+    if not is_former and member.reported_at >= oldest and ready is not None and ready.status == "False":
         # It knows best why the others do not reach it.
         return "NotReady", ready.reason
     if blamed_by * 2 > others:
         return "NotReady", "Unreachable"
     if member.reported_at < oldest:
         return "Stale", "NoReport"
-    if ready is None or ready.status != "True":
-        return "NotReady", ready.reason if ready else "NotReported"
-    return "Ready", ""
+    if is_former or ready is None:
+        return "Starting" if is_former else "NotReady", "NotReported"
+    return ("Ready", "") if ready.status == "True" else ("NotReady", ready.reason)
 
 
 def _conditions(
@@ -241,7 +258,7 @@ def _members_ready(entries: Sequence[MemberStatus], troubles: Mapping[str, PodTr
     waiting = [entry for entry in nodes if entry.state != "Ready"]
     if not nodes:
         return Condition(
-            "MembersReady", "False", "NoNodes", "spec.nodeSelector and tolerations match no Node"
+            "MembersReady", "False", "NoNodes", "spec.nodeSelector, affinity and tolerations match no Node"
         )
     if not waiting:
         return Condition("MembersReady", "True", "AllReady", f"all {len(nodes)} nodes are ready")
@@ -283,9 +300,12 @@ def _degraded(findings: Findings, *, now: datetime) -> Condition:
         for name in member.status.peers.unreachable
     ]
     problems = [problem for node in findings.desired for problem in node.problems]
-    if not pairs and not problems:
+    # First, since it may be why pairs do not reach each other.
+    found = [*findings.overlaps, *pairs, *problems]
+    if not found:
         return Condition("Degraded", "False", "AsExpected", "")
-    found = pairs + problems
     more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-    reason = "PairsUnreachable" if pairs else "InvalidAnnotation"
+    reason = (
+        "OverlappingNetwork" if findings.overlaps else "PairsUnreachable" if pairs else "InvalidAnnotation"
+    )
     return Condition("Degraded", "True", reason, "; ".join(found[:_MAX_NAMED]) + more)

@@ -21,6 +21,7 @@ from wesher_common.names import MAX_INTERFACE_NAME, MAX_MESH_NAME, check_interfa
 from wesher_common.overlay import IPNetwork
 from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
 from wesher_operator.resources import rules
+from wesher_operator.resources.affinity import NO_VIRTUAL_NODES, Affinity
 from wesher_operator.resources.parts import MAX_CIDR_TEXT, MAX_DNS_NAME, Column, Conditions, Resource
 
 _MAX_SEED_TEXT = MAX_DNS_NAME + len(":65535")
@@ -147,9 +148,14 @@ class WesherMeshSpec(Resource):
     ] = Field([], max_length=64)
     """Members outside this cluster to join through: host, ip, host:port or [v6]:port. Tried for ever."""
     node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
-        {}, max_length=32, json_schema_extra=rules.NODE_SELECTOR
+        {"kubernetes.io/os": "linux"}, max_length=32, json_schema_extra=rules.NODE_SELECTOR
     )
-    """Labels of the nodes on which agents run; empty means all."""
+    """Labels of the nodes on which agents run; empty means all. What is set replaces the default."""
+    affinity: Affinity = Field(
+        NO_VIRTUAL_NODES,
+        json_schema_extra={"default": NO_VIRTUAL_NODES.model_dump(by_alias=True, exclude_defaults=True)},
+    )
+    """Further requirements on those nodes; by default, none of them may be a virtual node."""
     tolerations: list[Toleration] = Field(
         [Toleration(operator="Exists")],
         max_length=32,

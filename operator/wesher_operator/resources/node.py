@@ -57,6 +57,9 @@ class WesherNodeSpec(Resource):
     )
     """Where the node is; members of one location dial each other's local address."""
 
+    machine: str = Field("", max_length=_MAX_WORD)
+    """A hash that changes when the Node's machine is rebooted, is replaced or gets another address."""
+
 
 class Peers(Resource):
     """What an agent sees of the others."""
@@ -97,6 +100,8 @@ class WesherNodeStatus(Resource):
 
     observed_generation: int = 0
     """The generation of the spec the agent last applied."""
+    machine: str = Field("", max_length=_MAX_WORD)
+    """`spec.machine` as the agent last saw it; a report of another machine says nothing of this one."""
     conditions: Conditions = Field([])
     """Ready, WireGuardReady, GossipJoined, KeyCurrent, StateSaved."""
     public_key: str = Field("", max_length=64)

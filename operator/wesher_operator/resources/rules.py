@@ -96,4 +96,26 @@ MEMBER_NAME: dict[str, Any] = {"pattern": "^[A-Za-z0-9_.-]+$"}
 """The characters that gossip takes in a name."""
 REASON: dict[str, Any] = {"pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"}
 """metav1.Condition's."""
+LABEL_KEY = cel(
+    "!format.qualifiedName().validate(self).hasValue()", "must be the key of a label", shows="self"
+)
+NODE_REQUIREMENT = all_of(
+    cel(
+        "self.operator in ['Exists', 'DoesNotExist'] ? self.values.size() == 0 : self.values.size() > 0",
+        "Exists and DoesNotExist take no values, every other operator needs at least one",
+        fieldPath=".values",
+    ),
+    cel(
+        "!(self.operator in ['Gt', 'Lt'])"
+        " || (self.values.size() == 1 && self.values[0].matches('^[0-9]{1,18}$'))",
+        "Gt and Lt take one whole number",
+        fieldPath=".values",
+    ),
+    cel(
+        "!(self.operator in ['In', 'NotIn'])"
+        " || self.values.all(value, !format.labelValue().validate(value).hasValue())",
+        "must be values that a label can have",
+        fieldPath=".values",
+    ),
+)
 IP = cel("isIP(self)", "must be an IP address", shows="self")

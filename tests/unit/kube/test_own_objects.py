@@ -91,6 +91,26 @@ def test_a_wesher_node_is_read_with_what_the_operator_gave() -> None:
     assert [entry["type"] for entry in node.conditions] == ["Ready"]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        ("192.0.2.7:51820", "192.0.2.7"),
+        ("[2001:db8::7]:51820", "2001:db8::7"),
+        ("", None),
+        (None, None),
+        (7, None),
+        ("host:51820", None),
+        ("192.0.2.7", None),
+    ],
+)
+def test_where_the_node_last_reported_from_is_read_and_what_cannot_be_read_counts_as_nothing(
+    endpoint: object, address: str | None
+) -> None:
+    node = NodeSpec.from_object({"spec": {"machine": "m1"}, "status": {"endpoint": endpoint}})
+    assert node.reported_from == (ip_address(address) if address else None)
+    assert node.machine == "m1"
+
+
 def test_a_wesher_node_without_an_address_yet_is_read_as_such() -> None:
     node = NodeSpec.from_object({"metadata": {"deletionTimestamp": "now"}, "spec": {}})
     assert node.place.overlay_address is None

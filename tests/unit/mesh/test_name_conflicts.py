@@ -40,6 +40,16 @@ def test_our_old_words_that_come_by_themselves_change_nothing_and_keep_nobody_fr
     assert claims.judge(FORMER, asked_for=True, now=10.0) is Claim.FORMER
 
 
+def test_an_address_that_a_report_named_is_a_former_one_even_where_it_was_taken_for_a_rivals() -> None:
+    claims = NameConflicts([])
+    assert not claims.was_at(FORMER)
+    assert claims.is_former(FORMER)
+    assert claims.judge(FORMER, asked_for=True, now=10.0) is Claim.FORMER
+    assert claims.judge(FOREIGN, asked_for=True, now=10.0) is Claim.RIVAL
+    assert claims.was_at(FOREIGN)
+    assert claims.rival(now=10.0) == ""
+
+
 def test_an_address_left_is_a_former_one_and_one_come_back_to_is_not() -> None:
     claims = NameConflicts([])
     claims.move(FORMER, NEW)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 
@@ -9,7 +10,15 @@ from hypothesis import strategies as st
 
 from wesher_common.overlay import candidate_address, is_reserved
 from wesher_common.seeds import SeedAddress
-from wesher_operator.reconcile.allocation import Placement, allocate, cluster_seeds, place
+from wesher_operator.reconcile.allocation import (
+    Placement,
+    advertise_address,
+    allocate,
+    cluster_seeds,
+    machine,
+    place,
+    usable,
+)
 from wesher_operator.reconcile.facts import MemberFacts, NodeFacts
 from wesher_operator.reconcile.membership import HeldBack, Released
 from wesher_operator.resources.mesh import WesherMeshSpec
@@ -68,6 +77,39 @@ def test_members_of_one_cluster_join_through_internal_addresses() -> None:
         [node("a", ("ExternalIP", "203.0.113.1"), ("InternalIP", "10.0.0.1")), node("b")], ()
     )
     assert seeds == (SeedAddress("10.0.0.1"),)
+
+
+@pytest.mark.parametrize("kind", ["InternalIP", "ExternalIP"])
+@pytest.mark.parametrize("overlay_address", ["10.189.4.7", "10.190.1.1", "fd00:bd::7"])
+def test_an_address_that_leads_into_an_overlay_is_neither_dialled_nor_a_seed(
+    kind: str, overlay_address: str
+) -> None:
+    """Of this mesh any address in its network; of another mesh, or one in IPv6, what its members hold."""
+    spec = WesherMeshSpec.model_validate(
+        {"overlayCIDR": "10.189.0.0/16", "addresses": {"prefer": ["InternalIP", "ExternalIP"]}}
+    )
+    held = {ip_address("10.190.1.1"), ip_address("fd00:bd::7")}
+    seen = usable(spec, node("a", (kind, overlay_address), (kind, "192.0.2.77")), held)
+    assert advertise_address(spec, seen) == "192.0.2.77"
+    assert cluster_seeds([seen], ()) == (SeedAddress("192.0.2.77"),)
+    alone = usable(spec, node("a", (kind, overlay_address)), held)
+    assert advertise_address(spec, alone) == ""
+    assert cluster_seeds([alone], ()) == ()
+
+
+def test_a_nodes_machine_is_another_after_a_reboot_a_replacement_or_a_new_address() -> None:
+    """Cloned machines share their machine-id, and some have no system UUID."""
+    first = replace(node("a", ("InternalIP", "10.0.0.1")), machine=("boot", "id", ""))
+    others = [
+        replace(first, machine=("boot-2", "id", "")),
+        replace(first, machine=("boot", "id-2", "")),
+        replace(first, machine=("boot", "id", "uuid")),
+        replace(first, addresses=node("a", ("InternalIP", "10.0.0.2")).addresses),
+    ]
+    assert len({machine(first), *map(machine, others)}) == 5
+    listed_again = (*first.addresses, ("Hostname", ip_address("10.0.0.9")))
+    assert machine(replace(first, labels={"a": "b"}, addresses=listed_again)) == machine(first)
+    assert machine(replace(first, machine=())) == ""
 
 
 def test_seeds_that_a_hand_repeated_or_gave_a_port_are_put_right() -> None:

@@ -29,6 +29,7 @@ from wesher_testing.cluster.fake_api_server import Storing, serving
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 BASE: dict[str, Any] = {"overlayCIDR": "10.189.0.0/16"}
 TAINT = {"key": "role", "value": "db", "effect": "NoExecute"}
+TERMS = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[]"
 OTHERS: list[tuple[str, Any]] = [
     ("overlayCIDR", "10.190.0.0/16"),
     ("allocationCIDR", "10.189.7.0/24"),
@@ -36,6 +37,22 @@ OTHERS: list[tuple[str, Any]] = [
     ("clusterKeySecretRef.name", "mine"),
     ("seedNodes", ["203.0.113.7"]),
     ("nodeSelector", {"zone": "a"}),
+    (f"{TERMS}.matchExpressions[].key", [{"matchExpressions": [{"key": "zone", "operator": "Exists"}]}]),
+    (
+        f"{TERMS}.matchExpressions[].operator",
+        [{"matchExpressions": [{"key": "x", "operator": "DoesNotExist"}]}],
+    ),
+    (
+        f"{TERMS}.matchExpressions[].values",
+        [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}],
+    ),
+    *(
+        (
+            f"{TERMS}.matchFields[].{part}",
+            [{"matchFields": [{"key": "metadata.name", "operator": operator, "values": ["n1"]}]}],
+        )
+        for part, operator in (("key", "In"), ("operator", "NotIn"), ("values", "In"))
+    ),
     ("tolerations[].key", [{"key": "role", "operator": "Exists"}]),
     ("tolerations[].operator", [{"key": "role", "operator": "Equal"}]),
     ("tolerations[].value", [{"key": "role", "value": "db"}]),
@@ -87,7 +104,8 @@ async def made_of(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
             {"type": "InternalIP", "address": f"192.0.2.{number}"},
             {"type": "ExternalIP", "address": f"203.0.113.{number}"},
         ]
-        about = {"name": f"n{number}", "labels": {"zone": zone}, "resourceVersion": str(number)}
+        labels = {"kubernetes.io/os": "linux", "zone": zone}
+        about = {"name": f"n{number}", "labels": labels, "resourceVersion": str(number)}
         node = {"metadata": about, "spec": {"taints": [TAINT]}, "status": {"addresses": addresses}}
         world.observe(NODE, node)
     async with serving(store) as cluster:
@@ -112,8 +130,10 @@ async def test_the_same_spec_makes_the_same(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_field_of_the_spec_changes_what_is_made(
     monkeypatch: pytest.MonkeyPatch, path: str, value: Any
 ) -> None:
-    top, _, rest = path.partition("[]")[0].partition(".")
-    spec = {**BASE, top: {rest: value} if rest else value}
+    top, *inner = path.partition("[]")[0].split(".")
+    for name in reversed(inner):
+        value = {name: value}
+    spec = {**BASE, top: value}
     assert await made_of(spec, monkeypatch) != await made_of(BASE, monkeypatch)
 
 

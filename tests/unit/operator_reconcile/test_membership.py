@@ -25,7 +25,7 @@ def node(
 ) -> NodeFacts:
     return NodeFacts(
         name=name,
-        labels=labels or {},
+        labels={"kubernetes.io/os": "linux", **(labels or {})},
         addresses=(),
         pod_cidrs=(),
         taints=taints,
@@ -45,6 +45,9 @@ CONTROL_PLANE = Taint("node-role.kubernetes.io/control-plane", "", "NoSchedule")
         (None, CONTROL_PLANE, True),  # the default tolerates everything
         ([], CONTROL_PLANE, False),
         ([], Taint("node.kubernetes.io/not-ready", "", "NoExecute"), True),
+        ([], Taint("node.kubernetes.io/not-ready", "", "NoSchedule"), False),
+        ([], Taint("node.kubernetes.io/unschedulable", "", "NoSchedule"), True),
+        ([], Taint("node.kubernetes.io/unschedulable", "", "NoExecute"), False),
         ([], Taint("soft", "", "PreferNoSchedule"), True),
         ([{"key": "gpu", "value": "yes"}], Taint("gpu", "yes", "NoSchedule"), True),
         ([{"key": "gpu", "value": "yes"}], Taint("gpu", "no", "NoSchedule"), False),

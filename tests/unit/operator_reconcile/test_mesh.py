@@ -23,6 +23,8 @@ from wesher_testing.cluster.fake_api_server import Answer, Request, Storing, ser
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 MESH_PATH = MESH.path("", "demo")
+LINUX = {"kubernetes.io/os": "linux"}
+"""The label that every kubelet on Linux gives its Node."""
 FORBIDDEN: Answer = (403, {"kind": "Status", "code": 403, "message": "denied by policy"})
 
 
@@ -35,7 +37,8 @@ def world_of(store: Storing, nodes: int) -> World:
     """Return a world with a mesh and Nodes, and have the API server know the mesh."""
     world = World()
     for number in range(nodes):
-        world.observe(NODE, {"metadata": {"name": f"n{number:03}", "resourceVersion": str(number + 1)}})
+        metadata = {"name": f"n{number:03}", "labels": LINUX, "resourceVersion": str(number + 1)}
+        world.observe(NODE, {"metadata": metadata})
     metadata = {"name": "demo", "uid": "u", "generation": 1}
     body = store.put(MESH_PATH, {"metadata": metadata, "spec": {"overlayCIDR": "10.189.0.0/16"}})
     world.observe(MESH, body)
@@ -236,7 +239,7 @@ async def test_a_deletion_that_is_refused_keeps_no_other_node_from_its_place() -
         runs = MeshReconciler("demo", world, cluster, AgentSettings(image="wesher:test"), clock)
         await runs.reconcile()
         world.forget(NODE, {"metadata": {"name": "n000", "resourceVersion": "99"}})
-        world.observe(NODE, {"metadata": {"name": "n009", "resourceVersion": "99"}})
+        world.observe(NODE, {"metadata": {"name": "n009", "labels": LINUX, "resourceVersion": "99"}})
         again = await runs.reconcile()
         assert "demo.n009" in world.members
         assert conditions(world)["Ready"] == ("False", "RefusedByCluster")
@@ -275,6 +278,7 @@ async def test_an_annotated_address_inside_the_overlay_is_told_of_and_the_nodes_
     for version, (name, address) in enumerate({"a": inside, "b": outside}.items(), start=1):
         metadata = {
             "name": name,
+            "labels": LINUX,
             "resourceVersion": str(version),
             "annotations": {"wesher.dev/advertise-address": address},
         }

@@ -1,17 +1,29 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wesher_common.overlay import candidate_address
 from wesher_operator.leader import RENEW_DEADLINE
-from wesher_operator.reconcile.facts import ApiServerAddresses, MeshFacts
-from wesher_operator.reconcile.refusal import free_network, refusal
+from wesher_operator.reconcile.facts import (
+    ApiServerAddresses,
+    MemberFacts,
+    MeshFacts,
+    NodeFacts,
+    ObjectFacts,
+    ServiceNetworks,
+)
+from wesher_operator.reconcile.membership import HeldBack, Released
+from wesher_operator.reconcile.refusal import free_network, overlaps, refusal
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
+from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
 
 def mesh(name: str, created: str, *, deleting: bool = False, **spec: object) -> MeshFacts:
@@ -73,6 +85,90 @@ def test_an_overlay_that_holds_an_address_of_the_api_server_is_refused_and_one_t
     free = found.message.removesuffix(" is free").rpartition(" ")[2]
     assert first not in ip_network(free)
     assert refusal(mesh("demo", "2026-01-01T00:00:00Z", overlayCIDR=free), world) is None
+
+
+OLD = "2026-01-01T00:00:00Z"
+
+
+def world_with(
+    *, lists: str, holds: str = "", of: str = "demo", released: Released | None = None, published: bool = True
+) -> World:
+    """Return a world whose Node lists a further address, and whose WesherNode holds one."""
+    addresses = tuple(("InternalIP", ip_address(text)) for text in ("192.0.2.77", lists))
+    world = World(nodes={"vm-1": NodeFacts("vm-1", {}, addresses, (), ())})
+    if holds:
+        spec = {"meshRef": {"name": of, "uid": of}, "nodeName": "vm-1", "overlayIP": holds}
+        world.members[f"{of}.vm-1"] = MemberFacts(
+            name=f"{of}.vm-1",
+            uid="m",
+            deleting=False,
+            owner_uid=of,
+            label=of,
+            spec=WesherNodeSpec.model_validate(spec),
+            address=ip_address(holds),
+            status=WesherNodeStatus(),
+        )
+    if published:
+        owner = {"metadata": {"ownerReferences": [{"uid": "demo"}]}}
+        world.config_maps["demo-config"] = ObjectFacts("demo-config", owner)
+    if released is not None:
+        body = {"metadata": {}, "data": {"released.json": released.to_json()}}
+        world.config_maps["demo-released"] = ObjectFacts("demo-released", body)
+    return world
+
+
+@pytest.mark.parametrize(
+    ("overlay", "held"), [("10.189.0.0/16", "10.189.4.7"), ("fd00:bd::/64", "fd00:bd::7")]
+)
+def test_an_overlay_address_that_a_member_holds_is_no_overlap_wherever_it_is_listed(
+    overlay: str, held: str
+) -> None:
+    """Kubelets and cloud controllers list every interface's address (kubernetes#44075)."""
+    demo = mesh("demo", OLD, overlayCIDR=overlay)
+    world = world_with(lists=held, holds=held)
+    assert overlaps(demo, world) == []
+    world.api_server["kubernetes"] = ApiServerAddresses((ip_address(held),))
+    assert overlaps(demo, world) == []
+    del world.config_maps["demo-config"], world.members["demo.vm-1"]
+    assert refusal(demo, world) is not None
+
+
+def test_the_address_of_a_member_that_left_or_of_an_earlier_mesh_is_no_overlap() -> None:
+    demo = mesh("demo", OLD)
+    left = ip_address("10.189.4.7")
+    released = Released({left: HeldBack(datetime(2030, 1, 1, tzinfo=UTC), "vm-1")})
+    assert overlaps(demo, world_with(lists=str(left), released=released)) == []
+    candidate = str(candidate_address("vm-1", ip_network("10.189.0.0/16")))
+    world = world_with(lists=candidate, published=False)
+    assert refusal(demo, world) is None
+    # Without an address elsewhere it is the only way to that Node.
+    world.nodes["vm-1"] = replace(world.nodes["vm-1"], addresses=(("InternalIP", ip_address(candidate)),))
+    assert refusal(demo, world) is not None
+
+
+def test_an_overlap_keeps_a_mesh_from_being_published_and_does_not_stop_one_that_is() -> None:
+    demo = mesh("demo", OLD)
+    found = refusal(demo, world_with(lists="10.189.9.9", published=False))
+    assert found is not None
+    assert "overlaps the InternalIP 10.189.9.9 of Node vm-1; " in found.message
+    assert refusal(demo, world_with(lists="10.189.9.9")) is None
+    # A ConfigMap that a hand deleted stops nothing; that of an earlier mesh of this name starts nothing.
+    assert refusal(demo, world_with(lists="10.189.9.9", holds="10.189.4.7", published=False)) is None
+    assert refusal(replace(demo, uid="another"), world_with(lists="10.189.9.9")) is not None
+
+
+def test_each_overlap_of_a_mesh_that_runs_is_told_with_the_node_and_its_address_or_network() -> None:
+    demo, world = mesh("demo", OLD), world_with(lists="10.189.9.9", holds="10.189.4.7")
+    world.nodes["p"] = NodeFacts("p", {}, (), (ip_network("10.189.128.0/24"),), ())
+    world.service_cidrs["kubernetes"] = ServiceNetworks((ip_network("10.189.0.0/20"),))
+    said = overlaps(demo, world)
+    assert len(said) == 3
+    for what in (
+        "the Service network 10.189.0.0/20",
+        "the pod network 10.189.128.0/24 of Node p",
+        "the InternalIP 10.189.9.9 of Node vm-1",
+    ):
+        assert any(f"spec.overlayCIDR 10.189.0.0/16 overlaps {what}, " in each for each in said)
 
 
 @given(

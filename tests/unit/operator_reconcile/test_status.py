@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
 
+import pytest
+
 from wesher_agent.kube.node_status import node_status
 from wesher_agent.mesh.roster import MemberState
 from wesher_common.conditions import rfc3339
@@ -126,6 +128,52 @@ def test_an_agent_that_does_not_run_is_told_by_its_pod_and_once_for_all_nodes() 
 def test_an_annotation_that_cannot_be_used_degrades_the_mesh_and_is_named() -> None:
     status = status_of(member("a"), desired=[replace(node("a"), problems=("Node a annotation x 'y': rule",))])
     assert condition(status, "Degraded") == ("True", "InvalidAnnotation", "Node a annotation x 'y': rule")
+    assert condition(status, "Ready")[0] == "True"
+
+
+def test_a_network_that_overlaps_a_running_mesh_degrades_it_and_is_named_first() -> None:
+    overlap = "spec.overlayCIDR 10.189.0.0/16 overlaps the InternalIP 10.189.9.9 of Node a, which"
+    told = member("a", peers={"unreachable": ["b"]})
+    status = status_of(told, member("b"), member("c"), overlaps=[overlap])
+    said = ("True", "OverlappingNetwork", f"{overlap}; a cannot reach b")
+    assert condition(status, "Degraded") == said
+    assert condition(status, "Ready")[0] == "True"
+
+
+def of_machine(now: str, **report: Any) -> MemberFacts:
+    """Return the WesherNode of a Node whose machine is ``now``, with a report about another or the same."""
+    found = member("a", **report)
+    return replace(found, spec=found.spec.model_copy(update={"machine": now}))
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_report_of_a_machine_that_was_rebooted_or_replaced_since_says_nothing_of_the_node(
+    *, ready: bool
+) -> None:
+    former = of_machine("new", machine="old", ready=ready, peers={"unreachable": ["b", "c"]})
+    status = status_of(former, member("b"), member("c"))
+    assert condition(status, "Ready") == ("Unknown", "WaitingForAgents", "no report yet from: a")
+    assert condition(status, "Degraded")[0] == "False"
+    back = of_machine("new", machine="new")
+    assert condition(status_of(back, member("b"), member("c")), "Ready")[0] == "True"
+
+
+def test_a_node_with_a_former_machines_report_is_unreachable_if_the_others_say_so_and_stale_after_long() -> (
+    None
+):
+    others = (member("b", peers={"unreachable": ["a"]}), member("c", peers={"unreachable": ["a"]}))
+    blamed = status_of(of_machine("new", machine="old"), *others)
+    assert condition(blamed, "Ready")[2] == "not ready: a (Unreachable)"
+    old = of_machine("new", machine="old", ago=stale_after(3).total_seconds() + 1)
+    assert condition(status_of(old, member("b"), member("c")), "Ready")[2] == "not ready: a (NoReport)"
+
+
+@pytest.mark.parametrize(("now", "reported"), [("new", ""), ("", "old"), ("same", "same")])
+def test_a_report_counts_where_it_is_not_known_whether_the_machine_is_another(
+    now: str, reported: str
+) -> None:
+    """An agent of an earlier release reports no machine, and a Node without a kubelet shows none."""
+    status = status_of(of_machine(now, machine=reported), member("b"))
     assert condition(status, "Ready")[0] == "True"
 
 

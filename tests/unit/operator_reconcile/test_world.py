@@ -66,6 +66,16 @@ def test_a_kubelets_heartbeat_wakes_nobody_and_a_new_address_every_mesh() -> Non
     assert world.observe(NODE, node(4, address="10.0.0.2")) == {"demo"}
 
 
+def test_a_kubelet_of_another_boot_is_news_and_one_that_reports_nothing_names_no_machine() -> None:
+    world = World()
+    world.observe(NODE, node(2))
+    assert world.nodes["a"].machine == ()
+    body = node(3)
+    body["status"]["nodeInfo"] = {"bootID": "b1", "machineID": "m", "kubeletVersion": "v1"}
+    world.observe(NODE, body)
+    assert world.nodes["a"].machine == ("b1", "m", "")
+
+
 def test_an_event_that_is_older_than_our_own_write_changes_nothing() -> None:
     world = World()
     world.observe(WESHER_NODE, place(7, ip="10.189.0.7"))

@@ -223,6 +223,7 @@ CHANGES: dict[str, Any] = {
     "source_problem": "mesh.json: is missing",
     "removed": True,
     "generation": 7,
+    "machine": "0123456789ab",
     "version": "2.0",
     "wall_clock": NOW + 100.0,
     "changed_at": {"Ready": "2026-01-02T00:00:00Z"},

@@ -51,6 +51,7 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
         "source_problem": "",
         "removed": False,
         "generation": 1,
+        "machine": "",
         "version": "1.0",
         "wall_clock": 1_000_000.0,
         "changed_at": {},

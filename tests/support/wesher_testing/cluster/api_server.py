@@ -111,7 +111,7 @@ class ApiServer:
         """
         metadata = {
             "name": name,
-            "labels": {"kubernetes.io/hostname": name, **more.get("labels", {})},
+            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **more.get("labels", {})},
             "annotations": more.get("annotations", {}),
         }
         pods = more.get("podCIDRs", [])

@@ -101,7 +101,8 @@ class Bench:
         async def make(number: int) -> None:
             name = node_name(number)
             labels = {f"example.com/label-{n}": f"value-{n}" for n in range(20)}
-            metadata = {"name": name, "labels": {"kubernetes.io/hostname": name, **labels}}
+            labels |= {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}
+            metadata = {"name": name, "labels": labels}
             pods = f"10.{64 + number // 256}.{number % 256}.0/24"
             spec = {"podCIDR": pods, "podCIDRs": [pods]}
             await self.send("POST", NODE.path(""), {"metadata": metadata, "spec": spec})

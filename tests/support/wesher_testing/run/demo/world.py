@@ -45,13 +45,15 @@ class Node:
         """The Node's name, which is also the member's."""
         return self.host.name
 
-    def start_agent(self) -> None:
-        """Run the agent as the DaemonSet's container would."""
+    def start_agent(self, name: str = "") -> None:
+        """Run the agent as the DaemonSet's container would, on the Node of the host's name or of another."""
         argv: list[str | Path] = [
             *(_BIN / "wesher", "agent", f"--kubernetes={self.mount}", f"--kubeconfig={self.kubeconfig}"),
             *("--log-level=info", f"--userspace-binary={wireguard_go()}"),
         ]
-        self.agent = self.host.log_of(argv, self.log, env={**os.environ, "WESHER_NODE_NAME": self.name})
+        self.agent = self.host.log_of(
+            argv, self.log, env={**os.environ, "WESHER_NODE_NAME": name or self.name}
+        )
 
     def end_agent(self) -> None:
         """Send what a kubelet sends to restart a container, and wait until it is gone."""
