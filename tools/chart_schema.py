@@ -39,7 +39,7 @@ USE_INSTEAD: dict[str, str] = {
     "installCRDs": "--skip-crds of Helm, and crds.manage",
     "nodeSelector": "mesh.nodeSelector for agents, operator.nodeSelector for the operator",
     "tolerations": "mesh.tolerations for agents, operator.tolerations for the operator",
-    "affinity": "mesh.nodeSelector for agents, operator.affinity for the operator",
+    "affinity": "mesh.affinity for agents, operator.affinity for the operator",
     **{
         name: _EITHER.format(name)
         for name in (
@@ -67,7 +67,7 @@ USE_INSTEAD: dict[str, str] = {
     "operator.env": "operator.extraEnv",
     "agent.nodeSelector": "mesh.nodeSelector",
     "agent.tolerations": "mesh.tolerations",
-    "agent.affinity": "mesh.nodeSelector",
+    "agent.affinity": "mesh.affinity",
     "agent.image": "image",
     "agent.imagePullSecrets": "imagePullSecrets",
     "agent.serviceAccount": _ACCOUNTS,
