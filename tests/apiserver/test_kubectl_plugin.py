@@ -114,6 +114,12 @@ def test_status_of_a_mesh_that_is_well_ends_with_0(
     done = eventually(lambda: plugin("status"), within=SOON, until=lambda done: done.returncode == 0)
     assert "!" not in done.stdout
 
+    # Each is Ready, since most of its peers answer.
+    report("a", endpoint="192.168.7.1:51820", peers={"unreachable": ["b"]})
+    cut = eventually(lambda: plugin("status"), within=SOON, until=lambda done: done.returncode == 1)
+    assert cut.stdout.startswith("demo: Ready, Degraded, 2/2 nodes ready\n")
+    assert "! Degraded is True, PairsUnreachable: a cannot reach b" in cut.stdout.splitlines()
+
 
 def test_what_is_not_there_is_one_line_and_exit_code_2(plugin: Plugin, api: ApiServer) -> None:
     for words, says in (

@@ -80,8 +80,28 @@ async def test_a_wesher_node_that_is_refused_keeps_no_other_from_its_place_and_i
     assert set(world.members) == {"demo.n000", "demo.n002"}
     assert "demo-agent" in world.daemon_sets
     assert conditions(world)["Ready"] == ("False", "RefusedByCluster")
+    assert conditions(world)["ConfigPublished"] == ("True", "Published")
     assert again is not None
     assert timedelta(0) < again - NOW <= timedelta(minutes=1)
+
+
+async def test_a_mesh_that_is_refused_later_says_that_its_configuration_is_still_published() -> None:
+    """Its agents go on with it; an edit that is refused as well is not published."""
+    store = Storing()
+    world = world_of(store, 1)
+    async with serving(store) as cluster:
+        runs = reconciler(world, cluster)
+        await runs.reconcile()
+        metadata = {"name": "a", "uid": "a", "generation": 1, "resourceVersion": "9999"}
+        world.observe(MESH, {"metadata": metadata, "spec": {"overlayCIDR": "10.189.0.0/16"}})
+        await runs.reconcile()
+        assert conditions(world)["Ready"] == ("False", "Conflict")
+        assert conditions(world)["ConfigPublished"] == ("True", "Published")
+        metadata = {"name": "demo", "uid": "u", "generation": 2}
+        edited = {"overlayCIDR": "10.189.0.0/16", "etcHosts": "Off"}
+        world.observe(MESH, store.put(MESH_PATH, {"metadata": metadata, "spec": edited}))
+        await runs.reconcile()
+    assert conditions(world)["ConfigPublished"] == ("False", "Conflict")
 
 
 async def test_nothing_more_is_made_for_a_mesh_that_is_deleted_during_a_run() -> None:
