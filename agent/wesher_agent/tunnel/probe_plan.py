@@ -4,8 +4,13 @@ A probe is one small datagram to a peer's overlay address. Whatever runs there,
 its WireGuard must answer with something authenticated: a handshake, the ICMP
 error, or the passive keepalive it owes ten seconds after data it has nothing to
 say to (WireGuard paper, 6.5). So a peer is reachable when the device received
-bytes from it after the probe, and this holds for Go members too. `ProbePlan` is
-pure; sending and reading the counters is left to the shell.
+bytes from it after the probe, and this holds for Go members too.
+
+A peer that receives nothing from this node still sends something: its own probes, and
+attempts to begin a handshake. Bytes that these account for are not an answer, so that a
+node whose packets are lost on their way does not take the peer for reachable.
+
+`ProbePlan` is pure; sending and reading the counters is left to the shell.
 """
 
 from __future__ import annotations
@@ -25,6 +30,17 @@ LOOKS = (1.0, 3.0, 7.0)
 QUICK_SECONDS = 2.0
 """Within which an answer is read that came at once: the first look is a second after the probe."""
 FEWEST = 3
+PROBED_BYTES = 49
+"""Of a probe inside the tunnel, headers included, in both families: in IPv4 it is padded for this.
+
+Padded to 16 and with WireGuard's 32 it counts as 96 bytes, which no answer does: a passive keepalive
+is 32, a handshake's response 92, and the ICMP error 112 in IPv4 and 144 in IPv6.
+"""
+_PROBE, _INITIATION = 96, 148
+_UNPROMPTED = frozenset(
+    _PROBE * probes + _INITIATION * initiations for probes in (0, 1) for initiations in range(5)
+)
+"""What a peer sends within `ANSWER_SECONDS` that receives nothing: it begins a handshake every 5 s."""
 
 
 @dataclass(slots=True)
@@ -167,7 +183,7 @@ class ProbePlan:
         """Compare the counters with those at the probes; tell whether a conclusion changed."""
         before = self.unreachable, self.is_settled
         for peer, asked in list(self._asked.items()):
-            if received.get(peer, 0) > asked.received:
+            if _holds_an_answer(received.get(peer, 0) - asked.received):
                 self._answered[peer] = True
                 if now < asked.at + QUICK_SECONDS:
                     self._quick.add(peer)
@@ -199,3 +215,8 @@ class ProbePlan:
         rest = sorted(self._peers - set(wanted) - self._asked.keys())
         self._rng.shuffle(rest)
         return rest
+
+
+def _holds_an_answer(count: int) -> bool:
+    """Tell whether so many bytes show that the peer received something; in doubt they do."""
+    return count > 0 and count not in _UNPROMPTED

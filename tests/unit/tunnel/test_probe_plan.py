@@ -50,6 +50,29 @@ def test_a_peer_from_which_bytes_came_since_is_reachable() -> None:
     assert plan.unreachable == ()
 
 
+INITIATION, PROBE = 148, 96
+
+
+@pytest.mark.parametrize("sent", [INITIATION, PROBE, 2 * INITIATION, 3 * INITIATION + PROBE])
+def test_what_a_peer_sends_that_receives_nothing_is_not_an_answer(sent: int) -> None:
+    """Packets from this node are lost on their way, and the peer asks and begins handshakes in vain."""
+    plan = plan_for("a")
+    plan.due({"a": 1000}, now=0.0)
+    plan.judge({"a": 1000 + sent}, now=7.0)
+    assert plan.reachable == frozenset()
+    plan.judge({"a": 1000 + sent}, now=ANSWER_SECONDS)
+    assert plan.unreachable == ("a",)
+
+
+@pytest.mark.parametrize("answer", [32, 92, 112, 144], ids=["keepalive", "response", "icmp", "icmpv6"])
+@pytest.mark.parametrize("more", [0, PROBE, INITIATION, INITIATION + PROBE, 2 * INITIATION])
+def test_an_answer_counts_whatever_the_peer_sends_besides(answer: int, more: int) -> None:
+    plan = plan_for("a")
+    plan.due({"a": 1000}, now=0.0)
+    plan.judge({"a": 1000 + answer + more}, now=1.0)
+    assert plan.reachable == {"a"}
+
+
 def test_a_peer_has_its_whole_time_from_when_its_probe_has_left() -> None:
     plan = plan_for("a", "b")
     plan.sent(plan.due({}, now=0.0), now=6.0)
