@@ -75,8 +75,9 @@ def test_a_demo_that_is_kept_can_be_used_as_it_says_and_leaves_nothing(
         assert any(re.search(r"done: \d+ claims hold", line) for line in said)
 
         begin = next(number for number, line in enumerate(said) if line.startswith(HOW_TO_USE))
-        kubectl, members, ping, logs = said[begin + 1 : -1]
+        kubectl, plugin, members, ping, logs = said[begin + 1 : -1]
         assert re.search(r"^weshermesh\S+/demo +True +3/3 ", run(kubectl), re.MULTILINE)
+        assert run(plugin).startswith("demo: Ready, 3/3 nodes ready")
         assert len(re.findall(r"^\S+ +alive ", run(members), re.MULTILINE)) == 4
         assert " 1 received" in run(f"{ping} -c 1")
         assert "node-a.log" in run(logs)

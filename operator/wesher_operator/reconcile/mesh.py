@@ -219,7 +219,8 @@ class MeshReconciler:
         seen = self._world.keys.get(name)
         if seen is None and in_use:
             return None, (
-                f"Secret {name} is gone; agents go on with the key they have: put it back. "
+                f"Secret {name} is gone; agents go on with the key they have: put it back. Each node that "
+                f"was in the mesh has it as ClusterKey in /var/lib/wesher/{spec.wireguard.interface}.json. "
                 "A new key would lock out every member outside this cluster"
             )
         if not in_use and (seen is None or seen.ring is not None):

@@ -143,6 +143,33 @@ class ApiServer:
             json.dumps({"status": status}),
         )
 
+    def agent_pod(self, mesh: str, node: str, namespace: str, *, runs: bool = True) -> None:
+        """Make the pod of a node's agent and say of it what a kubelet would.
+
+        Args:
+            mesh: whose agent it is.
+            node: where.
+            namespace: the operator's.
+            runs: whether its container runs.
+
+        """
+        name = f"agent-{node}"
+        metadata = {"name": name, "namespace": namespace, "labels": {"wesher.dev/mesh": mesh}}
+        container = {"name": "agent", "image": "wesher:test"}
+        spec = {"nodeName": node, "serviceAccountName": "wesher-agent", "containers": [container]}
+        self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        state = {"running": {}} if runs else {"waiting": {"reason": "ContainerCreating"}}
+        said = {"ready": runs, "started": runs, "restartCount": 0, "imageID": "", "state": state}
+        status = {
+            "phase": "Running" if runs else "Pending",
+            "conditions": [{"type": "Ready", "status": str(runs)}],
+            "containerStatuses": [{**container, **said}],
+        }
+        self.kubectl(
+            *("patch", "pod", name, "-n", namespace, "--subresource=status", "--type=merge"),
+            *("-p", json.dumps({"status": status})),
+        )
+
     def token(self, service_account: str, namespace: str, *, node: str | None = None) -> str:
         """Return a token by TokenRequest; bound to a Node it carries that node's claim, as a kubelet's do."""
         bound = ["--bound-object-kind=Node", f"--bound-object-name={node}"] if node else []

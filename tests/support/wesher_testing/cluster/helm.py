@@ -31,7 +31,7 @@ def helm(version: HelmVersion = 4) -> Path:
 
 
 def _constants(version: HelmVersion) -> dict[str, str]:
-    """Return which Kubernetes Helm takes for its own where its Makefile sets it, else v1.20."""
+    """Return what Helm's Makefile sets: the version of Kubernetes, which is v1.20 without it."""
     if version != 3:
         return {}
     found = re.search(r"k8s\.io/client-go v0\.(\d+)\.", (_MODULE / _MODFILES[version]).read_text())
