@@ -218,5 +218,5 @@ class ProbePlan:
 
 
 def _holds_an_answer(count: int) -> bool:
-    """Tell whether so many bytes show that the peer received something; in doubt they do."""
+    """Tell whether a number of bytes shows that the peer received something; in doubt it does."""
     return count > 0 and count not in _UNPROMPTED

@@ -6,9 +6,9 @@ takes to make them. It waits ever longer between its tries, up to a quarter of a
 hour, unless its DaemonSet changes; so it is reminded, lest a mesh stay down long
 after its namespace was given the right label.
 
-A node's last report outlives its agent. One that has reported and runs no agent now
-is in trouble too: after the time that a restart takes, or at once where the report is
-older than the DaemonSet, as in an installation that found the WesherNodes of a former one.
+A node's last report outlives its agent. A node that has reported and runs no agent now
+is named too: after the time that a restart takes, or at once if the report is older than
+the DaemonSet, as in an installation that found the WesherNodes of a former one.
 
 Left to others: what a pod's status means (`agent_pod`).
 """
