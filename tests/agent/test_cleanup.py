@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +58,17 @@ def test_the_leftovers_of_an_agent_that_was_killed_are_removed_and_a_second_time
     ]
     assert not any(left_of_wesher(second.host).values()), left_of_wesher(second.host)
     assert second.host.run(command).stdout == "nothing to remove\n"
+
+
+def test_a_device_whose_wireguard_go_ended_with_its_container_is_removed(
+    pair: tuple[AgentProcess, AgentProcess],
+) -> None:
+    second = pair[1]
+    second.end(signal.SIGKILL)
+    (program,) = re.findall(r"wireguard-go started interface=wgoverlay pid=(\d+)", second.own_log)
+    os.kill(int(program), signal.SIGKILL)
+    second.host.run([str(WESHER), "cleanup", f"--overlay-net={OVERLAY}"])
+    assert not any(left_of_wesher(second.host).values()), left_of_wesher(second.host)
 
 
 def test_unreachable_routes_that_outlived_their_device_are_removed(
