@@ -78,3 +78,14 @@ def allocate_address(name: str, network: IPNetwork, taken: Container[IPAddress])
         if address not in taken and not is_reserved(address, network):
             return address
     return None
+
+
+def why_closed_to_machines_outside(overlay: IPNetwork) -> str:
+    """Return why no machine outside Kubernetes can take an address in an overlay; empty when it can.
+
+    Such a machine makes its address of whole octets of its name's hash, as the Go program does.
+    """
+    if overlay.prefixlen % 8 == 0:
+        return ""
+    rule = f"the prefix length of overlayCIDR must be a multiple of 8, not {overlay.prefixlen}"
+    return f"no machine outside can join: {rule}"

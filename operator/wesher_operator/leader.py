@@ -3,11 +3,17 @@
 Built on the election of the Kubernetes client library, which has gaps
 that are closed here: a request may hang for five minutes, which keeps the
 renewal from noticing its deadline; a transport error ends the candidate; whether
-another's lease has run out is asked of the wall clock, which may jump; and a
+another's lease has run out is asked of the wall clock, which may jump; a leader
+whose lease is gone makes another; and a
 process that was paused past its lease acts until its next renewal fails. So each
 request of the lock is bounded, its errors are failed attempts, it counts the time
 of another's lease by the monotonic clock, and `holds`, which `kube.Cluster` asks
 before every write, compares that clock with the last renewal.
+
+A lease that is gone, or older than the leader wrote it, shows that the API server's
+storage was restored from a backup. Resource versions begin again lower there, so
+that the leader would take every change for old news: it ends, and the next process
+lists everything.
 """
 
 from __future__ import annotations
@@ -110,6 +116,7 @@ class _BoundedLock(LeaseLock):
         self._seen_at = 0.0
 
     async def get(self, name: str, namespace: str) -> tuple[bool, Any]:
+        written = self.lease_reference
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
                 found, record = await super().get(name, namespace)
@@ -119,7 +126,11 @@ class _BoundedLock(LeaseLock):
         if isinstance(record, ApiException) and record.status != HTTPStatus.NOT_FOUND:
             _log.warning("lease not read", error=_words_of(record))
         holder = record.holder_identity if isinstance(record, LeaderElectionRecord) else self.identity
-        if found and self.renewed_at is not None and holder != self.identity:
+        if self.renewed_at is not None and self._is_older(written, record):
+            _log.error("lease went back to an earlier state")
+            self.renewed_at = None
+            self.taken.set()
+        elif found and self.renewed_at is not None and holder != self.identity:
             # Whoever led in between changed what we know: never lead on by a second renewal.
             self.renewed_at = None
             self.taken.set()
@@ -128,6 +139,12 @@ class _BoundedLock(LeaseLock):
         if isinstance(record, LeaderElectionRecord) and holder not in {self.identity, None}:
             return self._of_another(record)
         return found, record
+
+    def _is_older(self, written: V1Lease | None, record: object) -> bool:
+        """Tell whether the lease as just read is older than it was written, or is gone."""
+        if isinstance(record, ApiException):
+            return bool(record.status == HTTPStatus.NOT_FOUND)
+        return _version(self.lease_reference) < _version(written)
 
     def _of_another(self, record: LeaderElectionRecord) -> tuple[bool, Any]:
         """Return the record of a lease that another holds; once it has run out, one that nobody holds."""
@@ -154,7 +171,7 @@ class _BoundedLock(LeaseLock):
         return await self._attempt(self._create(namespace, lease))
 
     async def update(self, name: str, namespace: str, updated_record: Any) -> bool:
-        return await self._attempt(super().update(name, namespace, updated_record))
+        return await self._attempt(self._replace(name, namespace, updated_record))
 
     async def give_up(self) -> None:
         """Empty the holder, provided nobody changed the lease since it was last read."""
@@ -167,9 +184,22 @@ class _BoundedLock(LeaseLock):
         except (aiohttp.ClientError, OSError, TimeoutError, ApiException) as error:
             _log.warning("lease not released", error=error)
 
+    async def _replace(self, name: str, namespace: str, record: LeaderElectionRecord) -> bool:
+        # The library's own keeps the version that was read, not the one that it wrote.
+        lease = self.lease_reference
+        if lease is None:
+            return False
+        lease.spec = self.update_lease(record, lease.spec)
+        try:
+            self.lease_reference = await self.api_instance.replace_namespaced_lease(name, namespace, lease)
+        except ApiException as error:
+            _log.warning("lease not renewed", error=_words_of(error))
+            return False
+        return True
+
     async def _create(self, namespace: str, lease: V1Lease) -> bool:
         try:
-            await self.api_instance.create_namespaced_lease(namespace, lease)
+            self.lease_reference = await self.api_instance.create_namespaced_lease(namespace, lease)
         except ApiException as error:
             # Mostly another candidate was faster.
             if error.status == HTTPStatus.FORBIDDEN:
@@ -199,6 +229,11 @@ def _words_of(error: ApiException) -> str:
         return str(json.loads(error.body or "")["message"])
     except (TypeError, ValueError, KeyError):
         return str(error.reason)
+
+
+def _version(lease: V1Lease | None) -> int:
+    metadata = lease.metadata if lease is not None else None
+    return int(metadata.resource_version or 0) if metadata is not None else 0
 
 
 async def _nothing() -> None:

@@ -11,6 +11,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from wesher_agent.tunnel.probe_plan import ANSWER_SECONDS, ROUND_SECONDS
 from wesher_common.overlay import candidate_address, fnv1a_128
 from wesher_testing.agents.process import (
     KEY,
@@ -23,6 +24,7 @@ from wesher_testing.agents.process import (
 )
 from wesher_testing.lab.namespaces import Host, Lab
 from wesher_testing.peers.gossip_mesh import GOSSIP_PORT
+from wesher_testing.run.machine_load import stretched
 
 Start = Callable[..., AgentProcess]
 
@@ -377,3 +379,19 @@ def test_two_meshes_on_one_host_do_not_know_of_each_other(lab: Lab, start: Start
     ambiguous = a.run([WESHER, "status"], check=False)
     assert ambiguous.returncode == 1
     assert "several agents run on this host: name one of wg7, wgoverlay" in ambiguous.stderr
+
+
+def test_a_host_whose_own_tunnel_packets_are_lost_says_that_it_reaches_no_one(lab: Lab, start: Start) -> None:
+    """The other still sends it probes and handshakes, which are not answers to its own."""
+    first, second = _pair(lab, start)
+    wait_for_ping(second.host, "a")
+    second.host.drop_sent("udp", 51820)
+    wait_until(
+        lambda: second.conditions()["Ready"] == "PeersUnreachable",
+        what="b says that its peer does not answer",
+        deadline=stretched(ROUND_SECONDS + 2 * ANSWER_SECONDS),
+    )
+    wait_until(lambda: first.conditions()["Ready"] == "PeersUnreachable", what="a says so too")
+    second.host.allow_all()
+    wait_for_ping(second.host, "a")
+    wait_until(lambda: second.conditions()["Ready"] == "Ready", what="b is ready again")

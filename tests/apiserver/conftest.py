@@ -58,9 +58,13 @@ def mesh(api: ApiServer) -> Callable[..., None]:
 
 @pytest.fixture
 def report(api: ApiServer) -> Callable[..., None]:
-    """Report as the agent of a node would: ``report(node, **status)``."""
+    """Report as the agent of a node would, which runs in a pod: ``report(node, **status)``."""
+    started: set[str] = set()
 
     def write(node: str, mesh: str = "demo", **status: Any) -> None:
+        if node not in started:
+            api.agent_pod(mesh, node, NAMESPACE)
+            started.add(node)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         ready = {"type": "Ready", "status": "True", "reason": "Ready", "lastTransitionTime": now}
         said = {"conditions": [ready], "viewHash": "same", "lastReportTime": now}

@@ -213,6 +213,14 @@ def test_without_a_global_registry_the_images_own_is_used(tmp_path: Path) -> Non
     assert images | {container["image"]} == {"ghcr.io/wesher:0.1.0"}
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_helm_takes_its_kubernetes_for_one_that_the_chart_supports(
+    tmp_path: Path, version: HelmVersion
+) -> None:
+    """As a released Helm does: the chart is rendered without --kube-version then."""
+    assert documents(run_helm(version, "template", "wesher", CHART, home=tmp_path))
+
+
 def notes(api: ApiServer, home: Path, version: HelmVersion, *more: str) -> str:
     """Return what Helm would print after an installation beside the one that is there."""
     where = (f"--kubeconfig={api.kubeconfig}", f"--namespace={NAMESPACE}", "--set=nameOverride=noted")
@@ -235,6 +243,9 @@ def test_what_helm_says_after_an_installation_fits_it(
     ):
         assert f"\n  {line}\n" in said
     assert "Open UDP 51820, and UDP and TCP 7000, between all members." in said
+    assert "No machine outside" not in said
+    closed = notes(installed, tmp_path, version, "--set=mesh.overlayCIDR=10.189.0.0/20")
+    assert "the prefix length of overlayCIDR must be a multiple of 8, not 20." in closed
 
 
 @pytest.mark.parametrize("version", VERSIONS)

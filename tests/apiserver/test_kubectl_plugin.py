@@ -115,6 +115,12 @@ def test_status_of_a_mesh_that_is_well_ends_with_0(
     done = eventually(lambda: plugin("status"), within=SOON, until=lambda done: done.returncode == 0)
     assert "!" not in done.stdout
 
+    # A machine outside makes no node unready.
+    report("a", endpoint="192.168.7.1:51820", peers={"unreachable": ["laptop"]})
+    cut = eventually(lambda: plugin("status"), within=SOON, until=lambda done: done.returncode == 1)
+    assert cut.stdout.startswith("demo: Ready, Degraded, 2/2 nodes ready\n")
+    assert "! Degraded is True, PairsUnreachable: a cannot reach laptop" in cut.stdout.splitlines()
+
 
 def test_what_is_not_there_is_one_line_and_exit_code_2(plugin: Plugin, api: ApiServer) -> None:
     for words, says in (
@@ -196,7 +202,12 @@ def say(api: ApiServer, kind: str, name: str, status: dict[str, Any]) -> None:
     api.kubectl("patch", kind, name, "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p", patch)
 
 
-READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+RUNNING = {"name": "main", "image": "wesher:test", "imageID": "", "ready": True, "restartCount": 0}
+READY = {
+    "phase": "Running",
+    "conditions": [{"type": "Ready", "status": "True"}],
+    "containerStatuses": [{**RUNNING, "state": {"running": {}}}],
+}
 AGENT = {"wesher.dev/mesh": "demo"}
 
 
@@ -204,6 +215,8 @@ AGENT = {"wesher.dev/mesh": "demo"}
 def pods(api: ApiServer, demo: None, report: Report) -> None:
     """Make all well: the operator's pod and the agents' run, and both nodes report so."""
     report("b", endpoint="192.168.7.2:51820")
+    # In place of those that `report` made, which hold no secret.
+    api.kubectl("delete", "pod", "agent-a", "agent-b", "--force", "-n", NAMESPACE)
     pod(api, "operator", {"app.kubernetes.io/name": "wesher-operator"}, READY, node="a")
     for node in "ab":
         pod(api, f"agent-{node}", AGENT, READY, node=node)
@@ -352,7 +365,7 @@ def test_what_a_user_may_not_see_is_said_and_is_no_failure(
     unseen = [line for line in done.stdout.splitlines() if line.startswith("?")]
     assert any("your rights" in line and "get secrets" in line for line in unseen), done.stdout
     assert any("key of demo" in line for line in unseen)
-    assert "reports of demo  2 nodes report" in " ".join(done.stdout.split(" ")), done.stdout
+    assert "reports of demo  2 nodes have reported in time" in " ".join(done.stdout.split(" ")), done.stdout
 
 
 def test_a_sysdump_holds_objects_and_no_secret_and_reads_none(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from wesher_agent.cli.exit_codes import exit_code_help
 from wesher_agent.cli.tables import hindrances, left_text, member_table, removal_hint, status_text
-from wesher_agent.control import ask, find_socket
+from wesher_agent.control import AgentUnreachable, ask, find_socket
 from wesher_agent.flags import FLAGS, OneLineParser, add_flags, find_flag
 from wesher_agent.settings import Settings, parse_settings
 from wesher_common.errors import InvalidSpec, WesherError
@@ -63,7 +63,7 @@ def agent_parser() -> OneLineParser:
     others = "\n".join(f"  {word:8} {command.help}" for word, command in COMMANDS.items())
     parser = OneLineParser(
         prog="wesher",
-        usage="wesher [agent] [flags]\n       wesher status|members|leave|keygen [flags]",
+        usage="wesher [agent] [flags]\n       wesher status|members|leave|cleanup|keygen [flags]",
         description="Encrypted WireGuard overlay between the members of a mesh.",
         epilog=f"commands:\n{others}\n\nEach flag may be given as the environment variable in brackets.\n\n"
         + exit_code_help("agent"),
@@ -126,15 +126,21 @@ def _ask(word: str, given: argparse.Namespace, environ: Environ) -> tuple[Any, b
     output = given.output.lower()
     if output not in {"text", "json"}:
         raise InvalidSpec("--output", "must be text or json", value=given.output)
+    chosen = _chosen(given, environ, "--interface", "--run-dir")
+    run_dir: Path = chosen["--run-dir"] or find_flag("--run-dir").default
+    return ask(find_socket(run_dir, chosen["--interface"] or ""), word), output == "json"
+
+
+def _chosen(given: argparse.Namespace, environ: Environ, *names: str) -> dict[str, Any]:
+    """Return the values of some of the agent's flags; None for one that neither flag nor variable gives."""
     chosen = {}
-    for name in ("--interface", "--run-dir"):
+    for name in names:
         flag = find_flag(name)
         where, text = name, getattr(given, flag.attribute)
         if not text:
             where, text = flag.variable, environ.get(flag.variable)
         chosen[name] = flag.read(text, where) if text else None
-    run_dir: Path = chosen["--run-dir"] or find_flag("--run-dir").default
-    return ask(find_socket(run_dir, chosen["--interface"] or ""), word), output == "json"
+    return chosen
 
 
 def _laid_out(lay_out: Callable[[Any], str], answer: Any) -> str:
@@ -188,7 +194,13 @@ def _leave(argv: Sequence[str], environ: Environ) -> int:
         "a key file of --cluster-key-file stays",
     )
     given = parser.parse_args(argv)
-    left, as_json = _ask("leave-and-forget" if given.forget else "leave", given, environ)
+    try:
+        left, as_json = _ask("leave-and-forget" if given.forget else "leave", given, environ)
+    except AgentUnreachable as error:
+        if not given.forget:
+            raise
+        hint = "`wesher cleanup` removes what an agent left that no longer runs"
+        raise AgentUnreachable(f"{error}; {hint}") from error
     if given.forget and left["kept"]:
         raise WesherError(
             f"{left['node']} left the mesh, but its keys stay: run {removal_hint(left['kept'])}"
@@ -196,11 +208,41 @@ def _leave(argv: Sequence[str], environ: Environ) -> int:
     return _print(json.dumps(left) if as_json else left_text(left, forgot=given.forget))
 
 
+def _cleanup(argv: Sequence[str], environ: Environ) -> int:
+    parser = _parser("cleanup")
+    for name in _CLEANUP_FLAGS:
+        flag = find_flag(name)
+        parser.add_argument(name, metavar=flag.metavar, help=f"{flag.help} [{flag.variable}]")
+    chosen = _chosen(parser.parse_args(argv), environ, *_CLEANUP_FLAGS)
+    from wesher_agent.runtime.cleanup import (  # noqa: PLC0415 - loads what only an agent needs
+        Leftovers,
+        clean_up,
+        interfaces_with_state,
+    )
+
+    paths = {name: chosen[name] or find_flag(name).default for name in _CLEANUP_FLAGS}
+    found = interfaces_with_state(paths["--state-dir"])
+    if chosen["--interface"] is None and len(found) > 1:
+        rule = f"several interfaces have a state file: name one of {', '.join(found)}"
+        raise InvalidSpec("--interface", rule)
+    lines = clean_up(
+        Leftovers(
+            interface=chosen["--interface"] or (found or [paths["--interface"]])[0],
+            state_dir=paths["--state-dir"],
+            run_dir=paths["--run-dir"],
+            hosts_file=paths["--hosts-file"],
+            overlay=paths["--overlay-net"],
+        )
+    )
+    return _print("\n".join(lines) or "nothing to remove")
+
+
 def _keygen(argv: Sequence[str], _environ: Environ) -> int:
     _parser("keygen").parse_args(argv)
     return _print(base64.b64encode(os.urandom(KEY_BYTES)).decode())
 
 
+_CLEANUP_FLAGS = ("--interface", "--state-dir", "--run-dir", "--hosts-file", "--overlay-net")
 COMMANDS: Mapping[str, Command] = {
     "agent": Command(_agent, "join or begin a mesh and stay in it (the default)"),
     "status": Command(_status, "show how this host's agent does"),
@@ -208,6 +250,10 @@ COMMANDS: Mapping[str, Command] = {
     "leave": Command(
         _leave,
         "leave the mesh for good: tell the others, remove device and names, end the agent, keep the keys",
+    ),
+    "cleanup": Command(
+        _cleanup,
+        "remove what an agent that no longer runs left here: device, routes, names, state file with the keys",
     ),
     "keygen": Command(_keygen, "print a new cluster key"),
 }

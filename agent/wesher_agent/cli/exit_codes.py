@@ -21,6 +21,10 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
         0: "this host has left the mesh",
         1: "a flag is invalid, or no agent answered; with --forget also: keys could not be deleted",
     },
+    "cleanup": {
+        0: "nothing of wesher's is left on the interface; a device of another program stays",
+        1: "a flag is invalid, an agent runs, or something could not be removed",
+    },
     "keygen": {
         0: "the key was printed",
         1: "a flag is invalid, or the key could not be written",

@@ -4,8 +4,13 @@ A probe is one small datagram to a peer's overlay address. Whatever runs there,
 its WireGuard must answer with something authenticated: a handshake, the ICMP
 error, or the passive keepalive it owes ten seconds after data it has nothing to
 say to (WireGuard paper, 6.5). So a peer is reachable when the device received
-bytes from it after the probe, and this holds for Go members too. `ProbePlan` is
-pure; sending and reading the counters is left to the shell.
+bytes from it after the probe, and this holds for Go members too.
+
+A peer that receives nothing from this node still sends something: its own probes, and
+attempts to begin a handshake. Bytes that these account for are not an answer, so that a
+node whose packets are lost on their way does not take the peer for reachable.
+
+`ProbePlan` is pure; sending and reading the counters is left to the shell.
 """
 
 from __future__ import annotations
@@ -25,19 +30,32 @@ LOOKS = (1.0, 3.0, 7.0)
 QUICK_SECONDS = 2.0
 """Within which an answer is read that came at once: the first look is a second after the probe."""
 FEWEST = 3
+PROBED_BYTES = 49
+"""Of a probe inside the tunnel, headers included, in both families: in IPv4 it is padded for this.
+
+Padded to 16 and with WireGuard's 32 it counts as 96 bytes, which no answer does: a passive keepalive
+is 32, a handshake's response 92, and the ICMP error 112 in IPv4 and 144 in IPv6.
+"""
+_PROBE, _INITIATION = 96, 148
+_UNPROMPTED = frozenset(
+    _PROBE * probes + _INITIATION * initiations for probes in (0, 1) for initiations in range(5)
+)
+"""What a peer sends within `ANSWER_SECONDS` that receives nothing: it begins a handshake every 5 s."""
 
 
 def has_answered(before: int, received: int) -> bool:
-    """Tell from a peer's counter of bytes received whether any came since it was read.
+    """Tell from a peer's counter of bytes received whether it has answered since it was read.
 
-    A peer or a device that was made again counts from 0: what it has received came since then.
+    What it sends of itself, probes and handshakes, is not an answer; in doubt it is. A peer
+    or a device that was made again counts from 0: what it has received came since then.
 
     Args:
         before: the counter at the question.
         received: the counter now.
 
     """
-    return 0 < received != before
+    count = received - before if received >= before else received
+    return count > 0 and count not in _UNPROMPTED
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from ipaddress import IPv6Address
 from random import Random
 
-from wesher_agent.tunnel.probe_plan import ProbePlan
+from wesher_agent.tunnel.probe_plan import PROBED_BYTES, ProbePlan
 from wesher_agent.tunnel.tunnel import Tunnel
 from wesher_agent.wireguard.plan import PeerSession
 from wesher_common.event_logger import EventLogger
@@ -21,6 +21,12 @@ from wesher_common.report import SHOWN_NAMES
 log = EventLogger("wesher.probe")
 
 DISCARD_PORT = 9
+_UDP_HEADER = 8
+_PAYLOAD = {
+    socket.AF_INET: PROBED_BYTES - 20 - _UDP_HEADER,
+    socket.AF_INET6: PROBED_BYTES - 40 - _UDP_HEADER,
+}
+"""Bytes of a probe by family."""
 LOOK_SECONDS = 1.0
 """At least, between two looks at the counters: each reads every peer of the device."""
 ANSWER_SECONDS = 2.0
@@ -161,13 +167,13 @@ def _log_unreachable(names: Sequence[str]) -> None:
 
 
 async def _send(addresses: Iterable[IPAddress], *, pause: float = PAUSE_SECONDS) -> None:
-    """Send one byte to each address's discard port; what cannot be sent shows as no answer."""
+    """Send a few bytes to each address's discard port; what cannot be sent shows as no answer."""
     for address in addresses:
         family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as sock:
                 sock.setblocking(False)  # noqa: FBT003 - the library's signature
-                sock.sendto(b"\0", (str(address), DISCARD_PORT))
+                sock.sendto(bytes(_PAYLOAD[family]), (str(address), DISCARD_PORT))
         except OSError as error:
             log.debug("probe not sent", to=address, error=error)
         await asyncio.sleep(pause)

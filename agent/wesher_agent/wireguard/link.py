@@ -168,8 +168,8 @@ def change_link(interface: str, change: LinkChange) -> tuple[RouteConflict, ...]
     return conflicts
 
 
-def remove_own_unreachable(interface: str, overlay: IPNetwork | None) -> None:
-    """Remove this device's ``unreachable`` routes, which do not go with it.
+def remove_own_unreachable(interface: str, overlay: IPNetwork | None) -> int:
+    """Remove this device's ``unreachable`` routes, which do not go with it; return how many there were.
 
     Args:
         interface: the device. Its routes are host routes, which name it, and those that cover its addresses.
@@ -187,6 +187,7 @@ def remove_own_unreachable(interface: str, overlay: IPNetwork | None) -> None:
             or any(host in network for host in hosts)
         ]
         routes.remove_unreachable(fast, interface, networks)
+    return len(networks)
 
 
 def _change_interface(kernel: IPRoute, interface: str, index: int, change: LinkChange) -> None:

@@ -10,10 +10,12 @@ import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from ipaddress import ip_network
 from typing import Literal
 
 from wesher_common.conditions import find_condition
 from wesher_common.names import GROUP
+from wesher_common.overlay import why_closed_to_machines_outside
 from wesher_common.tables import age
 from wesher_operator.installation import take_over_command
 from wesher_operator.kubectl.meshes import DEFINITIONS, key_secret_of, name_of, status_of
@@ -176,7 +178,8 @@ def mesh_conditions(mesh: Object) -> Finding:
             return Finding(
                 check, "FAIL", "no operator has looked at it", "see the checks of the operator above"
             )
-        return Finding(check, "ok", ready.message or "Ready")
+        closed = why_closed_to_machines_outside(ip_network(mesh["spec"]["overlayCIDR"]))
+        return Finding(check, "ok", "; ".join(filter(None, (ready.message or "Ready", closed))))
     first = bad[0]
     says = _named({f"{c.type} is {c.status}, {c.reason}": None for c in bad})
     return Finding(
@@ -257,9 +260,11 @@ def reports(mesh: Object, nodes: Sequence[Object], now: datetime) -> Finding:
         elif conditions := wrong(conditions_of(status)):
             # Ready comes first, with the reason that counts most.
             bad.append(f"{name}: {conditions[0].reason}: {conditions[0].message}".removesuffix(": "))
+        elif unreached := (status.get("peers") or {}).get("unreachable"):
+            bad.append(f"{name} cannot reach {', '.join(map(str, unreached[:_MAX_NAMED]))}")
     if bad:
         return Finding(check, "FAIL", _named(bad), "each reason's remedy stands in docs/troubleshooting.md")
-    return Finding(check, "ok", f"{len(nodes)} nodes report, and all is well with them")
+    return Finding(check, "ok", f"{len(nodes)} nodes have reported in time, each as Ready")
 
 
 def _is_ready(pod: Object) -> bool:

@@ -82,7 +82,7 @@ def _status(api: ApiServer, given: argparse.Namespace) -> int:
         _say(json.dumps([each.to_dict() for each in shown], indent=2))
     else:
         _say("\n\n".join(overview_text(each, now=api.now) for each in shown))
-    return 0 if all(each.is_ready for each in shown) else EXIT_FAILED
+    return 0 if all(each.is_ready and not each.is_degraded for each in shown) else EXIT_FAILED
 
 
 def _doctor(api: ApiServer, given: argparse.Namespace) -> int:
@@ -112,7 +112,7 @@ def _sysdump(api: ApiServer, given: argparse.Namespace) -> int:
 
 _COMMANDS = {
     "status": _Command(
-        _status, "show meshes, their members, and what is wrong; exit 1 when one is not Ready"
+        _status, "show meshes, their members, and what is wrong; exit 1 when one is not Ready or is Degraded"
     ),
     "doctor": _Command(
         _doctor, "check the installation from the ground up and say what to do; exit 1 on a failure"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
 from wesher_common.errors import InvalidSpec
+from wesher_common.overlay import why_closed_to_machines_outside
 from wesher_common.printable import as_lines, shell_line
 from wesher_operator.kubectl.meshes import key_secret_of, name_of, status_of
 from wesher_operator.kubectl.reach import Object
@@ -73,13 +74,11 @@ def _wesher(mesh: Object, nodes: Sequence[Object], overlay: str) -> list[str]:
 
 
 def _joinable(overlay: str) -> str:
-    prefix = ip_network(overlay).prefixlen
-    if prefix % 8:
+    if why := why_closed_to_machines_outside(ip_network(overlay)):
         raise InvalidSpec(
             "spec.overlayCIDR",
-            "no machine outside can join: as in the Go program, it makes its address of whole octets of its "
-            f"name's hash, so the prefix length must be a multiple of 8, not {prefix}; overlayCIDR cannot "
-            "change, so declare another mesh",
+            f"{why}. Such a machine makes its address of whole octets of its name's hash, as the Go program "
+            "does; overlayCIDR cannot change, so declare another mesh",
             value=overlay,
         )
     return overlay

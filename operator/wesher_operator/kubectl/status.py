@@ -72,11 +72,17 @@ class Overview:
         """Whether the mesh says so, of its present spec."""
         return not self.is_behind and any(c.type == "Ready" and c.is_true for c in self.conditions)
 
+    @property
+    def is_degraded(self) -> bool:
+        """Whether the mesh says so, as when two of its nodes cannot reach each other."""
+        return any(c.type == _BAD_WHEN_TRUE and c.is_true for c in self.conditions)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the form ``-o json`` prints."""
         return {
             "name": self.name,
             "ready": self.is_ready,
+            "degraded": self.is_degraded,
             "conditions": [condition.to_dict() for condition in self.conditions],
             "members": dict(self.counts),
             "memberList": [member.to_dict() for member in self.members],
@@ -120,7 +126,7 @@ def overview_text(shown: Overview, *, now: datetime) -> str:
     """Return one mesh as lines for people; ages are counted up to ``now``."""
     counts = shown.counts
     outside = f", {counts['outside']} outside" if counts.get("outside") else ""
-    ready = "Ready" if shown.is_ready else "not Ready"
+    ready = ("Ready" if shown.is_ready else "not Ready") + (", Degraded" if shown.is_degraded else "")
     lines = [f"{shown.name}: {ready}, {counts.get('summary') or '0/0'} nodes ready{outside}"]
     width = max(len(label) for label, _ in shown.facts) + 2
     lines += [f"  {label + ':':{width}}{text}" for label, text in shown.facts]

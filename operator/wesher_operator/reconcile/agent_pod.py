@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-Reason = Literal["ImageNotPulled", "AgentEnds", "PodNotStarted", "PodRefused", "Unschedulable"]
+Reason = Literal[
+    "ImageNotPulled", "AgentEnds", "PodNotStarted", "PodRefused", "Unschedulable", "AgentNotRunning"
+]
 _OF_AN_IMAGE = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
 _ON_THE_WAY = frozenset({"ContainerCreating", "PodInitializing"})
 _CRASHED_OFTEN = 2
@@ -54,6 +56,12 @@ def trouble_of(pod: Mapping[str, Any]) -> PodTrouble | None:
             )
     found = (_of_container(container) for container in status.get("containerStatuses") or [])
     return next((trouble for trouble in found if trouble is not None), None)
+
+
+def runs(pod: Mapping[str, Any]) -> bool:
+    """Tell whether an agent runs in a pod, as its kubelet last said."""
+    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    return any((container.get("state") or {}).get("running") is not None for container in containers)
 
 
 def refusal_hint(refusal: str, namespace: str) -> str:

@@ -45,7 +45,7 @@ from wesher_operator.kube import (
     WESHER_NODE,
     Kind,
 )
-from wesher_operator.reconcile.agent_pod import PodTrouble, made_at, node_of, trouble_of
+from wesher_operator.reconcile.agent_pod import PodTrouble, made_at, node_of, runs, trouble_of
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
@@ -162,6 +162,8 @@ class PodFacts:
     made_at: datetime | None = None
     trouble: PodTrouble | None = None
     """What keeps it from running."""
+    runs: bool = False
+    """Whether its agent runs, as its kubelet last said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +365,7 @@ def _pod(body: Mapping[str, Any]) -> PodFacts | None:
         ending="deletionTimestamp" in metadata,
         made_at=made_at(body),
         trouble=trouble_of(body),
+        runs=runs(body),
     )
 
 
@@ -371,7 +374,7 @@ def _child(body: Mapping[str, Any]) -> ObjectFacts | None:
     metadata = body["metadata"]
     if MESH_LABEL not in (metadata.get("labels") or {}):
         return None
-    keys = ("name", "uid", "labels", "annotations", "ownerReferences")
+    keys = ("name", "uid", "labels", "annotations", "ownerReferences", "creationTimestamp")
     kept = {key: metadata[key] for key in keys if key in metadata}
     body = {key: body[key] for key in ("data", "spec") if key in body}
     return ObjectFacts(metadata["name"], {"metadata": kept, **body})

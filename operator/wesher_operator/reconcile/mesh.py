@@ -159,12 +159,21 @@ class MeshReconciler:
         if spec is None or refused is not None:
             members = self._own_members(mesh)
             desired = self._desired(spec) if spec is not None else []
-            return Findings(desired=desired, members=members, refusal=refused), None
+            return (
+                Findings(
+                    desired=desired,
+                    members=members,
+                    refusal=refused,
+                    published=spec is not None and self._is_published(mesh, spec),
+                ),
+                None,
+            )
 
         desired = self._desired(spec)
         moments: list[datetime | None] = []
         troubles: dict[str, PodTrouble] = {}
         refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
+        published = False
         try:
             ring, key_problem = await self._key(mesh, spec)
             placed = await self._members(mesh, spec, desired, now)
@@ -172,6 +181,7 @@ class MeshReconciler:
             refused_write, without_address = placed.refused, placed.without_address
             self._check(mesh)
             document = await self._config(mesh, spec, desired, placed.released)
+            published = True
             if ring is not None or daemon_set_name(mesh.name) in self._world.daemon_sets:
                 await self._ensure(DAEMON_SET, manifests.daemon_set(mesh, spec, self._settings))
             if ring is not None:
@@ -197,6 +207,7 @@ class MeshReconciler:
             key_problem=key_problem,
             failure=failure,
             overlaps=overlaps(mesh, self._world),
+            published=published or self._is_published(mesh, spec),
             pod_troubles=troubles,
             without_address=without_address,
             views_differ_since=self._views_differ_since,
@@ -209,7 +220,8 @@ class MeshReconciler:
         seen = self._world.keys.get(name)
         if seen is None and in_use:
             return None, (
-                f"Secret {name} is gone; agents go on with the key they have: put it back. "
+                f"Secret {name} is gone; agents go on with the key they have: put it back. Each node that "
+                f"was in the mesh has it as ClusterKey in /var/lib/wesher/{spec.wireguard.interface}.json. "
                 "A new key would lock out every member outside this cluster"
             )
         if not in_use and (seen is None or seen.ring is not None):
@@ -272,7 +284,22 @@ class MeshReconciler:
     async def _config(
         self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], released: Released
     ) -> MeshDocument:
-        document = MeshDocument(
+        document = replace(
+            self._document(mesh, spec, released),
+            cluster_seeds=allocation.cluster_seeds(desired, self._published_seeds(mesh.name)),
+        )
+        await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document))
+        return document
+
+    def _is_published(self, mesh: MeshFacts, spec: WesherMeshSpec) -> bool:
+        """Tell whether mesh.json has this spec, whatever it says of seeds and of nodes that left."""
+        found = self._published(mesh.name)
+        wanted = self._document(mesh, spec, Released())
+        return found is not None and replace(found, cluster_seeds=(), removed=()) == wanted
+
+    def _document(self, mesh: MeshFacts, spec: WesherMeshSpec, released: Released) -> MeshDocument:
+        """Return what mesh.json says, but for the seeds in this cluster."""
+        return MeshDocument(
             name=mesh.name,
             uid=mesh.uid,
             overlay=spec.overlay,
@@ -284,11 +311,6 @@ class MeshReconciler:
             seed_nodes=spec.seeds,
             removed=tuple(sorted(released.names)),
         )
-        document = replace(
-            document, cluster_seeds=allocation.cluster_seeds(desired, self._seeds_chosen(mesh.name))
-        )
-        await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document))
-        return document
 
     async def _ensure(self, kind: Kind, wanted: Object) -> None:
         stores = {CONFIG_MAP: self._world.config_maps, DAEMON_SET: self._world.daemon_sets}
@@ -316,13 +338,17 @@ class MeshReconciler:
     def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
         return [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid == mesh.uid]
 
-    def _seeds_chosen(self, mesh: str) -> tuple[SeedAddress, ...]:
+    def _published_seeds(self, mesh: str) -> tuple[SeedAddress, ...]:
+        found = self._published(mesh)
+        return () if found is None else found.cluster_seeds
+
+    def _published(self, mesh: str) -> MeshDocument | None:
         facts = self._world.config_maps.get(config_map_name(mesh))
         try:
             text = (facts.body.get("data") or {})[FILE_NAME] if facts else ""
-            return MeshDocument.from_json(text).cluster_seeds
+            return MeshDocument.from_json(text)
         except (InvalidSpec, KeyError):
-            return ()
+            return None
 
 
 def _first(*moments: datetime | None) -> datetime | None:

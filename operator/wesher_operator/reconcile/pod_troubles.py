@@ -6,6 +6,10 @@ takes to make them. It waits ever longer between its tries, up to a quarter of a
 hour, unless its DaemonSet changes; so it is reminded, lest a mesh stay down long
 after its namespace was given the right label.
 
+A node's last report outlives its agent. A node that has reported and runs no agent now
+is named too: after the time that a restart takes, or at once if the report is older than
+the DaemonSet, as in an installation that found the WesherNodes of a former one.
+
 Left to others: what a pod's status means (`agent_pod`).
 """
 
@@ -19,7 +23,7 @@ from wesher_common.errors import ClusterUnavailable
 from wesher_common.event_logger import EventLogger
 from wesher_common.names import GROUP, daemon_set_name
 from wesher_operator.kube import DAEMON_SET, EVENT, Cluster
-from wesher_operator.reconcile.agent_pod import PodTrouble, newest_refusal, refusal_hint
+from wesher_operator.reconcile.agent_pod import PodTrouble, made_at, newest_refusal, refusal_hint
 from wesher_operator.reconcile.facts import NodeFacts, ObjectFacts
 from wesher_operator.reconcile.world import World
 
@@ -27,6 +31,9 @@ REMINDER_ANNOTATION = f"{GROUP}/reminded-at"
 _GRACE = timedelta(seconds=3)
 """How long the making of a pod may take."""
 _REMIND_EVERY = timedelta(seconds=15)
+RESTART_GRACE = timedelta(seconds=30)
+"""How long an agent may be away for a restart or an upgrade."""
+_NOT_RUNNING = PodTrouble("AgentNotRunning", "runs no agent")
 _log = EventLogger("wesher.mesh")
 
 
@@ -47,6 +54,8 @@ class PodTroubles:
         self._missing_since: datetime | None = None
         self._asked_at: datetime | None = None
         self._refusal: PodTrouble | None = None
+        self._away_since: dict[str, datetime] = {}
+        """Since when nodes that have reported run no agent."""
 
     async def look(
         self, desired: Iterable[NodeFacts], *, now: datetime
@@ -59,6 +68,36 @@ class PodTroubles:
 
         """
         nodes = {node.name for node in desired}
+        away, until = self._not_running(nodes, now)
+        troubles, again = await self._of_pods(nodes, now)
+        return away | troubles, min((moment for moment in (until, again) if moment), default=None)
+
+    def _not_running(self, nodes: set[str], now: datetime) -> tuple[dict[str, PodTrouble], datetime | None]:
+        """Return the nodes that have reported and run no agent now, and when another may be one."""
+        running = {pod.node for pod in self._world.pods.values() if pod.mesh == self._mesh and pod.runs}
+        reported = {
+            member.spec.node_name: member.reported_at
+            for member in self._world.members_of(self._mesh)
+            if member.reported_at is not None and member.spec.node_name in nodes - running
+        }
+        self._away_since = {node: self._away_since.get(node, now) for node in reported}
+        ends = {
+            node: since + RESTART_GRACE if self._may_be_back(reported[node]) else now
+            for node, since in self._away_since.items()
+        }
+        return (
+            {node: _NOT_RUNNING for node, end in ends.items() if end <= now},
+            min((end for end in ends.values() if end > now), default=None),
+        )
+
+    def _may_be_back(self, reported_at: datetime) -> bool:
+        """Tell whether the agent that reported is one of this DaemonSet's, which restarts it."""
+        daemon_set = self._world.daemon_sets.get(daemon_set_name(self._mesh))
+        made = None if daemon_set is None else made_at(daemon_set.body)
+        return daemon_set is not None and (made is None or reported_at >= made)
+
+    async def _of_pods(self, nodes: set[str], now: datetime) -> tuple[dict[str, PodTrouble], datetime | None]:
+        """Return what the pods themselves say, and of those that are missing their DaemonSet's Events."""
         pods = [pod for pod in self._world.pods.values() if pod.mesh == self._mesh and pod.node in nodes]
         troubles = {pod.node: pod.trouble for pod in pods if pod.trouble is not None and not pod.ending}
         without = nodes - {pod.node for pod in pods}

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from wesher_common.conditions import Condition, carry_over
+from wesher_common.conditions import Condition, carry_over, find_condition
 from wesher_common.keys import KeyRing
+from wesher_common.overlay import why_closed_to_machines_outside
 from wesher_common.printable import printable
 from wesher_common.report import MAX_MESSAGE
 from wesher_operator.reconcile.agent_pod import PodTrouble
@@ -66,6 +67,8 @@ class Findings:
     """What the API server refused to take from us."""
     overlaps: Sequence[str] = ()
     """What overlaps the network of a mesh that runs, each as a sentence."""
+    published: bool = True
+    """Whether mesh.json says what the spec says."""
     pod_troubles: Mapping[str, PodTrouble] = field(default_factory=dict)
     """What keeps agents from running, by node."""
     without_address: Collection[str] = ()
@@ -220,8 +223,8 @@ def _conditions(
 ) -> list[Condition]:
     said = [
         _key_ready(findings),
-        _config_published(findings),
-        _members_ready(entries, findings.pod_troubles),
+        _config_published(mesh, findings),
+        _members_ready(entries, findings.pod_troubles, was_ready=_was_ready(mesh)),
         _converged(findings, now=now),
         _degraded(findings, now=now),
     ]
@@ -247,13 +250,22 @@ def _key_ready(findings: Findings) -> Condition:
     return Condition("KeyReady", "Unknown", "NotLookedAt", "")
 
 
-def _config_published(findings: Findings) -> Condition:
-    if hindrance := findings.refusal or findings.failure:
+def _config_published(mesh: MeshFacts, findings: Findings) -> Condition:
+    hindrance = findings.refusal or findings.failure
+    if hindrance is not None and not findings.published:
         return Condition("ConfigPublished", "False", hindrance.reason, hindrance.message)
-    return Condition("ConfigPublished", "True", "Published", "")
+    closed = "" if mesh.spec is None else why_closed_to_machines_outside(mesh.spec.overlay)
+    return Condition("ConfigPublished", "True", "Published", closed)
 
 
-def _members_ready(entries: Sequence[MemberStatus], troubles: Mapping[str, PodTrouble]) -> Condition:
+def _was_ready(mesh: MeshFacts) -> bool:
+    found = find_condition(mesh.status.get("conditions") or [], "MembersReady")
+    return found is not None and found.is_true
+
+
+def _members_ready(
+    entries: Sequence[MemberStatus], troubles: Mapping[str, PodTrouble], *, was_ready: bool
+) -> Condition:
     nodes = [entry for entry in entries if entry.kind == "Node"]
     waiting = [entry for entry in nodes if entry.state != "Ready"]
     if not nodes:
@@ -266,6 +278,11 @@ def _members_ready(entries: Sequence[MemberStatus], troubles: Mapping[str, PodTr
     more = f" and {len(waiting) - _MAX_NAMED} more" if len(waiting) > _MAX_NAMED else ""
     if all(entry.state == "Starting" and entry.reason == "NotReported" for entry in waiting):
         names = ", ".join(entry.name for entry in waiting[:_MAX_NAMED])
+        ready = len(nodes) - len(waiting)
+        if was_ready and ready:
+            # An autoscaler adds nodes all day: one that is coming up is not a fault of the mesh.
+            message = f"{ready} of {len(nodes)} nodes are ready; starting: {names}{more}"
+            return Condition("MembersReady", "True", "NodesStarting", message)
         return Condition("MembersReady", "Unknown", "WaitingForAgents", f"no report yet from: {names}{more}")
     # Each once: what refuses one node's pod refuses the others' too.
     first: dict[str, str] = {}

@@ -298,6 +298,7 @@ class WesherMesh(Resource):
         Column(name="CIDR", path=".spec.overlayCIDR"),
         Column(name="Key", path=".status.key.id"),
         Column(name="Converged", path='.status.conditions[?(@.type=="Converged")].status', wide=True),
+        Column(name="Degraded", path='.status.conditions[?(@.type=="Degraded")].status', wide=True),
         Column(name="Interface", path=".spec.wireguard.interface", wide=True),
         Column(name="Installation", path=".status.installation", wide=True),
         Column(name="Message", path='.status.conditions[?(@.type=="Ready")].message', wide=True),

@@ -159,7 +159,7 @@ def test_a_bad_cluster_key_is_not_repeated(capsys: pytest.CaptureFixture[str]) -
         (["--verison"], "wesher: error: --verison: unknown flag: did you mean --version?\n"),
         (
             ["staus"],
-            "wesher: error: command 'staus': must be one of agent, status, members, leave, keygen\n",
+            "wesher: error: command 'staus': must be one of agent, status, members, leave, cleanup, keygen\n",
         ),
         (["agent", "stray"], "wesher: error: stray: unexpected argument\n"),
         (

@@ -162,6 +162,22 @@ def test_reports_that_are_missing_old_or_bad() -> None:
     assert checks.reports(MESH, nodes[:1], NOW).verdict == "ok"
 
 
+def test_reports_of_nodes_that_cannot_reach_each_other_are_no_good_ones() -> None:
+    """The check of the mesh fails then, and this one must not say that the nodes are well."""
+    cut = a_report("a", "2030-05-01T11:59:00Z")
+    cut["status"]["peers"] = {"unreachable": ["b"]}
+    finding = checks.reports(MESH, [cut, a_report("b", "2030-05-01T11:59:00Z")], NOW)
+    assert (finding.verdict, finding.says) == ("FAIL", "a cannot reach b")
+
+
+def test_a_mesh_that_machines_outside_cannot_join_says_so() -> None:
+    ready = {"conditions": [{"type": "Ready", "status": "True", "reason": "AllReady", "message": "all 3"}]}
+    open_mesh = {**MESH, "spec": {"overlayCIDR": "10.189.0.0/16"}, "status": ready}
+    assert checks.mesh_conditions(open_mesh).says == "all 3"
+    closed = checks.mesh_conditions({**open_mesh, "spec": {"overlayCIDR": "10.189.0.0/20"}})
+    assert closed.says.startswith("all 3; no machine outside can join: ")
+
+
 def test_many_findings_are_one_bounded_line() -> None:
     finding = checks.account_rights("vpn/wesher-agent", [f"get thing{number}" for number in range(9)])
     assert finding.says.endswith("get thing4 and 4 more")

@@ -76,7 +76,7 @@ def test_a_mesh_reads_as_a_few_lines_with_the_trouble_at_the_end() -> None:
         a_node("b", "10.189.0.2", condition("Ready", "False", "PortTaken", "UDP port 51820 is taken")),
     ]
     assert overview_text(overview(mesh, nodes), now=NOW) == (
-        "demo: not Ready, 1/2 nodes ready, 1 outside\n"
+        "demo: not Ready, Degraded, 1/2 nodes ready, 1 outside\n"
         "  overlay: 10.189.0.0/16 on wgoverlay\n"
         "  ports:   WireGuard 51820/UDP, gossip 7946/TCP and UDP\n"
         "  gossip:  profile WAN, label west\n"

@@ -89,3 +89,31 @@ async def test_a_held_lease_runs_out_after_its_time_and_not_when_the_wall_clock_
         await leadership.acquire()
         await leadership.release()
     assert taken[0] - looked[0] >= 3.0
+
+
+@pytest.mark.parametrize("restored", ["without-a-lease", "with-an-older-lease"])
+async def test_a_leader_whose_lease_is_gone_or_older_than_it_wrote_it_stops_leading(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, restored: str
+) -> None:
+    """As after a restore of etcd: what it remembers is newer than all that it will be told."""
+    monkeypatch.setattr(leader, "RETRY_SECONDS", 1)
+    versions = [7, 8, 9]
+    """Of the lease after each write."""
+    stored: list[dict[str, Any]] = [RELEASED]
+
+    def answer(request: Request) -> Answer:
+        if request.method != "GET":
+            metadata = {**request.body["metadata"], "resourceVersion": str(versions[len(stored)])}
+            stored.append({**request.body, "metadata": metadata})
+            return 200, stored[-1]
+        if len(stored) < len(versions):
+            return 200, stored[-1]
+        return (404, {"kind": "Status", "code": 404}) if restored == "without-a-lease" else (200, stored[1])
+
+    async with serving(answer) as cluster, asyncio.timeout(60):
+        leadership = Leadership(cluster._api, "wesher-system", "me")
+        await leadership.acquire()
+        await leadership.lost()
+        assert not leadership.holds()
+    assert "lease went back to an earlier state" in caplog.text
+    assert len(stored) == len(versions)  # nothing is written over what was restored

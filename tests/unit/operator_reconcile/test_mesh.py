@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from wesher_common.conditions import rfc3339
 from wesher_common.errors import ClusterUnavailable
 from wesher_operator import kube
 from wesher_operator.installation import ANNOTATION
@@ -18,6 +19,7 @@ from wesher_operator.reconcile import places
 from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.mesh import MeshReconciler
+from wesher_operator.reconcile.pod_troubles import RESTART_GRACE
 from wesher_operator.reconcile.world import World
 from wesher_testing.cluster.fake_api_server import Answer, Request, Storing, serving
 
@@ -83,8 +85,28 @@ async def test_a_wesher_node_that_is_refused_keeps_no_other_from_its_place_and_i
     assert set(world.members) == {"demo.n000", "demo.n002"}
     assert "demo-agent" in world.daemon_sets
     assert conditions(world)["Ready"] == ("False", "RefusedByCluster")
+    assert conditions(world)["ConfigPublished"] == ("True", "Published")
     assert again is not None
     assert timedelta(0) < again - NOW <= timedelta(minutes=1)
+
+
+async def test_a_mesh_that_is_refused_later_says_that_its_configuration_is_still_published() -> None:
+    """Its agents go on with it; an edit that is refused as well is not published."""
+    store = Storing()
+    world = world_of(store, 1)
+    async with serving(store) as cluster:
+        runs = reconciler(world, cluster)
+        await runs.reconcile()
+        metadata = {"name": "a", "uid": "a", "generation": 1, "resourceVersion": "9999"}
+        world.observe(MESH, {"metadata": metadata, "spec": {"overlayCIDR": "10.189.0.0/16"}})
+        await runs.reconcile()
+        assert conditions(world)["Ready"] == ("False", "Conflict")
+        assert conditions(world)["ConfigPublished"] == ("True", "Published")
+        metadata = {"name": "demo", "uid": "u", "generation": 2}
+        edited = {"overlayCIDR": "10.189.0.0/16", "etcHosts": "Off"}
+        world.observe(MESH, store.put(MESH_PATH, {"metadata": metadata, "spec": edited}))
+        await runs.reconcile()
+    assert conditions(world)["ConfigPublished"] == ("False", "Conflict")
 
 
 async def test_nothing_more_is_made_for_a_mesh_that_is_deleted_during_a_run() -> None:
@@ -359,3 +381,88 @@ async def test_what_a_release_without_claims_wrote_is_claimed_and_kept() -> None
     (claim,) = [each for each in store.written if each.path == f"{MESH_PATH}/status"]
     assert claim.body["status"] == {**former, "installation": "wesher-system"}
     assert "resourceversion" in str(claim.body["metadata"]).lower()
+
+
+def tell_of_an_agent(world: World, store: Storing, *, reported_at: datetime = NOW) -> None:
+    """Have the agent of n000 report that it is Ready."""
+    ready = {"type": "Ready", "status": "True", "reason": "Ready", "lastTransitionTime": rfc3339(NOW)}
+    spec = {"meshRef": {"name": "demo", "uid": "u"}, "nodeName": "n000", "overlayIP": "10.189.0.1"}
+    metadata = {"name": "demo.n000", "uid": "w", "labels": {"wesher.dev/mesh": "demo"}}
+    status = {"conditions": [ready], "lastReportTime": rfc3339(reported_at)}
+    body = {"metadata": metadata, "spec": spec, "status": status}
+    world.observe(WESHER_NODE, store.put(WESHER_NODE.path("", "demo.n000"), body))
+
+
+def tell_of_its_pod(world: World, store: Storing, *, runs: bool) -> None:
+    """Say of the agent's pod what its kubelet would."""
+    metadata = {"name": "agent-1", "labels": {"wesher.dev/mesh": "demo"}}
+    state = {"running": {}} if runs else {"waiting": {"reason": "ContainerCreating"}}
+    status = {"containerStatuses": [{"state": state}]}
+    body = {"metadata": metadata, "spec": {"nodeName": "n000"}, "status": status}
+    world.observe(POD, store.put(POD.path("wesher-system", "agent-1"), body))
+
+
+def members_of(world: World) -> tuple[str, list[tuple[str, str]]]:
+    status = world.meshes["demo"].status
+    return status["members"]["summary"], [(m["state"], m["reason"]) for m in status["memberList"]]
+
+
+async def test_a_node_that_runs_no_agent_is_not_ready_once_a_restart_would_be_over() -> None:
+    store, clock = Storing(), Clock()
+    world = world_of(store, 1)
+    tell_of_an_agent(world, store)
+    tell_of_its_pod(world, store, runs=True)
+    async with serving(store) as cluster:
+        runs = MeshReconciler("demo", world, cluster, AgentSettings(image="wesher:test"), clock)
+        await runs.reconcile()
+        assert members_of(world) == ("1/1", [("Ready", "")])
+
+        tell_of_its_pod(world, store, runs=False)
+        again = await runs.reconcile()
+        assert members_of(world) == ("1/1", [("Ready", "")])
+        assert again == NOW + RESTART_GRACE, "nothing wakes it at the end of the grace"
+        clock.now = again
+        await runs.reconcile()
+        assert members_of(world) == ("0/1", [("NotReady", "AgentNotRunning")])
+        message = next(
+            c["message"] for c in world.meshes["demo"].status["conditions"] if c["type"] == "Ready"
+        )
+        assert message == "not ready: n000 (AgentNotRunning); n000 runs no agent"
+
+        tell_of_its_pod(world, store, runs=True)
+        await runs.reconcile()
+        assert members_of(world) == ("1/1", [("Ready", "")])
+
+
+async def test_reports_from_before_an_installation_make_no_node_ready() -> None:
+    """WesherNodes are in no namespace: they and their reports outlive the one that had the agents."""
+    store = Storing()
+    world = world_of(store, 1)
+    tell_of_an_agent(world, store, reported_at=NOW - timedelta(minutes=1))
+
+    def answer(request: Request) -> Answer:
+        if request.name == "demo-agent" and request.method == "PATCH":
+            request.body["metadata"]["creationTimestamp"] = rfc3339(NOW)
+        return store(request)
+
+    async with serving(answer) as cluster:
+        await reconciler(world, cluster).reconcile()
+    assert members_of(world) == ("0/1", [("NotReady", "AgentNotRunning")])
+
+
+async def test_a_mesh_whose_secret_and_agents_are_gone_says_where_the_key_is() -> None:
+    store = Storing()
+    world = world_of(store, 1)
+    body = {
+        "metadata": {"name": "demo", "uid": "u", "generation": 1},
+        "spec": {"overlayCIDR": "10.189.0.0/16", "wireguard": {"interface": "wg7"}},
+        "status": {"key": {"id": "27aeab63"}, "conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    world.observe(MESH, store.put(MESH_PATH, body))
+    tell_of_an_agent(world, store)
+    async with serving(store) as cluster:
+        await reconciler(world, cluster).reconcile()
+    assert members_of(world)[0] == "0/1"
+    assert conditions(world)["Ready"] == ("False", "InvalidKey")
+    found = {c["type"]: c["message"] for c in world.meshes["demo"].status["conditions"]}
+    assert "has it as ClusterKey in /var/lib/wesher/wg7.json" in found["KeyReady"]

@@ -245,7 +245,7 @@ def test_of_twenty_nodes_that_die_together_all_are_unreachable_at_once() -> None
 
 
 def test_a_refused_mesh_is_not_ready_for_that_reason_and_publishes_nothing() -> None:
-    status = status_of(member("a"), refusal=Refusal("Conflict", "two want one"))
+    status = status_of(member("a"), refusal=Refusal("Conflict", "two want one"), published=False)
     assert condition(status, "Ready") == ("False", "Conflict", "two want one")
     assert condition(status, "ConfigPublished")[0] == "False"
 
@@ -278,6 +278,49 @@ def test_a_report_from_a_clock_far_ahead_is_believed_and_breaks_nothing() -> Non
 def test_what_the_api_server_says_at_length_is_cut() -> None:
     status = status_of(member("a"), failure=Refusal("RefusedByCluster", "no " * 50_000))
     assert all(len(entry["message"]) <= 1024 for entry in status["conditions"])
+
+
+def test_a_ready_mesh_stays_ready_while_new_nodes_start_and_shows_them() -> None:
+    """An autoscaler adds nodes all day, and each would set off an alert."""
+    before = status_of(member("a"), member("b"))
+    joining = status_of(member("a"), member("b"), member("c", ago=None, age=179), before=before)
+    assert condition(joining, "Ready") == (
+        "True",
+        "NodesStarting",
+        "2 of 3 nodes are ready; starting: c",
+    )
+    assert joining["members"]["summary"] == "2/3"
+    late = status_of(member("a"), member("b"), member("c", ago=None, age=180), before=joining)
+    assert condition(late, "Ready") == ("False", "MembersNotReady", "not ready: c (NotReported)")
+    again = status_of(member("a"), member("b"), member("c", ago=None), before=late)
+    assert condition(again, "Ready")[0] == "Unknown", "one that was not ready has to become so first"
+
+
+def test_a_new_node_does_not_hide_another_that_failed() -> None:
+    before = status_of(member("a"), member("b"))
+    status = status_of(member("a"), member("b", ready=False), member("c", ago=None), before=before)
+    assert condition(status, "Ready")[0] == "False"
+
+
+def test_a_configuration_that_is_published_stays_so_when_another_object_is_refused() -> None:
+    refused = Refusal("RefusedByCluster", "a policy forbids it")
+    published = status_of(member("a"), failure=refused)
+    assert condition(published, "ConfigPublished")[:2] == ("True", "Published")
+    assert condition(published, "Ready") == ("False", "RefusedByCluster", "a policy forbids it")
+    absent = status_of(member("a"), failure=refused, published=False)
+    assert condition(absent, "ConfigPublished")[:2] == ("False", "RefusedByCluster")
+
+
+def test_an_overlay_that_machines_outside_cannot_join_says_so() -> None:
+    assert condition(status_of(member("a")), "ConfigPublished")[2] == ""
+    spec = WesherMeshSpec.model_validate({"overlayCIDR": "10.189.0.0/20"})
+    found = Findings(desired=[node("a")], members=[member("a")], ring=RING)
+    status = mesh_status(replace(mesh(), spec=spec), found, now=NOW)
+    assert condition(status, "ConfigPublished") == (
+        "True",
+        "Published",
+        "no machine outside can join: the prefix length of overlayCIDR must be a multiple of 8, not 20",
+    )
 
 
 def test_a_mesh_without_nodes_says_so() -> None:

@@ -56,7 +56,30 @@ def test_a_peer_whose_counter_starts_over_is_reachable_once_bytes_came() -> None
     plan.due({"a": 5000}, now=0.0)
     plan.judge({"a": 0}, now=1.0)
     assert plan.reachable == set()
-    plan.judge({"a": 148}, now=3.0)
+    plan.judge({"a": 92}, now=3.0)
+    assert plan.reachable == {"a"}
+
+
+INITIATION, PROBE = 148, 96
+
+
+@pytest.mark.parametrize("sent", [INITIATION, PROBE, 2 * INITIATION, 3 * INITIATION + PROBE])
+def test_what_a_peer_sends_that_receives_nothing_is_not_an_answer(sent: int) -> None:
+    """Packets from this node are lost on their way, and the peer asks and begins handshakes in vain."""
+    plan = plan_for("a")
+    plan.due({"a": 1000}, now=0.0)
+    plan.judge({"a": 1000 + sent}, now=7.0)
+    assert plan.reachable == frozenset()
+    plan.judge({"a": 1000 + sent}, now=ANSWER_SECONDS)
+    assert plan.unreachable == ("a",)
+
+
+@pytest.mark.parametrize("answer", [32, 92, 112, 144], ids=["keepalive", "response", "icmp", "icmpv6"])
+@pytest.mark.parametrize("more", [0, PROBE, INITIATION, INITIATION + PROBE, 2 * INITIATION])
+def test_an_answer_counts_whatever_the_peer_sends_besides(answer: int, more: int) -> None:
+    plan = plan_for("a")
+    plan.due({"a": 1000}, now=0.0)
+    plan.judge({"a": 1000 + answer + more}, now=1.0)
     assert plan.reachable == {"a"}
 
 

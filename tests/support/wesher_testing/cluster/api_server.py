@@ -58,6 +58,12 @@ class ApiServer:
     audit_log: Path
     enter: tuple[str, ...] = field(default=())
     """What to prefix commands with so that they run where the server can be reached."""
+    storage: _Program | None = None
+    """etcd."""
+    program: _Program | None = None
+    """kube-apiserver."""
+    data: Path = Path()
+    """etcd's data."""
 
     def kubectl(
         self, *arguments: str, stdin: str | None = None, check: bool = True, kubeconfig: Path | None = None
@@ -137,6 +143,33 @@ class ApiServer:
             json.dumps({"status": status}),
         )
 
+    def agent_pod(self, mesh: str, node: str, namespace: str, *, runs: bool = True) -> None:
+        """Make the pod of a node's agent and say of it what a kubelet would.
+
+        Args:
+            mesh: whose agent it is.
+            node: where.
+            namespace: the operator's.
+            runs: whether its container runs.
+
+        """
+        name = f"agent-{node}"
+        metadata = {"name": name, "namespace": namespace, "labels": {"wesher.dev/mesh": mesh}}
+        container = {"name": "agent", "image": "wesher:test"}
+        spec = {"nodeName": node, "serviceAccountName": "wesher-agent", "containers": [container]}
+        self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        state = {"running": {}} if runs else {"waiting": {"reason": "ContainerCreating"}}
+        said = {"ready": runs, "started": runs, "restartCount": 0, "imageID": "", "state": state}
+        status = {
+            "phase": "Running" if runs else "Pending",
+            "conditions": [{"type": "Ready", "status": str(runs)}],
+            "containerStatuses": [{**container, **said}],
+        }
+        self.kubectl(
+            *("patch", "pod", name, "-n", namespace, "--subresource=status", "--type=merge"),
+            *("-p", json.dumps({"status": status})),
+        )
+
     def token(self, service_account: str, namespace: str, *, node: str | None = None) -> str:
         """Return a token by TokenRequest; bound to a Node it carries that node's claim, as a kubelet's do."""
         bound = ["--bound-object-kind=Node", f"--bound-object-name={node}"] if node else []
@@ -166,6 +199,29 @@ class ApiServer:
     def kubeconfig_for(self, token: str, name: str) -> Path:
         """Write a kubeconfig that uses a token and return its path; mode 0600."""
         return _write_kubeconfig(self.directory / f"{name}.kubeconfig", self.url, self.ca, {"token": token})
+
+    def back_up(self) -> Path:
+        """Copy what etcd holds, for `restore`; etcd is away for as long as that takes."""
+        if self.storage is None or self.program is None:
+            raise ApiServerFailed("this API server was not started here")
+        backup = self.directory / f"backup-{os.urandom(4).hex()}"
+        self.storage.stop()
+        shutil.copytree(self.data, backup)
+        self.storage.start()
+        _wait_until_ready(self, (self.storage, self.program))
+        return backup
+
+    def restore(self, backup: Path) -> None:
+        """Have the API server begin again with what etcd held at a `back_up`, as after a disaster."""
+        if self.storage is None or self.program is None:
+            raise ApiServerFailed("this API server was not started here")
+        self.program.stop()
+        self.storage.stop()
+        shutil.rmtree(self.data)
+        shutil.copytree(backup, self.data)
+        self.storage.start()
+        self.program.start()
+        _wait_until_ready(self, (self.storage, self.program))
 
     def audit_events(self) -> list[dict[str, Any]]:
         """Return every request answered so far, oldest first."""
@@ -265,15 +321,17 @@ def _start(
         "client-key": str(directory / "admin.key"),
     }
     kubeconfig = _write_kubeconfig(directory / "admin.kubeconfig", url, directory / "ca.crt", admin)
-    running = ApiServer(url, directory, directory / "ca.crt", kubeconfig, audit_log, enter)
+    running = ApiServer(
+        url, directory, directory / "ca.crt", kubeconfig, audit_log, enter, etcd, server, storage
+    )
     _wait_until_ready(running, (etcd, server))
     return running
 
 
-def _wait_until_ready(server: ApiServer, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _wait_until_ready(server: ApiServer, programs: Sequence[_Program]) -> None:
     deadline = time.monotonic() + _READY_SECONDS
     while not _is_ready(server):
-        if any(process.poll() is not None for process in processes) or time.monotonic() > deadline:
+        if any(program.has_ended() for program in programs) or time.monotonic() > deadline:
             logs = (server.directory / name for name in ("etcd.log", "kube-apiserver.log"))
             raise ApiServerFailed("\n".join(f"{log.name}: {log.read_text()[-800:]}" for log in logs))
         time.sleep(0.1)
@@ -290,29 +348,46 @@ def _is_ready(server: ApiServer) -> bool:
         return False
 
 
-def _spawn(stack: ExitStack, log: Path, argv: Sequence[str]) -> subprocess.Popen[bytes]:
-    with log.open("wb") as output:
-        # A session of its own, so that Ctrl-C ends it by our clean-up and not before it.
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "ETCD_UNSUPPORTED_ARCH": os.uname().machine},
-        )
-    stack.callback(_end, process)
-    return process
+class _Program:
+    """A program that can be stopped, and started again as it was."""
 
+    def __init__(self, argv: Sequence[str], log: Path) -> None:
+        self._argv = argv
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
+    def start(self) -> None:
+        with self._log.open("ab") as output:
+            # A session of its own, so that Ctrl-C ends it by our clean-up and not before it.
+            self._process = subprocess.Popen(
+                self._argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "ETCD_UNSUPPORTED_ARCH": os.uname().machine},
+            )
+
+    def has_ended(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def stop(self) -> None:
+        if self._process is None or self.has_ended():
+            return
+        self._process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=3)
+            self._process.wait(timeout=3)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self._process.kill()
+            self._process.wait()
+
+
+def _spawn(stack: ExitStack, log: Path, argv: Sequence[str]) -> _Program:
+    log.unlink(missing_ok=True)
+    program = _Program(argv, log)
+    stack.callback(program.stop)
+    program.start()
+    return program
 
 
 def _free_ports(count: int) -> list[int]:

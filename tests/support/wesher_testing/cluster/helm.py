@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,23 @@ _MODFILES = {3: "helm3.mod", 4: "go.mod"}
 @functools.cache
 def helm(version: HelmVersion = 4) -> Path:
     """Return the program ``helm`` of a major version, pinned beside the other Go programs."""
-    return go_binary(_MODULE, f"helm.sh/helm/v{version}/cmd/helm", "helm", _MODFILES[version])
+    package = f"helm.sh/helm/v{version}/cmd/helm"
+    return go_binary(_MODULE, package, "helm", _MODFILES[version], _constants(version))
+
+
+def _constants(version: HelmVersion) -> dict[str, str]:
+    """Return what Helm's Makefile sets: the version of Kubernetes, which is v1.20 without it."""
+    if version != 3:
+        return {}
+    found = re.search(r"k8s\.io/client-go v0\.(\d+)\.", (_MODULE / _MODFILES[version]).read_text())
+    if found is None:
+        raise HelmFailed(f"{_MODFILES[version]} does not name k8s.io/client-go")
+    library = f"helm.sh/helm/v{version}/pkg"
+    return {
+        f"{library}/{package}.k8sVersion{part}": value
+        for package in ("chartutil", "lint/rules")
+        for part, value in (("Major", "1"), ("Minor", found[1]))
+    }
 
 
 class HelmFailed(Exception):  # noqa: N818 - reads as the fact it states

@@ -278,6 +278,10 @@ class Host:
             )
         )
 
+    def drop_sent(self, protocol: str, port: int) -> None:
+        """Drop what this host sends to a port of a protocol, and nothing that it receives."""
+        self._filter(f"meta l4proto {protocol} th dport {port} drop", hooks=("output",))
+
     def lose(self, percent: int) -> None:
         """Lose that share of all packets that come in over the networks, at random."""
         self._filter(f'iifname "eth*" numgen random mod 100 < {percent} counter drop', hooks=("input",))

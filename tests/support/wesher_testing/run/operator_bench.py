@@ -23,7 +23,8 @@ from typing import Any
 from kubernetes.aio.client import ApiClient
 
 from wesher_common.conditions import rfc3339
-from wesher_operator.kube import MESH, NODE, WESHER_NODE, Cluster, Kind, connect
+from wesher_common.names import MESH_LABEL
+from wesher_operator.kube import MESH, NODE, POD, WESHER_NODE, Cluster, Kind, connect
 from wesher_testing.cluster.api_server import ApiServer, api_server
 from wesher_testing.cluster.operator_process import (
     NAMESPACE,
@@ -109,6 +110,24 @@ class Bench:
             address = {"type": "InternalIP", "address": f"192.168.{number // 250}.{number % 250 + 1}"}
             status = {"addresses": [address], "images": images}
             await self.send("PATCH", NODE.path("", name, "status"), {"status": status})
+
+        await in_parallel(make(number) for number in range(count))
+
+    async def run_agents(self, count: int) -> None:
+        """Make a pod on each node, as a DaemonSet controller does, and say that it runs, as kubelets do."""
+
+        async def make(number: int) -> None:
+            name, container = f"agent-{number}", {"name": "agent", "image": "wesher:bench"}
+            metadata = {"name": name, "labels": {MESH_LABEL: MESH_NAME}}
+            spec = {
+                "nodeName": node_name(number),
+                "serviceAccountName": "wesher-agent",
+                "containers": [container],
+            }
+            await self.send("POST", POD.path(NAMESPACE), {"metadata": metadata, "spec": spec})
+            said = {"ready": True, "restartCount": 0, "imageID": "", "state": {"running": {}}}
+            status = {"phase": "Running", "containerStatuses": [{**container, **said}]}
+            await self.send("PATCH", POD.path(NAMESPACE, name, "status"), {"status": status})
 
         await in_parallel(make(number) for number in range(count))
 
@@ -229,6 +248,7 @@ async def measure(server: ApiServer, api: ApiClient, nodes: int) -> None:
                 return await bench.count(WESHER_NODE) == nodes
 
             await until(placed)
+        await bench.run_agents(nodes)
         async with bench.stage("agents reported: the mesh is ready", operator):
             await in_parallel(bench.report(number) for number in range(nodes))
 

@@ -114,7 +114,13 @@ def etcd() -> Path:
     return debian_package_root("etcd-server") / "usr/bin/etcd"
 
 
-def go_binary(module_dir: Path, package: str, name: str, modfile: str | None = None) -> Path:
+def go_binary(
+    module_dir: Path,
+    package: str,
+    name: str,
+    modfile: str | None = None,
+    constants: Mapping[str, str] | None = None,
+) -> Path:
     """Return a program built from one of the tests' Go modules.
 
     Args:
@@ -122,10 +128,12 @@ def go_binary(module_dir: Path, package: str, name: str, modfile: str | None = N
         package: what to build: ``./cmd/x``, ``.`` or an import path the module names as a tool.
         name: what to call the program.
         modfile: which file of ``module_dir`` to use in place of ``go.mod``.
+        constants: values of Go variables that the program's own Makefile sets.
 
     """
     modfile = modfile or "go.mod"
-    digest = hashlib.sha256(f"{package}\0{modfile}\0".encode())
+    settings = [f"-X {variable}={value}" for variable, value in (constants or {}).items()]
+    digest = hashlib.sha256("\0".join([package, modfile, *settings, ""]).encode())
     sources = {*module_dir.rglob("*.go"), module_dir / modfile, (module_dir / modfile).with_suffix(".sum")}
     for source in sorted(sources):
         if source.exists():
@@ -133,7 +141,9 @@ def go_binary(module_dir: Path, package: str, name: str, modfile: str | None = N
             digest.update(hashlib.sha256(source.read_bytes()).digest())
     return kept(
         f"go-programs/{digest.hexdigest()[:16]}/{name}",
-        lambda target: _build_go(target, module_dir, package, modfile=modfile, ldflags="-s -w"),
+        lambda target: _build_go(
+            target, module_dir, package, modfile=modfile, ldflags=" ".join(["-s -w", *settings])
+        ),
     )
 
 

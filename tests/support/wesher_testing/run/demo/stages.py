@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from wesher_testing.cluster.api_server import ApiServer
 from wesher_testing.lab.namespaces import Host
 from wesher_testing.run import toolbox
 from wesher_testing.run.demo.narrator import ClaimFailed, Narrator
@@ -113,7 +114,7 @@ class Demo:
         ):
             for node in self.world.nodes.values():
                 self.say.claim(f"{node.name}: key and configuration are mounted", self.world.mount(node))
-                node.start_agent()
+                self.world.start_agent(node)
             self._wait_ready("the mesh is Ready")
 
     def _show_mesh(self) -> None:
@@ -180,11 +181,11 @@ class Demo:
         with self.say.stage(
             "An agent stops", "A restart is not a departure: device and peers stay, and so does traffic."
         ):
-            victim.end_agent()
+            self.world.end_agent(victim)
             self._ping(other, victim.host, ", whose agent is away")
             self._wait_not_ready(victim.name)
             self._kubectl("get", "wmesh", MESH, "-o", "wide")
-            victim.start_agent()
+            self.world.start_agent(victim)
             self._wait_ready("its agent is back and the mesh is Ready again")
 
     def _show_wires(self) -> None:
@@ -246,12 +247,11 @@ class Demo:
 def how_to_use(world: World) -> str:
     """Write scripts that reach into a demo that is left up, and return how to use and end it."""
     directory, hosts = world.lab.directory, world.lab.hosts
-    kubectl = [*world.api.enter, toolbox.kubernetes_binary("kubectl"), f"--kubeconfig={world.api.kubeconfig}"]
-    _script(directory / "kubectl", f'exec {" ".join(map(str, kubectl))} "$@"')
+    kubectl_script(directory / "kubectl", world.api)
     enter = (f'{name}) shift; exec {" ".join(host.command([]))} "$@" ;;' for name, host in hosts.items())
     _script(
         directory / "on",
-        f'export PATH="{_program("wesher").parent}:$PATH"',
+        _WITH_OUR_PROGRAMS,
         'case "$1" in',
         *enter,
         "esac",
@@ -262,11 +262,24 @@ def how_to_use(world: World) -> str:
         (
             "The mesh stays up. As root, in another terminal:",
             f"  {directory}/kubectl get wesher",
+            f"  {directory}/kubectl wesher status",
             f"  {directory}/on {NODES[0]} wesher members",
             f"  {directory}/on {NODES[0]} ping {NODES[1]}",
             f"  ls {directory}/*.log",
             f"Press Ctrl-C here (or run: kill {os.getpid()}) and all of it is gone.",
         )
+    )
+
+
+def kubectl_script(path: Path, api: ApiServer) -> None:
+    """Write a script that is kubectl for an API server, with wesher's plugin."""
+    kubectl = [*api.enter, toolbox.kubernetes_binary("kubectl")]
+    _script(
+        path,
+        # By a variable: kubectl takes no flag before a plugin's name.
+        f'export KUBECONFIG="{api.kubeconfig}"',
+        _WITH_OUR_PROGRAMS,
+        f'exec {" ".join(map(str, kubectl))} "$@"',
     )
 
 
@@ -277,3 +290,6 @@ def _script(path: Path, *lines: str) -> None:
 
 def _program(name: str) -> Path:
     return Path(sys.executable).parent / name
+
+
+_WITH_OUR_PROGRAMS = f'export PATH="{_program("wesher").parent}:$PATH"'

@@ -148,6 +148,16 @@ class World:
         project(node.mount, contents | {name: text.encode() for name, text in config["data"].items()})
         return True
 
+    def start_agent(self, node: Node) -> None:
+        """Run a node's agent, and say of its pod what a kubelet would."""
+        node.start_agent()
+        self.api.agent_pod(MESH, node.name, NAMESPACE)
+
+    def end_agent(self, node: Node) -> None:
+        """End a node's agent, and say so of its pod."""
+        node.end_agent()
+        self.api.agent_pod(MESH, node.name, NAMESPACE, runs=False)
+
     def daemon_set(self) -> bool:
         """Tell whether the operator has made the DaemonSet of the mesh's agents."""
         return self.api.get("daemonset", f"{MESH}-agent", "-n", NAMESPACE) is not None

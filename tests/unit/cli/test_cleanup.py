@@ -1,0 +1,39 @@
+"""``wesher cleanup`` as it is documented for a node whose agent is gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from wesher_agent.cli.commands import run
+from wesher_common.version import VERSION
+from wesher_testing.run.toolbox import REPOSITORY
+
+MANIFEST = REPOSITORY / "deploy/cleanup/pod.yaml"
+
+
+def test_the_pod_runs_it_with_everything_of_the_host_that_it_cleans() -> None:
+    pod = yaml.safe_load(MANIFEST.read_text())
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == f"wesher:{VERSION}"
+    assert pod["spec"]["hostNetwork"]
+    assert "NET_ADMIN" in container["securityContext"]["capabilities"]["add"]
+    host = {volume["name"]: volume["hostPath"]["path"] for volume in pod["spec"]["volumes"]}
+    mounted = {mount["mountPath"]: host[mount["name"]] for mount in container["volumeMounts"]}
+    assert mounted == {
+        "/var/lib/wesher": "/var/lib/wesher",
+        "/run/wesher": "/run/wesher",
+        "/var/run/wireguard": "/var/run/wireguard",
+        "/dev/net": "/dev/net",
+        "/host/etc": "/etc",
+    }
+    assert container["command"] == ["wesher", "cleanup", "--hosts-file=/host/etc/hosts"]
+
+
+def test_one_who_wants_an_absent_agent_to_forget_its_keys_is_told_the_command_for_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["leave", "--forget", f"--run-dir={tmp_path}"], {}) == 1
+    assert "`wesher cleanup` removes what an agent left that no longer runs" in capsys.readouterr().err
