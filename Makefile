@@ -10,6 +10,7 @@ RING ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE ?= wesher:$(VERSION)
 BUILD_FLAGS ?=
+RELEASE ?=
 DESTDIR ?=
 
 .PHONY: help
@@ -52,8 +53,8 @@ install: ## Install the wheel of dist/ on this machine with its systemd service;
 	@scripts/install "$(DESTDIR)"
 
 .PHONY: image
-image: ## Build the image IMAGE=wesher:0.1.0 with buildah, podman or docker, given BUILD_FLAGS=
-	@scripts/build-image "$(IMAGE)" $(BUILD_FLAGS)
+image: ## Build the images IMAGE=wesher:0.1.0 and wesher-operator:0.1.0 with buildah, podman or docker, given BUILD_FLAGS=
+	@scripts/build-image $(if $(RELEASE),--release) "$(IMAGE)" $(BUILD_FLAGS)
 
 .PHONY: bench
 bench: $(INSTALLED) ## Measure the operator with 1000 nodes on a real API server: some 8 minutes
@@ -77,6 +78,8 @@ format: $(INSTALLED) ## Format the code and sort the imports
 lock: $(INSTALLED) ## Take the newest versions that pyproject.toml allows into the locks
 	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements-dev.lock
 	$(COMPILE) --constraint requirements-dev.lock --all-extras pyproject.toml -o requirements.lock
+	$(COMPILE) --constraint requirements.lock --extra agent pyproject.toml -o requirements-agent.lock
+	$(COMPILE) --constraint requirements.lock --extra operator pyproject.toml -o requirements-operator.lock
 	$(COMPILE) --constraint requirements-dev.lock --group build -o requirements-build.lock
 
 .PHONY: venv

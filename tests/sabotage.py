@@ -186,6 +186,12 @@ SABOTAGES = {
         "endpoints=frozenset(),",
         f"{SHELL}::test_the_routes_to_the_members_are_looked_at_while_it_runs",
     ),
+    "shell-answers-no-probe": Sabotage(
+        AGENT,
+        "jobs.append(self._health.run())",
+        "pass",
+        f"{SHELL}::test_probes_are_answered_from_the_agents_own_state",
+    ),
     "shell-forgets-to-leave": Sabotage(
         AGENT,
         "self._driver.tell(partial(self._member.leave, forget=forget))",

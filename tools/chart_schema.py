@@ -61,7 +61,6 @@ USE_INSTEAD: dict[str, str] = {
     "crds.install": "crds.manage, and --skip-crds of Helm",
     "crds.enabled": "crds.manage, and --skip-crds of Helm",
     "operator.replicaCount": "operator.replicas",
-    "operator.image": "image",
     "operator.imagePullSecrets": "imagePullSecrets",
     "operator.serviceAccount": _ACCOUNTS,
     "operator.env": "operator.extraEnv",
@@ -102,14 +101,16 @@ def _values() -> Schema:
 
 
 def _known() -> dict[str, Schema]:
+    digest = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
     image = {
         "registry": _TEXT,
         "repository": {"type": "string", "minLength": 1},
         "tag": _TEXT,
-        "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
+        "digest": digest,
         "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},
     }
     operator = {
+        "image": _exactly({"repository": _TEXT, "tag": _TEXT, "digest": digest}),
         "replicas": {"type": "integer", "minimum": 0},
         "logLevel": _OPERATOR_LEVEL,
         "logFormat": _LOG_FORMAT,

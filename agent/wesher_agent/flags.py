@@ -394,6 +394,13 @@ FLAGS: tuple[Flag, ...] = (
         help="where the control socket <interface>.sock lives (default: /run/wesher)",
     ),
     Flag(
+        name="--health-port",
+        metavar="PORT",
+        read=_whole_number(1, MAX_PORT, zero_means="for none"),
+        default=0,
+        help="TCP port of 127.0.0.1 that answers HTTP GET of /healthz and /readyz, 0 for none (default: 0)",
+    ),
+    Flag(
         name="--kubernetes",
         metavar="DIR",
         read=_path,

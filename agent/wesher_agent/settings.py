@@ -71,6 +71,8 @@ class Settings:
     """None leaves outside Kubernetes and stays inside."""
     state_dir: Path
     run_dir: Path
+    health_port: int
+    """TCP on 127.0.0.1; 0 for none."""
     kubernetes: Path | None
     """Directory with the mounted ``cluster-key``, ``accepted-keys`` and ``mesh.json``."""
     kubeconfig: Path | None

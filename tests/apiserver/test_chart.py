@@ -14,6 +14,7 @@ import yaml
 
 import chart_schema
 import plain_manifests
+from wesher_common.version import VERSION
 from wesher_operator.agent_pods import parse_agent_pods
 from wesher_testing.cluster.api_server import ApiServer
 from wesher_testing.cluster.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
@@ -24,6 +25,8 @@ HERE = Path(__file__).parent / "chart"
 EVERYTHING = HERE / "everything.values.yaml"
 EXAMPLES = sorted((REPOSITORY / "deploy/examples").glob("*.yaml"))
 GOLDEN = HERE / "everything.rendered.yaml"
+DIGEST = f"sha256:{'d' * 64}"
+RUNS_PODS = {"Deployment", "Job", "Pod"}
 
 
 def render(home: Path, *more: str | Path, version: HelmVersion = 4) -> str:
@@ -105,6 +108,34 @@ def test_the_operator_can_read_what_the_chart_says_of_agents(tmp_path: Path) -> 
     assert pods.image_pull_secrets == [{"name": "mirror-login"}, {"name": "registry-login"}]
 
 
+@pytest.mark.parametrize(
+    ("values", "agents", "operator"),
+    [
+        ("image.repository=reg.example/wesher", "reg.example/wesher:{}", "reg.example/wesher-operator:{}"),
+        (
+            "image.registry=reg.example,image.tag=v7",
+            "reg.example/wesher:v7",
+            "reg.example/wesher-operator:v7",
+        ),
+        ("operator.image.repository=a/b,operator.image.tag=v8", "wesher:{}", "a/b:v8"),
+        # A digest is of one image.
+        (f"image.digest={DIGEST}", f"wesher@{DIGEST}", "wesher-operator:{}"),
+        (f"operator.image.digest={DIGEST}", "wesher:{}", f"wesher-operator@{DIGEST}"),
+    ],
+)
+def test_agents_and_all_that_the_operator_does_have_an_image_each(
+    tmp_path: Path, values: str, agents: str, operator: str
+) -> None:
+    rendered = documents(render(tmp_path, "--set", values))
+    pods = [each["spec"].get("template", each)["spec"] for each in rendered if each["kind"] in RUNS_PODS]
+    containers = [container for pod in pods for container in pod["containers"]]
+    assert {container["image"] for container in containers} == {operator.format(VERSION)}
+    assert len(containers) == len(RUNS_PODS)
+    environment = [entry for container in containers for entry in container.get("env", [])]
+    (image,) = [entry["value"] for entry in environment if entry["name"] == "WESHER_AGENT_IMAGE"]
+    assert image == agents.format(VERSION)
+
+
 def test_without_a_mesh_there_is_none_and_no_test_of_it(tmp_path: Path) -> None:
     kinds = {each["kind"] for each in documents(render(tmp_path, "--set", "mesh.create=false"))}
     assert "WesherMesh" not in kinds
@@ -139,6 +170,7 @@ def test_without_node_restriction_no_policy_ties_agents_to_their_nodes(tmp_path:
         ("mesh.etcHosts=Never", "etcHosts"),
         ("image.pullPolicy=Maybe", "pullPolicy"),
         ("image.digest=latest", "digest"),
+        ("operator.image.digest=latest", "digest"),
         ("colour=red", "colour"),
     ],
 )
@@ -195,7 +227,7 @@ def test_an_umbrella_charts_global_values_and_condition_hold(tmp_path: Path, ver
     assert len(pods) == 3
     for pod in pods:
         (container,) = pod["containers"]
-        assert container["image"] == "mirror.example/wesher:0.1.0"
+        assert container["image"] == "mirror.example/wesher-operator:0.1.0"
         assert pod["imagePullSecrets"] == [{"name": "login"}]
     assert made("--set", "wesher.enabled=false") == []
 
@@ -210,7 +242,8 @@ def test_without_a_global_registry_the_images_own_is_used(tmp_path: Path) -> Non
     (operator,) = [each for each in rendered if each["kind"] == "Deployment"]
     (container,) = pod_of(operator)["containers"]
     images = {entry["value"] for entry in container["env"] if entry["name"] == "WESHER_AGENT_IMAGE"}
-    assert images | {container["image"]} == {"ghcr.io/wesher:0.1.0"}
+    assert images == {"ghcr.io/wesher:0.1.0"}
+    assert container["image"] == "ghcr.io/wesher-operator:0.1.0"
 
 
 @pytest.mark.parametrize("version", VERSIONS)

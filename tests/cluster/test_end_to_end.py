@@ -124,14 +124,15 @@ def test_agents_run_as_root_with_the_nodes_network_and_the_operator_as_nobody(
     running: Cluster, mesh: Mesh
 ) -> None:
     """Each has what it needs, and the operator no more."""
+
+    def user_of(pod: str) -> str:
+        ask = ("--", "python3", "-c", "import os; print(os.getuid(), os.getgid())")
+        return running.api.kubectl("exec", f"--namespace={NAMESPACE}", pod, *ask).strip()
+
     for agent in mesh.agents().values():
         assert agent["spec"]["hostNetwork"]
-        said = running.api.kubectl(
-            "exec", f"--namespace={NAMESPACE}", agent["metadata"]["name"], "--", "id", "-u"
-        )
-        assert said.strip() == "0"
-    operator = running.api.kubectl("exec", f"--namespace={NAMESPACE}", "deploy/wesher-operator", "--", "id")
-    assert operator.startswith("uid=65532 gid=65532")
+        assert user_of(agent["metadata"]["name"]).startswith("0 ")
+    assert user_of("deploy/wesher-operator") == "65532 65532"
 
 
 def _address_of(node: Node, name: str) -> list[str]:

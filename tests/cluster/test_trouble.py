@@ -174,7 +174,7 @@ def test_without_the_image_of_its_hook_the_release_can_be_taken_away_by_hand(
     """``helm uninstall`` ends in its time and leaves all as it was; then it is done as NOTES.txt says."""
     with ExitStack() as faults:
         for node in running.nodes.values():
-            faults.enter_context(_without_image(running, image, node))
+            faults.enter_context(_without_image(running, image.operator, node))
         before = _agents(mesh)
         with pytest.raises(HelmFailed):
             uninstall(running, "--timeout=5s")

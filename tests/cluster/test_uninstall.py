@@ -41,6 +41,15 @@ def test_uninstalling_leaves_nothing_on_nodes_and_reinstalling_finds_the_key(
         assert not security.get("privileged")
         assert security["readOnlyRootFilesystem"]
         assert security["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+        # Of the node's /etc there is one file, which is written all the same.
+        seen = running.api.kubectl(
+            *("exec", f"--namespace={NAMESPACE}", agent["metadata"]["name"], "--"),
+            *("python3", "-c", "import os; print(os.listdir('/host/etc'))"),
+        )
+        assert seen.strip() == "['hosts']"
+    for node in running.nodes.values():
+        lines = (node.host.root / "etc/hosts").read_text().splitlines()
+        assert any(line.endswith(f"wesher interface {mesh.interface}") for line in lines)
 
 
 def test_uninstalling_needs_no_operator(running: Cluster, mesh: Mesh, image: Image) -> None:

@@ -71,6 +71,7 @@ def upgraded(
     running.api.kubectl("delete", "crd", _MESHES, "weshernodes.wesher.dev")
     earlier = _earlier_chart(tmp_path_factory.mktemp("earlier") / "wesher")
     earlier_image = running.tag(image, f"{image.name}-earlier")
+    running.tag(image.operator, earlier_image.operator.name)
     install(running, earlier_image, "--set", "crds.manage=false", version=4, chart=earlier)
     mesh.wait_until_ready()
     mesh.wait_for_all_pings()  # then every node has its routes to all others

@@ -11,7 +11,8 @@ from io import BytesIO
 from itertools import chain
 from pathlib import Path
 
-from wesher_agent.files.atomic import update_file
+from wesher_agent.files.atomic import CannotWrite, update_file
+from wesher_agent.files.mounted_file import DELETED, mounted_from
 from wesher_agent.mesh.desired import HostEntry
 
 _MARK = b"# ! managed automatically by wesher interface "
@@ -29,6 +30,8 @@ class HostsFile:
     def __init__(self, path: Path, interface: str) -> None:
         self._path = path
         self._interface = interface
+        self._mounted_from = ""
+        """The mounted file's name on the host, as first seen; empty if it is not a mount."""
         self.skipped: tuple[str, ...] = ()
         """The names that the last `apply` left out: lines of others have them."""
 
@@ -38,9 +41,10 @@ class HostsFile:
         A name that another line has already is left out, see `skipped`.
 
         Raises:
-            CannotWrite: missing or read-only; warn once.
+            CannotWrite: missing, read-only, or not the host's file any more; warn once.
 
         """
+        self._check_mount()
         wanted = tuple(entries)
 
         def change(old: bytes) -> bytes:
@@ -59,6 +63,24 @@ class HostsFile:
 
         """
         return self.apply(())
+
+    def _check_mount(self) -> None:
+        """Refuse a mounted file that the host has replaced by another: no program there reads it.
+
+        Raises:
+            CannotWrite: naming what to do.
+
+        """
+        try:
+            now = mounted_from(self._path)
+        except OSError:
+            return
+        self._mounted_from = self._mounted_from or now
+        if now.endswith(DELETED) or now != self._mounted_from:
+            raise CannotWrite(
+                self._path,
+                "the host replaced the file, and this container still has the former one: restart it",
+            )
 
 
 def render_hosts(old: bytes, entries: Iterable[HostEntry], interface: str) -> bytes:

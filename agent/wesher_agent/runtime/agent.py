@@ -19,6 +19,7 @@ from typing import Any
 from wesher_agent.control import ControlServer, socket_path
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
+from wesher_agent.health import HealthServer
 from wesher_agent.kube.mounted import Mounted
 from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.mesh.member import MeshMember
@@ -29,6 +30,7 @@ from wesher_agent.net.sockets import AddressUnavailable, GossipPortTaken
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.startup import Startup
 from wesher_agent.status.answers import members_answer, status_answer
+from wesher_agent.status.conditions import failing
 from wesher_agent.status.counters import Counts
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.status.transitions import Transitions
@@ -108,6 +110,9 @@ class Agent:
             self._tunnel, startup.local.private_key.public, self._rng, on_change=self._take_answers
         )
         self._endpoint_keeper = EndpointKeeper(self._tunnel, self._prober)
+        self._health = HealthServer(
+            settings.health_port, lambda: failing(self._snapshot()), on_change=self._report_soon
+        )
         self._control = ControlServer(
             socket_path(settings.run_dir, self._interface),
             {
@@ -164,6 +169,8 @@ class Agent:
             self._prober.run(),
             self._endpoint_keeper.run(),
         ]
+        if self._settings.health_port:
+            jobs.append(self._health.run())
         if self._startup.mounted is not None:
             jobs.append(
                 self._startup.mounted.watch(
@@ -251,6 +258,7 @@ class Agent:
             rejected=self._driver.rejected,
             counts=self._counts.numbers,
             source_problem=mounted.problem if mounted is not None else "",
+            health_problem=self._health.problem,
             removed=link is not None and link.removed,
             generation=self._node.generation if self._node is not None else 0,
             machine=self._node.machine if self._node is not None else "",

@@ -19,14 +19,23 @@ def conditions(now: Snapshot) -> tuple[Condition, ...]:
 
     StateSaved is not a part of Ready: the node works until it restarts, and a full disk blocks no rollout.
     """
-    parts = (_wireguard(now), _gossip(now), _key(now))
+    parts = _parts(now)
     judged = (_ready(now, parts), *parts, _state(now))
     return tuple(replace(each, last_transition_time=now.changed_at.get(each.type, "")) for each in judged)
+
+
+def failing(now: Snapshot) -> tuple[Condition, ...]:
+    """Return what keeps this host out of its mesh: neither bad peers nor a full disk may block a rollout."""
+    return tuple(part for part in _parts(now) if not part.is_true)
 
 
 def is_undecided(now: Snapshot) -> bool:
     """Tell whether this node cannot be called ready or not ready yet; lasts seconds after a start."""
     return conditions(now)[0].status == "Unknown"
+
+
+def _parts(now: Snapshot) -> tuple[Condition, ...]:
+    return _wireguard(now), _gossip(now), _key(now)
 
 
 def _wireguard(now: Snapshot) -> Condition:
@@ -93,9 +102,8 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
     for part in parts:
         if not part.is_true:
             return Condition("Ready", part.status, part.reason, part.message)
-    if now.removed:
-        message = "this node's WesherNode was deleted; device and tunnels stay until the agent ends"
-        return Condition("Ready", "False", "Removed", message)
+    if (ending := _ending(now)) is not None:
+        return ending
     if now.alive and now.member.can_probe and not now.probes_settled:
         return Condition("Ready", "Unknown", "Probing", "peers are being asked through the tunnel")
     if now.mostly_unreachable:
@@ -114,3 +122,17 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
         reason = "OverlayDiffers" if is_overlay else "PeersUnreachable"
         return Condition("Ready", "False", reason, message)
     return Condition("Ready", "True", "Ready")
+
+
+def _ending(now: Snapshot) -> Condition | None:
+    """Return what will end the agent though all its parts work; None if nothing will."""
+    if now.removed:
+        message = "this node's WesherNode was deleted; device and tunnels stay until the agent ends"
+        return Condition("Ready", "False", "Removed", message)
+    if now.health_problem:
+        message = (
+            f"{now.health_problem}, so probes fail and the kubelet restarts the agent: end that program, or "
+            "change spec.wireguard.port and delete the agents' DaemonSet, which the operator makes again"
+        )
+        return Condition("Ready", "False", "HealthPortTaken", message)
+    return None

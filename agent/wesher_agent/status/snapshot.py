@@ -62,6 +62,8 @@ class Snapshot:
     """How often each kind of fault came and went."""
     source_problem: str
     """Why the mounted key ring or mesh.json cannot be used; empty when they can."""
+    health_problem: str
+    """Why the kubelet's probes are not answered; empty when they are, or when no port was given."""
     removed: bool
     """Whether the API server said that this node has no WesherNode."""
     generation: int

@@ -15,6 +15,11 @@
 {{- end }}
 {{- toJson ($secrets | uniq) }}
 {{- end }}
+{{- define "wesher.operatorImage" -}}
+{{- $image := .Values.operator.image | default dict }}
+{{- with .Values.global.imageRegistry | default .Values.image.registry }}{{ . }}/{{ end }}{{ $image.repository | default (printf "%s-operator" .Values.image.repository) }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
 {{- define "wesher.agentPods" -}}
 {{- $pods := pick .Values.agent "privileged" "resources" "priorityClassName" "updateStrategy" "dnsPolicy" "logFormat" "extraArgs" "extraEnv" "podAnnotations" }}
 {{- $_ := set $pods "podLabels" (merge (dict) .Values.agent.podLabels .Values.commonLabels) }}
@@ -43,7 +48,7 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 {{- define "wesher.unprivilegedContainer" -}}
-image: {{ include "wesher.image" . | quote }}
+image: {{ include "wesher.operatorImage" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 # So that describing the pod shows the line with which a container ended.
 terminationMessagePolicy: FallbackToLogsOnError

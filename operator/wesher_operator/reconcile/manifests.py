@@ -27,6 +27,7 @@ from wesher_common.names import (
 )
 from wesher_operator.agent_pods import AgentPods
 from wesher_operator.kube import MESH, Object
+from wesher_operator.reconcile.agent_ports import HEALTH_FLAG
 from wesher_operator.reconcile.facts import MeshFacts
 from wesher_operator.reconcile.membership import RELEASED_FILE, Released
 from wesher_operator.resources.mesh import WesherMeshSpec
@@ -38,6 +39,51 @@ _MAX_NOTE = 1024
 """Bytes of the longest note that the API server takes."""
 _NAME = "app.kubernetes.io/name"
 _MANAGED_BY = {"app.kubernetes.io/managed-by": "wesher-operator", "app.kubernetes.io/part-of": "wesher"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _HostPath:
+    """A part of the node's file system that a pod has."""
+
+    name: str
+    """Of the volume."""
+    path: str
+    """On the node."""
+    inside: str = ""
+    """In the pod, if it is another path."""
+    kind: str = "DirectoryOrCreate"
+    read_only: bool = False
+
+    @property
+    def volume(self) -> Object:
+        return {"name": self.name, "hostPath": {"path": self.path, "type": self.kind}}
+
+    @property
+    def mount(self) -> Object:
+        mount = {"name": self.name, "mountPath": self.inside or self.path}
+        return {**mount, "readOnly": True} if self.read_only else mount
+
+
+_HOST_PATHS = (
+    _HostPath(name="state", path="/var/lib/wesher"),
+    # Commands on the node ask its agents here.
+    _HostPath(name="control", path="/run/wesher"),
+    # wg and other tools on the node look here for a WireGuard in user space.
+    _HostPath(name="userspace", path="/var/run/wireguard"),
+    # The directory: the module that makes the device may be loaded later. Opening a device writes no file.
+    _HostPath(name="tun", path="/dev/net", read_only=True),
+)
+_HOSTS_VOLUMES = frozenset({"etc", "hosts"})
+
+
+def _hosts_path(*, privileged: bool) -> _HostPath:
+    """Return how a pod gets at the node's hosts file."""
+    if privileged:
+        # A single file that is mounted cannot be replaced by rename, and stays the former one when another
+        # program replaces it.
+        return _HostPath(name="etc", path="/etc", inside="/host/etc", kind="Directory")
+    # All of /etc would be all of the node: cron.d, passwd, ld.so.preload.
+    return _HostPath(name="hosts", path="/etc/hosts", inside="/host/etc/hosts", kind="File")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +127,19 @@ def wesher_node(mesh: MeshFacts, spec: WesherNodeSpec) -> Object:
     }
 
 
-def daemon_set(mesh: MeshFacts, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
-    """Return the DaemonSet that runs the agents."""
+def daemon_set(
+    mesh: MeshFacts, spec: WesherMeshSpec, settings: AgentSettings, *, health_port: int, has_hosts: bool
+) -> Object:
+    """Return the DaemonSet that runs the agents.
+
+    Args:
+        mesh: its owner.
+        spec: of the mesh.
+        settings: what the installation decides.
+        health_port: TCP, where agents answer probes.
+        has_hosts: whether the hosts file is mounted.
+
+    """
     selector = {_NAME: "wesher-agent", MESH_LABEL: mesh.name}
     pods = settings.pods
     metadata: Object = {"labels": {**pods.pod_labels, **selector}}
@@ -93,7 +150,10 @@ def daemon_set(mesh: MeshFacts, spec: WesherMeshSpec, settings: AgentSettings) -
         "spec": {
             "selector": {"matchLabels": selector},
             "updateStrategy": pods.update_strategy,
-            "template": {"metadata": metadata, "spec": _pod(mesh.name, spec, settings)},
+            "template": {
+                "metadata": metadata,
+                "spec": _pod(mesh.name, spec, settings, health_port=health_port, has_hosts=has_hosts),
+            },
         },
     }
     digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
@@ -132,6 +192,12 @@ def event(mesh: MeshFacts, reason: str, note: str, *, warning: bool, name: str, 
     }
 
 
+def mounts_hosts(daemon_set: Mapping[str, Any]) -> bool:
+    """Tell whether a DaemonSet's pods have the hosts file, or its directory."""
+    volumes = daemon_set["spec"]["template"]["spec"].get("volumes") or []
+    return any(volume["name"] in _HOSTS_VOLUMES for volume in volumes)
+
+
 def covers(observed: Any, wanted: Any) -> bool:
     """Tell whether an object already says everything that is wanted.
 
@@ -153,18 +219,11 @@ def covers(observed: Any, wanted: Any) -> bool:
     return bool(observed == wanted)
 
 
-def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
-    host_paths = {
-        "state": "/var/lib/wesher",
-        "control": "/run/wesher",
-        "userspace": "/var/run/wireguard",
-        # A privileged container's own /dev would not show a device that is made later.
-        "tun": "/dev/net",
-        # The directory: a single file that is mounted cannot be replaced by rename.
-        "etc": "/etc",
-    }
+def _pod(
+    mesh: str, spec: WesherMeshSpec, settings: AgentSettings, *, health_port: int, has_hosts: bool
+) -> Object:
     pods = settings.pods
-    asks = ["wesher", "status", f"--interface={spec.wireguard.interface}"]
+    host_paths = [*_HOST_PATHS, *([_hosts_path(privileged=pods.privileged)] if has_hosts else [])]
     return {
         "serviceAccountName": pods.service_account_name,
         "imagePullSecrets": pods.image_pull_secrets,
@@ -189,7 +248,8 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
                 "command": ["wesher", "agent"],
                 "args": [
                     f"--kubernetes={MOUNT_PATH}",
-                    "--hosts-file=/host/etc/hosts",
+                    f"{HEALTH_FLAG}{health_port}",
+                    *(["--hosts-file=/host/etc/hosts"] if has_hosts else []),
                     f"--log-level={settings.log_level}",
                     f"--log-format={pods.log_format}",
                     *pods.extra_args,
@@ -201,15 +261,12 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
                 "resources": pods.resources,
                 "securityContext": _security_context(privileged=pods.privileged),
                 # That the agent answers is its whole liveness: an API server that is away restarts nobody.
-                "startupProbe": _probe(asks, every=2, failures=60),
-                "livenessProbe": _probe(asks, every=30, failures=4),
-                "readinessProbe": _probe([*asks, "--check"], every=10, failures=2),
+                "startupProbe": _probe("/healthz", health_port, every=2, failures=60),
+                "livenessProbe": _probe("/healthz", health_port, every=30, failures=4),
+                "readinessProbe": _probe("/readyz", health_port, every=10, failures=2),
                 "volumeMounts": [
                     {"name": "mesh", "mountPath": MOUNT_PATH, "readOnly": True},
-                    *(
-                        {"name": name, "mountPath": "/host/etc" if name == "etc" else path}
-                        for name, path in host_paths.items()
-                    ),
+                    *(path.mount for path in host_paths),
                 ],
             }
         ],
@@ -225,16 +282,7 @@ def _pod(mesh: str, spec: WesherMeshSpec, settings: AgentSettings) -> Object:
                     ],
                 },
             },
-            *(
-                {
-                    "name": name,
-                    "hostPath": {
-                        "path": path,
-                        "type": "Directory" if name == "etc" else "DirectoryOrCreate",
-                    },
-                }
-                for name, path in host_paths.items()
-            ),
+            *(path.volume for path in host_paths),
         ],
     }
 
@@ -257,13 +305,14 @@ def _security_context(*, privileged: bool) -> Object:
     }
 
 
-def _probe(command: list[str], *, every: int, failures: int) -> Object:
-    # A program is started for each: on a busy node that takes its time.
+def _probe(path: str, port: int, *, every: int, failures: int) -> Object:
+    # By HTTP: to start a program for each would cost a node more than its agent does.
     return {
-        "exec": {"command": command},
+        # The kubelet and the agent are both in the node's network.
+        "httpGet": {"host": "127.0.0.1", "path": path, "port": port},
         "periodSeconds": every,
         "failureThreshold": failures,
-        "timeoutSeconds": 10,
+        "timeoutSeconds": 5,
     }
 
 

@@ -38,6 +38,7 @@ from wesher_operator.kube import (
 )
 from wesher_operator.reconcile import allocation, manifests, membership, status
 from wesher_operator.reconcile.agent_pod import PodTrouble
+from wesher_operator.reconcile.agent_ports import health_port
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
 from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.nudge import Nudges
@@ -183,7 +184,7 @@ class MeshReconciler:
             document = await self._config(mesh, spec, desired, placed.released)
             published = True
             if ring is not None or daemon_set_name(mesh.name) in self._world.daemon_sets:
-                await self._ensure(DAEMON_SET, manifests.daemon_set(mesh, spec, self._settings))
+                await self._ensure(DAEMON_SET, self._daemon_set(mesh, spec, document))
             if ring is not None:
                 moments.append(await self._nudges.send(document, ring, self._own_members(mesh), now=now))
             troubles, look_again = await self._pod_troubles.look(desired, now=now)
@@ -310,6 +311,22 @@ class MeshReconciler:
             etc_hosts=spec.etc_hosts,
             seed_nodes=spec.seeds,
             removed=tuple(sorted(released.names)),
+        )
+
+    def _daemon_set(self, mesh: MeshFacts, spec: WesherMeshSpec, document: MeshDocument) -> Object:
+        """Return the DaemonSet; what agents write on their nodes they can still reach until it is gone."""
+        former = self._world.daemon_sets.get(daemon_set_name(mesh.name))
+        has_entries = (
+            former is not None
+            and manifests.mounts_hosts(former.body)
+            and any(member.status.config_hash != document.config_hash for member in self._own_members(mesh))
+        )
+        return manifests.daemon_set(
+            mesh,
+            spec,
+            self._settings,
+            health_port=health_port(mesh, spec, self._world),
+            has_hosts=spec.etc_hosts != "Off" or has_entries,
         )
 
     async def _ensure(self, kind: Kind, wanted: Object) -> None:

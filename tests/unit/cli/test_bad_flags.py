@@ -60,6 +60,7 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
         (["2001:db8::/33"], "the prefix length must be a multiple of 8, not 33"),
         (["0.0.0.0/0"], "the prefix length must be a multiple of 8, not 0"),
     ],
+    "--health-port": [(["x"], "--health-port 'x': must be a whole number from 1 to 65535, or 0 for none")],
     "--interface": [(["a-name-too-long-"], "--interface 'a-name-too-long-': must be 1 to 15 bytes")],
     "--no-etc-hosts": [(["perhaps"], "--no-etc-hosts 'perhaps': must be true, 1, yes, false, 0 or no")],
     "--log-level": [(["loud"], "--log-level 'loud': must be one of panic, fatal, error, warn")],

@@ -8,6 +8,7 @@ import pytest
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile, render_hosts
 from wesher_agent.mesh.desired import HostEntry
+from wesher_testing.lab.mount_namespace import run_with_own_mounts
 
 BANNER = b"# ! managed automatically by wesher interface wgoverlay"
 FOREIGN = b"127.0.0.1\tlocalhost\n\n# a comment\n::1  ip6-localhost   # not ours\n"
@@ -140,3 +141,67 @@ def test_a_missing_hosts_file_is_said_and_not_created(tmp_path: Path) -> None:
         HostsFile(path, "wgoverlay").apply([entry("10.0.0.2", "b")])
     assert str(problem.value) == f"{path} could not be written: No such file or directory"
     assert not path.exists()
+
+
+IN_A_CONTAINER = """
+    from ipaddress import ip_address
+    from wesher_agent.files.atomic import CannotWrite
+    from wesher_agent.files.hosts import HostsFile
+    from wesher_agent.mesh.desired import HostEntry
+
+    # The host's /etc, and the container's root, which is read-only but for the one file.
+    for directory in ("host", "etc"):
+        Path(directory).mkdir()
+    Path("host/hosts").write_text("127.0.0.1 localhost\\n")
+    Path("etc/hosts").touch()
+    mount("--bind", "etc", "etc")
+    mount("--bind", "host/hosts", "etc/hosts")
+    mount("-o", "remount,bind,ro", "etc")
+    entries = [HostEntry(ip_address("10.0.0.2"), "b")]
+    file = HostsFile(Path("etc/hosts"), "wgoverlay")
+
+    def says():
+        try:
+            return file.apply(entries)
+        except CannotWrite as error:
+            return str(error).partition(": ")[2]
+
+    print(says(), Path("host/hosts").read_text().splitlines()[1].split()[:2])
+    Path("host/new").write_text("127.0.0.1 localhost\\n")
+"""
+REPLACED = "the host replaced the file, and this container still has the former one: restart it"
+
+
+@pytest.mark.needs_root
+@pytest.mark.parametrize(
+    "replaced",
+    [
+        'Path("host/new").rename("host/hosts")',
+        'Path("host/hosts").rename("host/hosts~"); Path("host/new").rename("host/hosts")',
+    ],
+)
+def test_a_mounted_file_that_the_host_replaces_is_noticed(tmp_path: Path, replaced: str) -> None:
+    """cloud-init renames a new file over it, some editors keep the former one as a backup."""
+    said = run_with_own_mounts(f"{IN_A_CONTAINER}\n    {replaced}\n    print(says())\n", tmp_path)
+    assert said == f"True ['10.0.0.2', 'b']\n{REPLACED}\n"
+
+
+@pytest.mark.needs_root
+def test_a_mounted_file_that_the_host_rewrites_in_place_is_followed(tmp_path: Path) -> None:
+    rewritten = (
+        'Path("host/hosts").write_text(""); print(says(), len(Path("host/hosts").read_text().split()))'
+    )
+    said = run_with_own_mounts(f"{IN_A_CONTAINER}\n    {rewritten}\n", tmp_path)
+    assert said == "True ['10.0.0.2', 'b']\nTrue 10\n"
+
+
+@pytest.mark.needs_root
+def test_a_container_that_starts_after_the_file_was_replaced_has_the_new_one(tmp_path: Path) -> None:
+    again = """
+    Path("host/new").rename("host/hosts")
+    subprocess.run(["umount", "etc/hosts"], check=True)
+    mount("--bind", "host/hosts", "etc/hosts")
+    file = HostsFile(Path("etc/hosts"), "wgoverlay")
+    print(says(), len(Path("host/hosts").read_text().splitlines()))
+    """
+    assert run_with_own_mounts(IN_A_CONTAINER + again, tmp_path) == "True ['10.0.0.2', 'b']\nTrue 2\n"

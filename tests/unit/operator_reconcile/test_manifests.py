@@ -8,7 +8,13 @@ import pytest
 
 from wesher_operator.agent_pods import AgentPods
 from wesher_operator.reconcile.facts import MeshFacts
-from wesher_operator.reconcile.manifests import AgentSettings, covers, daemon_set, event
+from wesher_operator.reconcile.manifests import (
+    AgentSettings,
+    covers,
+    daemon_set,
+    event,
+    mounts_hosts,
+)
 from wesher_operator.resources.mesh import WesherMeshSpec
 
 
@@ -33,9 +39,38 @@ def test_an_object_covers_a_wish_when_it_says_all_of_it_whatever_was_filled_in(
     assert covers(observed, wanted) is enough
 
 
-def agents(image: str = "wesher:1", pods: AgentPods | None = None, **spec: Any) -> dict[str, Any]:
+def agents(
+    image: str = "wesher:1",
+    pods: AgentPods | None = None,
+    *,
+    health_port: int = 51820,
+    has_hosts: bool = True,
+    **spec: Any,
+) -> dict[str, Any]:
     parsed = WesherMeshSpec.model_validate({"overlayCIDR": "10.189.0.0/16", **spec})
-    return daemon_set(mesh(parsed), parsed, AgentSettings(image=image, pods=pods or AgentPods()))
+    settings = AgentSettings(image=image, pods=pods or AgentPods())
+    return daemon_set(mesh(parsed), parsed, settings, health_port=health_port, has_hosts=has_hosts)
+
+
+def pod_of(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a DaemonSet's pod and its one container."""
+    pod = body["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    return pod, container
+
+
+def host_paths(body: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return what of the node the pods have: path to type and form of access."""
+    pod, container = pod_of(body)
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    return {
+        volume["hostPath"]["path"]: (
+            volume["hostPath"]["type"],
+            "read" if mounts[volume["name"]].get("readOnly") else "write",
+        )
+        for volume in pod["volumes"]
+        if "hostPath" in volume
+    }
 
 
 def mesh(spec: WesherMeshSpec | None = None) -> MeshFacts:
@@ -58,9 +93,37 @@ def test_agents_mount_the_named_secret_the_config_and_their_nudge_as_one_directo
     assert f"--kubernetes={mounted}" in container["args"]
 
 
-def test_the_hosts_directory_is_mounted_since_a_mounted_file_cannot_be_replaced() -> None:
-    pod = agents()["spec"]["template"]["spec"]
-    assert {"name": "etc", "hostPath": {"path": "/etc", "type": "Directory"}} in pod["volumes"]
+ALWAYS = {
+    "/var/lib/wesher": ("DirectoryOrCreate", "write"),
+    "/run/wesher": ("DirectoryOrCreate", "write"),
+    "/var/run/wireguard": ("DirectoryOrCreate", "write"),
+    "/dev/net": ("DirectoryOrCreate", "read"),
+}
+"""What agents of every form have of their node."""
+
+
+@pytest.mark.parametrize("privileged", [True, False])
+def test_a_mesh_without_hosts_entries_gives_agents_nothing_of_etc(*, privileged: bool) -> None:
+    body = agents(pods=AgentPods(privileged=privileged), has_hosts=False)
+    assert host_paths(body) == ALWAYS
+    assert not any("hosts" in argument for argument in pod_of(body)[1]["args"])
+    assert not mounts_hosts(body)
+
+
+def test_the_privileged_form_has_the_hosts_files_directory_since_a_mounted_file_cannot_be_replaced() -> None:
+    body = agents()
+    assert host_paths(body) == ALWAYS | {"/etc": ("Directory", "write")}
+    assert "--hosts-file=/host/etc/hosts" in pod_of(body)[1]["args"]
+    assert mounts_hosts(body)
+
+
+def test_the_unprivileged_form_has_the_hosts_file_and_no_other_file_of_etc() -> None:
+    """With /etc a hole in the agent is root on the node: cron.d, passwd, ld.so.preload."""
+    body = agents(pods=AgentPods(privileged=False))
+    assert host_paths(body) == ALWAYS | {"/etc/hosts": ("File", "write")}
+    assert {"name": "hosts", "mountPath": "/host/etc/hosts"} in pod_of(body)[1]["volumeMounts"]
+    assert "--hosts-file=/host/etc/hosts" in pod_of(body)[1]["args"]
+    assert mounts_hosts(body)
 
 
 def test_agents_tolerate_everything_unless_told_otherwise() -> None:
@@ -75,15 +138,24 @@ def test_the_unprivileged_form_has_one_capability_and_the_tun_device() -> None:
     assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
     assert (context["privileged"], context["allowPrivilegeEscalation"]) == (False, False)
     assert context["readOnlyRootFilesystem"]
-    assert {"name": "tun", "mountPath": "/dev/net"} in container["volumeMounts"]
+    assert {"name": "tun", "mountPath": "/dev/net", "readOnly": True} in container["volumeMounts"]
 
 
-def test_probes_ask_the_agent_of_this_mesh_and_only_readiness_asks_how_it_does() -> None:
-    (container,) = agents(wireguard={"interface": "wg7"})["spec"]["template"]["spec"]["containers"]
-    asks = ["wesher", "status", "--interface=wg7"]
-    assert container["livenessProbe"]["exec"]["command"] == asks
-    assert container["startupProbe"]["exec"]["command"] == asks
-    assert container["readinessProbe"]["exec"]["command"] == [*asks, "--check"]
+def test_probes_ask_over_the_nodes_loopback_and_start_no_program() -> None:
+    _, container = pod_of(agents(health_port=51999))
+    assert "--health-port=51999" in container["args"]
+    paths = {"livenessProbe": "/healthz", "startupProbe": "/healthz", "readinessProbe": "/readyz"}
+    for probe, path in paths.items():
+        assert "exec" not in container[probe]
+        assert container[probe]["httpGet"] == {"host": "127.0.0.1", "path": path, "port": 51999}
+
+
+def test_edits_that_agents_take_from_their_files_end_no_pod() -> None:
+    """The port of the probes, above all, is not the WireGuard port's for ever."""
+    edited = agents(
+        wireguard={"interface": "wg7", "port": 51821}, gossip={"profile": "LAN"}, etcHosts="Names"
+    )
+    assert edited["spec"] == agents()["spec"]
 
 
 def test_what_an_installation_adds_to_pods_never_hides_them_from_their_daemon_set() -> None:

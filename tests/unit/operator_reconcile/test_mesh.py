@@ -12,10 +12,11 @@ import pytest
 
 from wesher_common.conditions import rfc3339
 from wesher_common.errors import ClusterUnavailable
+from wesher_common.mesh_document import FILE_NAME, MeshDocument
 from wesher_operator import kube
 from wesher_operator.installation import ANNOTATION
 from wesher_operator.kube import DAEMON_SET, MESH, NODE, POD, WESHER_NODE, Cluster
-from wesher_operator.reconcile import places
+from wesher_operator.reconcile import manifests, places
 from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.mesh import MeshReconciler
@@ -466,3 +467,48 @@ async def test_a_mesh_whose_secret_and_agents_are_gone_says_where_the_key_is() -
     assert conditions(world)["Ready"] == ("False", "InvalidKey")
     found = {c["type"]: c["message"] for c in world.meshes["demo"].status["conditions"]}
     assert "has it as ClusterKey in /var/lib/wesher/wg7.json" in found["KeyReady"]
+
+
+async def test_agents_keep_the_hosts_file_until_all_have_taken_their_entries_out() -> None:
+    """A pod that ends before it reads the new mesh.json leaves its entries to the next one."""
+    store = Storing()
+    world = world_of(store, 2)
+
+    def has_hosts() -> bool:
+        return manifests.mounts_hosts(world.daemon_sets["demo-agent"].body)
+
+    def report(node: str) -> None:
+        document = MeshDocument.from_json(world.config_maps["demo-config"].body["data"][FILE_NAME])
+        path = WESHER_NODE.path("", f"demo.{node}")
+        body = {**store._objects[path], "status": {"configHash": document.config_hash}}
+        world.observe(WESHER_NODE, store.put(path, body))
+
+    async with serving(store) as cluster:
+        runs = reconciler(world, cluster)
+        await runs.reconcile()
+        assert has_hosts()
+        for node in ("n000", "n001"):
+            report(node)
+        await runs.reconcile()
+        metadata = {"name": "demo", "uid": "u", "generation": 2}
+        spec = {"overlayCIDR": "10.189.0.0/16", "etcHosts": "Off"}
+        world.observe(MESH, store.put(MESH_PATH, {"metadata": metadata, "spec": spec}))
+        await runs.reconcile()
+        assert has_hosts()
+        report("n000")
+        await runs.reconcile()
+        assert has_hosts(), "n001 still has its entries"
+        report("n001")
+        await runs.reconcile()
+        assert not has_hosts()
+
+
+async def test_a_mesh_that_never_had_hosts_entries_never_has_the_file() -> None:
+    store = Storing()
+    world = world_of(store, 1)
+    metadata = {"name": "demo", "uid": "u", "generation": 2}
+    spec = {"overlayCIDR": "10.189.0.0/16", "etcHosts": "Off"}
+    world.observe(MESH, store.put(MESH_PATH, {"metadata": metadata, "spec": spec}))
+    async with serving(store) as cluster:
+        await reconciler(world, cluster).reconcile()
+    assert not manifests.mounts_hosts(world.daemon_sets["demo-agent"].body)

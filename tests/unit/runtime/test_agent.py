@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
@@ -246,3 +246,23 @@ async def test_an_address_that_no_flag_named_is_waited_for(tmp_path: Path) -> No
         status = await agent._answer_status()
         assert "this host does not have 192.0.2.77 now" in [c["message"] for c in status["conditions"]]
         await agent.end()
+
+
+async def test_probes_are_answered_from_the_agents_own_state(tmp_path: Path) -> None:
+    gossip, health = free_port("127.0.0.1"), free_port("127.0.0.1")
+
+    async def get(path: str) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", health)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        return answer.split(b" ")[1] + b" " + answer.rpartition(b"\r\n\r\n")[2].strip()
+
+    async def no_wireguard() -> bool:
+        with suppress(ConnectionRefusedError):
+            return await get("/readyz") == b"503 WireGuardReady False InvalidSetting"
+        return False
+
+    async with running(tmp_path, "a", "127.0.0.1", gossip, "--init", f"--health-port={health}"):
+        await until(no_wireguard)
+        assert await get("/healthz") == b"200 the agent runs"

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from wesher_agent.cli.tables import hindrances as checked
 from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.local import Options
 from wesher_agent.mesh.roster import MemberState
-from wesher_agent.status.conditions import JOIN_SECONDS, conditions
+from wesher_agent.status.conditions import JOIN_SECONDS, conditions, failing
 from wesher_common.seeds import SeedAddress
 from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.virtual.members import document, local_node, remembered
@@ -51,6 +52,22 @@ def test_a_state_that_is_not_saved_is_said_and_the_node_stays_ready() -> None:
     full = {"save_problem": "no space left on device"}
     assert said(B, C, **full) == WELL | {"StateSaved": ("False", "NotSaved")}
     assert conditions(snapshot(B, C, **full))[-1].message == "no space left on device"
+
+
+def test_a_node_whose_probes_are_not_answered_is_not_ready_and_says_who_has_the_port() -> None:
+    """The kubelet restarts its agent again and again."""
+    taken = {"health_problem": "TCP port 51820 of 127.0.0.1 is taken by sshd (pid 7)"}
+    assert said(B, C, **taken) == WELL | {"Ready": ("False", "HealthPortTaken")}
+    assert message(B, C, **taken).startswith("TCP port 51820 of 127.0.0.1 is taken by sshd (pid 7), so ")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, NO_DEVICE, {"source_problem": "bad"}, {"mostly_unreachable": True}, {"save_problem": "full"}],
+)
+def test_a_probe_is_told_what_wesher_status_check_says(changes: dict[str, Any]) -> None:
+    now = snapshot(B, C, **changes)
+    assert bool(failing(now)) is bool(checked({"conditions": [each.to_dict() for each in conditions(now)]}))
 
 
 def test_a_node_whose_key_another_machine_has_is_not_ready() -> None:

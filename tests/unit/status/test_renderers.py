@@ -221,6 +221,7 @@ CHANGES: dict[str, Any] = {
     "rejected": {"truncated": 1},
     "counts": {"membersFailed": 1},
     "source_problem": "mesh.json: is missing",
+    "health_problem": "TCP port 51820 of 127.0.0.1 is taken by another program",
     "removed": True,
     "generation": 7,
     "machine": "0123456789ab",

@@ -49,6 +49,7 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
         "rejected": {},
         "counts": {},
         "source_problem": "",
+        "health_problem": "",
         "removed": False,
         "generation": 1,
         "machine": "",

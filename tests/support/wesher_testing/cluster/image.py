@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
+import json
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wesher_testing.run.cache import cache_dir, kept, run_reported
 from wesher_testing.run.toolbox import REPOSITORY, go, go_binary, system_program
@@ -40,10 +44,18 @@ class Image:
     archive: Path
     """As ``docker save`` writes it: containerd, k3s, kind, docker and podman read it."""
 
+    @property
+    def operator(self) -> Image:
+        """The operator's image beside the agent's, as ``scripts/build-image`` and the chart name it."""
+        repository, _, tag = self.name.rpartition(":")
+        return Image(f"{repository}-operator:{tag}", self.archive)
+
 
 @functools.cache
 def wesher_image() -> Image:
-    """Return the image of this checkout, built when its sources have changed.
+    """Return the agent's image of this checkout, in one archive with the operator's.
+
+    Both are built when their sources have changed.
 
     Raises:
         ToolUnavailable: buildah or debootstrap is absent or failed; the text says which.
@@ -60,7 +72,7 @@ def wesher_image() -> Image:
         goroot = subprocess.run([go(), "env", "GOROOT"], capture_output=True, text=True, check=True)
         # By what ``make image`` runs, with its layers and its date.
         run_reported(
-            f"building image {name}",
+            f"building images {name} and {Image(name, target).operator.name.rpartition('/')[2]}",
             [
                 *(str(REPOSITORY / "scripts/build-image"), name, *_usual_options()),
                 *("--build-arg", f"GO_IMAGE={_STAND_IN}", "--build-arg", f"PYTHON_IMAGE={_STAND_IN}"),
@@ -70,7 +82,12 @@ def wesher_image() -> Image:
             ],
             env=_environment(),
         )
-        _write_archive(name, target)
+        with tempfile.TemporaryDirectory(dir=target.parent) as directory:
+            archives: list[Path] = []
+            for image in (name, Image(name, target).operator.name):
+                archives.append(Path(directory) / f"{len(archives)}.tar")
+                _write_archive(image, archives[-1])
+            _merge(archives, target)
 
     return Image(name, kept(f"images/{name.rpartition('/')[2].replace(':', '-')}.tar", build))
 
@@ -162,6 +179,26 @@ def _usual_options() -> list[str]:
 def _write_archive(name: str, target: Path) -> None:
     push = [str(system_program("buildah")), "push", "--quiet", name, f"docker-archive:{target}:{name}"]
     run_reported(f"writing {name} into an archive", push, env=_environment())
+
+
+def _merge(archives: Sequence[Path], target: Path) -> None:
+    """Make one archive of several, with each layer once."""
+    manifest: list[Any] = []
+    names: set[str] = set()
+    with tarfile.open(target, "w") as merged:
+        for archive in archives:
+            with tarfile.open(archive) as one:
+                for entry in one:
+                    content = one.extractfile(entry) if entry.isfile() else None
+                    if entry.name == "manifest.json" and content is not None:
+                        manifest += json.load(content)
+                    elif entry.name not in names | {"repositories"}:
+                        names.add(entry.name)
+                        merged.addfile(entry, content)
+        text = json.dumps(manifest).encode()
+        head = tarfile.TarInfo("manifest.json")
+        head.size = len(text)
+        merged.addfile(head, io.BytesIO(text))
 
 
 def _buildah_says(*arguments: str) -> str:
