@@ -48,6 +48,12 @@ SABOTAGES = {
         "if moved_to:",
         f"{TESTS}::test_of_two_claimants_of_an_address_the_one_that_must_move_announces_and_applies_the_next",
     ),
+    "take-the-tunnel-of-one-that-moves": Sabotage(
+        MEMBER,
+        "if member.state is MemberState.LEFT and now < until:",
+        "if False:",
+        f"{TESTS}::test_one_that_leaves_keeps_its_tunnel_for_as_long_as_a_move_takes",
+    ),
     "never-settle-a-name-conflict": Sabotage(
         MEMBER,
         "self._settle_conflict(event.claimed, asked_for=event.asked_for, now=now)",

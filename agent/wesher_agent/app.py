@@ -1,6 +1,8 @@
 """One agent as a process: its log, its loop and its signals.
 
-What a termination signal means, leaving the mesh or a restart, is `mesh.member`'s.
+What a termination signal means, leaving the mesh or a restart, is `mesh.member`'s. A restart
+for another mesh.json happens inside the process: the tunnels stay, and the kubelet sees no exit
+that it would answer with a longer pause each time.
 """
 
 from __future__ import annotations
@@ -16,10 +18,14 @@ from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.startup import start_up
 from wesher_agent.runtime.systemd import notify
 from wesher_agent.settings import Settings
+from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger, log_to_stderr
 from wesher_common.variables import UnknownVariable
 
 log = EventLogger("wesher.agent")
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds between two tries of a restart; doubled each time."""
 
 
 def run_agent(settings: Settings, unknown: Iterable[UnknownVariable]) -> int:
@@ -51,18 +57,49 @@ async def _run(settings: Settings) -> None:
     # Nothing is written before it is known that the agent can do its work.
     check_rights()
     async with AsyncExitStack() as held:
-        agent = Agent(await start_up(settings, held))
-        await agent.start()
-        signalled.add_done_callback(lambda _: agent.stop())
-        notify("READY=1")
+        restarts = await _run_one(await _start(settings, held), signalled)
+    tries = 0
+    while restarts:
         try:
-            await agent.run()
+            async with AsyncExitStack() as held:
+                agent = await _start(settings, held)
+                tries = 0
+                restarts = await _run_one(agent, signalled)
+        except InvalidSpec as error:
+            # Not the end of the process: in a container, wireguard-go would end with it.
+            pause = min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE)
+            tries += 1
+            log.error("restart failed: trying again", error=error, seconds=pause)  # noqa: TRY400
+            await asyncio.wait([signalled], timeout=pause)
+            restarts = not signalled.done()
+
+
+async def _start(settings: Settings, held: AsyncExitStack) -> Agent:
+    agent = Agent(await start_up(settings, held))
+    await agent.start()
+    return agent
+
+
+async def _run_one(agent: Agent, signalled: asyncio.Future[None]) -> bool:
+    """Run an agent to its end; tell whether another one is to go on in this process."""
+
+    def stop(_: object) -> None:
+        agent.stop()
+
+    signalled.add_done_callback(stop)
+    notify("READY=1")
+    try:
+        await agent.run()
+        # A signal that comes later stops the next agent at once, which then decides how to end.
+        is_told = signalled.done()
+        if is_told:
             notify("STOPPING=1")
-            if signalled.done():
-                await agent.decide_ending()
-        finally:
-            # A fault of ours ends the process, but not without its state being saved.
-            await agent.end()
+            await agent.decide_ending()
+    finally:
+        signalled.remove_done_callback(stop)
+        # A fault of ours ends the process, but not without its state being saved.
+        await agent.end()
+    return not (is_told or agent.has_left)
 
 
 def _catch_signals() -> asyncio.Future[None]:

@@ -234,24 +234,6 @@ def test_an_agent_that_leaves_for_good_leaves_no_key_behind(lab: Lab, start_insi
     assert list((host.root / "var/lib/wesher").iterdir()) == []
 
 
-def test_for_another_kind_of_device_the_former_one_makes_room(lab: Lab, start_inside: Start) -> None:
-    """A kernel's device and a TUN cannot bear one name, so the next start would refuse it for ever."""
-    host = lab.host("a")
-    mount(host, document(host))
-    remember(host, ip_address("10.99.0.10"))
-    agent = start_inside(host)
-    agent.wait_device()
-    mount(host, document(host, wireguard={"mode": "Userspace"}))
-    assert agent.process.wait(PATIENCE) == 0
-    assert "restarting" in agent.own_log
-    assert "wgoverlay" in host.run(["ip", "-o", "link"]).stdout
-    agent = start_inside(host)
-    agent.wait_device()
-    mount(host, document(host, wireguard={"mode": "Kernel"}))
-    assert agent.process.wait(PATIENCE) == 0
-    assert "wgoverlay" not in host.run(["ip", "-o", "link"]).stdout
-
-
 @pytest.mark.parametrize(
     ("changes", "line"),
     [

@@ -197,6 +197,26 @@ def test_the_overlay_network_never_changes(api: ApiServer) -> None:
         api.kubectl("patch", "wmesh", "m", "--type=merge", "-p", '{"spec":{"overlayCIDR":"10.188.0.0/16"}}')
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"overlayCIDR": "10.188.0.0/16"}, r"spec\.overlayCIDR.*delete the mesh and create it again"),
+        (
+            {"clusterKeySecretRef": {"name": "other"}},
+            r"spec\.clusterKeySecretRef.*add the new key to accepted-keys",
+        ),
+        ({"clusterKeySecretRef": None}, r"spec\.clusterKeySecretRef.*delete the mesh and create it again"),
+    ],
+)
+def test_an_edit_that_cannot_be_made_live_is_refused_with_the_way_to_make_it(
+    api: ApiServer, change: dict[str, Any], says: str
+) -> None:
+    create(api, "WesherMesh", "m", {**MESH, "clusterKeySecretRef": {"name": "key"}}, "--save-config")
+    with pytest.raises(KubectlFailed, match=says):
+        api.kubectl("patch", "wmesh", "m", "--type=merge", "-p", json.dumps({"spec": change}))
+    api.kubectl("patch", "wmesh", "m", "--type=merge", "-p", '{"spec":{"etcHosts":"Off"}}')
+
+
 def test_a_wesher_node_never_stands_for_another_node(api: ApiServer) -> None:
     create(api, "WesherNode", "m.n", NODE, "--save-config")
     with pytest.raises(KubectlFailed, match=r"spec\.nodeName.*is immutable"):

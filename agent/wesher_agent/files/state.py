@@ -163,6 +163,40 @@ class StateFile:
             return False
         return False
 
+    def others(self) -> Iterator[tuple[str, SavedState]]:
+        """Yield the other interfaces with a state file in this directory, and what can be read of it."""
+        with suppress(OSError):
+            for path in sorted(self._path.parent.glob("*.json")):
+                if path.name in {self._path.name, FORMER_NAME}:
+                    continue
+                with suppress(Unreadable):
+                    content = read_regular(path, limit=MAX_BYTES)
+                    yield path.stem, parse_state(content, gossip_port=self._gossip_port)[0]
+
+    def take_over(self, former: StateFile) -> None:
+        """Become another interface's file, with its previous generation and its copies; both are locked.
+
+        A file that is here already and was written later stays, and the former one goes.
+
+        Raises:
+            CannotWrite: the former file is still there.
+
+        """
+        try:
+            if _written_at(self._path) < _written_at(former._path):
+                former._path.replace(self._path)
+                self._previous.unlink(missing_ok=True)
+                if former._previous.exists():
+                    former._previous.replace(self._previous)
+            for copy in former._copies():
+                kept = self._path.with_name(f"{self._path.name}.corrupt-{_number_of(copy)}")
+                if not kept.exists():
+                    copy.replace(kept)
+            for path in (former._path, former._previous, former._lock_path):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise CannotWrite(former._path, error.strerror or str(error)) from error
+
     def remove(self) -> None:
         """Remove the file, its previous generation, its copies set aside, and the lock, still held.
 
@@ -259,6 +293,13 @@ class StateFile:
 
     def _make_directory(self) -> None:
         self._path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+
+
+def _written_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def _digest(content: bytes) -> bytes:

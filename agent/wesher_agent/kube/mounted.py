@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +66,7 @@ class MountedDirectory:
 
     async def watch(
         self,
-        take: Callable[[Mounted], None],
+        take: Callable[[Mounted], Awaitable[None]],
         *,
         on_change: Callable[[], None],
         on_nudge: Callable[[], None],
@@ -74,7 +74,8 @@ class MountedDirectory:
         """Look for ever.
 
         Args:
-            take: takes what the directory holds, each time it is another and can be used.
+            take: takes what the directory holds, each time it is another and can be used. Where it raises
+                InvalidSpec, this host cannot apply it now, and it is given again at the next look.
             on_change: called after each change, be it usable or not.
             on_nudge: called when the operator has something new to be asked for.
 
@@ -88,13 +89,21 @@ class MountedDirectory:
             try:
                 content = self.read()
             except InvalidSpec as error:
-                if self.problem != str(error):
-                    log.error("mounted files rejected: keeping the previous ones", error=error)  # noqa: TRY400
-                self.problem = str(error)
+                self._reject(error)
             else:
-                self.problem = ""
-                take(content)
+                try:
+                    await take(content)
+                except InvalidSpec as error:
+                    self._read_at = None
+                    self._reject(error)
+                else:
+                    self.problem = ""
             on_change()
+
+    def _reject(self, error: InvalidSpec) -> None:
+        if self.problem != str(error):
+            log.error("mounted files rejected: keeping the previous ones", error=error)
+        self.problem = str(error)
 
     def _nudge_text(self) -> str:
         # A pod that an older operator made has no such file.

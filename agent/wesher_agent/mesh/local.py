@@ -166,10 +166,10 @@ class Local:
         """Tell whether a mesh document differs from this member's in what only the next start can apply."""
 
         def settled(document: MeshDocument) -> object:
-            device = document.wireguard
+            device, gossip = document.wireguard, document.gossip
             return (
-                (document.name, document.uid, document.overlay, document.cluster_name, document.gossip),
-                (device.interface, device.mode),
+                (document.name, document.uid, document.overlay, document.cluster_name),
+                (gossip.profile, gossip.label, device.interface, device.mode),
             )
 
         return settled(self.document) != settled(document)

@@ -31,7 +31,7 @@ from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.name_conflicts import Claim, NameConflicts
 from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
 from wesher_agent.mesh.place import Place
-from wesher_agent.mesh.roster import Roster, RosterMember
+from wesher_agent.mesh.roster import MemberState, Roster, RosterMember
 from wesher_agent.mesh.saved_state import SavedState, first_incarnation
 from wesher_agent.mesh.seeker import Seeker
 from wesher_agent.mesh.view import Ending, MemberView
@@ -59,6 +59,12 @@ SAVE_PAUSE, SAVE_RETRY = 1.0, 10.0
 LISTEN_RETRY = 3.0
 LEAVE_SECONDS = 10.0
 """All in seconds, as of `Chore`."""
+LEFT_SECONDS = 3.0
+"""How long a member that left keeps its tunnel.
+
+One that moves to another address or port leaves first and is back within two seconds. If both ends
+took their peer away meanwhile, both would begin a handshake at once, which can cost 15 s.
+"""
 
 
 class MeshMember:
@@ -118,6 +124,8 @@ class MeshMember:
         self._seeker = Seeker(self._roster, self._engine)
         self._former_addresses = FormerAddresses(saved.former_addresses, now=now)
         self._desired: Desired | None = None
+        self._tunnels_end = inf
+        """When the next member that left loses its tunnel."""
         self._reported_cover = NO_COVER
         self._started_at = now
         self._is_started = False
@@ -125,8 +133,8 @@ class MeshMember:
         self._listening = Chore(pause=0.0, retry=LISTEN_RETRY)
         self._applying = Chore(pause=APPLY_PAUSE, retry=APPLY_RETRY)
         self._saving = Chore(pause=SAVE_PAUSE, retry=SAVE_RETRY)
-        self._bound: tuple[IPAddress, ...] = ()
-        """The addresses of the last `Listen`."""
+        self._bound: Listen | None = None
+        """The last one asked for."""
         self.ending: Ending | None = None
         """How it ends, once that is decided."""
         self._forgets_state = local.options.in_kubernetes
@@ -265,8 +273,8 @@ class MeshMember:
             if problem != former:
                 self._events.append(events.ListenFailed(problem))
         else:
-            if former or self._is_started:
-                self._events.append(events.ListeningChanged(self._bound, self._local.document.gossip.port))
+            if (former or self._is_started) and (bound := self._bound) is not None:
+                self._events.append(events.ListeningChanged(bound.addresses, bound.port))
             if not self._is_started:
                 self._is_started = True
                 self._engine.start(now=now)
@@ -372,8 +380,12 @@ class MeshMember:
         if self._local.name in document.removed:
             # While this pod's token is valid: it ends with the pod.
             self._outputs.append(AskForPlace())
+        self._roster.set_gossip_port(document.gossip.port, now=now)
         self._roster.set_seeds(self._local.seeds, now=now)
         self._roster.set_removed(document.removed, now=now)
+        if self._wanted_listen != self._bound:
+            # Once it listens there, it announces that it has moved.
+            self._listening.want()
         self._members_changed()
         self._settle(now)
 
@@ -442,7 +454,7 @@ class MeshMember:
         self._local = local
         if problem:
             self._events.append(events.NoAddressToAnnounce(problem))
-        if local.listening.bind != self._bound or self._listening.problem:
+        if self._wanted_listen != self._bound or self._listening.problem:
             self._listening.want()
         self._follow(now)
         self._applying.want()
@@ -461,7 +473,11 @@ class MeshMember:
     @property
     def _listens_as_wanted(self) -> bool:
         chore = self._listening
-        return not (chore.is_running or chore.problem) and self._local.listening.bind == self._bound
+        return not (chore.is_running or chore.problem) and self._wanted_listen == self._bound
+
+    @property
+    def _wanted_listen(self) -> Listen:
+        return Listen(self._local.listening.bind, self._local.document.gossip.port)
 
     def _announce(self, now: float) -> None:
         local = self._local
@@ -493,14 +509,15 @@ class MeshMember:
         yield self._listening.due, self._listen
         if self._gossips:
             yield self._seeker.due, self._seek
+        yield self._tunnels_end, self._end_tunnels
         yield self._applying.due, self._apply
         yield self._saving.due, self._save
         yield self._former_addresses.next_timer, self._forget_addresses
 
     def _listen(self, now: float) -> None:
         with self._listening.beginning(now=now):
-            self._bound = self._local.listening.bind
-            self._outputs.append(Listen(self._bound, self._local.document.gossip.port))
+            self._bound = self._wanted_listen
+            self._outputs.append(self._bound)
 
     def _seek(self, now: float) -> None:
         if gone := self._roster.forget(now=now):
@@ -528,7 +545,7 @@ class MeshMember:
 
     def _settle_address(self, peer: LocalPeer, now: float) -> Desired:
         """Return the desired state; where another member keeps our overlay address, with the next one."""
-        members = self._roster.members.values()
+        members = self._expected(now)
         self._former_addresses.note(members, now=now)
         former = self._former_addresses.addresses
         wanted = desired(peer, members, former)
@@ -540,6 +557,22 @@ class MeshMember:
         self._announce(now)
         self._saving.want()
         return desired(replace(peer, address=moved_to), members, former)
+
+    def _expected(self, now: float) -> list[RosterMember]:
+        """Return the members; one that has just left counts as failed for a while."""
+        members, self._tunnels_end = [], inf
+        for member in self._roster.members.values():
+            until = member.since + LEFT_SECONDS
+            if member.state is MemberState.LEFT and now < until:
+                self._tunnels_end = min(self._tunnels_end, until)
+                members.append(replace(member, state=MemberState.FAILED))
+            else:
+                members.append(member)
+        return members
+
+    def _end_tunnels(self, now: float) -> None:  # noqa: ARG002 - as all work
+        self._tunnels_end = inf
+        self._applying.want()
 
     @property
     def _problems(self) -> tuple[Problem, ...]:

@@ -66,22 +66,25 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """End the process and keep the membership for the next one. The last output."""
+    """End, and keep the membership for the agent that goes on. The last output."""
 
     former: WireGuardSettings
     following: WireGuardSettings
-    """The settings that the next process starts with."""
+    """The settings that the next agent starts with."""
 
     def keeps_device(self, kind: str) -> bool:
-        """Tell whether the next process can adopt the device.
+        """Tell whether the device is left to the next agent, which adopts it, or takes it away itself.
 
         Args:
             kind: ``Kernel`` or ``Userspace``; one interface name cannot belong to both.
 
         """
-        if self.former == self.following:
-            return True
-        return self.former.interface == self.following.interface and self.following.mode in {"Auto", kind}
+        return (
+            self.former == self.following
+            # A device under another name stays until the next agent has all that it needs for its own.
+            or self.former.interface != self.following.interface
+            or self.following.mode in {"Auto", kind}
+        )
 
 
 Output = Listen | Apply | Save | Resolve | Report | AskForPlace | Left | Restart

@@ -259,6 +259,16 @@ class Roster:
         self._location, self._ways = location, None
         self._changed(now)
 
+    def set_gossip_port(self, port: int, *, now: float) -> None:
+        """Replace the port of seeds that name none, and of our own addresses."""
+        self._gossip_port = port
+        self._own = frozenset(Address(own.ip, port) for own in self._own)
+        self._answers = {
+            seed: tuple(Address(answer.ip, seed.port or port) for answer in known)
+            for seed, known in self._answers.items()
+        }
+        self._changed(now)
+
     def way_to(self, announced: Address) -> Address:
         """Return where to send what is for an announced address.
 

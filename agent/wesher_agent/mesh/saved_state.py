@@ -6,7 +6,7 @@ Its text is `files.state_format`'s; where the file lies, `files.state`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wesher_agent.mesh.former_addresses import FormerAddress
@@ -67,6 +67,20 @@ class SavedState:
         if self.mesh is None or self.mesh.uid == document.uid:
             return self
         return self.of_this_machine()
+
+    def under_name(self, name: str) -> SavedState:
+        """Return the state for this member under a name: the others learn that it left a former one.
+
+        Its first state exchange has both, so no tunnel is away in between.
+        """
+        if name == self.name:
+            return self
+        former = (
+            (Tombstone(name=self.name, incarnation=self.incarnation, address=self.gossip_address, left=True),)
+            if self.gossip_address is not None
+            else ()
+        )
+        return replace(self, name=name, tombstones=(*self.tombstones, *former))
 
     def of_this_machine(self) -> SavedState:
         """Return the part that belongs to this machine, whichever mesh it joins."""

@@ -63,7 +63,7 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
         case events.KeyRingChanged(primary=primary, keys=keys):
             log.warning("key ring changed", primary=primary, keys=keys)
         case events.RestartNeeded():
-            log.warning("mesh.json changed: restarting to apply it")
+            log.info("mesh.json changed: restarting to apply it")
         case events.StateNotSaved(error=error, is_first=True):
             log.warning("state not saved: trying again", error=error)
         case events.StateNotSaved(error=error):

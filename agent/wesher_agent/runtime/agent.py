@@ -27,7 +27,9 @@ from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, 
 from wesher_agent.mesh.view import Ending, MemberView
 from wesher_agent.net.driver import Driver
 from wesher_agent.net.sockets import AddressUnavailable, GossipPortTaken
+from wesher_agent.netlink.errors import WireGuardUnavailable
 from wesher_agent.netlink.host import look_at_host
+from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.startup import Startup
 from wesher_agent.status.answers import members_answer, status_answer
 from wesher_agent.status.conditions import failing
@@ -38,9 +40,11 @@ from wesher_agent.tunnel.endpoint_keeper import EndpointKeeper
 from wesher_agent.tunnel.finish import finish
 from wesher_agent.tunnel.prober import Prober
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
+from wesher_agent.wireguard.device import check_mode, why_taken
 from wesher_agent.wireguard.ownership import Owner
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
+from wesher_common.mesh_document import WireGuardSettings
 from wesher_common.overlay import IPAddress
 from wesher_common.version import VERSION
 
@@ -96,9 +100,10 @@ class Agent:
             on_turn=self._has_output.set,
             on_fault=lambda: self._counts.add("engineFaults"),
         )
+        self._owner = Owner(startup.local.private_key.public, startup.local.document.overlay)
         self._tunnel = Tunnel(
             self._interface,
-            Owner(startup.local.private_key.public, startup.local.document.overlay),
+            self._owner,
             settings,
             None if settings.no_etc_hosts else HostsFile(settings.hosts_file, self._interface),
             on_change=self._report_soon,
@@ -132,9 +137,13 @@ class Agent:
         """
         self._driver.tell(self._member.start)
         # To listen, then to save: a port that cannot be had ends the process before anything is written.
-        for output in (self._member.next_output(), self._member.next_output()):
-            if output is not None:
-                await self._do(output)
+        try:
+            for output in (self._member.next_output(), self._member.next_output()):
+                if output is not None:
+                    await self._do(output)
+        except InvalidSpec:
+            await self._driver.close()
+            raise
         if self._startup.key_is_new:
             self._show_key()
         await self._control.start()
@@ -158,6 +167,11 @@ class Agent:
             return
         path = self._settings.state_dir / f"{self._interface}.json"
         log.warning("new cluster key generated: read it as root", command=f"jq -r .ClusterKey {path}")
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it has left the mesh for good."""
+        return isinstance(self._last_output, Left)
 
     async def run(self) -> None:
         """Work until the member ends or `stop` is called."""
@@ -225,7 +239,7 @@ class Agent:
         await self._driver.close()
         self._ended.set()
         await self._control.close()
-        log.info("agent ended", left=isinstance(self._last_output, Left))
+        log.info("agent ended", left=self.has_left)
 
     # What it says about itself.
 
@@ -278,6 +292,8 @@ class Agent:
             self._driver.tell(partial(self._member.leave, forget=forget))
             self.stop()
         await self._ended.wait()
+        if not self.has_left:
+            raise WesherError("the agent restarts: ask again")
         kept = self._startup.state_file.present_path()
         return {
             "node": self._startup.local.name,
@@ -424,8 +440,31 @@ class Agent:
             if await asyncio.to_thread(self._startup.state_file.is_missing):
                 self._driver.tell(self._member.state_lost)
 
-    def _take_mounted(self, content: Mounted) -> None:
+    async def _take_mounted(self, content: Mounted) -> None:
+        await self._check(content.document.wireguard)
         self._driver.tell(partial(self._member.mesh_changed, content.document, content.ring))
+
+    async def _check(self, wanted: WireGuardSettings) -> None:
+        """Refuse a device that this host cannot have, before the present one goes for it.
+
+        Raises:
+            InvalidSpec: its name is another agent's or program's, or the kind of WireGuard is missing here.
+
+        """
+        is_other_kind = wanted.mode not in {self._view().local.document.wireguard.mode, self._tunnel.mode}
+        binary = self._settings.userspace_binary or None
+        why = ""
+        try:
+            if wanted.interface != self._interface:
+                claim_interface(wanted.interface).close()
+                why = await why_taken(wanted.interface, self._owner)
+            if is_other_kind:
+                await asyncio.to_thread(check_mode, wanted.mode, userspace_binary=binary)
+        except (WireGuardUnavailable, OSError) as error:
+            raise InvalidSpec("mesh.json wireguard", str(error)) from error
+        if why:
+            rule = f"belongs to another program: {why}; choose a free name"
+            raise InvalidSpec("mesh.json wireguard.interface", rule, value=wanted.interface)
 
     def _take_node(self, node: NodeSpec) -> None:
         self._node = node

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from itertools import chain
 
+from wesher_agent.control import socket_path
 from wesher_agent.files.atomic import CannotWrite
+from wesher_agent.files.hosts import HostsFile
 from wesher_agent.files.state import Loaded, StateFile
 from wesher_agent.kube.mounted import MountedDirectory
 from wesher_agent.kube.reporter import FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS, KubernetesLink
@@ -24,11 +26,13 @@ from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.identity import decide_key, decide_name, read_key_file
 from wesher_agent.settings import Settings
+from wesher_agent.tunnel.tunnel import remove_tunnel
+from wesher_agent.wireguard.ownership import Owner
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
-from wesher_common.names import is_reserved_name
+from wesher_common.names import is_reserved_name, member_name
 from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
 
@@ -78,6 +82,7 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
     state_file = _open_state(settings, document)
     held.callback(state_file.unlock)
     held.enter_context(claim_interface(document.wireguard.interface))
+    await _take_over_former_interfaces(settings, document, state_file)
     loaded = _load_state(state_file)
     if loaded.problem and ring is None and given is None and not settings.init:
         # A new key would make a mesh of this machine alone, which calls itself ready.
@@ -87,14 +92,19 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
             "--cluster-key-file, or start a new mesh with --init",
             value=loaded.path,
         )
-    saved = _saved_for(settings, document, loaded.state)
+    node = settings.node_name or socket.gethostname()
+    former = loaded.state
+    if former.mesh is not None and former.name == member_name(node, former.mesh.cluster_name):
+        # The same node, whose cluster got another name: not a clone of it.
+        former = former.under_name(member_name(node, document.cluster_name))
+    saved = _saved_for(settings, document, former)
     key = decide_key(mounted=ring, given=given, saved=saved.key_ring, entropy=os.urandom)
     resolver = Resolver()
     seed_addresses = await _seed_addresses(settings, resolver)
     host = look_at_host(seed_addresses, endpoints=[ip_address(node.address.ip) for node in saved.nodes])
     link = None
     if settings.kubernetes is not None:
-        link = await KubernetesLink.connect(settings, document, settings.node_name or socket.gethostname())
+        link = await KubernetesLink.connect(settings, document, node)
         await link.look(FIRST_LOOK_SECONDS if saved.overlay_address is None else REPEATED_LOOK_SECONDS)
     place = None
     if settings.kubernetes is not None:
@@ -124,8 +134,7 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
         key_is_new=key.generated,
         local=Local(
             name=name,
-            private_key=_own_key(loaded.state, name)
-            or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES)),
+            private_key=_own_key(former, name) or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES)),
             ring=key.ring,
             document=document,
             options=options,
@@ -169,6 +178,50 @@ def _open_state(settings: Settings, document: MeshDocument) -> StateFile:
     except CannotWrite as error:
         log.warning("state is not kept: a restart starts over", error=error)
     return state_file
+
+
+async def _take_over_former_interfaces(
+    settings: Settings, document: MeshDocument, state_file: StateFile
+) -> None:
+    """Go on from what this mesh left under another interface name, and take its device away.
+
+    An edit of the name may end a pod before its agent has read it. The next one starts with the new
+    name. The former device would keep this node's overlay address and the routes to all peers.
+
+    Raises:
+        InvalidSpec: an agent runs with the former interface.
+
+    """
+    if settings.kubernetes is None:
+        return
+    for interface, state in [*state_file.others()]:
+        if (
+            state.mesh is None
+            or state.mesh.uid != document.uid
+            or state.mesh.wireguard.interface != interface
+        ):
+            continue
+        former = StateFile(settings.state_dir / f"{interface}.json", gossip_port=state.mesh.gossip.port)
+        try:
+            with claim_interface(interface):
+                former.lock()
+                if state.private_key is not None:
+                    await remove_tunnel(
+                        interface,
+                        Owner(state.private_key.public, state.mesh.overlay),
+                        None if settings.no_etc_hosts else HostsFile(settings.hosts_file, interface),
+                    )
+                # Of an agent that was killed: commands would not know which socket to ask.
+                with suppress(OSError):
+                    socket_path(settings.run_dir, interface).unlink(missing_ok=True)
+                # Last: until then the next start finds it, and does the same again.
+                state_file.take_over(former)
+        except CannotWrite as error:
+            log.warning("state file of the former interface not taken over", error=error)
+        else:
+            log.info("former interface removed", interface=interface)
+        finally:
+            former.unlock()
 
 
 def _load_state(state_file: StateFile) -> Loaded:

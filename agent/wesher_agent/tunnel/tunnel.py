@@ -183,17 +183,7 @@ class Tunnel:
 
     async def remove(self) -> None:
         """Take the device and our hosts entries away, be they of this run or of one that was killed."""
-        try:
-            device = self._device or await find_device(self._interface)
-            if device is not None:
-                await device.remove(self._owner)
-        except (WesherError, OSError) as error:
-            log.warning("device not removed", error=error)
-        if self._hosts is not None:
-            try:
-                await asyncio.to_thread(self._hosts.remove)
-            except CannotWrite as error:
-                log.warning("hosts entries not removed", error=error)
+        await remove_tunnel(self._interface, self._owner, self._hosts, device=self._device)
 
     def close(self) -> None:
         """Leave everything as it is for the next start."""
@@ -275,6 +265,31 @@ class Tunnel:
         for name in sorted({*names} - self._skipped_names):
             log.warning("hosts entry not written: another line has the name", node=name)
         self._skipped_names = frozenset(names)
+
+
+async def remove_tunnel(
+    interface: str, owner: Owner, hosts: HostsFile | None, *, device: Device | None = None
+) -> None:
+    """Remove this node's device and its hosts entries; log what cannot be removed.
+
+    Args:
+        interface: its name.
+        owner: this node. A device that belongs to another program stays.
+        hosts: the interface's lines; None leaves the file alone.
+        device: None looks for what an earlier run left.
+
+    """
+    try:
+        device = device or await find_device(interface)
+        if device is not None:
+            await device.remove(owner)
+    except (WesherError, OSError) as error:
+        log.warning("device not removed", error=error)
+    if hosts is not None:
+        try:
+            await asyncio.to_thread(hosts.remove)
+        except CannotWrite as error:
+            log.warning("hosts entries not removed", error=error)
 
 
 async def _with_its_holder(error: WesherError | OSError) -> WesherError | OSError:

@@ -182,6 +182,11 @@ class Device:
             await asyncio.to_thread(remove_own_unreachable, self._backend.interface, overlay)
             await self._backend.remove()
 
+    async def why_foreign(self, owner: Owner) -> str:
+        """Return what shows that the device belongs to another program; empty when it does not."""
+        async with self._one_at_a_time():
+            return await self._why_foreign(owner)
+
     def close(self) -> None:
         """Leave everything running and let go of it; the next start adopts it."""
         self._backend.close()
@@ -301,6 +306,24 @@ async def open_device(mode: WireGuardMode, interface: str, *, userspace_binary: 
     return Device(await asyncio.to_thread(_choose_backend, mode, interface, userspace_binary))
 
 
+def check_mode(mode: WireGuardMode, *, userspace_binary: str | None = None) -> None:
+    """See whether this host has the WireGuard that a mode names. Blocking.
+
+    Args:
+        mode: ``spec.wireguard.mode``; ``Auto`` is left to `open_device`.
+        userspace_binary: as of `open_device`.
+
+    Raises:
+        WireGuardUnavailable: it has not; the text says what to install.
+        InvalidSpec: ``userspace_binary`` is not wireguard-go.
+
+    """
+    if mode == "Kernel" and not kernel_has_wireguard():
+        raise WireGuardUnavailable(kernel.HOW_TO_GET_IT)
+    if mode == "Userspace" and find_userspace_binary(userspace_binary) is None:
+        raise WireGuardUnavailable(userspace.HOW_TO_GET_IT)
+
+
 async def find_device(interface: str) -> Device | None:
     """Return the device that an earlier run of ours left, to be removed; None where there is none."""
     match await asyncio.to_thread(link_kind, interface):
@@ -309,6 +332,23 @@ async def find_device(interface: str) -> Device | None:
         case userspace.LINK_KIND:
             return Device(UserspaceBackend(interface, None))
     return None
+
+
+async def why_taken(interface: str, owner: Owner) -> str:
+    """Return what shows that a name belongs to another program; empty when this node can have it.
+
+    Args:
+        interface: the name.
+        owner: this node.
+
+    Raises:
+        WireGuardUnavailable: the host cannot be asked.
+
+    """
+    if await asyncio.to_thread(link_kind, interface) is None:
+        return ""
+    device = await find_device(interface)
+    return "it is a network device of another kind" if device is None else await device.why_foreign(owner)
 
 
 def _choose_backend(mode: WireGuardMode, interface: str, userspace_binary: str | None) -> Backend:

@@ -122,7 +122,7 @@ class WesherMeshSpec(Resource):
     overlay_cidr: str = Field(
         alias="overlayCIDR",
         max_length=MAX_CIDR_TEXT,
-        json_schema_extra=rules.all_of(rules.ANY_NETWORK, rules.OVERLAY_PREFIX, rules.IMMUTABLE),
+        json_schema_extra=rules.all_of(rules.ANY_NETWORK, rules.OVERLAY_PREFIX, rules.IMMUTABLE_NETWORK),
     )
     """Network of the overlay, IPv4 (/8 to /30) or IPv6 (/32 to /126); the same on all members."""
     allocation_cidr: str = Field(
@@ -134,7 +134,9 @@ class WesherMeshSpec(Resource):
     """The part of overlayCIDR this cluster allocates from; empty means all of it."""
     cluster_name: str = Field("", max_length=63, json_schema_extra=rules.or_empty(rules.DNS_NAME))
     """When set, members are named `<node>.<clusterName>`; needed where node names repeat across clusters."""
-    cluster_key_secret_ref: SecretRef = Field(SecretRef(), json_schema_extra={"default": {}})
+    cluster_key_secret_ref: SecretRef = Field(
+        SecretRef(), json_schema_extra=rules.all_of(rules.IMMUTABLE_KEY_SECRET, default={})
+    )
     """The Secret with the cluster key."""
     seed_nodes: list[
         Annotated[

@@ -53,7 +53,16 @@ OVERLAY_PREFIX = cel(
     "the prefix must be /8 to /30 for IPv4, /32 to /126 for IPv6",
     shows="self",
 )
-IMMUTABLE = cel("self == oldSelf", "is immutable: every member derives its address from it")
+IMMUTABLE_NETWORK = cel(
+    "self == oldSelf",
+    "is immutable, since every member has an address in it: delete the mesh and create it again",
+)
+IMMUTABLE_KEY_SECRET = cel(
+    # A field without a default may be absent.
+    "(has(self.name) ? self.name : '') == (has(oldSelf.name) ? oldSelf.name : '')",
+    "is immutable. To rotate the key, edit the Secret: add the new key to accepted-keys, then exchange the "
+    "two, then remove the old one. To use another Secret, delete the mesh and create it again",
+)
 DNS_NAME = cel(
     "!format.dns1123Subdomain().validate(self).hasValue()",
     "must be a lower-case DNS name",

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import stat
 from ipaddress import ip_address, ip_network
@@ -440,3 +441,44 @@ def test_with_a_full_disk_the_old_state_stands_and_a_broken_one_is_not_lost(tmp_
         "{ broken",
         "a { broken",
     ]
+
+
+def state_files(directory: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in directory.iterdir() if not path.name.startswith(".")}
+
+
+def test_a_file_taken_over_brings_its_previous_generation_and_what_was_set_aside(tmp_path: Path) -> None:
+    for name in ("old.json", "old.json.previous", "old.json.corrupt-1"):
+        (tmp_path / name).write_text(name)
+    former, state = (StateFile(tmp_path / name, gossip_port=7946) for name in ("old.json", "new.json"))
+    former.lock()
+    state.take_over(former)
+    former.unlock()
+    assert state_files(tmp_path) == {
+        "new.json": "old.json",
+        "new.json.previous": "old.json.previous",
+        "new.json.corrupt-1": "old.json.corrupt-1",
+    }
+    assert not (tmp_path / ".old.json.lock").exists()
+
+
+@pytest.mark.parametrize("newer", ["old.json", "new.json"])
+def test_of_two_files_the_one_that_was_written_later_stays(tmp_path: Path, newer: str) -> None:
+    """The name went to and fro."""
+    for name in ("old.json", "new.json"):
+        (tmp_path / name).write_text(name)
+        os.utime(tmp_path / name, (1000 + (name == newer),) * 2)
+    former, state = (StateFile(tmp_path / name, gossip_port=7946) for name in ("old.json", "new.json"))
+    state.take_over(former)
+    assert state_files(tmp_path) == {"new.json": newer}
+
+
+def test_the_states_of_other_interfaces_are_found_and_what_is_no_state_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text(render_state(FULL))
+    (tmp_path / "this.json").write_text(render_state(FULL))
+    (tmp_path / "a-directory.json").mkdir()
+    (tmp_path / "broken.json").write_text("{")
+    found = dict(StateFile(tmp_path / "this.json", gossip_port=7946).others())
+    assert found.keys() == {"other", "broken"}
+    assert found["other"].mesh == FULL.mesh
+    assert found["broken"] == SavedState()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from pathlib import Path
 
 import pytest
 
-from wesher_agent.kube.mounted import MountedDirectory
+from wesher_agent.kube import mounted as mounted_module
+from wesher_agent.kube.mounted import Mounted, MountedDirectory
 from wesher_common.errors import InvalidSpec
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
@@ -102,3 +104,30 @@ def test_what_is_missing_or_broken_is_named_once_until_it_changes(
         mounted.read()
     assert str(error.value).startswith(line)
     assert not mounted.has_changed()
+
+
+async def test_what_the_host_cannot_apply_is_named_once_and_given_again_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mounted_module, "POLL_SECONDS", 0.0)
+    mount(tmp_path, "1", mesh_json=DOCUMENT, cluster_key=OLD)
+    mounted = MountedDirectory(tmp_path)
+    problems: list[str] = []
+    taken = asyncio.Event()
+
+    async def take(content: Mounted) -> None:
+        assert content.document.name == "m"
+        problems.append(mounted.problem)
+        if len(problems) < 4:
+            raise InvalidSpec("interface", "is in use by another agent")
+        taken.set()
+
+    watch = asyncio.create_task(mounted.watch(take, on_change=lambda: None, on_nudge=pytest.fail))
+    async with asyncio.timeout(60):
+        await taken.wait()
+        await asyncio.sleep(0)
+    watch.cancel()
+    assert problems == ["", *["interface: is in use by another agent"] * 3]
+    assert mounted.problem == ""
+    assert caplog.text.count("mounted files rejected") == 1
+    assert not mounted.has_changed(), "it is given no more"

@@ -19,6 +19,7 @@ from wesher_agent.mesh.local import Local, Options
 from wesher_agent.mesh.member import (
     APPLY_PAUSE,
     APPLY_RETRY,
+    LEFT_SECONDS,
     LISTEN_RETRY,
     SAVE_RETRY,
     MeshMember,
@@ -88,7 +89,7 @@ class Shell:
                 self.tell(lambda member, now: member.saved(now=now))
         self.outputs.clear()
 
-    def hear(self, claim: Alive | Suspect) -> None:
+    def hear(self, claim: Alive | Suspect | Dead) -> None:
         """Let gossip bring a claim."""
         self.member._engine.inject(claim, now=self.now)
         self.tell(lambda member, now: member.handle_timer(now=now))
@@ -676,9 +677,15 @@ DOCUMENT = {"version": 1, "name": "m", "uid": "u", "overlayCIDR": "10.189.0.0/24
     [
         ({"name": "other"}, True),
         ({"uid": "v"}, True),
-        ({"gossip": {"port": 7947}}, True),
+        ({"clusterName": "east"}, True),
+        ({"gossip": {"port": 7947}}, False),
+        ({"gossip": {"profile": "LAN"}}, True),
+        ({"gossip": {"label": "other"}}, True),
+        ({"wireguard": {"interface": "wgother"}}, True),
         ({"wireguard": {"mode": "Kernel"}}, True),
         ({"wireguard": {"port": 51821}}, False),
+        ({"wireguard": {"mtu": 1300, "persistentKeepalive": 25}}, False),
+        ({"allocationCIDR": "10.189.0.0/25", "removed": ["b"], "clusterSeeds": ["192.0.2.1"]}, False),
         ({"seedNodes": ["192.0.2.1"], "etcHosts": "Off"}, False),
     ],
 )
@@ -693,6 +700,50 @@ def test_what_takes_a_restart(changes: dict[str, object], *, restarts: bool) -> 
     else:
         assert shell.member.ending is None
         assert shell.member._local.document == new
+
+
+def test_one_that_leaves_keeps_its_tunnel_for_as_long_as_a_move_takes() -> None:
+    """Two ends that both take their peer away begin two handshakes at once, which can cost 15 s."""
+    place = Place(overlay_address=ip_address("10.189.0.9"))
+    shell = started(local_node("a", options=IN_KUBERNETES, place=place))
+    shell.met("b", B.ip)
+    shell.settle()
+    left_at = shell.now
+    shell.hear(Dead(1, "b", "b"))
+    shell.run(LEFT_SECONDS - 0.5)
+    assert all("b" in apply.desired.tunnels for apply in shell.take(Apply))
+    shell.tell(lambda member, now: member.applied(now=now))
+    shell.run(5.0)
+    (apply,) = shell.take(Apply)
+    assert apply.desired.tunnels == {}
+    assert shell.now - left_at > LEFT_SECONDS
+    shell.tell(lambda member, now: member.applied(now=now))
+    shell.run(10.0)
+    assert not shell.take(Apply), "that was all"
+
+
+def test_another_gossip_port_is_announced_once_it_listens_there() -> None:
+    old, new = (
+        MeshDocument.from_json(json.dumps(DOCUMENT | more)) for more in ({}, {"gossip": {"port": 7999}})
+    )
+    shell = started(local_node("a", mesh=old, options=IN_KUBERNETES))
+    shell.met("b", B.ip)
+    shell.settle()
+    former, bound = shell.member._engine.me.address, shell.member._bound
+    assert bound is not None
+    there = Address(former.ip, 7999)
+    shell.tell(lambda member, now: member.mesh_changed(new, member._local.ring, now=now))
+    shell.run(0.0)
+    assert shell.take(Listen) == [Listen(bound.addresses, 7999)]
+    assert shell.member._engine.me.address == former
+    shell.tell(lambda member, now: member.listening(now=now))
+    shell.run(20.0)
+    assert shell.member._engine.me.address == there
+    assert (B, "a") in {(to, message.from_node) for to, message in shell.said(Dead)}, (
+        "it leaves the former one"
+    )
+    assert [message.port for _, message in shell.said(Alive) if message.node == "a"][-1] == 7999
+    assert shell.member.ending is None
 
 
 @pytest.mark.parametrize(
@@ -710,7 +761,8 @@ def test_which_device_the_next_start_can_adopt(mode: WireGuardMode, kind: str, *
     following = WireGuardSettings(mode=mode)
     if following != present:
         assert Restart(present, following).keeps_device(kind) == stays
-    assert not Restart(present, WireGuardSettings(interface="wgother", mode=mode)).keeps_device(kind)
+    another_name = Restart(present, WireGuardSettings(interface="wgother", mode=mode))
+    assert another_name.keeps_device(kind), "the next agent takes it away once it has its own name"
     assert Restart(following, following).keeps_device(kind), "nothing changed"
 
 

@@ -252,6 +252,16 @@ def test_this_member_is_not_dialled_as_its_own_seed() -> None:
     assert who.due(now=0.0) == [B]
 
 
+def test_another_gossip_port_is_that_of_seeds_without_one_and_of_this_member() -> None:
+    who = roster()
+    named = SeedAddress("seed.example")
+    who.set_own_addresses([ip_address("192.0.2.1")], overlay_address=None, now=0.0)
+    who.set_seeds([SeedAddress("192.0.2.1"), SeedAddress("192.0.2.2"), named], now=0.0)
+    who.resolved(named, [ip_address("192.0.2.3")], now=0.0)
+    who.set_gossip_port(7999, now=0.0)
+    assert set(who.due(now=0.0)) == {Address("192.0.2.2", 7999), Address("192.0.2.3", 7999), named}
+
+
 def test_a_seed_no_longer_named_is_left_alone() -> None:
     who = roster()
     who.set_seeds([SeedAddress("192.0.2.2")], now=0.0)

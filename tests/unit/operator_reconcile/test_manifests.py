@@ -185,3 +185,32 @@ def test_an_events_note_is_cut_to_the_bytes_that_the_api_server_takes() -> None:
     now = datetime(2026, 11, 22, tzinfo=UTC)
     note = event(mesh(), "Reason", "x" + "ü" * 1024, warning=True, name="n", now=now)["note"]
     assert len(note.encode()) == 1023
+
+
+EDITS: dict[str, Any] = {
+    "allocationCIDR": "10.189.7.0/24",
+    "clusterName": "east",
+    "seedNodes": ["192.0.2.1"],
+    "nodeSelector": {"role": "edge"},
+    "tolerations": [],
+    "wireguard.interface": "wgother",
+    "wireguard.port": 51999,
+    "wireguard.mtu": 1300,
+    "wireguard.persistentKeepalive": 25,
+    "wireguard.mode": "Userspace",
+    "gossip.port": 7999,
+    "gossip.profile": "LAN",
+    "gossip.label": "other",
+    "addresses.prefer": ["ExternalIP"],
+    "etcHosts": "Off",
+}
+ROLLS = {"nodeSelector", "tolerations", "wireguard.interface"}
+"""The interface, since the pod's probes name it."""
+
+
+@pytest.mark.parametrize("field", EDITS)
+def test_few_edits_give_the_agents_other_pods(field: str) -> None:
+    """A node in user space has no tunnels while its pod is replaced."""
+    section, _, name = field.rpartition(".")
+    spec = {section: {name: EDITS[field]}} if section else {name: EDITS[field]}
+    assert (agents(**spec)["spec"]["template"] != agents()["spec"]["template"]) == (field in ROLLS)

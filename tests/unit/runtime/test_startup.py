@@ -21,6 +21,7 @@ from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime import startup
+from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.startup import Startup, start_up
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.tombstones import Tombstone
@@ -51,13 +52,14 @@ SAVED = SavedState(
 )
 
 
-async def begun(directory: Path, saved: SavedState) -> Startup:
-    """Begin in a mesh with uid u-1, with no API server to ask."""
-    (directory / "mesh.json").write_text(json.dumps(MESH))
+async def begun(directory: Path, saved: SavedState, **changes: object) -> Startup:
+    """Begin in a mesh with uid u-1, with no API server to ask, that was edited since the state was saved."""
+    (directory / "mesh.json").write_text(json.dumps(MESH | changes))
     (directory / "cluster-key").write_text(base64.b64encode(bytes(32)).decode())
     (directory / "kubeconfig").write_text(json.dumps(KUBECONFIG))
     (directory / "wgbegin.json").write_text(render_state(saved))
     flags = [f"--kubernetes={directory}", f"--kubeconfig={directory / 'kubeconfig'}"]
+    flags += [f"--run-dir={directory}", f"--hosts-file={directory / 'hosts'}"]
     settings = agent_settings([*flags, f"--state-dir={directory}", "--node-name=a"], {})
     async with AsyncExitStack() as held:
         return await start_up(settings, held)
@@ -94,6 +96,55 @@ async def test_of_another_mesh_nobody_is_expected_and_nothing_taken_over_but_wha
     local = begin.local.with_first_address(begin.saved)
     assert (local.overlay_address, local.location) == (None, "")
     assert local.private_key == SAVED.private_key
+
+
+async def test_a_node_whose_cluster_has_another_name_keeps_its_key_and_address_and_leaves_the_former_name(
+    tmp_path: Path,
+) -> None:
+    saved = replace(SAVED, gossip_address=Address("192.0.2.1", 7946))
+    begin = await begun(tmp_path, saved, clusterName="east")
+    assert begin.local.name == "a.east"
+    assert begin.local.private_key == SAVED.private_key
+    local = begin.local.with_first_address(begin.saved)
+    assert local.overlay_address == SAVED.overlay_address
+    left = {gone.name for gone in begin.saved.tombstones if gone.left}
+    assert left == {"a"}
+
+
+async def test_a_clone_in_a_cluster_of_another_name_does_not_take_the_key_nor_say_that_the_original_left(
+    tmp_path: Path,
+) -> None:
+    begin = await begun(tmp_path, replace(SAVED, name="b"), clusterName="east")
+    assert begin.local.private_key != SAVED.private_key
+    assert not any(gone.left for gone in begin.saved.tombstones)
+
+
+OTHER = {"interface": "wgbegin3"}
+
+
+async def test_a_mesh_whose_interface_has_another_name_goes_on_from_the_former_ones_state(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "wgbegin.json.previous").write_text(render_state(SAVED))
+    begin = await begun(tmp_path, SAVED, wireguard=OTHER)
+    assert begin.local.private_key == SAVED.private_key
+    assert begin.saved.nodes == SAVED.nodes
+    left = {path.name for path in tmp_path.iterdir() if "wgbegin" in path.name}
+    assert left == {"wgbegin3.json", "wgbegin3.json.previous", ".wgbegin3.json.lock"}
+
+
+async def test_another_meshs_state_under_another_interface_is_left_alone(tmp_path: Path) -> None:
+    assert SAVED.mesh is not None
+    others = replace(SAVED, mesh=replace(SAVED.mesh, uid="u-2"))
+    begin = await begun(tmp_path, others, wireguard=OTHER)
+    assert begin.saved == SavedState()
+    assert (tmp_path / "wgbegin.json").read_text() == render_state(others)
+
+
+async def test_a_former_interface_on_which_an_agent_runs_is_not_taken_from_it(tmp_path: Path) -> None:
+    with claim_interface("wgbegin"), pytest.raises(InvalidSpec, match="in use by another agent"):
+        await begun(tmp_path, SAVED, wireguard=OTHER)
+    assert (tmp_path / "wgbegin.json").read_text() == render_state(SAVED)
 
 
 KEY = ClusterKey(b"g" * 32).reveal_base64()

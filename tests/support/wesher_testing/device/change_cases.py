@@ -231,5 +231,7 @@ def a_changed_overlay_address_or_key_replaces_the_old_one(carrier: Carrier) -> N
         address=IPv4Address("10.77.0.9"),
         listen_port=PORT + 1,
     )
-    holds(agent.call(configure, wish)[0].sessions_lost, "a new key loses the sessions")
+    outcome = agent.call(configure, wish)[0]
+    holds(outcome.sessions_lost, "a new key loses the sessions")
+    holds(outcome.port_moved, "peers must learn another port")
     looks_as_wished(host, wish)
