@@ -115,34 +115,55 @@ def test_seeds_reach_the_agents_without_a_new_pod(api: ApiServer, edit: Callable
     assert agents(api) == pod
 
 
-def test_a_node_that_the_selector_no_longer_names_leaves_and_the_others_stay(
-    api: ApiServer, edit: Callable[..., None]
+ONLY_A = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["a"]}]}
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        {"nodeSelector": {"kubernetes.io/hostname": "a"}},
+        {
+            "affinity": {
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [ONLY_A]}
+                }
+            }
+        },
+    ],
+    ids=["nodeSelector", "affinity"],
+)
+def test_a_node_that_is_no_longer_selected_leaves_and_the_others_stay(
+    api: ApiServer, edit: Callable[..., None], selection: dict[str, Any]
 ) -> None:
-    before = places(api)
+    before, pod = places(api), agents(api)
     metadata = {"name": "agent-b", "namespace": NAMESPACE, "labels": {"wesher.dev/mesh": "demo"}}
     container = {"name": "agent", "image": "wesher:test"}
     spec = {"nodeName": "b", "serviceAccountName": "wesher-agent", "containers": [container]}
     api.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-    edit(nodeSelector={"kubernetes.io/hostname": "a"})
-    eventually(lambda: agents(api)["spec"].get("nodeSelector"), within=SOON)
+    edit(**selection)
+    eventually(lambda: agents(api), within=SOON, until=lambda found: found != pod)
     # As the DaemonSet controller does. No kubelet is here, so the pod stays, with the mark that it ends.
     api.kubectl("delete", "pod", "agent-b", "-n", NAMESPACE, "--wait=false")
     after = eventually(lambda: places(api), within=SOON, until=lambda found: found.keys() == {"a"})
     assert after["a"] == before["a"]
 
 
+NOT_READY = {"key": "node.kubernetes.io/not-ready", "operator": "Exists"}
+"""The API server puts that taint on every new Node, and no kubelet is here to take it away."""
+
+
 def test_a_node_whose_taint_is_tolerated_now_gets_its_place(
     api: ApiServer, edit: Callable[..., None]
 ) -> None:
-    before = places(api)
-    edit(tolerations=[])
-    eventually(lambda: agents(api)["spec"].get("tolerations"), within=SOON, until=lambda found: not found)
+    before, pod = places(api), agents(api)
+    edit(tolerations=[NOT_READY])
+    eventually(lambda: agents(api), within=SOON, until=lambda found: found != pod)
     api.node("c", "192.168.7.3")
     eventually(lambda: places(api), within=SOON, until=lambda found: "c" in found)
     api.kubectl("delete", "node", "c")
     eventually(lambda: places(api), within=SOON, until=lambda found: "c" not in found)
     api.kubectl("create", "-f", "-", stdin=json.dumps(_tainted("c")))
-    edit(tolerations=[{"key": "role", "operator": "Exists"}])
+    edit(tolerations=[NOT_READY, {"key": "role", "operator": "Exists"}])
     after = eventually(lambda: places(api), within=SOON, until=lambda found: "c" in found)
     assert {name: after[name] for name in before} == before
 
@@ -162,6 +183,6 @@ def _tainted(name: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
         "spec": {"taints": [{"key": "role", "effect": "NoExecute"}]},
     }

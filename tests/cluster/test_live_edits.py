@@ -39,10 +39,8 @@ def test_an_edit_takes_effect_on_every_node_and_keeps_no_pair_apart(
             running.api.kubectl("patch", "wmesh", mesh.name, "--type=merge", f"--patch={change}")
             eventually(lambda v=value: _has(running, mesh, section, field, v), within=_SETTLED_SECONDS)  # type: ignore[misc]
     assert max(pinging.outages.values()) <= stretched(_DOWN_SECONDS), pinging.outages
-    if field != "interface":
-        # The pods' probes name the interface, so an edit of it replaces the pods.
-        assert _containers(mesh) == before
-    else:
+    assert _containers(mesh) == before
+    if field == "interface":
         for node in running.nodes.values():
             assert values[0] not in node.run(["ip", "-brief", "link"]).stdout
             assert values[0] not in node.run(["ip", "route"]).stdout

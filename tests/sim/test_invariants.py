@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import count
 from math import inf
+from typing import Any
 
 import pytest
 
@@ -129,8 +130,8 @@ def test_a_view_that_does_not_follow_is_seen(make_mesh: MakeMesh, monkeypatch: p
 
 
 def test_two_owners_of_an_address_are_seen(make_mesh: MakeMesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    def undecided(own: LocalPeer, members: Iterable[RosterMember]) -> Desired:
-        wish = desired(own, members)
+    def undecided(own: LocalPeer, members: Iterable[RosterMember], *former: Any) -> Desired:
+        wish = desired(own, members, *former)
         rivals = [replace(peer, public_key=private_key("rival").public) for peer in wish.device.peers]
         return replace(wish, device=replace(wish.device, peers=(*wish.device.peers, *rivals)))
 

@@ -200,13 +200,14 @@ class ProbePlan:
         for peer, asked in list(self._asked.items()):
             if has_answered(asked.received, received.get(peer, 0)):
                 self._answered[peer] = True
+                # A late answer shows a slow peer. No answer does not: its path may be cut.
                 if now < asked.at + QUICK_SECONDS:
                     self._quick.add(peer)
+                else:
+                    self._quick.discard(peer)
             elif now >= asked.at + ANSWER_SECONDS:
                 self._answered[peer] = False
             else:
-                if now >= asked.at + QUICK_SECONDS:
-                    self._quick.discard(peer)
                 continue
             del self._asked[peer]
         self._looks = [look for look in self._looks if look > now and self._may_answer(self._asked)]

@@ -192,6 +192,7 @@ EDITS: dict[str, Any] = {
     "clusterName": "east",
     "seedNodes": ["192.0.2.1"],
     "nodeSelector": {"role": "edge"},
+    "affinity": {"nodeAffinity": None},
     "tolerations": [],
     "wireguard.interface": "wgother",
     "wireguard.port": 51999,
@@ -204,8 +205,8 @@ EDITS: dict[str, Any] = {
     "addresses.prefer": ["ExternalIP"],
     "etcHosts": "Off",
 }
-ROLLS = {"nodeSelector", "tolerations", "wireguard.interface"}
-"""The interface, since the pod's probes name it."""
+ROLLS = {"nodeSelector", "affinity", "tolerations"}
+"""What the pods' template says."""
 
 
 @pytest.mark.parametrize("field", EDITS)

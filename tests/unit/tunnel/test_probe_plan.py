@@ -180,6 +180,8 @@ def test_quick_is_who_answered_its_last_probe_at_once() -> None:
     plan.ask_everyone(now=20.0)
     plan.due({"a": 1, "b": 1}, now=20.0)
     plan.judge({"a": 1, "b": 2}, now=23.0)
+    assert plan.quick == {"a"}, "its path may be cut"
+    plan.judge({"a": 33, "b": 2}, now=30.0)
     assert plan.quick == frozenset(), "its firewall was closed meanwhile"
     plan.set_peers([], now=24.0)
     assert plan.quick == frozenset()
