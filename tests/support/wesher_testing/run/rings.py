@@ -121,7 +121,7 @@ RINGS = (
     Ring(
         "sim",
         "members on a virtual network, every decoder against new inputs, and sabotages that must be noticed",
-        6,
+        8,
         (
             _tests("sim", name="simulations"),
             _tests("fuzz/test_new_inputs.py", name="new inputs"),
@@ -142,8 +142,8 @@ RINGS = (
     Ring(
         "agent",
         "the agent as a process, attacked too",
-        5,
-        _file_by_file("agent", "test_one_host", "test_hostile", "test_mesh"),
+        9,
+        _file_by_file("agent", "test_live_edits", "test_one_host", "test_hostile", "test_mesh"),
         lane=Lane.WAITS,
         workers=3,
         needs_root=True,
@@ -196,7 +196,7 @@ RINGS = (
     Ring(
         "apiserver",
         "the operator and the chart on a real API server",
-        7,
+        10,
         (
             _tests(*_files("apiserver", but=_SECOND_API_SERVER), name="one API server"),
             _tests(*_files("apiserver", only=_SECOND_API_SERVER), name="another API server"),
