@@ -148,10 +148,14 @@ async def _hindrance(cluster: Cluster, name: str) -> str:
     mesh = await cluster.get(MESH, name)
     if mesh is None:
         return "there is no such WesherMesh"
-    return _not_ready(mesh) or unreached(mesh, await cluster.list(WESHER_NODE))
+    return not_ready(mesh) or unreached(mesh, await cluster.list(WESHER_NODE))
 
 
-def _not_ready(mesh: Object) -> str:
+def not_ready(mesh: Object) -> str:
+    """Return why a mesh, or one of its nodes, is not ready; empty if all are.
+
+    A mesh is Ready also while a new node starts.
+    """
     status: Mapping[str, Any] = mesh.get("status") or {}
     if status.get("observedGeneration") != mesh["metadata"]["generation"]:
         return "the operator has not looked at its spec yet"
@@ -160,7 +164,8 @@ def _not_ready(mesh: Object) -> str:
         entry = found.get(kind, {})
         if entry.get("status") != "True":
             return f"{kind} is {entry.get('status', 'Unknown')}: {entry.get('message') or 'no reason yet'}"
-    return ""
+    members = status.get("members") or {}
+    return "" if members.get("ready") == members.get("desired") else str(found["Ready"].get("message", ""))
 
 
 def unreached(mesh: Object, nodes: Iterable[Object]) -> str:

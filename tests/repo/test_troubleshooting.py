@@ -69,3 +69,11 @@ def test_every_counter_has_a_line_that_is_logged() -> None:
     lines = [re.findall(r"`([^`]+)`", row[2])[0] for row in rows]
     assert len(lines) > 6
     assert [line for line in lines if not is_logged(line)] == []
+
+
+def test_no_text_has_a_user_delete_the_meshes_of_other_installations() -> None:
+    texts = [REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")]
+    texts += [path for path in (REPOSITORY / "charts").rglob("*") if path.is_file()]
+    texts += [path for path in (REPOSITORY / "deploy").rglob("*") if path.is_file()]
+    found = [path for path in texts if re.search(r"delete (wmesh|weshermesh(es)?) --all", path.read_text())]
+    assert found == []

@@ -43,7 +43,7 @@ from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, O
 from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.nudge import Nudges
 from wesher_operator.reconcile.places import REFUSED_AGAIN, Places
-from wesher_operator.reconcile.pod_troubles import PodTroubles
+from wesher_operator.reconcile.pod_troubles import NOT_RUNNING, PodTroubles
 from wesher_operator.reconcile.publish import Publisher
 from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
 from wesher_operator.reconcile.status import Findings
@@ -187,7 +187,8 @@ class MeshReconciler:
                 await self._ensure(DAEMON_SET, self._daemon_set(mesh, spec, document))
             if ring is not None:
                 moments.append(await self._nudges.send(document, ring, self._own_members(mesh), now=now))
-            troubles, look_again = await self._pod_troubles.look(desired, now=now)
+            known = status.nodes_said_to_be(mesh, NOT_RUNNING.reason, desired)
+            troubles, look_again = await self._pod_troubles.look(desired, known, now=now)
             moments.append(look_again)
         except InvalidSpec as error:
             refused_write = error
@@ -200,7 +201,7 @@ class MeshReconciler:
         if not status.views_differ(members, now=now):
             self._views_differ_since = None
         elif self._views_differ_since is None:
-            self._views_differ_since = now
+            self._views_differ_since = status.views_differed_since(mesh, len(members), now=now)
         findings = Findings(
             desired=desired,
             members=members,

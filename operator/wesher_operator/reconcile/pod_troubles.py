@@ -15,7 +15,7 @@ Left to others: what a pod's status means (`agent_pod`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import datetime, timedelta
 
 from wesher_common.conditions import rfc3339
@@ -33,7 +33,7 @@ _GRACE = timedelta(seconds=3)
 _REMIND_EVERY = timedelta(seconds=15)
 RESTART_GRACE = timedelta(seconds=30)
 """How long an agent may be away for a restart or an upgrade."""
-_NOT_RUNNING = PodTrouble("AgentNotRunning", "runs no agent")
+NOT_RUNNING = PodTrouble("AgentNotRunning", "runs no agent")
 _log = EventLogger("wesher.mesh")
 
 
@@ -58,9 +58,14 @@ class PodTroubles:
         """Since when nodes that have reported run no agent."""
 
     async def look(
-        self, desired: Iterable[NodeFacts], *, now: datetime
+        self, desired: Iterable[NodeFacts], known: Container[str] = (), *, now: datetime
     ) -> tuple[dict[str, PodTrouble], datetime | None]:
         """Return what keeps agents from running, by node, and when time alone may change it.
+
+        Args:
+            desired: the mesh's nodes.
+            known: names of the nodes of which the status already says that they run no agent.
+            now: the time.
 
         Raises:
             ClusterUnavailable: the API server does not answer.
@@ -68,11 +73,13 @@ class PodTroubles:
 
         """
         nodes = {node.name for node in desired}
-        away, until = self._not_running(nodes, now)
+        away, until = self._not_running(nodes, known, now)
         troubles, again = await self._of_pods(nodes, now)
         return away | troubles, min((moment for moment in (until, again) if moment), default=None)
 
-    def _not_running(self, nodes: set[str], now: datetime) -> tuple[dict[str, PodTrouble], datetime | None]:
+    def _not_running(
+        self, nodes: set[str], known: Container[str], now: datetime
+    ) -> tuple[dict[str, PodTrouble], datetime | None]:
         """Return the nodes that have reported and run no agent now, and when another may be one."""
         running = {pod.node for pod in self._world.pods.values() if pod.mesh == self._mesh and pod.runs}
         reported = {
@@ -80,13 +87,17 @@ class PodTroubles:
             for member in self._world.members_of(self._mesh)
             if member.reported_at is not None and member.spec.node_name in nodes - running
         }
-        self._away_since = {node: self._away_since.get(node, now) for node in reported}
+        # An operator that has just started must not give another grace to a node that has had one.
+        self._away_since = {
+            node: self._away_since.get(node, now - RESTART_GRACE if node in known else now)
+            for node in reported
+        }
         ends = {
             node: since + RESTART_GRACE if self._may_be_back(reported[node]) else now
             for node, since in self._away_since.items()
         }
         return (
-            {node: _NOT_RUNNING for node, end in ends.items() if end <= now},
+            {node: NOT_RUNNING for node, end in ends.items() if end <= now},
             min((end for end in ends.values() if end > now), default=None),
         )
 

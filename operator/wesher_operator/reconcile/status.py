@@ -139,6 +139,25 @@ def views_differ(members: Iterable[MemberFacts], *, now: datetime) -> bool:
     return len({m.status.view_hash for m in fresh(members, now=now) if m.status.view_hash}) > 1
 
 
+def views_differed_since(mesh: MeshFacts, members: int, *, now: datetime) -> datetime:
+    """Return since when views have differed, for an operator that sees it for the first time.
+
+    If the status says so already, a former operator saw it: what it says must not change with the operator.
+    """
+    said = find_condition(mesh.status.get("conditions") or [], "Converged")
+    if said is None or said.status != "False":
+        return now
+    return min(datetime.fromisoformat(said.last_transition_time), now) - report_window(members)
+
+
+def nodes_said_to_be(mesh: MeshFacts, reason: str, nodes: Iterable[NodeFacts]) -> set[str]:
+    """Return the names of the nodes to which the mesh's status gives a reason."""
+    said = {
+        entry.get("name") for entry in mesh.status.get("memberList") or [] if entry.get("reason") == reason
+    }
+    return {node.name for node in nodes if mesh.spec is not None and name_of(mesh.spec, node) in said}
+
+
 def next_change(findings: Findings, *, now: datetime) -> datetime | None:
     """Return when the status changes by time alone: a report gets stale, views differ for too long."""
     size = len(findings.members)

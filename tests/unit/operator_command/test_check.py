@@ -1,4 +1,4 @@
-"""Which nodes `wesher-operator check` finds out of each other's reach."""
+"""What `wesher-operator check` waits for: nodes that start, and nodes out of each other's reach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wesher_operator.errands import unreached
+from wesher_operator.errands import not_ready, unreached
 
 
 def mesh(**spec: Any) -> dict[str, Any]:
@@ -46,3 +46,19 @@ def test_pairs_of_a_meshs_own_nodes_are_named(nodes: list[dict[str, Any]], says:
 def test_nodes_go_by_the_names_under_which_they_gossip() -> None:
     nodes = [node("a", "b.east", "b.west"), node("b")]
     assert unreached(mesh(clusterName="east"), nodes) == "a.east does not reach b.east through the tunnel"
+
+
+def test_a_mesh_that_is_ready_while_a_node_starts_is_waited_for() -> None:
+    """`helm test` says that all nodes reach each other; one that starts reaches none."""
+    starting = "2 of 3 nodes are ready; starting: c"
+    status = {
+        "observedGeneration": 1,
+        "conditions": [
+            {"type": "Ready", "status": "True", "reason": "NodesStarting", "message": starting},
+            {"type": "Converged", "status": "True"},
+        ],
+        "members": {"desired": 3, "ready": 2},
+    }
+    found = {"metadata": {"name": "demo", "generation": 1}, "status": status}
+    assert not_ready(found) == starting
+    assert not_ready({**found, "status": {**status, "members": {"desired": 3, "ready": 3}}}) == ""

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -205,8 +207,8 @@ EDITS: dict[str, Any] = {
     "addresses.prefer": ["ExternalIP"],
     "etcHosts": "Off",
 }
-ROLLS = {"nodeSelector", "affinity", "tolerations"}
-"""What the pods' template says."""
+ROLLS = {"nodeSelector", "affinity", "tolerations", "etcHosts"}
+"""What the pods' template says; `docs/live-edits.md` names them."""
 
 
 @pytest.mark.parametrize("field", EDITS)
@@ -214,4 +216,18 @@ def test_few_edits_give_the_agents_other_pods(field: str) -> None:
     """A node in user space has no tunnels while its pod is replaced."""
     section, _, name = field.rpartition(".")
     spec = {section: {name: EDITS[field]}} if section else {name: EDITS[field]}
-    assert (agents(**spec)["spec"]["template"] != agents()["spec"]["template"]) == (field in ROLLS)
+    edited = agents(has_hosts=spec.get("etcHosts") != "Off", **spec)
+    assert (edited["spec"]["template"] != agents()["spec"]["template"]) == (field in ROLLS)
+
+
+def test_the_page_on_edits_names_those_that_replace_pods() -> None:
+    page = (Path(__file__).parents[3] / "docs/live-edits.md").read_text()
+    rows = re.findall(r"^\| `([^`|]+)` \| ([^|]*) \|", page, re.MULTILINE)
+    named = {
+        field.partition(".")[0]
+        for field, says in rows
+        if "#edits-that-replace-pods" in says or says == "As `nodeSelector`"
+    }
+    assert named == ROLLS
+    section = page.partition("## Edits that replace pods")[2]
+    assert {field for field in EDITS if f"`{field}`" in section} == ROLLS

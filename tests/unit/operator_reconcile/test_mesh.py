@@ -21,6 +21,7 @@ from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.mesh import MeshReconciler
 from wesher_operator.reconcile.pod_troubles import RESTART_GRACE
+from wesher_operator.reconcile.status import report_window
 from wesher_operator.reconcile.world import World
 from wesher_testing.cluster.fake_api_server import Answer, Request, Storing, serving
 
@@ -433,6 +434,56 @@ async def test_a_node_that_runs_no_agent_is_not_ready_once_a_restart_would_be_ov
         tell_of_its_pod(world, store, runs=True)
         await runs.reconcile()
         assert members_of(world) == ("1/1", [("Ready", "")])
+
+
+async def test_an_operator_that_starts_keeps_saying_that_a_node_runs_no_agent() -> None:
+    """Its report is still young enough: without a memory the mesh would be Ready again for a while."""
+    store, clock = Storing(), Clock()
+    world = world_of(store, 1)
+    tell_of_an_agent(world, store)
+    tell_of_its_pod(world, store, runs=False)
+    settings = AgentSettings(image="wesher:test")
+    async with serving(store) as cluster:
+        first = MeshReconciler("demo", world, cluster, settings, clock)
+        await first.reconcile()
+        clock.now += RESTART_GRACE
+        await first.reconcile()
+        before = dict(world.meshes["demo"].status)
+        assert members_of(world) == ("0/1", [("NotReady", "AgentNotRunning")])
+
+        clock.now += timedelta(seconds=1)
+        store.written.clear()
+        await MeshReconciler("demo", world, cluster, settings, clock).reconcile()
+    assert world.meshes["demo"].status == before
+    assert not store.written
+
+
+async def test_an_operator_that_starts_keeps_saying_that_views_differ() -> None:
+    store, clock = Storing(), Clock()
+    world = world_of(store, 2)
+    for number, view in enumerate(["one", "other"]):
+        spec = {
+            "meshRef": {"name": "demo", "uid": "u"},
+            "nodeName": f"n{number:03}",
+            "overlayIP": f"10.189.0.{number + 1}",
+        }
+        metadata = {"name": f"demo.n{number:03}", "uid": f"w{number}", "labels": {"wesher.dev/mesh": "demo"}}
+        body = {
+            "metadata": metadata,
+            "spec": spec,
+            "status": {"viewHash": view, "lastReportTime": rfc3339(NOW)},
+        }
+        world.observe(WESHER_NODE, store.put(WESHER_NODE.path("", metadata["name"]), body))
+    settings = AgentSettings(image="wesher:test")
+    async with serving(store) as cluster:
+        first = MeshReconciler("demo", world, cluster, settings, clock)
+        await first.reconcile()
+        assert conditions(world)["Converged"] == ("True", "ViewsAgree")
+        clock.now += report_window(2)
+        await first.reconcile()
+        assert conditions(world)["Converged"] == ("False", "ViewsDiffer")
+        await MeshReconciler("demo", world, cluster, settings, clock).reconcile()
+        assert conditions(world)["Converged"] == ("False", "ViewsDiffer")
 
 
 async def test_reports_from_before_an_installation_make_no_node_ready() -> None:
