@@ -441,8 +441,21 @@ class Agent:
                 self._driver.tell(self._member.state_lost)
 
     async def _take_mounted(self, content: Mounted) -> None:
-        await self._check(content.document.wireguard)
-        self._driver.tell(partial(self._member.mesh_changed, content.document, content.ring))
+        """Apply what is mounted; of what this host cannot apply, only the keys and who was removed.
+
+        Raises:
+            InvalidSpec: as `_check`.
+
+        """
+        document = content.document
+        try:
+            await self._check(document.wireguard)
+        except InvalidSpec:
+            # A node that was removed, or has the former key only, must be shut out now.
+            present = replace(self._view().local.document, removed=document.removed)
+            self._driver.tell(partial(self._member.mesh_changed, present, content.ring))
+            raise
+        self._driver.tell(partial(self._member.mesh_changed, document, content.ring))
 
     async def _check(self, wanted: WireGuardSettings) -> None:
         """Refuse a device that this host cannot have, before the present one goes for it.
