@@ -18,7 +18,7 @@ from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.startup import start_up
 from wesher_agent.runtime.systemd import notify
 from wesher_agent.settings import Settings
-from wesher_common.errors import InvalidSpec
+from wesher_common.errors import WesherError
 from wesher_common.event_logger import EventLogger, log_to_stderr
 from wesher_common.variables import UnknownVariable
 
@@ -58,18 +58,19 @@ async def _run(settings: Settings) -> None:
     check_rights()
     async with AsyncExitStack() as held:
         restarts = await _run_one(await _start(settings, held), signalled)
-    tries = 0
+    pause = 0.0
     while restarts:
-        try:
-            async with AsyncExitStack() as held:
+        async with AsyncExitStack() as held:
+            try:
                 agent = await _start(settings, held)
-                tries = 0
+            except (WesherError, OSError) as error:
+                # Not the end of the process: in a container, wireguard-go would end with it.
+                pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
+                log.error("restart failed: trying again", error=error, seconds=pause)  # noqa: TRY400
+            else:
+                pause = 0.0
                 restarts = await _run_one(agent, signalled)
-        except InvalidSpec as error:
-            # Not the end of the process: in a container, wireguard-go would end with it.
-            pause = min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE)
-            tries += 1
-            log.error("restart failed: trying again", error=error, seconds=pause)  # noqa: TRY400
+        if pause:
             await asyncio.wait([signalled], timeout=pause)
             restarts = not signalled.done()
 

@@ -70,6 +70,7 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
 
     Raises:
         InvalidSpec: a file, the host's name or address, or another agent prevents it.
+        WesherError, OSError: as `look_at_host`.
 
     """
     mounted, ring = None, None
