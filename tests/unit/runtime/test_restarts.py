@@ -6,7 +6,8 @@ import asyncio
 import errno
 import json
 import os
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,56 @@ from wesher_agent.kube import mounted, reporter
 from wesher_agent.netlink.errors import MalformedReply
 from wesher_agent.runtime.startup import Startup, start_up
 from wesher_agent.settings import Settings
+from wesher_common.errors import InvalidSpec
 from wesher_testing.agents.mounted_files import KUBECONFIG
 from wesher_testing.lab.loopback import free_port
 
 SECONDS = 60.0
 """For what takes a moment, on a machine that has other work."""
 KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+
+
+class World:
+    """A directory with what Kubernetes shows an agent, and the process round that agent."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(mounted, "POLL_SECONDS", 0.01)
+        monkeypatch.setattr(reporter, "GONE_SECONDS", 0.0)
+        monkeypatch.setattr(app, "check_rights", lambda: None)
+        self.signalled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        monkeypatch.setattr(app, "_catch_signals", lambda: self.signalled)
+        monkeypatch.setattr(app, "start_up", self._start)
+        self.failures: Iterator[Exception] = iter(())
+        """What the tries of a restart end with, before one succeeds."""
+        self.started: list[Startup] = []
+        self._directory, self._port = directory, free_port("127.0.0.1")
+        (directory / "cluster-key").write_text(KEY)
+        (directory / "kubeconfig").write_text(json.dumps(KUBECONFIG))
+        self._mount("WAN")
+
+    async def run(self, *flags: str) -> None:
+        """Run until it was signalled: by us, or by the start of a second agent."""
+        at = self._directory
+        flags += (f"--kubernetes={at}", f"--kubeconfig={at / 'kubeconfig'}", "--node-name=a")
+        flags += (f"--state-dir={at}", f"--run-dir={at}", f"--hosts-file={at / 'hosts'}")
+        async with asyncio.timeout(SECONDS):
+            await app._run(agent_settings(flags, {}))
+
+    def _mount(self, profile: str) -> None:
+        mesh: dict[str, object] = {"version": 1, "name": "m", "uid": "u", "overlayCIDR": "10.99.0.0/16"}
+        mesh |= {"wireguard": {"interface": f"wg{os.getpid()}r"}}
+        mesh |= {"gossip": {"port": self._port, "profile": profile}}
+        (self._directory / "mesh.json").write_text(json.dumps(mesh))
+
+    async def _start(self, settings: Settings, held: AsyncExitStack) -> Startup:
+        if self.started and (failure := next(self.failures, None)) is not None:
+            raise failure
+        self.started.append(await start_up(settings, held))
+        if len(self.started) == 1:
+            self._mount("LAN")
+        else:
+            self.signalled.set_result(None)
+        return self.started[-1]
 
 
 async def test_a_host_that_cannot_be_looked_at_does_not_end_the_process_not_even_after_hours(
@@ -32,41 +77,46 @@ async def test_a_host_that_cannot_be_looked_at_does_not_end_the_process_not_even
 
     With the longest pause, a thousand tries take nine hours.
     """
-    monkeypatch.setattr(mounted, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(reporter, "GONE_SECONDS", 0.0)
     monkeypatch.setattr(app, "FIRST_PAUSE", 0.0001)
     monkeypatch.setattr(app, "LONGEST_PAUSE", 0.0001)
-    monkeypatch.setattr(app, "check_rights", lambda: None)
-    signalled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    monkeypatch.setattr(app, "_catch_signals", lambda: signalled)
-    port = free_port("127.0.0.1")
-
-    def mount(profile: str) -> None:
-        mesh: dict[str, object] = {"version": 1, "name": "m", "uid": "u", "overlayCIDR": "10.99.0.0/16"}
-        mesh |= {"wireguard": {"interface": f"wg{os.getpid()}r"}}
-        mesh |= {"gossip": {"port": port, "profile": profile}}
-        (tmp_path / "mesh.json").write_text(json.dumps(mesh))
-
-    failures = [OSError(errno.ENFILE, os.strerror(errno.ENFILE)), MalformedReply("kernel addresses: x")] * 520
-    started: list[Startup] = []
-
-    async def start(settings: Settings, held: AsyncExitStack) -> Startup:
-        if started and failures:
-            raise failures.pop(0)
-        started.append(await start_up(settings, held))
-        if len(started) == 1:
-            mount("LAN")
-        else:
-            signalled.set_result(None)
-        return started[-1]
-
-    monkeypatch.setattr(app, "start_up", start)
-    mount("WAN")
-    (tmp_path / "cluster-key").write_text(KEY)
-    (tmp_path / "kubeconfig").write_text(json.dumps(KUBECONFIG))
-    flags = [f"--kubernetes={tmp_path}", f"--kubeconfig={tmp_path / 'kubeconfig'}", "--node-name=a"]
-    flags += [f"--state-dir={tmp_path}", f"--run-dir={tmp_path}", f"--hosts-file={tmp_path / 'hosts'}"]
-    async with asyncio.timeout(SECONDS):
-        await app._run(agent_settings(flags, {}))
-    assert [each.local.document.gossip.profile for each in started] == ["WAN", "LAN"]
+    world = World(tmp_path, monkeypatch)
+    full = OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+    world.failures = iter([full, MalformedReply("kernel addresses: x")] * 520)
+    await world.run()
+    assert [each.local.document.gossip.profile for each in world.started] == ["WAN", "LAN"]
     assert caplog.text.count("restart failed: trying again") == 1040
+
+
+async def test_while_restarts_fail_the_kubelet_hears_that_the_process_runs_and_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends a container that does not answer, and wireguard-go with it."""
+    monkeypatch.setattr(app, "FIRST_PAUSE", SECONDS)
+    monkeypatch.setattr(app, "LONGEST_PAUSE", SECONDS)
+    world, port = World(tmp_path, monkeypatch), free_port("127.0.0.1")
+    failed = asyncio.Event()
+
+    def failures() -> Iterator[Exception]:
+        failed.set()
+        yield InvalidSpec("state file", "is a directory")
+
+    async def probe(path: str) -> str:
+        while True:
+            with suppress(ConnectionRefusedError):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+                answer = (await reader.read()).decode()
+                writer.close()
+                return answer
+            await asyncio.sleep(0.01)
+
+    world.failures = failures()
+    running = asyncio.create_task(world.run(f"--health-port={port}"))
+    async with asyncio.timeout(SECONDS):
+        await failed.wait()
+        alive, ready = await probe("/healthz"), await probe("/readyz")
+    world.signalled.set_result(None)
+    await running
+    assert alive.startswith("HTTP/1.1 200 ")
+    assert ready.startswith("HTTP/1.1 503 ")
+    assert ready.endswith("Ready False RestartFailed\n")
