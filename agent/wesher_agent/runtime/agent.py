@@ -141,7 +141,8 @@ class Agent:
             for output in (self._member.next_output(), self._member.next_output()):
                 if output is not None:
                     await self._do(output)
-        except InvalidSpec:
+        except BaseException:
+            # The next try of a restart is in this process, and would find its port taken.
             await self._driver.close()
             raise
         if self._startup.key_is_new:

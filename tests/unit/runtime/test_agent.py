@@ -302,3 +302,21 @@ async def test_a_device_that_cannot_be_had_holds_up_neither_the_keys_nor_a_remov
         assert local.document.removed == ("b",)
         assert (local.document.wireguard.interface, local.document.wireguard.mtu) == (interface, 0)
         assert agent._member.ending is None
+
+
+async def test_a_start_that_fails_in_whatever_way_holds_no_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next try of a restart is in the same process, and in Kubernetes waits for a port that is taken."""
+    port = free_port("127.0.0.1")
+
+    def fail(*_: Any) -> None:
+        raise OSError("no such luck")
+
+    monkeypatch.setattr(StateFile, "save", fail)
+    async with AsyncExitStack() as held:
+        agent = Agent(await start_up(settings_of(tmp_path, "a", "127.0.0.1", port, "--init"), held))
+        with pytest.raises(OSError, match="no such luck"):
+            await agent.start()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+            again.bind(("127.0.0.1", port))
