@@ -13,12 +13,14 @@ import signal
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
+from wesher_agent.health import HealthServer
 from wesher_agent.netlink.rights import check_rights
 from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.startup import start_up
 from wesher_agent.runtime.systemd import notify
 from wesher_agent.settings import Settings
-from wesher_common.errors import InvalidSpec
+from wesher_common.conditions import Condition
+from wesher_common.errors import WesherError
 from wesher_common.event_logger import EventLogger, log_to_stderr
 from wesher_common.variables import UnknownVariable
 
@@ -26,6 +28,8 @@ log = EventLogger("wesher.agent")
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two tries of a restart; doubled each time."""
+_RESTART_FAILED = Condition("Ready", "False", "RestartFailed")
+"""What `/readyz` says until the next try."""
 
 
 def run_agent(settings: Settings, unknown: Iterable[UnknownVariable]) -> int:
@@ -58,20 +62,33 @@ async def _run(settings: Settings) -> None:
     check_rights()
     async with AsyncExitStack() as held:
         restarts = await _run_one(await _start(settings, held), signalled)
-    tries = 0
+    pause = 0.0
     while restarts:
-        try:
-            async with AsyncExitStack() as held:
+        async with AsyncExitStack() as held:
+            try:
                 agent = await _start(settings, held)
-                tries = 0
+            except (WesherError, OSError) as error:
+                # Not the end of the process: in a container, wireguard-go would end with it.
+                pause = min(2 * pause or FIRST_PAUSE, LONGEST_PAUSE)
+                log.error("restart failed: trying again", error=error, seconds=pause)  # noqa: TRY400
+            else:
+                pause = 0.0
                 restarts = await _run_one(agent, signalled)
-        except InvalidSpec as error:
-            # Not the end of the process: in a container, wireguard-go would end with it.
-            pause = min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE)
-            tries += 1
-            log.error("restart failed: trying again", error=error, seconds=pause)  # noqa: TRY400
-            await asyncio.wait([signalled], timeout=pause)
+        if pause:
+            await _wait(pause, signalled, settings.health_port)
             restarts = not signalled.done()
+
+
+async def _wait(seconds: float, signalled: asyncio.Future[None], health_port: int) -> None:
+    """Wait for a signal, so long at most; meanwhile tell the kubelet that this process runs.
+
+    Unanswered for two minutes, it would end the container, and wireguard-go with it.
+    """
+    async with AsyncExitStack() as held:
+        if health_port:
+            health = HealthServer(health_port, lambda: (_RESTART_FAILED,), on_change=lambda: None)
+            held.callback(asyncio.create_task(health.run()).cancel)
+        await asyncio.wait([signalled], timeout=seconds)
 
 
 async def _start(settings: Settings, held: AsyncExitStack) -> Agent:

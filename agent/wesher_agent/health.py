@@ -20,7 +20,8 @@ from wesher_common.event_logger import EventLogger
 log = EventLogger("wesher.health")
 
 HOST = "127.0.0.1"
-MAX_CONNECTIONS = 8
+MAX_CONNECTIONS = 128
+"""More than asyncio accepts at one go, 100: a connection is read before others can take its place."""
 MAX_REQUEST = 4096
 """Bytes of a request's head."""
 REQUEST_SECONDS = 2.0

@@ -141,7 +141,8 @@ class Agent:
             for output in (self._member.next_output(), self._member.next_output()):
                 if output is not None:
                     await self._do(output)
-        except InvalidSpec:
+        except BaseException:
+            # The next try of a restart is in this process, and would find its port taken.
             await self._driver.close()
             raise
         if self._startup.key_is_new:
@@ -441,8 +442,21 @@ class Agent:
                 self._driver.tell(self._member.state_lost)
 
     async def _take_mounted(self, content: Mounted) -> None:
-        await self._check(content.document.wireguard)
-        self._driver.tell(partial(self._member.mesh_changed, content.document, content.ring))
+        """Apply what is mounted; of what this host cannot apply, only the keys and who was removed.
+
+        Raises:
+            InvalidSpec: as `_check`.
+
+        """
+        document = content.document
+        try:
+            await self._check(document.wireguard)
+        except InvalidSpec:
+            # A node that was removed, or has the former key only, must be shut out now.
+            present = replace(self._view().local.document, removed=document.removed)
+            self._driver.tell(partial(self._member.mesh_changed, present, content.ring))
+            raise
+        self._driver.tell(partial(self._member.mesh_changed, document, content.ring))
 
     async def _check(self, wanted: WireGuardSettings) -> None:
         """Refuse a device that this host cannot have, before the present one goes for it.

@@ -70,6 +70,7 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
 
     Raises:
         InvalidSpec: a file, the host's name or address, or another agent prevents it.
+        WesherError, OSError: as `look_at_host`.
 
     """
     mounted, ring = None, None
@@ -189,7 +190,7 @@ async def _take_over_former_interfaces(
     name. The former device would keep this node's overlay address and the routes to all peers.
 
     Raises:
-        InvalidSpec: an agent runs with the former interface.
+        InvalidSpec: an agent runs with the former interface, or its device cannot be removed now.
 
     """
     if settings.kubernetes is None:
@@ -206,11 +207,11 @@ async def _take_over_former_interfaces(
             with claim_interface(interface):
                 former.lock()
                 if state.private_key is not None:
-                    await remove_tunnel(
-                        interface,
-                        Owner(state.private_key.public, state.mesh.overlay),
-                        None if settings.no_etc_hosts else HostsFile(settings.hosts_file, interface),
-                    )
+                    owner = Owner(state.private_key.public, state.mesh.overlay)
+                    hosts = None if settings.no_etc_hosts else HostsFile(settings.hosts_file, interface)
+                    if problem := await remove_tunnel(interface, owner, hosts):
+                        rule = f"cannot be removed: {problem}"
+                        raise InvalidSpec("the former interface", rule, value=interface)
                 # Of an agent that was killed: commands would not know which socket to ask.
                 with suppress(OSError):
                     socket_path(settings.run_dir, interface).unlink(missing_ok=True)

@@ -269,7 +269,7 @@ class Tunnel:
 
 async def remove_tunnel(
     interface: str, owner: Owner, hosts: HostsFile | None, *, device: Device | None = None
-) -> None:
+) -> str:
     """Remove this node's device and its hosts entries; log what cannot be removed.
 
     Args:
@@ -278,18 +278,24 @@ async def remove_tunnel(
         hosts: the interface's lines; None leaves the file alone.
         device: None looks for what an earlier run left.
 
+    Returns:
+        Why this node's device may still be there; empty when it is not.
+
     """
+    problem = ""
     try:
         device = device or await find_device(interface)
         if device is not None:
             await device.remove(owner)
     except (WesherError, OSError) as error:
+        problem = str(error) or type(error).__name__
         log.warning("device not removed", error=error)
     if hosts is not None:
         try:
             await asyncio.to_thread(hosts.remove)
         except CannotWrite as error:
             log.warning("hosts entries not removed", error=error)
+    return problem
 
 
 async def _with_its_holder(error: WesherError | OSError) -> WesherError | OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 import pytest
 
@@ -16,6 +16,8 @@ from wesher_testing.lab.loopback import free_port
 
 SECONDS = 60.0
 """For what takes a moment, on a machine that has other work."""
+BURST = 90
+"""Connections that wait to be accepted: fewer than the queue holds."""
 NO_DEVICE = Condition("WireGuardReady", "False", "PortTaken", "UDP port 51820 is taken by 192.0.2.7's agent")
 
 
@@ -123,6 +125,20 @@ async def test_idle_connections_do_not_keep_the_kubelet_out(
     assert ended == MAX_CONNECTIONS
     for _, writer in idle:
         writer.close()
+
+
+async def test_a_burst_of_connections_behind_the_kubelets_does_not_end_it(endpoint: Endpoint) -> None:
+    """A local user needs no rights for it, and the kubelet restarts an agent that does not answer."""
+    with ExitStack() as held:
+        # None yields to the server's loop, so that it finds them all at once.
+        kubelet, *_ = [
+            held.enter_context(socket.create_connection((HOST, endpoint.port))) for _ in range(BURST)
+        ]
+        kubelet.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        kubelet.setblocking(False)  # noqa: FBT003 - the library's signature
+        async with asyncio.timeout(SECONDS):
+            answer = await asyncio.get_running_loop().sock_recv(kubelet, MAX_REQUEST)
+    assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_request_that_never_ends_is_cut_off(

@@ -19,17 +19,22 @@ import pytest
 
 from wesher_agent.cli.commands import agent_settings
 from wesher_agent.files.state import StateFile
+from wesher_agent.kube.mounted import Mounted
 from wesher_agent.mesh.host import HostNetwork, Listening
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.mesh.view import Ending
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime import agent as runtime_agent
 from wesher_agent.runtime.agent import Agent
+from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.startup import start_up
 from wesher_agent.settings import Settings
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS
+from wesher_common.errors import InvalidSpec
 from wesher_common.keys import ClusterKey, KeyRing
+from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress
+from wesher_testing.agents.mounted_files import KUBECONFIG
 from wesher_testing.lab.loopback import free_port
 from wesher_testing.virtual.loop_clock import LoopClock
 
@@ -266,3 +271,52 @@ async def test_probes_are_answered_from_the_agents_own_state(tmp_path: Path) -> 
     async with running(tmp_path, "a", "127.0.0.1", gossip, "--init", f"--health-port={health}"):
         await until(no_wireguard)
         assert await get("/healthz") == b"200 the agent runs"
+
+
+async def test_a_device_that_cannot_be_had_holds_up_neither_the_keys_nor_a_removal(tmp_path: Path) -> None:
+    """A refused edit may stand for days, and a key is rotated because someone else has it."""
+    mesh = {"version": 1, "name": "m", "uid": "u", "overlayCIDR": "10.99.0.0/16"}
+    interface, taken = f"wg{os.getpid()}k", f"wg{os.getpid()}t"
+    (tmp_path / "mesh.json").write_text(json.dumps(mesh | {"wireguard": {"interface": interface}}))
+    (tmp_path / "cluster-key").write_text(KEY)
+    (tmp_path / "kubeconfig").write_text(json.dumps(KUBECONFIG))
+    settings = agent_settings(
+        [
+            f"--kubernetes={tmp_path}",
+            f"--kubeconfig={tmp_path / 'kubeconfig'}",
+            f"--state-dir={tmp_path}",
+            f"--run-dir={tmp_path}",
+            f"--hosts-file={tmp_path / 'hosts'}",
+            "--node-name=a",
+        ],
+        {},
+    )
+    edited = mesh | {"wireguard": {"interface": taken, "mtu": 1300}, "removed": ["b"]}
+    async with AsyncExitStack() as held:
+        agent = Agent(await start_up(settings, held))
+        content = Mounted(MeshDocument.from_json(json.dumps(edited)), OTHER_RING)
+        with claim_interface(taken), pytest.raises(InvalidSpec, match="in use by another agent"):
+            await agent._take_mounted(content)
+        local = agent._view().local
+        assert local.ring == OTHER_RING
+        assert local.document.removed == ("b",)
+        assert (local.document.wireguard.interface, local.document.wireguard.mtu) == (interface, 0)
+        assert agent._member.ending is None
+
+
+async def test_a_start_that_fails_in_whatever_way_holds_no_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next try of a restart is in the same process, and in Kubernetes waits for a port that is taken."""
+    port = free_port("127.0.0.1")
+
+    def fail(*_: Any) -> None:
+        raise OSError("no such luck")
+
+    monkeypatch.setattr(StateFile, "save", fail)
+    async with AsyncExitStack() as held:
+        agent = Agent(await start_up(settings_of(tmp_path, "a", "127.0.0.1", port, "--init"), held))
+        with pytest.raises(OSError, match="no such luck"):
+            await agent.start()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+            again.bind(("127.0.0.1", port))

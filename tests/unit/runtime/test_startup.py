@@ -19,12 +19,14 @@ from wesher_agent.files.state_format import render_state
 from wesher_agent.mesh.host import HostNetwork
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.mesh.saved_state import SavedState
+from wesher_agent.netlink.errors import WireGuardUnavailable
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime import startup
 from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.startup import Startup, start_up
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.tombstones import Tombstone
+from wesher_agent.wireguard import device
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
@@ -145,6 +147,28 @@ async def test_a_former_interface_on_which_an_agent_runs_is_not_taken_from_it(tm
     with claim_interface("wgbegin"), pytest.raises(InvalidSpec, match="in use by another agent"):
         await begun(tmp_path, SAVED, wireguard=OTHER)
     assert (tmp_path / "wgbegin.json").read_text() == render_state(SAVED)
+
+
+async def test_a_former_device_that_cannot_be_removed_now_is_tried_again_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would keep this node's overlay address and the routes to all peers, and nobody would know of it."""
+    caplog.set_level("INFO")
+
+    def busy(interface: str) -> str:
+        raise WireGuardUnavailable(f"could not look at {interface}: No buffer space available")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(device, "link_kind", busy)
+        with pytest.raises(
+            InvalidSpec, match=r"the former interface 'wgbegin': cannot be removed: could not"
+        ):
+            await begun(tmp_path, SAVED, wireguard=OTHER)
+    assert (tmp_path / "wgbegin.json").read_text() == render_state(SAVED)
+    assert "former interface removed" not in caplog.text
+    begin = await begun(tmp_path, SAVED, wireguard=OTHER)
+    assert begin.local.private_key == SAVED.private_key
+    assert "former interface removed" in caplog.text
 
 
 KEY = ClusterKey(b"g" * 32).reveal_base64()
