@@ -74,7 +74,7 @@ def make_nodes(api: ApiServer, labels: dict[str, dict[str, str]], taints: dict[s
 def make_agents(api: ApiServer, name: str, spec: WesherMeshSpec) -> None:
     """Make the DaemonSet of a mesh, which is not itself there."""
     mesh = MeshFacts(name, "u", 1, "", deleting=False, spec=spec, problem="", status={})
-    body = daemon_set(mesh, spec, AgentSettings(image="wesher:test"))
+    body = daemon_set(mesh, spec, AgentSettings(image="wesher:test"), health_port=51820, has_hosts=True)
     metadata = {key: value for key, value in body["metadata"].items() if key != "ownerReferences"}
     api.apply(
         {

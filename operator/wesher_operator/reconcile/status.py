@@ -243,7 +243,12 @@ def _conditions(
     said = [
         _key_ready(findings),
         _config_published(mesh, findings),
-        _members_ready(entries, findings.pod_troubles, was_ready=_was_ready(mesh)),
+        _members_ready(
+            entries,
+            findings.pod_troubles,
+            known=_names_of_reporters(mesh, findings),
+            was_ready=_was_ready(mesh),
+        ),
         _converged(findings, now=now),
         _degraded(findings, now=now),
     ]
@@ -277,13 +282,25 @@ def _config_published(mesh: MeshFacts, findings: Findings) -> Condition:
     return Condition("ConfigPublished", "True", "Published", closed)
 
 
+def _names_of_reporters(mesh: MeshFacts, findings: Findings) -> set[str]:
+    """Return the names of the members that have ever reported."""
+    if mesh.spec is None:
+        return set()
+    reporters = {member.spec.node_name for member in findings.members if member.reported_at is not None}
+    return {name_of(mesh.spec, node) for node in findings.desired if node.name in reporters}
+
+
 def _was_ready(mesh: MeshFacts) -> bool:
     found = find_condition(mesh.status.get("conditions") or [], "MembersReady")
     return found is not None and found.is_true
 
 
 def _members_ready(
-    entries: Sequence[MemberStatus], troubles: Mapping[str, PodTrouble], *, was_ready: bool
+    entries: Sequence[MemberStatus],
+    troubles: Mapping[str, PodTrouble],
+    *,
+    known: Collection[str],
+    was_ready: bool,
 ) -> Condition:
     nodes = [entry for entry in entries if entry.kind == "Node"]
     waiting = [entry for entry in nodes if entry.state != "Ready"]
@@ -298,8 +315,9 @@ def _members_ready(
     if all(entry.state == "Starting" and entry.reason == "NotReported" for entry in waiting):
         names = ", ".join(entry.name for entry in waiting[:_MAX_NAMED])
         ready = len(nodes) - len(waiting)
-        if was_ready and ready:
+        if was_ready and ready and not any(entry.name in known for entry in waiting):
             # An autoscaler adds nodes all day: one that is coming up is not a fault of the mesh.
+            # One that was in the mesh and starts again is.
             message = f"{ready} of {len(nodes)} nodes are ready; starting: {names}{more}"
             return Condition("MembersReady", "True", "NodesStarting", message)
         return Condition("MembersReady", "Unknown", "WaitingForAgents", f"no report yet from: {names}{more}")

@@ -296,6 +296,16 @@ def test_a_ready_mesh_stays_ready_while_new_nodes_start_and_shows_them() -> None
     assert condition(again, "Ready")[0] == "Unknown", "one that was not ready has to become so first"
 
 
+def test_a_node_that_starts_again_is_not_a_new_one() -> None:
+    """Its peers send to a machine that is gone, or that is not up yet."""
+    before = status_of(member("a"), member("b"))
+    rebooted = member("b")
+    spec = rebooted.spec.model_copy(update={"machine": "second"})
+    status = rebooted.status.model_copy(update={"machine": "first"})
+    after = status_of(member("a"), replace(rebooted, spec=spec, status=status), before=before)
+    assert condition(after, "Ready") == ("Unknown", "WaitingForAgents", "no report yet from: b")
+
+
 def test_a_new_node_does_not_hide_another_that_failed() -> None:
     before = status_of(member("a"), member("b"))
     status = status_of(member("a"), member("b", ready=False), member("c", ago=None), before=before)
