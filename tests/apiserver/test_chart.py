@@ -117,6 +117,8 @@ def test_the_operator_can_read_what_the_chart_says_of_agents(tmp_path: Path) -> 
             "reg.example/wesher:v7",
             "reg.example/wesher-operator:v7",
         ),
+        ("image.repository=reg.example/x-operator", "reg.example/x:{}", "reg.example/x-operator:{}"),
+        ("image.repository=my-operator,operator.image.repository=other", "my-operator:{}", "other:{}"),
         ("operator.image.repository=a/b,operator.image.tag=v8", "wesher:{}", "a/b:v8"),
         # A digest is of one image.
         (f"image.digest={DIGEST}", f"wesher@{DIGEST}", "wesher-operator:{}"),

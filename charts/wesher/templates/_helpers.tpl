@@ -4,8 +4,14 @@
 {{- define "wesher.labels" -}}
 {{- toYaml (merge (dict "app.kubernetes.io/part-of" "wesher" "app.kubernetes.io/version" .Chart.AppVersion) .Values.commonLabels) }}
 {{- end }}
+{{- /*
+Of the two names that a build gives, users copy either: the operator's is the one that a Deployment shows.
+*/ -}}
+{{- define "wesher.repository" -}}
+{{- if (.Values.operator.image | default dict).repository }}{{ .Values.image.repository }}{{ else }}{{ trimSuffix "-operator" .Values.image.repository }}{{ end }}
+{{- end }}
 {{- define "wesher.image" -}}
-{{- with .Values.global.imageRegistry | default .Values.image.registry }}{{ . }}/{{ end }}{{ .Values.image.repository }}
+{{- with .Values.global.imageRegistry | default .Values.image.registry }}{{ . }}/{{ end }}{{ include "wesher.repository" . }}
 {{- if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 {{- define "wesher.imagePullSecrets" -}}
@@ -17,7 +23,7 @@
 {{- end }}
 {{- define "wesher.operatorImage" -}}
 {{- $image := .Values.operator.image | default dict }}
-{{- with .Values.global.imageRegistry | default .Values.image.registry }}{{ . }}/{{ end }}{{ $image.repository | default (printf "%s-operator" .Values.image.repository) }}
+{{- with .Values.global.imageRegistry | default .Values.image.registry }}{{ . }}/{{ end }}{{ $image.repository | default (printf "%s-operator" (include "wesher.repository" .)) }}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 {{- define "wesher.agentPods" -}}
