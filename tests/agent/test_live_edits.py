@@ -264,22 +264,17 @@ def test_a_name_that_another_device_has_is_refused_and_the_device_stays(mesh: Me
             assert "wireguard.interface 'eth0': belongs to another program" in agent.own_log
 
 
-@pytest.mark.skipif(kernel_has_wireguard(), reason="this kernel has WireGuard")
-def test_a_kind_of_wireguard_that_a_node_lacks_is_named_and_the_device_stays(mesh: Mesh) -> None:
+def test_another_kind_of_wireguard_takes_over_or_is_named_where_the_kernel_lacks_it(mesh: Mesh) -> None:
     with mesh.carrying():
         mesh.edit(wireguard={"mode": "Kernel"})
         for agent in mesh.agents.values():
-            wait_until(lambda a=agent: a.conditions()["KeyCurrent"] == "InvalidConfig", what="it is said")  # type: ignore[misc]
-            assert "mesh.json wireguard: the kernel has no WireGuard" in agent.own_log
-
-
-@pytest.mark.skipif(not kernel_has_wireguard(), reason="this kernel has no WireGuard")
-def test_another_kind_of_wireguard_takes_the_place_of_the_former_one(mesh: Mesh) -> None:
-    with mesh.carrying():
-        mesh.edit(wireguard={"mode": "Kernel"})
-        for agent in mesh.agents.values():
-            wait_until(lambda a=agent: a.status()["wireguard"]["mode"] == "Kernel", what="it is the kernel's")  # type: ignore[misc]
-        wait_until(mesh.is_whole, what="the mesh is whole")
+            if kernel_has_wireguard():
+                wait_until(lambda a=agent: a.status()["wireguard"]["mode"] == "Kernel", what="it is there")  # type: ignore[misc]
+            else:
+                wait_until(lambda a=agent: a.conditions()["KeyCurrent"] == "InvalidConfig", what="it is said")  # type: ignore[misc]
+                assert "mesh.json wireguard: the kernel has no WireGuard" in agent.own_log
+        if kernel_has_wireguard():
+            wait_until(mesh.is_whole, what="the mesh is whole")
 
 
 def test_a_pod_that_was_ended_before_it_read_of_another_interface_leaves_nothing_of_the_former(
