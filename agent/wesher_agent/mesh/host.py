@@ -38,6 +38,8 @@ class HostAddress:
     """Whether IPv6 privacy replaces it within days (RFC 8981)."""
     is_deprecated: bool = False
     """Whether its preferred lifetime has ended: it works, but is about to go."""
+    on_tunnel: bool = False
+    """Whether its link is a tunnel, such as another mesh's."""
 
     @property
     def is_fleeting(self) -> bool:
@@ -152,6 +154,8 @@ def _chosen(host: HostNetwork, usable: Sequence[HostAddress]) -> IPAddress | Non
         return min(by_default, key=lambda address: not address.is_global)
     public = [entry for entry in usable if entry.address.is_global and not entry.is_deprecated]
     candidates = public or [entry for entry in usable if not entry.address.is_loopback]
+    # Another mesh's overlay address leads to that mesh only.
+    candidates = [entry for entry in candidates if not entry.on_tunnel] or candidates
     if not candidates:
         return None
     if not candidates[0].has_default_route and len({entry.link for entry in candidates}) > 1:

@@ -45,7 +45,8 @@ _ADDRESS_HEADER = struct.Struct("=BBBBI")
 _WITHOUT_STATS = pack_attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATS))
 _SIOCGIFFLAGS = 0x8913
 _IFREQ = struct.Struct("16sH22x")
-_IFF_UP, _IFF_RUNNING = 0x1, 0x40
+# linux/if.h: up with a carrier; point-to-point without ARP, as WireGuard's and TUN devices are.
+_UP, _TUNNEL = 0x1 | 0x40, 0x10 | 0x80
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class _Link:
 
     name: str
     is_up: bool
+    is_tunnel: bool
     has_default_route: bool
 
 
@@ -199,8 +201,12 @@ def _links(
         # A link that went meanwhile takes its addresses along.
         with suppress(OSError):
             name = socket.if_indextoname(index)
+            flags = _flags(name)
             links[index] = _Link(
-                names.get(index, name), _is_up(name) and index not in empty_bridges, index in defaults
+                names.get(index, name),
+                is_up=flags & _UP == _UP and index not in empty_bridges,
+                is_tunnel=flags & _TUNNEL == _TUNNEL,
+                has_default_route=index in defaults,
             )
     return links
 
@@ -214,6 +220,7 @@ def _addresses(listed: Iterable[LinkAddress], links: Mapping[int, _Link]) -> Ite
                 prefix_length=entry.prefix_length,
                 link=link.name,
                 link_up=link.is_up,
+                on_tunnel=link.is_tunnel,
                 has_default_route=link.has_default_route,
                 is_tentative=entry.flags & (_TENTATIVE | _OPTIMISTIC) == _TENTATIVE,
                 is_duplicate=bool(entry.flags & _DUPLICATE),
@@ -236,12 +243,11 @@ def _routes(kernel: NetlinkSocket, questions: Sequence[bytes]) -> list[Route]:
     return [parse_route(memoryview(answer)) for answer in dict.fromkeys(bytes(a) for a in answers if a)]
 
 
-def _is_up(link: str) -> bool:
-    """Tell whether a link is up and has a carrier."""
+def _flags(link: str) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, _IFREQ.pack(link.encode(), 0))
-    up = _IFF_UP | _IFF_RUNNING
-    return bool(_IFREQ.unpack(answer)[1] & up == up)
+    flags: int = _IFREQ.unpack(answer)[1]
+    return flags
 
 
 def _nameservers() -> Iterator[IPAddress]:

@@ -193,6 +193,13 @@ def test_with_several_links_and_no_route_to_tell_one_must_be_given() -> None:
     assert choose(*host, everywhere=True).bind == ALL_ADDRESSES
 
 
+def test_the_address_of_a_tunnel_is_a_candidate_only_where_there_is_no_other() -> None:
+    """Two meshes on one host start in any order."""
+    tunnel = at("10.141.246.84", "wglab", prefix=32, on_tunnel=True)
+    assert choose(LOOPBACK, tunnel, at("192.168.7.1")).advertise == ip("192.168.7.1")
+    assert choose(LOOPBACK, tunnel).advertise == ip("10.141.246.84")
+
+
 def test_a_bridge_without_a_carrier_is_not_a_candidate() -> None:
     host = (at("172.20.0.2", prefix=16), at("192.168.122.1", "virbr0", up=False))
     assert choose(*host).advertise == ip("172.20.0.2")
