@@ -36,6 +36,11 @@ from wesher_agent.netlink.host import look_at_host
 
 print(json.dumps({e.link: [e.link_up, e.has_default_route] for e in look_at_host().addresses}))
 """
+ON_TUNNELS = """
+from wesher_agent.netlink.host import look_at_host
+
+print(*(e.link for e in look_at_host().addresses if e.on_tunnel))
+"""
 OUR_ROUTES = """
 import json
 import socket
@@ -91,6 +96,13 @@ def backup_link(host: Host) -> None:
     ip(host, "addr add 10.64.10.5/30 dev wwan0")
     ip(host, "link set wwan0 up")
     ip(host, "link set modem up")
+
+
+def test_a_tunnels_address_is_told_from_others(host: Host) -> None:
+    """WireGuard's devices, in the kernel and in user space, have the flags of this one."""
+    for command in ("tuntap add tun0 mode tun", "addr add 10.141.246.84/32 dev tun0", "link set tun0 up"):
+        ip(host, command)
+    assert host.run([sys.executable, "-c", ON_TUNNELS]).stdout.split() == ["tun0"]
 
 
 def test_a_link_without_a_carrier_is_not_announced(host: Host) -> None:
