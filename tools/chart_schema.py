@@ -95,7 +95,7 @@ def _values() -> Schema:
             section = section["properties"][each]
         if name in section["properties"]:
             raise ValueError(f"{path} is a value of this chart")
-        # Of all that a schema can refuse with, this alone shows a text of ours.
+        # Helm prints no description or title of a schema, but it prints a const.
         section["properties"][name] = {"const": f"left out: use {use}"}
     return root
 

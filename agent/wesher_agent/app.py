@@ -114,7 +114,7 @@ async def _run_one(agent: Agent, signalled: asyncio.Future[None]) -> bool:
             await agent.decide_ending()
     finally:
         signalled.remove_done_callback(stop)
-        # A fault of ours ends the process, but not without its state being saved.
+        # Save the state even when a bug ends the process.
         await agent.end()
     return not (is_told or agent.has_left)
 

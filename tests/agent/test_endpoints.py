@@ -1,4 +1,4 @@
-"""A peer's WireGuard gets another port or address, or somebody with the cluster key says that it has."""
+"""A peer's WireGuard gets another port or address, or a holder of the cluster key announces that it has."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Inside:
 
 
 def test_a_peer_whose_port_is_edited_is_out_of_reach_for_a_moment_only(lab: Lab, start: Start) -> None:
-    """It sends all peers something from its new port; nobody else has been told of it."""
+    """It sends each peer a packet from its new port; the others still have the old mesh.json."""
     mesh = Inside(lab, start, "a", "b", "c")
     # Towards it only: what it would send by itself is no help.
     with Pinging(mesh.agents, mesh.addresses, [("a", "b"), ("c", "b")]) as going:

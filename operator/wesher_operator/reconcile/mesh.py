@@ -143,7 +143,7 @@ class MeshReconciler:
         is_claimed, is_new = bool(mesh.installation), not mesh.status.get("conditions")
         mesh = replace(mesh, installation=self._cluster.namespace)
         if is_new:
-            # Written first, so that whoever waits for Ready has something to wait on.
+            # Written first, so that `kubectl wait` finds the condition Ready.
             await self._publisher.write(
                 mesh, status.first_status(mesh, now=now), unless_changed=not is_claimed
             )

@@ -73,7 +73,7 @@ def test_a_very_long_entry_does_not_push_the_other_rows_apart() -> None:
         PeerMisbehaved("a", TITLE),
     ],
 )
-def test_an_error_is_one_line_whoever_wrote_what_it_quotes(error: WesherError) -> None:
+def test_an_error_is_one_line_whatever_it_quotes(error: WesherError) -> None:
     assert is_printable(str(error))
     assert "FAKE line" in str(error)
 

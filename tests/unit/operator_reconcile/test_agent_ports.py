@@ -1,4 +1,4 @@
-"""Where agents answer probes: a port that their DaemonSet keeps, and that no other program of ours wants."""
+"""The agents' health port: kept by their DaemonSet, and used by no other mesh."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_probes_ask_over_the_nodes_loopback_and_start_no_program() -> None:
 
 
 def test_edits_that_agents_take_from_their_files_end_no_pod() -> None:
-    """The port of the probes, above all, is not the WireGuard port's for ever."""
+    """The health port, above all, stays when the WireGuard port is edited."""
     edited = agents(
         wireguard={"interface": "wg7", "port": 51821}, gossip={"profile": "LAN"}, etcHosts="Names"
     )
