@@ -114,6 +114,6 @@ def test_of_several_interfaces_with_a_state_file_one_must_be_named(lab: Lab) -> 
         (state / f"{interface}.json").write_text("{}")
     refused = host.run([WESHER, "cleanup"], check=False)
     assert refused.returncode == 1
-    assert "name one of wgone, wgtwo" in refused.stderr
+    assert "there are state files for wgone, wgtwo" in refused.stderr
     host.run([WESHER, "cleanup", "--interface=wgone"])
     assert [path.name for path in state.glob("wg*")] == ["wgtwo.json"]

@@ -222,12 +222,13 @@ def _cleanup(argv: Sequence[str], environ: Environ) -> int:
 
     paths = {name: chosen[name] or find_flag(name).default for name in _CLEANUP_FLAGS}
     found = interfaces_with_state(paths["--state-dir"])
-    if chosen["--interface"] is None and len(found) > 1:
-        rule = f"several interfaces have a state file: name one of {', '.join(found)}"
+    # Not guessed from another file's name: a copy that a user keeps there has the keys too.
+    if chosen["--interface"] is None and found and found != [paths["--interface"]]:
+        rule = f"choose the interface to clean: there are state files for {', '.join(found)}"
         raise InvalidSpec("--interface", rule)
     lines = clean_up(
         Leftovers(
-            interface=chosen["--interface"] or (found or [paths["--interface"]])[0],
+            interface=paths["--interface"],
             state_dir=paths["--state-dir"],
             run_dir=paths["--run-dir"],
             hosts_file=paths["--hosts-file"],

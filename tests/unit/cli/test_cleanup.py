@@ -37,3 +37,16 @@ def test_one_who_wants_an_absent_agent_to_forget_its_keys_is_told_the_command_fo
 ) -> None:
     assert run(["leave", "--forget", f"--run-dir={tmp_path}"], {}) == 1
     assert "`wesher cleanup` removes what an agent left that no longer runs" in capsys.readouterr().err
+
+
+def test_no_interface_is_guessed_from_a_file_that_a_user_keeps_beside_the_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy of the state has the keys too, and must not be deleted for its name."""
+    kept = tmp_path / "backup.json"
+    kept.write_text("{}")
+    assert run(["cleanup", f"--state-dir={tmp_path}", f"--run-dir={tmp_path}"], {}) == 1
+    assert "--interface: choose the interface to clean: there are state files for backup" in (
+        capsys.readouterr().err
+    )
+    assert kept.exists()
