@@ -57,6 +57,11 @@ class ClusterKey:
         """A name for the key that gives nothing of it away: 8 hex digits of a hash."""
         return hashlib.sha256(b"wesher cluster key id\0" + self.secret).hexdigest()[:8]
 
+    @property
+    def hint(self) -> int:
+        """The first byte of `id`, which members announce."""
+        return int(self.id[:2], 16)
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRing:

@@ -7,11 +7,15 @@ import pytest
 
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.nodemeta import Flag, NodeMeta
+from wesher_common.certificate import Authority, Subject
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.keys import WireGuardPublicKey
 from wesher_testing.peers.gob_peer import GobPeer
 
 KEY = WireGuardPublicKey(bytes(range(1, 33)))
+CERTIFICATE = Authority(bytes(range(32))).issue(
+    Subject(name="a", public_key=KEY, address=ip_address("10.0.0.1")), serial=1_790_000_000_000
+)
 ADDRESSES = ["10.221.153.165", "2001:db8:c575:7277:b806:e994:13dd:99a5"]
 
 
@@ -30,6 +34,7 @@ def ours(address: str) -> NodeMeta:
         location="berlin",
         networks=(ip_network("10.9.0.0/16"), ip_network("2001:db8:1::/64")),
         flags=Flag.IN_KUBERNETES | Flag.MOVABLE,
+        certificate=CERTIFICATE,
     )
 
 
@@ -46,21 +51,10 @@ def test_a_member_without_address_yet_is_byte_for_byte_what_go_writes(go: GobPee
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_our_further_fields_are_byte_for_byte_what_go_would_write(go: GobPeer, address: str) -> None:
-    written = go.encode(
-        "ours",
-        addr=address,
-        key=str(KEY),
-        V=1,
-        Int=base64.b64encode(bytes([10, 0, 0, 5])).decode(),
-        WG="[2001:db8::1]:51820",
-        Loc="berlin",
-        Net=[
-            base64.b64encode(net.network_address.packed + bytes([net.prefixlen])).decode()
-            for net in ours(address).networks
-        ],
-        Fl=5,
-    )
+def test_our_further_field_is_byte_for_byte_what_go_would_write(go: GobPeer, address: str) -> None:
+    # What stands before the block in compact form: a zero, the address with its length, the key.
+    block = ours(address).encode(compact=True)[2 + len(ip_address(address).packed) + 32 :]
+    written = go.encode("ours", addr=address, key=str(KEY), W=base64.b64encode(block).decode())
     assert ours(address).encode() == written
     assert NodeMeta.decode(written) == ours(address)
 

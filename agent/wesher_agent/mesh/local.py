@@ -128,6 +128,7 @@ class Local:
             location=self.location,
             networks=self.place.routes if self.place is not None else (),
             flags=flags,
+            ring=self.ring.primary.hint,
         )
         try:
             return meta.encode(), ""

@@ -1,8 +1,16 @@
 """What a member says of itself in its gossip metadata.
 
-Go wesher's ``nodeMeta`` (``common/node.go``), read and written, and our further
-fields, which Go members ignore. `gob` owns the encoding; whether what a member
-says is to be believed is `desired`'s.
+Go wesher's ``nodeMeta`` (``common/node.go``), read and written, with one further field
+``W`` that Go members ignore: our block. The compact form has no gob round it; only our
+agents read it. `gob` owns Go's encoding; whether what a member says is to be believed is
+`desired`'s. Both forms are always read. Integers are big-endian::
+
+    gob form     = gob {OverlayAddr, PubKey, W = block}
+    compact form = 0 | length, overlay address | WireGuard key 32 | block      (no gob begins with 0)
+    block        = 1 | flags | ring | has | [internal address] | [endpoint address, port 2]
+                   | [length, location] | networks | [certificate 77 or enrolment 64]
+
+A reader refuses every form but the one that a writer makes, so one content has one form.
 """
 
 from __future__ import annotations
@@ -10,29 +18,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntFlag
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Final, TypeVar
 
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.gob import Field, Marshalled, Value, decode_struct, encode_struct
 from wesher_agent.wire.limits import META
+from wesher_common.byte_reader import ByteReader, counted, packed_networks
+from wesher_common.certificate import Certificate, Subject
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
-from wesher_common.keys import WireGuardPublicKey
+from wesher_common.keys import KEY_BYTES, WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
-from wesher_common.seeds import parse_seed
 
 META_VERSION = 1
 MAX_LOCATION = 63
 """Bytes."""
+ENROLMENT_BYTES: Final = 64
 
 _STRUCT_NAME: Final = "nodeMeta"
-_NO_KEY: Final = bytes(32)
+_NO_KEY: Final = bytes(KEY_BYTES)
+_COMPACT: Final = b"\0"
+_IPV4_BYTES, _IPV6_BYTES = 4, 16
 
 T = TypeVar("T", bound=Value)
 
 
 class Flag(IntFlag):
-    """Bits of the field ``Fl``."""
+    """Bits of the block's flags."""
 
     NONE = 0
     IN_KUBERNETES = 1
@@ -44,6 +56,26 @@ class Flag(IntFlag):
 _KNOWN_FLAGS: Final = Flag.IN_KUBERNETES | Flag.BEHIND_NAT | Flag.MOVABLE
 
 
+class _Has(IntFlag):
+    """Which optional parts a block has."""
+
+    INTERNAL_IPV4 = 1
+    INTERNAL_IPV6 = 2
+    ENDPOINT_IPV4 = 4
+    ENDPOINT_IPV6 = 8
+    LOCATION = 16
+    CERTIFICATE = 32
+    ENROLMENT = 64
+
+
+_EXCLUSIVE: Final = (
+    _Has.INTERNAL_IPV4 | _Has.INTERNAL_IPV6,
+    _Has.ENDPOINT_IPV4 | _Has.ENDPOINT_IPV6,
+    _Has.CERTIFICATE | _Has.ENROLMENT,
+)
+"""A block has at most one of each pair."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeMeta:
     """One member's metadata."""
@@ -51,15 +83,20 @@ class NodeMeta:
     overlay_address: IPAddress | None
     public_key: WireGuardPublicKey | None
     version: int = 0
-    """0 is a Go member; ours is `META_VERSION`."""
+    """0 is a Go member; ours is `META_VERSION`. Only ours has what follows."""
     internal_address: IPAddress | None = None
     """Underlay address for members of the same location, when it is not the gossip address."""
     wireguard_endpoint: Endpoint | None = None
     """When it is not the gossip address and the common port."""
     location: str = ""
     networks: tuple[IPNetwork, ...] = ()
-    """Further overlay addresses and routes."""
+    """Further overlay addresses and routes, ascending."""
     flags: Flag = Flag.NONE
+    ring: int = 0
+    """First byte of the id of the key that it encrypts gossip with: a hint for who distributes keys."""
+    certificate: Certificate | None = None
+    enrolment: bytes = b""
+    """What a machine with an invitation proves with, until it has a certificate; 64 bytes or none."""
 
     @property
     def is_movable(self) -> bool:
@@ -70,8 +107,23 @@ class NodeMeta:
         """Return the internal address by which members of a location dial this one, if they share it."""
         return self.internal_address if location and location == self.location else None
 
-    def encode(self) -> bytes:
-        """Return the gob; byte for byte Go wesher's when only its two fields are set.
+    def subject(self, name: str) -> Subject | None:
+        """Return what a certificate of this member would be about; None before it has key and address."""
+        if self.public_key is None or self.overlay_address is None:
+            return None
+        return Subject(
+            name=name,
+            public_key=self.public_key,
+            address=self.overlay_address,
+            location=self.location,
+            networks=self.networks,
+        )
+
+    def encode(self, *, compact: bool = False) -> bytes:
+        """Return the metadata; in gob form byte for byte Go wesher's if ``version`` is 0.
+
+        Args:
+            compact: whether to write the compact form where there is one: with a block, key and address.
 
         Raises:
             InvalidSpec: longer than memberlist's 512 bytes, or a location too long.
@@ -79,30 +131,28 @@ class NodeMeta:
         """
         check_location(self.location, field="location")
         address = self.overlay_address.packed if self.overlay_address else b""
-        always = [
-            Field("OverlayAddr", Marshalled(address), "Addr"),
-            Field("PubKey", str(self.public_key) if self.public_key else ""),
-        ]
-        further = [
-            Field("V", self.version),
-            Field("Int", self.internal_address.packed if self.internal_address else b""),
-            Field("WG", str(self.wireguard_endpoint) if self.wireguard_endpoint else ""),
-            Field("Loc", self.location),
-            Field("Net", [net.network_address.packed + bytes([net.prefixlen]) for net in self.networks]),
-            Field("Fl", int(self.flags)),
-        ]
-        stream = encode_struct(_STRUCT_NAME, always + [field for field in further if field.value])
-        if len(stream) > META.most:
+        if compact and self.version and address and self.public_key is not None:
+            encoded = _COMPACT + counted(address) + self.public_key.raw + self._block()
+        else:
+            encoded = encode_struct(
+                _STRUCT_NAME,
+                [
+                    Field("OverlayAddr", Marshalled(address), "Addr"),
+                    Field("PubKey", str(self.public_key) if self.public_key else ""),
+                    *([Field("W", self._block())] if self.version else []),
+                ],
+            )
+        if len(encoded) > META.most:
             raise InvalidSpec(
                 "gossip metadata",
-                f"holds at most {META.most} bytes, not {len(stream)}: announce fewer networks "
+                f"holds at most {META.most} bytes, not {len(encoded)}: announce fewer networks "
                 f"(now {len(self.networks)}) or a shorter location",
             )
-        return stream
+        return encoded
 
     @classmethod
     def decode(cls, data: bytes) -> NodeMeta:
-        """Read a member's metadata.
+        """Read a member's metadata, in either form.
 
         Raises:
             PeerMisbehaved: it is none; ``metadata-missing`` before a Go member has
@@ -113,18 +163,76 @@ class NodeMeta:
             raise PeerMisbehaved("metadata-missing")
         if len(data) > META.most:
             raise PeerMisbehaved("metadata-too-long", str(len(data)))
+        if data.startswith(_COMPACT):
+            reader = ByteReader(data, "metadata")
+            reader.take(len(_COMPACT))
+            address = _address(reader.counted(), "OverlayAddr")
+            key = _checked(WireGuardPublicKey(reader.take(KEY_BYTES)))
+            return cls._of_block(reader, address, key)
         content = decode_struct(data)
-        internal = _field(content, "Int", bytes, b"")
-        endpoint = _field(content, "WG", str, "")
+        overlay_address = _overlay_address(content.get("OverlayAddr", Marshalled()))
+        public_key = _public_key(_field(content, "PubKey", str, ""))
+        block = _field(content, "W", bytes, b"")
+        if not block:
+            return cls(overlay_address=overlay_address, public_key=public_key)
+        return cls._of_block(ByteReader(block, "metadata"), overlay_address, public_key)
+
+    def _block(self) -> bytes:
+        has, parts = _Has(0), []
+        if self.internal_address is not None:
+            is_ipv4 = len(self.internal_address.packed) == _IPV4_BYTES
+            has |= _Has.INTERNAL_IPV4 if is_ipv4 else _Has.INTERNAL_IPV6
+            parts.append(self.internal_address.packed)
+        if (endpoint := self.wireguard_endpoint) is not None:
+            is_ipv4 = len(endpoint.address.packed) == _IPV4_BYTES
+            has |= _Has.ENDPOINT_IPV4 if is_ipv4 else _Has.ENDPOINT_IPV6
+            parts.append(endpoint.address.packed + endpoint.port.to_bytes(2))
+        if self.location:
+            has |= _Has.LOCATION
+            parts.append(counted(self.location.encode()))
+        parts.append(packed_networks(self.networks))
+        if self.certificate is not None:
+            has |= _Has.CERTIFICATE
+            parts.append(self.certificate.packed())
+        elif self.enrolment:
+            has |= _Has.ENROLMENT
+            parts.append(self.enrolment)
+        return bytes([META_VERSION, self.flags, self.ring, has]) + b"".join(parts)
+
+    @classmethod
+    def _of_block(
+        cls, reader: ByteReader, address: IPAddress | None, key: WireGuardPublicKey | None
+    ) -> NodeMeta:
+        version = reader.number(1)
+        if version != META_VERSION:
+            raise PeerMisbehaved("metadata-version", str(version))
+        flags, ring, parts = reader.number(1), reader.number(1), reader.number(1)
+        has = _Has(parts & sum(_Has))
+        if has != parts or any(pair & has == pair for pair in _EXCLUSIVE):
+            raise reader.refusal("parts")
+        internal = endpoint = None
+        if has & (_Has.INTERNAL_IPV4 | _Has.INTERNAL_IPV6):
+            internal = _unicast(reader.address(_IPV6_BYTES if _Has.INTERNAL_IPV6 in has else _IPV4_BYTES))
+        if has & (_Has.ENDPOINT_IPV4 | _Has.ENDPOINT_IPV6):
+            where = _unicast(reader.address(_IPV6_BYTES if _Has.ENDPOINT_IPV6 in has else _IPV4_BYTES))
+            endpoint = _endpoint(where, reader.number(2))
+        location = _location(reader.counted()) if _Has.LOCATION in has else ""
+        networks = reader.networks()
+        certificate = Certificate.read(reader) if _Has.CERTIFICATE in has else None
+        enrolment = reader.take(ENROLMENT_BYTES) if _Has.ENROLMENT in has else b""
+        reader.end()
         return cls(
-            overlay_address=_overlay_address(content.get("OverlayAddr", Marshalled())),
-            public_key=_public_key(_field(content, "PubKey", str, "")),
-            version=_field(content, "V", int, 0),
-            internal_address=_unicast(_address(internal, "Int")) if internal else None,
-            wireguard_endpoint=_endpoint(endpoint) if endpoint else None,
-            location=_location(_field(content, "Loc", str, "")),
-            networks=tuple([_network(entry) for entry in _field(content, "Net", list, [])]),
-            flags=Flag(_field(content, "Fl", int, 0) & _KNOWN_FLAGS),
+            overlay_address=address,
+            public_key=key,
+            version=version,
+            internal_address=internal,
+            wireguard_endpoint=endpoint,
+            location=location,
+            networks=networks,
+            flags=Flag(flags & _KNOWN_FLAGS),
+            ring=ring,
+            certificate=certificate,
+            enrolment=enrolment,
         )
 
 
@@ -164,6 +272,10 @@ def _public_key(text: str) -> WireGuardPublicKey | None:
         key = WireGuardPublicKey.from_base64(text)
     except InvalidSpec as error:
         raise PeerMisbehaved("metadata-public-key") from error
+    return _checked(key)
+
+
+def _checked(key: WireGuardPublicKey) -> WireGuardPublicKey:
     if key.raw == _NO_KEY:
         raise PeerMisbehaved("metadata-public-key", "all zero")
     return key
@@ -183,28 +295,17 @@ def _unicast(address: IPAddress) -> IPAddress:
     return address
 
 
-def _endpoint(text: str) -> Endpoint:
-    try:
-        seed = parse_seed(text, field="WG")
-    except InvalidSpec as error:
-        raise PeerMisbehaved("metadata-endpoint") from error
-    # A name is refused: whom a peer's tunnel goes to must not hang on our resolver.
-    if seed.address is None or not seed.port:
+def _endpoint(address: IPAddress, port: int) -> Endpoint:
+    if not port:
         raise PeerMisbehaved("metadata-endpoint")
-    return Endpoint(seed.address, seed.port)
+    return Endpoint(address, port)
 
 
-def _location(text: str) -> str:
+def _location(raw: bytes) -> str:
     try:
-        return check_location(text, field="Loc")
-    except InvalidSpec as error:
+        location = check_location(raw.decode(), field="location")
+    except (InvalidSpec, UnicodeDecodeError) as error:
         raise PeerMisbehaved("metadata-location") from error
-
-
-def _network(entry: Value) -> IPNetwork:
-    if type(entry) is not bytes or not entry:
-        raise PeerMisbehaved("metadata-network")
-    try:
-        return ip_network((bytes(entry[:-1]), entry[-1]))
-    except ValueError as error:
-        raise PeerMisbehaved("metadata-network") from error
+    if not location:
+        raise PeerMisbehaved("metadata-location")
+    return location

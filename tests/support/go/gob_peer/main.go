@@ -30,12 +30,7 @@ type request struct {
 	Kind  string
 	Addr  string
 	Key   string
-	V     uint
-	Int   []byte
-	WG    string
-	Loc   string
-	Net   [][]byte
-	Fl    uint
+	W     []byte
 	Other string
 }
 
@@ -55,14 +50,9 @@ func encode(r request) (string, error) {
 		type nodeMeta struct {
 			OverlayAddr netip.Addr
 			PubKey      string
-			V           uint
-			Int         []byte
-			WG          string
-			Loc         string
-			Net         [][]byte
-			Fl          uint
+			W           []byte
 		}
-		value = nodeMeta{addr, r.Key, r.V, r.Int, r.WG, r.Loc, r.Net, r.Fl}
+		value = nodeMeta{addr, r.Key, r.W}
 	case "go-0.2":
 		type nodeMeta struct {
 			OverlayAddr net.IPNet
