@@ -17,6 +17,7 @@ from wesher_agent.swim.events import (
     LeaveLearned,
     MemberAlive,
     MemberFailed,
+    MemberDisplaced,
     MemberForgotten,
     MemberJoined,
     MemberLeft,
@@ -89,6 +90,9 @@ class EventLog:
             case MembersFull(name=name):
                 if self._is_news("full"):
                     self._log.error("member not admitted: too many are known", node=name)
+            case MemberDisplaced(member=m):
+                if self._is_news("displaced"):
+                    self._log.warning("member displaced: too many have no certificate", node=m.name)
             case UdpUnreachable(member=m):
                 if self._is_news(("udp", m.name)):
                     self._log.warning("member answers over tcp only: check its udp port", node=m.name)

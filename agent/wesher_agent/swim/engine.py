@@ -23,7 +23,7 @@ from wesher_agent.swim.exchange import Exchange, push_pull_scale
 from wesher_agent.swim.gossip import Gossip
 from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import LocalNode, Member, MemberTable
-from wesher_agent.swim.membership import Membership, tombstone_of
+from wesher_agent.swim.membership import Membership, Standing, tombstone_of, unproven
 from wesher_agent.swim.outbox import Outbox
 from wesher_agent.swim.probe import Prober
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits, Profile
@@ -62,6 +62,8 @@ class Engine:
         incarnation: the first to use, lower than the last one, higher than any this name had before.
         rng: for schedules and choices; seeded, it makes a run repeatable.
         nonce: returns that many fresh bytes for AES-GCM; unpredictable in production.
+        standing: tells how well it is proven that a member has a name, metadata and address;
+            of two claims of one name the higher wins. Called for each alive that says something new.
         limits: caps on what other members can make this one keep.
 
     Times (``now``) are seconds on any monotonic clock, never going back.
@@ -77,6 +79,7 @@ class Engine:
         incarnation: int,
         rng: Random,
         nonce: Callable[[int], bytes],
+        standing: Standing = unproven,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._profile = profile
@@ -120,6 +123,8 @@ class Engine:
             tombstones=self._tombstones,
             gossip=self._gossip,
             timers=self._timers,
+            rng=rng,
+            standing=standing,
             emit=emit,
         )
         sequence = sequence_numbers(after=rng.getrandbits(32))
@@ -251,6 +256,10 @@ class Engine:
     def set_expected(self, ips: frozenset[str]) -> None:
         """Replace the addresses that have room of their own beside members': those that the caller dials."""
         self._exchange.admission.expected = ips
+
+    def set_most_unproven(self, most: int) -> None:
+        """Keep at most that many members of standing 0; those that are too many go as others come."""
+        self._membership.most_unproven = most
 
     def stream_accepted(self, remote: Address, *, now: float) -> StreamId:
         """Name a connection that another host opened; when there are too many, another one is ended for it.

@@ -70,6 +70,13 @@ class LeaveLearned:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberDisplaced:
+    """A member of standing 0 was dropped for another one: there are too many of them."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
 class MemberForgotten:
     """A dead or left member was dropped; its name is unknown from now on."""
 
@@ -247,6 +254,7 @@ Event = (
     | MemberFailed
     | MemberLeft
     | LeaveLearned
+    | MemberDisplaced
     | MemberForgotten
     | NameConflict
     | MembersFull

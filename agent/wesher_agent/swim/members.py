@@ -111,6 +111,20 @@ class MemberTable:
             ring[place], ring[-1] = ring[-1], ring[place]
         self._members[member.name] = member
 
+    def drop(self, name: str) -> Member:
+        """Forget a member, and return what was known of it.
+
+        Raises:
+            KeyError: there is none of that name.
+
+        """
+        member = self._members.pop(name)
+        place = self._ring.index(name)
+        del self._ring[place]
+        self._next -= place < self._next
+        self._leave_ip(member)
+        return member
+
     def next_to_probe(self, forget: Callable[[Member], bool]) -> tuple[Member | None, list[Member]]:
         """Return the next member to probe, and those that were dropped (`state.go`, probe and resetNodes).
 

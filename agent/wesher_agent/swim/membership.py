@@ -23,6 +23,11 @@ dead      incarnation not lower, member not gone    left if the member says so, 
 
 Claims about the local member are judged in `local_member`.
 
+An application can tell how well a claim is proven (`Standing`). A better proven alive takes
+a name at once, with any incarnation and address. A worse proven one keeps the metadata
+and address that are known: it changes only whether the member appears alive. memberlist
+has nothing like it, so its members judge by incarnation alone.
+
 memberlist believes an alive with any incarnation from a new address, once the member has
 left. Here an old incarnation only gets the address a suspect: the claim may be a replay.
 
@@ -39,6 +44,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
+from random import Random
 
 from wesher_agent.swim import events
 from wesher_agent.swim.address import Address
@@ -48,6 +54,7 @@ from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import MAX_INCARNATION, Member, MemberTable
 from wesher_agent.swim.pauses import Pauses
 from wesher_agent.swim.profile import Limits, Profile
+from wesher_agent.swim.random_set import RandomSet
 from wesher_agent.swim.suspicion import Suspicion, suspicion_timeout
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import Tombstone, Tombstones
@@ -55,8 +62,19 @@ from wesher_agent.swim.versions import verify_gossiped, verify_range
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspect, Versions
 from wesher_common.errors import PeerMisbehaved
 
+Standing = Callable[[str, bytes, Address], int]
+"""How well it is proven that a member has a name, metadata and address: 0 is not at all."""
+
+_MOST_DISPLACED = 4
+"""For one newcomer: after the limit was lowered those that are too many go bit by bit."""
+
 DOUBT_PAUSE = 1.0
 """At least this many seconds pass between two suspects sent to the same gone member."""
+
+
+def unproven(_name: str, _meta: bytes, _address: Address) -> int:
+    """Return the standing of every claim where nothing can be proven."""
+    return 0
 
 
 @lru_cache(maxsize=256)
@@ -90,6 +108,8 @@ class Membership:
         tombstones: holds the members that were forgotten.
         gossip: spreads claims that are believed.
         timers: holds the deadlines of suspicions.
+        rng: for which member goes when there are too many.
+        standing: tells how well claims are proven.
         emit: takes what happened.
 
     """
@@ -100,6 +120,8 @@ class Membership:
         profile: Profile,
         limits: Limits,
         *,
+        rng: Random,
+        standing: Standing,
         table: MemberTable,
         tombstones: Tombstones,
         gossip: Gossip,
@@ -115,6 +137,10 @@ class Membership:
         self._gossip = gossip
         self._timers = timers
         self._emit = emit
+        self._standing = standing
+        self.most_unproven = limits.unproven
+        """How many members of standing 0 are kept at once; for a further one, a random one of them goes."""
+        self._unproven = RandomSet(rng)
         self._suspicions: dict[str, Suspicion] = {}
         self._doubted = Pauses(DOUBT_PAUSE, limits.outbox)
         """Addresses that were sent a suspect, since a gone member was claimed to be alive there."""
@@ -167,6 +193,7 @@ class Membership:
         keep = self._profile.gossip_to_the_dead_time
         member, forgotten = self._table.next_to_probe(lambda gone: now - gone.state_change > keep)
         for gone in forgotten:
+            self._unproven.discard(gone.name)
             self._gossip.discard(gone.name)
             self._tombstones.bury(tombstone_of(gone, now=now), now=now)
             self._emit(events.MemberForgotten(gone))
@@ -191,6 +218,7 @@ class Membership:
                 known is not None
                 and node.state == known.state == State.ALIVE
                 and node.incarnation <= known.incarnation
+                and node.meta == known.meta
                 and node.addr == known.addr
                 and node.port == known.address.port
                 and node.name != self._own_name
@@ -242,9 +270,10 @@ class Membership:
         address = Address.from_wire(
             claim.addr, claim.port, me.address.port, protocol=me.versions.protocol_current
         )
-        if not self._is_acceptable(claim, address, known, now, asked_for=asked_for):
+        claim, address, is_better = self._weighed(claim, address, known)
+        if not is_better and not self._is_acceptable(claim, address, known, now, asked_for=asked_for):
             return
-        last = self._last_incarnation(claim, known, now)
+        last = -1 if is_better else self._last_incarnation(claim, known, now)
         if claim.incarnation > last:
             self._believe_alive(claim, address, known, now)
         elif known is None or known.is_gone:
@@ -255,12 +284,23 @@ class Membership:
                 # that were apart would meet only as fast as each pair exchanges its state.
                 self._gossip.tell(claim.node, address, Suspect(last, claim.node, self._own_name))
 
+    def _weighed(self, claim: Alive, address: Address, known: Member | None) -> tuple[Alive, Address, bool]:
+        """Return what of an alive counts beside what is known, and whether it is proven better."""
+        if known is None or (claim.meta == known.meta and address == known.address):
+            return claim, address, False
+        claimed = self._standing(claim.node, claim.meta, address)
+        held = self._standing(known.name, known.meta, known.address)
+        if claimed >= held:
+            return claim, address, claimed > held
+        kept = replace(claim, meta=known.meta, addr=known.addr, port=known.address.port)
+        return kept, known.address, False
+
     def _is_acceptable(
         self, claim: Alive, address: Address, known: Member | None, now: float, *, asked_for: bool
     ) -> bool:
         """Whether an alive may be believed if it is news."""
         if known is None:
-            if len(self._table) >= self._limits.members:
+            if len(self._table) >= self._limits.members and not len(self._unproven):
                 self._emit(events.MembersFull(claim.node))
                 return False
             return claim.incarnation > 0
@@ -283,12 +323,18 @@ class Membership:
         return known.incarnation
 
     def _believe_alive(self, claim: Alive, address: Address, known: Member | None, now: float) -> None:
+        is_proven = self._standing(claim.node, claim.meta, address) > 0
         if known is None:
+            self._make_room(is_proven=is_proven)
             self._tombstones.remove(claim.node)
         elif known.state is State.SUSPECT:
             self._end_suspicion(claim.node)
         since = known.state_change if known is not None and known.state is State.ALIVE else now
         member = _claimed(claim, address, since=since)
+        if is_proven:
+            self._unproven.discard(claim.node)
+        else:
+            self._unproven.add(claim.node)
         self._believe(claim, member, now)
         if known is None or known.is_gone:
             self._emit(events.MemberJoined(member))
@@ -297,6 +343,18 @@ class Membership:
             self._emit(events.MemberAlive(member))
         if claim.meta != known.meta:
             self._emit(events.MemberUpdated(member, known))
+
+    def _make_room(self, *, is_proven: bool) -> None:
+        """Drop random members that are not proven if there are too many: invented names keep no other out."""
+        for _ in range(_MOST_DISPLACED):
+            is_crowded = not is_proven and len(self._unproven) >= self.most_unproven
+            if not len(self._unproven) or not (is_crowded or len(self._table) >= self._limits.members):
+                return
+            name = self._unproven.draw()
+            self._unproven.discard(name)
+            self._end_suspicion(name)
+            self._gossip.discard(name)
+            self._emit(events.MemberDisplaced(self._table.drop(name)))
 
     def _judge_dead(self, claim: Dead, known: Member, state: State, now: float) -> None:
         if known.state in {state, State.LEFT} or not self._is_current(claim, known):

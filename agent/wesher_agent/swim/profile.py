@@ -69,6 +69,8 @@ class Limits:
 
     members: int = 10_000
     """Names known at once, in whatever state; further ones are not admitted."""
+    unproven: int = 5_000
+    """Of them, those of standing 0; for a further one, a random one of these goes."""
     tombstones: int = 4_096
     """Members remembered for a day after they were forgotten; then the oldest goes."""
     pending_acks: int = 1_024

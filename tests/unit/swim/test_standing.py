@@ -1,0 +1,189 @@
+"""Claims that an application can prove win over those that it cannot, whatever their incarnation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.events import Event, MemberDisplaced, MembersFull, MemberUpdated, NameConflict
+from wesher_agent.swim.members import LocalNode
+from wesher_agent.swim.profile import LAN, Limits
+from wesher_agent.swim.random_set import RandomSet
+from wesher_agent.wire.messages import Alive, Dead, PushNodeState, PushPull, State, Suspect, Versions
+from wesher_agent.wire.packet import PacketFormat
+from wesher_agent.wire.stream import seal_stream
+
+HERE, THERE = Address("10.0.0.2", 7946), Address("10.0.0.3", 7946)
+
+
+def standing(_name: str, meta: bytes, address: Address) -> int:
+    """Take metadata that begins with "signed" for proven, and once more where a tunnel ends at 10.0.0.2."""
+    return meta.startswith(b"signed") * (1 + (address == HERE))
+
+
+def engine(limits: Limits | None = None) -> Engine:
+    started = Engine(
+        LocalNode("me", Address("10.0.0.1", 7946)),
+        LAN,
+        packet_format=PacketFormat(None),
+        incarnation=1,
+        rng=Random(1),
+        nonce=bytes,
+        standing=standing,
+        limits=limits or Limits(),
+    )
+    started.start(now=0.0)
+    return started
+
+
+def alive(incarnation: int, meta: bytes, address: Address = HERE, name: str = "x") -> Alive:
+    return Alive(incarnation, name, address.packed, address.port, meta, Versions())
+
+
+def events_of(engine: Engine) -> list[Event]:
+    found = []
+    while (event := engine.next_event()) is not None:
+        found.append(event)
+    return found
+
+
+def holding(*claims: Alive | Suspect | Dead) -> Engine:
+    holder = engine()
+    for claim in claims:
+        holder.inject(claim, now=0.0)
+    events_of(holder)
+    return holder
+
+
+def held(engine: Engine) -> tuple[State, bytes, Address]:
+    member = engine.members["x"]
+    return member.state, member.meta, member.address
+
+
+LEAVE, DEATH = Dead(5, "x", "x"), Dead(5, "x", "y")
+
+
+@pytest.mark.parametrize("news", [(), (LEAVE,), (DEATH,), (Suspect(5, "x", "y"),)])
+@pytest.mark.parametrize("where", [HERE, THERE])
+def test_an_unproven_claim_changes_only_whether_a_proven_member_appears_alive(
+    news: tuple[Suspect | Dead, ...], where: Address
+) -> None:
+    """The thief's way to a name: have it leave, then say that it is alive elsewhere with another key."""
+    holder = holding(alive(5, b"signed"), *news)
+    holder.inject(alive(9, b"forged", where), now=1.0)
+    assert held(holder) == (State.ALIVE, b"signed", HERE)
+    assert not [event for event in events_of(holder) if isinstance(event, NameConflict)]
+
+
+@pytest.mark.parametrize("incarnation", [1, 9])
+@pytest.mark.parametrize("news", [(), (LEAVE,), (DEATH,), (Suspect(5, "x", "y"),)])
+def test_a_proven_claim_takes_name_and_address_at_once(
+    news: tuple[Suspect | Dead, ...], incarnation: int
+) -> None:
+    holder = holding(alive(5, b"forged", THERE), *news)
+    holder.inject(alive(incarnation, b"signed"), now=1.0)
+    assert held(holder) == (State.ALIVE, b"signed", HERE)
+
+
+def test_a_proven_claim_in_a_state_exchange_wins_at_the_same_address_too() -> None:
+    holder = holding(alive(5, b"forged"))
+    entry = PushNodeState("x", HERE.packed, HERE.port, b"signed", 1, State.ALIVE, Versions())
+    stream = holder.stream_accepted(THERE, now=1.0)
+    request = seal_stream(PushPull((entry,), join=False), PacketFormat(None), nonce=bytes)
+    holder.stream_received(stream, request, now=1.0)
+    holder.handle_timer(now=1.0)
+    assert held(holder) == (State.ALIVE, b"signed", HERE)
+
+
+def test_a_members_own_words_replayed_from_elsewhere_move_it_nowhere() -> None:
+    """Its certificate is in them; but the tunnel to it ends where it is."""
+    holder = holding(alive(5, b"signed"))
+    holder.inject(alive(9, b"signed", THERE), now=1.0)
+    assert held(holder) == (State.ALIVE, b"signed", HERE)
+
+
+def test_a_member_that_moved_is_followed_to_where_its_tunnel_ends() -> None:
+    holder = holding(alive(5, b"signed", THERE))
+    holder.inject(alive(6, b"signed"), now=1.0)
+    assert held(holder) == (State.ALIVE, b"signed", HERE)
+
+
+def test_of_equally_proven_claims_the_incarnation_decides_as_ever() -> None:
+    holder = holding(alive(5, b"signed 1"))
+    holder.inject(alive(5, b"signed 2"), now=1.0)
+    assert held(holder)[1] == b"signed 1"
+    holder.inject(alive(6, b"signed 2"), now=1.0)
+    assert held(holder)[1] == b"signed 2"
+    assert [event for event in events_of(holder) if isinstance(event, MemberUpdated)]
+
+
+def test_a_proven_member_is_declared_dead_as_any_other() -> None:
+    holder = holding(alive(5, b"signed"), DEATH)
+    assert held(holder)[0] is State.DEAD
+
+
+@pytest.mark.parametrize("limits", [Limits(unproven=10), Limits(members=11)])
+def test_invented_names_keep_no_other_out(limits: Limits) -> None:
+    crowded = engine(limits)
+    for number in range(100):
+        crowded.inject(alive(1, b"forged", name=f"invented-{number}"), now=1.0)
+    assert len(crowded.members) == 11
+    crowded.inject(alive(1, b"signed", name="proven"), now=1.0)
+    crowded.inject(alive(1, b"invited", name="newcomer"), now=1.0)
+    assert {"proven", "newcomer"} < crowded.members.keys()
+    for number in range(100, 200):
+        crowded.inject(alive(1, b"forged", name=f"invented-{number}"), now=2.0)
+    assert "proven" in crowded.members
+    displaced = [event.member.name for event in events_of(crowded) if isinstance(event, MemberDisplaced)]
+    assert not {*displaced} & crowded.members.keys()
+
+
+def test_a_member_that_is_suspected_can_be_displaced() -> None:
+    crowded = engine(Limits(unproven=1))
+    crowded.inject(alive(1, b"", name="a"), now=1.0)
+    crowded.inject(Suspect(1, "a", "y"), now=1.0)
+    crowded.inject(alive(1, b"", name="b"), now=1.0)
+    crowded.handle_timer(now=100.0)
+    assert crowded.members.keys() == {"me", "b"}
+
+
+def test_where_all_are_proven_the_limit_of_members_is_kept() -> None:
+    full = engine(Limits(members=3))
+    for name in "abc":
+        full.inject(alive(1, b"signed", name=name), now=1.0)
+    assert full.members.keys() == {"me", "a", "b"}
+    assert [event for event in events_of(full) if isinstance(event, MembersFull)] == [MembersFull("c")]
+
+
+def test_a_member_that_is_proven_later_is_not_displaced_any_more() -> None:
+    crowded = engine(Limits(unproven=1))
+    crowded.inject(alive(1, b"", name="a"), now=1.0)
+    crowded.inject(replace(alive(2, b"signed"), node="a"), now=1.0)
+    crowded.inject(alive(1, b"", name="b"), now=1.0)
+    assert crowded.members.keys() == {"me", "a", "b"}
+
+
+def test_lowering_the_limit_lets_them_go_as_others_come() -> None:
+    crowded = engine()
+    for number in range(20):
+        crowded.inject(alive(1, b"", name=f"invented-{number}"), now=1.0)
+    crowded.set_most_unproven(5)
+    for number in range(20, 40):
+        crowded.inject(alive(1, b"", name=f"invented-{number}"), now=1.0)
+    assert len(crowded.members) == 6
+
+
+def test_every_name_is_drawn_sooner_or_later() -> None:
+    names = RandomSet(Random(1))
+    for name in "abcdef":
+        names.add(name)
+        names.add(name)
+    names.discard("a")
+    names.discard("f")
+    names.discard("never there")
+    assert len(names) == 4
+    assert {names.draw() for _ in range(100)} == {*"bcde"}
