@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_network
 from typing import Any, Literal, get_args
 
+from wesher_common.certificate import AuthorityKey
 from wesher_common.errors import InvalidSpec
+from wesher_common.keys import WireGuardPublicKey
 from wesher_common.names import check_interface_name, check_mesh_name, is_member_name
 from wesher_common.overlay import IPNetwork
 from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
@@ -30,6 +32,11 @@ MAX_KEEPALIVE = 65535
 EtcHosts = Literal["Qualified", "Names", "Off"]
 GossipProfile = Literal["LAN", "WAN"]
 WireGuardMode = Literal["Auto", "Kernel", "Userspace"]
+IdentityMode = Literal["Open", "Verified"]
+MetadataForm = Literal["Gob", "Compact"]
+MAX_AUTHORITIES = 2
+"""A mesh's own: while one replaces another it has both."""
+MAX_TRUSTED = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +62,52 @@ class GossipSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrustedAuthority:
+    """The authority of another cluster whose members may be in this mesh."""
+
+    cluster_name: str
+    """Its members' names end in a dot and this."""
+    key: AuthorityKey
+    cidrs: tuple[IPNetwork, ...]
+    """Its members' overlay addresses are inside these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentitySettings:
+    """Who certifies members, and what is denied to members without a certificate."""
+
+    mode: IdentityMode = "Open"
+    """``Verified``: only certified members get a tunnel, once the mesh is ``bound``."""
+    bound: bool = False
+    """Whether every agent that is to be in the mesh has announced its certificate."""
+    form: MetadataForm = "Gob"
+    """In which form members announce their metadata; Go members read ``Gob`` only."""
+    authorities: tuple[AuthorityKey, ...] = ()
+    """The mesh's own."""
+    proof_key: WireGuardPublicKey | None = None
+    """With this key an agent proves to the operator that it has its WireGuard private key."""
+    trusted: tuple[TrustedAuthority, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON shape."""
+        return {
+            "mode": self.mode,
+            "bound": self.bound,
+            "form": self.form,
+            "authorities": [str(key) for key in self.authorities],
+            "proofKey": str(self.proof_key) if self.proof_key is not None else "",
+            "trusted": [
+                {
+                    "clusterName": other.cluster_name,
+                    "key": str(other.key),
+                    "cidrs": [str(network) for network in other.cidrs],
+                }
+                for other in self.trusted
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeshDocument:
     """The document; see the module for who writes and who reads it."""
 
@@ -74,6 +127,8 @@ class MeshDocument:
     """Addresses of up to 16 of this cluster's own nodes; not part of the hash."""
     removed: tuple[str, ...] = ()
     """Members that were deleted on purpose: dropped at once, not waited for."""
+    identity: IdentitySettings | None = None
+    """None in the document of an operator that certifies nobody."""
 
     @property
     def config_hash(self) -> str:
@@ -110,7 +165,7 @@ class MeshDocument:
             "seedNodes": [str(seed) for seed in self.seed_nodes],
             "clusterSeeds": [str(seed) for seed in self.cluster_seeds],
             "removed": list(self.removed),
-        }
+        } | ({"identity": self.identity.to_dict()} if self.identity is not None else {})
 
     def to_json(self) -> str:
         """Return the text of ``mesh.json``; equal documents give equal text."""
@@ -157,6 +212,21 @@ class _Section:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise InvalidSpec(self.field(key), f"must be a whole number from {low} to {high}", value=value)
         return value
+
+    def truth(self, key: str) -> bool:
+        value = self._content.get(key, False)
+        if not isinstance(value, bool):
+            raise InvalidSpec(self.field(key), "must be true or false", value=value)
+        return value
+
+    def has(self, key: str) -> bool:
+        return key in self._content
+
+    def sections(self, key: str, most: int) -> list[_Section]:
+        value = self._content.get(key, [])
+        if not isinstance(value, list) or len(value) > most:
+            raise InvalidSpec(self.field(key), f"must be a list of at most {most} objects")
+        return [_Section(entry, f"{self._path}{key}[{index}].") for index, entry in enumerate(value)]
 
     def choice(self, key: str, default: str, choices: tuple[str, ...]) -> Any:
         value = self._content.get(key, default)
@@ -261,4 +331,36 @@ def _read(document: _Section) -> MeshDocument:
         seed_nodes=document.seeds("seedNodes"),
         cluster_seeds=document.seeds("clusterSeeds")[:MAX_CLUSTER_SEEDS],
         removed=tuple(document.texts("removed")),
+        identity=_identity(document.section("identity")) if document.has("identity") else None,
+    )
+
+
+def _identity(section: _Section) -> IdentitySettings:
+    authorities = section.texts("authorities")
+    if len(authorities) > MAX_AUTHORITIES:
+        raise InvalidSpec(section.field("authorities"), f"must be at most {MAX_AUTHORITIES} keys")
+    proof_key = section.text("proofKey", "")
+    return IdentitySettings(
+        mode=section.choice("mode", "Open", get_args(IdentityMode)),
+        bound=section.truth("bound"),
+        form=section.choice("form", "Gob", get_args(MetadataForm)),
+        authorities=tuple(
+            AuthorityKey.from_base64(text, field_name=f"{section.field('authorities')}[{index}]")
+            for index, text in enumerate(authorities)
+        ),
+        proof_key=WireGuardPublicKey.from_base64(proof_key, field_name=section.field("proofKey"))
+        if proof_key
+        else None,
+        trusted=tuple(map(_trusted, section.sections("trusted", MAX_TRUSTED))),
+    )
+
+
+def _trusted(section: _Section) -> TrustedAuthority:
+    return TrustedAuthority(
+        cluster_name=section.text("clusterName"),
+        key=AuthorityKey.from_base64(section.text("key"), field_name=section.field("key")),
+        cidrs=tuple(
+            parse_overlay_network(text, field=f"{section.field('cidrs')}[{index}]")
+            for index, text in enumerate(section.texts("cidrs"))
+        ),
     )

@@ -13,7 +13,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import MemberFailed, MemberJoined, MemberLeft, PushPullDone
 from wesher_agent.wire.messages import State
 from wesher_common.seeds import SeedAddress
-from wesher_testing.virtual.members import OVERLAY, gossiped
+from wesher_testing.virtual.members import OVERLAY, gossiped, nobody_certified
 
 ADDRESSES = [f"192.0.2.{number}" for number in range(1, 7)]
 OWN = Address(ADDRESSES[0], 7946)
@@ -53,6 +53,7 @@ class Model:
             overlay=OVERLAY,
             overlay_is_apart=False,
             forget_after=FOREVER,
+            identity=nobody_certified(),
             rng=Random(dice),
         )
         self.roster.set_own_addresses([ip_address(OWN.ip)], overlay_address=None, now=0.0)
@@ -139,7 +140,13 @@ def test_the_expected_are_dialled_for_ever_and_nobody_else(story: list[Step], di
 def test_one_address_is_never_tried_in_a_burst(dice: int, alive: int) -> None:
     """After the first tries a small mesh waits tens of seconds, and a large one longer."""
     who = Roster(
-        "a", gossip_port=7946, overlay=OVERLAY, overlay_is_apart=False, forget_after=FOREVER, rng=Random(dice)
+        "a",
+        gossip_port=7946,
+        overlay=OVERLAY,
+        overlay_is_apart=False,
+        forget_after=FOREVER,
+        identity=nobody_certified(),
+        rng=Random(dice),
     )
     for number in range(alive):
         who.observe(MemberJoined(gossiped(f"n{number}", f"198.51.100.{number + 1}", raw_meta=b"")), now=0.0)

@@ -15,11 +15,14 @@ from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
 from wesher_agent.mesh.former_addresses import FormerAddress
+from wesher_agent.mesh.identity import SavedTrust
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.tombstones import Tombstone
+from wesher_common.byte_reader import ByteReader
+from wesher_common.certificate import AuthorityKey, Certificate
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
@@ -46,6 +49,7 @@ def render_state(state: SavedState) -> str:
                 "Port": node.address.port,
                 "Away": round(node.away, 3),
                 "Incarnation": node.incarnation,
+                "Left": node.has_left,
             }
             for node in state.nodes
         ],
@@ -57,6 +61,8 @@ def render_state(state: SavedState) -> str:
         "AdvertiseAddress": str(state.advertise_address) if state.advertise_address else None,
         "Location": state.location,
         "Routes": [str(route) for route in state.routes],
+        "Certificate": base64.b64encode(state.certificate.packed()).decode() if state.certificate else None,
+        "Authorities": [{"Key": str(trust.key), "Newest": trust.newest} for trust in state.trust],
         "Incarnation": state.incarnation,
         "Tombstones": [
             {
@@ -121,6 +127,8 @@ class _StateReader:
             advertise_address=self._take("AdvertiseAddress", _ip),
             location=self._take("Location", _text) or "",
             routes=tuple(self._take_list("Routes", _network)),
+            certificate=self._take("Certificate", _certificate),
+            trust=tuple(self._take_list("Authorities", _trust)),
             incarnation=self._take("Incarnation", _incarnation) or 0,
             tombstones=tuple(self._take_list("Tombstones", self._tombstone)),
             former_addresses=tuple(self._take_list("FormerAddresses", _former_address)),
@@ -153,6 +161,7 @@ class _StateReader:
             raw_meta=_base64(value.get("Meta") or "", f"{at}.Meta"),
             away=_seconds(value.get("Away", 0.0), f"{at}.Away"),
             incarnation=_incarnation(value.get("Incarnation", 0), f"{at}.Incarnation"),
+            has_left=_flag(value.get("Left", False), f"{at}.Left"),
         )
 
     def _tombstone(self, value: Any, at: str) -> Tombstone:
@@ -238,6 +247,22 @@ def _gossip_address(value: Any, at: str) -> Address:
     if seed.address is None or seed.port is None:
         raise InvalidSpec(at, "must be an IP address and a port", value=value)
     return Address(str(seed.address), seed.port)
+
+
+def _certificate(value: Any, at: str) -> Certificate:
+    reader = ByteReader(_base64(value, at), "certificate")
+    try:
+        certificate = Certificate.read(reader)
+        reader.end()
+    except PeerMisbehaved as error:
+        raise InvalidSpec(at, "must be a certificate") from error
+    return certificate
+
+
+def _trust(value: Any, at: str) -> SavedTrust:
+    entry = _object(value, at)
+    key = AuthorityKey.from_base64(_text(entry.get("Key"), f"{at}.Key"), field_name=f"{at}.Key")
+    return SavedTrust(key, int(_seconds(entry.get("Newest", 0), f"{at}.Newest")))
 
 
 def _former_address(value: Any, at: str) -> FormerAddress:

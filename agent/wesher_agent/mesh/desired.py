@@ -17,8 +17,10 @@ from typing import Final
 
 from wesher_agent.mesh.cover import NO_COVER, Cover, UnreachableRoute, choose_cover
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
+from wesher_agent.mesh.identity import Rank
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
+from wesher_common.certificate import Refusal
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.mesh_document import EtcHosts
@@ -68,6 +70,10 @@ class LocalPeer:
     """Where the underlay leads to this machine itself: its addresses, and the announced one."""
     seed_names: frozenset[str] = frozenset()
     """The names of seeds, in lower case and without a dot at the end."""
+    weight: tuple[Rank, int] = (Rank.NONE, 0)
+    """Of our own certificate, as `Verdict.weight`."""
+    only_certified: bool = False
+    """Whether members without a certificate get no tunnel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,8 @@ class Desired:
 def desired(local: LocalPeer, members: Iterable[RosterMember], former: Collection[IPAddress] = ()) -> Desired:
     """Return what the host should look like.
 
-    Alive, suspected and failed members get a peer and a hosts entry; left ones none.
+    Alive, suspected and failed members get a peer and a hosts entry; those that left get
+    none, unless they are certified: gossip removes no certified peer.
     A failed member whose name is a seed's gets a peer only, see `_hides_seed`.
 
     Args:
@@ -121,12 +128,14 @@ def desired(local: LocalPeer, members: Iterable[RosterMember], former: Collectio
     """
     problems: list[Problem] = []
     known = [*members]
-    expected = [member for member in known if member.state is not MemberState.LEFT]
+    expected = [member for member in known if member.is_expected]
     endpoints = _endpoints(local, expected)
     # In Kubernetes the overlay overlaps nothing: an endpoint inside it is bogus and reserves no address.
     inside = {address for address in endpoints if address in local.overlay} if local.in_kubernetes else set()
-    underlay = local.underlay | (endpoints - inside)
     readable = _readable(local, expected, problems)
+    # Endpoints are unsigned: none makes an address one of the underlay that a certificate gives to a member.
+    certified = {claim.address for claim in readable if claim.member.verdict.is_certified}
+    underlay = local.underlay | (endpoints - inside - certified)
     claims = _one_per_key(local, _reached_outside(local, readable, inside, problems), problems)
     address = _settled_address(local, claims, underlay, problems)
     programmed = [
@@ -234,9 +243,17 @@ class _Claim:
     address: IPAddress
 
     @property
-    def rank(self) -> tuple[bool, str]:
+    def rank(self) -> _Rank:
         """Of two claimants of an address the lower keeps it."""
-        return self.meta.is_movable, self.member.name
+        return _rank(self.member.verdict.weight, is_movable=self.meta.is_movable, name=self.member.name)
+
+
+_Rank = tuple[int, int, bool, str]
+
+
+def _rank(weight: tuple[Rank, int], *, is_movable: bool, name: str) -> _Rank:
+    authority, serial = weight
+    return -authority, -serial, is_movable, name
 
 
 def _readable(local: LocalPeer, members: Iterable[RosterMember], problems: list[Problem]) -> list[_Claim]:
@@ -268,7 +285,31 @@ def _claim(local: LocalPeer, member: RosterMember) -> _Claim | Problem:
             f"claims {meta.overlay_address} outside {local.overlay}: "
             "give all members the same overlay network",
         )
+    if (refused := _refused(local, member)) is not None:
+        return refused
     return _Claim(member, meta, meta.public_key, meta.overlay_address)
+
+
+def _refused(local: LocalPeer, member: RosterMember) -> Problem | None:
+    """Return why a member gets no tunnel for its certificate, or the lack of one."""
+    verdict = member.verdict
+    if verdict.is_certified:
+        return None
+    if verdict.refusal is Refusal.REVOKED:
+        return Problem(member.name, Refusal.REVOKED, "its certificate was revoked")
+    if verdict.refusal is Refusal.BAD_SIGNATURE:
+        return Problem(member.name, Refusal.BAD_SIGNATURE, "its certificate is not of what it announces")
+    if not local.only_certified:
+        return None
+    messages = {
+        Refusal.EXPIRED: "its certificate has expired: look why the operator does not renew it",
+        Refusal.NOT_YET_VALID: "its certificate is of tomorrow: set the clocks",
+        Refusal.UNKNOWN_AUTHORITY: "its certificate is of an authority that this mesh does not trust",
+        Refusal.NAME_NOT_ALLOWED: "its authority may not certify this name",
+        Refusal.NETWORK_NOT_ALLOWED: "its authority may not certify this overlay address",
+    }
+    reason = verdict.refusal or Refusal.UNCERTIFIED
+    return Problem(member.name, reason, messages.get(reason, "has no certificate of this mesh"))
 
 
 def _reached_outside(
@@ -291,14 +332,14 @@ def _reached_outside(
 
 
 def _one_per_key(local: LocalPeer, claims: list[_Claim], problems: list[Problem]) -> list[_Claim]:
-    """Keep one claim for each public key: a living member before a failed one, then the smaller name.
+    """Keep one claim for each public key: a certified member's, a living one's, that of the smaller name.
 
     A failed member whose key another has is most often the same machine under its
     former name, and not worth a report.
     """
     holders: dict[WireGuardPublicKey, _Claim] = {}
     own_key = local.private_key.public
-    for claim in sorted(claims, key=lambda claim: (not claim.member.state.is_alive, claim.member.name)):
+    for claim in sorted(claims, key=_key_rank):
         name = claim.member.name
         if claim.key == own_key:
             holder = local.name
@@ -308,17 +349,22 @@ def _one_per_key(local: LocalPeer, claims: list[_Claim], problems: list[Problem]
             continue
         if claim.member.state.is_alive:
             problems.append(Problem(name, "KeyClash", f"has the same WireGuard key as {holder}: {_NEW_KEY}"))
-            if claim.key == own_key:
+            if claim.key == own_key and claim.member.verdict.weight >= local.weight:
                 message = f"this machine has the same WireGuard key as {name}: {_NEW_KEY}"
                 problems.append(Problem(local.name, "KeyClash", message))
     return list(holders.values())
+
+
+def _key_rank(claim: _Claim) -> tuple[int, int, bool, str]:
+    authority, serial = claim.member.verdict.weight
+    return -authority, -serial, not claim.member.state.is_alive, claim.member.name
 
 
 def _settled_address(
     local: LocalPeer, claims: list[_Claim], underlay: frozenset[IPAddress], problems: list[Problem]
 ) -> IPAddress:
     """Return our address, or the one to move to when another member keeps it or the underlay has it."""
-    mine = (local.movable, local.name)
+    mine = _rank(local.weight, is_movable=local.movable, name=local.name)
     lost = any(claim.address == local.address and claim.rank < mine for claim in claims)
     if not local.movable or not (lost or local.address in underlay):
         return local.address
@@ -353,7 +399,7 @@ def _report_endpoints(local: LocalPeer, claims: list[_Claim], problems: list[Pro
         if not (address.is_loopback or address.is_link_local or address in local.overlay)
     }
     holders: dict[Endpoint, str] = {}
-    for claim in sorted(claims, key=lambda claim: claim.member.name):
+    for claim in sorted(claims, key=_key_rank):
         name = claim.member.name
         if not claim.member.state.is_alive:
             continue
@@ -451,18 +497,21 @@ def _hosts(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) 
 def _one_per_name(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) -> Iterator[_Claim]:
     """Yield the claims whose name no other member has; resolvers do not tell ``NAS`` from ``nas``.
 
-    Gossip tells them apart. Of several living members none gets the name, or one that
-    joins could take it from the one that had it. A failed member has no say: most
-    often it is the same machine under its former name.
+    Gossip tells them apart. A certified member has the name before one that is not. Of
+    several living members none gets the name, or one that joins could take it from the one
+    that had it. A failed member has no say: most often it is the same machine under its
+    former name.
     """
     by_name: dict[str, list[_Claim]] = {}
     for claim in claims:
         by_name.setdefault(claim.member.name.lower(), []).append(claim)
     own_name = local.name.lower()
-    for name, same in by_name.items():
+    for name, claimed in by_name.items():
+        best = max(claim.member.verdict.rank for claim in claimed)
+        same = [claim for claim in claimed if claim.member.verdict.rank == best]
         alive = [claim for claim in same if claim.member.state.is_alive]
         candidates = alive or same
-        others = [local.name] if name == own_name else []
+        others = [local.name] if name == own_name and local.weight[0] >= best else []
         if len(candidates) == 1 and not others:
             yield candidates[0]
             continue

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from wesher_agent.mesh.cover import UnreachableRoute
 from wesher_agent.mesh.desired import LocalPeer, starting_address
 from wesher_agent.mesh.host import HostNetwork, Listening, choose_addresses
+from wesher_agent.mesh.identity import NOT_CERTIFIED, Identity, Verdict
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.packet import PacketFormat
+from wesher_common.certificate import Refusal
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.keys import KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
@@ -115,28 +117,48 @@ class Local:
             compress=False,
         )
 
-    def meta(self) -> tuple[bytes, str]:
-        """Return the gossip metadata, and why its routes had to be left out (empty when they were not)."""
+    def meta(self, identity: Identity, *, now: float) -> tuple[bytes, str]:
+        """Return the gossip metadata, and why its routes had to be left out (empty when they were not).
+
+        A certificate that is not of what is announced is left out: with it, no member would
+        give this one a tunnel, while without it those of an open mesh do.
+        """
+        meta = self.node_meta
+        if identity.verdict(self.name, meta, now=now).refusal is Refusal.BAD_SIGNATURE:
+            meta = replace(meta, certificate=None)
+        try:
+            return meta.encode(compact=identity.is_compact), ""
+        except InvalidSpec as error:
+            without = replace(meta, networks=(), certificate=None)
+            return without.encode(compact=identity.is_compact), str(error)
+
+    @property
+    def node_meta(self) -> NodeMeta:
+        """What this member announces."""
         flags = Flag.IN_KUBERNETES if self.options.in_kubernetes else Flag.MOVABLE
         if self.listening.internal is not None:
             flags |= Flag.BEHIND_NAT
-        meta = NodeMeta(
+        place = self.place or Place()
+        return NodeMeta(
             overlay_address=self.overlay_address,
             public_key=self.private_key.public,
             version=META_VERSION,
             internal_address=self.listening.internal,
             location=self.location,
-            networks=self.place.routes if self.place is not None else (),
+            networks=place.routes,
             flags=flags,
             ring=self.ring.primary.hint,
+            certificate=place.certificate,
         )
-        try:
-            return meta.encode(), ""
-        except InvalidSpec as error:
-            return replace(meta, networks=()).encode(), str(error)
 
-    def peer(self) -> LocalPeer | None:
-        """Return what the device depends on; None while there is no overlay address."""
+    def peer(self, verdict: Verdict = NOT_CERTIFIED, *, only_certified: bool = False) -> LocalPeer | None:
+        """Return what the device depends on; None while there is no overlay address.
+
+        Args:
+            verdict: on this member's own certificate.
+            only_certified: whether members without a certificate get no tunnel.
+
+        """
         if self.overlay_address is None:
             return None
         document, in_kubernetes = self.document, self.options.in_kubernetes
@@ -161,6 +183,8 @@ class Local:
             seed_names=frozenset(
                 seed.host.lower().removesuffix(".") for seed in self.seeds if seed.address is None
             ),
+            weight=verdict.weight,
+            only_certified=only_certified,
         )
 
     def needs_restart_for(self, document: MeshDocument) -> bool:

@@ -26,6 +26,7 @@ from wesher_agent.mesh.events import Event
 from wesher_agent.mesh.former_addresses import FormerAddresses
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.host import HostNetwork
+from wesher_agent.mesh.identity import MOST_UNCERTIFIED_BOUND, Identity
 from wesher_agent.mesh.key_doubts import KeyDoubts
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.name_conflicts import Claim, NameConflicts
@@ -49,7 +50,7 @@ from wesher_agent.swim.events import Event as EngineEvent
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits
 from wesher_agent.swim.streams import OpenStream, StreamAction, StreamId
-from wesher_common.keys import KeyRing
+from wesher_common.keys import KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
@@ -100,10 +101,12 @@ class MeshMember:
     ) -> None:
         self._local = local = local.with_first_address(saved)
         self._saved = saved
+        self._limits = limits
         self._first_incarnation = first_incarnation(wall_clock=wall, saved=saved.incarnation)
         self._events: deque[Event] = deque()
         self._outputs: deque[Output] = deque()
-        meta, self._route_problem = local.meta()
+        self._identity = Identity(local.document.identity, saved.trust, now=now, wall=wall)
+        meta, self._route_problem = local.meta(self._identity, now=now)
         self._engine = Engine(
             LocalNode(local.name, local.gossip_address, meta),
             gossip_profile(local.document.gossip.profile),
@@ -111,12 +114,13 @@ class MeshMember:
             incarnation=self._first_incarnation,
             rng=rng,
             nonce=nonce,
+            standing=self._identity.standing,
             limits=limits,
         )
         if self._route_problem:
             self._events.append(events.RoutesNotAnnounced(self._route_problem))
         self._engine.bury(saved.tombstones, now=now)
-        self._roster = _roster(local, saved, rng, now=now)
+        self._roster = _roster(local, saved, self._identity, rng, now=now)
         former = saved.gossip_address if saved.name == local.name else None
         self._conflicts = NameConflicts([former] if former is not None else [])
 
@@ -371,6 +375,8 @@ class MeshMember:
         former = self._local.document
         if document == former:
             return
+        if self._identity.configure(document.identity):
+            self._judge(now)
         if self._local.needs_restart_for(document):
             self._events.append(events.RestartNeeded())
             self._following = document.wireguard
@@ -388,6 +394,16 @@ class MeshMember:
             self._listening.want()
         self._members_changed()
         self._settle(now)
+
+    def tunnels_seen(self, endpoints: Mapping[WireGuardPublicKey, IPAddress], *, now: float) -> None:
+        """Take where WireGuard has proven peers to be: those with a fresh handshake."""
+        self._identity.tunnels_end(endpoints)
+        self._roster.heard_through_tunnels(endpoints.keys(), now=now)
+
+    def clock_read(self, wall: float, *, now: float) -> None:
+        """Take the wall clock, in Unix seconds, for certificates; once in a while, since it may be set."""
+        self._identity.wall_clock(wall, now=now)
+        self._judge(now)
 
     # What follows from the engine's events.
 
@@ -444,6 +460,17 @@ class MeshMember:
         self._saving.want()
         self._report()
 
+    def _judge(self, now: float) -> None:
+        """Judge all certificates again: what is trusted changed, or time has passed."""
+        self._engine.set_most_unproven(
+            MOST_UNCERTIFIED_BOUND if self._identity.is_bound else self._limits.unproven
+        )
+        if self._is_started:
+            self._announce(now)
+        if self._roster.judge(now=now):
+            self._members_changed()
+            self._settle(now)
+
     def _report(self) -> None:
         if self.ending is None and not any(isinstance(output, Report) for output in self._outputs):
             self._outputs.append(Report())
@@ -481,7 +508,7 @@ class MeshMember:
 
     def _announce(self, now: float) -> None:
         local = self._local
-        meta, problem = local.meta()
+        meta, problem = local.meta(self._identity, now=now)
         if problem and problem != self._route_problem:
             self._events.append(events.RoutesNotAnnounced(problem))
         self._route_problem = problem
@@ -533,7 +560,8 @@ class MeshMember:
 
     def _apply(self, now: float) -> None:
         self._applying.is_wanted = False
-        peer = self._local.peer()
+        verdict = self._identity.verdict(self._local.name, self._local.node_meta, now=now)
+        peer = self._local.peer(verdict, only_certified=self._identity.is_bound)
         if peer is None:
             return
         former = self._problems
@@ -606,6 +634,8 @@ class MeshMember:
             advertise_address=place.advertise_address,
             location=place.location,
             routes=place.routes,
+            certificate=place.certificate,
+            trust=self._identity.saved(),
             incarnation=max(self._first_incarnation, self._engine.me.incarnation),
             tombstones=self._engine.tombstones(now=now),
             former_addresses=self._former_addresses.saved(now=now),
@@ -639,7 +669,7 @@ class MeshMember:
             self._outputs.append(Restart(self._local.document.wireguard, self._following))
 
 
-def _roster(local: Local, saved: SavedState, rng: Random, *, now: float) -> Roster:
+def _roster(local: Local, saved: SavedState, identity: Identity, rng: Random, *, now: float) -> Roster:
     document, options = local.document, local.options
     roster = Roster(
         local.name,
@@ -648,6 +678,7 @@ def _roster(local: Local, saved: SavedState, rng: Random, *, now: float) -> Rost
         overlay_is_apart=options.in_kubernetes
         or not (is_wide(document.overlay) or any(address in document.overlay for address in local.underlay)),
         forget_after=options.forget_after,
+        identity=identity,
         rng=rng,
     )
     roster.set_own_addresses(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wesher_common.certificate import Certificate
 from wesher_common.overlay import IPAddress, IPNetwork
 
 
@@ -20,3 +21,5 @@ class Place:
     """What members elsewhere dial; None leaves the choice to the host's addresses."""
     location: str = ""
     routes: tuple[IPNetwork, ...] = ()
+    certificate: Certificate | None = None
+    """Of this node, by the mesh's authority."""

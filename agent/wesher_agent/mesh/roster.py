@@ -9,8 +9,8 @@ it neither resolves names nor dials. When a wanted address is due is `dialling`'
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import ip_address
 from math import inf
@@ -25,12 +25,14 @@ from wesher_agent.mesh.events import (
     MeshEvent,
     SeedSkipped,
 )
+from wesher_agent.mesh.identity import NOT_CERTIFIED, Identity, Verdict
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     Event,
     LeaveLearned,
     MemberAlive,
+    MemberDisplaced,
     MemberFailed,
     MemberForgotten,
     MemberJoined,
@@ -44,6 +46,7 @@ from wesher_agent.swim.members import Member
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.wire.messages import State
 from wesher_common.errors import PeerMisbehaved
+from wesher_common.keys import WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import SeedAddress
 
@@ -102,11 +105,18 @@ class RosterMember:
     """When ``state`` was entered, on the roster's clock."""
     incarnation: int = 0
     """With which it entered ``state``: that it left before does not count any more."""
+    verdict: Verdict = NOT_CERTIFIED
+    """What its certificate is worth."""
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether it keeps its tunnel: gossip may say that a certified member left, and does not remove it."""
+        return self.state is not MemberState.LEFT or self.verdict.is_certified
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedMember:
-    """A member as the state file keeps it; those that left are not kept."""
+    """A member as the state file keeps it; of those that left, the certified ones are kept."""
 
     name: str
     address: Address
@@ -114,6 +124,7 @@ class SavedMember:
     away: float = 0.0
     """Seconds it had been failed when saved; time while we were down does not count."""
     incarnation: int = 0
+    has_left: bool = False
 
 
 class Roster:
@@ -130,6 +141,7 @@ class Roster:
             hosts file that names overlay addresses. Else only answers that are a
             member's overlay address are passed over.
         forget_after: seconds a failed member is expected back.
+        identity: judges what members announce.
         rng: for jitter.
 
     """
@@ -142,17 +154,19 @@ class Roster:
         overlay: IPNetwork,
         overlay_is_apart: bool,
         forget_after: float,
+        identity: Identity,
         rng: Random,
     ) -> None:
         self._name = name
+        self._identity = identity
         self._gossip_port = gossip_port
         self._overlay = overlay
         self._overlay_is_apart = overlay_is_apart
         self._forget_after = forget_after
         self._known: dict[str, RosterMember] = {}
         """Those removed on purpose too, as long as gossip has them alive."""
-        self._failed: dict[str, None] = {}
-        """The names of those that are failed, in the order in which they failed."""
+        self._away: dict[str, None] = {}
+        """The names of those that are failed, or left with a certificate, in the order in which that came."""
         self._removed: frozenset[str] = frozenset()
         self._own: frozenset[Address] = frozenset()
         self._own_overlay_address: IPAddress | None = None
@@ -208,8 +222,14 @@ class Roster:
                 return self._note(member, now)
             case MemberForgotten(member=member):
                 known = self._known.get(member.name)
-                if known is not None and known.state is MemberState.LEFT:
+                if known is not None and not known.is_expected:
                     self._drop(member.name)
+                    return True
+            case MemberDisplaced(member=member):
+                known = self._known.get(member.name)
+                if known is not None and not known.verdict.is_certified:
+                    self._drop(member.name)
+                    self._changed(now)
                     return True
             case LeaveLearned(node=name, incarnation=incarnation):
                 known = self._known.get(name)
@@ -218,7 +238,10 @@ class Roster:
                     and known.state is MemberState.FAILED
                     and incarnation >= known.incarnation
                 ):
-                    self._drop(name)
+                    if known.verdict.is_certified:
+                        self._keep(replace(known, state=MemberState.LEFT, incarnation=incarnation))
+                    else:
+                        self._drop(name)
                     self._changed(now)
                     self._events.append(FailedMemberLeft(name))
                     return True
@@ -323,6 +346,9 @@ class Roster:
         for entry in entries:
             if entry.name not in self._known and entry.name not in {self._name, *self._removed}:
                 meta, problem = _read_meta(entry.raw_meta)
+                verdict = self._identity.verdict(entry.name, meta, now=now)
+                if entry.has_left and not verdict.is_certified:
+                    continue
                 self._keep(
                     RosterMember(
                         name=entry.name,
@@ -330,12 +356,13 @@ class Roster:
                         raw_meta=entry.raw_meta,
                         meta=meta,
                         problem=problem,
-                        state=MemberState.FAILED,
+                        state=MemberState.LEFT if entry.has_left else MemberState.FAILED,
                         since=now - entry.away,
                         incarnation=entry.incarnation,
+                        verdict=verdict,
                     )
                 )
-        self._failed = dict.fromkeys(sorted(self._failed, key=lambda name: self._known[name].since))
+        self._sort_away()
         self._changed(now)
 
     def saved(self, *, now: float) -> tuple[SavedMember, ...]:
@@ -345,12 +372,35 @@ class Roster:
                 name=name,
                 address=member.address,
                 raw_meta=member.raw_meta,
-                away=now - member.since if member.state is MemberState.FAILED else 0.0,
+                away=0.0 if member.state.is_alive else now - member.since,
                 incarnation=member.incarnation,
+                has_left=member.state is MemberState.LEFT,
             )
             for name, member in sorted(self.members.items())
-            if member.state is not MemberState.LEFT
+            if member.is_expected
         )
+
+    def judge(self, *, now: float) -> bool:
+        """Judge all members again, as what is trusted changed or time has passed; tell whether any changed."""
+        changed = False
+        for name, member in list(self._known.items()):
+            verdict = self._identity.judged_again(member.verdict, name, member.meta, now=now)
+            if verdict != member.verdict:
+                changed = True
+                self._keep(replace(member, verdict=verdict))
+                if not self._known[name].is_expected:
+                    self._drop(name)
+        if changed:
+            self._changed(now)
+        return changed
+
+    def heard_through_tunnels(self, keys: Collection[WireGuardPublicKey], *, now: float) -> None:
+        """Take whose tunnels have a fresh handshake: such a member is not away, whatever gossip says."""
+        for name in list(self._away):
+            member = self._known[name]
+            if member.meta is not None and member.meta.public_key in keys and member.verdict.is_certified:
+                self._known[name] = replace(member, since=now)
+                self._away[name] = self._away.pop(name)
 
     def next_timer(self) -> float:
         """When `forget` and `due` want to be called; infinite while nothing is wanted or failed."""
@@ -363,7 +413,7 @@ class Roster:
         """Drop the members that have been failed for too long; return their names."""
         gone = []
         while now >= self._forget_at():
-            gone.append(next(iter(self._failed)))
+            gone.append(next(iter(self._away)))
             self._drop(gone[-1])
         if gone:
             self._changed(now)
@@ -386,7 +436,7 @@ class Roster:
         if self._second_look is None or now < self._second_look[0]:
             return []
         address, self._second_look = self._second_look[1], None
-        return [address] if self._failed else []
+        return [address] if any(self._known[name].state is MemberState.FAILED for name in self._away) else []
 
     def _changed(self, now: float) -> None:
         if self._changed_at is None:
@@ -402,20 +452,15 @@ class Roster:
                 self._drop(name)
                 self._changed(now)
             return False
+        since = known.since if known is not None and known.state is state else now
         if known is not None and known.raw_meta == member.meta:
-            meta, problem = known.meta, known.problem
+            announced = replace(known, address=member.address)
         else:
-            meta, problem = _read_meta(member.meta)
-        noted = RosterMember(
-            name=name,
-            address=member.address,
-            raw_meta=member.meta,
-            meta=meta,
-            problem=problem,
-            state=state,
-            since=known.since if known is not None and known.state is state else now,
-            incarnation=member.incarnation,
-        )
+            announced = self._announced(member, now)
+        if known is not None and announced.verdict.weight < known.verdict.weight:
+            # A claim that is proven worse changes only whether the member appears alive.
+            announced = known
+        noted = replace(announced, state=state, since=since, incarnation=member.incarnation)
         if noted == known:
             return False
         self._keep(noted)
@@ -427,26 +472,43 @@ class Roster:
         self._changed(now)
         return name not in self._removed
 
+    def _announced(self, member: Member, now: float) -> RosterMember:
+        meta, problem = _read_meta(member.meta)
+        return RosterMember(
+            name=member.name,
+            address=member.address,
+            raw_meta=member.meta,
+            meta=meta,
+            problem=problem,
+            state=_STATES[member.state],
+            since=now,
+            verdict=self._identity.verdict(member.name, meta, now=now),
+        )
+
     def _keep(self, member: RosterMember) -> None:
         former = self._known.get(member.name)
         self._known[member.name] = member
         if _has_way(member) or (former is not None and _has_way(former)):
             self._ways = None
-        if member.state is not MemberState.FAILED:
-            self._failed.pop(member.name, None)
+        if member.state.is_alive or not member.is_expected:
+            self._away.pop(member.name, None)
             return
-        self._failed.setdefault(member.name)
-        if len(self._failed) > MOST_FAILED:
-            self._drop(next(iter(self._failed)))
+        self._away.setdefault(member.name)
+        if len(self._away) > MOST_FAILED:
+            uncertified = (name for name in self._away if not self._known[name].verdict.is_certified)
+            self._drop(next(uncertified, next(iter(self._away))))
 
     def _drop(self, name: str) -> None:
         del self._known[name]
-        self._failed.pop(name, None)
+        self._away.pop(name, None)
         self._ways = None
 
+    def _sort_away(self) -> None:
+        self._away = dict.fromkeys(sorted(self._away, key=lambda name: self._known[name].since))
+
     def _forget_at(self) -> float:
-        """When the first of those that are failed has been so for too long."""
-        first = next(iter(self._failed), None)
+        """When the first of those that are away has been so for too long."""
+        first = next(iter(self._away), None)
         return inf if first is None else self._known[first].since + self._forget_after
 
     def _seed_address(self, seed: SeedAddress, answer: IPAddress) -> Address:

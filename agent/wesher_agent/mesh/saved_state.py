@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wesher_agent.mesh.former_addresses import FormerAddress
+from wesher_agent.mesh.identity import SavedTrust
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.tombstones import Tombstone
+from wesher_common.certificate import Certificate
 from wesher_common.keys import KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress, IPNetwork
@@ -39,6 +41,9 @@ class SavedState:
     """As given by the operator, like the next two: for a start without an API server."""
     location: str = ""
     routes: tuple[IPNetwork, ...] = ()
+    certificate: Certificate | None = None
+    trust: tuple[SavedTrust, ...] = ()
+    """What is known of the authorities, so that no wrong clock makes an old certificate valid."""
     incarnation: int = 0
     """The member's last incarnation."""
     tombstones: tuple[Tombstone, ...] = ()
@@ -60,6 +65,7 @@ class SavedState:
             advertise_address=self.advertise_address,
             location=self.location,
             routes=self.routes,
+            certificate=self.certificate,
         )
 
     def kept_for(self, document: MeshDocument) -> SavedState:

@@ -62,8 +62,8 @@ from wesher_agent.swim.versions import verify_gossiped, verify_range
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspect, Versions
 from wesher_common.errors import PeerMisbehaved
 
-Standing = Callable[[str, bytes, Address], int]
-"""How well it is proven that a member has a name, metadata and address: 0 is not at all."""
+Standing = Callable[[str, bytes, Address, float], int]
+"""How well it is proven that a member has a name, metadata and address, at a time: 0 is not at all."""
 
 _MOST_DISPLACED = 4
 """For one newcomer: after the limit was lowered those that are too many go bit by bit."""
@@ -72,7 +72,7 @@ DOUBT_PAUSE = 1.0
 """At least this many seconds pass between two suspects sent to the same gone member."""
 
 
-def unproven(_name: str, _meta: bytes, _address: Address) -> int:
+def unproven(_name: str, _meta: bytes, _address: Address, _now: float) -> int:
     """Return the standing of every claim where nothing can be proven."""
     return 0
 
@@ -270,7 +270,7 @@ class Membership:
         address = Address.from_wire(
             claim.addr, claim.port, me.address.port, protocol=me.versions.protocol_current
         )
-        claim, address, is_better = self._weighed(claim, address, known)
+        claim, address, is_better = self._weighed(claim, address, known, now)
         if not is_better and not self._is_acceptable(claim, address, known, now, asked_for=asked_for):
             return
         last = -1 if is_better else self._last_incarnation(claim, known, now)
@@ -284,12 +284,14 @@ class Membership:
                 # that were apart would meet only as fast as each pair exchanges its state.
                 self._gossip.tell(claim.node, address, Suspect(last, claim.node, self._own_name))
 
-    def _weighed(self, claim: Alive, address: Address, known: Member | None) -> tuple[Alive, Address, bool]:
+    def _weighed(
+        self, claim: Alive, address: Address, known: Member | None, now: float
+    ) -> tuple[Alive, Address, bool]:
         """Return what of an alive counts beside what is known, and whether it is proven better."""
         if known is None or (claim.meta == known.meta and address == known.address):
             return claim, address, False
-        claimed = self._standing(claim.node, claim.meta, address)
-        held = self._standing(known.name, known.meta, known.address)
+        claimed = self._standing(claim.node, claim.meta, address, now)
+        held = self._standing(known.name, known.meta, known.address, now)
         if claimed >= held:
             return claim, address, claimed > held
         kept = replace(claim, meta=known.meta, addr=known.addr, port=known.address.port)
@@ -323,7 +325,7 @@ class Membership:
         return known.incarnation
 
     def _believe_alive(self, claim: Alive, address: Address, known: Member | None, now: float) -> None:
-        is_proven = self._standing(claim.node, claim.meta, address) > 0
+        is_proven = self._standing(claim.node, claim.meta, address, now) > 0
         if known is None:
             self._make_room(is_proven=is_proven)
             self._tombstones.remove(claim.node)

@@ -34,7 +34,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.wire.messages import State
 from wesher_common.overlay import IPNetwork
 from wesher_common.seeds import SeedAddress, parse_seed
-from wesher_testing.virtual.members import OVERLAY, gossiped, meta
+from wesher_testing.virtual.members import OVERLAY, gossiped, meta, nobody_certified
 
 DAY = 24 * 3600.0
 B = Address("192.0.2.2", 7946)
@@ -48,6 +48,7 @@ def roster(*, overlay: IPNetwork = OVERLAY, apart: bool = False) -> Roster:
         overlay=overlay,
         overlay_is_apart=apart,
         forget_after=DAY,
+        identity=nobody_certified(),
         rng=Random(1),
     )
 
@@ -522,7 +523,13 @@ def test_half_a_mesh_gone_is_dialled_a_few_a_second() -> None:
 def test_the_same_dice_give_the_same_schedule(seed: int) -> None:
     def schedule() -> list[tuple[float, Address | SeedAddress]]:
         who = Roster(
-            "a", gossip_port=7946, overlay=OVERLAY, overlay_is_apart=False, forget_after=DAY, rng=Random(seed)
+            "a",
+            gossip_port=7946,
+            overlay=OVERLAY,
+            overlay_is_apart=False,
+            forget_after=DAY,
+            identity=nobody_certified(),
+            rng=Random(seed),
         )
         who.set_seeds([SeedAddress("192.0.2.2"), SeedAddress("seeds.example")], now=0.0)
         return run(who, start=0.0, end=500.0)

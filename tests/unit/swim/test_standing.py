@@ -20,7 +20,7 @@ from wesher_agent.wire.stream import seal_stream
 HERE, THERE = Address("10.0.0.2", 7946), Address("10.0.0.3", 7946)
 
 
-def standing(_name: str, meta: bytes, address: Address) -> int:
+def standing(_name: str, meta: bytes, address: Address, _now: float) -> int:
     """Take metadata that begins with "signed" for proven, and once more where a tunnel ends at 10.0.0.2."""
     return meta.startswith(b"signed") * (1 + (address == HERE))
 

@@ -54,7 +54,7 @@ from wesher_common.errors import InvalidSpec, PeerMisbehaved, WesherError
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.seeds import parse_seed
-from wesher_testing.virtual.members import OVERLAY, PORT, local_peer, meta
+from wesher_testing.virtual.members import OVERLAY, PORT, local_peer, meta, nobody_certified
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(16)
 LABEL = b"label"
@@ -204,6 +204,7 @@ class _Story:
             overlay=OVERLAY,
             overlay_is_apart=False,
             forget_after=3600.0,
+            identity=nobody_certified(),
             rng=Random(1),
         )
         self._incarnation = self._engine.me.incarnation

@@ -8,6 +8,7 @@ from typing import Any
 
 from wesher_agent.mesh.desired import Desired, LocalPeer
 from wesher_agent.mesh.host import HostAddress, HostNetwork
+from wesher_agent.mesh.identity import Identity
 from wesher_agent.mesh.local import Local, Options
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
@@ -77,6 +78,11 @@ def remembered(
         state=state,
         since=0.0,
     )
+
+
+def nobody_certified() -> Identity:
+    """Return the identity of a mesh without an authority."""
+    return Identity(None, now=0.0, wall=0.0)
 
 
 def local_peer(name: str = "me", **changes: Any) -> LocalPeer:

@@ -108,7 +108,7 @@ class VirtualAgent(Node):
         """Yield what the roster keeps too."""
         yield from super().keeps()
         roster = self.member._roster
-        members, failed = len(roster._known), len(roster._failed)
+        members, failed = len(roster._known), len(roster._away)
         yield "members that have not failed", members - failed, max(0, len(self.engine.members) - 1)
         yield "failed members", failed, MOST_FAILED
         yield "outputs", len(self.member._outputs), 0
