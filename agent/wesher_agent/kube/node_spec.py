@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
 from wesher_agent.mesh.place import Place
-from wesher_common.errors import InvalidSpec
+from wesher_common.byte_reader import ByteReader
+from wesher_common.certificate import Certificate
+from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.overlay import IPAddress, IPNetwork
 
 Object = Mapping[str, Any]
@@ -54,6 +57,7 @@ class NodeSpec:
                 ),
                 advertise_address=_address(spec, "spec.advertiseAddress"),
                 location=_of_kind(str, spec, "spec.location"),
+                certificate=_certificate(_of_kind(str, spec, "spec.certificate")),
             ),
             conditions=tuple(_conditions(status)),
             reported_from=_reported_from(status),
@@ -100,6 +104,18 @@ def _address(spec: Object, path: str) -> IPAddress | None:
         return ip_address(text) if text else None
     except ValueError as error:
         raise InvalidSpec(f"WesherNode {path}", "must be an IP address", value=text) from error
+
+
+def _certificate(text: str) -> Certificate | None:
+    if not text:
+        return None
+    try:
+        reader = ByteReader(base64.b64decode(text, validate=True), "certificate")
+        certificate = Certificate.read(reader)
+        reader.end()
+    except (ValueError, PeerMisbehaved) as error:
+        raise InvalidSpec("WesherNode spec.certificate", "must be a certificate in base64") from error
+    return certificate
 
 
 def _network(text: Any, index: int) -> IPNetwork:

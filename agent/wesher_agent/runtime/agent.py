@@ -178,6 +178,7 @@ class Agent:
         """Work until the member ends or `stop` is called."""
         jobs = [
             self._watch_host(),
+            self._watch_tunnels(),
             self._watch_state(),
             self._tunnel.keep(),
             self._control.keep(),
@@ -434,6 +435,19 @@ class Agent:
                 log.warning("host addresses not read", error=error)
                 continue
             self._driver.tell(partial(self._member.host_changed, host))
+
+    async def _watch_tunnels(self) -> None:
+        """Tell the member where its peers are proven to be, and the wall clock, which may have been set."""
+        while True:
+            await asyncio.sleep(REPAIR_SECONDS)
+            wall = time.time()
+            proven = {
+                key: session.endpoint.address
+                for key, session in self._prober.observed.items()
+                if session.endpoint is not None and session.has_fresh_handshake(now=wall)
+            }
+            self._driver.tell(partial(self._member.tunnels_seen, proven))
+            self._driver.tell(partial(self._member.clock_read, wall))
 
     async def _watch_state(self) -> None:
         while True:
