@@ -285,9 +285,7 @@ def _claim(local: LocalPeer, member: RosterMember) -> _Claim | Problem:
             f"claims {meta.overlay_address} outside {local.overlay}: "
             "give all members the same overlay network",
         )
-    if (refused := _refused(local, member)) is not None:
-        return refused
-    return _Claim(member, meta, meta.public_key, meta.overlay_address)
+    return _refused(local, member) or _Claim(member, meta, meta.public_key, meta.overlay_address)
 
 
 def _refused(local: LocalPeer, member: RosterMember) -> Problem | None:

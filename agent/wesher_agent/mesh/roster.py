@@ -110,7 +110,7 @@ class RosterMember:
 
     @property
     def is_expected(self) -> bool:
-        """Whether it keeps its tunnel: gossip may say that a certified member left, and does not remove it."""
+        """Whether it keeps its tunnel: what gossip says of a certified member's leave does not remove it."""
         return self.state is not MemberState.LEFT or self.verdict.is_certified
 
 
@@ -221,30 +221,11 @@ class Roster:
             ):
                 return self._note(member, now)
             case MemberForgotten(member=member):
-                known = self._known.get(member.name)
-                if known is not None and not known.is_expected:
-                    self._drop(member.name)
-                    return True
+                return self._forgotten(member.name, now, is_displaced=False)
             case MemberDisplaced(member=member):
-                known = self._known.get(member.name)
-                if known is not None and not known.verdict.is_certified:
-                    self._drop(member.name)
-                    self._changed(now)
-                    return True
+                return self._forgotten(member.name, now, is_displaced=True)
             case LeaveLearned(node=name, incarnation=incarnation):
-                known = self._known.get(name)
-                if (
-                    known is not None
-                    and known.state is MemberState.FAILED
-                    and incarnation >= known.incarnation
-                ):
-                    if known.verdict.is_certified:
-                        self._keep(replace(known, state=MemberState.LEFT, incarnation=incarnation))
-                    else:
-                        self._drop(name)
-                    self._changed(now)
-                    self._events.append(FailedMemberLeft(name))
-                    return True
+                return self._left_while_failed(name, incarnation, now)
             case NameConflict(member=Member(name=name), asked_for=True):
                 # Gossip takes a failed member's new address from half a minute after the failure on.
                 known = self._known.get(name)
@@ -381,7 +362,7 @@ class Roster:
         )
 
     def judge(self, *, now: float) -> bool:
-        """Judge all members again, as what is trusted changed or time has passed; tell whether any changed."""
+        """Judge all members again, since trust changed or time has passed; tell whether any verdict changed."""
         changed = False
         for name, member in list(self._known.items()):
             verdict = self._identity.judged_again(member.verdict, name, member.meta, now=now)
@@ -471,6 +452,27 @@ class Roster:
             self._second_look = (now + self._rng.uniform(*SECOND_LOOK), member.address)
         self._changed(now)
         return name not in self._removed
+
+    def _forgotten(self, name: str, now: float, *, is_displaced: bool) -> bool:
+        """Forget a member that gossip has forgotten, unless it is expected or only gossip is rid of it."""
+        known = self._known.get(name)
+        if known is None or known.verdict.is_certified or (known.is_expected and not is_displaced):
+            return False
+        self._drop(name)
+        self._changed(now)
+        return True
+
+    def _left_while_failed(self, name: str, incarnation: int, now: float) -> bool:
+        known = self._known.get(name)
+        if known is None or known.state is not MemberState.FAILED or incarnation < known.incarnation:
+            return False
+        if known.verdict.is_certified:
+            self._keep(replace(known, state=MemberState.LEFT, incarnation=incarnation))
+        else:
+            self._drop(name)
+        self._changed(now)
+        self._events.append(FailedMemberLeft(name))
+        return True
 
     def _announced(self, member: Member, now: float) -> RosterMember:
         meta, problem = _read_meta(member.meta)

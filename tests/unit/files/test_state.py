@@ -157,6 +157,7 @@ def test_no_key_of_ours_is_one_of_gos_in_another_case() -> None:
         "port",
         "away",
         "incarnation",
+        "left",
     }
 
 
@@ -227,6 +228,13 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"OverlayAddress": "10.0.0"}, "OverlayAddress '10.0.0': must be an IP address"),
     ({"AdvertiseAddress": "gate"}, "AdvertiseAddress 'gate': must be an IP address"),
     ({"Location": 7}, "Location: must be a string"),
+    ({"Certificate": "-"}, "Certificate: must be standard base64"),
+    ({"Certificate": "AAAA"}, "Certificate: must be a certificate"),
+    ({"Authorities": [{"Key": "AAAA"}]}, "Authorities[0].Key: must decode to exactly 32 bytes, not 3"),
+    (
+        {"Authorities": [{"Key": base64.b64encode(bytes(32)).decode(), "Newest": -1}]},
+        "Authorities[0].Newest -1: must be a number of seconds",
+    ),
     ({"Routes": "10.0.0.0/8"}, "Routes: must be a list"),
     ({"Routes": ["10.0.0.0/8", "10.0.0.1/8"]}, "Routes[1] '10.0.0.1/8': must be a network"),
     ({"Incarnation": -1}, "Incarnation '-1': must be a whole number from 0 to 4294967295"),
