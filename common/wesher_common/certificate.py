@@ -21,10 +21,12 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from wesher_common.byte_reader import ByteReader, counted, packed_networks
-from wesher_common.errors import InvalidSpec
-from wesher_common.keys import KEY_BYTES, WireGuardPublicKey
+from wesher_common.errors import InvalidSpec, PeerMisbehaved
+from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork, host_network
 
 CERTIFICATE_BYTES: Final = 77
@@ -124,6 +126,21 @@ class Certificate:
         """Until when it is valid."""
         return self.serial + self.hours * _HOUR_MS
 
+    def to_base64(self) -> str:
+        """Return the form that a WesherNode holds."""
+        return base64.b64encode(self.packed()).decode()
+
+    @classmethod
+    def from_base64(cls, text: str) -> Certificate | None:
+        """Read the form that a WesherNode holds; None if it is not a certificate."""
+        try:
+            reader = ByteReader(base64.b64decode(text, validate=True), "certificate")
+            certificate = cls.read(reader)
+            reader.end()
+        except (ValueError, PeerMisbehaved):
+            return None
+        return certificate
+
     @classmethod
     def read(cls, reader: ByteReader) -> Certificate:
         """Read the next 77 bytes.
@@ -199,6 +216,11 @@ class Authority:
     def key(self) -> AuthorityKey:
         """The public half."""
         return AuthorityKey(self._private.public_key().public_bytes_raw())
+
+    @cached_property
+    def proof_key(self) -> WireGuardPrivateKey:
+        """With it the operator checks an agent's `key_proof`; derived, so that one Secret holds all."""
+        return WireGuardPrivateKey(HKDF(SHA256(), KEY_BYTES, None, b"wesher proof key").derive(self.seed))
 
     def issue(
         self, subject: Subject, *, serial: int, hours: int = DEFAULT_HOURS, kind: Kind = Kind.NODE

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
 from wesher_agent.mesh.place import Place
-from wesher_common.byte_reader import ByteReader
 from wesher_common.certificate import Certificate
-from wesher_common.errors import InvalidSpec, PeerMisbehaved
+from wesher_common.errors import InvalidSpec
 from wesher_common.overlay import IPAddress, IPNetwork
 
 Object = Mapping[str, Any]
@@ -109,12 +107,9 @@ def _address(spec: Object, path: str) -> IPAddress | None:
 def _certificate(text: str) -> Certificate | None:
     if not text:
         return None
-    try:
-        reader = ByteReader(base64.b64decode(text, validate=True), "certificate")
-        certificate = Certificate.read(reader)
-        reader.end()
-    except (ValueError, PeerMisbehaved) as error:
-        raise InvalidSpec("WesherNode spec.certificate", "must be a certificate in base64") from error
+    certificate = Certificate.from_base64(text)
+    if certificate is None:
+        raise InvalidSpec("WesherNode spec.certificate", "must be a certificate in base64")
     return certificate
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Hashable, Sequence
 from datetime import datetime
 from typing import Any
 
 from wesher_agent.kube.node_spec import Object
 from wesher_agent.mesh.desired import view_hash
+from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.status.conditions import conditions
 from wesher_agent.status.snapshot import Snapshot
 from wesher_common.conditions import carry_over, rfc3339
+from wesher_common.key_proof import key_proof, proof_statement
 from wesher_common.printable import printable
 from wesher_common.report import MAX_MESSAGE, MAX_OUTSIDERS, MAX_UNREACHABLE
 
@@ -50,6 +53,8 @@ def _own(now: Snapshot) -> dict[str, Any]:
         "observedGeneration": now.generation,
         "machine": now.machine,
         "publicKey": str(local.private_key.public),
+        "keyProof": _key_proof(local),
+        "certificateSerial": _announced_serial(local),
         "endpoint": f"{str(local.gossip_address).rpartition(':')[0]}:{local.document.wireguard.port}",
         "keyIDs": [key.id for key in local.ring],
         "primaryKeyID": local.ring.primary.id,
@@ -58,6 +63,34 @@ def _own(now: Snapshot) -> dict[str, Any]:
         "wireguardMode": now.mode,
         "mtu": now.mtu,
     }
+
+
+def _key_proof(local: Local) -> str:
+    """Return the proof for the operator that this node has its key; empty if the operator asks for none."""
+    identity, key = local.document.identity, local.private_key
+    if identity is None or identity.proof_key is None:
+        return ""
+    cluster = local.document.cluster_name
+    node = local.name.removesuffix(f".{cluster}") if cluster else local.name
+    proof = key_proof(key, identity.proof_key, proof_statement(local.document.uid, node, key.public))
+    return base64.b64encode(proof or b"").decode()
+
+
+def _announced_serial(local: Local) -> int:
+    """Return the serial of the certificate that this node announces, 0 for none.
+
+    `Local.meta` leaves out one that is not of what is announced.
+    """
+    meta, identity = local.node_meta, local.document.identity
+    certificate, subject = meta.certificate, meta.subject(local.name)
+    if certificate is None or subject is None or identity is None:
+        return 0
+    signed = certificate.signed_text(subject)
+    is_ours = any(
+        key.id == certificate.authority and key.has_signed(signed, certificate.signature)
+        for key in identity.authorities
+    )
+    return certificate.serial if is_ours else 0
 
 
 def _view(now: Snapshot) -> dict[str, Any]:

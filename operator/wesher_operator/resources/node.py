@@ -15,6 +15,8 @@ from wesher_operator.resources.parts import MAX_DNS_NAME, Column, Conditions, Re
 _MAX_IP_TEXT = 39
 _MAX_ENDPOINT_TEXT = 64
 _MAX_WORD = 64
+_MAX_CERTIFICATE_TEXT = 104
+"""77 bytes in base64."""
 # An agent's token writes these, and a node may be broken into: nothing is without a limit.
 MemberName = Annotated[str, Field(max_length=MAX_DNS_NAME, json_schema_extra=rules.MEMBER_NAME)]
 KeyIDs = Annotated[list[Annotated[str, Field(max_length=_MAX_WORD)]], Field(max_length=MAX_KEYS)]
@@ -59,6 +61,16 @@ class WesherNodeSpec(Resource):
 
     machine: str = Field("", max_length=_MAX_WORD)
     """A hash that changes when the Node's machine is rebooted, is replaced or gets another address."""
+    certificate: str = Field(
+        "",
+        max_length=_MAX_CERTIFICATE_TEXT,
+        json_schema_extra=rules.or_empty(
+            rules.cel("self.matches('^[A-Za-z0-9+/]{103}=$')", "must be a certificate: 77 bytes in base64")
+        ),
+    )
+    """The authority's signature on the node's name, key and address, in base64; the agent announces it."""
+    serial: int = Field(0, ge=0)
+    """When the certificate was issued, in milliseconds of Unix time; 0 while there is none."""
 
 
 class Peers(Resource):
@@ -103,9 +115,15 @@ class WesherNodeStatus(Resource):
     machine: str = Field("", max_length=_MAX_WORD)
     """`spec.machine` as the agent last saw it; a report of another machine says nothing of this one."""
     conditions: Conditions = Field([])
-    """Ready, WireGuardReady, GossipJoined, KeyCurrent, StateSaved."""
+    """Ready, WireGuardReady, GossipJoined, KeyCurrent, StateSaved; Certified is the operator's."""
     public_key: str = Field("", max_length=64)
     """WireGuard public key."""
+    key_proof: str = Field("", max_length=64)
+    """Proof that the agent has the private half of publicKey, in base64."""
+    certificate_serial: int = 0
+    """`spec.serial` of the certificate that the agent announces; 0 while it announces none."""
+    certificate_days: int = 0
+    """Days until the certificate expires; written by the operator."""
     endpoint: str = Field("", max_length=64)
     """Address and port of its WireGuard device."""
     key_ids: KeyIDs = Field([], alias="keyIDs")
@@ -141,6 +159,7 @@ class WesherNode(Resource):
         Column(name="Overlay-IP", path=".spec.overlayIP"),
         Column(name="Endpoint", path=".status.endpoint"),
         Column(name="Peers", path=".status.peers.summary"),
+        Column(name="Cert", path=".status.certificateDays", type="integer"),
         Column(name="Key", path=".status.primaryKeyID", wide=True),
         Column(name="Mode", path=".status.wireguardMode", wide=True),
         Column(name="Version", path=".status.agentVersion", wide=True),

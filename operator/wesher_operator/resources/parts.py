@@ -54,5 +54,5 @@ class Column(BaseModel):
 
     name: str
     path: str
-    type: Literal["string", "date"] = "string"
+    type: Literal["string", "date", "integer"] = "string"
     wide: bool = False
