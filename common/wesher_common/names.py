@@ -110,6 +110,11 @@ def key_secret_name(mesh: str) -> str:
     return f"{mesh}-key"
 
 
+def authority_secret_name(mesh: str) -> str:
+    """Return the name of the Secret that holds the private key of a mesh's authority."""
+    return f"{mesh}-authority"
+
+
 def config_map_name(mesh: str) -> str:
     """Return the name of the ConfigMap that carries a mesh's ``mesh.json``."""
     return f"{mesh}-config"
@@ -123,3 +128,8 @@ def daemon_set_name(mesh: str) -> str:
 def released_config_map_name(mesh: str) -> str:
     """Return the name of the ConfigMap that holds back addresses just given up."""
     return f"{mesh}-released"
+
+
+def issued_config_map_name(mesh: str) -> str:
+    """Return the name of the ConfigMap that lists the names that certificates were issued to."""
+    return f"{mesh}-issued"

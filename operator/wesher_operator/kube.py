@@ -16,6 +16,8 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,18 @@ DAEMON_SET = Kind("DaemonSet", "daemonsets", "apps", selector=MESH_LABEL)
 POD = Kind("Pod", "pods", selector=MESH_LABEL)
 EVENT = Kind("Event", "events", "events.k8s.io")
 JOB = Kind("Job", "jobs", "batch")
+ADMISSION_POLICY = Kind(
+    "ValidatingAdmissionPolicy",
+    "validatingadmissionpolicies",
+    "admissionregistration.k8s.io",
+    namespaced=False,
+)
+ADMISSION_BINDING = Kind(
+    "ValidatingAdmissionPolicyBinding",
+    "validatingadmissionpolicybindings",
+    "admissionregistration.k8s.io",
+    namespaced=False,
+)
 DEFINITION = Kind(
     "CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io", namespaced=False
 )
@@ -196,6 +210,15 @@ class Cluster:
         self.namespace = namespace
         self._may_write = may_write
         self._next_write = 0.0
+        self._server_time: tuple[datetime, float] | None = None
+        """The API server's time, and the loop's when the reply with it came."""
+
+    def server_time(self) -> datetime | None:
+        """Return the API server's time, by the ``Date`` of its last reply; None if that had none."""
+        if self._server_time is None:
+            return None
+        moment, at = self._server_time
+        return moment + timedelta(seconds=asyncio.get_running_loop().time() - at)
 
     async def pages(self, kind: Kind, *, fields: str = "") -> AsyncIterator[Page]:
         """Yield every object of a kind that concerns us (of one namespace, where it has any), at one moment.
@@ -358,7 +381,15 @@ class Cluster:
             text = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ClusterUnavailable(f"the API server does not answer: {error or 'timeout'}") from error
+        self._note_time(response.headers.get("Date", ""))
         return read_answer(response.status, text, method, path)
+
+    def _note_time(self, text: str) -> None:
+        try:
+            moment = parsedate_to_datetime(text).astimezone(UTC)
+        except ValueError:
+            return
+        self._server_time = moment, asyncio.get_running_loop().time()
 
 
 class _ConflictError(Exception):

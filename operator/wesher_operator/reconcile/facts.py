@@ -22,6 +22,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from wesher_common.certificate import Authority
+from wesher_common.conditions import find_condition
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
@@ -50,6 +52,8 @@ from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
 _log = EventLogger("wesher.facts")
+AUTHORITY_SEED = "seed"
+"""Entry of the Secret ``<mesh>-authority``."""
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
 
 
@@ -98,6 +102,9 @@ class NodeFacts:
     """Type (as ``InternalIP``) and address, in the Node's order; what others cannot dial is left out."""
     pod_cidrs: tuple[IPNetwork, ...]
     taints: tuple[Taint, ...]
+    uid: str = ""
+    ready: bool = False
+    """Whether its kubelet says that it is Ready."""
     machine: tuple[str, ...] = ()
     """What tells its machine, and one start of it, from others; empty while no kubelet has reported."""
     location: str = ""
@@ -140,12 +147,14 @@ class MemberFacts:
 
 @dataclass(frozen=True, slots=True)
 class KeyFacts:
-    """A Secret, as far as it holds a cluster key."""
+    """A Secret, as far as it holds a cluster key, or the key of an authority."""
 
     name: str
     ring: KeyRing | None
     problem: str
     """Which entry breaks which rule; empty where `ring` is set."""
+    authority: Authority | None = None
+    """Of the Secret of a mesh's authority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +264,9 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
             continue
         if "%" not in entry["address"]:  # else it names a link of that host
             addresses.append((str(entry["type"]), address))
-    info = (body.get("status") or {}).get("nodeInfo") or {}
+    status = body.get("status") or {}
+    ready = find_condition(status.get("conditions") or [], "Ready")
+    info = status.get("nodeInfo") or {}
     # Each alone may be missing or, among cloned machines, the same.
     machine = tuple(str(info.get(key) or "") for key in ("bootID", "machineID", "systemUUID"))
     location, advertise_address, problems = "", None, []
@@ -275,6 +286,8 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
         taints=tuple(
             Taint(taint["key"], taint.get("value", ""), taint["effect"]) for taint in spec.get("taints") or []
         ),
+        uid=str(metadata.get("uid", "")),
+        ready=ready is not None and ready.is_true,
         machine=machine if any(machine) else (),
         location=location,
         advertise_address=advertise_address,
@@ -340,7 +353,7 @@ def _report(body: Mapping[str, Any]) -> tuple[WesherNodeStatus, datetime | None]
 def _key(body: Mapping[str, Any]) -> KeyFacts:
     data, name = body.get("data") or {}, body["metadata"]["name"]
     if "cluster-key" not in data:
-        return KeyFacts(name, None, "has no entry cluster-key")
+        return KeyFacts(name, None, "has no entry cluster-key", _authority(data.get(AUTHORITY_SEED, "")))
     try:
         entries = [
             base64.b64decode(data.get(entry, "")).decode() for entry in ("cluster-key", "accepted-keys")
@@ -350,6 +363,14 @@ def _key(body: Mapping[str, Any]) -> KeyFacts:
         return KeyFacts(name, None, f"cluster-key: must be standard base64 of {KEY_BYTES} bytes")
     except InvalidSpec as error:
         return KeyFacts(name, None, str(error))
+
+
+def _authority(entry: str) -> Authority | None:
+    """Read the seed as it is stored: base64, and base64 once more, as every entry of a Secret."""
+    try:
+        return Authority(base64.b64decode(base64.b64decode(entry), validate=True))
+    except (ValueError, InvalidSpec):
+        return None
 
 
 def _pod(body: Mapping[str, Any]) -> PodFacts | None:

@@ -22,13 +22,15 @@ from wesher_common.names import (
     NUDGE_FILE,
     config_map_name,
     daemon_set_name,
+    issued_config_map_name,
     released_config_map_name,
     wesher_node_name,
 )
 from wesher_operator.agent_pods import AgentPods
 from wesher_operator.kube import MESH, Object
 from wesher_operator.reconcile.agent_ports import HEALTH_FLAG
-from wesher_operator.reconcile.facts import MeshFacts
+from wesher_operator.reconcile.authority import LEDGER_FILE, Ledger
+from wesher_operator.reconcile.facts import AUTHORITY_SEED, MeshFacts
 from wesher_operator.reconcile.membership import RELEASED_FILE, Released
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec
@@ -102,6 +104,12 @@ def key_secret(name: str, mesh: str, key: bytes) -> Object:
     return {"metadata": {"name": name, "labels": _labels(mesh)}, "type": "Opaque", "data": data}
 
 
+def authority_secret(name: str, mesh: str, seed: bytes) -> Object:
+    """Return a new authority Secret, without an owner: with it go the certificates of its mesh."""
+    data = {AUTHORITY_SEED: base64.b64encode(base64.b64encode(seed)).decode()}
+    return {"metadata": {"name": name, "labels": _labels(mesh)}, "type": "Opaque", "data": data}
+
+
 def config_map(mesh: MeshFacts, document: MeshDocument) -> Object:
     """Return the ConfigMap that agents mount."""
     return {
@@ -115,6 +123,14 @@ def released_config_map(mesh: MeshFacts, released: Released) -> Object:
     return {
         "metadata": _owned(mesh, released_config_map_name(mesh.name)),
         "data": {RELEASED_FILE: released.to_json()},
+    }
+
+
+def issued_config_map(mesh: MeshFacts, ledger: Ledger) -> Object:
+    """Return the ConfigMap that lists the names that certificates were issued to."""
+    return {
+        "metadata": _owned(mesh, issued_config_map_name(mesh.name)),
+        "data": {LEDGER_FILE: ledger.to_json()},
     }
 
 

@@ -13,12 +13,14 @@ from wesher_common.mesh_document import (
     EtcHosts,
     GossipProfile,
     GossipSettings,
+    IdentityMode,
     WireGuardMode,
     WireGuardSettings,
     parse_overlay_network,
 )
 from wesher_common.names import MAX_INTERFACE_NAME, MAX_MESH_NAME, check_interface_name, key_secret_name
 from wesher_common.overlay import IPNetwork
+from wesher_common.report import SHOWN_NAMES
 from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
 from wesher_operator.resources import rules
 from wesher_operator.resources.affinity import NO_VIRTUAL_NODES, Affinity
@@ -172,6 +174,9 @@ class WesherMeshSpec(Resource):
     """Which address of a node others dial."""
     etc_hosts: EtcHosts = "Qualified"
     """`Qualified` writes `<member>.<mesh>.wesher.internal` into each host's /etc/hosts, `Names` bare names, `Off` none."""  # noqa: E501
+    # Without a default: one would change stored meshes at the moment of an upgrade.
+    identity: IdentityMode | None = None
+    """`Verified` gives only certified members a tunnel, `Open` each holder of the cluster key; unset follows status."""  # noqa: E501
 
     @property
     def overlay(self) -> IPNetwork:
@@ -270,6 +275,21 @@ class KeyStatus(Resource):
     """The same for further keys that are still accepted."""
 
 
+class IdentityStatus(Resource):
+    """Who gets a tunnel, and who has a certificate."""
+
+    mode: IdentityMode = "Open"
+    """`spec.identity`; unset means Verified for a new mesh, Open for one of an older release."""
+    bound: bool = False
+    """Whether members without a certificate get no tunnel; only `identity: Open` makes it false again."""
+    authority: str = Field("", max_length=64)
+    """Public key of the mesh's authority."""
+    certified: str = ""
+    """`n/m`: of m agents on Ready Nodes, n announce their certificate."""
+    waiting_for: list[str] = Field([], max_length=SHOWN_NAMES)
+    """Members that a Verified mesh waits for before it is bound; at most 8."""
+
+
 class WesherMeshStatus(Resource):
     """What the operator knows."""
 
@@ -278,7 +298,7 @@ class WesherMeshStatus(Resource):
     installation: str = Field("", max_length=63)
     """Namespace of the operator that runs this mesh; annotation wesher.dev/installation names another."""
     conditions: Conditions = Field([])
-    """Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded."""
+    """Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded, Certified."""
     members: MemberCounts = MemberCounts()
     """Members, counted."""
     member_list: list[MemberStatus] = Field([], max_length=100)
@@ -287,6 +307,8 @@ class WesherMeshStatus(Resource):
     """Whether memberList leaves some out."""
     key: KeyStatus = KeyStatus()
     """The cluster key's id."""
+    identity: IdentityStatus | None = None
+    """Verified identity; absent until the operator has decided the mode."""
 
 
 class WesherMesh(Resource):

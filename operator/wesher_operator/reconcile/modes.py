@@ -1,0 +1,131 @@
+"""Who gets a tunnel in a mesh: its mode, and whether members without a certificate are cut off yet.
+
+Pure. Going from all members to certified ones only happens once every agent on a Ready Node has its
+certificate; going back happens only when ``spec.identity`` says ``Open``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wesher_common.mesh_document import IdentityMode, IdentitySettings, MeshDocument, MetadataForm
+from wesher_common.report import SHOWN_NAMES
+from wesher_operator.reconcile.facts import MemberFacts, NodeFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mode:
+    """What was decided for a mesh."""
+
+    mode: IdentityMode
+    bound: bool
+    form: MetadataForm
+    certified: int
+    """Of the agents on Ready Nodes, how many announce their certificate."""
+    of: int
+    """How many agents on Ready Nodes there are."""
+    uncertified: tuple[str, ...]
+    """Names of the others."""
+    waiting_for: tuple[str, ...]
+    """Members that a Verified mesh waits for."""
+    cut_off: tuple[str, ...]
+    """Members that lose their tunnels by this decision."""
+
+
+def mode_of(wanted: IdentityMode | None, status: Mapping[str, Any]) -> IdentityMode:
+    """Return a mesh's mode.
+
+    An unset ``spec.identity`` follows the status. A mesh that no operator has seen before is Verified;
+    one that a release without certificates made, which has a key and no mode, is Open.
+
+    Args:
+        wanted: ``spec.identity``.
+        status: of the mesh, as last written.
+
+    """
+    if wanted is not None:
+        return wanted
+    said = (status.get("identity") or {}).get("mode")
+    if said in {"Open", "Verified"}:
+        return "Open" if said == "Open" else "Verified"
+    return "Open" if (status.get("key") or {}).get("id") else "Verified"
+
+
+def decide(
+    wanted: IdentityMode | None,
+    status: Mapping[str, Any],
+    published: MeshDocument | None,
+    agents: Iterable[tuple[str, NodeFacts, MemberFacts | None]],
+    external: Iterable[str],
+) -> Mode:
+    """Decide a mesh's mode and whether it is bound.
+
+    Args:
+        wanted: ``spec.identity``.
+        status: of the mesh, as last written.
+        published: mesh.json as agents have it.
+        agents: member name, Node and WesherNode of each node that should have an agent.
+        external: names of external members; none of them has a certificate.
+
+    """
+    agents, external = list(agents), sorted(external)
+    mode = mode_of(wanted, status)
+    ready = [(name, member) for name, node, member in agents if node.ready]
+    missing = tuple(name for name, member in ready if not _has_announced(member))
+    waiting = tuple(name for name, member in ready if not _is_done(member, published))
+    before = published.identity if published is not None else None
+    was_bound = (before is not None and before.mode == "Verified" and before.bound) or bool(
+        (status.get("identity") or {}).get("bound")
+    )
+    blocking: Sequence[str] = waiting if wanted == "Verified" else (*waiting, *external)
+    # The first agents of a mesh have not come yet where no Node is Ready.
+    bound = mode == "Verified" and (was_bound or (bool(ready) and not blocking))
+    # The status is written last: until it says so, the Event may not have been sent.
+    is_new = bound and not (status.get("identity") or {}).get("bound")
+    others = [name for name, node, member in agents if not node.ready and not _has_announced(member)]
+    # An agent of an older release proves no key, and reads no other form.
+    reads_compact = all(
+        member is None or member.reported_at is None or member.status.key_proof for _, _, member in agents
+    )
+    return Mode(
+        mode=mode,
+        bound=bound,
+        form="Compact" if bound and reads_compact else "Gob",
+        certified=len(ready) - len(missing),
+        of=len(ready),
+        uncertified=missing,
+        waiting_for=tuple(blocking)[:SHOWN_NAMES] if mode == "Verified" and not bound else (),
+        cut_off=(*others, *external) if is_new else (),
+    )
+
+
+def _has_announced(member: MemberFacts | None) -> bool:
+    return (
+        member is not None
+        and member.spec.serial > 0
+        and member.status.certificate_serial == member.spec.serial
+    )
+
+
+def _is_done(member: MemberFacts | None, published: MeshDocument | None) -> bool:
+    return (
+        member is not None
+        and published is not None
+        and published.identity is not None
+        and _has_announced(member)
+        and member.status.config_hash == published.config_hash
+    )
+
+
+def settings(mode: Mode, before: IdentitySettings) -> IdentitySettings:
+    """Return what mesh.json says about identity; ``before`` has the keys."""
+    return IdentitySettings(
+        mode=mode.mode,
+        bound=mode.bound,
+        form=mode.form,
+        authorities=before.authorities,
+        proof_key=before.proof_key,
+        trusted=before.trusted,
+    )
