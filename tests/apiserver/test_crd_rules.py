@@ -116,6 +116,8 @@ BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
     ("addresses.prefer", {**MESH, "addresses": {"prefer": []}}, "at least 1"),
     ("addresses.prefer[0]", {**MESH, "addresses": {"prefer": ["Hostname"]}}, '"InternalIP", "ExternalIP"'),
     ("etcHosts", {**MESH, "etcHosts": "Sometimes"}, '"Qualified", "Names", "Off"'),
+    ("identity", {**MESH, "identity": "Sometimes"}, '"Open", "Verified"'),
+    ("identity", {**MESH, "identity": ""}, '"Open", "Verified"'),
 ]
 
 BAD_NODES: list[tuple[str, dict[str, Any], str]] = [
@@ -126,6 +128,11 @@ BAD_NODES: list[tuple[str, dict[str, Any], str]] = [
     ("advertiseAddress", {**NODE, "advertiseAddress": "host"}, "'host': must be an IP address"),
     ("machine", {**NODE, "machine": "m" * 65}, "64"),
     ("location", {**NODE, "location": "a b"}, "must be a word"),
+    ("certificate", {**NODE, "certificate": "AAAA"}, "must be a certificate"),
+    ("certificate", {**NODE, "certificate": "A" * 104}, "must be a certificate"),
+    ("certificate", {**NODE, "certificate": "A" * 105}, "104"),
+    ("serial", {**NODE, "serial": -1}, "greater than or equal to 0"),
+    ("serial", {**NODE, "serial": "1"}, "integer"),
 ]
 
 BAD = [("WesherMesh", "m", *case) for case in BAD_MESHES] + [

@@ -42,6 +42,7 @@ OPERATOR_RIGHTS: tuple[_Right, ...] = (
     ("create", GROUP, "weshernodes"),
     ("patch", GROUP, "weshernodes"),
     ("delete", GROUP, "weshernodes"),
+    ("patch", GROUP, "weshernodes/status"),
     ("get", "", "secrets"),
     ("create", "", "secrets"),
     ("create", "", "configmaps"),

@@ -17,6 +17,8 @@ from wesher_operator.kubectl.meshes import name_of, status_of
 from wesher_operator.kubectl.reach import Object
 
 _BAD_WHEN_TRUE = "Degraded"
+_WAITS_FOR_NEW_NODES = ("Certified", "Unknown")
+"""An autoscaler adds nodes all day, and each is certified some seconds after its first report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,12 @@ def conditions_of(status: Object) -> tuple[Condition, ...]:
 
 def wrong(conditions: Sequence[Condition]) -> list[Condition]:
     """Return the conditions that are not as they should be."""
-    return [c for c in conditions if c.status != ("False" if c.type == _BAD_WHEN_TRUE else "True")]
+    return [
+        c
+        for c in conditions
+        if c.status != ("False" if c.type == _BAD_WHEN_TRUE else "True")
+        and (c.type, c.status) != _WAITS_FOR_NEW_NODES
+    ]
 
 
 def age_of(moment: str, now: datetime) -> float | None:

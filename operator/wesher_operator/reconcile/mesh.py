@@ -13,20 +13,23 @@ Left to others: when to run (`control`), the status (`publish`), every decision
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
+from wesher_common.certificate import Authority
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
-from wesher_common.mesh_document import FILE_NAME, MeshDocument
+from wesher_common.mesh_document import FILE_NAME, IdentitySettings, MeshDocument
 from wesher_common.names import (
     config_map_name,
     daemon_set_name,
     released_config_map_name,
 )
+from wesher_common.printable import printable
+from wesher_common.report import SHOWN_NAMES
 from wesher_common.seeds import SeedAddress
 from wesher_operator.kube import (
     CONFIG_MAP,
@@ -36,9 +39,11 @@ from wesher_operator.kube import (
     Kind,
     Object,
 )
-from wesher_operator.reconcile import allocation, manifests, membership, status
+from wesher_operator.reconcile import allocation, manifests, membership, modes, status
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.agent_ports import health_port
+from wesher_operator.reconcile.authority import Candidate, mesh_condition
+from wesher_operator.reconcile.certifier import Certified, Certifier
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
 from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.nudge import Nudges
@@ -49,6 +54,7 @@ from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
 from wesher_operator.reconcile.status import Findings
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
+from wesher_operator.resources.node import WesherNodeSpec
 
 _log = EventLogger("wesher.mesh")
 
@@ -65,6 +71,7 @@ class _Placed:
     without_address: frozenset[str]
     refused: InvalidSpec | None
     """Of the first WesherNode that the API server does not take: the others get theirs."""
+    certified: Certified
     again: datetime | None
     """When there is more to do."""
 
@@ -78,6 +85,7 @@ class MeshReconciler:
         cluster: where to write.
         settings: what the installation decides about agents.
         clock: the time, with a zone.
+        entropy: returns that many random bytes, for keys.
 
     """
 
@@ -87,7 +95,9 @@ class MeshReconciler:
         world: World,
         cluster: Cluster,
         settings: manifests.AgentSettings,
+        *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        entropy: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._name = name
         self._world = world
@@ -96,8 +106,10 @@ class MeshReconciler:
         self._places = Places(world, cluster)
         self._nudges = Nudges(name, world, cluster)
         self._pod_troubles = PodTroubles(name, world, cluster)
+        self._certifier = Certifier(name, world, cluster, settings.pods.service_account_name, entropy)
         self._settings = settings
         self._clock = clock
+        self._entropy = entropy
         self._left_to = ""
         self._unselected_since: dict[str, datetime] = {}
         self._views_differ_since: datetime | None = None
@@ -125,8 +137,18 @@ class MeshReconciler:
             findings, again = await self._make(mesh, now)
         except _MeshGoneError:
             return None
+        if findings.mode is not None and findings.mode.cut_off and findings.failure is None:
+            # Before the status, which says that it was done.
+            await self._tell_who_is_cut_off(mesh, findings.mode.cut_off, now)
         await self._publisher.publish(mesh, status.mesh_status(mesh, findings, now=now), now=now)
         return _first(again, status.next_change(findings, now=now))
+
+    async def _tell_who_is_cut_off(self, mesh: MeshFacts, names: Sequence[str], now: datetime) -> None:
+        shown = ", ".join(names[:SHOWN_NAMES])
+        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+        text = printable(f"only certified members have a tunnel now; without a certificate: {shown}{more}")
+        _log.warning("members without a certificate cut off", mesh=mesh.name, members=list(names))
+        await self._publisher.tell(mesh, "UncertifiedCutOff", text, warning=True, now=now)
 
     def _leave_alone(self, mesh: MeshFacts) -> None:
         if self._left_to != mesh.installation:
@@ -165,6 +187,7 @@ class MeshReconciler:
                     desired=desired,
                     members=members,
                     refusal=refused,
+                    mode=self._mode(mesh, spec, desired) if spec is not None else None,
                     published=spec is not None and self._is_published(mesh, spec),
                 ),
                 None,
@@ -175,14 +198,21 @@ class MeshReconciler:
         troubles: dict[str, PodTrouble] = {}
         refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
         published = False
+        mode, identity, certified = self._mode(mesh, spec, desired), IdentitySettings(), Certified()
         try:
             ring, key_problem = await self._key(mesh, spec)
-            placed = await self._members(mesh, spec, desired, now)
+            own = self._own_members(mesh)
+            authority, identity = await self._certifier.authority(mesh, self._published_of(mesh), own)
+            placed = await self._members(mesh, spec, desired, authority, now)
             moments.append(placed.again)
             refused_write, without_address = placed.refused, placed.without_address
+            certified = placed.certified
             self._check(mesh)
-            document = await self._config(mesh, spec, desired, placed.released)
+            document = await self._config(
+                mesh, spec, desired, placed.released, modes.settings(mode, identity)
+            )
             published = True
+            moments.append(await self._certifier.report(certified, now=now))
             if ring is not None or daemon_set_name(mesh.name) in self._world.daemon_sets:
                 await self._ensure(DAEMON_SET, self._daemon_set(mesh, spec, document))
             if ring is not None:
@@ -213,6 +243,11 @@ class MeshReconciler:
             pod_troubles=troubles,
             without_address=without_address,
             views_differ_since=self._views_differ_since,
+            mode=mode,
+            authority=str(identity.authorities[0]) if identity.authorities else "",
+            certified=mesh_condition(certified.verdicts, certified.obstacle, mode.uncertified, now)
+            if refused_write is None
+            else None,
         )
         return findings, _first(*moments)
 
@@ -229,7 +264,7 @@ class MeshReconciler:
         if not in_use and (seen is None or seen.ring is not None):
             # Also where one was seen: it may be deleted by now, and the news of that still on the way.
             made = await self._cluster.create(
-                SECRET, manifests.key_secret(name, mesh.name, os.urandom(KEY_BYTES))
+                SECRET, manifests.key_secret(name, mesh.name, self._entropy(KEY_BYTES))
             )
             if made is not None:
                 self._world.observe(SECRET, made)
@@ -242,7 +277,12 @@ class MeshReconciler:
         return facts.ring, f"Secret {name}: {facts.problem}" if facts.problem else ""
 
     async def _members(
-        self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], now: datetime
+        self,
+        mesh: MeshFacts,
+        spec: WesherMeshSpec,
+        desired: list[NodeFacts],
+        authority: Authority | None,
+        now: datetime,
     ) -> _Placed:
         own = self._own_members(mesh)
         foreign = [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid != mesh.uid]
@@ -269,38 +309,63 @@ class MeshReconciler:
             # Before the deletions: a crash in between must not forget who left.
             await self._ensure(CONFIG_MAP, manifests.released_config_map(mesh, released))
         placement = allocation.place(spec, desired, own, foreign, released)
+        wanted = {
+            node.name: allocation.node_spec(mesh, spec, node, placement.addresses[node.name])
+            for node in desired
+            if node.name in placement.addresses
+        }
+        certified = await self._certifier.issue(
+            mesh,
+            authority,
+            [
+                Candidate(
+                    member=mine[node.name],
+                    node=node,
+                    name=allocation.name_of(spec, node),
+                    address=placement.addresses[node.name],
+                    location=wanted[node.name].location,
+                    machine=wanted[node.name].machine,
+                )
+                for node in desired
+                if node.name in wanted and node.name in mine and not mine[node.name].deleting
+            ],
+            partial(self._ensure, CONFIG_MAP),
+            now=now,
+        )
         written = await self._places.write(
             mesh,
             [*leaving, *foreign],
-            [
-                allocation.node_spec(mesh, spec, node, placement.addresses[node.name])
-                for node in desired
-                if node.name in placement.addresses
-            ],
+            [_with_certificate(each, mine.get(node), certified) for node, each in wanted.items()],
             still_there=partial(self._check, mesh),
             now=now,
         )
-        again = _first(written.again, departures.grace_ends, released.next_expiry)
-        return _Placed(released, placement.left_over, written.refused, again)
+        again = _first(written.again, departures.grace_ends, released.next_expiry, certified.again)
+        return _Placed(released, placement.left_over, written.refused, certified, again)
 
     async def _config(
-        self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], released: Released
+        self,
+        mesh: MeshFacts,
+        spec: WesherMeshSpec,
+        desired: list[NodeFacts],
+        released: Released,
+        identity: IdentitySettings,
     ) -> MeshDocument:
         document = replace(
             self._document(mesh, spec, released),
+            identity=identity,
             cluster_seeds=allocation.cluster_seeds(desired, self._published_seeds(mesh.name)),
         )
         await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document))
         return document
 
     def _is_published(self, mesh: MeshFacts, spec: WesherMeshSpec) -> bool:
-        """Tell whether mesh.json has this spec, whatever it says of seeds and of nodes that left."""
+        """Tell whether mesh.json has this spec, whatever it says of seeds, nodes that left and identity."""
         found = self._published(mesh.name)
         wanted = self._document(mesh, spec, Released())
-        return found is not None and replace(found, cluster_seeds=(), removed=()) == wanted
+        return found is not None and replace(found, cluster_seeds=(), removed=(), identity=None) == wanted
 
     def _document(self, mesh: MeshFacts, spec: WesherMeshSpec, released: Released) -> MeshDocument:
-        """Return what mesh.json says, but for the seeds in this cluster."""
+        """Return what mesh.json says, but for the seeds in this cluster and identity."""
         return MeshDocument(
             name=mesh.name,
             uid=mesh.uid,
@@ -353,12 +418,25 @@ class MeshReconciler:
         overlays = {member.address for member in self._world.members.values()}
         return [allocation.usable(spec, node, overlays) for node in nodes]
 
+    def _mode(self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts]) -> modes.Mode:
+        own = {member.spec.node_name: member for member in self._own_members(mesh)}
+        agents = [(allocation.name_of(spec, node), node, own.get(node.name)) for node in desired]
+        # By reports of any age: while the API server is away, no external member goes unnoticed.
+        reports = [member.status for _, node, member in agents if node.ready and member is not None]
+        external = {each.name for report in reports for each in report.outsiders}
+        return modes.decide(spec.identity, mesh.status, self._published_of(mesh), agents, external)
+
     def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
         return [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid == mesh.uid]
 
     def _published_seeds(self, mesh: str) -> tuple[SeedAddress, ...]:
         found = self._published(mesh)
         return () if found is None else found.cluster_seeds
+
+    def _published_of(self, mesh: MeshFacts) -> MeshDocument | None:
+        """Return mesh.json, if it is not an earlier mesh's of this name."""
+        found = self._published(mesh.name)
+        return found if found is not None and found.uid == mesh.uid else None
 
     def _published(self, mesh: str) -> MeshDocument | None:
         facts = self._world.config_maps.get(config_map_name(mesh))
@@ -367,6 +445,15 @@ class MeshReconciler:
             return MeshDocument.from_json(text)
         except (InvalidSpec, KeyError):
             return None
+
+
+def _with_certificate(
+    spec: WesherNodeSpec, member: MemberFacts | None, certified: Certified
+) -> WesherNodeSpec:
+    """Return a WesherNode's spec with its new certificate, or the one it has."""
+    before = (member.spec.certificate, member.spec.serial) if member is not None else ("", 0)
+    certificate, serial = certified.specs.get(spec.node_name, before)
+    return spec.model_copy(update={"certificate": certificate, "serial": serial})
 
 
 def _first(*moments: datetime | None) -> datetime | None:

@@ -18,7 +18,13 @@ from wesher_operator.reconcile import manifests
 from wesher_operator.reconcile.facts import MeshFacts
 from wesher_operator.reconcile.world import World
 
-_TOLD = {"Ready": "False", "KeyReady": "False", "Converged": "False", "Degraded": "True"}
+_TOLD = {
+    "Ready": "False",
+    "KeyReady": "False",
+    "Converged": "False",
+    "Degraded": "True",
+    "Certified": "False",
+}
 """The conditions whose transitions become Events, and the status in which each is bad news."""
 _log = EventLogger("wesher.mesh")
 
@@ -113,15 +119,19 @@ class Publisher:
             status=condition.status,
             reason=condition.reason,
         )
-        if not self._events.spend(now):
-            return
         text = f"{condition.type} is {condition.status}" + (
             f": {condition.message}" if condition.message else ""
         )
+        await self.tell(mesh, condition.reason, text, warning=bad, now=now)
+
+    async def tell(self, mesh: MeshFacts, reason: str, text: str, *, warning: bool, now: datetime) -> None:
+        """Write an Event about a mesh, unless it has had too many."""
+        if not self._events.spend(now):
+            return
         name = os.urandom(5).hex()
-        event = manifests.event(mesh, condition.reason, text, warning=bad, name=name, now=now)
+        event = manifests.event(mesh, reason, text, warning=warning, name=name, now=now)
         try:
             await self._cluster.create(EVENT, event)
         except WesherError as error:
             # The status has said it already; an Event is worth no second try.
-            _log.warning("event not written", mesh=mesh.name, reason=condition.reason, error=error)
+            _log.warning("event not written", mesh=mesh.name, reason=reason, error=error)

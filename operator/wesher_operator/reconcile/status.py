@@ -23,8 +23,10 @@ from wesher_common.report import MAX_MESSAGE
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
+from wesher_operator.reconcile.modes import Mode
 from wesher_operator.reconcile.refusal import Refusal
 from wesher_operator.resources.mesh import (
+    IdentityStatus,
     KeyStatus,
     MemberCounts,
     MemberState,
@@ -74,6 +76,11 @@ class Findings:
     without_address: Collection[str] = ()
     """Names of nodes for which the allocation network has no address left."""
     views_differ_since: datetime | None = None
+    mode: Mode | None = None
+    """Who gets a tunnel; None where the spec cannot be read."""
+    authority: str = ""
+    """Public key of the mesh's authority."""
+    certified: Condition | None = None
 
 
 def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> list[MemberStatus]:
@@ -199,12 +206,27 @@ def mesh_status(mesh: MeshFacts, findings: Findings, *, now: datetime) -> dict[s
         if ring
         # Agents go on with the key they have; that there was one also forbids making another.
         else KeyStatus.model_validate(mesh.status.get("key") or {}),
+        identity=_identity(mesh, findings),
     )
     conditions = _conditions(mesh, findings, entries, now=now)
     return {
-        **status.model_dump(by_alias=True, exclude={"conditions"}),
+        **status.model_dump(by_alias=True, exclude={"conditions"}, exclude_none=True),
         "conditions": carry_over(conditions, mesh.status.get("conditions") or [], now=now),
     }
+
+
+def _identity(mesh: MeshFacts, findings: Findings) -> IdentityStatus | None:
+    before = mesh.status.get("identity")
+    if findings.mode is None:
+        return IdentityStatus.model_validate(before) if before else None
+    mode = findings.mode
+    return IdentityStatus(
+        mode=mode.mode,
+        bound=mode.bound,
+        authority=findings.authority or str((before or {}).get("authority", "")),
+        certified=f"{mode.certified}/{mode.of}",
+        waiting_for=list(mode.waiting_for),
+    )
 
 
 def first_status(mesh: MeshFacts, *, now: datetime) -> dict[str, Any]:
@@ -251,6 +273,7 @@ def _conditions(
         ),
         _converged(findings, now=now),
         _degraded(findings, now=now),
+        findings.certified or Condition("Certified", "Unknown", "NotLookedAt"),
     ]
     by_type = {condition.type: condition for condition in said}
     hindrance = findings.refusal or findings.failure

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from wesher_operator.kubectl.status import overview, overview_text
+from wesher_common.conditions import Condition
+from wesher_operator.kubectl.status import overview, overview_text, wrong
 
 NOW = datetime(2030, 5, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -110,3 +111,10 @@ def test_a_member_that_never_reported_says_so() -> None:
     entry = {"name": "a", "kind": "Node", "address": "", "state": "Starting", "reason": "NotReported"}
     text = overview_text(overview(a_mesh(memberList=[entry]), []), now=NOW)
     assert "a       Starting  -           -         -      never     NotReported" in text
+
+
+def test_a_mesh_that_waits_for_a_new_nodes_certificate_has_nothing_wrong() -> None:
+    waiting = Condition("Certified", "Unknown", "WaitingForAgents", "no certificate yet: b")
+    refused = Condition("Certified", "False", "KeyChanged", "b: why")
+    assert wrong([waiting]) == []
+    assert wrong([waiting, refused]) == [refused]

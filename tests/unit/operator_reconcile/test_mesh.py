@@ -208,7 +208,7 @@ async def test_many_refusals_neither_starve_the_other_nodes_nor_are_asked_for_ag
         return FORBIDDEN if request.name < "demo.n005" else store(request)
 
     async with serving(answer) as cluster:
-        runs = MeshReconciler("demo", world, cluster, AgentSettings(image="wesher:test"), clock)
+        runs = MeshReconciler("demo", world, cluster, AgentSettings(image="wesher:test"), clock=clock)
         again: datetime | None = NOW
         for _ in range(3):
             assert again == NOW
@@ -260,7 +260,7 @@ async def test_a_deletion_that_is_refused_keeps_no_other_node_from_its_place() -
         return FORBIDDEN if request.method == "DELETE" else store(request)
 
     async with serving(answer) as cluster:
-        runs = MeshReconciler("demo", world, cluster, AgentSettings(image="wesher:test"), clock)
+        runs = MeshReconciler("demo", world, cluster, AgentSettings(image="wesher:test"), clock=clock)
         await runs.reconcile()
         world.forget(NODE, {"metadata": {"name": "n000", "resourceVersion": "99"}})
         world.observe(NODE, {"metadata": {"name": "n009", "labels": LINUX, "resourceVersion": "99"}})
@@ -415,7 +415,7 @@ async def test_a_node_that_runs_no_agent_is_not_ready_once_a_restart_would_be_ov
     tell_of_an_agent(world, store)
     tell_of_its_pod(world, store, runs=True)
     async with serving(store) as cluster:
-        runs = MeshReconciler("demo", world, cluster, AgentSettings(image="wesher:test"), clock)
+        runs = MeshReconciler("demo", world, cluster, AgentSettings(image="wesher:test"), clock=clock)
         await runs.reconcile()
         assert members_of(world) == ("1/1", [("Ready", "")])
 
@@ -444,7 +444,7 @@ async def test_an_operator_that_starts_keeps_saying_that_a_node_runs_no_agent() 
     tell_of_its_pod(world, store, runs=False)
     settings = AgentSettings(image="wesher:test")
     async with serving(store) as cluster:
-        first = MeshReconciler("demo", world, cluster, settings, clock)
+        first = MeshReconciler("demo", world, cluster, settings, clock=clock)
         await first.reconcile()
         clock.now += RESTART_GRACE
         await first.reconcile()
@@ -453,7 +453,7 @@ async def test_an_operator_that_starts_keeps_saying_that_a_node_runs_no_agent() 
 
         clock.now += timedelta(seconds=1)
         store.written.clear()
-        await MeshReconciler("demo", world, cluster, settings, clock).reconcile()
+        await MeshReconciler("demo", world, cluster, settings, clock=clock).reconcile()
     assert world.meshes["demo"].status == before
     assert not store.written
 
@@ -476,13 +476,13 @@ async def test_an_operator_that_starts_keeps_saying_that_views_differ() -> None:
         world.observe(WESHER_NODE, store.put(WESHER_NODE.path("", metadata["name"]), body))
     settings = AgentSettings(image="wesher:test")
     async with serving(store) as cluster:
-        first = MeshReconciler("demo", world, cluster, settings, clock)
+        first = MeshReconciler("demo", world, cluster, settings, clock=clock)
         await first.reconcile()
         assert conditions(world)["Converged"] == ("True", "ViewsAgree")
         clock.now += report_window(2)
         await first.reconcile()
         assert conditions(world)["Converged"] == ("False", "ViewsDiffer")
-        await MeshReconciler("demo", world, cluster, settings, clock).reconcile()
+        await MeshReconciler("demo", world, cluster, settings, clock=clock).reconcile()
         assert conditions(world)["Converged"] == ("False", "ViewsDiffer")
 
 

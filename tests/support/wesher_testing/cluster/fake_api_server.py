@@ -7,6 +7,8 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import format_datetime
 from typing import Any
 
 from kubernetes.aio.client import ApiClient, Configuration
@@ -34,8 +36,13 @@ class Request:
 
 
 @asynccontextmanager
-async def serving(answer: Callable[[Request], Answer | None]) -> AsyncIterator[Cluster]:
-    """Run an HTTP server and yield a cluster that asks it; an answer of None is silence."""
+async def serving(
+    answer: Callable[[Request], Answer | None], *, clock: Callable[[], datetime] | None = None
+) -> AsyncIterator[Cluster]:
+    """Run an HTTP server and yield a cluster that asks it; an answer of None is silence.
+
+    With a ``clock`` its replies have a Date.
+    """
     connections: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -49,6 +56,8 @@ async def serving(answer: Callable[[Request], Answer | None]) -> AsyncIterator[C
         if found is not None:
             body = json.dumps(found[1]).encode()
             writer.write(b"HTTP/1.1 %d X\r\nConnection: close\r\n" % found[0])
+            if clock is not None:
+                writer.write(f"Date: {format_datetime(clock(), usegmt=True)}\r\n".encode())
             writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
             writer.close()
 
@@ -103,7 +112,11 @@ class Storing:
             **request.body["metadata"],
             "resourceVersion": str(self._version),
         }
-        self._objects[key] = {**before, **request.body, "metadata": metadata}
+        body = dict(request.body)
+        if request.path.endswith("/status"):
+            # By server-side apply: what another manager wrote stays.
+            body["status"] = _merged(before.get("status") or {}, body["status"])
+        self._objects[key] = {**before, **body, "metadata": metadata}
         return 200, self._objects[key]
 
     def put(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -112,3 +125,10 @@ class Storing:
         body["metadata"]["resourceVersion"] = str(self._version)
         self._objects[path] = body
         return body
+
+
+def _merged(before: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return a status after an apply: conditions are a map by type."""
+    conditions = {entry["type"]: entry for entry in before.get("conditions") or []}
+    conditions |= {entry["type"]: entry for entry in wanted.get("conditions") or []}
+    return {**before, **wanted, "conditions": list(conditions.values())}

@@ -1,0 +1,271 @@
+"""What is read and written for certificates, at moments that a real API server cannot be brought to."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+
+from wesher_common.certificate import Authority, Certificate
+from wesher_common.key_proof import key_proof, proof_statement
+from wesher_common.keys import WireGuardPrivateKey
+from wesher_operator import kube
+from wesher_operator.kube import (
+    ADMISSION_BINDING,
+    ADMISSION_POLICY,
+    CONFIG_MAP,
+    MESH,
+    NODE,
+    SECRET,
+    WESHER_NODE,
+    Cluster,
+)
+from wesher_operator.reconcile import certifier
+from wesher_operator.reconcile.manifests import AgentSettings
+from wesher_operator.reconcile.mesh import MeshReconciler
+from wesher_operator.reconcile.world import World
+from wesher_testing.cluster.fake_api_server import Answer, Request, Storing, serving
+
+START = datetime(2026, 11, 22, 12, tzinfo=UTC)
+NAMESPACE = "wesher-system"
+POLICY = "wesher-agent-own-node"
+MANIFESTS = Path(__file__).parents[3] / "deploy/wesher.yaml"
+LEDGER = CONFIG_MAP.path(NAMESPACE, "demo-issued")
+
+
+@pytest.fixture(autouse=True)
+def at_full_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "_WRITE_SPACING", 0)
+
+
+class Story:
+    """A mesh whose API server refuses what it is to refuse, at the time ``now``."""
+
+    def __init__(self, nodes: int = 1) -> None:
+        self.now = START
+        self.store = Storing()
+        self.world = World()
+        self._refused: tuple[int, tuple[str, ...]] = 0, ()
+        metadata = {"name": "demo", "uid": "u", "generation": 1}
+        spec = {"overlayCIDR": "10.189.0.0/16"}
+        body = self.store.put(MESH.path("", "demo"), {"metadata": metadata, "spec": spec})
+        self.world.observe(MESH, body)
+        for number in range(nodes):
+            name = f"n{number:03}"
+            labels = {"kubernetes.io/os": "linux"}
+            about = {"name": name, "uid": name, "labels": labels, "resourceVersion": str(number + 1)}
+            info = {"bootID": "boot", "machineID": name}
+            ready = [{"type": "Ready", "status": "True"}]
+            status = {"nodeInfo": info, "conditions": ready}
+            self.world.observe(NODE, {"metadata": about, "status": status})
+        for each in yaml.safe_load_all(MANIFESTS.read_text()):
+            for kind in (ADMISSION_POLICY, ADMISSION_BINDING):
+                if each and each["kind"] == kind.kind:
+                    self.store.put(kind.path("", POLICY), each)
+
+    def answer(self, request: Request) -> Answer:
+        """Answer a request."""
+        status, names = self._refused
+        about = {*request.path.split("/"), (request.body.get("metadata") or {}).get("name", "")}
+        if about & set(names):
+            return status, {"kind": "Status", "code": status, "message": "denied"}
+        return self.store(request)
+
+    @contextmanager
+    def refusing(self, status: int, *names: str) -> Iterator[None]:
+        """Refuse the requests about these objects or kinds."""
+        self._refused = status, names
+        yield
+        self._refused = 0, ()
+
+    def reconciler(self, cluster: Cluster) -> MeshReconciler:
+        """Return the mesh's reconciler."""
+        settings = AgentSettings(image="wesher:test")
+        return MeshReconciler("demo", self.world, cluster, settings, clock=lambda: self.now)
+
+    def agents_report(self) -> None:
+        """Have every agent report its key and the proof, as the API server would show it."""
+        authority = self.authority()
+        for name, member in self.world.members.items():
+            node = member.spec.node_name
+            key = WireGuardPrivateKey.from_random(hashlib.sha256(node.encode()).digest())
+            proof = key_proof(key, authority.proof_key.public, proof_statement("u", node, key.public))
+            path = WESHER_NODE.path("", name)
+            _, found = self.store(Request("GET", path, "", {}))
+            status = {"publicKey": str(key.public), "keyProof": base64.b64encode(proof or b"").decode()}
+            said = {**(found.get("status") or {}), **status, "machine": member.spec.machine}
+            self.world.observe(WESHER_NODE, self.store.put(path, {**found, "status": said}))
+
+    def authority(self) -> Authority:
+        """Return the mesh's authority."""
+        found = self.world.keys["demo-authority"].authority
+        assert found is not None
+        return found
+
+    def certificates(self) -> dict[str, Certificate]:
+        """Return the certificates that were issued, by WesherNode."""
+        found = {name: Certificate.from_base64(m.spec.certificate) for name, m in self.world.members.items()}
+        return {name: each for name, each in found.items() if each is not None}
+
+    def certified(self) -> tuple[str, str]:
+        """Return status and reason of the mesh's condition."""
+        entries = self.world.meshes["demo"].status["conditions"]
+        entry = next(each for each in entries if each["type"] == "Certified")
+        return entry["status"], entry["reason"]
+
+
+async def test_names_are_in_the_ledger_before_their_certificates_and_runs_are_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(certifier, "WRITES_A_RUN", 10)
+    story = Story(nodes=25)
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        story.agents_report()
+        counts = []
+        for _ in range(4):
+            await runs.reconcile()
+            counts.append(len(story.certificates()))
+    assert counts == [10, 20, 25, 25]
+    known: set[str] = set()
+    for request in story.store.written:
+        if request.path == LEDGER:
+            known = set(json.loads(request.body["data"]["issued.json"]))
+        elif request.path.startswith(WESHER_NODE.path("")) and request.body.get("spec", {}).get(
+            "certificate"
+        ):
+            assert request.body["spec"]["nodeName"] in known
+    serials = [each.serial for each in story.certificates().values()]
+    assert len(set(serials)) == 25
+
+
+async def test_a_certificate_is_renewed_after_two_thirds_of_its_life_and_not_before() -> None:
+    story = Story()
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        story.agents_report()
+        await runs.reconcile()
+        (first,) = story.certificates().values()
+        story.now = START + timedelta(days=18)
+        await runs.reconcile()
+        assert list(story.certificates().values()) == [first]
+        assert story.world.members["demo.n000"].status.certificate_days == 12
+        story.now = START + timedelta(days=22)
+        await runs.reconcile()
+    (second,) = story.certificates().values()
+    assert second.serial == round(story.now.timestamp() * 1000)
+    assert story.world.members["demo.n000"].status.certificate_days == 30
+
+
+async def test_a_certificate_that_is_not_renewed_for_long_is_told_of_and_stays() -> None:
+    story = Story()
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        story.agents_report()
+        await runs.reconcile()
+        (first,) = story.certificates().values()
+        story.now = START + timedelta(days=25)
+        with story.refusing(403, ADMISSION_POLICY.plural):
+            again = await runs.reconcile()
+    assert list(story.certificates().values()) == [first]
+    assert again is not None
+    assert again <= story.now + certifier.LOOK_AGAIN
+    assert story.certified() == ("False", "NodeRestrictionOff")
+    conditions = {c.type: c for c in story.world.members["demo.n000"].status.conditions}
+    assert (conditions["Certified"].status, conditions["Certified"].reason) == ("True", "CertificateExpires")
+
+
+async def test_a_ledger_that_the_api_server_refuses_means_no_certificate() -> None:
+    story = Story()
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        story.agents_report()
+        with story.refusing(403, "demo-issued"):
+            await runs.reconcile()
+        assert story.certificates() == {}
+        assert story.certified() == ("False", "RefusedByCluster")
+        await runs.reconcile()
+    assert len(story.certificates()) == 1
+
+
+async def test_an_api_server_that_tells_no_time_and_one_that_tells_another_get_none_signed() -> None:
+    story = Story()
+    async with serving(story.answer) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        story.agents_report()
+        await runs.reconcile()
+    assert (story.certificates(), story.certified()) == ({}, ("False", "ClockDiffers"))
+    server = START - timedelta(minutes=2)
+    async with serving(story.answer, clock=lambda: server) as cluster:
+        await story.reconciler(cluster).reconcile()
+    assert (story.certificates(), story.certified()) == ({}, ("False", "ClockDiffers"))
+
+
+async def test_another_key_in_the_authoritys_secret_signs_nothing() -> None:
+    story = Story()
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        story.agents_report()
+        former = story.authority().key
+        path = SECRET.path(NAMESPACE, "demo-authority")
+        _, secret = story.store(Request("GET", path, "", {}))
+        seed = base64.b64encode(base64.b64encode(bytes(32))).decode()
+        story.world.observe(SECRET, story.store.put(path, {**secret, "data": {"seed": seed}}))
+        await runs.reconcile()
+    assert (story.certificates(), story.certified()) == ({}, ("False", "AuthorityLost"))
+    assert story.world.meshes["demo"].status["identity"]["authority"] == str(former)
+
+
+@pytest.mark.parametrize("entry", ["", "bm90IGJhc2U2NA==", base64.b64encode(b"AAAA").decode()])
+async def test_a_secret_without_a_usable_seed_is_neither_used_nor_overwritten(entry: str) -> None:
+    story = Story()
+    path = SECRET.path(NAMESPACE, "demo-authority")
+    secret = {"metadata": {"name": "demo-authority", "uid": "s"}, "data": {"seed": entry}}
+    story.world.observe(SECRET, story.store.put(path, secret))
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        await story.reconciler(cluster).reconcile()
+    assert story.certified() == ("False", "AuthorityLost")
+    _, kept = story.store(Request("GET", path, "", {}))
+    assert kept["data"] == {"seed": entry}
+    assert "demo-agent" in story.world.daemon_sets  # the mesh works all the same
+
+
+async def test_an_authority_whose_secret_goes_before_anybody_knew_it_is_made_again() -> None:
+    story = Story()
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        with story.refusing(500, "demo-config"), pytest.raises(Exception, match="500"):
+            await story.reconciler(cluster).reconcile()
+        former = story.authority().key
+        path = SECRET.path(NAMESPACE, "demo-authority")
+        story.store(Request("DELETE", path, "", {}))
+        story.world.forget(SECRET, {"metadata": {"name": "demo-authority", "resourceVersion": "99999"}})
+        story.store._version = 100000
+        await story.reconciler(cluster).reconcile()
+    assert story.authority().key != former
+    assert story.certified()[1] == "WaitingForAgents"
+
+
+async def test_a_mesh_whose_key_was_written_without_its_mode_by_a_cut_run_is_still_new() -> None:
+    """Mode and key id are one write; otherwise a new mesh would count as an older one, which is Open."""
+    story = Story()
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        with story.refusing(422, "demo-authority"):
+            await story.reconciler(cluster).reconcile()
+        status = story.world.meshes["demo"].status
+        assert status["key"]["id"]
+        assert status["identity"]["mode"] == "Verified"
+        await story.reconciler(cluster).reconcile()
+    assert story.world.meshes["demo"].status["identity"]["mode"] == "Verified"
