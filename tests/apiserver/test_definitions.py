@@ -87,7 +87,7 @@ def test_those_of_a_newer_release_stay(older: ApiServer) -> None:
     before = schema(older)
     try:
         with run_operator(older, name="older") as operator:
-            left = f"custom resource definition left: a newer release wrote it name={NAME} release=99.0.0"
+            left = f"custom resource definition kept: a newer release wrote it name={NAME} release=99.0.0"
             eventually(lambda: left in operator.log, within=SOON)
             assert schema(older) == before
     finally:

@@ -124,7 +124,7 @@ def test_status_of_a_mesh_that_is_well_ends_with_0(
 
 def test_what_is_not_there_is_one_line_and_exit_code_2(plugin: Plugin, api: ApiServer) -> None:
     for words, says in (
-        (["status", "nosuch"], "MESH 'nosuch': there is no such WesherMesh"),
+        (["status", "nosuch"], "MESH 'nosuch': no such WesherMesh"),
         (["status", "--context=nosuch"], "--context 'nosuch': cannot be used: "),
         (["status", "-o", "yaml"], "-o/--output: invalid choice: 'yaml'"),
         (["doctor", "--frob"], "unrecognized arguments: --frob"),
@@ -306,7 +306,7 @@ def test_what_a_node_that_was_broken_into_says_of_its_pod_is_shown_escaped(
             within=SOON,
             until=lambda done: "ErrImage" in done.stdout or "cannot pull" in done.stdout,
         )
-        assert f"cannot pull the agents' image: {shown} denied FAKE line" in done.stdout, done.stdout
+        assert f"cannot pull the agent image: {shown} denied FAKE line" in done.stdout, done.stdout
         assert all(map(is_printable, done.stdout.splitlines()))
     stored = api.get("wmesh", "demo")["status"]
     assert any(shown in entry["message"] for entry in stored["conditions"])

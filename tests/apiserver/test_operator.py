@@ -393,7 +393,7 @@ def test_a_key_that_vanishes_is_not_replaced_by_another(api: ApiServer, nodes: N
     until_condition(api, "KeyReady", "True")
     api.kubectl("delete", "secret", "demo-key", "-n", NAMESPACE)
     lost = until_condition(api, "KeyReady", "False")
-    assert "Secret demo-key is gone" in lost["message"]
+    assert "Secret demo-key is missing" in lost["message"]
     api.node("d", "192.168.7.4")  # the operator looks at the mesh again, now that it knows of the loss
     until_places(api, "a", "b", "c", "d")
     made_anew = key_secret(api, "demo-key") is not None  # a failure must not print a key

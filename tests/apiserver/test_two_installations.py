@@ -26,7 +26,7 @@ from wesher_testing.cluster.operator_process import (
 )
 
 SECOND = "second"
-LEFT = "mesh left to another installation mesh=demo installation="
+LEFT = "mesh belongs to another installation mesh=demo installation="
 Mesh = Callable[..., None]
 
 
