@@ -68,7 +68,7 @@ BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
     (f"{TERMS}[0].matchExpressions[0].values", label(operator="Exists", values=["c"]), "take no values"),
     (f"{TERMS}[0].matchExpressions[0].values", label(operator="Gt", values=["c"]), "take one whole number"),
     (f"{TERMS}[0].matchExpressions[0].values", label(operator="Lt", values=["1", "2"]), "one whole number"),
-    (f"{TERMS}[0].matchExpressions[0].values", label(values=["c d"]), "values that a label can have"),
+    (f"{TERMS}[0].matchExpressions[0].values", label(values=["c d"]), "valid label values"),
     (
         f"{TERMS}[0].matchFields[0].key",
         affinity(matchFields=[{"key": "spec.unschedulable", "operator": "In", "values": ["a"]}]),
@@ -91,7 +91,7 @@ BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
     ("tolerations[0].tolerationSeconds", {**MESH, "tolerations": [{"tolerationSeconds": "1"}]}, "integer"),
     ("wireguard.interface", {**MESH, "wireguard": {"interface": "a/b"}}, "'a/b': must be 1 to 15"),
     ("wireguard.interface", {**MESH, "wireguard": {"interface": ".."}}, "'..': must be 1 to 15"),
-    ("wireguard.interface", {**MESH, "wireguard": {"interface": "wg%d"}}, "without blank, '/', ':' or '%'"),
+    ("wireguard.interface", {**MESH, "wireguard": {"interface": "wg%d"}}, "without spaces, '/', ':' or '%'"),
     ("wireguard.interface", {**MESH, "wireguard": {"interface": "sixteen-letters-"}}, "15"),
     ("wireguard.interface", {**MESH, "wireguard": {"interface": ""}}, "at least 1"),
     ("wireguard.port", {**MESH, "wireguard": {"port": 0}}, "greater than or equal to 1"),
@@ -125,7 +125,7 @@ BAD_NODES: list[tuple[str, dict[str, Any], str]] = [
     ("overlayIP", {**NODE, "overlayIP": "10.189.0"}, "'10.189.0': must be an IP address"),
     ("advertiseAddress", {**NODE, "advertiseAddress": "host"}, "'host': must be an IP address"),
     ("machine", {**NODE, "machine": "m" * 65}, "64"),
-    ("location", {**NODE, "location": "a b"}, "must be a word"),
+    ("location", {**NODE, "location": "a b"}, "must be a valid label value"),
 ]
 
 BAD = [("WesherMesh", "m", *case) for case in BAD_MESHES] + [

@@ -349,7 +349,7 @@ def test_an_overlap_that_comes_later_is_reported_while_the_mesh_is_reconciled_as
     foreign = str(candidate_address("nobody", ip_network("10.189.0.0/16")))
     list_addresses(api, "a", "192.168.7.1", foreign)
     said = until_condition(api, "Degraded", "True", reason="OverlappingNetwork")["message"]
-    assert f"overlaps the InternalIP {foreign} of Node a, " in said
+    assert f"overlaps the InternalIP {foreign} of Node a; " in said
     api.node("d", "192.168.7.4")
     until_places(api, *ADDRESSES, "d", addresses=ADDRESSES | {"d": "192.168.7.4"})
     for name in (*ADDRESSES, "d"):
