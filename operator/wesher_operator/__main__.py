@@ -119,7 +119,7 @@ async def _carry_out(options: Options) -> int:
                 hindrance = await errands.check(cluster, options.mesh, within=options.timeout)
             if hindrance:
                 return _say(WesherError(f"mesh {options.mesh}: {hindrance}"), EXIT_FAILED)
-            print(f"mesh {options.mesh} is ready, and its nodes all reach each other")  # noqa: T201 - its answer
+            print(f"mesh {options.mesh} is ready and all its nodes reach each other")  # noqa: T201 - its answer
             return 0
 
 
@@ -144,7 +144,7 @@ async def _run(options: RunOptions) -> int:
             try:
                 await serve_health(options.health_port, lambda: controller is None or controller.is_alive())
             except OSError as error:
-                rule = f"cannot be listened on: {error.strerror}"
+                rule = f"cannot listen on this port: {error.strerror}"
                 raise InvalidSpec("--health-port", rule, value=options.health_port) from error
         if not options.manage_crds:
             await _until(stop, _patiently(lambda: _check_kinds(cluster)))
@@ -220,7 +220,7 @@ async def _check_kinds(cluster: Cluster) -> None:
         if not await cluster.serves(kind):
             raise InvalidSpec(
                 f"CustomResourceDefinition {kind.plural}.{kind.group}",
-                "is missing: apply charts/wesher/crds, or install the chart",
+                "is missing: install the chart, or apply charts/wesher/crds",
             )
 
 
@@ -264,7 +264,7 @@ async def _bring_up(cluster: Cluster, wanted: Object) -> None:
     name = wanted["metadata"]["name"]
     release = release_of(await cluster.get(DEFINITION, name))
     if is_newer(release, VERSION):
-        _log.info("custom resource definition left: a newer release wrote it", name=name, release=release)
+        _log.info("custom resource definition kept: a newer release wrote it", name=name, release=release)
     else:
         await cluster.apply(DEFINITION, wanted)
 

@@ -37,7 +37,7 @@ def not_uninstalled(job: Object | None, records: Sequence[Object]) -> str:
 
     """
     if job is None:
-        return "the hook's Job is not there"
+        return "the hook's Job does not exist"
     managers = _managers(job)
     if any(_HELM in manager.lower() for manager in managers):
         return ""

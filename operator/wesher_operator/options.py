@@ -45,16 +45,16 @@ _REACH = (
         "--kubeconfig",
         "KUBECONFIG",
         "FILE",
-        "how to reach the API server; the pod's ServiceAccount unless set",
+        "kubeconfig for the API server; default: the pod's ServiceAccount",
     ),
     _Flag(
         "--namespace",
         "WESHER_NAMESPACE",
         "NAME",
-        "where Secrets, ConfigMaps and agents live; the pod's own unless set",
+        "namespace of Secrets, ConfigMaps and agents; default: the pod's namespace",
     ),
     _Flag("--log-level", "WESHER_LOG_LEVEL", "LEVEL", "of the operator", "info", _LOG_LEVELS),
-    _Flag("--log-format", "WESHER_LOG_FORMAT", "FORMAT", "json writes one object a line", "text", FORMATS),
+    _Flag("--log-format", "WESHER_LOG_FORMAT", "FORMAT", "json writes one object per line", "text", FORMATS),
 )
 _RUN = (
     *_REACH,
@@ -72,13 +72,13 @@ _RUN = (
         "--agent-pods",
         "WESHER_AGENT_PODS",
         "JSON",
-        "what else agents' pods get, as JSON: the chart's agent values",
+        "further settings of agent pods, as JSON: the chart's agent values",
     ),
     _Flag(
         "--manage-crds",
         "WESHER_MANAGE_CRDS",
         "true|false",
-        "bring the CustomResourceDefinitions up to this release at start",
+        "update the CustomResourceDefinitions to this release at startup",
         "true",
         ("true", "false"),
     ),
@@ -86,17 +86,23 @@ _RUN = (
         "--health-port",
         "WESHER_HEALTH_PORT",
         "PORT",
-        "TCP port that tells whether it is alive; none unless set",
+        "TCP port of the liveness endpoint; none unless set",
     ),
 )
 _UNINSTALL = (
     *_REACH,
-    _Flag("--release", "WESHER_RELEASE", "NAME", "name of the Helm release whose meshes go", required=True),
+    _Flag(
+        "--release",
+        "WESHER_RELEASE",
+        "NAME",
+        "name of the Helm release whose meshes are deleted",
+        required=True,
+    ),
     _Flag(
         "--hook-job",
         "WESHER_HOOK_JOB",
         "NAME",
-        "name of the Job that runs this as Helm's hook: deletes nothing unless Helm uninstalls the release",
+        "name of the Helm hook Job: nothing is deleted unless Helm is uninstalling the release",
     ),
     _Flag("--timeout", "WESHER_TIMEOUT", "SECONDS", "seconds to wait for agents to leave", "60"),
 )
@@ -106,9 +112,12 @@ _CHECK = (
     _Flag("--timeout", "WESHER_TIMEOUT", "SECONDS", "seconds to wait until it is ready", "120"),
 )
 _COMMANDS = {
-    "run": (_RUN, "run until SIGTERM; of several only the leader acts"),
-    "uninstall": (_UNINSTALL, "delete the meshes a Helm release made and wait until their agents have left"),
-    "check": (_CHECK, "wait until a mesh is ready and its nodes all reach each other, else exit with 1"),
+    "run": (_RUN, "run until SIGTERM; with several replicas only the leader acts"),
+    "uninstall": (
+        _UNINSTALL,
+        "delete the meshes that a Helm release created and wait until their agents have left",
+    ),
+    "check": (_CHECK, "wait until a mesh is ready and all its nodes reach each other; otherwise exit with 1"),
 }
 
 
@@ -228,7 +237,7 @@ def _number(text: str, where: str) -> int:
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="wesher-operator",
-        description="Make every WesherMesh be as its spec says.",
+        description="Run the wesher operator.",
         epilog="Exit codes: 0 for success, 1 for a failure, 2 for an invalid flag, 3 for lost leadership.",
         allow_abbrev=False,
     )
@@ -241,7 +250,7 @@ def _parser() -> OneLineParser:
             name,
             help=text,
             description=text,
-            epilog="Each flag can be set by the environment variable in brackets.",
+            epilog="The environment variable in brackets sets the same flag.",
             allow_abbrev=False,
         )
         for flag in flags:

@@ -45,9 +45,11 @@ def test_helm_refuses_a_field_that_the_definitions_do_not_know_yet(
 
     try:
         assert "kind: WesherMesh" in install_with("--set=mesh.gossip.port=7000")
-        with pytest.raises(HelmFailed, match=r"mesh\.etcHosts: the definitions in this cluster do not know"):
+        with pytest.raises(
+            HelmFailed, match=r"mesh\.etcHosts: the custom resource definitions in this cluster do not have"
+        ):
             install_with("--set=mesh.etcHosts=Off")
-        with pytest.raises(HelmFailed, match=r"mesh\.gossip\.label: the definitions"):
+        with pytest.raises(HelmFailed, match=r"mesh\.gossip\.label: the custom resource definitions"):
             install_with("--set=mesh.gossip.label=west")
     finally:
         older.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRDS}")
@@ -87,7 +89,7 @@ def test_those_of_a_newer_release_stay(older: ApiServer) -> None:
     before = schema(older)
     try:
         with run_operator(older, name="older") as operator:
-            left = f"custom resource definition left: a newer release wrote it name={NAME} release=99.0.0"
+            left = f"custom resource definition kept: a newer release wrote it name={NAME} release=99.0.0"
             eventually(lambda: left in operator.log, within=SOON)
             assert schema(older) == before
     finally:

@@ -26,7 +26,7 @@ from wesher_testing.cluster.operator_process import (
 )
 
 SECOND = "second"
-LEFT = "mesh left to another installation mesh=demo installation="
+LEFT = "mesh belongs to another installation mesh=demo installation="
 Mesh = Callable[..., None]
 
 
@@ -138,7 +138,7 @@ def test_the_annotation_decides_before_the_claim_and_gives_a_mesh_to_another_ins
         eventually(lambda: installation(place), within=SOON, until=SECOND.__eq__)
         eventually(lambda: f"{LEFT}{SECOND}\n" in first.log, within=SOON)
         gone = eventually(lambda: key_ready(place), within=SOON, until=lambda said: said["status"] == "False")
-        assert "Secret demo-key is gone" in gone["message"]
+        assert "Secret demo-key is missing" in gone["message"]
         assert agents(place) == [NAMESPACE]
         # The rest of what the documentation says: the key, then the agents.
         secret = place.get("secret", "demo-key", f"--namespace={NAMESPACE}")

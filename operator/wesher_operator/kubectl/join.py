@@ -89,7 +89,9 @@ def _seeds(mesh: Object, nodes: Sequence[Object]) -> list[str]:
     hosts = [host for node in sorted(nodes, key=lambda node: not _is_ready(node)) for host in _hosts(node)]
     if not hosts:
         raise InvalidSpec(
-            "MESH", "no node has reported where to join through: wait until it is Ready", value=name_of(mesh)
+            "MESH",
+            "no node has reported an address to join through: wait until a node is Ready",
+            value=name_of(mesh),
         )
     return hosts[:_MAX_SEEDS]
 

@@ -111,7 +111,7 @@ def overview(mesh: Object, nodes: Sequence[Object]) -> Overview:
         members_truncated=bool(status.get("membersTruncated")),
         facts=_facts(mesh, status),
         problems=(
-            *(["the operator has not looked at this mesh's present spec yet"] if is_behind else []),
+            *(["the operator has not processed the current spec of this mesh yet"] if is_behind else []),
             *_distinct(wrong(conditions)),
             *(
                 f"{node['spec']['nodeName']}: {line}"
@@ -146,7 +146,7 @@ def overview_text(shown: Overview, *, now: datetime) -> str:
         heading = ("MEMBER", "STATE", "OVERLAY-IP", "ENDPOINT", "PEERS", "REPORTED", "REASON")
         lines += [f"  {line}" for line in table(heading, rows).splitlines()]
     if shown.members_truncated:
-        lines.append("  and more: kubectl get wnode")
+        lines.append("  and more: see kubectl get wnode")
     return as_lines([*lines, *(f"! {problem}" for problem in shown.problems)])
 
 

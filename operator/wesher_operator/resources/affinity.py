@@ -46,9 +46,9 @@ class NodeSelectorTerm(Resource):
     """A Node matches if it meets every requirement; no Node matches a term without any."""
 
     match_expressions: list[LabelRequirement] = Field([], max_length=_MAX_REQUIREMENTS)
-    """Requirements by labels."""
+    """Requirements on the Node's labels."""
     match_fields: list[FieldRequirement] = Field([], max_length=_MAX_REQUIREMENTS)
-    """Requirements by fields."""
+    """Requirements on the Node's fields."""
 
 
 class NodeSelector(Resource):

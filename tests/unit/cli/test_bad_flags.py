@@ -35,7 +35,7 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     "--init": [(["maybe"], "--init 'maybe': must be true, 1, yes, false, 0 or no")],
     "--bind-addr": [(["eth0"], "--bind-addr 'eth0': must be an IP address")],
     "--bind-iface": [
-        (["a/b"], "--bind-iface 'a/b': must be 1 to 15 bytes without blank, '/', ':' or '%'"),
+        (["a/b"], "--bind-iface 'a/b': must be 1 to 15 bytes without spaces, '/', ':' or '%'"),
         (["eth0", "--bind-addr", "10.0.0.1"], "--bind-iface: cannot stand together with --bind-addr"),
     ],
     "--advertise-addr": [
@@ -183,7 +183,7 @@ def test_what_is_no_command_line_at_all_is_one_line_and_exit_code_1(
 def test_a_bad_value_of_a_question_to_the_agent_is_one_line_and_exit_code_1(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rule = "'a/b': must be 1 to 15 bytes without blank, '/', ':' or '%'"
+    rule = "'a/b': must be 1 to 15 bytes without spaces, '/', ':' or '%'"
     for words, environ, line in (
         (["--interface=a/b"], {}, f"--interface {rule}"),
         ([], {"WESHER_INTERFACE": "a/b"}, f"WESHER_INTERFACE {rule}"),

@@ -121,7 +121,7 @@ BAD = [
     (
         "wireguard.interface",
         "a/b",
-        "wireguard.interface 'a/b': must be 1 to 15 bytes without blank, '/', ':' or '%'",
+        "wireguard.interface 'a/b': must be 1 to 15 bytes without spaces, '/', ':' or '%'",
     ),
     ("wireguard.port", 0, "wireguard.port '0': must be a whole number from 1 to 65535"),
     ("wireguard.port", True, "wireguard.port 'True': must be a whole number from 1 to 65535"),

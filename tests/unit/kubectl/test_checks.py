@@ -28,9 +28,9 @@ def definition(release: str | None = "1.0.0", established: str = "True") -> dict
         (definition(), "ok", "served, of release 1.0.0"),
         (None, "FAIL", "missing: weshernodes.wesher.dev"),
         (definition(established="False"), "FAIL", "not served yet: weshernodes"),
-        (definition("0.9.0"), "FAIL", "they are of 0.9.0; 1.0.0, and the operator is of 1.0.0"),
+        (definition("0.9.0"), "FAIL", "they are from 0.9.0; 1.0.0, but the operator is 1.0.0"),
         (definition("1.1.0"), "ok", "served, of release 1.0.0; 1.1.0"),
-        (definition(None), "FAIL", "they are of 1.0.0; an older release, and the operator is of 1.0.0"),
+        (definition(None), "FAIL", "they are from 1.0.0; an older release, but the operator is 1.0.0"),
     ],
 )
 def test_definitions(nodes: dict[str, Any] | None, verdict: str, says: str) -> None:
@@ -64,9 +64,9 @@ def test_an_operator_that_runs_and_leads() -> None:
 @pytest.mark.parametrize(
     ("lease", "says"),
     [
-        (None, "no operator leads, so nothing that is declared takes effect"),
-        (a_lease(""), "op-1 holds the lease but never renewed it, and nobody else leads"),
-        (a_lease("2030-05-01T11:00:00Z"), "op-1 led until 1h ago, and nobody else leads"),
+        (None, "no operator holds the lease, so no change to a mesh takes effect"),
+        (a_lease(""), "op-1 holds the lease but has never renewed it, and no other operator has taken over"),
+        (a_lease("2030-05-01T11:00:00Z"), "op-1 led until 1h ago, and no other operator has taken over"),
     ],
 )
 def test_an_operator_that_is_gone(lease: dict[str, Any] | None, says: str) -> None:
@@ -193,4 +193,4 @@ def test_a_mesh_names_every_condition_that_is_wrong_and_the_first_ones_remedy() 
     finding = checks.mesh_conditions({**MESH, "status": {"conditions": conditions}})
     assert finding.says == "Ready is False, Conflict; ConfigPublished is False, Conflict"
     assert finding.do.startswith(taken)
-    assert checks.mesh_conditions(MESH).says == "no operator has looked at it"
+    assert checks.mesh_conditions(MESH).says == "no operator has processed it"

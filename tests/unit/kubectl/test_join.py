@@ -80,5 +80,5 @@ def test_what_a_node_reports_that_is_not_an_address_is_not_joined_through() -> N
 
 
 def test_a_mesh_without_a_node_to_join_through_says_so() -> None:
-    with pytest.raises(InvalidSpec, match="MESH 'demo': no node has reported where to join through"):
+    with pytest.raises(InvalidSpec, match="MESH 'demo': no node has reported an address to join through"):
         join_text(a_mesh(), [a_node("")], "wesher")

@@ -129,7 +129,7 @@ def test_a_health_port_that_is_taken_is_told_in_one_line(
         holder.listen()
         port = holder.getsockname()[1]
         said = complaint(["run", *INSTALLED, f"--kubeconfig={path}", f"--health-port={port}"])
-    assert said.startswith(f"wesher-operator: --health-port '{port}': cannot be listened on: ")
+    assert said.startswith(f"wesher-operator: --health-port '{port}': cannot listen on this port: ")
 
 
 @pytest.mark.parametrize(("variable", "value", "says"), BAD_VARIABLES)
