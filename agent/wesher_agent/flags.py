@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wesher_common.errors import InvalidSpec
-from wesher_common.event_logger import FORMATS
+from wesher_common.event_logger import FORMATS, TRACE
 from wesher_common.keys import ClusterKey
 from wesher_common.mesh_document import MAX_LABEL, MAX_MTU, MIN_MTU
 from wesher_common.names import MAX_MEMBER_NAME, check_interface_name, is_member_name
@@ -26,7 +26,7 @@ from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
 from wesher_common.variables import PREFIX
 
-# logrus names, the Go program's; Python has no level above CRITICAL or below DEBUG.
+# logrus names, the Go program's; Python has no level above CRITICAL.
 LOG_LEVELS = {
     "panic": logging.CRITICAL,
     "fatal": logging.CRITICAL,
@@ -35,7 +35,7 @@ LOG_LEVELS = {
     "warning": logging.WARNING,
     "info": logging.INFO,
     "debug": logging.DEBUG,
-    "trace": logging.DEBUG,
+    "trace": TRACE,
 }
 
 

@@ -91,6 +91,7 @@ class MountedDirectory:
             except InvalidSpec as error:
                 self._reject(error)
             else:
+                log.debug("mounted files changed", mesh=content.document.name)
                 try:
                     await take(content)
                 except InvalidSpec as error:

@@ -167,7 +167,10 @@ class KubernetesLink:
         async def apply() -> NodeSpec:
             return await self._objects.apply_status(body)
 
-        return await self._ask(apply)
+        taken = await self._ask(apply)
+        if taken:
+            log.debug("status reported")
+        return taken
 
     async def _ask(self, question: Callable[[], Awaitable[NodeSpec]]) -> bool:
         try:

@@ -22,7 +22,7 @@ from wesher_agent.net.streams import Streams
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import PacketRejected
 from wesher_agent.wire.limits import DATAGRAM
-from wesher_common.event_logger import EventLogger
+from wesher_common.event_logger import TRACE, EventLogger
 from wesher_common.overlay import IPAddress
 
 log = EventLogger("wesher.net")
@@ -131,6 +131,7 @@ class Driver:
 
     def _readable(self, sock: socket.socket) -> None:
         until = self.now + BATCH_SECONDS
+        traces = log.is_enabled_for(TRACE)
         for _ in range(BATCH):
             if self.now > until:
                 break
@@ -142,6 +143,8 @@ class Driver:
                 # What an earlier send met: an ICMP answer, say. The datagrams behind it are fine.
                 log.debug("datagram socket reported an error", error=error)
                 continue
+            if traces:
+                log.trace("datagram received", sender=Address(sender[0], sender[1]), bytes=len(data))
             try:
                 self._core.receive_datagram(data, Address(sender[0], sender[1]), now=self.now)
             except Exception:
@@ -169,6 +172,7 @@ class Driver:
 
     def _send(self) -> bool:
         datagrams = self._core.datagrams_to_send()
+        traces = log.is_enabled_for(TRACE)
         for data, address in datagrams:
             family = socket.AF_INET6 if ":" in address.ip else socket.AF_INET
             sock = self._datagrams.get(family)
@@ -180,6 +184,9 @@ class Driver:
             except OSError as error:
                 # Gossip over UDP may be lost, so a full buffer or a missing route costs a retry.
                 log.debug("datagram not sent", to=address, error=error)
+                continue
+            if traces:
+                log.trace("datagram sent", to=address, bytes=len(data))
         return bool(datagrams)
 
     def _report(self) -> bool:

@@ -26,6 +26,9 @@ from wesher_agent.swim.events import (
     NameConflict,
     OutdatedAlive,
     PacketRejected,
+    ProbeFailed,
+    ProbeUnanswered,
+    PushPullAnswered,
     PushPullDone,
     PushPullFailed,
     SelfRefuted,
@@ -67,6 +70,10 @@ class EventLog:
                 self._log.debug("member updated", node=m.name)
             case MemberSuspected(member=m, from_node=accuser):
                 self._log.info("member suspected", node=m.name, by=accuser)
+            case ProbeUnanswered(member=m, helpers=helpers, tcp=tcp):
+                self._log.debug("ping unanswered: asking others", node=m.name, asked=list(helpers), tcp=tcp)
+            case ProbeFailed(member=m, missing_nacks=missing):
+                self._log.debug("probe failed", node=m.name, missing_nacks=missing)
             case MemberAlive(member=m):
                 self._log.info("member refuted suspicion", node=m.name)
             case MemberFailed(member=m, from_node=accuser, confirmations=count):
@@ -111,6 +118,8 @@ class EventLog:
                 (self._log.info if join else self._log.debug)(
                     "state exchanged", address=address, members=count
                 )
+            case PushPullAnswered(address=address, members=count, join=join):
+                self._log.debug("state exchange answered", address=address, members=count, join=join)
             case PushPullFailed(address=address, error=error):
                 if self._is_news(("push-pull", address, error)):
                     self._log.warning("state not exchanged", address=address, error=error)

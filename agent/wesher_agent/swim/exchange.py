@@ -268,6 +268,7 @@ class Exchange:
             case PushPull():
                 self._answer(stream, self._own_state(join=request.join, now=now))
                 self._merge(known.remote, request, now, asked_for=False)
+                self.emit(events.PushPullAnswered(known.remote, request.join, len(request.nodes)))
             case Ping():
                 self.local.check_addressee(request)
                 self._answer(stream, AckResp(request.seq_no))

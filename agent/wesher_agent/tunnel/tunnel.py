@@ -9,6 +9,7 @@ gossiping. When a failed apply is tried again is `mesh.member`'s.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
@@ -38,6 +39,8 @@ REPAIR_SECONDS = 25.0
 """Between two looks, so that what other hands change is repaired within 30 s."""
 Fault = Literal["deviceRestarts", "deviceRepairs", "routeConflicts"]
 """What is counted."""
+MAX_NAMED = 20
+"""Names in one line of the log."""
 USUAL_MTU = 1420
 """Bytes; Ethernet's less WireGuard's envelope, and the Go program's only one."""
 
@@ -125,6 +128,14 @@ class Tunnel:
         if self._device is not None and not self._opened.done():
             # Not before its program was started: only then can one wait for the program's end.
             self._opened.set_result(self._device)
+        if wanted.hosts != self._entries and log.is_enabled_for(logging.DEBUG):
+            former, names = ({entry.name for entry in entries} for entries in (self._entries, wanted.hosts))
+            log.debug(
+                "hosts entries changed",
+                count=len(names),
+                added=sorted(names - former)[:MAX_NAMED],
+                removed=sorted(former - names)[:MAX_NAMED],
+            )
         self._entries = wanted.hosts
         await self._write_hosts(wanted=etc_hosts != "Off")
         return problem

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -49,6 +50,9 @@ from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import WireGuardMode
 
 log = EventLogger("wesher.wireguard")
+
+MAX_NAMED = 20
+"""Networks in one line of the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +273,19 @@ class Device:
         conflicts = await asyncio.to_thread(change_link, self._backend.interface, change.link)
         self._conflicts = self._still_standing(config, change) + conflicts
         self._left = config
+        if change and log.is_enabled_for(logging.DEBUG):
+            peers, link = change.device.peers, change.link
+            created, removed = sum(p.create for p in peers), sum(p.remove for p in peers)
+            log.debug(
+                "device changed",
+                peers_added=created,
+                peers_removed=removed,
+                peers_changed=len(peers) - created - removed,
+                routes_added=list(link.add_routes[:MAX_NAMED]),
+                routes_removed=list(link.remove_routes[:MAX_NAMED]),
+                addresses_added=list(link.add_addresses),
+                addresses_removed=list(link.remove_addresses),
+            )
         held = {conflict.destination for conflict in conflicts}
         added = tuple(network for network in change.link.add_routes if network not in held)
         return Outcome(

@@ -49,7 +49,8 @@ async def serving(answer: Callable[[Request], Answer | None]) -> AsyncIterator[C
         if found is not None:
             body = json.dumps(found[1]).encode()
             writer.write(b"HTTP/1.1 %d X\r\nConnection: close\r\n" % found[0])
-            writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+            writer.write(b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
+            writer.write(body)
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

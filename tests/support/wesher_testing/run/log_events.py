@@ -17,6 +17,7 @@ from wesher_testing.run.toolbox import REPOSITORY
 PROGRAMS = {"wesher": "agent/wesher_agent", "wesher-operator": "operator/wesher_operator"}
 COMMON = "common/wesher_common"
 LEVELS = {
+    "trace": "trace",
     "debug": "debug",
     "info": "info",
     "warning": "warning",
@@ -82,6 +83,8 @@ def events_in(module: ast.Module, place: str) -> Iterator[LoggedEvent]:
                 raise NotAnEvent(f"{place}:{node.lineno}: what is imported by name cannot be recognised")
             case ast.Call(func=ast.Attribute() | ast.IfExp() as function):
                 for method in _methods(function):
+                    if method == "is_enabled_for":
+                        continue
                     yield _event(node, method, f"{place}:{node.lineno}")
 
 
