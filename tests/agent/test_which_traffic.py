@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from wesher_testing.lab.namespaces import Host, Lab, Network
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
-OVERLAY = ip_network("10.189.0.0/16")
+OVERLAY = IPv4Network("10.189.0.0/16")
 FLAGS = ("--cluster-key", KEY, "--overlay-net", str(OVERLAY))
 MASQUERADE = """
 table ip cni {{
@@ -170,4 +170,4 @@ def test_the_overlay_has_routes_to_members_only_and_to_no_pod(cluster: Cluster) 
     for host in (cluster.here.host, cluster.machine):
         routes = host.run(["ip", "-4", "route", "show", "dev", "wgoverlay"]).stdout.splitlines()
         assert len(routes) == 2
-        assert all(ip_network(route.split()[0]).subnet_of(OVERLAY) for route in routes)
+        assert all(IPv4Network(route.split()[0]).subnet_of(OVERLAY) for route in routes)
