@@ -1,4 +1,7 @@
-"""README says what the code says: options and their defaults, ports, versions; its picture can be read."""
+"""README says what the code says: options and their defaults, ports, versions; its picture can be read.
+
+So does the page that compares wesher with other tools: each has its source.
+"""
 
 from __future__ import annotations
 
@@ -90,3 +93,16 @@ def test_pictures_have_words_for_who_does_not_see_them_and_colours_for_both_kind
         assert coloured == set(re.findall(r"(\.?\w+)\s*\{", dark))
         used = {element.get("class") for element in root.iter()} - {None}
         assert used <= {name.removeprefix(".") for name in re.findall(r"\.\w+", light)}
+
+
+def test_each_tool_of_the_comparison_has_its_source_and_when_to_take_it() -> None:
+    page = (REPOSITORY / "docs/comparison.md").read_text()
+    assert re.search(r"stored copies had it on 20\d\d-\d\d-\d\d", page)
+    first, *sections = re.split(r"^## ", page, flags=re.MULTILINE)
+    linked = set(re.findall(r"\]\(#([a-z-]+)\)", first))
+    assert linked == {
+        section.partition("\n")[0].lower().replace(" ", "-").replace("/", "") for section in sections
+    }
+    for section in sections:
+        assert re.search(r"^\*\*Take (?:it|them|one of them) instead\*\* (?:if|for) ", section, re.MULTILINE)
+        assert re.search(r"^Sources?:[^*]*\]\(https://", section, re.MULTILINE)
