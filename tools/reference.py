@@ -35,3 +35,9 @@ def code(text: str) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     return "|".join(["", *(f" {' '.join(cell.split())} " if cell else " " for cell in cells), ""])
+
+
+def prose(text: str) -> str:
+    """Return text in which nothing outside code is taken for HTML."""
+    parts = text.split("`")
+    return "`".join(part if index % 2 else part.replace("<", "&lt;") for index, part in enumerate(parts))
