@@ -72,7 +72,7 @@ docs: $(INSTALLED) ## Build the documentation site into site/
 
 .PHONY: generate
 generate: $(INSTALLED) ## Write the CRDs, the chart's schema, deploy/wesher.yaml and docs/reference from their sources
-	@for file in crds chart_schema plain_manifests chart_values_page custom_resources_page exit_codes_page; do $(SUPPORT) $(BIN)/python tools/$$file.py || exit; done
+	@for file in crds chart_schema plain_manifests chart_values_page conditions_page custom_resources_page exit_codes_page json_output_page; do $(SUPPORT) $(BIN)/python tools/$$file.py || exit; done
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and sort the imports

@@ -16,8 +16,8 @@ from wesher_testing.cluster.helm import CHART
 PAGE = FOLDER / "chart-values.md"
 VALUES = CHART / "values.yaml"
 _INTRODUCTION = """
-Set values in a file for Helm's `-f`, or one at a time with `--set`, as in `--set image.tag=1.0`. Helm refuses a
-value that is not listed here.
+Set values in a file for Helm's `-f`, or one at a time with `--set`, as in `--set image.tag=1.0`. Helm refuses
+a value that is not listed here.
 """
 _MESH = """
 `mesh` takes each other field of a WesherMesh's spec too:

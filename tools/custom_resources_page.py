@@ -18,6 +18,7 @@ PAGE = FOLDER / "custom-resources.md"
 _INTRODUCTION = f"""
 The API is `{GROUP}/{VERSION}`, and both kinds are cluster-scoped. `kubectl explain wmesh.spec` shows the same
 fields. The API server refuses an object that breaks a rule. A text in a status has no control characters.
+[Conditions](conditions.md) lists what `status.conditions` can say.
 """
 _LONGEST_PATH = 70
 _WRITERS = {

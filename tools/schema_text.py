@@ -15,10 +15,10 @@ _PLURAL = {kind: f"{kind}s" for kind in ("boolean", "integer", "number", "object
 def type_of(schema: Schema) -> str:
     """Return the type and the limits of a value, such as ``integer, 1 to 65535``."""
     if "enum" in schema:
-        return _either([f"`{choice}`" if choice != "" else "empty" for choice in schema["enum"]])
+        return either([f"`{choice}`" if choice != "" else "empty" for choice in schema["enum"]])
     kind = schema.get("type", "any")
     if isinstance(kind, list):
-        return _either(kind)
+        return either(kind)
     if kind == "array":
         return f"list of {_many(schema.get('items', {}))}{_size(schema, 'Items', '')}"
     if kind == "object" and isinstance(values := schema.get("additionalProperties"), dict):
@@ -41,17 +41,18 @@ def is_long(default: str) -> bool:
     return len(default) > _LONGEST
 
 
+def either(choices: Sequence[str]) -> str:
+    """Return choices as `a, b or c`."""
+    return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
+
+
 def _many(schema: Schema) -> str:
     if "enum" in schema:
         return type_of(schema)
     kind = schema["type"]
     if isinstance(kind, list):
-        return _either([_PLURAL[each] for each in kind])
+        return either([_PLURAL[each] for each in kind])
     return f"{_PLURAL[kind]}{_size(schema, 'Length', 'characters each')}"
-
-
-def _either(choices: Sequence[str]) -> str:
-    return " or ".join(filter(None, (", ".join(choices[:-1]), choices[-1])))
 
 
 def _size(schema: Schema, what: str, unit: str) -> str:

@@ -14,7 +14,6 @@ import time
 from dataclasses import replace
 from functools import partial
 from random import Random
-from typing import Any
 
 from wesher_agent.control import ControlServer, socket_path
 from wesher_agent.files.atomic import CannotWrite
@@ -34,6 +33,7 @@ from wesher_agent.runtime.startup import Startup
 from wesher_agent.status.answers import members_answer, status_answer
 from wesher_agent.status.conditions import failing
 from wesher_agent.status.counters import Counts
+from wesher_agent.status.json_output import LeaveAnswer, MemberAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.status.transitions import Transitions
 from wesher_agent.tunnel.endpoint_keeper import EndpointKeeper
@@ -244,11 +244,11 @@ class Agent:
 
     # What it says about itself.
 
-    async def _answer_status(self) -> dict[str, Any]:
+    async def _answer_status(self) -> StatusAnswer:
         await self._prober.look_for_an_answer()
         return status_answer(self._snapshot())
 
-    async def _answer_members(self) -> list[dict[str, Any]]:
+    async def _answer_members(self) -> list[MemberAnswer]:
         await self._prober.look_for_an_answer()
         return members_answer(self._snapshot())
 
@@ -288,7 +288,7 @@ class Agent:
             self._snapshot()
             await asyncio.sleep(JUDGE_SECONDS)
 
-    async def _answer_leave(self, *, forget: bool = False) -> dict[str, Any]:
+    async def _answer_leave(self, *, forget: bool = False) -> LeaveAnswer:
         if not self._is_closing:
             self._driver.tell(partial(self._member.leave, forget=forget))
             self.stop()
