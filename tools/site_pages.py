@@ -6,7 +6,6 @@ Without a hook, mkdocs takes only the files of one folder.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,7 +24,7 @@ def site_files() -> list[str]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Replace each pattern of the navigation with the pages that match it and that no other entry names."""
+    """Replace each pattern of the navigation with its pages."""
     named = set(_texts(config.nav))
     unnamed = [path for path in site_files() if path.endswith(".md") and path not in named]
     config.nav = _filled(config.nav, unnamed)
@@ -50,13 +49,16 @@ def _texts(entry: Any) -> list[str]:
             return [text for each in entry for text in _texts(each)]
 
 
-def _filled(entries: Any, unnamed: Collection[str]) -> list[Any]:
+def _filled(entries: Any, unnamed: list[str]) -> list[Any]:
+    """Return entries with each pattern replaced by the pages that match it, which are taken from the list."""
     filled: list[Any] = []
     for entry in entries:
         if isinstance(entry, dict):
             filled += [{title: _filled(inner, unnamed) for title, inner in entry.items()}]
         elif "*" in entry:
-            filled += [path for path in unnamed if PurePosixPath(path).match(entry)]
+            taken = [path for path in unnamed if PurePosixPath(path).match(entry)]
+            unnamed[:] = [path for path in unnamed if path not in taken]
+            filled += taken
         else:
             filled.append(entry)
     return filled
