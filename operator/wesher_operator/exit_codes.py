@@ -10,7 +10,8 @@ _NO_ANSWER = "the API server did not answer"
 OPERATOR: Mapping[str, Mapping[int, str]] = {
     "run": {
         0: "the operator ended after SIGTERM, SIGINT or SIGHUP",
-        1: "the API server refused the operator, or an error ended it",
+        1: "the API server refused the operator, an error ended it, or it was still running a minute after "
+        "it should have ended",
         2: "a flag is invalid, or a CustomResourceDefinition is missing",
         3: "the operator lost its leadership, so that another one leads, or the API server was restored "
         "from a backup",

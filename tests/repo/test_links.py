@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from markdown_it import MarkdownIt
 
 from wesher_testing.run.toolbox import REPOSITORY
 
@@ -95,8 +96,11 @@ class _Page(HTMLParser):
         super().__init__()
         self.links: list[str] = []
         self.fetched: list[str] = []
+        self.blocks: Counter[str] = Counter()
+        """How many lists, tables and blocks of code it has."""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.blocks[tag] += tag in {"ol", "ul", "li", "td", "pre"}
         values = {name: value for name, value in attrs if value}
         is_fetched = tag in {"script", "img", "source"} or (
             tag == "link" and values.get("rel") != "canonical"
@@ -149,3 +153,18 @@ def test_every_page_of_the_documentation_is_on_the_site(site: Path) -> None:
         page for page in pages if page.name != "README.md" and not (site / page.with_suffix("")).is_dir()
     ]
     assert lacking == []
+
+
+def test_the_site_lays_out_each_page_as_github_does(site: Path) -> None:
+    """For mkdocs, only text that is indented by four belongs to the item of a list above it."""
+    github = MarkdownIt("commonmark").enable("table")
+    differing = []
+    for page in listed(":(glob)*.md", "docs/*.md"):
+        place = page.relative_to(REPOSITORY)
+        folder = site / (place.parent if page.name == "README.md" else place.with_suffix(""))
+        there, here = _Page(), _Page()
+        there.feed(github.render(page.read_text()))
+        here.feed((folder / "index.html").read_text().partition("<article")[2].partition("</article>")[0])
+        if +there.blocks != +here.blocks:
+            differing.append((place.as_posix(), +there.blocks, +here.blocks))
+    assert differing == []
