@@ -441,7 +441,7 @@ FLAGS: tuple[Flag, ...] = (
         metavar="DIR",
         read=_path,
         default=Path("/var/lib/wesher"),
-        help="directory of the state file <interface>.json (default: /var/lib/wesher)",
+        help="directory of the state file INTERFACE.json (default: /var/lib/wesher)",
     ),
     Flag(
         name="--run-dir",
@@ -449,7 +449,7 @@ FLAGS: tuple[Flag, ...] = (
         metavar="DIR",
         read=_path,
         default=Path("/run/wesher"),
-        help="directory of the control socket <interface>.sock (default: /run/wesher)",
+        help="directory of the control socket INTERFACE.sock (default: /run/wesher)",
     ),
     Flag(
         name="--health-port",

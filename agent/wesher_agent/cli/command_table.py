@@ -126,7 +126,7 @@ _AGENT = (
     ),
 )
 """Which agent a command asks."""
-_OUTPUT = Option(name="--output", short="-o", choices=OUTPUTS, help="(default: text)")
+_OUTPUT = Option(name="--output", short="-o", choices=OUTPUTS, help="form of the answer (default: text)")
 _WATCH = Option(name="--watch", short="-w", help="show it again every 2 seconds until Ctrl-C, on a terminal")
 
 COMMANDS: Final[Mapping[str, Command]] = {

@@ -33,8 +33,13 @@ def _words_for(argument: Argument) -> tuple[str, ...]:
 
 
 def _brief(text: str) -> str:
-    """Return the first part of a flag's help, without the characters that scripts use."""
-    return re.sub(r"[\[\]':`]", "", re.split(r"; | \(default", text)[0]) or "see the help"
+    """Return the first part of a flag's help."""
+    return re.split(r"; | \(default", text)[0]
+
+
+def _zsh_text(text: str) -> str:
+    """Return a text for a description in single quotes, in which brackets and colons end one."""
+    return re.sub(r"([\[\]:])", r"\\\1", _brief(text)).replace("'", "'\\''")
 
 
 def _bash() -> Iterator[str]:
@@ -87,7 +92,7 @@ def _zsh() -> Iterator[str]:
     yield f"    local command={DEFAULT_COMMAND}"
     yield "    local -a commands=("
     for word, command in COMMANDS.items():
-        yield f"        '{word}:{_brief(command.summary)}'"
+        yield f"        '{word}:{_zsh_text(command.summary)}'"
     yield "    )"
     yield "    if [[ $words[2] != -* ]]; then"
     yield "        if ((CURRENT == 2)); then"
@@ -123,8 +128,8 @@ def _zsh_option(option: Option) -> str:
             action = "_files"
         elif option.metavar in _FOLDERS:
             action = "_files -/"
-        value = f"{colons}{_brief(option.metavar or option.name.lstrip('-'))}:{action}"
-    what = f"[{_brief(option.help)}]{value}"
+        value = f"{colons}{_zsh_text(option.metavar or option.name.lstrip('-'))}:{action}"
+    what = f"[{_zsh_text(option.help)}]{value}"
     equals = "=" if option.placeholder else ""
     if option.short:
         plus = "+" if option.placeholder else ""
