@@ -19,7 +19,7 @@ from typing import Any
 from wesher_agent.cli.command_table import COMMANDS, MEMBER_STATES, OUTPUTS, PROGRAM, SHELLS
 from wesher_agent.cli.completion import completion
 from wesher_agent.cli.help import agent_parser, check_command, parser_of
-from wesher_agent.cli.output import can_show, show
+from wesher_agent.cli.output import encodable, show
 from wesher_agent.cli.tables import (
     chosen_members,
     hindrances,
@@ -175,7 +175,7 @@ def _members(argv: Sequence[str], environ: Environ) -> int:
         chosen = chosen_members(members, given.member, state)
         if as_json:
             return chosen
-        return member_tree(chosen, ascii_only=not can_show("├")) if given.tree else member_table(chosen)
+        return member_tree(chosen, ascii_only=encodable("├") != "├") if given.tree else member_table(chosen)
 
     return _show("members", given, environ, lay_out)
 

@@ -1,24 +1,23 @@
-"""Writes a command's answer to standard output."""
+"""Writes a command's answer to standard output, whatever letters its encoding lacks."""
 
 from __future__ import annotations
 
 import sys
-from io import TextIOWrapper
 
 
 def show(text: str) -> int:
     """Print a text; return the exit code of success."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        # A letter that the terminal's encoding lacks must not end the command.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    print(text, flush=True)  # noqa: T201 - a command's answer
+    write(f"{text}\n")
     return 0
 
 
-def can_show(character: str) -> bool:
-    """Tell whether standard output has a code for a character."""
-    try:
-        character.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return False
-    return True
+def write(text: str) -> None:
+    """Write a text as it is and flush it."""
+    sys.stdout.write(encodable(text))
+    sys.stdout.flush()
+
+
+def encodable(text: str) -> str:
+    """Return a text with an escape for each letter that standard output has no code for."""
+    encoding = sys.stdout.encoding or "ascii"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

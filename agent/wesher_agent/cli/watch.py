@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import NoReturn
 from unicodedata import combining, east_asian_width
 
+from wesher_agent.cli.output import encodable, write
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.printable import printable
 
@@ -35,12 +36,13 @@ def watch(show: Callable[[], str], *, title: str, environ: Mapping[str, str]) ->
     if not sys.stdout.isatty() or environ.get("TERM", "dumb") == "dumb":
         raise InvalidSpec("--watch", "needs a terminal: repeat the command instead")
     text = show()
-    sys.stdout.write(_CLEAR_ALL)
+    write(_CLEAR_ALL)
     while True:
         size = os.get_terminal_size(sys.stdout.fileno())
         heading = f"{title}, every {WATCH_SECONDS:.0f} s until Ctrl-C, {time.strftime('%H:%M:%S')}"
-        sys.stdout.write(frame(text, heading, columns=size.columns, lines=size.lines))
-        sys.stdout.flush()
+        # Escapes are longer than the letters that they stand for, so they come before the cut.
+        shown = encodable(text)
+        write(frame(shown, heading, columns=size.columns, lines=size.lines, dots=_dots()))
         time.sleep(WATCH_SECONDS)
         try:
             text = show()
@@ -48,7 +50,7 @@ def watch(show: Callable[[], str], *, title: str, environ: Mapping[str, str]) ->
             text = f"! {error}"
 
 
-def frame(text: str, heading: str, *, columns: int, lines: int) -> str:
+def frame(text: str, heading: str, *, columns: int, lines: int, dots: str = "…") -> str:
     """Return what redraws a terminal: no line is longer than it is wide, and none scrolls.
 
     Args:
@@ -56,23 +58,28 @@ def frame(text: str, heading: str, *, columns: int, lines: int) -> str:
         heading: the line above them.
         columns: the terminal's width; 0 if unknown.
         lines: its height; 0 if unknown.
+        dots: one character for what was cut off.
 
     """
     rows = [heading, "", *(printable(row) for row in text.splitlines())]
     # The cursor stands below the last line.
     room = max(lines - 1, 1) if lines else len(rows)
     if len(rows) > room:
-        rows = [*rows[: room - 1], f"… {len(rows) - room + 1} more lines"]
-    shown = [_cut(row, columns) if columns else row for row in rows]
+        rows = [*rows[: room - 1], f"{dots} {len(rows) - room + 1} more lines"]
+    shown = [_cut(row, columns, dots) if columns else row for row in rows]
     return _HOME + "".join(f"{_CLEAR_LINE}{row}\n" for row in shown) + _CLEAR_BELOW
 
 
-def _cut(row: str, columns: int) -> str:
+def _dots() -> str:
+    return "…" if encodable("…") == "…" else "+"
+
+
+def _cut(row: str, columns: int, dots: str) -> str:
     taken = 0
     for index, character in enumerate(row):
         taken += _cells(character)
         if taken > columns or (taken == columns and index < len(row) - 1):
-            return row[:index] + "…"
+            return row[:index] + dots
     return row
 
 
