@@ -63,11 +63,13 @@ def _handshake_reason(member: Mapping[str, Any]) -> str:
             f"no handshake with {endpoint} for {age(seconds)}: "
             "check that its UDP port is open between both hosts"
         )
-    return (
-        f"the last handshake with {endpoint} is {age(seconds)} old, so the tunnel itself may work: "
-        "check whether a firewall on that host drops pings"
-    )
+    told = f"the last handshake with {endpoint} is {age(seconds)} old"
+    if member["state"] != "alive":
+        return told
+    return f"{told}, so the tunnel itself may work: check whether a firewall on that host drops pings"
 
 
 def _ms(seconds: float) -> str:
-    return f"{seconds * _MILLISECONDS:.3g}" if seconds < 1 else f"{seconds * _MILLISECONDS:.0f}"
+    value = seconds * _MILLISECONDS
+    digits = 2 if value < 10 else 1 if value < 100 else 0  # noqa: PLR2004 - three digits that mean something
+    return f"{value:.{digits}f}"

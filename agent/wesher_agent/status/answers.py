@@ -87,8 +87,12 @@ def join_answer(now: Snapshot) -> dict[str, Any]:
 def join_flags(now: Snapshot) -> JoinFlags:
     """Return the flags with which another machine joins this node's mesh, through this node first."""
     local, document = now.local, now.local.document
-    members = [now.member.members[name] for name in sorted(now.member.members)]
-    others = [member.address.ip for member in members if member.state is MemberState.ALIVE]
+    with_problem = {problem.member for problem in now.member.problems}
+    others = [
+        member.address.ip
+        for name, member in sorted(now.member.members.items())
+        if member.state is MemberState.ALIVE and name not in with_problem
+    ]
     return JoinFlags(
         seeds=[local.gossip_address.ip, *others][:MAX_SEEDS],
         overlay=str(document.overlay),

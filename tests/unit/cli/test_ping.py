@@ -30,7 +30,7 @@ def a_member(**changes: Any) -> dict[str, Any]:
 
 def test_an_answer_and_the_summary_have_times_in_milliseconds() -> None:
     assert answer_line(3, a_member(), 0.0123456) == "answer from b (10.0.0.2): seq=3 time=12.3 ms"
-    assert summary_line(4, [0.0005, 0.0015, 1.5]) == "4 sent, 3 answered, min/avg/max 0.5/501/1500 ms"
+    assert summary_line(4, [0.0005, 0.0015, 1.5]) == "4 sent, 3 answered, min/avg/max 0.50/501/1500 ms"
     assert summary_line(2, []) == "2 sent, 0 answered"
 
 
@@ -73,6 +73,10 @@ def test_a_member_without_a_tunnel_has_a_reason(changes: dict[str, Any], reason:
             ),
         ),
         ({"state": "left"}, "it left the mesh 1m ago"),
+        (
+            {"state": "suspect"},
+            "it has not answered gossip for 1m; the last handshake with 192.0.2.2:51820 is 12s old",
+        ),
         (
             {"handshakeSeconds": None, "state": "suspect"},
             (

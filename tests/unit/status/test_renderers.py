@@ -163,7 +163,9 @@ def test_a_member_has_its_traffic_its_location_its_program_and_how_long_it_is_in
 def test_another_machine_joins_through_this_node_first_and_gets_the_flags_but_no_key() -> None:
     left = member(6, "e", state=MemberState.LEFT)
     mesh = document(gossip=GossipSettings(port=7000, profile="LAN", label="our mesh"))
-    now = snapshot(C, B, FAILED, left, member(5, "z"), local=local_node("a", mesh=mesh))
+    outside = Problem("bad", "OutsideOverlay", "claims 10.1.0.2 outside 10.9.0.0/24")
+    others = (C, B, FAILED, left, member(5, "z"), member(7, "bad"))
+    now = snapshot(*others, local=local_node("a", mesh=mesh), problems=(outside,))
     command = join_answer(now)["command"]
     words = shlex.split(command)
     flags = dict(zip(words[1::2], words[2::2], strict=True))
@@ -198,7 +200,7 @@ def test_the_greeting_has_name_address_and_both_commands_and_leaves_usual_values
     assert str(now.local.overlay_address) in lines[1]
     assert "wesher --cluster-key-file /etc/wesher/key --join 192.0.2.100,192.0.2.2" in lines[2]
     assert "--cluster-port" not in lines[2]
-    assert "wesher join-command --interface=wg0" in lines[2]
+    assert lines[2].endswith("(for all steps: wesher join-command --interface=wg0)")
     assert lines[3].endswith("wesher members --interface=wg0")
 
 
