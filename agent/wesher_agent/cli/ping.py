@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from wesher_agent.cli.output import show
-from wesher_agent.cli.ping_text import answer_line, summary_line, why_no_answer, why_no_tunnel
+from wesher_agent.cli.ping_text import answer_line, failure_line, summary_line, why_no_answer, why_no_tunnel
 from wesher_agent.cli.tables import find_member
 from wesher_agent.control import ask
 from wesher_agent.tunnel.echo import Echo
 from wesher_common.errors import InvalidSpec
-from wesher_common.printable import printable
 
 USUAL_COUNT, MOST = 4, 100_000
 """Packets."""
@@ -88,12 +87,12 @@ def _ask_once(echo: Echo, member: Mapping[str, Any], sequence: int, *, is_last: 
         if seconds is None:
             show(f"no answer within {PATIENCE_SECONDS:.0f} s: seq={sequence}")
         else:
-            show(printable(answer_line(sequence, member, seconds)))
+            show(answer_line(sequence, member, seconds))
     if not is_last:
         time.sleep(max(0.0, began + INTERVAL_SECONDS - time.monotonic()))
     return seconds
 
 
 def _fail(member: Mapping[str, Any], why: str) -> int:
-    show(printable(f"{member['name']} {why}"))
+    show(failure_line(member, why))
     return NO_ANSWER

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wesher_common.printable import printable
 from wesher_common.tables import age
 
 FRESH_SECONDS = 180.0
@@ -14,7 +15,19 @@ _MILLISECONDS = 1000.0
 
 def answer_line(sequence: int, member: Mapping[str, Any], seconds: float) -> str:
     """Return the line of one answer."""
-    return f"answer from {member['name']} ({member['overlayIP']}): seq={sequence} time={_ms(seconds)} ms"
+    who = f"{member['name']} ({member['overlayIP']})"
+    return printable(f"answer from {who}: seq={sequence} time={_ms(seconds)} ms")
+
+
+def failure_line(member: Mapping[str, Any], why: str) -> str:
+    """Return the last line of a ping without an answer.
+
+    Args:
+        member: as the agent answered.
+        why: what is the matter, after the member's name.
+
+    """
+    return printable(f"{member['name']} {why}")
 
 
 def summary_line(sent: int, times: Sequence[float]) -> str:

@@ -61,7 +61,7 @@ def frame(text: str, heading: str, *, columns: int, lines: int, dots: str = "…
         dots: one character for what was cut off.
 
     """
-    rows = [heading, "", *(printable(row) for row in text.splitlines())]
+    rows = [heading, "", *(printable(row) for row in text.split("\n"))]
     # The cursor stands below the last line.
     room = max(lines - 1, 1) if lines else len(rows)
     if len(rows) > room:
