@@ -142,6 +142,17 @@ def test_a_ping_goes_through_the_tunnel_and_says_why_none_comes_back(
     assert done.stdout.startswith(("b has no tunnel: ", "not sent: seq=1: ", "no answer within "))
 
 
+def test_ctrl_c_ends_a_ping_with_its_summary(lab: Lab, start: Start) -> None:
+    first, _ = a_pair(lab, start)
+    pinging = first.host.popen([WESHER, "ping", "b", "-c", "1000"], stdout=subprocess.PIPE, text=True)
+    assert pinging.stdout is not None
+    assert pinging.stdout.readline().startswith("answer from b ")
+    pinging.send_signal(signal.SIGINT)
+    rest, _ = pinging.communicate(timeout=PATIENCE)
+    assert " answered, min/avg/max " in rest.splitlines()[-1]
+    assert pinging.returncode == 0
+
+
 def test_a_ping_of_nobody_or_of_this_node_says_whom_to_ping(lab: Lab, start: Start) -> None:
     first, _ = a_pair(lab, start)
     for name, rule in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -64,12 +65,9 @@ def ping(name: str, count: int, path: Path) -> int:
     except OSError as error:
         return _fail(member, f"has no tunnel: {path.stem}: {error.strerror}")
     with echo:
-        times = [
-            seconds
-            for sequence in range(1, count + 1)
-            if (seconds := _ask_once(echo, member, sequence, is_last=sequence == count)) is not None
-        ]
-    show(summary_line(count, times))
+        answers = _ask(echo, member, count)
+    times = [seconds for seconds in answers if seconds is not None]
+    show(summary_line(len(answers), times))
     if times:
         return 0
     # What the agent knows now: the packets may have changed it.
@@ -77,8 +75,27 @@ def ping(name: str, count: int, path: Path) -> int:
     return _fail(member, f"does not answer: {why_no_answer(known.get(member['name'], member))}")
 
 
-def _ask_once(echo: Echo, member: Mapping[str, Any], sequence: int, *, is_last: bool) -> float | None:
-    began, seconds = time.monotonic(), None
+def _ask(echo: Echo, member: Mapping[str, Any], count: int) -> list[float | None]:
+    """Return what became of each packet; Ctrl-C ends it early, as that of the program ``ping``."""
+    answers: list[float | None] = []
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for sequence in range(1, count + 1):
+            began = time.monotonic()
+            answers.append(None)
+            answers[-1] = _ask_once(echo, member, sequence)
+            if sequence < count:
+                time.sleep(max(0.0, began + INTERVAL_SECONDS - time.monotonic()))
+    except KeyboardInterrupt:
+        # The terminal shows ^C on the line.
+        show("")
+    finally:
+        signal.signal(signal.SIGINT, former)
+    return answers
+
+
+def _ask_once(echo: Echo, member: Mapping[str, Any], sequence: int) -> float | None:
+    seconds = None
     try:
         seconds = echo.ask(sequence, timeout=PATIENCE_SECONDS)
     except OSError as error:
@@ -88,8 +105,6 @@ def _ask_once(echo: Echo, member: Mapping[str, Any], sequence: int, *, is_last: 
             show(f"no answer within {PATIENCE_SECONDS:.0f} s: seq={sequence}")
         else:
             show(answer_line(sequence, member, seconds))
-    if not is_last:
-        time.sleep(max(0.0, began + INTERVAL_SECONDS - time.monotonic()))
     return seconds
 
 
