@@ -66,8 +66,8 @@ soak: $(INSTALLED) ## Simulations, cuts and kills, fuzzing and attacks in their 
 	$(BIN)/python tests/sabotage.py
 
 .PHONY: generate
-generate: $(INSTALLED) ## Write the CRDs, the chart's schema and deploy/wesher.yaml from their sources
-	@for file in crds chart_schema plain_manifests; do $(SUPPORT) $(BIN)/python tools/$$file.py || exit; done
+generate: $(INSTALLED) ## Write the CRDs, the chart's schema, deploy/wesher.yaml, the manual page and the command reference
+	@for file in crds chart_schema plain_manifests cli_reference man_page; do $(SUPPORT) $(BIN)/python tools/$$file.py || exit; done
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and sort the imports
