@@ -71,8 +71,8 @@ docs: $(INSTALLED) ## Build the documentation site into site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 .PHONY: generate
-generate: $(INSTALLED) ## Write the CRDs, the chart's schema, deploy/wesher.yaml and docs/reference from their sources
-	@for file in crds chart_schema plain_manifests chart_values_page conditions_page custom_resources_page exit_codes_page json_output_page; do $(SUPPORT) $(BIN)/python tools/$$file.py || exit; done
+generate: $(INSTALLED) ## Write the CRDs, the chart's schema, deploy/wesher.yaml, the manual page and docs/reference from their sources
+	@for file in crds chart_schema plain_manifests chart_values_page conditions_page custom_resources_page exit_codes_page json_output_page cli_reference man_page; do $(SUPPORT) $(BIN)/python tools/$$file.py || exit; done
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and sort the imports

@@ -17,6 +17,10 @@ _CHECK = """
 `wesher status --check` passes while peers are unreachable or the state file cannot be written: neither keeps
 this host out of the mesh. `wesher status -o json` has every condition.
 """
+_PING = """
+`wesher ping` ends as the program `ping` does: 1 means that the member did not answer, 2 that it was not
+asked. Ctrl-C ends it with the summary and with 0 or 1.
+"""
 _SIGNALS = """
 A process that a signal kills has no exit code: a shell shows 128 plus the signal's number. Ctrl-C ends a
 `wesher` command that waits for an answer in this way (130). A second SIGTERM or SIGINT kills an agent that is
@@ -33,6 +37,7 @@ def text() -> str:
         "## wesher",
         _codes("wesher", EXIT_CODES),
         _CHECK,
+        _PING,
         "## kubectl wesher",
         _codes("kubectl wesher", PLUGIN),
         "## wesher-operator",

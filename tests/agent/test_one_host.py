@@ -73,7 +73,9 @@ def test_elsewhere_the_log_says_how_to_read_a_new_key_and_not_what_it_is(lab: La
     key = re.search(r'"ClusterKey": "([^"]+)"', state)
     assert key
     assert key[1] not in agent.own_log
-    assert hint[1] == "jq -r .ClusterKey /var/lib/wesher/wgoverlay.json"
+    assert hint[1] == "wesher key"
+    assert host.run([WESHER, "key"]).stdout.strip() == key[1]
+    assert key[1] not in agent.own_log
 
 
 def test_a_new_key_that_could_not_be_saved_is_not_said_to_stand_in_the_state_file(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wesher_agent.cli.completion import completion
 from wesher_common.version import VERSION
 from wesher_testing.run.toolbox import REPOSITORY, system_program
 
@@ -33,6 +34,18 @@ def test_the_programs_run_from_where_the_tree_will_lie(tree: Path) -> None:
     )
     name, version = said.stdout.split()
     assert next((REPOSITORY / "dist").glob("wesher-*.whl")).name.startswith(f"{name}-{version}-")
+
+
+def test_the_manual_page_and_the_completions_are_where_programs_look_for_them(tree: Path) -> None:
+    share = tree / "usr/local/share"
+    assert (share / "man/man8/wesher.8").read_text().startswith('.\\" Generated')
+    for shell, place in (
+        ("bash", "bash-completion/completions/wesher"),
+        ("zsh", "zsh/site-functions/_wesher"),
+        ("fish", "fish/vendor_completions.d/wesher.fish"),
+    ):
+        assert (share / place).read_text() == completion(shell) + "\n"
+        assert stat.S_IMODE((share / place).stat().st_mode) & 0o444 == 0o444
 
 
 def test_the_wheel_brings_every_command(tree: Path) -> None:

@@ -15,7 +15,20 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
     },
     "members": {
         0: "the agent answered",
-        1: "a flag is invalid, or no agent answered",
+        1: "a flag is invalid, no member has the name that was given, or no agent answered",
+    },
+    "ping": {
+        0: "the member answered at least once",
+        1: "the member did not answer, or it has no tunnel",
+        2: "a flag is invalid, there is no such member, or no agent answered",
+    },
+    "join-command": {
+        0: "the command was printed",
+        1: "a flag is invalid, no agent answered, or Kubernetes manages the mesh",
+    },
+    "key": {
+        0: "the key was printed",
+        1: "a flag is invalid, no agent answered, or Kubernetes manages the mesh",
     },
     "leave": {
         0: "this host has left the mesh",
@@ -28,6 +41,18 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
     "keygen": {
         0: "the key was printed",
         1: "a flag is invalid, or the key could not be written",
+    },
+    "completion": {
+        0: "the script was printed",
+        1: "a flag is invalid, or there is no script for this shell",
+    },
+    "help": {
+        0: "the help was printed",
+        1: "a flag is invalid, or there is no such command",
+    },
+    "version": {
+        0: "the version was printed",
+        1: "a flag is invalid",
     },
 }
 

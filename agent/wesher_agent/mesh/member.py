@@ -209,6 +209,7 @@ class MeshMember:
         """Return what is known now."""
         members = dict(self._roster.members)
         return MemberView(
+            now=now,
             local=self._local,
             members=members,
             problems=self._problems,

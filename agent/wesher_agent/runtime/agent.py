@@ -11,13 +11,17 @@ import asyncio
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from io import TextIOWrapper
 from random import Random
+from typing import Any
 
 from wesher_agent.control import ControlServer, socket_path
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
+from wesher_agent.flags import find_flag
 from wesher_agent.health import HealthServer
 from wesher_agent.kube.mounted import Mounted
 from wesher_agent.kube.node_spec import NodeSpec
@@ -30,9 +34,10 @@ from wesher_agent.netlink.errors import WireGuardUnavailable
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.startup import Startup
-from wesher_agent.status.answers import members_answer, status_answer
+from wesher_agent.status.answers import join_answer, key_answer, members_answer, status_answer
 from wesher_agent.status.conditions import failing
 from wesher_agent.status.counters import Counts
+from wesher_agent.status.greeting import greeting
 from wesher_agent.status.json_output import LeaveAnswer, MemberAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.status.transitions import Transitions
@@ -46,6 +51,7 @@ from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
 from wesher_common.mesh_document import WireGuardSettings
 from wesher_common.overlay import IPAddress
+from wesher_common.printable import shell_line
 from wesher_common.version import VERSION
 
 log = EventLogger("wesher.agent")
@@ -123,6 +129,8 @@ class Agent:
             {
                 "status": self._answer_status,
                 "members": self._answer_members,
+                "join": self._answer_join,
+                "key": self._answer_key,
                 "leave": self._answer_leave,
                 "leave-and-forget": partial(self._answer_leave, forget=True),
             },
@@ -157,17 +165,26 @@ class Agent:
             overlay=local.overlay_address,
             key=local.ring.primary.id,
         )
+        if sys.stdout.isatty() and not local.options.in_kubernetes:
+            _show(greeting(self._snapshot(), reach=self._reach))
 
     def _show_key(self) -> None:
         if sys.stdout.isatty():
             text = self._startup.local.ring.primary.reveal_base64()
-            print(f"new cluster key generated: {text}", flush=True)  # noqa: T201 - for a terminal's eyes only
+            _show(f"new cluster key generated: {text}")
             return
         if self._view().save_problem:
             log.warning("new cluster key not saved, no other member can join: give --cluster-key-file")
             return
-        path = self._settings.state_dir / f"{self._interface}.json"
-        log.warning("new cluster key generated: read it as root", command=f"jq -r .ClusterKey {path}")
+        log.warning(
+            "new cluster key generated: read it as root", command=shell_line(["wesher", "key", *self._reach])
+        )
+
+    @property
+    def _reach(self) -> list[str]:
+        """The flags with which a command on this host asks this agent."""
+        given = {"--interface": self._interface, "--run-dir": str(self._settings.run_dir)}
+        return [f"{name}={text}" for name, text in given.items() if text != str(find_flag(name).default)]
 
     @property
     def has_left(self) -> bool:
@@ -251,6 +268,12 @@ class Agent:
     async def _answer_members(self) -> list[MemberAnswer]:
         await self._prober.look_for_an_answer()
         return members_answer(self._snapshot())
+
+    async def _answer_join(self) -> dict[str, Any]:
+        return join_answer(self._snapshot())
+
+    async def _answer_key(self) -> dict[str, Any]:
+        return key_answer(self._snapshot())
 
     def _view(self) -> MemberView:
         return self._member.view(now=self._driver.now)
@@ -503,3 +526,12 @@ class Agent:
 
     def _greet_everyone(self) -> None:
         self._prober.greet_everyone()
+
+
+def _show(text: str) -> None:
+    """Print a text on the terminal, whose end must not end the agent."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A letter that the terminal's encoding lacks must not end the agent either.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with suppress(OSError):
+        print(text, flush=True)  # noqa: T201 - for a terminal only

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.status.conditions import conditions
 from wesher_agent.status.json_output import MemberAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
+from wesher_common.errors import WesherError
+from wesher_common.join_command import MAX_SEEDS, JoinFlags
 
 
 def status_answer(now: Snapshot) -> StatusAnswer:
@@ -54,18 +57,72 @@ def members_answer(now: Snapshot) -> list[MemberAnswer]:
     problems = {problem.member: problem.message for problem in now.member.problems}
     this_node: MemberAnswer = {
         "name": local.name,
+        "isThisNode": True,
         "state": "alive",
         "address": str(local.gossip_address),
         "overlayIP": str(local.overlay_address or ""),
         "endpoint": "",
         "publicKey": str(local.private_key.public),
+        "kind": "wesher",
+        "location": local.location,
+        "stateSeconds": round(now.member.uptime, 1),
         "handshakeSeconds": None,
+        "receivedBytes": None,
+        "sentBytes": None,
         "note": problems.get(local.name, "this node"),
     }
     return sorted(
         [this_node, *(_member(now, member, problems) for member in now.member.members.values())],
         key=lambda entry: str(entry["name"]),
     )
+
+
+def join_answer(now: Snapshot) -> dict[str, Any]:
+    """Return what ``wesher join-command`` prints for another machine; the cluster key is not in it.
+
+    Raises:
+        WesherError: in Kubernetes, where the cluster's administrator has the key.
+
+    """
+    _refuse_in_kubernetes(now)
+    return {"command": join_flags(now).command()}
+
+
+def join_flags(now: Snapshot) -> JoinFlags:
+    """Return the flags with which another machine joins this node's mesh, through this node first."""
+    local, document = now.local, now.local.document
+    with_problem = {problem.member for problem in now.member.problems}
+    others = [
+        member.address.ip
+        for name, member in sorted(now.member.members.items())
+        if member.state is MemberState.ALIVE and name not in with_problem
+    ]
+    return JoinFlags(
+        seeds=[local.gossip_address.ip, *others][:MAX_SEEDS],
+        overlay=str(document.overlay),
+        gossip_port=document.gossip.port,
+        wireguard_port=document.wireguard.port,
+        gossip_profile=document.gossip.profile,
+        label=document.gossip.label,
+        mtu=document.wireguard.mtu,
+    )
+
+
+def key_answer(now: Snapshot) -> dict[str, Any]:
+    """Return what ``wesher key`` prints: the cluster key itself.
+
+    Raises:
+        WesherError: in Kubernetes, where the cluster's administrator has the key.
+
+    """
+    _refuse_in_kubernetes(now)
+    return {"clusterKey": now.local.ring.primary.reveal_base64()}
+
+
+def _refuse_in_kubernetes(now: Snapshot) -> None:
+    if now.local.options.in_kubernetes:
+        mesh = now.local.document.name
+        raise WesherError(f"Kubernetes manages this mesh: use `kubectl wesher join-command {mesh}`")
 
 
 def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) -> MemberAnswer:
@@ -75,11 +132,24 @@ def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) ->
         note = "does not answer through the tunnel"
     return {
         "name": member.name,
+        "isThisNode": False,
         "state": member.state.value,
         "address": str(member.address),
         "overlayIP": str(meta.overlay_address) if meta is not None and meta.overlay_address else "",
         "endpoint": str(peer.endpoint) if peer is not None and peer.endpoint is not None else "",
         "publicKey": str(meta.public_key) if meta is not None and meta.public_key else "",
+        "kind": _kind(member),
+        "location": meta.location if meta is not None else "",
+        "stateSeconds": round(max(0.0, now.member.now - member.since), 1),
         "handshakeSeconds": None if age is None else round(age, 1),
+        "receivedBytes": peer.rx_bytes if peer is not None else None,
+        "sentBytes": peer.tx_bytes if peer is not None else None,
         "note": note,
     }
+
+
+def _kind(member: RosterMember) -> str:
+    """Return the program that a member runs, in the words of a WesherNode's status; empty if unknown."""
+    if member.meta is None:
+        return ""
+    return "wesher" if member.meta.version else "Go"

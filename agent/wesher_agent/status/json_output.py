@@ -99,6 +99,8 @@ class MemberAnswer(TypedDict):
 
     name: str
     """Member name."""
+    isThisNode: bool
+    """Whether it is the local node."""
     state: Literal["alive", "suspect", "failed", "left"]
     """What gossip knows of it; `failed` is expected back, `left` is not."""
     address: str
@@ -109,8 +111,18 @@ class MemberAnswer(TypedDict):
     """Where this node sends its WireGuard packets; empty for the local node and without a tunnel."""
     publicKey: str
     """WireGuard public key, in base64; empty if unknown."""
+    kind: str
+    """The program: `wesher`, or `Go` for one that announces no release of wesher; empty if unknown."""
+    location: str
+    """Where the member is; empty if it announces no location."""
+    stateSeconds: float
+    """Seconds for which this agent has seen the member in its state."""
     handshakeSeconds: float | None
     """Seconds since the last WireGuard handshake; null if there was none, and for the local node."""
+    receivedBytes: int | None
+    """Bytes received through the tunnel since the device or the peer was made; null without a tunnel."""
+    sentBytes: int | None
+    """Bytes sent, in the same way."""
     note: str
     """What is wrong with the member, or `this node`; otherwise empty."""
 

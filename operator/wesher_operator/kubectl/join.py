@@ -10,14 +10,12 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
 from wesher_common.errors import InvalidSpec
+from wesher_common.join_command import KEY_FILE, MAX_SEEDS, TAKE_KEY, JoinFlags
 from wesher_common.overlay import why_closed_to_machines_outside
 from wesher_common.printable import as_lines, shell_line
 from wesher_operator.kubectl.meshes import key_secret_of, name_of, status_of
 from wesher_operator.kubectl.reach import Object
 from wesher_operator.kubectl.status import conditions_of
-
-KEY_FILE = "/etc/wesher/key"
-_MAX_SEEDS = 3
 
 
 def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: Sequence[str] = ()) -> str:
@@ -43,34 +41,28 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
             "(umask 077; " + secret + " -o jsonpath='{.data.cluster-key}' | base64 -d > wesher-key)",
             "",
             f"# Bring that file to the machine as {KEY_FILE}, root's alone, and remove it here:",
-            f"ssh root@MACHINE 'umask 077; mkdir -p /etc/wesher; cat > {KEY_FILE}' < wesher-key",
+            f"{TAKE_KEY} < wesher-key",
             "rm wesher-key",
             "",
             "# On the machine, as root, once its ports are open to the members:",
-            shell_line(_wesher(mesh, nodes, overlay)),
+            _flags(mesh, nodes, overlay).command(),
         ]
     )
 
 
-def _wesher(mesh: Object, nodes: Sequence[Object], overlay: str) -> list[str]:
+def _flags(mesh: Object, nodes: Sequence[Object], overlay: str) -> JoinFlags:
     spec = mesh["spec"]
     wireguard, gossip = spec["wireguard"], spec["gossip"]
-    words = [
-        "wesher",
-        *("--cluster-key-file", KEY_FILE),
-        *("--join", ",".join(_seeds(mesh, nodes))),
-        *("--overlay-net", overlay),
-        *("--cluster-port", str(gossip["port"])),
-        *("--wireguard-port", str(wireguard["port"])),
-        *("--gossip-profile", gossip["profile"]),
-    ]
-    if gossip.get("label"):
-        words += ["--label", gossip["label"]]
-    if wireguard.get("mtu"):
-        words += ["--mtu", str(wireguard["mtu"])]
-    if spec.get("etcHosts") == "Off":
-        words.append("--no-etc-hosts")
-    return words
+    return JoinFlags(
+        seeds=_seeds(mesh, nodes),
+        overlay=overlay,
+        gossip_port=gossip["port"],
+        wireguard_port=wireguard["port"],
+        gossip_profile=gossip["profile"],
+        label=gossip.get("label") or "",
+        mtu=wireguard.get("mtu") or 0,
+        writes_hosts_file=spec.get("etcHosts") != "Off",
+    )
 
 
 def _joinable(overlay: str) -> str:
@@ -93,7 +85,7 @@ def _seeds(mesh: Object, nodes: Sequence[Object]) -> list[str]:
             "no node has reported an address to join through: wait until a node is Ready",
             value=name_of(mesh),
         )
-    return hosts[:_MAX_SEEDS]
+    return hosts[:MAX_SEEDS]
 
 
 def _hosts(node: Object) -> Iterator[str]:

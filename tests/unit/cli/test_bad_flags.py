@@ -72,7 +72,7 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     "--node-name": [(["a b"], "--node-name 'a b': must be DNS labels joined by dots")],
     "--gossip-profile": [(["slow"], "--gossip-profile 'slow': must be one of LAN, WAN")],
     "--label": [(["x" * 256], "must be at most 255 bytes")],
-    "--wireguard-mode": [(["none"], "--wireguard-mode 'none': must be one of Auto, Kernel, Userspace")],
+    "--wireguard-mode": [(["none"], "--wireguard-mode 'none': must be one of auto, kernel, userspace")],
     "--mtu": [
         (["1279"], "--mtu '1279': must be a whole number from 1280 to 65535, or 0"),
         (["-1"], "--mtu '-1': must be a whole number from 1280 to 65535, or 0"),
@@ -158,16 +158,26 @@ def test_a_bad_cluster_key_is_not_repeated(capsys: pytest.CaptureFixture[str]) -
             "wesher: error: --cluster-por: unknown flag: did you mean --cluster-port?\n",
         ),
         (["--verison"], "wesher: error: --verison: unknown flag: did you mean --version?\n"),
+        (["staus"], "wesher: error: command 'staus': unknown command: did you mean status?\n"),
+        (["xyzzy"], "wesher: error: command 'xyzzy': unknown command: see wesher --help\n"),
+        (["help", "member"], "wesher: error: COMMAND 'member': unknown command: did you mean members?\n"),
+        (["completion"], "wesher: error: SHELL: is missing: see wesher completion --help\n"),
+        (["completion", "csh"], "wesher: error: SHELL 'csh': must be one of bash, zsh, fish\n"),
         (
-            ["staus"],
-            "wesher: error: command 'staus': must be one of agent, status, members, leave, cleanup, keygen\n",
+            ["members", "--state=gone"],
+            "wesher: error: --state 'gone': must be one of alive, suspect, failed, left\n",
+        ),
+        (["status", "--watch"], "wesher: error: --watch: needs a terminal: repeat the command instead\n"),
+        (
+            ["members", "--watch", "-o", "json"],
+            "wesher: error: --watch: cannot be combined with --output json\n",
         ),
         (["agent", "stray"], "wesher: error: stray: unexpected argument\n"),
         (
             ["status", "--overlay-net", "10.0.0.0/8"],
             "wesher: error: --overlay-net: unknown flag: see wesher status --help\n",
         ),
-        (["members", "-o", "yaml"], "wesher: error: --output 'yaml': must be text or json\n"),
+        (["members", "-o", "yaml"], "wesher: error: --output 'yaml': must be one of text, json\n"),
         (["status", "--check=5"], "wesher: error: --check: takes no value\n"),
         (["keygen", "--bits", "5"], "wesher: error: --bits: unknown flag: see wesher keygen --help\n"),
     ],
@@ -187,7 +197,7 @@ def test_a_bad_value_of_a_question_to_the_agent_is_one_line_and_exit_code_1(
     for words, environ, line in (
         (["--interface=a/b"], {}, f"--interface {rule}"),
         ([], {"WESHER_INTERFACE": "a/b"}, f"WESHER_INTERFACE {rule}"),
-        (["--output=yaml"], {}, "--output 'yaml': must be text or json"),
+        (["--output=yaml"], {}, "--output 'yaml': must be one of text, json"),
         (["--run-dir=/nonexistent"], {}, "no agent runs here: no control socket in /nonexistent"),
         ([], {"WESHER_RUN_DIR": "/nonexistent"}, "no agent runs here: no control socket in /nonexistent"),
     ):

@@ -14,8 +14,10 @@ from threading import Thread
 
 import pytest
 
-from wesher_agent.cli.commands import COMMANDS, agent_parser, run
+from wesher_agent.cli.command_table import COMMANDS, SHELLS
+from wesher_agent.cli.commands import run
 from wesher_agent.cli.exit_codes import EXIT_CODES, exit_code_help
+from wesher_agent.cli.help import agent_parser
 from wesher_agent.control import ControlServer, socket_path
 from wesher_operator import __main__ as operator
 from wesher_operator.exit_codes import OPERATOR, PLUGIN
@@ -53,8 +55,11 @@ BY_REAL_CLUSTERS = {
     ): "test_errands.py::test_a_check_says_what_hinders_a_mesh_and_ends_well_once_nothing_does",
 }
 """Codes that take an API server, with the tests of ``tests/apiserver`` that see them."""
+BY_A_REAL_TUNNEL = "test_first_contact.py::test_a_ping_goes_through_the_tunnel_and_says_why_none_comes_back"
+"""What sees 0 and 1 of ``wesher ping``."""
 HERE = {
     *(("wesher " + word, code) for word in COMMANDS for code in (0, 1)),
+    ("wesher ping", 2),
     *((f"kubectl wesher {word}", code) for word in plugin._COMMANDS for code in (1, 2)),
     *((f"wesher-operator {word}", 2) for word in ("run", "check", "uninstall")),
     ("wesher-operator run", 1),
@@ -119,6 +124,8 @@ def test_every_documented_code_is_seen_by_a_test() -> None:
     for test in BY_REAL_CLUSTERS.values():
         file, _, name = test.partition("::")
         assert f"def {name}(" in (REPOSITORY / "tests/apiserver" / file).read_text()
+    file, _, name = BY_A_REAL_TUNNEL.partition("::")
+    assert f"def {name}(" in (REPOSITORY / "tests/agent" / file).read_text()
 
 
 @pytest.fixture
@@ -180,6 +187,9 @@ def test_an_agent_and_the_commands_that_it_answers_end_with_0(tmp_path: Path) ->
     with started(tmp_path, f"wg{os.getpid()}x") as agent:
         assert run(["status", *asked], {}) == 0, "it is not ready"
         assert run(["members", *asked], {}) == 0
+        assert run(["join-command", *asked], {}) == 0
+        assert run(["key", *asked], {}) == 0
+        assert run(["ping", "nobody", *asked], {}) == 2
         assert run(["status", "--check", *asked], {}) == 1, "it has no device"
         assert run(["leave", *asked], {}) == 0
         assert agent.wait(SECONDS) == 0
@@ -190,13 +200,24 @@ def test_an_agent_and_the_commands_that_it_answers_end_with_0(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("command", [[], *([word] for word in COMMANDS)], ids=str)
-def test_a_flag_that_is_invalid_ends_each_command_of_wesher_with_1(command: list[str]) -> None:
-    assert run([*command, "--no-such-flag"], {}) == 1
+def test_a_flag_that_is_invalid_ends_each_command_of_wesher_with_1_and_ping_with_2(
+    command: list[str],
+) -> None:
+    assert run([*command, "--no-such-flag"], {}) == (2 if command == ["ping"] else 1)
 
 
-@pytest.mark.parametrize("command", ["status", "members", "leave"])
+@pytest.mark.parametrize("command", ["status", "members", "join-command", "key", "leave"])
 def test_a_command_that_no_agent_answers_ends_with_1(command: str, tmp_path: Path) -> None:
     assert run([command, f"--run-dir={tmp_path}"], {}) == 1
+
+
+def test_a_ping_that_no_agent_answers_ends_with_2(tmp_path: Path) -> None:
+    assert run(["ping", "b", f"--run-dir={tmp_path}"], {}) == 2
+
+
+@pytest.mark.parametrize("words", [["help"], ["version"], *(["completion", shell] for shell in SHELLS)])
+def test_what_needs_no_agent_ends_with_0(words: list[str]) -> None:
+    assert run(words, {}) == 0
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ async def test_connections_that_ask_nothing_do_not_hold_up_the_end_nor_are_spoke
     silent = [await asyncio.open_unix_connection(path) for _ in range(MAX_CONNECTIONS)]
     # Each time, though the agent may hang up before it was asked anything.
     for _ in range(100):
-        with pytest.raises(WesherError, match=r"^8 others are asking already: try again$"):
+        with pytest.raises(WesherError, match=r"^8 other commands are waiting for this agent: try again$"):
             await asyncio.to_thread(ask, path, "status")
 
     async with asyncio.timeout(60.0):
@@ -318,7 +318,7 @@ async def test_several_agents_on_a_host_are_listed_to_choose_from(agent: Path) -
 def test_no_agent_is_said_with_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(AgentUnreachable, match="no agent runs here"):
         find_socket(tmp_path / "missing", "")
-    with pytest.raises(AgentUnreachable, match="no agent runs for interface wg0: nobody listens"):
+    with pytest.raises(AgentUnreachable, match="no agent runs for interface wg0: nothing listens"):
         ask(tmp_path / "wg0.sock", "status")
 
 
@@ -326,5 +326,5 @@ def test_an_agent_that_hangs_up_is_said(tmp_path: Path) -> None:
     path = tmp_path / "wg0.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
-        with pytest.raises(AgentUnreachable, match="nobody listens"):
+        with pytest.raises(AgentUnreachable, match="nothing listens"):
             ask(path, "status")
