@@ -65,9 +65,14 @@ soak: $(INSTALLED) ## Simulations, cuts and kills, fuzzing and attacks in their 
 	WESHER_SOAK=1 $(SUPPORT) $(BIN)/python -m pytest -q tests/sim tests/reliability tests/fuzz tests/agent/test_hostile.py
 	$(BIN)/python tests/sabotage.py
 
+# The variable silences a notice on every build; pyproject.toml says what it is about.
+.PHONY: docs
+docs: $(INSTALLED) ## Build the documentation site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 .PHONY: generate
-generate: $(INSTALLED) ## Write the CRDs, the chart's schema, deploy/wesher.yaml, the manual page and the command reference
-	@for file in crds chart_schema plain_manifests cli_reference man_page; do $(SUPPORT) $(BIN)/python tools/$$file.py || exit; done
+generate: $(INSTALLED) ## Write the CRDs, the chart's schema, deploy/wesher.yaml, the manual page and docs/reference from their sources
+	@for file in crds chart_schema plain_manifests chart_values_page conditions_page custom_resources_page exit_codes_page json_output_page cli_reference man_page; do $(SUPPORT) $(BIN)/python tools/$$file.py || exit; done
 
 .PHONY: format
 format: $(INSTALLED) ## Format the code and sort the imports

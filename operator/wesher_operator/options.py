@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from wesher_common.event_logger import FORMATS
 from wesher_common.seeds import MAX_PORT
 from wesher_common.version import VERSION
 from wesher_operator.agent_pods import AgentPods, parse_agent_pods
+from wesher_operator.exit_codes import OPERATOR, exit_code_help
 from wesher_operator.one_line import OneLineParser
 
 _JOB_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?\Z")
@@ -255,4 +257,6 @@ def _parser() -> OneLineParser:
         )
         for flag in flags:
             command.add_argument(flag.name, metavar=flag.metavar, help=flag.text)
+        command.epilog = f"{command.epilog}\n\n{exit_code_help(OPERATOR[name])}"
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser

@@ -1,4 +1,4 @@
-"""What each exit code of the command ``wesher`` means, for its help; `docs/exit-codes.md` says the same."""
+"""What each exit code of the command ``wesher`` means, for its help and the documentation."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ from wesher_agent.status.answers import join_answer, key_answer, members_answer,
 from wesher_agent.status.conditions import failing
 from wesher_agent.status.counters import Counts
 from wesher_agent.status.greeting import greeting
+from wesher_agent.status.json_output import LeaveAnswer, MemberAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.status.transitions import Transitions
 from wesher_agent.tunnel.endpoint_keeper import EndpointKeeper
@@ -260,11 +261,11 @@ class Agent:
 
     # What it says about itself.
 
-    async def _answer_status(self) -> dict[str, Any]:
+    async def _answer_status(self) -> StatusAnswer:
         await self._prober.look_for_an_answer()
         return status_answer(self._snapshot())
 
-    async def _answer_members(self) -> list[dict[str, Any]]:
+    async def _answer_members(self) -> list[MemberAnswer]:
         await self._prober.look_for_an_answer()
         return members_answer(self._snapshot())
 
@@ -310,7 +311,7 @@ class Agent:
             self._snapshot()
             await asyncio.sleep(JUDGE_SECONDS)
 
-    async def _answer_leave(self, *, forget: bool = False) -> dict[str, Any]:
+    async def _answer_leave(self, *, forget: bool = False) -> LeaveAnswer:
         if not self._is_closing:
             self._driver.tell(partial(self._member.leave, forget=forget))
             self.stop()

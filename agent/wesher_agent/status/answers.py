@@ -1,4 +1,7 @@
-"""What a running agent answers to the commands of its host: a snapshot as JSON; pure."""
+"""What a running agent answers to the commands of its host: a snapshot as JSON; pure.
+
+`json_output` describes each field.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from typing import Any
 
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.status.conditions import conditions
+from wesher_agent.status.json_output import MemberAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_common.errors import WesherError
 from wesher_common.join_command import MAX_SEEDS, JoinFlags
 
 
-def status_answer(now: Snapshot) -> dict[str, Any]:
+def status_answer(now: Snapshot) -> StatusAnswer:
     """Return what ``wesher status`` shows."""
     local, document = now.local, now.local.document
     gossip, wireguard, cover = document.gossip, document.wireguard, now.member.cover
@@ -47,11 +51,11 @@ def status_answer(now: Snapshot) -> dict[str, Any]:
     }
 
 
-def members_answer(now: Snapshot) -> list[dict[str, Any]]:
+def members_answer(now: Snapshot) -> list[MemberAnswer]:
     """Return what ``wesher members`` shows: every member by name, this one included."""
     local = now.local
     problems = {problem.member: problem.message for problem in now.member.problems}
-    this_node = {
+    this_node: MemberAnswer = {
         "name": local.name,
         "isThisNode": True,
         "state": "alive",
@@ -121,7 +125,7 @@ def _refuse_in_kubernetes(now: Snapshot) -> None:
         raise WesherError(f"Kubernetes manages this mesh: use `kubectl wesher join-command {mesh}`")
 
 
-def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) -> dict[str, Any]:
+def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) -> MemberAnswer:
     meta, peer, age = member.meta, now.peer_of(member), now.handshake_age(member)
     note = problems.get(member.name) or member.problem
     if not note and member.name in now.unreachable:
@@ -129,7 +133,7 @@ def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) ->
     return {
         "name": member.name,
         "isThisNode": False,
-        "state": str(member.state),
+        "state": member.state.value,
         "address": str(member.address),
         "overlayIP": str(meta.overlay_address) if meta is not None and meta.overlay_address else "",
         "endpoint": str(peer.endpoint) if peer is not None and peer.endpoint is not None else "",

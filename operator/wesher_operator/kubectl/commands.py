@@ -16,6 +16,7 @@ from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.printable import as_lines
 from wesher_common.tables import table
 from wesher_common.version import VERSION
+from wesher_operator.exit_codes import PLUGIN, exit_code_help
 from wesher_operator.installation import installation_of
 from wesher_operator.kubectl.checks import Finding
 from wesher_operator.kubectl.doctor import examine
@@ -162,4 +163,6 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "-o", "--output", default="text", type=str.lower, choices=forms, help="(default: text)"
             )
+        sub.epilog = exit_code_help(PLUGIN[name])
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser

@@ -13,6 +13,7 @@ from typing import Any
 from wesher_common.conditions import Condition
 from wesher_common.printable import as_lines
 from wesher_common.tables import age, table
+from wesher_operator.kubectl.json_output import MemberOutput, MeshOutput
 from wesher_operator.kubectl.meshes import name_of, status_of
 from wesher_operator.kubectl.reach import Object
 
@@ -35,7 +36,7 @@ class Member:
     reported: str
     """When its agent last reported, RFC 3339; empty is never."""
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> MemberOutput:
         """Return the form ``-o json`` prints."""
         return {
             "name": self.name,
@@ -77,7 +78,7 @@ class Overview:
         """Whether the mesh says so, as when two of its nodes cannot reach each other."""
         return any(c.type == _BAD_WHEN_TRUE and c.is_true for c in self.conditions)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> MeshOutput:
         """Return the form ``-o json`` prints."""
         return {
             "name": self.name,

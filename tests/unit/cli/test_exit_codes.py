@@ -1,16 +1,14 @@
-"""Each exit code that `docs/exit-codes.md` documents is one with which its command ends."""
+"""Each exit code that `docs/reference/exit-codes.md` documents is one with which its command ends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from itertools import groupby
 from pathlib import Path
 from threading import Thread
 
@@ -22,13 +20,15 @@ from wesher_agent.cli.exit_codes import EXIT_CODES, exit_code_help
 from wesher_agent.cli.help import agent_parser
 from wesher_agent.control import ControlServer, socket_path
 from wesher_operator import __main__ as operator
+from wesher_operator.exit_codes import OPERATOR, PLUGIN
+from wesher_operator.exit_codes import exit_code_help as operator_exit_code_help
 from wesher_operator.kubectl import commands as plugin
 from wesher_testing.agents.mounted_files import KUBECONFIG
 from wesher_testing.agents.process import KEY, WESHER, wait_until
 from wesher_testing.lab.loopback import free_port
 
 REPOSITORY = Path(__file__).parents[3]
-PAGE = REPOSITORY / "docs/exit-codes.md"
+PROGRAMS = {"wesher": EXIT_CODES, "kubectl wesher": PLUGIN, "wesher-operator": OPERATOR}
 SECONDS = 60
 BY_REAL_CLUSTERS = {
     ("kubectl wesher status", 0): "test_kubectl_plugin.py::test_status_of_a_mesh_that_is_well_ends_with_0",
@@ -70,22 +70,16 @@ HERE = {
 
 
 def rows() -> Iterator[tuple[str, int, str]]:
-    """Yield command, code and meaning of each row of the page."""
-    command = ""
-    for line in PAGE.read_text().splitlines():
-        if found := re.fullmatch(r"\| (?:`([^`]+)`.*)?\| (\d) \| (.*) \|", line):
-            command = found[1] or command
-            yield command, int(found[2]), found[3]
+    """Yield command, code and meaning of everything that is documented."""
+    for program, commands in PROGRAMS.items():
+        for command, codes in commands.items():
+            for code, meaning in codes.items():
+                yield f"{program} {command}", code, meaning
 
 
-def test_the_page_says_what_the_help_says() -> None:
-    documented = {
-        command.removeprefix("wesher "): {code: meaning for _, code, meaning in group}
-        for command, group in groupby(rows(), key=lambda row: row[0])
-        if command.startswith("wesher ")
-    }
-    assert documented == EXIT_CODES
-    assert documented.keys() == COMMANDS.keys()
+def test_each_command_has_its_codes() -> None:
+    assert EXIT_CODES.keys() == COMMANDS.keys()
+    assert PLUGIN.keys() == plugin._COMMANDS.keys()
     assert agent_parser().format_help().endswith(exit_code_help("agent") + "\n")
 
 
@@ -105,6 +99,24 @@ def test_the_help_of_each_command_ends_with_its_codes(
         run([command, "--help"], {})
     assert ended.value.code == 0
     assert capsys.readouterr().out.endswith(exit_code_help(command) + "\n")
+
+
+@pytest.mark.parametrize("command", PLUGIN)
+def test_the_help_of_each_command_of_the_plugin_ends_with_its_codes(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        plugin.main([command, "--help"])
+    assert capsys.readouterr().out.endswith(operator_exit_code_help(PLUGIN[command]) + "\n")
+
+
+@pytest.mark.parametrize("command", OPERATOR)
+def test_the_help_of_each_command_of_the_operator_ends_with_its_codes(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        operator.main([command, "--help"])
+    assert capsys.readouterr().out.endswith(operator_exit_code_help(OPERATOR[command]) + "\n")
 
 
 def test_every_documented_code_is_seen_by_a_test() -> None:
