@@ -90,7 +90,7 @@ def check_interface_name(name: str, *, field: str) -> str:
     valid = name.isprintable() and _INTERFACE.match(name) and name not in {".", ".."}
     if not valid or len(name.encode()) > MAX_INTERFACE_NAME:
         raise InvalidSpec(
-            field, f"must be 1 to {MAX_INTERFACE_NAME} bytes without blank, '/', ':' or '%'", value=name
+            field, f"must be 1 to {MAX_INTERFACE_NAME} bytes without spaces, '/', ':' or '%'", value=name
         )
     return name
 

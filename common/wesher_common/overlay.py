@@ -88,4 +88,4 @@ def why_closed_to_machines_outside(overlay: IPNetwork) -> str:
     if overlay.prefixlen % 8 == 0:
         return ""
     rule = f"the prefix length of overlayCIDR must be a multiple of 8, not {overlay.prefixlen}"
-    return f"no machine outside can join: {rule}"
+    return f"external machines cannot join: {rule}"

@@ -105,7 +105,7 @@ def test_a_machine_without_a_hostname_has_tunnels_but_no_hosts_entry(
 
 def test_a_reserved_name_given_on_purpose_is_refused_in_one_line(lab: Lab) -> None:
     refused = run_to_end(lab.host("a"), "--cluster-key", KEY, "--node-name=localhost")
-    rule = "means something else on every machine: give another --node-name"
+    rule = "has another meaning on every machine: choose another --node-name"
     assert refused.stderr == f"wesher: error: --node-name 'localhost': {rule}\n"
     assert refused.returncode == 1
 
@@ -361,8 +361,8 @@ def test_a_member_of_another_overlay_network_is_not_ready_and_leaves_the_others_
     other.wait_for("a", "b", "c")
     wait_until(lambda: other.conditions()["Ready"] == "OverlayDiffers", what="the one is not ready")
     wait_until(lambda: first.conditions()["Ready"] == "Ready", what="the others are ready")
-    assert "outside 10.2.0.0/16: give all members the same" in other.members()["a"]["note"]
-    assert "outside 10.1.0.0/16: give all members the same" in first.members()["c"]["note"]
+    assert "not in 10.2.0.0/16: give all members the same" in other.members()["a"]["note"]
+    assert "not in 10.1.0.0/16: give all members the same" in first.members()["c"]["note"]
 
 
 def test_two_meshes_on_one_host_do_not_know_of_each_other(lab: Lab, start: Start) -> None:

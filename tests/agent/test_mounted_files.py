@@ -237,7 +237,7 @@ def test_an_agent_that_leaves_for_good_leaves_no_key_behind(lab: Lab, start_insi
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"version": 2}, "wesher: error: mesh.json version '2': this agent reads version 1"),
+        ({"version": 2}, "wesher: error: mesh.json version '2': this agent supports version 1"),
         ({"overlayCIDR": "10.0.0.1/16"}, "wesher: error: mesh.json overlayCIDR '10.0.0.1/16': must be"),
     ],
 )

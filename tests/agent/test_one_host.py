@@ -155,7 +155,7 @@ def test_a_state_file_in_use_is_one_line(lab: Lab, start: Start) -> None:
     assert second.returncode == 1
     assert second.stderr.splitlines()[-1] == (
         "wesher: error: state file '/var/lib/wesher/wgoverlay.json': "
-        "is in use by another agent: give each its own --interface"
+        "is used by another agent: start one of them with another --interface"
     )
 
 
@@ -167,8 +167,8 @@ def test_an_interface_of_another_agent_is_left_to_it_whatever_its_files(lab: Lab
     second = run_to_end(host, "--cluster-key", KEY, *other)
     assert second.returncode == 1
     assert re.fullmatch(
-        r"wesher: error: interface 'wgoverlay': is in use by another agent on this host \(pid \d+\): "
-        "give each its own --interface",
+        r"wesher: error: interface 'wgoverlay': is used by another agent on this host \(pid \d+\): "
+        "choose another --interface",
         second.stderr.splitlines()[-1],
     )
     first.wait_for("a")
@@ -336,7 +336,7 @@ def test_a_corrupt_state_file_is_set_aside_and_the_agent_begins_anew(lab: Lab, s
     (directory / "wgoverlay.json").write_text("{ no json")
     agent = start(host, "--cluster-key", KEY)
     agent.wait_for("a")
-    (kept,) = re.findall(r'is kept as ([^\s"]+)', agent.own_log)
+    (kept,) = re.findall(r'a copy of [^ ]+ is in ([^\s"]+)', agent.own_log)
     assert (host.root / kept.removeprefix("/")).read_text() == "{ no json"
     assert [path.name for path in directory.glob("wgoverlay.json.corrupt-*")] == [Path(kept).name]
 

@@ -79,7 +79,7 @@ def update_file(path: Path, change: Callable[[bytes], bytes], *, tag: str) -> bo
         raise CannotWrite(path, f"it {error.why}") from error
     except OSError as error:
         raise CannotWrite(path, error.strerror or str(error)) from error
-    raise CannotWrite(path, "another program changes it all the time")
+    raise CannotWrite(path, "another program keeps changing it")
 
 
 def _target(path: Path) -> Path:

@@ -58,7 +58,7 @@ class ApiServer:
             async with asyncio.timeout(REQUEST_SECONDS):
                 return await self._request(method, path, headers, body)
         except (OSError, ValueError) as error:
-            why = str(error) or f"nothing within {REQUEST_SECONDS:.0f} s"
+            why = str(error) or f"timed out after {REQUEST_SECONDS:.0f} s"
             raise ClusterUnavailable(f"the API server does not answer: {why}") from error
 
     async def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:

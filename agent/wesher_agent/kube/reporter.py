@@ -178,7 +178,7 @@ class KubernetesLink:
         except ObjectGone:
             self.removed, self._in_doubt = True, False
             self._say(
-                "the operator has not made this node's WesherNode yet, or deleted it"
+                "this node has no WesherNode: the operator has not created it yet, or has deleted it"
                 if self.node is None
                 else "this node's WesherNode was deleted: device and tunnels stay until the agent ends"
             )

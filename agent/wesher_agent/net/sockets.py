@@ -100,7 +100,9 @@ def _cannot_bind(error: OSError, protocol: str, address: IPAddress, port: int) -
             return InvalidSpec("--bind-addr", f"cannot be used: this kernel has no {family}", value=address)
         case errno.EACCES:
             return InvalidSpec(
-                "--cluster-port", f"not allowed to listen on {protocol} port {port}", value=port
+                "--cluster-port",
+                f"not allowed to listen on {protocol} port {port}: run as root or choose another port",
+                value=port,
             )
     return InvalidSpec(
         "--bind-addr", f"cannot listen on {protocol} port {port}: {error.strerror}", value=address

@@ -365,7 +365,7 @@ async def why_taken(interface: str, owner: Owner) -> str:
     if await asyncio.to_thread(link_kind, interface) is None:
         return ""
     device = await find_device(interface)
-    return "it is a network device of another kind" if device is None else await device.why_foreign(owner)
+    return "it is not a WireGuard device" if device is None else await device.why_foreign(owner)
 
 
 def _choose_backend(mode: WireGuardMode, interface: str, userspace_binary: str | None) -> Backend:
