@@ -304,7 +304,7 @@ def test_names_that_hash_to_one_address_are_settled_and_both_can_be_reached(lab:
     kept, moved = (first.members()[name]["overlayIP"] for name in sorted((one, other)))
     assert kept == str(candidate_address(one, ip_network("10.77.1.0/24")))
     assert moved != kept
-    assert "overlay address given up" in first.own_log + second.own_log
+    assert "overlay address changed" in first.own_log + second.own_log
     given_up = [agent.counts()["overlayAddressesGivenUp"] for agent in (first, second)]
     assert sorted(given_up) == [0, 1]
 

@@ -146,7 +146,7 @@ def test_a_gossip_port_that_another_program_has_is_named_and_waited_for(
         assert holder.stdout is not None
         holder.stdout.readline()
         agent = start_inside(host)
-        wait_until(lambda: "gossip cannot listen: trying again" in agent.own_log, what="it is said")
+        wait_until(lambda: "gossip not listening: trying again" in agent.own_log, what="it is said")
         assert "TCP port 7946 is taken by python" in agent.own_log
         wait_until(lambda: "DeviceReady" in agent.conditions().values(), what="a device")
         assert agent.conditions()["GossipJoined"] == agent.conditions()["Ready"] == "PortTaken"

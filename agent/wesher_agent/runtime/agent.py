@@ -239,7 +239,7 @@ class Agent:
                 await self._do_last_outputs()
         except Exception:
             # A save that raised, or did not return: the next process goes on from what was last saved.
-            log.exception("state not saved before the end")
+            log.exception("state not saved before exit")
         self._is_closing = True
         match self._last_output:
             case Left(forgets_state=forgets):
