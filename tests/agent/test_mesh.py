@@ -105,7 +105,7 @@ def test_a_machine_without_a_hostname_has_tunnels_but_no_hosts_entry(
 
 def test_a_reserved_name_given_on_purpose_is_refused_in_one_line(lab: Lab) -> None:
     refused = run_to_end(lab.host("a"), "--cluster-key", KEY, "--node-name=localhost")
-    rule = "has another meaning on every machine: choose another --node-name"
+    rule = "is a reserved name, like localhost: choose another --node-name"
     assert refused.stderr == f"wesher: error: --node-name 'localhost': {rule}\n"
     assert refused.returncode == 1
 

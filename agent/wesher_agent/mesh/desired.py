@@ -372,7 +372,7 @@ def _report_endpoints(local: LocalPeer, claims: list[_Claim], problems: list[Pro
         if endpoint.address in local.own_addresses and endpoint.port == local.listen_port:
             message = (
                 f"announces {endpoint.address}, which is this machine's own address too: "
-                "start both with --bind-iface or --advertise-addr, or give one another address"
+                "start both with --bind-iface or --advertise-addr, or change one of the addresses"
             )
             problems.append(Problem(name, "OwnAddress", message))
         elif families and family not in families:
@@ -446,8 +446,7 @@ def _hosts(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) 
         if not suffix and is_reserved_name(name):
             if not _is_its_address(claim):
                 message = (
-                    "has no hosts entry: its name has another meaning on every machine; "
-                    "give it another --node-name"
+                    "has no hosts entry: its name is reserved, like localhost; give it another --node-name"
                 )
                 problems.append(Problem(name, "BadName", message))
         elif len(name) <= MAX_MEMBER_NAME:

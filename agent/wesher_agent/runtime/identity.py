@@ -99,6 +99,6 @@ def decide_name(settings: Settings, *, host_name: str, cluster_name: str, bind: 
     # A Kubernetes node may well be called by its address: hosts entries there end in our domain.
     if settings.kubernetes is None and settings.node_name and is_reserved_name(name):
         raise InvalidSpec(
-            "--node-name", "has another meaning on every machine: choose another --node-name", value=name
+            "--node-name", "is a reserved name, like localhost: choose another --node-name", value=name
         )
     return name
