@@ -28,7 +28,7 @@ def host() -> Iterator[Host]:
         (WITHOUT, "is missing, so the agent cannot create its interface: run it as root, or "),
         (
             ["unshare", "--user", "--map-root-user"],
-            "is set, but not for this network: the network belongs to ",
+            "has no effect on this network, because ",
         ),
     ],
     ids=["without the capability", "root of a user namespace on the host's network"],

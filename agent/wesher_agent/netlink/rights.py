@@ -32,9 +32,9 @@ def check_rights() -> None:
     if _has_capability():
         raise InvalidSpec(
             "CAP_NET_ADMIN",
-            "is set, but not for this network: the network belongs to another user namespace, as in a "
-            "rootless container on the host's network, or a security module forbids changes; run the agent "
-            "as root of the host, or give the container its own network",
+            "has no effect on this network, because a security module forbids changes or the network belongs "
+            "to another user namespace, as in a rootless container: run the agent as root of the host, or "
+            "give the container its own network",
         )
     raise InvalidSpec(
         "CAP_NET_ADMIN",

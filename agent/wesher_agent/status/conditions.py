@@ -131,8 +131,8 @@ def _ending(now: Snapshot) -> Condition | None:
         return Condition("Ready", "False", "Removed", message)
     if now.health_problem:
         message = (
-            f"{now.health_problem}, so probes fail and the kubelet restarts the agent: end that program, or "
-            "change spec.wireguard.port and delete the agents' DaemonSet: the operator creates it again"
+            f"{now.health_problem}, so probes fail and the kubelet restarts the agent: stop that program, "
+            "or change spec.wireguard.port and delete the agents' DaemonSet, which the operator recreates"
         )
         return Condition("Ready", "False", "HealthPortTaken", message)
     return None
