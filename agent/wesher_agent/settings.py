@@ -1,4 +1,4 @@
-"""What one agent was told, as one checked value.
+"""The flags and variables of one agent, as one checked value.
 
 Pure: arguments and environment in, `Settings` out. It owns the rules that flags
 keep together (`flags` has the rule of each); reading files and asking the host
@@ -33,7 +33,7 @@ from wesher_common.seeds import SeedAddress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What one agent was told, checked; None and empty mean not told."""
+    """The settings of one agent, checked; None and empty mean not given."""
 
     cluster_key: ClusterKey | None
     cluster_key_file: Path | None

@@ -190,7 +190,7 @@ def parse_overlay_network(text: str, *, field: str) -> IPNetwork:
     """Read an overlay CIDR: IPv4 /8 to /30 or IPv6 /32 to /126, without host bits.
 
     Raises:
-        InvalidSpec: it is none.
+        InvalidSpec: it is not a valid overlay network.
 
     """
     try:

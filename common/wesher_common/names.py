@@ -84,7 +84,7 @@ def check_interface_name(name: str, *, field: str) -> str:
     and no ``%``, which the kernel takes for a pattern, nor anything that does not print.
 
     Raises:
-        InvalidSpec: the name is none the kernel would take.
+        InvalidSpec: the kernel would not accept the name.
 
     """
     valid = name.isprintable() and _INTERFACE.match(name) and name not in {".", ".."}

@@ -55,7 +55,7 @@ def is_reserved(address: IPAddress, network: IPNetwork) -> bool:
 
 
 def allocate_address(name: str, network: IPNetwork, taken: Container[IPAddress]) -> IPAddress | None:
-    """Return the candidate for ``name``, else the next free address after it.
+    """Return the candidate for ``name``, otherwise the next free address after it.
 
     Goes round the network once and skips reserved addresses.
 

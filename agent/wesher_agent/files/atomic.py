@@ -129,7 +129,7 @@ def _keep_attributes(path: Path, old: os.stat_result, descriptor: int) -> None:
     if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
         os.fchown(descriptor, old.st_uid, old.st_gid)
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-    # A file system without labels, or a process that may not set them, is no reason not to write.
+    # A file system without labels, or a process that may not set them, does not prevent the write.
     with suppress(OSError):
         os.setxattr(descriptor, _SELINUX_LABEL, os.getxattr(path, _SELINUX_LABEL))
 

@@ -89,7 +89,7 @@ def in_cluster(environ: Mapping[str, str] = os.environ, account: Path = ACCOUNT)
     """Return the API server of the cluster that this pod runs in, by the pod's ServiceAccount.
 
     Raises:
-        InvalidSpec: this is no pod.
+        InvalidSpec: this process does not run in a pod.
 
     """
     host, port = environ.get(HOST_VARIABLE, ""), environ.get(PORT_VARIABLE, "")

@@ -47,7 +47,7 @@ class Exchange:
         try:
             request = h11.Request(method=method, target=target, headers=fields)
             said = map(self._connection.send, (request, h11.Data(data=body), h11.EndOfMessage()))
-            # h11 gives None for what ends a connection, which is none of these.
+            # h11 gives None only for what ends a connection.
             self.request = b"".join(piece for piece in said if piece is not None)
             """All there is to send."""
         except h11.LocalProtocolError:

@@ -54,7 +54,7 @@ class LocalPeer:
     mtu: int = 0
     """Bytes; 0 leaves it to the tunnel, which asks the underlay."""
     location: str = ""
-    """Members that name the same one are dialled at their internal address; empty is none."""
+    """Members that name the same one are dialled at their internal address; empty means no location."""
     behind_nat: bool = False
     persistent_keepalive: int = 0
     """Seconds; 0 leaves it to ``behind_nat``."""
@@ -183,7 +183,7 @@ def desired(local: LocalPeer, members: Iterable[RosterMember], former: Collectio
 def starting_address(
     name: str, overlay: IPNetwork, *, saved: IPAddress | None, taken: Collection[IPAddress]
 ) -> IPAddress:
-    """Return the overlay address to announce first, where none is given: the saved one, else by hash.
+    """Return the overlay address to announce first, if none is given: the saved one, otherwise by hash.
 
     Args:
         name: this member's.

@@ -44,7 +44,7 @@ def open_sockets(address: IPAddress, port: int) -> GossipSockets | None:
         None when the address is unspecified and this host has no such family.
 
     Raises:
-        GossipPortTaken: by whom, as far as we may see it.
+        GossipPortTaken: names the program, as far as we may see it.
         AddressUnavailable: the address is not this host's now.
         InvalidSpec: we may not listen there.
 

@@ -1,6 +1,6 @@
 """Routes as the kernel's messages (rtnetlink(7)), and what ours look like.
 
-Pure. Ours are told from everybody else's by their protocol number; listing and
+Pure. The protocol number distinguishes ours from those of other programs; listing and
 changing them is left to `link`.
 """
 
@@ -134,7 +134,7 @@ def parse_route(body: memoryview) -> Route:
     """Read one route.
 
     Raises:
-        MalformedReply: it is cut off, or its destination is no network.
+        MalformedReply: it is cut off, or its destination is not a network.
 
     """
     if len(body) < _HEADER.size:

@@ -55,7 +55,7 @@ def parse_set(reply: bytes) -> int:
     """Return the positive error number a ``set`` was answered with; 0 is success.
 
     Raises:
-        MalformedReply: the answer is none.
+        MalformedReply: the answer is not valid.
 
     """
     text = _decode(reply)

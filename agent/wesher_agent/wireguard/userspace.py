@@ -1,7 +1,7 @@
 """WireGuard in user space: a wireguard-go that we start, adopt and start again.
 
 It outlives us, as the kernel's device does: it runs in a session of its own on
-a persistent TUN device (`tun`), and the next start of ours finds it by its
+a persistent TUN device (`tun`), and the next agent finds it by its
 socket. The text spoken there is left to `uapi`.
 """
 
@@ -114,7 +114,7 @@ class UserspaceBackend:
         try:
             await self._start()
         except BaseException as error:
-            # Of whatever kind, or a refusal that nobody thought of would be met in a busy loop.
+            # Any kind of error, so that an unexpected one does not lead to a busy loop.
             self._refusal = (
                 error
                 if isinstance(error, WesherError)
@@ -170,7 +170,7 @@ class UserspaceBackend:
                 await asyncio.wait_for(watch, _END_TIMEOUT)
             except TimeoutError:
                 self._signal(signal.SIGKILL)
-        # A program whose pid we cannot know ends by itself when its device goes.
+        # A program whose pid we cannot know ends when its device is removed.
         await asyncio.to_thread(delete_link, self.interface, LINK_KIND)
         self._socket.unlink(missing_ok=True)
 
@@ -337,7 +337,7 @@ def _peer_pid(writer: asyncio.StreamWriter) -> int:
 
 
 def _is_gone(pid: int) -> bool:
-    """Tell whether a program has ended; a child of ours is taken off the kernel's list of dead."""
+    """Tell whether a program has ended; a child of this process is also reaped."""
     if pid == 0:
         return True
     try:
