@@ -136,7 +136,7 @@ class Budget(logging.Filter):
             return False
         self._records -= 1
         if self._dropped:
-            record.msg, record.args = f"{record.getMessage()} ({self._dropped} records before it dropped)", ()
+            record.msg, record.args = f"{record.getMessage()} ({self._dropped} earlier messages dropped)", ()
             self._dropped = 0
         return True
 

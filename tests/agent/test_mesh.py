@@ -105,7 +105,7 @@ def test_a_machine_without_a_hostname_has_tunnels_but_no_hosts_entry(
 
 def test_a_reserved_name_given_on_purpose_is_refused_in_one_line(lab: Lab) -> None:
     refused = run_to_end(lab.host("a"), "--cluster-key", KEY, "--node-name=localhost")
-    rule = "means something else on every machine: give another --node-name"
+    rule = "is a reserved name, like localhost: choose another --node-name"
     assert refused.stderr == f"wesher: error: --node-name 'localhost': {rule}\n"
     assert refused.returncode == 1
 
@@ -304,7 +304,7 @@ def test_names_that_hash_to_one_address_are_settled_and_both_can_be_reached(lab:
     kept, moved = (first.members()[name]["overlayIP"] for name in sorted((one, other)))
     assert kept == str(candidate_address(one, ip_network("10.77.1.0/24")))
     assert moved != kept
-    assert "overlay address given up" in first.own_log + second.own_log
+    assert "overlay address changed" in first.own_log + second.own_log
     given_up = [agent.counts()["overlayAddressesGivenUp"] for agent in (first, second)]
     assert sorted(given_up) == [0, 1]
 
@@ -361,8 +361,8 @@ def test_a_member_of_another_overlay_network_is_not_ready_and_leaves_the_others_
     other.wait_for("a", "b", "c")
     wait_until(lambda: other.conditions()["Ready"] == "OverlayDiffers", what="the one is not ready")
     wait_until(lambda: first.conditions()["Ready"] == "Ready", what="the others are ready")
-    assert "outside 10.2.0.0/16: give all members the same" in other.members()["a"]["note"]
-    assert "outside 10.1.0.0/16: give all members the same" in first.members()["c"]["note"]
+    assert "not in 10.2.0.0/16: give all members the same" in other.members()["a"]["note"]
+    assert "not in 10.1.0.0/16: give all members the same" in first.members()["c"]["note"]
 
 
 def test_two_meshes_on_one_host_do_not_know_of_each_other(lab: Lab, start: Start) -> None:

@@ -155,7 +155,7 @@ def test_a_state_file_in_use_is_one_line(lab: Lab, start: Start) -> None:
     assert second.returncode == 1
     assert second.stderr.splitlines()[-1] == (
         "wesher: error: state file '/var/lib/wesher/wgoverlay.json': "
-        "is in use by another agent: give each its own --interface"
+        "is used by another agent: start one of them with another --interface"
     )
 
 
@@ -167,8 +167,8 @@ def test_an_interface_of_another_agent_is_left_to_it_whatever_its_files(lab: Lab
     second = run_to_end(host, "--cluster-key", KEY, *other)
     assert second.returncode == 1
     assert re.fullmatch(
-        r"wesher: error: interface 'wgoverlay': is in use by another agent on this host \(pid \d+\): "
-        "give each its own --interface",
+        r"wesher: error: interface 'wgoverlay': is used by another agent on this host \(pid \d+\): "
+        "choose another --interface",
         second.stderr.splitlines()[-1],
     )
     first.wait_for("a")
@@ -206,7 +206,7 @@ def test_an_agent_whose_interface_is_renamed_keeps_its_overlay_address(lab: Lab,
             lambda seen=seen: agent.own_log.count("device renamed back") > seen,  # type: ignore[misc]
             what="the name is back",
         )
-    assert "overlay address given up" not in agent.own_log
+    assert "overlay address changed" not in agent.own_log
     assert agent.status()["overlayIP"] == before
 
 
@@ -336,7 +336,7 @@ def test_a_corrupt_state_file_is_set_aside_and_the_agent_begins_anew(lab: Lab, s
     (directory / "wgoverlay.json").write_text("{ no json")
     agent = start(host, "--cluster-key", KEY)
     agent.wait_for("a")
-    (kept,) = re.findall(r'is kept as ([^\s"]+)', agent.own_log)
+    (kept,) = re.findall(r'a copy of [^ ]+ is in ([^\s"]+)', agent.own_log)
     assert (host.root / kept.removeprefix("/")).read_text() == "{ no json"
     assert [path.name for path in directory.glob("wgoverlay.json.corrupt-*")] == [Path(kept).name]
 
@@ -364,7 +364,7 @@ def test_an_unprivileged_agent_with_cap_net_admin_does_all_but_the_hosts_file(la
     assert "Uid:\t65534" in status
     wait_for_ping(b, agent.members()["a"]["overlayIP"])
     wait_until(lambda: agent.status()["hosts"].startswith("skipped"), what="the hosts file was tried")
-    assert agent.own_log.count("hosts file skipped") == 1
+    assert agent.own_log.count("hosts file not written") == 1
 
 
 def _open_our_code_to_all(host: Host) -> None:
@@ -408,7 +408,7 @@ def test_a_hosts_file_that_cannot_be_written_is_one_warning_and_no_more(
     # Once its peers have been asked through the tunnel.
     wait_until(lambda: agent.conditions()["Ready"] == "Ready", what="the node is ready")
     wait_until(lambda: agent.status()["hosts"].startswith("skipped"), what="the hosts file was tried")
-    assert agent.own_log.count("hosts file skipped") == 1
+    assert agent.own_log.count("hosts file not written") == 1
 
 
 def test_a_hosts_file_that_is_a_mount_of_its_own_is_written_in_place(lab: Lab, start: Start) -> None:

@@ -72,7 +72,7 @@ def test_old_words_of_a_member_that_has_moved_cost_nobody_a_tunnel(
             what=f"{agent.host.name} knows where b is now",
         )
         wait_for_ping(agent.host, "b")
-    assert f"gossip listens addresses={elsewhere}" in mover.own_log
+    assert f"gossip listening addresses={elsewhere}" in mover.own_log
     tellings = mover.own_log.count(TELLING)
     before = leaves(others)
 

@@ -25,8 +25,11 @@ def host() -> Iterator[Host]:
 @pytest.mark.parametrize(
     ("wrapper", "says"),
     [
-        (WITHOUT, "is missing, and the agent cannot create its interface without it: run it as root, or "),
-        (["unshare", "--user", "--map-root-user"], "is set, but not for this network: it belongs to "),
+        (WITHOUT, "is missing, so the agent cannot create its interface: run it as root, or "),
+        (
+            ["unshare", "--user", "--map-root-user"],
+            "has no effect on this network, because ",
+        ),
     ],
     ids=["without the capability", "root of a user namespace on the host's network"],
 )

@@ -58,7 +58,7 @@ class ApiServer:
             async with asyncio.timeout(REQUEST_SECONDS):
                 return await self._request(method, path, headers, body)
         except (OSError, ValueError) as error:
-            why = str(error) or f"nothing within {REQUEST_SECONDS:.0f} s"
+            why = str(error) or f"timed out after {REQUEST_SECONDS:.0f} s"
             raise ClusterUnavailable(f"the API server does not answer: {why}") from error
 
     async def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -89,7 +89,7 @@ def in_cluster(environ: Mapping[str, str] = os.environ, account: Path = ACCOUNT)
     """Return the API server of the cluster that this pod runs in, by the pod's ServiceAccount.
 
     Raises:
-        InvalidSpec: this is no pod.
+        InvalidSpec: this process does not run in a pod.
 
     """
     host, port = environ.get(HOST_VARIABLE, ""), environ.get(PORT_VARIABLE, "")

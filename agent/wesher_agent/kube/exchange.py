@@ -47,12 +47,12 @@ class Exchange:
         try:
             request = h11.Request(method=method, target=target, headers=fields)
             said = map(self._connection.send, (request, h11.Data(data=body), h11.EndOfMessage()))
-            # h11 gives None for what ends a connection, which is none of these.
+            # h11 gives None only for what ends a connection.
             self.request = b"".join(piece for piece in said if piece is not None)
             """All there is to send."""
         except h11.LocalProtocolError:
             # Its words hold the header, which may be a token.
-            raise ValueError("the request holds what HTTP cannot carry") from None
+            raise ValueError("the request contains characters that HTTP does not allow") from None
 
     def receive(self, data: bytes) -> Answer | None:
         """Take bytes off the connection, none at its end; return the answer once it is whole.
@@ -85,5 +85,5 @@ class Exchange:
 
     def _fault(self, data: bytes) -> str:
         if data:
-            return "it did not answer in HTTP"
+            return "its answer is not HTTP"
         return "its answer was cut short" if self._status else "it closed the connection"

@@ -71,7 +71,7 @@ class MountedDirectory:
         on_change: Callable[[], None],
         on_nudge: Callable[[], None],
     ) -> None:
-        """Look for ever.
+        """Check the files until cancelled.
 
         Args:
             take: takes what the directory holds, each time it is another and can be used. Where it raises

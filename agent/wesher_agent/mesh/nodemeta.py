@@ -63,7 +63,7 @@ class NodeMeta:
 
     @property
     def is_movable(self) -> bool:
-        """Whether the member gives way in a clash of overlay addresses; Go members do not."""
+        """Whether the member moves in a clash of overlay addresses; Go members do not."""
         return Flag.MOVABLE in self.flags
 
     def address_within(self, location: str) -> IPAddress | None:
@@ -105,7 +105,7 @@ class NodeMeta:
         """Read a member's metadata.
 
         Raises:
-            PeerMisbehaved: it is none; ``metadata-missing`` before a Go member has
+            PeerMisbehaved: it is not valid metadata; ``metadata-missing`` before a Go member has
                 published any, ``metadata-of-wesher-0.2`` for one too old to talk to.
 
         """
@@ -188,7 +188,7 @@ def _endpoint(text: str) -> Endpoint:
         seed = parse_seed(text, field="WG")
     except InvalidSpec as error:
         raise PeerMisbehaved("metadata-endpoint") from error
-    # A name is refused: whom a peer's tunnel goes to must not hang on our resolver.
+    # A name is refused: where a peer's tunnel leads must not depend on our resolver.
     if seed.address is None or not seed.port:
         raise PeerMisbehaved("metadata-endpoint")
     return Endpoint(seed.address, seed.port)

@@ -48,7 +48,7 @@ class Driver:
     Args:
         core: an engine or a whole member, not started yet.
         on_event: takes each event after it was logged; may call `tell`.
-        on_turn: called after the core was told something and all it wants of the network was done.
+        on_turn: called after the core took an input and all it wants of the network was done.
         on_fault: called when the core, or the taker of its events, failed because of a bug.
 
     """
@@ -124,7 +124,7 @@ class Driver:
         try:
             return self.tell(call)
         except Exception:
-            # A fault of ours in judging one packet must not take the member down.
+            # Our bug in judging one packet must not take the member down.
             log.exception("engine failed")
             self._on_fault()
             return None
@@ -162,7 +162,7 @@ class Driver:
             while busy:
                 busy = self._send() | self._streams.act(self._core.stream_actions()) | self._report()
         except Exception:
-            # Without its next deadline the member would sleep for ever.
+            # Without its next deadline the member would never wake again.
             log.exception("engine failed")
             self._on_fault()
         finally:

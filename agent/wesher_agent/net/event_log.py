@@ -95,7 +95,7 @@ class EventLog:
                     )
             case MembersFull(name=name):
                 if self._is_news("full"):
-                    self._log.error("member not admitted: too many are known", node=name)
+                    self._log.error("member rejected: too many known members", node=name)
             case UdpUnreachable(member=m):
                 if self._is_news(("udp", m.name)):
                     self._log.warning("member answers over tcp only: check its udp port", node=m.name)
@@ -111,9 +111,13 @@ class EventLog:
                     )
             case AccusationRefused(node=node, incarnation=incarnation):
                 if self._is_news(("accusation", node)):
-                    self._log.warning("accusation refused", node=node, incarnation=incarnation)
+                    self._log.warning(
+                        "failure report rejected: member could not refute it",
+                        node=node,
+                        incarnation=incarnation,
+                    )
             case BegunAnew(incarnation=incarnation):
-                self._log.warning("own incarnation exhausted: started over", incarnation=incarnation)
+                self._log.warning("own incarnation reached its limit: started over", incarnation=incarnation)
             case PushPullDone(address=address, members=count, join=join):
                 (self._log.info if join else self._log.debug)(
                     "state exchanged", address=address, members=count
@@ -134,7 +138,7 @@ class EventLog:
             case StreamsFull(holder=holder, held=held, holders=holders):
                 if self._is_news("streams-full"):
                     self._log.warning(
-                        "too many connections: the idlest one is ended for each new one",
+                        "too many connections: each new one replaces the idlest",
                         most_from=holder,
                         connections=held,
                         sources=holders,
@@ -144,7 +148,7 @@ class EventLog:
             case AddressChanged(member=m):
                 self._log.info("own address changed", address=m.address)
             case FailedElsewhere(address=address):
-                self._log.debug("own name failed at another address", address=address)
+                self._log.debug("own name declared failed at another address", address=address)
             case LeaveDone():
                 self._log.info("leave announced")
             case _:

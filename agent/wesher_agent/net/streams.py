@@ -103,7 +103,7 @@ class Streams:
         for action in actions:
             match action:
                 case OpenStream(id=stream, address=address) if self._in_use >= MAX_OPEN:
-                    # Not from here: the engine is still handing out its wishes.
+                    # Not from here: the engine is still handing out its actions.
                     self._loop.call_soon(self._not_opened, stream, address, "too many connections at once")
                 case OpenStream(id=stream):
                     self._dialling[stream] = self._loop.create_task(self._dial(action))
@@ -200,7 +200,7 @@ class Streams:
         self._tell(partial(self._core.stream_received, name, data))
 
     def ended(self, name: StreamId, error: str | None) -> None:
-        """Hand on that a stream is no more, unless the engine ended it; no error when in order."""
+        """Report that a stream has ended, unless the engine ended it; no error when in order."""
         self._open.pop(name, None)
         self._tell(partial(self._core.stream_closed, name, error=error))
 

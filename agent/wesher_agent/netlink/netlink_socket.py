@@ -89,7 +89,7 @@ class NetlinkSocket:
             bodies, interrupted = self._dump_once(kind, body)
             if not interrupted:
                 return bodies
-        # Somebody changes it all the time: a list that is slightly off beats none, the next look mends it.
+        # Another program keeps changing it. A slightly outdated list beats none; the next look corrects it.
         return self._dump_once(kind, body)[0]
 
     def family(self, name: str) -> int | None:

@@ -240,7 +240,7 @@ class Agent:
                 await self._do_last_outputs()
         except Exception:
             # A save that raised, or did not return: the next process goes on from what was last saved.
-            log.exception("state not saved before the end")
+            log.exception("state not saved before exit")
         self._is_closing = True
         match self._last_output:
             case Left(forgets_state=forgets):
@@ -317,7 +317,7 @@ class Agent:
             self.stop()
         await self._ended.wait()
         if not self.has_left:
-            raise WesherError("the agent restarts: ask again")
+            raise WesherError("the agent is restarting: try again")
         kept = self._startup.state_file.present_path()
         return {
             "node": self._startup.local.name,
@@ -394,13 +394,13 @@ class Agent:
                 raise
             problem = error.rule
             if isinstance(error, AddressUnavailable):
-                problem = f"this host does not have {' and '.join(map(str, output.addresses))} now"
+                problem = f"{' and '.join(map(str, output.addresses))} not assigned to this host"
         self._driver.tell(partial(self._member.listening, problem))
 
     async def _apply(self, output: Apply) -> None:
         wanted, document = output.desired, output.document
         self._endpoints = wanted.endpoints
-        problem = "a fault of the agent"
+        problem = "internal error of the agent: its log has a traceback"
         try:
             problem = await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
             # After their routes: a probe that finds no way out is lost, and with it the first handshake.
@@ -418,7 +418,7 @@ class Agent:
 
     async def _save(self, output: Save) -> None:
         # Answered whatever happens: without it the member could not end.
-        problem = "a fault of the agent"
+        problem = "internal error of the agent: its log has a traceback"
         try:
             await asyncio.to_thread(self._startup.state_file.save, output.state)
             problem = ""

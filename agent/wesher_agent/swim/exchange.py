@@ -193,7 +193,7 @@ class Exchange:
             return
         if stream in self._unread:
             # All may be here and only wait for its turn: memberlist hangs up once it has answered.
-            known.ended = error or "closed before it answered"
+            known.ended = error or "connection closed without an answer"
             return
         self._give_up(stream, known, error)
 
@@ -212,7 +212,7 @@ class Exchange:
         match known.purpose:
             case "push-pull":
                 unanswered = error is None and not known.reader.received
-                error = error or "closed before it answered"
+                error = error or "connection closed without an answer"
                 self.emit(events.PushPullFailed(known.remote, known.join, error, unanswered))
             case "user" if error is not None:
                 self.emit(events.UserMessageFailed(known.remote, error))

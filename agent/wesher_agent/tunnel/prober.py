@@ -44,8 +44,8 @@ class Prober:
         tunnel: whose counters tell who answered.
         own_key: this member's.
         rng: for the order.
-        on_change: called when the unreachable peers are others than before, and once all
-            peers of the beginning were asked.
+        on_change: called when the set of unreachable peers changed, and once all
+            peers known at startup were asked.
 
     """
 
@@ -68,7 +68,7 @@ class Prober:
         self._woken.set()
 
     async def look(self) -> bool:
-        """Read the device's counters; tell whether they could be read, else the former ones stay."""
+        """Read the device's counters; tell whether they could be read; otherwise the former ones stay."""
         observed = await self._tunnel.peers()
         if observed is None:
             return False
@@ -130,7 +130,7 @@ class Prober:
         """Ask peers: those with a session first, then those to which this machine begins the handshake.
 
         When two members begin at the same moment, each may end with the session that the
-        other gave up, and neither hears the other for the 15 s until WireGuard begins anew.
+        other gave up, and neither receives anything for the 15 s until WireGuard starts a new handshake.
         """
         wall = time.time()
         known, peers = [], []

@@ -265,7 +265,7 @@ class Tunnel:
                 has_changed = await asyncio.to_thread(self._hosts.apply, self._entries)
         except CannotWrite as error:
             if not self.hosts_state.startswith("skipped"):
-                log.warning("hosts file skipped", error=error)
+                log.warning("hosts file not written", error=error)
             self.hosts_state = f"skipped: {error}"
             return False
         self._note_skipped(self._hosts.skipped)

@@ -21,7 +21,7 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
         ([SHORT_KEY], "--cluster-key: must decode to exactly 32 bytes, not 5"),
     ],
     "--cluster-key-file": [
-        (["/k", "--cluster-key", KEY], "--cluster-key-file: cannot stand together with --cluster-key"),
+        (["/k", "--cluster-key", KEY], "--cluster-key-file: cannot be combined with --cluster-key"),
     ],
     "--join": [
         (["a b"], "--join 'a b': must be a host name or IP address"),
@@ -36,7 +36,7 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     "--bind-addr": [(["eth0"], "--bind-addr 'eth0': must be an IP address")],
     "--bind-iface": [
         (["a/b"], "--bind-iface 'a/b': must be 1 to 15 bytes without spaces, '/', ':' or '%'"),
-        (["eth0", "--bind-addr", "10.0.0.1"], "--bind-iface: cannot stand together with --bind-addr"),
+        (["eth0", "--bind-addr", "10.0.0.1"], "--bind-iface: cannot be combined with --bind-addr"),
     ],
     "--advertise-addr": [
         (["example"], "--advertise-addr 'example': must be an IP address"),
@@ -85,16 +85,19 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     ],
     "--leave-on-exit": [(["never"], "--leave-on-exit 'never': must be true, 1, yes, false, 0 or no")],
     "--kubernetes": [
-        (["/etc/wesher", "--join", "a"], "--join: with --kubernetes mesh.json decides this"),
+        (
+            ["/etc/wesher", "--join", "a"],
+            "--join: cannot be combined with --kubernetes, where the WesherMesh",
+        ),
         (
             ["/etc/wesher", "--overlay-net", "10.0.0.0/8"],
-            "--overlay-net: with --kubernetes mesh.json",
+            "--overlay-net: cannot be combined with --kubernetes",
         ),
         (
             ["/etc/wesher", "--cluster-key", KEY],
-            "--cluster-key: with --kubernetes the mounted",
+            "--cluster-key: cannot be combined with --kubernetes, where the key",
         ),
-        (["/etc/wesher", "--init"], "--init: with --kubernetes the mounted key ring decides the key"),
+        (["/etc/wesher", "--init"], "--init: cannot be combined with --kubernetes, where the key comes"),
     ],
     "--kubeconfig": [(["/config"], "--kubeconfig: needs --kubernetes")],
 }

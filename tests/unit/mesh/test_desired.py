@@ -168,7 +168,7 @@ def test_a_name_that_is_none_gets_no_tunnel_and_cannot_forge_a_line() -> None:
         Problem(
             r"evil\n10.0.0.1 bank.example",
             "BadName",
-            "is not a name for a hosts file: give the machine a valid hostname",
+            "has a name that is not valid in a hosts file: give the machine a valid hostname",
         ),
     )
 

@@ -211,7 +211,7 @@ def test_a_new_device_has_no_key_and_a_new_peer_no_handshake() -> None:
         ),
         (
             HEAD + nested(8, nested(0, pack_attribute(1, KEY.raw), nested(9, allowed_ip(2, bytes(4), 33)))),
-            "an allowed IP that is no network",
+            "an allowed IP that is not a network",
         ),
     ],
 )
