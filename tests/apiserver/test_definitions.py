@@ -13,6 +13,8 @@ from wesher_operator.resources.mesh import WesherMesh
 from wesher_testing.cluster.api_server import ApiServer
 from wesher_testing.cluster.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
 from wesher_testing.cluster.operator_process import CRDS, NAMESPACE, SOON, eventually, run_operator
+from wesher_testing.cluster.workstation import Workstation
+from wesher_testing.operations_page import commands
 
 NAME = "weshermeshes.wesher.dev"
 OLD_RULE = {"rule": "self.size() < 9", "message": "an older release was stricter"}
@@ -67,6 +69,15 @@ def test_what_an_older_release_said_is_gone_and_what_is_new_is_there(older: ApiS
     assert OLD_RULE["message"] not in schema(older)
     assert "colour" not in schema(older)
     assert older.get("crd", NAME)["metadata"]["uid"] == uid
+
+
+def test_they_are_brought_up_by_hand(older: ApiServer, tmp_path: Path) -> None:
+    """As ``docs/operations.md`` has it, before an upgrade with ``crds.manage=false``."""
+    station = Workstation(older, tmp_path)
+    for command in commands("cluster-crds"):
+        station.run(command)
+    assert "etcHosts" in schema(older)
+    assert OLD_RULE["message"] not in schema(older)
 
 
 def test_it_leaves_them_alone_when_told_so(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from wesher_agent.cli.completion import completion
 from wesher_common.version import VERSION
+from wesher_testing.operations_page import commands
 from wesher_testing.run.toolbox import REPOSITORY, system_program
 
 pytestmark = pytest.mark.needs_root
@@ -20,8 +22,14 @@ pytestmark = pytest.mark.needs_root
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel and install it into a directory."""
     root = tmp_path_factory.mktemp("tree")
-    for words in (["dist"], ["install", f"DESTDIR={root}"]):
-        subprocess.run(["make", "--silent", *words], cwd=REPOSITORY, check=True, timeout=300)
+    for command in commands("machine-install"):
+        subprocess.run(
+            ["sh", "-c", command],
+            cwd=REPOSITORY,
+            env={**os.environ, "DESTDIR": str(root), "MAKEFLAGS": "--silent"},
+            check=True,
+            timeout=300,
+        )
     return root
 
 

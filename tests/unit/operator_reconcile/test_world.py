@@ -214,3 +214,12 @@ def test_a_config_map_that_is_not_ours_is_not_kept() -> None:
     world = World()
     world.observe(CONFIG_MAP, {"metadata": {"name": "other", "resourceVersion": "1"}, "data": {"big": "x"}})
     assert world.config_maps == {}
+
+
+def test_a_field_of_a_newer_release_is_ignored() -> None:
+    """A rollback leaves the CustomResourceDefinitions as they are, so a mesh may still have one."""
+    world = World()
+    world.observe(MESH, mesh())
+    plain = world.meshes["demo"]
+    assert world.observe(MESH, mesh(2, later={"x": 1})) == set()
+    assert world.meshes["demo"] == plain

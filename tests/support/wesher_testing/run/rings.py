@@ -110,13 +110,16 @@ RINGS = (
     ),
     Ring(
         "lab",
-        "what needs root but no mesh: files on real mounts, an installation, the namespaces of outer rings",
-        2,
-        (*_file_by_file("lab"), _tests("unit/files", marked="needs_root", name="test_files")),
+        "what needs root but no cluster: files on real mounts, an installation, the service under systemd",
+        3,
+        (
+            *_file_by_file("lab", "test_operations", "test_migration"),
+            _tests("unit/files", marked="needs_root", name="test_files"),
+        ),
         workers=3,
         needs_root=True,
         programs=(*HOSTS, "systemd-analyze"),
-        tools=("wireguard-go",),
+        tools=("wireguard-go", "gossip peers"),
     ),
     Ring(
         "sim",
