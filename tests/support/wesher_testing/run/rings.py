@@ -110,13 +110,13 @@ RINGS = (
     ),
     Ring(
         "lab",
-        "what needs root but no mesh: files on real mounts, an installation, the namespaces of outer rings",
-        2,
-        (*_file_by_file("lab"), _tests("unit/files", marked="needs_root", name="test_files")),
+        "what needs root: files on real mounts, installations and a release, the namespaces of outer rings",
+        5,
+        (*_file_by_file("lab", "test_release"), _tests("unit/files", marked="needs_root", name="test_files")),
         workers=3,
         needs_root=True,
-        programs=(*HOSTS, "systemd-analyze"),
-        tools=("wireguard-go",),
+        programs=(*HOSTS, *IMAGES, "dpkg-deb", "systemd-analyze"),
+        tools=("wireguard-go", "stand-in"),
     ),
     Ring(
         "sim",
