@@ -35,11 +35,8 @@ def make(target: Path, *, home: str, sources: Sequence[str], epoch: int) -> None
             content = path.read_bytes()
             if path.name == "Chart.yaml":
                 places = {"home": home, "sources": [*sources]}
-                content += (
-                    yaml.safe_dump({key: value for key, value in places.items() if value}).encode()
-                    if home
-                    else b""
-                )
+                known = {key: value for key, value in places.items() if value}
+                content += yaml.safe_dump(known).encode() if known else b""
             entry = tarfile.TarInfo(f"wesher/{path.relative_to(_CHART)}")
             entry.size, entry.mtime, entry.mode = len(content), epoch, 0o644
             archive.addfile(entry, io.BytesIO(content))

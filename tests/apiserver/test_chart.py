@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import chart_package
 import chart_schema
 import plain_manifests
 from wesher_common.version import VERSION
@@ -54,6 +55,28 @@ def test_lint_finds_nothing_wrong(tmp_path: Path, version: HelmVersion) -> None:
     for values in ((), ("--values", EVERYTHING)):
         said = run_helm(version, "lint", CHART, "--strict", "--kube-version=1.34", *values, home=tmp_path)
         assert "[WARNING]" not in said
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_released_package_lints_renders_and_says_where_it_comes_from(
+    tmp_path: Path, version: HelmVersion
+) -> None:
+    package = tmp_path / chart_package.name(VERSION)
+    home, sources = "https://wesher.example", ["https://git.wesher.example/wesher"]
+    chart_package.make(package, home=home, sources=sources, epoch=1767225600)
+
+    def helm(*words: str) -> str:
+        return run_helm(version, *words, home=tmp_path)
+
+    assert "[WARNING]" not in helm("lint", str(package), "--strict", "--kube-version=1.34")
+    options = (f"--namespace={NAMESPACE}", "--kube-version=1.34", SOME_IMAGE)
+    assert documents(helm("template", "wesher", str(package), *options)) == documents(
+        render(tmp_path, version=version)
+    )
+    about = yaml.safe_load(helm("show", "chart", str(package)))
+    assert (about["home"], about["sources"]) == (home, sources)
+    assert about["maintainers"] == [{"name": "The wesher authors"}]
+    assert helm("show", "readme", str(package)).strip().startswith("# wesher")
 
 
 def test_the_plain_manifests_are_what_the_chart_renders() -> None:

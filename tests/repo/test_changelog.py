@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ KINDS = {
     "removed": "Removed",
     "security": "Security",
 }
+TOWNCRIER = Path(sys.executable).with_name("towncrier")
+BUILD = ("build", "--version", "9.9.9", "--date", "2099-12-31")
 FRAGMENTS = [path for path in sorted((REPOSITORY / "changelog.d").glob("*.md")) if path.stem != "README"]
 
 
@@ -27,9 +30,8 @@ def words(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def draft() -> str:
-    towncrier = Path(sys.executable).with_name("towncrier")
     return subprocess.run(
-        [towncrier, "build", "--draft", "--version", "9.9.9", "--date", "2099-12-31"],
+        [TOWNCRIER, *BUILD, "--draft"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -55,5 +57,20 @@ def test_a_fragment_is_short_and_ends_as_a_sentence() -> None:
         assert re.search(r"[.)`]$", text), path.name
 
 
-def test_the_changelog_has_the_place_where_a_release_is_added() -> None:
-    assert "<!-- towncrier release notes start -->\n" in (REPOSITORY / "CHANGELOG.md").read_text()
+def test_a_release_moves_the_fragments_below_the_changelogs_head(tmp_path: Path) -> None:
+    """``make changelog`` on a copy."""
+    for name in ("CHANGELOG.md", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    shutil.copytree(REPOSITORY / "changelog.d", tmp_path / "changelog.d")
+    (tmp_path / "changelog.d/new-thing.added.md").write_text("A thing that is new.\n")
+    before = (tmp_path / "CHANGELOG.md").read_text()
+    for command in (["git", "init", "--quiet"], ["git", "add", "."], [TOWNCRIER, *BUILD, "--yes"]):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    after = (tmp_path / "CHANGELOG.md").read_text()
+    mark = "<!-- towncrier release notes start -->\n"
+    head, _, older = before.partition(mark)
+    assert after.startswith(f"{head}{mark}\n## 9.9.9 (2099-12-31)\n\n### Added\n")
+    assert "- A thing that is new.\n" in after
+    assert after.endswith(older)
+    left = {path.name for path in (tmp_path / "changelog.d").iterdir()}
+    assert left == {"README.md", "template.md.jinja"}
