@@ -85,8 +85,7 @@ def make(target: Path, tree: Path, about: About, epoch: int) -> None:
     for path in (root, *root.rglob("*")):
         if path.is_dir():
             path.chmod(0o755)
-        os.utime(path, (epoch, epoch))
-    # For its own two members.
+    # dpkg-deb dates what is younger than this; everything here is.
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch)}
     command = ["dpkg-deb", "--root-owner-group", "-Zxz", "--build", str(root), str(target)]
     subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
