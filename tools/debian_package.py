@@ -73,10 +73,9 @@ def make(target: Path, tree: Path, about: About, epoch: int) -> None:
     _put(root, "etc/default/wesher", settings, mode=0o600)
     _put(root, "usr/share/doc/wesher/copyright", _COPYRIGHT.encode())
     _put(root, "usr/share/doc/wesher/changelog.gz", _compressed(REPOSITORY / "CHANGELOG.md"))
-    if _MANUAL.exists():
-        _put(root, "usr/share/man/man8/wesher.8.gz", _compressed(_MANUAL))
-        for shell, place in _COMPLETIONS.items():
-            _put(root, place, _completion(tree, shell))
+    _put(root, "usr/share/man/man8/wesher.8.gz", _compressed(_MANUAL))
+    for shell, place in _COMPLETIONS.items():
+        _put(root, place, _completion(tree, shell))
     size = sum(path.stat().st_size for path in agent_tree.files_of(root)) // 1024
     _put(root, "DEBIAN/control", _control(about, size).encode())
     _put(root, "DEBIAN/conffiles", b"/etc/default/wesher\n")
