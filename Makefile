@@ -56,6 +56,14 @@ install: ## Install the wheel of dist/ on this machine with its systemd service;
 image: ## Build the images IMAGE=wesher:0.1.0 and wesher-operator:0.1.0 with buildah, podman or docker, given BUILD_FLAGS=
 	@scripts/build-image $(if $(RELEASE),--release) "$(IMAGE)" $(BUILD_FLAGS)
 
+.PHONY: release
+release: $(INSTALLED) ## Build all that is published into dist/; BUILD_FLAGS= name the base images by digest
+	@$(BIN)/python tools/release.py -- $(BUILD_FLAGS)
+
+.PHONY: changelog
+changelog: $(INSTALLED) ## Move the fragments of changelog.d/ into CHANGELOG.md
+	@$(BIN)/towncrier build --yes --version "$(VERSION)"
+
 .PHONY: bench
 bench: $(INSTALLED) ## Measure the operator with 1000 nodes on a real API server: some 8 minutes
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.run.operator_bench

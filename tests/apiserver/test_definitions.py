@@ -11,7 +11,7 @@ import pytest
 from wesher_operator.crd import definition
 from wesher_operator.resources.mesh import WesherMesh
 from wesher_testing.cluster.api_server import ApiServer
-from wesher_testing.cluster.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
+from wesher_testing.cluster.helm import CHART, SOME_IMAGE, VERSIONS, HelmFailed, HelmVersion, run_helm
 from wesher_testing.cluster.operator_process import CRDS, NAMESPACE, SOON, eventually, run_operator
 from wesher_testing.cluster.workstation import Workstation
 from wesher_testing.operations_page import commands
@@ -42,7 +42,7 @@ def test_helm_refuses_a_field_that_the_definitions_do_not_know_yet(
     def install_with(*values: str) -> str:
         where = (f"--kubeconfig={older.kubeconfig}", f"--namespace={NAMESPACE}", "--set=nameOverride=tried")
         return run_helm(
-            version, "install", "tried", CHART, "--dry-run=server", *where, *values, home=tmp_path
+            version, "install", "tried", CHART, "--dry-run=server", *where, SOME_IMAGE, *values, home=tmp_path
         )
 
     try:

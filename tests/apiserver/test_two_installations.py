@@ -15,7 +15,7 @@ import pytest
 
 from wesher_operator.installation import take_over_command
 from wesher_testing.cluster.api_server import ApiServer, KubectlFailed
-from wesher_testing.cluster.helm import CHART, run_helm
+from wesher_testing.cluster.helm import CHART, SOME_IMAGE, run_helm
 from wesher_testing.cluster.operator_process import (
     NAMESPACE,
     SOON,
@@ -36,7 +36,7 @@ def both(installed: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
     values = ("--set=nameOverride=second", "--set=mesh.create=false", f"--namespace={SECOND}")
     rendered = run_helm(
         4,
-        *("template", SECOND, str(CHART), *values, "--no-hooks", "--kube-version=1.34"),
+        *("template", SECOND, str(CHART), *values, "--no-hooks", "--kube-version=1.34", SOME_IMAGE),
         home=tmp_path_factory.mktemp("helm"),
     )
     installed.kubectl("create", "namespace", SECOND)
@@ -155,7 +155,7 @@ def key_ready(api: ApiServer) -> dict[str, Any]:
 
 def test_the_charts_own_mesh_names_its_installation(tmp_path: Path) -> None:
     shown = ("template", SECOND, str(CHART), f"--namespace={SECOND}", "--show-only=templates/mesh.yaml")
-    rendered = run_helm(4, *shown, "--kube-version=1.34", home=tmp_path)
+    rendered = run_helm(4, *shown, "--kube-version=1.34", SOME_IMAGE, home=tmp_path)
     assert f"wesher.dev/installation: {SECOND}\n" in rendered
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from wesher_testing.cluster.api_server import ApiServer, KubectlFailed
-from wesher_testing.cluster.helm import CHART, VERSIONS, HelmVersion, run_helm
+from wesher_testing.cluster.helm import CHART, SOME_IMAGE, VERSIONS, HelmVersion, run_helm
 from wesher_testing.cluster.operator_process import SOON, eventually
 
 PLACE, NAME, JOB = "hooked", "hooked", "hooked-uninstall"
-VALUES = ("--set=nameOverride=hooked", "--set=mesh.name=hooked", f"--namespace={PLACE}")
+VALUES = ("--set=nameOverride=hooked", "--set=mesh.name=hooked", SOME_IMAGE, f"--namespace={PLACE}")
 DONE = {
     "status": "True",
     "lastTransitionTime": "2026-11-30T12:00:00Z",

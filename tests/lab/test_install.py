@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -56,17 +57,23 @@ def test_the_manual_page_and_the_completions_are_where_programs_look_for_them(tr
         assert stat.S_IMODE((share / place).stat().st_mode) & 0o444 == 0o444
 
 
-def test_the_wheel_brings_every_command(tree: Path) -> None:
-    programs = tree / "opt/wesher/bin"
-    for name in ("wesher", "wesher-operator", "kubectl-wesher"):
-        said = subprocess.run(
-            [programs / "python", programs / name, "--help"], capture_output=True, text=True, check=True
-        )
-        assert said.stdout.startswith(f"usage: {name.replace('kubectl-', 'kubectl ')}")
+def test_it_is_the_agent_with_its_libraries_and_nothing_else(tree: Path) -> None:
+    """A machine outside Kubernetes needs neither the Kubernetes client nor the operator nor pip."""
+    (libraries,) = (tree / "opt/wesher/lib").glob("python3.*/site-packages")
+    lock = (REPOSITORY / "requirements-agent.lock").read_text()
+    pins = set(re.findall(r"^([\w-]+)==\S+ (?!.*win32)", lock, re.MULTILINE))
+    found = {path.name.split("-")[0].replace("_", "-") for path in libraries.glob("*.dist-info")}
+    assert found == pins | {"wesher"}
+    assert not (libraries / "wesher_operator").exists()
+    assert not {"pip", "wesher-operator", "kubectl-wesher"} & {
+        path.name for path in (tree / "opt/wesher/bin").iterdir()
+    }
+    size = sum(path.lstat().st_size for path in (tree / "opt/wesher").rglob("*"))
+    assert size < 40e6
 
 
 @pytest.mark.usefixtures("tree")
-def test_pipx_brings_the_command_and_the_plugin(tmp_path: Path) -> None:
+def test_pipx_brings_the_commands_that_are_asked_for(tmp_path: Path) -> None:
     """It makes an environment and has pip install into it, as is done here: what the index has as newest."""
     (wheel,) = (REPOSITORY / "dist").glob(f"wesher-{VERSION}-*.whl")
     subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True, timeout=60)
@@ -77,6 +84,10 @@ def test_pipx_brings_the_command_and_the_plugin(tmp_path: Path) -> None:
             [tmp_path / "bin" / name, "--version"], capture_output=True, text=True, check=True
         )
         assert said.stdout == f"{name.replace('kubectl-', 'kubectl ')} {VERSION}\n"
+    subprocess.run([*pip, f"{wheel}[operator]"], check=True, timeout=300)
+    for name in ("wesher", "wesher-operator", "kubectl-wesher"):
+        said = subprocess.run([tmp_path / "bin" / name, "--help"], capture_output=True, text=True, check=True)
+        assert said.stdout.startswith(f"usage: {name.replace('kubectl-', 'kubectl ')}")
 
 
 def test_systemd_finds_nothing_wrong_with_the_service(tree: Path) -> None:

@@ -2,8 +2,8 @@
 
 An agent asks a few questions an hour, but all that it loads it loads at every start,
 while a device in user space carries nothing; and every node pays for it in memory.
-Kubernetes' client library would double both. It still reads kubeconfig files, which
-agents in pods do not have.
+Kubernetes' client library would double both. Only it reads kubeconfig files, which
+agents in pods do not have, so it is an extra.
 
 What HTTP looks like is left to `exchange`; what to ask and what answers mean, to `own_objects`.
 """
@@ -110,12 +110,19 @@ async def from_kubeconfig(path: Path) -> ApiServer:
     """Return the API server of a kubeconfig's present context.
 
     Raises:
-        InvalidSpec: the file cannot be used.
+        InvalidSpec: the file cannot be used, or the package `kubernetes` is not installed.
 
     """
-    # Only here, since it takes as long as all else together.
-    from kubernetes.aio import config  # noqa: PLC0415
-    from kubernetes.aio.client import Configuration  # noqa: PLC0415
+    # Only here: it takes as long as all other imports together, and only the extra `kubeconfig` installs it.
+    try:
+        from kubernetes.aio import config  # noqa: PLC0415
+        from kubernetes.aio.client import Configuration  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise InvalidSpec(
+            "--kubeconfig",
+            "needs the Python package kubernetes: "
+            "install wesher with pip or pipx and the extra kubeconfig, as wesher[agent,kubeconfig]",
+        ) from error
 
     settings = Configuration()
     try:

@@ -8,7 +8,12 @@
 Of the two names that a build gives, users copy either: the operator's is the one that a Deployment shows.
 */ -}}
 {{- define "wesher.repository" -}}
-{{- if (.Values.operator.image | default dict).repository }}{{ .Values.image.repository }}{{ else }}{{ trimSuffix "-operator" .Values.image.repository }}{{ end }}
+{{- $repository := .Values.image.repository }}
+{{- if and (not $repository) (.Values.global.imageRegistry | default .Values.image.registry) }}
+{{- $repository = "wesher" }}
+{{- end }}
+{{- $repository = required "set image.repository to where you pushed wesher's image, such as registry.example.com/wesher: no public registry has it" $repository }}
+{{- if (.Values.operator.image | default dict).repository }}{{ $repository }}{{ else }}{{ trimSuffix "-operator" $repository }}{{ end }}
 {{- end }}
 {{- define "wesher.image" -}}
 {{- with .Values.global.imageRegistry | default .Values.image.registry }}{{ . }}/{{ end }}{{ include "wesher.repository" . }}

@@ -17,7 +17,7 @@ MANIFEST = REPOSITORY / "deploy/cleanup/pod.yaml"
 def test_the_pod_runs_it_with_everything_of_the_host_that_it_cleans() -> None:
     pod = yaml.safe_load(MANIFEST.read_text())
     (container,) = pod["spec"]["containers"]
-    assert container["image"] == f"wesher:{VERSION}"
+    assert container["image"] == f"registry.example.com/wesher:{VERSION}"
     assert pod["spec"]["hostNetwork"]
     assert "NET_ADMIN" in container["securityContext"]["capabilities"]["add"]
     host = {volume["name"]: volume["hostPath"]["path"] for volume in pod["spec"]["volumes"]}

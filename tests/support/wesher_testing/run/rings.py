@@ -110,16 +110,16 @@ RINGS = (
     ),
     Ring(
         "lab",
-        "what needs root but no cluster: files on real mounts, an installation, the service under systemd",
-        3,
+        "what needs root but no cluster: files on real mounts, installations, a release, the service under systemd",
+        6,
         (
-            *_file_by_file("lab", "test_operations", "test_migration"),
+            *_file_by_file("lab", "test_operations", "test_migration", "test_release"),
             _tests("unit/files", marked="needs_root", name="test_files"),
         ),
         workers=3,
         needs_root=True,
-        programs=(*HOSTS, "systemd-analyze"),
-        tools=("wireguard-go", "gossip peers"),
+        programs=(*HOSTS, *IMAGES, "dpkg-deb", "systemd-analyze"),
+        tools=("wireguard-go", "gossip peers", "stand-in"),
     ),
     Ring(
         "sim",

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 PACKAGES = {
     "buildah": "buildah",
     "debootstrap": "debootstrap",
+    "dpkg-deb": "dpkg",
     "ip": "iproute2",
     "kill": "procps",
     "nft": "nftables",
