@@ -110,7 +110,7 @@ RINGS = (
     ),
     Ring(
         "lab",
-        "what needs root but no cluster: files on real mounts, installations, a release, the service under systemd",
+        "what needs root but no cluster: files on real mounts, installations, a release, the systemd service",
         6,
         (
             *_file_by_file("lab", "test_operations", "test_migration", "test_release"),
