@@ -184,7 +184,8 @@ def debian_package_root(package: str) -> Path:
             run_reported(f"downloading Debian's {package}", download, cwd=downloads)
         except ToolUnavailable:
             report(f"{package}: the package lists are missing or old, asking for new ones")
-            run_reported("apt-get update", [*_as_root("apt-get update"), apt_get, "update", "--quiet"])
+            update = [*_as_root("apt-get update"), apt_get, "update", "--quiet"]
+            run_reported("apt-get update", update, may_ask=True)
             run_reported(f"downloading Debian's {package}", download, cwd=downloads)
         (archive,) = downloads.glob("*.deb")
         run_reported(f"unpacking {archive.name}", [dpkg_deb, "--extract", archive, target])
