@@ -15,12 +15,16 @@ DESTDIR ?=
 
 .PHONY: help
 help: ## List the verbs
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Both start with the machine's own Python: the first mesh is up before an environment could be made.
 .PHONY: demo
-demo: $(INSTALLED) ## Bring a mesh up on three hosts of this machine and show it; KEEP=1 leaves it up
-	@$(SUPPORT) $(BIN)/python -m wesher_testing.run.system_packages demo
-	@$(SUPPORT) $(BIN)/python -m wesher_testing.run.demo
+demo: ## Show a mesh of three hosts in a minute, then one in Kubernetes; KEEP=1 leaves that up
+	@$(SUPPORT) "$$(scripts/find-python)" -m wesher_testing.run.demo
+
+.PHONY: demo-machines
+demo-machines: ## Show the three hosts alone; KEEP=1 leaves them up
+	@$(SUPPORT) "$$(scripts/find-python)" -m wesher_testing.run.demo machines
 
 .PHONY: cluster
 cluster: $(INSTALLED) ## Bring up a cluster of NODES=3 real kubelets with the image and the chart installed

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from wesher_testing.agents.process import KEY, wireguard_go
-from wesher_testing.run.toolbox import REPOSITORY, system_program
+from wesher_testing.agents.process import KEY
+from wesher_testing.run.toolbox import REPOSITORY, system_program, wireguard_go
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

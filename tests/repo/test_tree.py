@@ -101,7 +101,7 @@ def test_the_verbs_are_listed_with_what_they_do() -> None:
     listed = subprocess.run(
         ["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout
-    for verb in ("demo", "test", "check", "format", "lock"):
+    for verb in ("demo", "demo-machines", "test", "check", "format", "lock"):
         assert re.search(rf"^  make {verb} +\w", listed, re.MULTILINE)
 
 

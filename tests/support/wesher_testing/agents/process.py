@@ -20,7 +20,7 @@ from wesher_agent.control import AgentUnreachable, ask
 from wesher_agent.files.state_format import parse_state
 from wesher_testing.lab.namespaces import Host
 from wesher_testing.peers.gossip_mesh import GOSSIP_PORT
-from wesher_testing.run import toolbox
+from wesher_testing.run.toolbox import wireguard_go
 
 WESHER = Path(sys.executable).parent / "wesher"
 SECRET = bytes(range(100, 132))
@@ -28,13 +28,6 @@ KEY = base64.b64encode(SECRET).decode()
 PATIENCE = 60.0
 """Seconds for what takes a moment, or a few, on a machine that has nothing else to do."""
 _LOOK_SECONDS = 0.1
-
-
-def wireguard_go() -> Path:
-    """Return the user-space WireGuard that agents are given."""
-    return toolbox.go_binary(
-        toolbox.REPOSITORY / "tests/support/go/wireguard", "golang.zx2c4.com/wireguard", "wireguard"
-    )
 
 
 def wait_until(reached: Callable[[], object], *, what: str, deadline: float = PATIENCE) -> float:

@@ -15,10 +15,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from wesher_testing.agents.process import wireguard_go
 from wesher_testing.lab.namespaces import CommandFailed, Host
 from wesher_testing.run.cache import cache_dir
-from wesher_testing.run.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY, wireguard_go
 
 _PATIENCE = 60.0
 """Seconds for systemd to come up, and for a command to end."""

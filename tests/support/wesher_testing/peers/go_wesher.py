@@ -27,10 +27,11 @@ from typing import Any
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import candidate_address
 from wesher_testing.agents.mesh import INTERFACE, ask_socket, device_socket
-from wesher_testing.agents.process import wait_until, wireguard_go
+from wesher_testing.agents.process import wait_until
 from wesher_testing.lab.namespaces import Host
 from wesher_testing.peers.go_peer import JSON, GoPeer, go_peer
 from wesher_testing.peers.gob_peer import GobPeer
+from wesher_testing.run.toolbox import wireguard_go
 
 _WIREGUARD_PORT = 51820
 _MTU = "1420"

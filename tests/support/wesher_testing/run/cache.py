@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from wesher_testing.run.process_group import end_group
+
 _REPORT_EVERY = 20.0
 """Seconds between two signs of life of a long step."""
 
@@ -69,9 +71,23 @@ def report(text: str) -> None:
 
 
 def run_reported(
-    title: str, argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    title: str,
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    may_ask: bool = False,
 ) -> None:
     """Run one long step, with a sign of life now and then.
+
+    An interruption ends the step with all its children.
+
+    Args:
+        title: what the step does.
+        argv: the command.
+        cwd: where it runs.
+        env: its environment, when not ours.
+        may_ask: whether it may ask for a password on the terminal, which only our process group can.
 
     Raises:
         ToolUnavailable: the step failed; its last words are in the text.
@@ -82,7 +98,13 @@ def run_reported(
     with (
         tempfile.TemporaryFile() as words,
         subprocess.Popen(
-            argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=words, stderr=words
+            argv,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+            process_group=None if may_ask else 0,
         ) as child,
     ):
         try:
@@ -93,7 +115,11 @@ def run_reported(
                 except subprocess.TimeoutExpired:
                     report(f"{title}: {time.monotonic() - started:.0f} s so far")
         except BaseException:
-            child.kill()
+            if may_ask:
+                child.kill()
+            else:
+                # The child alone would leave its own children, such as a venv's pip, running.
+                end_group(child)
             raise
         words.seek(0)
         said = words.read().decode(errors="replace")
@@ -106,7 +132,10 @@ def run_reported(
 def _locked(name: str) -> Iterator[None]:
     locks = cache_dir() / ".locks"
     locks.mkdir(exist_ok=True)
-    with (locks / name.replace("/", "--")).open("w") as lock:
+    path = locks / name.replace("/", "--")
+    with path.open("w") as lock:
+        # The user may want a lock of their own before this one is released.
+        hand_back(path)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -125,5 +154,5 @@ def hand_back(entry: Path) -> None:
         return
     user, group = int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
     above = [parent for parent in entry.parents if parent.is_relative_to(root)]
-    for path in (*above, root / ".locks", *(root / ".locks").iterdir(), entry, *entry.rglob("*")):
+    for path in (*above, *root.glob(".locks"), *root.glob(".locks/*"), entry, *entry.rglob("*")):
         os.chown(path, user, group, follow_symlinks=False)

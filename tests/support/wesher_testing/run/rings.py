@@ -209,9 +209,10 @@ RINGS = (
     ),
     Ring(
         "demo",
-        "a mesh of three hosts from end to end",
-        2.5,
-        (_tests("demo"),),
+        "a mesh of plain machines and one in Kubernetes, from end to end",
+        3,
+        _file_by_file("demo", "test_demo"),
+        workers=2,
         needs_root=True,
         programs=HOSTS,
         tools=("api server", "wireguard-go"),
