@@ -15,10 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from wesher_testing.run.process_group import end_group
+from wesher_testing.run.process_group import end_group, signals_held
 
 _REPORT_EVERY = 20.0
 """Seconds between two signs of life of a long step."""
@@ -95,9 +95,9 @@ def run_reported(
     """
     report(title)
     started = time.monotonic()
-    with (
-        tempfile.TemporaryFile() as words,
-        subprocess.Popen(
+    with tempfile.TemporaryFile() as words, ExitStack() as starting:
+        starting.enter_context(signals_held())
+        child = subprocess.Popen(
             argv,
             cwd=cwd,
             env=env,
@@ -105,9 +105,10 @@ def run_reported(
             stdout=words,
             stderr=words,
             process_group=None if may_ask else 0,
-        ) as child,
-    ):
+        )
         try:
+            # An interruption that came while the step was started ends it here.
+            starting.close()
             while True:
                 try:
                     status = child.wait(timeout=_REPORT_EVERY)
@@ -117,6 +118,7 @@ def run_reported(
         except BaseException:
             if may_ask:
                 child.kill()
+                child.wait()
             else:
                 # The child alone would leave its own children, such as a venv's pip, running.
                 end_group(child)

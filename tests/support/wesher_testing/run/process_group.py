@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _GRACES = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0))
@@ -36,3 +39,25 @@ def _ends_within(pid: int, seconds: float) -> bool:
             return False
         time.sleep(_LOOK_SECONDS)
     return True
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the end of the block: a process started in it is known by then.
+
+    Signals that are not handled in Python, and other threads than the main one, are left alone.
+    """
+    came: list[int] = []
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(handler := signal.getsignal(number)):
+                former[number] = handler
+                signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        for held in came:
+            signal.raise_signal(held)

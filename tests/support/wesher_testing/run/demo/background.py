@@ -8,12 +8,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from wesher_testing.run.cache import hand_back
-from wesher_testing.run.process_group import end_group
+from wesher_testing.run.process_group import end_group, signals_held
 from wesher_testing.run.toolbox import REPOSITORY
 
 _NOT_FOR_IT = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHONDONTWRITEBYTECODE")
@@ -50,7 +51,8 @@ class Background:
             groups = os.getgrouplist(caller.pw_name, caller.pw_gid)
             options = {"user": caller.pw_uid, "group": caller.pw_gid, "extra_groups": groups}
             os.chown(self._scratch, caller.pw_uid, caller.pw_gid)
-        with self.log.open("wb") as words:
+        with ExitStack() as starting, self.log.open("wb") as words:
+            starting.enter_context(signals_held())
             self._child = subprocess.Popen(
                 ["nice", "-n", "19", *self._argv],
                 cwd=REPOSITORY,
@@ -62,6 +64,12 @@ class Background:
                 process_group=0,
                 **options,
             )
+            try:
+                # An interruption that came while the build was started ends it here.
+                starting.close()
+            except BaseException:
+                self.__exit__(None, None, None)
+                raise
         hand_back(self.log)
         return self
 
