@@ -70,11 +70,11 @@ def test_overlays_that_the_steps_name_are_accepted() -> None:
 
 
 def test_versions_are_the_projects() -> None:
-    needs = dict(table("| you need | |"))
+    needs = dict(table("| wesher needs | details |"))
     tested = {row[0]: row[1] for row in table("| | tested | not tested |")}
     chart = yaml.safe_load((REPOSITORY / "charts/wesher/Chart.yaml").read_text())
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    assert chart["kubeVersion"] == f">={needs['for Kubernetes'].split()[0]}.0-0"
+    assert chart["kubeVersion"] == f">={needs['on Kubernetes'].split()[0]}.0-0"
     assert project["requires-python"] == f">={needs['on plain machines'].split()[1]}"
     assert tested["Kubernetes"].startswith(KUBERNETES_VERSION.rpartition(".")[0])
     assert f"this is {VERSION}," in README

@@ -89,7 +89,7 @@ class StatusAnswer(TypedDict):
     peers: Peers
     """Other members, counted."""
     counts: dict[str, int]
-    """How often each fault happened: see [troubleshooting](../troubleshooting.md#what-an-agent-counts)."""
+    """How often each fault happened: see [troubleshooting](../troubleshooting.md#counters)."""
     conditions: list[ConditionEntry]
     """What is judged of this node: see [conditions](conditions.md#weshernode)."""
 
