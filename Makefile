@@ -14,7 +14,7 @@ RELEASE ?=
 DESTDIR ?=
 
 .PHONY: help
-help: ## List the verbs
+help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Both start with the machine's own Python: the first mesh is up before an environment could be made.
@@ -23,20 +23,20 @@ demo: ## Show a mesh of three hosts in a minute, then one in Kubernetes; KEEP=1 
 	@$(SUPPORT) "$$(scripts/find-python)" -m wesher_testing.run.demo
 
 .PHONY: demo-machines
-demo-machines: ## Show the three hosts alone; KEEP=1 leaves them up
+demo-machines: ## Show only the mesh of three hosts; KEEP=1 leaves it up
 	@$(SUPPORT) "$$(scripts/find-python)" -m wesher_testing.run.demo machines
 
 .PHONY: cluster
-cluster: $(INSTALLED) ## Bring up a cluster of NODES=3 real kubelets with the image and the chart installed
+cluster: $(INSTALLED) ## Start a cluster of NODES=3 real kubelets and install the image and the chart
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.run.system_packages cluster
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.cluster up
 
 .PHONY: cluster-down
-cluster-down: $(INSTALLED) ## Take that cluster away
+cluster-down: $(INSTALLED) ## Remove that cluster
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.cluster down
 
 .PHONY: test
-test: known-rings $(INSTALLED) ## Run every ring of tests, or RING="check agent ..."
+test: known-rings $(INSTALLED) ## Run all rings of tests, or some of them: RING="check agent"
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.run $(RING)
 
 # Comes before anything is installed, so it runs with the machine's own Python.
@@ -45,7 +45,7 @@ known-rings:
 	@$(SUPPORT) PYTHONDONTWRITEBYTECODE=1 "$$(scripts/find-python)" -m wesher_testing.run.rings $(RING)
 
 .PHONY: check
-check: $(INSTALLED) ## Style, types, import rules, unit and property tests, under a minute
+check: $(INSTALLED) ## Check style, types and import rules, run unit and property tests: under a minute
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.run check
 
 .PHONY: dist
@@ -53,11 +53,11 @@ dist: $(INSTALLED) ## Build the wheel into dist/
 	@$(BIN)/python -m hatchling build --target wheel --directory dist
 
 .PHONY: install
-install: ## Install the wheel of dist/ on this machine with its systemd service; DESTDIR=dir into a tree
+install: ## Install the wheel from dist/ and its systemd service on this machine, or into DESTDIR=dir
 	@scripts/install "$(DESTDIR)"
 
 .PHONY: image
-image: ## Build the images IMAGE=wesher:0.1.0 and wesher-operator:0.1.0 with buildah, podman or docker, given BUILD_FLAGS=
+image: ## Build the images IMAGE=wesher:0.1.0 and wesher-operator:0.1.0 with buildah, podman or docker and the flags BUILD_FLAGS=
 	@scripts/build-image $(if $(RELEASE),--release) "$(IMAGE)" $(BUILD_FLAGS)
 
 .PHONY: release
@@ -69,11 +69,11 @@ changelog: $(INSTALLED) ## Move the fragments of changelog.d/ into CHANGELOG.md
 	@$(BIN)/towncrier build --yes --version "$(VERSION)"
 
 .PHONY: bench
-bench: $(INSTALLED) ## Measure the operator with 1000 nodes on a real API server: some 8 minutes
+bench: $(INSTALLED) ## Measure the operator with 1000 nodes on a real API server: about 8 minutes
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.run.operator_bench
 
 .PHONY: soak
-soak: $(INSTALLED) ## Simulations, cuts and kills, fuzzing and attacks in their long form: hours
+soak: $(INSTALLED) ## Run simulations, cuts and kills, fuzzing and attacks in their long form: hours
 	WESHER_SOAK=1 $(SUPPORT) $(BIN)/python -m pytest -q tests/sim tests/reliability tests/fuzz tests/agent/test_hostile.py
 	$(BIN)/python tests/sabotage.py
 
@@ -92,7 +92,7 @@ format: $(INSTALLED) ## Format the code and sort the imports
 	$(BIN)/ruff format .
 
 .PHONY: lock
-lock: $(INSTALLED) ## Take the newest versions that pyproject.toml allows into the locks
+lock: $(INSTALLED) ## Update the locks to the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade --all-extras --group dev pyproject.toml -o requirements-dev.lock
 	$(COMPILE) --constraint requirements-dev.lock --all-extras pyproject.toml -o requirements.lock
 	$(COMPILE) --constraint requirements.lock --extra agent pyproject.toml -o requirements-agent.lock

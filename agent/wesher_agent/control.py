@@ -97,12 +97,12 @@ class ControlServer:
         """Listen, in place of a socket that a killed agent left behind.
 
         Raises:
-            OSError: the directory cannot be made or written, or another program listens there.
+            OSError: the directory cannot be made or written, or another program listens on it.
 
         """
         _make_directory(self._path.parent)
         if _is_answered(self._path):
-            raise OSError(errno.EADDRINUSE, "another program listens there", str(self._path))
+            raise OSError(errno.EADDRINUSE, "another program listens on it", str(self._path))
         self._path.unlink(missing_ok=True)
         self._place = None
         if self._server is not None:
@@ -204,7 +204,7 @@ def read_request(line: bytes, commands: Collection[str]) -> str:
         request = None
     command = request.get("command") if isinstance(request, dict) else None
     if not isinstance(command, str) or command not in commands:
-        raise WesherError(f"expected a JSON object with one command of {', '.join(sorted(commands))}")
+        raise WesherError(f"expected a JSON object with one of the commands {', '.join(sorted(commands))}")
     return command
 
 
@@ -219,9 +219,9 @@ def read_answer(line: bytes) -> Any:
     try:
         answer = json.loads(line)
     except RecursionError as error:
-        raise ValueError("its answer nests too deep") from error
+        raise ValueError("the answer is nested too deeply") from error
     if not isinstance(answer, dict) or not answer.keys() & {"result", "error"}:
-        raise ValueError("its answer holds neither a result nor an error")
+        raise ValueError("the answer has neither a result nor an error")
     if "error" in answer:
         raise WesherError(str(answer["error"]))
     return answer["result"]
@@ -244,17 +244,17 @@ def find_socket(run_dir: Path, interface: str) -> Path:
     try:
         found = sorted(path for path in run_dir.iterdir() if path.suffix == ".sock" and _is_socket(path))
     except PermissionError as error:
-        raise AgentUnreachable(f"not allowed to look into {run_dir}: run this as the agent's user") from error
+        raise AgentUnreachable(f"not allowed to read {run_dir}: run this as the agent's user") from error
     except OSError:
         found = []
     if not found:
-        raise AgentUnreachable(f"no agent runs here: no control socket in {run_dir}")
+        raise AgentUnreachable(f"no agent is running: no control socket in {run_dir}")
     if len(found) > 1:
         # A killed agent leaves its socket behind. A user who may ask none gets the whole list.
         found = [path for path in found if _is_answered(path)] or found
     if len(found) > 1:
         names = ", ".join(path.stem for path in found)
-        raise InvalidSpec("--interface", f"several agents run on this host: name one of {names}")
+        raise InvalidSpec("--interface", f"several agents run on this host: choose one of {names}")
     return found[0]
 
 
@@ -285,7 +285,7 @@ def ask(path: Path, command: str) -> Any:
                 return read_answer(lines.readline())
     except PermissionError as error:
         raise AgentUnreachable(
-            f"not allowed to ask the agent at {path}: run this as the agent's user"
+            f"not allowed to connect to the agent at {path}: run this as the agent's user"
         ) from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise AgentUnreachable(

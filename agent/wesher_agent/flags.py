@@ -381,7 +381,7 @@ FLAGS: tuple[Flag, ...] = (
         read=_label,
         default="",
         from_document=True,
-        help="keeps meshes with the same key apart; the same on all members",
+        help="separates meshes that share a key; the same on all members",
     ),
     Flag(
         name="--wireguard-mode",
@@ -390,7 +390,7 @@ FLAGS: tuple[Flag, ...] = (
         read=_wireguard_mode,
         default="Auto",
         from_document=True,
-        help="which WireGuard to use; auto takes the kernel's if it has one (default: auto)",
+        help="WireGuard implementation; auto prefers the kernel's (default: auto)",
     ),
     Flag(
         name="--userspace-binary",
@@ -404,7 +404,7 @@ FLAGS: tuple[Flag, ...] = (
         name="--mtu",
         group="WireGuard",
         metavar="BYTES",
-        read=_whole_number(MIN_MTU, MAX_MTU, zero_means="to take it from the underlay"),
+        read=_whole_number(MIN_MTU, MAX_MTU, zero_means="to derive it from the underlay"),
         default=0,
         from_document=True,
         help="MTU of the WireGuard interface; 0 derives it from the underlay (default: 0)",
@@ -416,8 +416,8 @@ FLAGS: tuple[Flag, ...] = (
         read=_choice("auto", "on", "off"),
         default="auto",
         help="reject packets to overlay addresses without a member instead of sending them unencrypted; auto "
-        "rejects all of them, or only those to members of the last day if the overlay is as wide as a "
-        "private range or the underlay uses addresses in it (default: auto)",
+        "rejects all of them, unless the overlay is as wide as a private range or the underlay uses "
+        "addresses in it: then only those to members of the last 24 hours (default: auto)",
     ),
     Flag(
         name="--forget-after",
@@ -432,8 +432,8 @@ FLAGS: tuple[Flag, ...] = (
         group="advanced",
         read=_yes_or_no,
         switch=True,
-        help="leave the mesh for good when a signal ends the agent: tell the members, remove the device and "
-        "the names, keep the keys (default: true, in Kubernetes false)",
+        help="when a signal ends the agent, leave the mesh for good: tell the members, remove the device and "
+        "the hosts entries, keep the keys (default: true; in Kubernetes: false)",
     ),
     Flag(
         name="--state-dir",
@@ -464,7 +464,8 @@ FLAGS: tuple[Flag, ...] = (
         group="Kubernetes",
         metavar="DIR",
         read=_path,
-        help="run as a Kubernetes node's agent: DIR has the mounted cluster-key, accepted-keys and mesh.json",
+        help="run as the agent of a Kubernetes node: DIR contains the mounted cluster-key, accepted-keys "
+        "and mesh.json",
     ),
     Flag(
         name="--kubeconfig",

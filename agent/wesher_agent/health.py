@@ -111,10 +111,10 @@ class HealthServer:
         if not isinstance(event, h11.Request):
             return b""
         if event.method != b"GET":
-            return _response(connection, 405, "only GET is answered", has_body=event.method != b"HEAD")
+            return _response(connection, 405, "only GET is supported", has_body=event.method != b"HEAD")
         match event.target.partition(b"?")[0]:
             case b"/healthz":
-                return _response(connection, 200, "the agent runs")
+                return _response(connection, 200, "the agent is running")
             case b"/readyz":
                 reasons = [f"{each.type} {each.status} {each.reason}" for each in self._failing()]
                 return _response(connection, 503 if reasons else 200, "\n".join(reasons) or "in the mesh")

@@ -215,7 +215,7 @@ def _read(document: _Section) -> MeshDocument:
     if version != DOCUMENT_VERSION:
         raise InvalidSpec(
             document.field("version"),
-            f"this agent supports version {DOCUMENT_VERSION}: run agent and operator of the same release",
+            f"this agent supports version {DOCUMENT_VERSION}: use the same release of agent and operator",
             value=version,
         )
     overlay = document.network("overlayCIDR")

@@ -77,7 +77,7 @@ async def _uninstall(cluster: Cluster, release: str) -> None:
             mine.append(mesh)
         else:
             name = mesh["metadata"]["name"]
-            _log.warning("mesh left running: another release made it", mesh=name)
+            _log.warning("mesh left running: another release created it", mesh=name)
     names: set[str] = set()
     for mesh in mine:
         name, uid = mesh["metadata"]["name"], mesh["metadata"]["uid"]

@@ -10,19 +10,19 @@ _NO_ANSWER = "the API server did not answer"
 OPERATOR: Mapping[str, Mapping[int, str]] = {
     "run": {
         0: "the operator ended after SIGTERM, SIGINT or SIGHUP",
-        1: "the API server refused the operator, an error ended it, or it was still running a minute after "
-        "it should have ended",
+        1: "the API server rejected the operator, an error ended it, or it did not stop within a minute of a "
+        "signal",
         2: "a flag is invalid, or a CustomResourceDefinition is missing",
-        3: "the operator lost its leadership, so that another one leads, or the API server was restored "
-        "from a backup",
+        3: "the operator lost its leadership: another replica leads, or the API server was restored from "
+        "a backup",
     },
     "check": {
         0: "the mesh is ready, and its nodes reach each other",
-        1: "they do not within the timeout",
+        1: "the mesh is not ready, or a node cannot reach another, after the timeout",
         2: "a flag is invalid",
     },
     "uninstall": {
-        0: "the agents have left, or the log says which have not",
+        0: "the agents have left; the log names those that have not",
         2: "a flag is invalid",
     },
 }
@@ -39,12 +39,12 @@ PLUGIN: Mapping[str, Mapping[int, str]] = {
         2: _MISNAMED,
     },
     "join-command": {
-        0: "the command was printed",
+        0: "the commands were printed",
         1: _NO_ANSWER,
         2: _MISNAMED,
     },
     "sysdump": {
-        0: "the file was written; standard error lists what it lacks",
+        0: "the file was written; standard error lists what is missing from it",
         1: _NO_ANSWER,
         2: "a flag is invalid, or the file cannot be written",
     },

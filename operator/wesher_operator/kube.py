@@ -144,7 +144,7 @@ async def connect(kubeconfig: Path | None, identity: str) -> ApiClient:
         api = ApiClient(configuration)
     except Exception as error:
         if kubeconfig is None:
-            raise InvalidSpec("--kubeconfig", "must be given outside a pod") from error
+            raise InvalidSpec("--kubeconfig", "is required outside a pod") from error
         # The library looks at nothing before it uses it, so a broken file may raise anything.
         said = " ".join(str(error).split())
         raise InvalidSpec("--kubeconfig", f"cannot be used: {said}", value=kubeconfig) from error

@@ -37,7 +37,7 @@ class _Flag:
 
     @property
     def text(self) -> str:
-        default = f"; {self.default} unless set" if self.default else ""
+        default = f" (default: {self.default})" if self.default else ""
         choices = f": {', '.join(self.choices)}" if self.choices else ""
         return f"{self.help}{choices}{default} [{self.variable}]"
 
@@ -47,15 +47,15 @@ _REACH = (
         "--kubeconfig",
         "KUBECONFIG",
         "FILE",
-        "kubeconfig for the API server; default: the pod's ServiceAccount",
+        "kubeconfig for the API server (default: the pod's ServiceAccount)",
     ),
     _Flag(
         "--namespace",
         "WESHER_NAMESPACE",
         "NAME",
-        "namespace of Secrets, ConfigMaps and agents; default: the pod's namespace",
+        "namespace of Secrets, ConfigMaps and agents (default: the pod's namespace)",
     ),
-    _Flag("--log-level", "WESHER_LOG_LEVEL", "LEVEL", "of the operator", "info", _LOG_LEVELS),
+    _Flag("--log-level", "WESHER_LOG_LEVEL", "LEVEL", "log level of the operator", "info", _LOG_LEVELS),
     _Flag("--log-format", "WESHER_LOG_FORMAT", "FORMAT", "json writes one object per line", "text", FORMATS),
 )
 _RUN = (
@@ -65,16 +65,18 @@ _RUN = (
         "--agent-image-pull-policy",
         "WESHER_AGENT_IMAGE_PULL_POLICY",
         "POLICY",
-        "when nodes pull it",
+        "when nodes pull that image",
         "IfNotPresent",
         ("Always", "IfNotPresent", "Never"),
     ),
-    _Flag("--agent-log-level", "WESHER_AGENT_LOG_LEVEL", "LEVEL", "of the agents", "info", _LOG_LEVELS),
+    _Flag(
+        "--agent-log-level", "WESHER_AGENT_LOG_LEVEL", "LEVEL", "log level of the agents", "info", _LOG_LEVELS
+    ),
     _Flag(
         "--agent-pods",
         "WESHER_AGENT_PODS",
         "JSON",
-        "further settings of agent pods, as JSON: the chart's agent values",
+        "more settings for agent pods, as JSON: the chart's agent values",
     ),
     _Flag(
         "--manage-crds",
@@ -88,7 +90,7 @@ _RUN = (
         "--health-port",
         "WESHER_HEALTH_PORT",
         "PORT",
-        "TCP port of the liveness endpoint; none unless set",
+        "TCP port of the liveness endpoint (default: none)",
     ),
 )
 _UNINSTALL = (
@@ -104,7 +106,7 @@ _UNINSTALL = (
         "--hook-job",
         "WESHER_HOOK_JOB",
         "NAME",
-        "name of the Helm hook Job: nothing is deleted unless Helm is uninstalling the release",
+        "name of the Helm hook Job; if set, delete only while Helm uninstalls the release",
     ),
     _Flag("--timeout", "WESHER_TIMEOUT", "SECONDS", "seconds to wait for agents to leave", "60"),
 )
@@ -119,7 +121,10 @@ _COMMANDS = {
         _UNINSTALL,
         "delete the meshes that a Helm release created and wait until their agents have left",
     ),
-    "check": (_CHECK, "wait until a mesh is ready and all its nodes reach each other; otherwise exit with 1"),
+    "check": (
+        _CHECK,
+        "wait until a mesh is ready and all its nodes reach each other; exit with 1 after the timeout",
+    ),
 }
 
 
@@ -196,11 +201,11 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str], pod_name
         if flag.choices:
             value = _choose(flag.choices, value, where)
         if flag.required and not value:
-            raise InvalidSpec(flag.name, "must be given")
+            raise InvalidSpec(flag.name, f"is required, or set {flag.variable}")
         values[flag.attribute] = _read(flag, value, where)
     values["namespace"] = values["namespace"] or pod_namespace
     if not values["namespace"]:
-        raise InvalidSpec("--namespace", "must be given outside a pod")
+        raise InvalidSpec("--namespace", "is required outside a pod")
     made: dict[str, type[Options]] = {"run": RunOptions, "uninstall": UninstallOptions, "check": CheckOptions}
     return made[given["command"]](**values)
 
@@ -252,7 +257,7 @@ def _parser() -> OneLineParser:
             name,
             help=text,
             description=text,
-            epilog="The environment variable in brackets sets the same flag.",
+            epilog="Variables in brackets set the same flags; flags take precedence.",
             allow_abbrev=False,
         )
         for flag in flags:

@@ -157,7 +157,7 @@ def test_a_ping_of_nobody_or_of_this_node_says_whom_to_ping(lab: Lab, start: Sta
     first, _ = a_pair(lab, start)
     for name, rule in (
         ("bb", "MEMBER 'bb': no such member: did you mean b?"),
-        ("a", "MEMBER 'a': is this node: name another member"),
+        ("a", "MEMBER 'a': is the local node: ping another member"),
     ):
         done = wesher(first.host, "ping", name)
         assert (done.returncode, done.stdout, done.stderr) == (2, "", f"wesher: error: {rule}\n")

@@ -167,7 +167,7 @@ def test_a_killed_agent_returns_from_another_address_before_it_was_missed(lab: L
         lambda: first.members()["b"]["address"] == f"{elsewhere}:{GOSSIP_PORT}",
         what="a knows where b is now",
     )
-    assert "dialled at the former address: announcing the move again" in third.own_log
+    assert "members dial the previous address: announcing the new one again" in third.own_log
     assert "member failed" not in first.own_log
     wait_until(lambda: third.conditions()["GossipJoined"] == "Joined", what="b has joined")
     assert first.members()["b"]["overlayIP"] == overlay
@@ -240,7 +240,10 @@ def test_keys_that_cannot_be_deleted_are_an_error(lab: Lab, start: Start) -> Non
     host.run(["mount", "--bind", state, state])
     done = host.run([WESHER, "leave", "--forget"], check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"wesher: error: a left the mesh, but its keys stay: run rm -f {state} {state}.*\n"
+    assert (
+        done.stderr
+        == f"wesher: error: a left the mesh, but its keys could not be deleted: run rm -f {state} {state}.*\n"
+    )
     assert agent.process.wait(PATIENCE) == 0
 
 
@@ -378,7 +381,7 @@ def test_two_meshes_on_one_host_do_not_know_of_each_other(lab: Lab, start: Start
         wait_for_ping(a, address)
     ambiguous = a.run([WESHER, "status"], check=False)
     assert ambiguous.returncode == 1
-    assert "several agents run on this host: name one of wg7, wgoverlay" in ambiguous.stderr
+    assert "several agents run on this host: choose one of wg7, wgoverlay" in ambiguous.stderr
 
 
 def test_a_host_whose_own_tunnel_packets_are_lost_says_that_it_reaches_no_one(lab: Lab, start: Start) -> None:

@@ -116,7 +116,7 @@ def test_the_commands_show_tables_and_say_when_nobody_runs(lab: Lab, start: Star
     host = lab.host("a")
     nobody = host.run([WESHER, "status"], check=False)
     assert (nobody.returncode, nobody.stdout) == (1, "")
-    assert nobody.stderr == "wesher: error: no agent runs here: no control socket in /run/wesher\n"
+    assert nobody.stderr == "wesher: error: no agent is running: no control socket in /run/wesher\n"
     agent = start(host, "--cluster-key", KEY)
     agent.wait_for("a")
     assert host.run([WESHER, "members"]).stdout.split()[:3] == ["NAME", "STATE", "SINCE"]
@@ -231,7 +231,7 @@ def test_directories_removed_from_a_running_agent_are_back_and_its_keys_with_the
 
     host.run(["rm", "-rf", "/run/wesher"])
     shown = host.run([WESHER, "status"], check=False)
-    assert "no agent runs here" in shown.stderr
+    assert "no agent is running" in shown.stderr
     wait_until(lambda: agent.ask("status"), what="the control socket is back", deadline=3 * LOOK_SECONDS)
     assert host.run([WESHER, "status", "--check"], check=False).stderr == ""
     assert agent.own_log.count("control socket restored") == 1

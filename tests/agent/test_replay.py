@@ -22,7 +22,7 @@ Start = Callable[..., AgentProcess]
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 GONE = ["c", "d"]
-TELLING = "dialled at the former address: announcing the move again"
+TELLING = "members dial the previous address: announcing the new one again"
 STORY = re.compile(r"member (joined|failed|left) node=(\w+)")
 FORGOTTEN_WITHIN = 240.0
 """Seconds: a suspicion's, those in which the dead are gossiped to, a round of probes, and a busy machine."""

@@ -320,7 +320,9 @@ def test_what_helm_says_after_an_installation_fits_it(
     assert "Open UDP 51820, and UDP and TCP 7000, between all members." in said
     assert "cannot join this mesh" not in said
     closed = notes(installed, tmp_path, version, "--set=mesh.overlayCIDR=10.189.0.0/20")
-    assert "cannot join this mesh: the prefix length of overlayCIDR must be a multiple of 8, not 20." in closed
+    assert (
+        "cannot join this mesh: the prefix length of overlayCIDR must be a multiple of 8, not 20." in closed
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)

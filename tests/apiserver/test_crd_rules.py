@@ -99,7 +99,7 @@ BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
     (
         "wireguard.mtu",
         {**MESH, "wireguard": {"mtu": 1279}},
-        "must be 0 (from the underlay) or at least 1280",
+        "must be 0 (derived from the underlay) or at least 1280",
     ),
     ("wireguard.mtu", {**MESH, "wireguard": {"mtu": 65536}}, "less than or equal to 65535"),
     (

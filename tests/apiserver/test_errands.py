@@ -63,7 +63,7 @@ def test_uninstall_deletes_the_releases_meshes_and_names_those_it_leaves(
     done = run("uninstall", "--release=wesher")
     assert done.returncode == 0
     assert {item["metadata"]["name"] for item in api.get("wmesh")["items"]} == {"users", "elsewhere"}
-    assert "mesh left running: another release made it mesh=users" in done.stderr
+    assert "mesh left running: another release created it mesh=users" in done.stderr
     assert "all agents have left meshes=mine" in done.stderr
 
 

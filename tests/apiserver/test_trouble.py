@@ -148,7 +148,7 @@ def test_definitions_that_are_missing_or_deleted_while_it_runs_are_made_by_the_o
             api.kubectl("delete", f"--filename={CRDS}")
             assert first.process.wait(timeout=SOON) == 1
             assert "Traceback" not in first.log
-            assert first.log.splitlines()[-1].startswith("wesher-operator: a watch ended, as when ")
+            assert first.log.splitlines()[-1].startswith("wesher-operator: a watch ended, perhaps because ")
         with run_operator(api, name="second"):
             eventually(lambda: api.kubectl("get", "wmesh", check=False), within=SOON, until=is_empty_list)
     finally:

@@ -170,7 +170,7 @@ def test_applying_what_helm_renders_leaves_the_releases_mesh_running(
     apply_rendered(helm, place, 4, *how)
     log = run_job()
     assert "nothing deleted: helm is not uninstalling the release" in log
-    assert "made the hook's Job, and Helm's record of the release says deployed" in log
+    assert "created the hook's Job, and Helm's record of the release says deployed" in log
     assert place.get("wmesh", "hooked")["metadata"]["uid"] == uid
     # What was applied plainly is no obstacle to Helm's own hook later.
     finish(place)

@@ -99,7 +99,7 @@ def test_without_base_images_by_digest_there_is_no_release_and_what_is_lacking_i
     lines = said.splitlines()
     for base, image in (("GO_IMAGE", "golang"), ("PYTHON_IMAGE", "python")):
         assert [
-            line for line in lines if line.startswith(f"a release names {base} by digest: ") and image in line
+            line for line in lines if line.startswith(f"a release needs {base} by digest: ") and image in line
         ]
     # What needs no image is there, and the sums of an earlier release are not.
     assert {path.name for path in directory.iterdir()} == WITHOUT_IMAGE

@@ -66,7 +66,7 @@ def test_a_release_takes_no_base_image_by_its_tag(tmp_path: Path, *, separate: b
         assert refused.returncode == 1
         assert refused.stdout == ""
         assert refused.stderr.startswith(
-            "a release names PYTHON_IMAGE by digest: add --build-arg=PYTHON_IMAGE=python:"
+            "a release needs PYTHON_IMAGE by digest: add --build-arg=PYTHON_IMAGE=python:"
         )
     neither = build(tmp_path, "--release", "wesher:1").stderr.splitlines()
     assert [line.split()[3] for line in neither] == ["GO_IMAGE", "PYTHON_IMAGE"]
@@ -75,4 +75,4 @@ def test_a_release_takes_no_base_image_by_its_tag(tmp_path: Path, *, separate: b
     assert (taken.returncode, taken.stderr) == (0, "")
     checked = build(tmp_path, "--check-release", "wesher:1", *both)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
-    assert "· not for a release: GO_IMAGE is golang:" in build(tmp_path, "wesher:1").stderr
+    assert "· not fit for a release: GO_IMAGE is golang:" in build(tmp_path, "wesher:1").stderr

@@ -116,7 +116,7 @@ _AGENT = (
         name="--interface",
         metavar="NAME",
         variable=find_flag("--interface").variable,
-        help="interface of the agent to ask, if several run on this host",
+        help="interface of the agent, if several agents run on this host",
     ),
     Option(
         name="--run-dir",
@@ -127,7 +127,7 @@ _AGENT = (
 )
 """Which agent a command asks."""
 _OUTPUT = Option(name="--output", short="-o", choices=OUTPUTS, help="form of the answer (default: text)")
-_WATCH = Option(name="--watch", short="-w", help="show it again every 2 seconds until Ctrl-C, on a terminal")
+_WATCH = Option(name="--watch", short="-w", help="repeat every 2 seconds until Ctrl-C; needs a terminal")
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "agent": Command(
@@ -140,7 +140,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
             *_AGENT,
             _OUTPUT,
             _WATCH,
-            Option(name="--check", help="only say whether this host is in the mesh; exit 1 if it is not"),
+            Option(
+                name="--check", help="only report whether this host is in the mesh; exit with 1 if it is not"
+            ),
         ),
     ),
     "members": Command(
@@ -149,59 +151,59 @@ COMMANDS: Final[Mapping[str, Command]] = {
             Argument(
                 name="MEMBER",
                 repeats=True,
-                help="only members of this name; * and ? stand for any characters",
+                help="show only members with this name; * and ? are wildcards",
             ),
         ),
         options=(
             *_AGENT,
             _OUTPUT,
             _WATCH,
-            Option(name="--state", choices=MEMBER_STATES, help="only members in this state"),
+            Option(name="--state", choices=MEMBER_STATES, help="show only members in this state"),
             Option(name="--tree", help="group the members by location"),
         ),
         details=(
-            "SINCE is how long this agent has seen the member in its state. RECEIVED and SENT count the "
-            "bytes of its tunnel since WireGuard has it as a peer."
+            "SINCE is how long the member has been in its state, as seen by this agent. RECEIVED and SENT "
+            "count the bytes of its tunnel since WireGuard added the peer."
         ),
     ),
     "ping": Command(
         summary="ping a member through its tunnel",
-        arguments=(Argument(name="MEMBER", required=True, help="its name or its overlay address"),),
+        arguments=(Argument(name="MEMBER", required=True, help="name or overlay address of the member"),),
         options=(
             *_AGENT,
             Option(name="--count", short="-c", metavar="COUNT", help="how many packets to send (default: 4)"),
         ),
-        details="If no answer comes, it says what the agent knows about the reason.",
+        details="If the member does not answer, the command prints what the agent knows about the reason.",
     ),
     "join-command": Command(
-        summary="print what to run on another machine so that it joins this mesh",
+        summary="print the commands that add another machine to this mesh",
         options=_AGENT,
-        details="The cluster key is not part of what it prints.",
+        details="The output does not contain the cluster key.",
     ),
     "key": Command(
         summary="print the cluster key of this mesh, which lets any machine join",
         options=_AGENT,
     ),
     "leave": Command(
-        summary="leave the mesh for good and end the agent; the keys stay",
+        summary="leave the mesh for good and stop the agent; the keys are kept",
         options=(
             *_AGENT,
             _OUTPUT,
             Option(
                 name="--forget",
                 help="also delete the state file with the cluster key and this machine's WireGuard key; "
-                "a file given with --cluster-key-file stays",
+                "a file given with --cluster-key-file is kept",
             ),
         ),
-        details="It tells the other members and removes the device and the names from this host.",
+        details="The agent announces its leave, then removes its device and hosts entries from this host.",
     ),
     "cleanup": Command(
-        summary="remove what an agent that no longer runs left on this host, with its keys",
+        summary="remove what a stopped agent left on this host, including its keys",
         options=tuple(
             option_of(find_flag(name))
             for name in ("--interface", "--state-dir", "--run-dir", "--hosts-file", "--overlay-net")
         ),
-        details="It removes the device, its routes, the names in the hosts file and the state file.",
+        details="It removes the device, its routes, the hosts entries and the state file.",
     ),
     "keygen": Command(summary="print a new cluster key"),
     "completion": Command(
@@ -209,10 +211,10 @@ COMMANDS: Final[Mapping[str, Command]] = {
         arguments=(
             Argument(name="SHELL", choices=SHELLS, required=True, help=f"one of {', '.join(SHELLS)}"),
         ),
-        details="For the shell that is open: source <(wesher completion bash)",
+        details="To use it in the current shell: source <(wesher completion bash)",
     ),
     "help": Command(
-        summary="show the help, or that of a command",
+        summary="show help for wesher or for one command",
         arguments=(Argument(name="COMMAND", help="the command"),),
     ),
     "version": Command(summary="print the version"),

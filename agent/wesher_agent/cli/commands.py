@@ -219,11 +219,12 @@ def _leave(argv: Sequence[str], environ: Environ) -> int:
     except AgentUnreachable as error:
         if not given.forget:
             raise
-        hint = "`wesher cleanup` removes what an agent left that no longer runs"
+        hint = "`wesher cleanup` removes what a stopped agent left"
         raise AgentUnreachable(f"{error}; {hint}") from error
     if given.forget and left["kept"]:
         raise WesherError(
-            f"{left['node']} left the mesh, but its keys stay: run {removal_hint(left['kept'])}"
+            f"{left['node']} left the mesh, but its keys could not be deleted: "
+            f"run {removal_hint(left['kept'])}"
         )
     return show(json.dumps(left) if as_json else left_text(left, forgot=given.forget))
 

@@ -15,7 +15,7 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
     },
     "members": {
         0: "the agent answered",
-        1: "a flag is invalid, no member has the name that was given, or no agent answered",
+        1: "a flag is invalid, no member has the given name, or no agent answered",
     },
     "ping": {
         0: "the member answered at least once",
@@ -23,7 +23,7 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
         2: "a flag is invalid, there is no such member, or no agent answered",
     },
     "join-command": {
-        0: "the command was printed",
+        0: "the commands were printed",
         1: "a flag is invalid, no agent answered, or Kubernetes manages the mesh",
     },
     "key": {
@@ -35,7 +35,7 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
         1: "a flag is invalid, or no agent answered; with --forget also: keys could not be deleted",
     },
     "cleanup": {
-        0: "nothing of wesher's is left on the interface; a device of another program stays",
+        0: "wesher's device and files are removed; a device of another program is kept",
         1: "a flag is invalid, an agent runs, or something could not be removed",
     },
     "keygen": {

@@ -60,7 +60,7 @@ def agent_parser(*, usage: str = "", description: str = "") -> OneLineParser:
     parser = OneLineParser(
         prog=PROGRAM,
         usage=usage or f"{PROGRAM} COMMAND [flags]\n       {PROGRAM} [{DEFAULT_COMMAND}] [flags]",
-        description=description or f"{about} Those below are the agent's.",
+        description=description or f"{about} The flags below are those of the agent.",
         epilog=f"example:\n{example}\n\n{VARIABLES_NOTE}\n\n{exit_code_help(DEFAULT_COMMAND)}",
         formatter_class=_Formatter,
         allow_abbrev=False,

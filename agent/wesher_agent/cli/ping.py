@@ -57,7 +57,7 @@ def ping(name: str, count: int, path: Path) -> int:
     """
     member = find_member(ask(path, "members"), name)
     if member["isThisNode"]:
-        raise InvalidSpec("MEMBER", "is this node: name another member", value=name)
+        raise InvalidSpec("MEMBER", "is the local node: ping another member", value=name)
     if why := why_no_tunnel(member):
         return _fail(member, f"has no tunnel: {why}")
     try:

@@ -44,7 +44,7 @@ def why_no_tunnel(member: Mapping[str, Any]) -> str:
     # Of a member that left, WireGuard may have the peer for a moment longer.
     if member["receivedBytes"] is not None and member["state"] != "left":
         return ""
-    return _state_reason(member) or member["note"] or "it is not set up yet, try again in some seconds"
+    return _state_reason(member) or member["note"] or "it is not set up yet: try again in a few seconds"
 
 
 def why_no_answer(member: Mapping[str, Any]) -> str:

@@ -167,7 +167,7 @@ def _covered(status: Mapping[str, Any]) -> str:
         return f"{network} by an unreachable route"
     if cover["covers"] == "Members":
         return f"members of the last day by unreachable routes; not the rest of {network}: {cover['reason']}"
-    return f"nothing of {network} by unreachable routes: {cover['reason']}"
+    return f"no unreachable routes cover {network}: {cover['reason']}"
 
 
 def join_text(answer: Mapping[str, Any], *, reach: Sequence[str]) -> str:
@@ -180,11 +180,11 @@ def join_text(answer: Mapping[str, Any], *, reach: Sequence[str]) -> str:
     """
     return as_lines(
         [
-            f"# To add a machine to this mesh: here, copy the cluster key into its file {KEY_FILE},",
-            "# which only root can read:",
+            "# 1. On this host, copy the cluster key to the new machine,",
+            f"# into the file {KEY_FILE}, which only root can read:",
             f"{shell_line(['wesher', 'key', *reach])} | {TAKE_KEY}",
             "",
-            "# On the machine, as root, once its ports are open to the members:",
+            "# 2. On the new machine, as root, after you have opened its ports to the members:",
             answer["command"],
         ]
     )
@@ -202,8 +202,8 @@ def left_text(left: Mapping[str, Any], *, forgot: bool) -> str:
     return as_lines(
         [
             done,
-            f"kept: {kept} {holds}, so that the next start joins the same mesh again",
-            f"to remove the keys: {removal_hint(kept)} (`wesher leave --forget` does both)",
+            f"kept: {kept} {holds}, so the next start joins the same mesh again",
+            f"to delete the keys too: {removal_hint(kept)} (`wesher leave --forget` leaves and deletes them)",
         ]
     )
 

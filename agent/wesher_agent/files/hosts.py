@@ -79,7 +79,7 @@ class HostsFile:
         if now.endswith(DELETED) or now != self._mounted_from:
             raise CannotWrite(
                 self._path,
-                "the host replaced the file, and this container still mounts the former one: "
+                "the host replaced the file, but this container still mounts the old one: "
                 "restart the container",
             )
 

@@ -122,9 +122,7 @@ class StateFile:
                 return self._recovered(Loaded(SavedState(), path=path, problem=error.why))
             return self._recovered(self._parsed(path, content))
         if self._previous.exists():
-            why = (
-                f"{self._path} is missing: to restore the state before the last save, rename {self._previous}"
-            )
+            why = f"{self._path} is missing: to restore the previous state, rename {self._previous} to it"
             return Loaded(SavedState(), (why,))
         return Loaded(SavedState())
 
@@ -241,10 +239,7 @@ class StateFile:
                 content = read_regular(self._previous, limit=MAX_BYTES, private=True)
                 state, problems = parse_state(content, gossip_port=self._gossip_port)
                 if state.key_ring is not None and not problems:
-                    warning = (
-                        f"{loaded.path} {loaded.problem}: "
-                        f"the state before the last save is used, {self._previous}"
-                    )
+                    warning = f"{loaded.path} {loaded.problem}: using the previous state, {self._previous}"
                     return Loaded(state, (warning,), loaded.path)
         warnings = loaded.warnings or (f"{loaded.path} {loaded.problem}",)
         return Loaded(loaded.state, warnings, loaded.path, loaded.problem)
@@ -255,7 +250,7 @@ class StateFile:
         except FileNotFoundError:
             return None
         except Unreadable as error:
-            raise CannotWrite(self._path, f"the present file {error.why}") from error
+            raise CannotWrite(self._path, f"the current file {error.why}") from error
         except OSError as error:
             raise CannotWrite(self._path, error.strerror or str(error)) from error
 

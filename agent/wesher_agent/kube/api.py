@@ -57,7 +57,9 @@ class ApiServer:
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 return await self._request(method, path, headers, body)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
+            raise ClusterUnavailable(str(error)) from error
+        except OSError as error:
             why = str(error) or f"timed out after {REQUEST_SECONDS:.0f} s"
             raise ClusterUnavailable(f"the API server does not answer: {why}") from error
 
@@ -94,7 +96,7 @@ def in_cluster(environ: Mapping[str, str] = os.environ, account: Path = ACCOUNT)
     """
     host, port = environ.get(HOST_VARIABLE, ""), environ.get(PORT_VARIABLE, "")
     if not host or not port or not (account / "token").is_file():
-        raise InvalidSpec("--kubeconfig", "must be given outside a pod")
+        raise InvalidSpec("--kubeconfig", "is required outside a pod")
 
     async def authorization() -> str:
         return f"Bearer {(account / 'token').read_text().strip()}"

@@ -72,7 +72,7 @@ class Exchange:
                     case h11.EndOfMessage():
                         return Answer(status=self._status, body=b"".join(self._pieces))
                     case h11.ConnectionClosed():
-                        raise ValueError("it closed the connection")
+                        raise ValueError("the API server closed the connection")
         except h11.RemoteProtocolError as error:
             raise ValueError(self._fault(data)) from error
         return None
@@ -81,9 +81,13 @@ class Exchange:
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size > MAX_ANSWER:
-            raise ValueError(f"its answer is longer than {MAX_ANSWER} bytes")
+            raise ValueError(f"the API server's answer is longer than {MAX_ANSWER} bytes")
 
     def _fault(self, data: bytes) -> str:
         if data:
-            return "its answer is not HTTP"
-        return "its answer was cut short" if self._status else "it closed the connection"
+            return "the API server's answer is not HTTP"
+        return (
+            "the API server's answer was cut short"
+            if self._status
+            else "the API server closed the connection"
+        )

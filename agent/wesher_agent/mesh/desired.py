@@ -371,7 +371,7 @@ def _report_endpoints(local: LocalPeer, claims: list[_Claim], problems: list[Pro
         holder = holders.setdefault(endpoint, name)
         if endpoint.address in local.own_addresses and endpoint.port == local.listen_port:
             message = (
-                f"announces {endpoint.address}, which is this machine's own address too: "
+                f"announces {endpoint.address}, which is also an address of this machine: "
                 "start both with --bind-iface or --advertise-addr, or change one of the addresses"
             )
             problems.append(Problem(name, "OwnAddress", message))
@@ -383,8 +383,7 @@ def _report_endpoints(local: LocalPeer, claims: list[_Claim], problems: list[Pro
             problems.append(Problem(name, "NoAddressOfFamily", message))
         elif holder != name:
             message = (
-                f"announces {endpoint}, as {holder} does: "
-                "start each with an --advertise-addr that leads to it alone"
+                f"announces {endpoint}, which {holder} announces too: give each its own --advertise-addr"
             )
             problems.append(Problem(name, "SameEndpoint", message))
 
@@ -397,7 +396,7 @@ def _may_be_routed(
         return False
     if claim.address in underlay:
         message = (
-            f"has the overlay address {claim.address}, which this host reaches outside the overlay: "
+            f"has the overlay address {claim.address}, which this host already reaches outside the overlay: "
             "choose another overlay network"
         )
         problems.append(Problem(claim.member.name, "UnderlayAddress", message))

@@ -71,7 +71,9 @@ class EventLog:
             case MemberSuspected(member=m, from_node=accuser):
                 self._log.info("member suspected", node=m.name, by=accuser)
             case ProbeUnanswered(member=m, helpers=helpers, tcp=tcp):
-                self._log.debug("ping unanswered: asking others", node=m.name, asked=list(helpers), tcp=tcp)
+                self._log.debug(
+                    "ping unanswered: asking other members to ping", node=m.name, asked=list(helpers), tcp=tcp
+                )
             case ProbeFailed(member=m, missing_nacks=missing):
                 self._log.debug("probe failed", node=m.name, missing_nacks=missing)
             case MemberAlive(member=m):
@@ -82,7 +84,7 @@ class EventLog:
                 self._log.info("member left", node=m.name)
             case LeaveLearned(node=node, incarnation=incarnation):
                 # A member that joins learns of every leave of the last day.
-                self._log.debug("earlier leave learned", node=node, incarnation=incarnation)
+                self._log.debug("member left before this one joined", node=node, incarnation=incarnation)
             case MemberForgotten(member=m):
                 self._log.debug("member forgotten by gossip", node=m.name)
             case NameConflict(member=m, claimed=claimed):
@@ -112,7 +114,7 @@ class EventLog:
             case AccusationRefused(node=node, incarnation=incarnation):
                 if self._is_news(("accusation", node)):
                     self._log.warning(
-                        "failure report rejected: member could not refute it",
+                        "failure report rejected: its incarnation is too high to refute",
                         node=node,
                         incarnation=incarnation,
                     )

@@ -40,7 +40,7 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.info("overlay address assigned", address=address)
         case events.OverlayAddressGivenUp(former=former, address=address):
             log.warning(
-                "overlay address changed: another member keeps the former one", former=former, address=address
+                "overlay address changed: another member has the previous one", former=former, address=address
             )
         case events.OverlayNotCovered(overlay=overlay, covered=covered, reason=reason):
             # Off was asked for.
@@ -53,11 +53,11 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
         case events.AddressLost(address=address):
             log.error("gossip address removed from this host", address=address)
         case events.NoAddressToAnnounce(error=error):
-            log.warning("no address to announce: keeping the former one", error=error)
+            log.warning("no address to announce: keeping the previous one", error=error)
         case events.RoutesNotAnnounced(error=error):
             log.warning("routes not announced", error=error)
         case events.DialledAtFormerAddress(former=former):
-            log.info("dialled at the former address: announcing the move again", former=former)
+            log.info("members dial the previous address: announcing the new one again", former=former)
         case events.ListenFailed(error=error):
             log.error("gossip not listening: trying again", error=error)
         case events.ListeningChanged(addresses=addresses, port=port):

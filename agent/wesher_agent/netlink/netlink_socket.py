@@ -100,7 +100,7 @@ class NetlinkSocket:
             return None
         attributes = dict(parse_attributes(answer[4:]))
         if _CTRL_FAMILY_ID not in attributes:
-            raise MalformedReply(f"netlink: the family {name} without a number")
+            raise MalformedReply(f"netlink: the family {name} has no number")
         return int.from_bytes(attributes[_CTRL_FAMILY_ID], sys.byteorder)
 
     def _exchange(self, kind: int, flags: int, bodies: Sequence[bytes]) -> list[Message]:

@@ -26,7 +26,7 @@ def greeting(now: Snapshot, *, reach: Sequence[str]) -> str:
         [
             f"name:            {now.local.name}",
             f"overlay address: {address} on {interface}",
-            f"add a machine:   {join_flags(now).command(defaults=_DEFAULTS)}  ({more} tells more)",
+            f"add a machine:   {join_flags(now).command(defaults=_DEFAULTS)}  ({more} shows how)",
             f"see the mesh:    {shell_line(['wesher', 'members', *reach])}",
         ]
     )

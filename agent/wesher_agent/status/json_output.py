@@ -48,13 +48,13 @@ class Peers(TypedDict):
     known: int
     """Members that this node remembers."""
     alive: int
-    """Of those, alive in gossip."""
+    """Number of other members that are alive in gossip."""
     suspect: int
-    """Of those, suspected."""
+    """Number of other members that are suspected of having failed."""
     failed: int
     """Of those, failed and expected back."""
     handshake: int
-    """Of those, that answer through the tunnel or have a fresh WireGuard handshake."""
+    """Number of other members that answer through the tunnel or have a fresh handshake."""
 
 
 class StatusAnswer(TypedDict):

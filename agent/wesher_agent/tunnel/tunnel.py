@@ -180,7 +180,7 @@ class Tunnel:
         try:
             return {peer.public_key: peer for peer in await self._device.peers()}
         except (WesherError, OSError) as error:
-            log.debug("device not read", error=error)
+            log.debug("device statistics not read", error=error)
             return None
 
     async def move_peers(self, endpoints: Mapping[WireGuardPublicKey, Endpoint]) -> None:
@@ -190,7 +190,7 @@ class Tunnel:
         try:
             await self._device.move_peers(endpoints)
         except (WesherError, OSError) as error:
-            log.debug("endpoints not set", error=error)
+            log.debug("peer endpoints not set", error=error)
 
     async def remove(self) -> None:
         """Take the device and our hosts entries away, be they of this run or of one that was killed."""

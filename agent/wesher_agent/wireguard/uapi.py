@@ -94,7 +94,7 @@ def _parse(reply: bytes, *, ignored: frozenset[str]) -> _DeviceParts:
         if key in ignored:
             continue
         if not equals:
-            raise MalformedReply("wireguard-go: a line without '='")
+            raise MalformedReply("wireguard-go: a line has no '='")
         if key == "public_key":
             peer = _PeerParts(WireGuardPublicKey(_key(key, value)))
             device.peers.append(peer)
@@ -246,7 +246,7 @@ def _render_peer(change: PeerChange) -> list[str]:
 
 def _decode(reply: bytes) -> str:
     if len(reply) > MAX_REPLY:
-        raise MalformedReply(f"wireguard-go: an answer of {len(reply)} bytes")
+        raise MalformedReply(f"wireguard-go: an answer of {len(reply)} bytes is too long")
     try:
         return reply.decode("ascii")
     except UnicodeDecodeError as error:

@@ -142,7 +142,7 @@ class UserspaceBackend:
             raise PortTaken(change.listen_port)
         if result:
             raise WireGuardUnavailable(
-                f"wireguard-go refused a change of {self.interface}: {os.strerror(result)}"
+                f"wireguard-go rejected a change of {self.interface}: {os.strerror(result)}"
             )
 
     async def wait_lost(self) -> None:

@@ -35,7 +35,7 @@ def find_userspace_binary(given: str | None = None) -> Path | None:
         raise InvalidSpec("--userspace-binary", "program not found", value=given)
     if not _is_wireguard_go(path):
         raise InvalidSpec(
-            "--userspace-binary", f"is not wireguard-go: `{given} --version` does not say so", value=given
+            "--userspace-binary", f"is not wireguard-go according to `{given} --version`", value=given
         )
     return Path(path).absolute()
 

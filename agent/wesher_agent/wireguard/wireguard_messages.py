@@ -249,13 +249,13 @@ def _timestamp(payload: memoryview) -> float | None:
 
 def _key(payload: memoryview) -> bytes:
     if len(payload) != KEY_BYTES:
-        raise MalformedReply(f"kernel wireguard: a key of {len(payload)} bytes")
+        raise MalformedReply(f"kernel wireguard: a key has {len(payload)} bytes, not {KEY_BYTES}")
     return bytes(payload)
 
 
 def _number(form: struct.Struct, payload: memoryview) -> int:
     if len(payload) != form.size:
-        raise MalformedReply(f"kernel wireguard: a number of {len(payload)} bytes where {form.size} belong")
+        raise MalformedReply(f"kernel wireguard: a number has {len(payload)} bytes, not {form.size}")
     number: int = form.unpack(payload)[0]
     return number
 

@@ -84,7 +84,7 @@ async def watch(
             return
         # kopf lets the errors of its HTTP client and of asyncio through; each means that a watch has died.
         raise ClusterUnavailable(
-            f"a watch ended, as when a role or a CustomResourceDefinition was taken away: {error}"
+            f"a watch ended, perhaps because a role or a CustomResourceDefinition was deleted: {error}"
         ) from error
 
 

@@ -131,7 +131,7 @@ def pod_security(namespace: Object) -> Finding:
     return Finding(
         check,
         "FAIL",
-        f"namespace {name} enforces {level}, and agents use the host's network",
+        f"namespace {name} enforces {level}, but agents use the host's network",
         f"kubectl label namespace {name} --overwrite {_POD_SECURITY}=privileged",
     )
 
@@ -236,7 +236,7 @@ def agents(
     refusal = newest_refusal(events, daemon_set["metadata"]["uid"], map(made_at, pods))
     if len(pods) < wanted and refusal:
         do = refusal_hint(refusal, namespace) or f"kubectl -n {namespace} get events"
-        return Finding(check, "FAIL", f"{wanted - len(pods)} pods were refused: {refusal}", do)
+        return Finding(check, "FAIL", f"{wanted - len(pods)} pods could not be created: {refusal}", do)
     if ready < wanted:
         waiting = [node_of(pod) for pod in pods if not _is_ready(pod)]
         says = f"{ready} of {wanted} ready, not on: {_named(waiting)}"

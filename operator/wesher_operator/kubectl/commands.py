@@ -115,9 +115,7 @@ _COMMANDS = {
     "status": _Command(
         _status, "show meshes, their members and problems; exit 1 if a mesh is not Ready or is Degraded"
     ),
-    "doctor": _Command(
-        _doctor, "check the installation from the ground up and say what to do; exit 1 on a failure"
-    ),
+    "doctor": _Command(_doctor, "check the installation step by step and suggest fixes; exit 1 on a failure"),
     "join-command": _Command(_join_command, "print the commands that join an external machine to a mesh"),
     "sysdump": _Command(_sysdump, "collect objects, events and logs in one file, without secrets"),
 }
@@ -126,7 +124,7 @@ _COMMANDS = {
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="kubectl wesher",
-        description="Show the state of WesherMeshes, and what to do about problems.",
+        description="Show the state of WesherMeshes and how to fix problems.",
         epilog="Exit codes: 0 for success, 1 when something is wrong or the API server does not answer, "
         "2 for an invalid flag.",
         allow_abbrev=False,

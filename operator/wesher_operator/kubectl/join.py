@@ -36,15 +36,15 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
     secret = shell_line(["kubectl", *reach, "-n", namespace, "get", "secret", key_secret_of(mesh)])
     return as_lines(
         [
-            f"# For a machine outside to join the mesh {name_of(mesh)}: where kubectl reaches the cluster,",
-            "# write its key into a file that only you can read:",
+            f"# To add a machine to the mesh {name_of(mesh)}:",
+            "# 1. On a host with kubectl, write the cluster key into a file that only you can read:",
             "(umask 077; " + secret + " -o jsonpath='{.data.cluster-key}' | base64 -d > wesher-key)",
             "",
-            f"# Bring that file to the machine as {KEY_FILE}, root's alone, and remove it here:",
+            f"# 2. Copy that file to the machine as {KEY_FILE}, readable only by root, then delete it here:",
             f"{TAKE_KEY} < wesher-key",
             "rm wesher-key",
             "",
-            "# On the machine, as root, once its ports are open to the members:",
+            "# 3. On the new machine, as root, after you have opened its ports to the members:",
             _flags(mesh, nodes, overlay).command(),
         ]
     )
@@ -69,8 +69,8 @@ def _joinable(overlay: str) -> str:
     if why := why_closed_to_machines_outside(ip_network(overlay)):
         raise InvalidSpec(
             "spec.overlayCIDR",
-            f"{why}. Such a machine makes its address of whole octets of its name's hash, as the Go program "
-            "does; overlayCIDR cannot change, so declare another mesh",
+            f"{why}. Like the Go program, such a machine derives its address from whole octets of a hash of "
+            "its name. overlayCIDR cannot be changed: create another mesh",
             value=overlay,
         )
     return overlay

@@ -181,7 +181,7 @@ def operator_deployment(api: ApiServer, namespace: str) -> Object:
     """
     found = operator_deployments(api, namespace)
     if not found:
-        rule = "no operator found: install the chart, or give its namespace"
+        rule = "no operator found: install the chart, or set the namespace of the operator"
         raise InvalidSpec("--namespace", rule, value=namespace or None)
     if len(found) > 1:
         places = ", ".join(sorted({str(each["metadata"]["namespace"]) for each in found}))

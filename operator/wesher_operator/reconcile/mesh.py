@@ -238,7 +238,7 @@ class MeshReconciler:
                 self._world.observe(SECRET, made)  # another's, of this moment
         facts = self._world.keys.get(name)
         if facts is None:
-            raise ClusterUnavailable(f"Secret {name} is deleted and created again repeatedly")
+            raise ClusterUnavailable(f"Secret {name} is repeatedly deleted and created again")
         return facts.ring, f"Secret {name}: {facts.problem}" if facts.problem else ""
 
     async def _members(

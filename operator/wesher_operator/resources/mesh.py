@@ -47,7 +47,7 @@ class Toleration(Resource):
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
     """Taint effect; empty matches every effect."""
     toleration_seconds: int | None = None
-    """How long a NoExecute taint is tolerated; without a limit when absent."""
+    """Seconds for which a NoExecute taint is tolerated; without a limit when absent."""
 
 
 class WireGuard(Resource):
@@ -152,7 +152,7 @@ class WesherMeshSpec(Resource):
     node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
         {"kubernetes.io/os": "linux"}, max_length=32, json_schema_extra=rules.NODE_SELECTOR
     )
-    """Labels of the nodes on which agents run; empty means all nodes. A value replaces the default."""
+    """Labels of the nodes on which agents run; empty means all nodes. Setting this replaces the default."""
     affinity: Affinity = Field(
         NO_VIRTUAL_NODES,
         json_schema_extra={"default": NO_VIRTUAL_NODES.model_dump(by_alias=True, exclude_defaults=True)},
@@ -163,7 +163,7 @@ class WesherMeshSpec(Resource):
         max_length=32,
         json_schema_extra={"default": [{"operator": "Exists"}]},
     )
-    """Taints that agents tolerate; all of them unless set."""
+    """Taints that agents tolerate; if unset, all taints."""
     wireguard: WireGuard = WireGuard()
     """The WireGuard device."""
     gossip: Gossip = Gossip()
@@ -230,15 +230,15 @@ class MemberCounts(Resource):
     """Numbers of members."""
 
     desired: int = 0
-    """Nodes on which an agent should run."""
+    """Number of nodes on which an agent should run."""
     ready: int = 0
-    """Of those, how many are Ready."""
+    """Number of these nodes that are Ready."""
     not_ready: int = 0
-    """Of those, how many are not Ready or have not reported yet."""
+    """Number of these nodes that are not Ready or have not reported yet."""
     stale: int = 0
-    """Of those, how many have stopped reporting."""
+    """Number of these nodes that have stopped reporting."""
     outside: int = 0
-    """Members that are not nodes of this cluster."""
+    """Number of members that are not nodes of this cluster."""
     summary: str = ""
     """`ready/desired`."""
 
@@ -262,7 +262,7 @@ class MemberStatus(Resource):
 
 
 class KeyStatus(Resource):
-    """Which key is in use; never contains the key."""
+    """Identifies the cluster keys without revealing them."""
 
     id: str = ""
     """First eight hex digits of a hash of the primary key."""
@@ -276,9 +276,9 @@ class WesherMeshStatus(Resource):
     observed_generation: int = 0
     """Generation of the spec that this status describes."""
     installation: str = Field("", max_length=63)
-    """Namespace of the operator that runs this mesh; annotation wesher.dev/installation names another."""
+    """Namespace of the operator that runs this mesh; to change it, annotate wesher.dev/installation."""
     conditions: Conditions = Field([])
-    """Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded."""
+    """Types: Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded."""
     members: MemberCounts = MemberCounts()
     """Numbers of members."""
     member_list: list[MemberStatus] = Field([], max_length=100)

@@ -41,7 +41,7 @@ class WesherNodeSpec(Resource):
     )
     """Name of the Node; only its agent may write this object's status."""
     overlay_ip: str = Field(alias="overlayIP", max_length=_MAX_IP_TEXT, json_schema_extra=rules.IP)
-    """The node's address in the overlay, for as long as this object lives."""
+    """The node's overlay address; it stays the same while this object exists."""
     advertise_address: str = Field(
         "",
         max_length=_MAX_IP_TEXT,
@@ -65,15 +65,15 @@ class Peers(Resource):
     """The other members as this agent sees them."""
 
     known: int = 0
-    """Members other than itself."""
+    """Number of other members."""
     alive: int = 0
-    """Of those, alive in gossip."""
+    """Number of other members that are alive in gossip."""
     suspect: int = 0
-    """Of those, suspected."""
+    """Number of other members that are suspected of having failed."""
     failed: int = 0
-    """Of those, failed but expected to return."""
+    """Number of other members that failed but are expected to return."""
     handshake: int = 0
-    """Of those, that answer through the tunnel or have a fresh WireGuard handshake."""
+    """Number of other members that answer through the tunnel or have a fresh handshake."""
     summary: str = Field("", max_length=_MAX_WORD)
     """`handshake/known`."""
     unreachable: list[MemberName] = Field([], max_length=MAX_UNREACHABLE)
@@ -88,9 +88,9 @@ class OutsiderReport(Resource):
     address: str = Field("", max_length=_MAX_IP_TEXT)
     """Overlay address."""
     endpoint: str = Field("", max_length=_MAX_ENDPOINT_TEXT)
-    """Its gossip address."""
+    """Gossip address."""
     kind: str = Field("", max_length=_MAX_WORD)
-    """The program: `wesher`, or `Go` for one that announces no release of wesher."""
+    """`wesher`, or `Go` if the member does not announce a release of wesher."""
     public_key: str = Field("", max_length=_MAX_WORD)
     """WireGuard public key."""
 
@@ -103,17 +103,17 @@ class WesherNodeStatus(Resource):
     machine: str = Field("", max_length=_MAX_WORD)
     """`spec.machine` as the agent last saw it; if they differ, the report describes a replaced machine."""
     conditions: Conditions = Field([])
-    """Ready, WireGuardReady, GossipJoined, KeyCurrent, StateSaved."""
+    """Types: Ready, WireGuardReady, GossipJoined, KeyCurrent, StateSaved."""
     public_key: str = Field("", max_length=64)
     """WireGuard public key."""
     endpoint: str = Field("", max_length=64)
-    """Address and port of its WireGuard device."""
+    """Address and port of the node's WireGuard device."""
     key_ids: KeyIDs = Field([], alias="keyIDs")
-    """Ids of the cluster keys it accepts."""
+    """Ids of the cluster keys that the agent accepts."""
     primary_key_id: str = Field("", alias="primaryKeyID", max_length=64)
-    """Id of the cluster key it encrypts with."""
+    """Id of the cluster key that the agent encrypts with."""
     config_hash: str = Field("", max_length=64)
-    """Hash of the mesh.json it applied."""
+    """Hash of the mesh.json that the agent applied."""
     agent_version: str = Field("", max_length=64)
     """Release of the agent."""
     wireguard_mode: str = Field("", max_length=32)
@@ -121,9 +121,9 @@ class WesherNodeStatus(Resource):
     mtu: int = 0
     """MTU of the device."""
     peers: Peers = Peers()
-    """The other members as it sees them."""
+    """The other members as the agent sees them."""
     view_hash: str = Field("", max_length=64)
-    """Hash of the name, overlay address and key of each alive member: equal on agents whose views agree."""
+    """Hash of the name, overlay address and key of each alive member; equal views have equal hashes."""
     outsiders: list[OutsiderReport] = Field([], max_length=MAX_OUTSIDERS)
     """Members outside the cluster; only three nodes report them."""
     last_report_time: str = Field("", json_schema_extra={"format": "date-time"})

@@ -73,7 +73,7 @@ INTERFACE = cel(
     f"must be 1 to {MAX_INTERFACE_NAME} ASCII characters, without spaces, '/', ':' or '%'",
     shows="self",
 )
-MTU = cel(f"self == 0 || self >= {MIN_MTU}", f"must be 0 (from the underlay) or at least {MIN_MTU}")
+MTU = cel(f"self == 0 || self >= {MIN_MTU}", f"must be 0 (derived from the underlay) or at least {MIN_MTU}")
 SEED_FORM = cel(
     # An address; [v6] with or without a port; v4 with a port; a name whose last label is not all digits.
     r"isIP(self)"

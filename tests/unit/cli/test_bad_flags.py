@@ -201,8 +201,8 @@ def test_a_bad_value_of_a_question_to_the_agent_is_one_line_and_exit_code_1(
         (["--interface=a/b"], {}, f"--interface {rule}"),
         ([], {"WESHER_INTERFACE": "a/b"}, f"WESHER_INTERFACE {rule}"),
         (["--output=yaml"], {}, "--output 'yaml': must be one of text, json"),
-        (["--run-dir=/nonexistent"], {}, "no agent runs here: no control socket in /nonexistent"),
-        ([], {"WESHER_RUN_DIR": "/nonexistent"}, "no agent runs here: no control socket in /nonexistent"),
+        (["--run-dir=/nonexistent"], {}, "no agent is running: no control socket in /nonexistent"),
+        ([], {"WESHER_RUN_DIR": "/nonexistent"}, "no agent is running: no control socket in /nonexistent"),
     ):
         assert run([command, *words], environ) == 1
         assert capsys.readouterr() == ("", f"wesher: error: {line}\n")

@@ -36,7 +36,7 @@ def test_one_who_wants_an_absent_agent_to_forget_its_keys_is_told_the_command_fo
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["leave", "--forget", f"--run-dir={tmp_path}"], {}) == 1
-    assert "`wesher cleanup` removes what an agent left that no longer runs" in capsys.readouterr().err
+    assert "`wesher cleanup` removes what a stopped agent left" in capsys.readouterr().err
 
 
 def test_no_interface_is_guessed_from_a_file_that_a_user_keeps_beside_the_state(

@@ -123,7 +123,7 @@ def test_a_device_is_named_only_where_there_is_one() -> None:
     [
         ("Overlay", "10.0.0.0/24 by an unreachable route"),
         ("Members", "members of the last day by unreachable routes; not the rest of 10.0.0.0/24: why"),
-        ("Nothing", "nothing of 10.0.0.0/24 by unreachable routes: why"),
+        ("Nothing", "no unreachable routes cover 10.0.0.0/24: why"),
     ],
 )
 def test_the_status_says_which_packets_cannot_leave_in_clear(covers: str, line: str) -> None:
@@ -146,11 +146,11 @@ def test_a_leave_says_what_it_keeps_why_and_how_to_remove_it() -> None:
         "a left the mesh on wg0",
         (
             "kept: /var/lib/my mesh/wg0.json holds the cluster key and this machine's WireGuard key, "
-            "so that the next start joins the same mesh again"
+            "so the next start joins the same mesh again"
         ),
         (
-            "to remove the keys: rm -f '/var/lib/my mesh/wg0.json' '/var/lib/my mesh/wg0.json'.* "
-            "(`wesher leave --forget` does both)"
+            "to delete the keys too: rm -f '/var/lib/my mesh/wg0.json' '/var/lib/my mesh/wg0.json'.* "
+            "(`wesher leave --forget` leaves and deletes them)"
         ),
     ]
     nothing = left | {"kept": None}

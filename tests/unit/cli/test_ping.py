@@ -41,7 +41,7 @@ def test_an_answer_and_the_summary_have_times_in_milliseconds() -> None:
         ({"receivedBytes": None, "note": "claims 10.0.0.1, which a has"}, "claims 10.0.0.1, which a has"),
         ({"receivedBytes": None, "state": "left"}, "it left the mesh 1m ago"),
         ({"state": "left"}, "it left the mesh 1m ago"),
-        ({"receivedBytes": None}, "it is not set up yet, try again in some seconds"),
+        ({"receivedBytes": None}, "it is not set up yet: try again in a few seconds"),
     ],
 )
 def test_a_member_without_a_tunnel_has_a_reason(changes: dict[str, Any], reason: str) -> None:

@@ -75,7 +75,11 @@ PREFIX = "must be a network such as 10.189.0.0/16, without host bits"
 DNS_NAME = "must be at most 63 letters, digits, '-' or '.', as in a DNS name"
 MESH_NAME = "must be 1 to 32 lower-case letters, digits or '-', beginning and ending with a letter or digit"
 BAD = [
-    ("version", 2, "version '2': this agent supports version 1: run agent and operator of the same release"),
+    (
+        "version",
+        2,
+        "version '2': this agent supports version 1: use the same release of agent and operator",
+    ),
     ("version", "1", "version '1': must be a whole number from 0 to 2147483648"),
     (
         "name",

@@ -234,7 +234,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"Incarnation": True}, "Incarnation 'True': must be a whole number from 0 to 4294967295"),
     (
         {"Mesh": {"version": 2}},
-        "Mesh: mesh.json version: this agent supports version 1: run agent and operator of the same release",
+        "Mesh: mesh.json version: this agent supports version 1: use the same release of agent and operator",
     ),
     ({"Mesh": "x"}, "Mesh: mesh.json: must be a JSON object"),
     ({"Nodes": {}}, "Nodes: must be a list"),

@@ -65,7 +65,7 @@ def test_a_damaged_file_is_replaced_by_its_previous_generation_with_one_warning(
     assert (loaded.state, loaded.problem) == (STATE, "")
     (warning,) = loaded.warnings
     assert warning.startswith(f"{path} ")
-    assert warning.endswith(f": the state before the last save is used, {path}.previous")
+    assert warning.endswith(f": using the previous state, {path}.previous")
     file.save(loaded.state)
     assert file_at(path).load().state == STATE
     if content != b"{}":
@@ -93,7 +93,7 @@ def test_a_file_that_was_removed_is_not_replaced_by_its_previous_generation(path
     loaded = file_at(path).load()
     assert (loaded.state, loaded.problem) == (SavedState(), "")
     assert loaded.warnings == (
-        f"{path} is missing: to restore the state before the last save, rename {path}.previous",
+        f"{path} is missing: to restore the previous state, rename {path}.previous to it",
     )
 
 
@@ -198,7 +198,7 @@ def test_what_is_not_a_regular_file_is_not_replaced_and_does_not_block_a_save(pa
     file = file_at(path)
     file.load()
     make(path, kind)
-    with pytest.raises(CannotWrite, match="the present file "):
+    with pytest.raises(CannotWrite, match="the current file "):
         file.save(STATE)
     assert path.is_symlink() or path.exists()
 

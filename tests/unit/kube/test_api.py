@@ -28,7 +28,7 @@ async def test_a_pod_asks_by_its_service_account_whose_token_may_be_renewed_at_a
 
 def test_outside_a_pod_a_kubeconfig_is_asked_for(tmp_path: Path) -> None:
     for environ in ({}, INSIDE):
-        with pytest.raises(InvalidSpec, match="--kubeconfig: must be given outside a pod"):
+        with pytest.raises(InvalidSpec, match="--kubeconfig: is required outside a pod"):
             in_cluster(environ, tmp_path)
 
 

@@ -128,7 +128,7 @@ def test_agents_whose_pods_are_refused_say_what_to_label() -> None:
         "note": 'pods "demo-agent-x" is forbidden: violates PodSecurity "baseline:latest": host namespaces',
     }
     finding = checks.agents(MESH, a_daemon_set(3, 0), [], [event])
-    assert finding.says.startswith("3 pods were refused: violates PodSecurity")
+    assert finding.says.startswith("3 pods could not be created: violates PodSecurity")
     assert "kubectl label namespace vpn" in finding.do
     event["deprecatedLastTimestamp"] = "2030-05-01T11:30:00Z"
     since = a_pod("True") | {"metadata": {"name": "p", "creationTimestamp": "2030-05-01T11:31:00Z"}}

@@ -300,7 +300,7 @@ def test_two_members_at_one_endpoint_are_named_and_keep_their_peers() -> None:
     both = [remembered("b", "10.0.2.15"), remembered("c", "10.0.2.15")]
     wish = desired(local_peer(), both)
     assert (reasons(wish), len(wish.device.peers)) == ({"c": "SameEndpoint"}, 2)
-    assert "as b does" in wish.problems[0].message
+    assert "which b announces too" in wish.problems[0].message
     moved = [both[0], replace(both[1], state=MemberState.FAILED)]
     assert desired(local_peer(), moved).problems == ()
 

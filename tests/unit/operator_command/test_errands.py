@@ -80,7 +80,7 @@ async def test_an_api_server_that_never_answers_lets_the_uninstall_go_on(
 
 
 MADE = "2026-11-30T12:00:00Z"
-APPLIED = "kubectl made the hook's Job, "
+APPLIED = "kubectl created the hook's Job, "
 
 
 def hook_job(*managers: str) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def test_a_job_that_helm_made_shows_that_it_uninstalls_wherever_its_records_are(
         ([record(9, "superseded"), record(10, "uninstalling")], ""),
         (
             [record(1, "uninstalling", "2026-11-30T11:54:59Z")],
-            APPLIED + "long after an uninstall that failed",
+            APPLIED + "long after a failed uninstall",
         ),
         (
             [{"metadata": {"creationTimestamp": MADE}}],

@@ -270,7 +270,7 @@ async def test_probes_are_answered_from_the_agents_own_state(tmp_path: Path) -> 
 
     async with running(tmp_path, "a", "127.0.0.1", gossip, "--init", f"--health-port={health}"):
         await until(no_wireguard)
-        assert await get("/healthz") == b"200 the agent runs"
+        assert await get("/healthz") == b"200 the agent is running"
 
 
 async def test_a_device_that_cannot_be_had_holds_up_neither_the_keys_nor_a_removal(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_the_greeting_has_name_address_and_both_commands_and_leaves_usual_values
     assert str(now.local.overlay_address) in lines[1]
     assert "wesher --cluster-key-file /etc/wesher/key --join 192.0.2.100,192.0.2.2" in lines[2]
     assert "--cluster-port" not in lines[2]
-    assert lines[2].endswith("(wesher join-command --interface=wg0 tells more)")
+    assert lines[2].endswith("(wesher join-command --interface=wg0 shows how)")
     assert lines[3].endswith("wesher members --interface=wg0")
 
 

@@ -78,7 +78,7 @@ def test_a_device_without_a_key_is_read() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (b"errno=0\nlisten_port\n\n", "a line without '='"),
+        (b"errno=0\nlisten_port\n\n", "a line has no '='"),
         (b"listen_port=70000\nerrno=0\n\n", "listen_port is out of range"),
         (b"listen_port=x\nerrno=0\n\n", "listen_port is not a number"),
         (b"listen_port=" + b"9" * 5000 + b"\nerrno=0\n\n", "listen_port is not a number"),

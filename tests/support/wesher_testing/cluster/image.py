@@ -166,7 +166,7 @@ def small_debian() -> Path:
     def bootstrap(target: Path) -> None:
         include = f"--include={','.join(_PACKAGES)}"
         command = [str(system_program("debootstrap")), "--variant=minbase", include, _RELEASE, str(target)]
-        run_reported("making a small Debian to stand in for the base images", command)
+        run_reported("building a small Debian to replace the base images", command)
         for needless in ("etc/hostname", "etc/resolv.conf", "var/lib/apt/lists", "var/cache/apt", "var/log"):
             path = target / needless
             if path.is_dir():

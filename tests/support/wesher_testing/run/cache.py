@@ -141,7 +141,7 @@ def _locked(name: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report(f"{name}: waiting for another run that is making it")
+            report(f"{name}: waiting for another run to build it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -110,7 +110,7 @@ RINGS = (
     ),
     Ring(
         "lab",
-        "what needs root but no cluster: files on real mounts, installations, a release, the systemd service",
+        "tests that need root but no cluster: real mounts, installations, a release, the systemd service",
         6,
         (
             *_file_by_file("lab", "test_operations", "test_migration", "test_release"),
@@ -123,7 +123,7 @@ RINGS = (
     ),
     Ring(
         "sim",
-        "members on a virtual network, every decoder against new inputs, and sabotages that must be noticed",
+        "members on a simulated network, fuzzed decoders, and sabotaged code that the tests must catch",
         8,
         (
             _tests("sim", name="simulations"),
@@ -144,7 +144,7 @@ RINGS = (
     ),
     Ring(
         "agent",
-        "the agent as a process, attacked too",
+        "the agent as a process, including attacks on it",
         9,
         _file_by_file("agent", "test_live_edits", "test_one_host", "test_hostile", "test_mesh"),
         lane=Lane.WAITS,
@@ -160,7 +160,7 @@ RINGS = (
         14,
         (
             _tests(*_files("cluster", but=_OTHER_CLUSTERS), name="one cluster"),
-            _tests(*_files("cluster", only=_OTHER_CLUSTERS), name="clusters of their own"),
+            _tests(*_files("cluster", only=_OTHER_CLUSTERS), name="separate clusters"),
         ),
         lane=Lane.WAITS,
         workers=2,
@@ -170,7 +170,7 @@ RINGS = (
     ),
     Ring(
         "reliability",
-        "cuts, kills, restarts and foreign hands on meshes of real hosts, Go's memberlist beside",
+        "cuts, kills, restarts and outside changes on meshes of real hosts, some with Go's memberlist",
         6,
         _file_by_file("reliability", "test_partitions", "test_kills", "test_loss"),
         lane=Lane.WAITS,
@@ -181,7 +181,7 @@ RINGS = (
     ),
     Ring(
         "vm",
-        "kernel WireGuard and a mesh of it, on a real kernel in QEMU",
+        "kernel WireGuard, alone and in a mesh, on a real kernel in QEMU",
         4,
         (_tests("vm"),),
         programs=("ip", "ping", "wg", "qemu-system-x86_64", "zstd"),

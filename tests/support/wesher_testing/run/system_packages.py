@@ -88,9 +88,7 @@ def install(wanted: Sequence[str]) -> int:
         return 1
     apt_get = find("apt-get")
     if apt_get is None:
-        print(
-            "no apt-get here: install what provides them on this system, then run this again", file=sys.stderr
-        )
+        print("no apt-get here: install the packages that provide them, then run this again", file=sys.stderr)
         return 1
     return _install(apt_get, wanted)
 

@@ -191,7 +191,7 @@ def debian_package_root(package: str) -> Path:
     apt_get, dpkg_deb = find("apt-get"), find("dpkg-deb")
     if apt_get is None or dpkg_deb is None:
         raise ToolUnavailable(
-            f"{package}: this machine has no apt-get and dpkg-deb to fetch and unpack it with"
+            f"{package}: downloading it needs apt-get and dpkg-deb, which this machine does not have"
         )
 
     def unpack(target: Path) -> None:
@@ -215,7 +215,7 @@ def debian_package_root(package: str) -> Path:
 def _as_root(what: str) -> list[str]:
     prefix = become_root()
     if prefix is None:
-        raise ToolUnavailable(f"{what} needs root or sudo, and there is neither: run it yourself once")
+        raise ToolUnavailable(f"{what} needs root or sudo, and neither is available: run it yourself once")
     return prefix
 
 
