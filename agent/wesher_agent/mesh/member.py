@@ -148,6 +148,10 @@ class MeshMember:
         self._engine.receive_datagram(data, sender, now=now)
         self._settle(now)
 
+    def message_types(self, data: bytes) -> list[str]:
+        """Return the types of the messages in a UDP payload, for the log: this opens it once more."""
+        return self._engine.message_types(data)
+
     def stream_accepted(self, remote: Address, *, now: float) -> StreamId:
         """Name a connection that another host opened."""
         stream = self._engine.stream_accepted(remote, now=now)

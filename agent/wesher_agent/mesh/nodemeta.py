@@ -8,7 +8,7 @@ says is to be believed is `desired`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntFlag
 from ipaddress import ip_address, ip_network
 from typing import Final, TypeVar
@@ -128,6 +128,15 @@ class NodeMeta:
         )
 
 
+def changed_fields(former: bytes, present: bytes) -> list[str]:
+    """Return the names of the fields of `NodeMeta` in which two metadata differ.
+
+    Metadata that cannot be read counts as empty: a Go member joins with none.
+    """
+    before, after = _read_or_empty(former), _read_or_empty(present)
+    return [one.name for one in fields(NodeMeta) if getattr(before, one.name) != getattr(after, one.name)]
+
+
 def check_location(location: str, *, field: str) -> str:
     """Return the name of a location, or say which rule it breaks.
 
@@ -138,6 +147,13 @@ def check_location(location: str, *, field: str) -> str:
     if len(location.encode()) > MAX_LOCATION or not location.isprintable():
         raise InvalidSpec(field, f"must be at most {MAX_LOCATION} bytes of printable text", value=location)
     return location
+
+
+def _read_or_empty(data: bytes) -> NodeMeta:
+    try:
+        return NodeMeta.decode(data)
+    except PeerMisbehaved:
+        return NodeMeta(overlay_address=None, public_key=None)
 
 
 def _field(content: Mapping[str, Value], name: str, kind: type[T], default: T) -> T:

@@ -143,9 +143,11 @@ class Driver:
                 # What an earlier send met: an ICMP answer, say. The datagrams behind it are fine.
                 log.debug("datagram socket reported an error", error=error)
                 continue
-            if traces:
-                log.trace("datagram received", sender=Address(sender[0], sender[1]), bytes=len(data))
             try:
+                if traces:
+                    types = self._core.message_types(data)
+                    source = Address(sender[0], sender[1])
+                    log.trace("datagram received", sender=source, bytes=len(data), types=types)
                 self._core.receive_datagram(data, Address(sender[0], sender[1]), now=self.now)
             except Exception:
                 log.exception("engine failed on a datagram")
@@ -186,7 +188,8 @@ class Driver:
                 log.debug("datagram not sent", to=address, error=error)
                 continue
             if traces:
-                log.trace("datagram sent", to=address, bytes=len(data))
+                types = self._core.message_types(data)
+                log.trace("datagram sent", to=address, bytes=len(data), types=types)
         return bool(datagrams)
 
     def _report(self) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 
 from wesher_agent.mesh.events import Event
+from wesher_agent.mesh.nodemeta import changed_fields
 from wesher_agent.net.member_log import CAUSED_BY_PEERS, log_member_event
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
@@ -66,8 +68,10 @@ class EventLog:
         match event:
             case MemberJoined(member=m):
                 self._log.info("member joined", node=m.name, address=m.address)
-            case MemberUpdated(member=m):
-                self._log.debug("member updated", node=m.name)
+            case MemberUpdated(member=m, previous=former):
+                if self._log.is_enabled_for(logging.DEBUG):
+                    changed = changed_fields(former.meta, m.meta)
+                    self._log.debug("member updated", node=m.name, changed=changed)
             case MemberSuspected(member=m, from_node=accuser):
                 self._log.info("member suspected", node=m.name, by=accuser)
             case ProbeUnanswered(member=m, helpers=helpers, tcp=tcp):
@@ -120,12 +124,18 @@ class EventLog:
                     )
             case BegunAnew(incarnation=incarnation):
                 self._log.warning("own incarnation reached its limit: started over", incarnation=incarnation)
-            case PushPullDone(address=address, members=count, join=join):
+            case PushPullDone(address=address, members=count, join=join, seconds=seconds):
                 (self._log.info if join else self._log.debug)(
-                    "state exchanged", address=address, members=count
+                    "state exchanged", address=address, members=count, seconds=round(seconds, 3)
                 )
-            case PushPullAnswered(address=address, members=count, join=join):
-                self._log.debug("state exchange answered", address=address, members=count, join=join)
+            case PushPullAnswered(address=address, members=count, join=join, seconds=seconds):
+                self._log.debug(
+                    "state exchange answered",
+                    address=address,
+                    members=count,
+                    join=join,
+                    seconds=round(seconds, 3),
+                )
             case PushPullFailed(address=address, error=error):
                 if self._is_news(("push-pull", address, error)):
                     self._log.warning("state not exchanged", address=address, error=error)

@@ -175,6 +175,8 @@ class PushPullDone:
     join: bool
     members: int
     """How many the other side knows."""
+    seconds: float = 0.0
+    """From its begin to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,8 @@ class PushPullAnswered:
     join: bool
     members: int
     """How many the other side knows."""
+    seconds: float
+    """From the connection to the answer."""
 
 
 @dataclass(frozen=True, slots=True)

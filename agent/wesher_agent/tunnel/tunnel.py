@@ -25,7 +25,7 @@ from wesher_agent.settings import Settings
 from wesher_agent.tunnel.finish import finish
 from wesher_agent.wireguard.device import Device, Outcome, find_device, open_device
 from wesher_agent.wireguard.ownership import Owner
-from wesher_agent.wireguard.plan import PeerSession
+from wesher_agent.wireguard.plan import Change, PeerSession
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
@@ -41,6 +41,8 @@ Fault = Literal["deviceRestarts", "deviceRepairs", "routeConflicts"]
 """What is counted."""
 MAX_NAMED = 20
 """Names in one line of the log."""
+Tunnels = Mapping[str, tuple[WireGuardPublicKey, IPAddress]]
+"""As `Desired.tunnels`."""
 USUAL_MTU = 1420
 """Bytes; Ethernet's less WireGuard's envelope, and the Go program's only one."""
 
@@ -84,6 +86,8 @@ class Tunnel:
         self._hosts_lock = asyncio.Lock()
         self._entries: tuple[HostEntry, ...] = ()
         """As last desired."""
+        self._tunnels: Tunnels = {}
+        """As last applied: the log names the members whose peers changed."""
         self._device: Device | None = None
         self._on_change = on_change
         self._on_sessions_lost = on_sessions_lost
@@ -120,7 +124,8 @@ class Tunnel:
                 self._device = await open_device(
                     mode, self._interface, userspace_binary=self._settings.userspace_binary or None
                 )
-            self._done(await self._device.configure(device))
+            self._done(await self._device.configure(device), wanted.tunnels)
+            self._tunnels = wanted.tunnels
         except (WesherError, OSError) as error:
             named = await _with_its_holder(error)
             problem = str(named) or type(named).__name__
@@ -170,7 +175,7 @@ class Tunnel:
                 self._failed(await _with_its_holder(error))
             else:
                 self._count_outcome(outcome)
-                self._done(outcome)
+                self._done(outcome, self._tunnels)
             await finish(self._repair_hosts())
 
     async def peers(self) -> Mapping[WireGuardPublicKey, PeerSession] | None:
@@ -207,7 +212,9 @@ class Tunnel:
         elif outcome.changed:
             self._count("deviceRepairs")
 
-    def _done(self, outcome: Outcome) -> None:
+    def _done(self, outcome: Outcome, tunnels: Tunnels) -> None:
+        if outcome.change and log.is_enabled_for(logging.DEBUG):
+            _log_change(outcome.change, _names(self._tunnels) | _names(tunnels))
         if not self.ready:
             log.info("device ready", mode=self.mode, mtu=self.mtu)
         self._report(ready=True, reason="", problem="")
@@ -307,6 +314,31 @@ async def remove_tunnel(
         except CannotWrite as error:
             log.warning("hosts entries not removed", error=error)
     return problem
+
+
+def _names(tunnels: Tunnels) -> dict[WireGuardPublicKey, str]:
+    return {key: name for name, (key, _) in tunnels.items()}
+
+
+def _log_change(change: Change, names: Mapping[WireGuardPublicKey, str]) -> None:
+    """Log what was changed on the device; a peer that another program added has a key only."""
+    added: list[str] = []
+    removed: list[str] = []
+    changed: list[str] = []
+    for peer in change.device.peers:
+        kind = added if peer.create else removed if peer.remove else changed
+        kind.append(names.get(peer.public_key, str(peer.public_key)))
+    log.debug(
+        "device changed",
+        peers=len(change.device.peers),
+        peers_added=sorted(added)[:MAX_NAMED],
+        peers_removed=sorted(removed)[:MAX_NAMED],
+        peers_changed=sorted(changed)[:MAX_NAMED],
+        routes_added=list(change.link.add_routes[:MAX_NAMED]),
+        routes_removed=list(change.link.remove_routes[:MAX_NAMED]),
+        addresses_added=list(change.link.add_addresses),
+        addresses_removed=list(change.link.remove_addresses),
+    )
 
 
 async def _with_its_holder(error: WesherError | OSError) -> WesherError | OSError:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from wesher_agent.wireguard.link import (
 )
 from wesher_agent.wireguard.ownership import Owner, why_foreign
 from wesher_agent.wireguard.plan import (
+    NO_CHANGE,
     Change,
     DeviceChange,
     Observed,
@@ -51,9 +51,6 @@ from wesher_common.mesh_document import WireGuardMode
 
 log = EventLogger("wesher.wireguard")
 
-MAX_NAMED = 20
-"""Networks in one line of the log."""
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -69,6 +66,8 @@ class Outcome:
     that they learn it from that."""
     conflicts: tuple[RouteConflict, ...] = ()
     """Desired routes that cannot be added now; tried again by each `repair`."""
+    change: Change = NO_CHANGE
+    """What was sent to WireGuard and the network stack, conflicting routes included."""
 
 
 class Device:
@@ -273,19 +272,6 @@ class Device:
         conflicts = await asyncio.to_thread(change_link, self._backend.interface, change.link)
         self._conflicts = self._still_standing(config, change) + conflicts
         self._left = config
-        if change and log.is_enabled_for(logging.DEBUG):
-            peers, link = change.device.peers, change.link
-            created, removed = sum(p.create for p in peers), sum(p.remove for p in peers)
-            log.debug(
-                "device changed",
-                peers_added=created,
-                peers_removed=removed,
-                peers_changed=len(peers) - created - removed,
-                routes_added=list(link.add_routes[:MAX_NAMED]),
-                routes_removed=list(link.remove_routes[:MAX_NAMED]),
-                addresses_added=list(link.add_addresses),
-                addresses_removed=list(link.remove_addresses),
-            )
         held = {conflict.destination for conflict in conflicts}
         added = tuple(network for network in change.link.add_routes if network not in held)
         return Outcome(
@@ -293,6 +279,7 @@ class Device:
             sessions_lost=fresh or change.device.private_key is not None,
             port_moved=not fresh and change.device.listen_port is not None,
             conflicts=self._conflicts,
+            change=change,
         )
 
     def _still_standing(self, config: DeviceConfig, change: Change) -> tuple[RouteConflict, ...]:

@@ -153,6 +153,9 @@ class Change:
         return bool(self.device) or bool(self.link)
 
 
+NO_CHANGE = Change(DeviceChange(), LinkChange())
+
+
 def plan(config: DeviceConfig, observed: Observed, *, now: float) -> Change:
     """Return the smallest change that brings ``observed`` to ``config``.
 
