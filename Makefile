@@ -45,7 +45,7 @@ known-rings:
 	@$(SUPPORT) PYTHONDONTWRITEBYTECODE=1 "$$(scripts/find-python)" -m wesher_testing.run.rings $(RING)
 
 .PHONY: check
-check: $(INSTALLED) ## Check style, types and import rules, run unit and property tests: under a minute
+check: $(INSTALLED) ## Check style, types and import rules, run unit and property tests: about 2 minutes
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.run check
 
 .PHONY: dist

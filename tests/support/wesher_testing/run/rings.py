@@ -96,7 +96,7 @@ RINGS = (
     Ring(
         "check",
         "style, types, import rules, unit and property tests",
-        2,
+        4,
         (
             _tool("ruff", "check", "."),
             _tool("ruff", "format", "--check", "."),
