@@ -220,7 +220,7 @@ def test_the_leave_command_says_what_it_keeps_and_forgets_it_on_demand(lab: Lab,
     said = second.host.run([WESHER, "leave"]).stdout.splitlines()
     assert said[0] == "b left the mesh on wgoverlay"
     assert said[1].startswith(
-        f"kept: {state} holds the cluster key and this machine's WireGuard key, so that "
+        f"kept: {state} holds the cluster key and this machine's WireGuard key, so the "
     )
     assert second.process.wait(PATIENCE) == 0
     again = start(second.host)

@@ -83,7 +83,12 @@ def _ask(echo: Echo, member: Mapping[str, Any], count: int) -> list[float | None
         for sequence in range(1, count + 1):
             began = time.monotonic()
             answers.append(None)
-            answers[-1] = _ask_once(echo, member, sequence)
+            try:
+                # Stored before it is shown: Ctrl-C after a shown answer must still count it.
+                answers[-1] = echo.ask(sequence, timeout=PATIENCE_SECONDS)
+                show(_outcome(member, sequence, answers[-1]))
+            except OSError as error:
+                show(f"not sent: seq={sequence}: {error.strerror}")
             if sequence < count:
                 time.sleep(max(0.0, began + INTERVAL_SECONDS - time.monotonic()))
     except KeyboardInterrupt:
@@ -94,18 +99,10 @@ def _ask(echo: Echo, member: Mapping[str, Any], count: int) -> list[float | None
     return answers
 
 
-def _ask_once(echo: Echo, member: Mapping[str, Any], sequence: int) -> float | None:
-    seconds = None
-    try:
-        seconds = echo.ask(sequence, timeout=PATIENCE_SECONDS)
-    except OSError as error:
-        show(f"not sent: seq={sequence}: {error.strerror}")
-    else:
-        if seconds is None:
-            show(f"no answer within {PATIENCE_SECONDS:.0f} s: seq={sequence}")
-        else:
-            show(answer_line(sequence, member, seconds))
-    return seconds
+def _outcome(member: Mapping[str, Any], sequence: int, seconds: float | None) -> str:
+    if seconds is None:
+        return f"no answer within {PATIENCE_SECONDS:.0f} s: seq={sequence}"
+    return answer_line(sequence, member, seconds)
 
 
 def _fail(member: Mapping[str, Any], why: str) -> int:
