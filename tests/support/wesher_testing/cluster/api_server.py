@@ -164,7 +164,7 @@ class ApiServer:
         self, name: str, node: str, namespace: str, labels: dict[str, str], account: str, *, runs: bool
     ) -> None:
         metadata = {"name": name, "namespace": namespace, "labels": labels}
-        container = {"name": "main", "image": "wesher:test"}
+        container = {"name": account.removeprefix("wesher-"), "image": "wesher:test"}
         spec = {"nodeName": node, "serviceAccountName": account, "containers": [container]}
         self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
         state = {"running": {}} if runs else {"waiting": {"reason": "ContainerCreating"}}
