@@ -157,7 +157,7 @@ RINGS = (
     Ring(
         "cluster",
         "the image and the chart on real kubelets",
-        14,
+        18,
         (
             _tests(*_files("cluster", but=_OTHER_CLUSTERS), name="one cluster"),
             _tests(*_files("cluster", only=_OTHER_CLUSTERS), name="separate clusters"),
