@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -66,6 +67,8 @@ def test_a_machine_comes_back_from_its_backup_and_leaves_nothing_when_it_is_remo
     machines.install()
     a, b, c = machines.all.values()
     before = status(c)
+    # An agent saves a second after a change: a copy made before that would name no member to join through.
+    wait_until(lambda: saved_members(c) == {"a", "b"}, what="c has saved the members")
     do(c, commands("machine-backup"))
 
     # The disk is lost, and the machine installed again; its settings name no member.
@@ -90,6 +93,12 @@ def test_a_machine_comes_back_from_its_backup_and_leaves_nothing_when_it_is_remo
     assert left(b)  # it kept its place
     b.run(clean)
     assert left(b) == []
+
+
+def saved_members(machine: Machine) -> set[str]:
+    """Return the members that a machine's state file names."""
+    state = json.loads(machine.run("cat /var/lib/wesher/wgoverlay.json").stdout)
+    return {node["Name"] for node in state["Nodes"]}
 
 
 def files_of_an_installation(machine: Machine) -> set[str]:
