@@ -12,8 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from wesher_agent.files.state_format import render_state
+from wesher_agent.mesh.roster import SavedMember
+from wesher_agent.mesh.saved_state import SavedState
+from wesher_agent.swim.address import Address
+from wesher_common.keys import ClusterKey, KeyRing
 from wesher_testing.agents.process import KEY
 from wesher_testing.run.toolbox import REPOSITORY, system_program, wireguard_go
+from wesher_testing.virtual.members import meta
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
@@ -57,7 +63,8 @@ for part in agent common; do mount --bind "$REPOSITORY/$part" "opt/code/$part"; 
 install -m 0755 "$WIREGUARD_GO" opt/wesher/bin/wireguard-go
 install -m 0755 "$SHOWN/wesher" opt/wesher/bin/wesher
 rm -rf etc/systemd/system
-mkdir -p etc/systemd/system/service.d etc/default
+mkdir -p etc/systemd/system/service.d etc/default var/lib/wesher
+install -m 0600 "$SHOWN/wgoverlay.json" var/lib/wesher/wgoverlay.json
 for unit in wesher wesher-lab; do
     cp "$REPOSITORY/deploy/systemd/wesher.service" "etc/systemd/system/$unit.service"
     cp "$SHOWN/$unit.default" "etc/default/$unit"
@@ -103,8 +110,11 @@ export PYTHONHOME=/opt/python LD_LIBRARY_PATH=/opt/python/lib
 export PYTHONPATH=/opt/code/common:/opt/code/agent:/opt/site PYTHONDONTWRITEBYTECODE=1
 exec /opt/python/bin/python3 -m wesher_agent "$@"
 """
+FAILED = SavedMember(
+    name="elsewhere", address=Address("192.0.2.77", 7946), raw_meta=meta("elsewhere").encode()
+)
 SETTINGS = {
-    "wesher": {"INIT": "true"},
+    "wesher": {},
     "wesher-lab": {
         "JOIN": "192.0.2.1:7946",
         "NODE_NAME": "lab",
@@ -128,6 +138,10 @@ def test_two_copies_of_the_service_run_and_the_end_of_one_leaves_the_socket_of_t
         "story.service": STORY_UNIT,
         "output.conf": OUTPUT,
         "wesher": PROGRAM,
+        # A failed member has a hosts entry too. The other agent would have none: its address is this host's.
+        "wgoverlay.json": render_state(
+            SavedState(key_ring=KeyRing(ClusterKey.from_base64(KEY)), nodes=(FAILED,))
+        ),
     }
     for unit, settings in SETTINGS.items():
         both = {"CLUSTER_KEY": KEY, "USERSPACE_BINARY": "/opt/wesher/bin/wireguard-go", **settings}
@@ -168,7 +182,7 @@ def test_two_copies_of_the_service_run_and_the_end_of_one_leaves_the_socket_of_t
     assert (shown / "unit").exists(), said
     assert (shown / "unit").read_text().split() == ["NRestarts=0", "ActiveState=active"], said
     assert (shown / "sockets").read_text().split() == ["wgoverlay.sock"]
-    assert "\tlab\t" in (shown / "hosts").read_text()
+    assert "\telsewhere\t" in (shown / "hosts").read_text()
     before, after = (json.loads((shown / f"{name}.json").read_text()) for name in ("status", "restarted"))
     assert before["wireguard"]["mode"] == "Userspace"
     assert before["state"] == "saved"
