@@ -39,7 +39,7 @@ def make(target: Path, wheel: Path) -> None:
     """
     for python in PYTHONS:
         one = target.with_name(f"{target.name}-{python}")
-        # Not from the cache by hard link: what is packed must not be somebody else's file.
+        # Not hard links into pip's cache: packing must not change files that other programs share.
         subprocess.run(
             [
                 *(str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", "--no-deps"),

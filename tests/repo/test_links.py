@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from markdown_it import MarkdownIt
 
-from wesher_testing.run.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY, repository_files
 
 _CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 _TARGETS = (
@@ -26,18 +26,6 @@ _TARGETS = (
 _HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
 _ANCHOR = re.compile(r"<a (?:id|name)=\"([^\"]+)\"")
 _PATH_IN_TEXT = re.compile(r"(?<![\w/.-])docs/[\w/-]+\.md(?:#[\w-]+)?")
-
-
-def listed(*patterns: str) -> list[Path]:
-    """Return the files of the repository, those about to be added to it included."""
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    return [path for name in names.split("\0") if name and (path := REPOSITORY / name).is_file()]
 
 
 def links_of(page: Path) -> Iterator[str]:
@@ -70,7 +58,7 @@ def leads_nowhere(page: Path, link: str) -> bool:
 
 
 def test_every_relative_link_of_a_page_leads_to_a_file_and_a_heading() -> None:
-    pages = listed("*.md")
+    pages = repository_files("*.md")
     links = [(page.relative_to(REPOSITORY).as_posix(), link) for page in pages for link in links_of(page)]
     assert len(links) > 20
     assert [(page, link) for page, link in links if leads_nowhere(REPOSITORY / page, link)] == []
@@ -79,7 +67,7 @@ def test_every_relative_link_of_a_page_leads_to_a_file_and_a_heading() -> None:
 def test_every_page_that_a_file_names_by_its_path_exists() -> None:
     """A log line, a comment or a chart value may say `docs/logs.md`."""
     lost = []
-    for path in listed(":!tests/repo", ":!changelog.d", ":!*.lock"):
+    for path in repository_files(":!tests/repo", ":!changelog.d", ":!*.lock"):
         try:
             text = path.read_text()
         except UnicodeDecodeError:
@@ -148,7 +136,7 @@ def test_the_site_is_whole_and_shows_each_page_without_another_host(site: Path) 
 
 
 def test_every_page_of_the_documentation_is_on_the_site(site: Path) -> None:
-    pages = [page.relative_to(REPOSITORY) for page in listed(":(glob)*.md", "docs/*.md")]
+    pages = [page.relative_to(REPOSITORY) for page in repository_files(":(glob)*.md", "docs/*.md")]
     lacking = [
         page for page in pages if page.name != "README.md" and not (site / page.with_suffix("")).is_dir()
     ]
@@ -159,7 +147,7 @@ def test_the_site_lays_out_each_page_as_github_does(site: Path) -> None:
     """For mkdocs, only text that is indented by four belongs to the item of a list above it."""
     github = MarkdownIt("commonmark").enable("table")
     differing = []
-    for page in listed(":(glob)*.md", "docs/*.md"):
+    for page in repository_files(":(glob)*.md", "docs/*.md"):
         place = page.relative_to(REPOSITORY)
         folder = site / (place.parent if page.name == "README.md" else place.with_suffix(""))
         there, here = _Page(), _Page()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -24,8 +23,7 @@ from wesher_operator.exit_codes import OPERATOR, PLUGIN
 from wesher_operator.exit_codes import exit_code_help as operator_exit_code_help
 from wesher_operator.kubectl import commands as plugin
 from wesher_testing.agents.mounted_files import KUBECONFIG
-from wesher_testing.agents.process import KEY, WESHER, wait_until
-from wesher_testing.lab.loopback import free_port
+from wesher_testing.agents.process import agent_without_device
 
 REPOSITORY = Path(__file__).parents[3]
 PROGRAMS = {"wesher": EXIT_CODES, "kubectl wesher": PLUGIN, "wesher-operator": OPERATOR}
@@ -160,31 +158,9 @@ async def test_an_agent_that_was_started_before_an_upgrade_is_named(
     assert await asyncio.to_thread(run, [command, f"--run-dir={run_dir}", "--output=json"], {}) == 0
 
 
-def started(directory: Path, interface: str) -> subprocess.Popen[bytes]:
-    """Start an agent that cannot have a device, on the loopback; return once it answers commands."""
-    agent = subprocess.Popen(
-        [
-            WESHER,
-            f"--interface={interface}",
-            "--bind-addr=127.0.0.1",
-            f"--cluster-port={free_port('127.0.0.1')}",
-            f"--state-dir={directory}",
-            f"--run-dir={directory}",
-            "--init",
-            "--wireguard-mode=Userspace",
-            "--userspace-binary=/nowhere/wireguard-go",
-            "--no-etc-hosts",
-        ],
-        env={**os.environ, "WESHER_CLUSTER_KEY": KEY},
-        stderr=subprocess.DEVNULL,
-    )
-    wait_until(lambda: socket_path(directory, interface).is_socket(), what="the agent answers")
-    return agent
-
-
 def test_an_agent_and_the_commands_that_it_answers_end_with_0(tmp_path: Path) -> None:
     asked = [f"--run-dir={tmp_path}"]
-    with started(tmp_path, f"wg{os.getpid()}x") as agent:
+    with agent_without_device(tmp_path, f"wg{os.getpid()}x") as agent:
         assert run(["status", *asked], {}) == 0, "it is not ready"
         assert run(["members", *asked], {}) == 0
         assert run(["join-command", *asked], {}) == 0
@@ -193,7 +169,7 @@ def test_an_agent_and_the_commands_that_it_answers_end_with_0(tmp_path: Path) ->
         assert run(["status", "--check", *asked], {}) == 1, "it has no device"
         assert run(["leave", *asked], {}) == 0
         assert agent.wait(SECONDS) == 0
-    with started(tmp_path, f"wg{os.getpid()}y") as agent:
+    with agent_without_device(tmp_path, f"wg{os.getpid()}y") as agent:
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(SECONDS) == 0
     assert run(["keygen"], {}) == 0

@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 
 from json_output_page import COMMANDS, fields_of
-from wesher_agent.control import socket_path
 from wesher_operator.kubectl.status import overview
-from wesher_testing.agents.process import KEY, WESHER, wait_until
-from wesher_testing.lab.loopback import free_port
+from wesher_testing.agents.process import WESHER, agent_without_device
 
 SECONDS = 60
 
@@ -52,23 +50,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Return the directory of an agent that cannot have a device, on the loopback."""
     directory = tmp_path_factory.mktemp("agent")
     interface = f"wg{os.getpid()}j"
-    agent = subprocess.Popen(
-        [
-            WESHER,
-            f"--interface={interface}",
-            "--bind-addr=127.0.0.1",
-            f"--cluster-port={free_port('127.0.0.1')}",
-            f"--state-dir={directory}",
-            f"--run-dir={directory}",
-            "--init",
-            "--wireguard-mode=Userspace",
-            "--userspace-binary=/nowhere/wireguard-go",
-            "--no-etc-hosts",
-        ],
-        env={**os.environ, "WESHER_CLUSTER_KEY": KEY},
-        stderr=subprocess.DEVNULL,
-    )
-    wait_until(lambda: socket_path(directory, interface).is_socket(), what="the agent answers")
+    agent = agent_without_device(directory, interface)
     yield directory
     agent.terminate()
     agent.wait(SECONDS)

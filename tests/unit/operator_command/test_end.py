@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from wesher_operator.ending import Deadline
 from wesher_operator.kube import API_SERVER_ENDPOINTS, MESH, SERVICE_CIDR, Kind
 from wesher_operator.reconcile.control import WATCHED
 from wesher_testing.agents.mounted_files import KUBECONFIG
@@ -161,8 +160,19 @@ time.sleep(600)
     assert ended.stderr == "wesher-operator: forced to exit: it was still running after 0.1 s\n"
 
 
-async def test_a_process_that_ends_is_not_forced_to() -> None:
-    deadline = Deadline(0.1, 1)
-    deadline.start()
-    deadline.cancel()
-    await asyncio.sleep(0.2)
+def test_a_process_that_ends_is_not_forced_to() -> None:
+    program = """
+import threading
+from wesher_operator.ending import Deadline
+deadline = Deadline(1.0, 1)
+deadline.start()
+counting = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+deadline.cancel()
+for thread in counting:
+    thread.join()
+print(len(counting), "ended")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=SOON
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "1 ended\n", "")

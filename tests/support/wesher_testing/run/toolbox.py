@@ -48,6 +48,18 @@ _OLDEST_ETCD = (3, 4)
 _OLDEST_GO = (1, 26)
 
 
+def repository_files(*patterns: str) -> list[Path]:
+    """Return the files of the repository, those about to be added to it included."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [path for name in names.split("\0") if name and (path := REPOSITORY / name).is_file()]
+
+
 def system_program(name: str) -> Path:
     """Return a program of the machine.
 
