@@ -21,14 +21,14 @@ WORKDIR /src
 RUN python3 -m venv --without-pip /opt/wesher
 
 # A read-only root keeps no bytecode, so it is made here; checked by nothing, it is the same in every build.
-# The Kubernetes client loads its generated modules one by one when asked: theirs would double the image.
 FROM python AS agent-libraries
 ARG SOURCE_DATE_EPOCH=1767225600
 COPY requirements-agent.lock ./
 RUN $PIP --require-hashes --only-binary :all: -r requirements-agent.lock \
- && $COMPILE -x '/kubernetes/(aio/)?client/(api|models)/' /opt/wesher/lib \
+ && $COMPILE /opt/wesher/lib \
  && find /opt/wesher -exec touch --no-dereference --date=@$SOURCE_DATE_EPOCH {} +
 
+# The Kubernetes client loads its generated modules one by one when asked: theirs would double the image.
 FROM python AS operator-libraries
 ARG SOURCE_DATE_EPOCH=1767225600
 COPY requirements-operator.lock ./

@@ -104,7 +104,7 @@ def _known() -> dict[str, Schema]:
     digest = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
     image = {
         "registry": _TEXT,
-        "repository": {"type": "string", "minLength": 1},
+        "repository": _TEXT,
         "tag": _TEXT,
         "digest": digest,
         "pullPolicy": {"enum": ["Always", "IfNotPresent", "Never"]},

@@ -14,7 +14,10 @@ from wesher_testing.cluster.helm import CHART, HelmVersion, run_helm
 from wesher_testing.run.toolbox import REPOSITORY
 
 RENDERED = REPOSITORY / "deploy/wesher.yaml"
-_RENDER = "helm template wesher charts/wesher --namespace wesher-system --set mesh.create=false --no-hooks"
+_RENDER = (
+    "helm template wesher charts/wesher --namespace wesher-system --no-hooks"
+    " --set mesh.create=false,image.repository=registry.example.com/wesher"
+)
 
 
 def head() -> str:

@@ -9,7 +9,7 @@ import sys
 
 def main() -> int:
     """Run the command line and return its exit code."""
-    # Ctrl-C ends it without a word, even while modules load; the agent takes the signal over.
+    # Ctrl-C ends a command silently, even while modules load; the agent handles the signal itself.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
@@ -27,7 +27,7 @@ def main() -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has seen enough, as `head` has.
+        # The reader has seen enough, as `head` has.
         _drop_output()
     except OSError as error:
         print(f"wesher: error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def _drop_output() -> None:
-    """Have what could not be written thrown away, lest the interpreter complain of it at exit."""
+    """Discard what could not be written: the interpreter would report it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -56,7 +56,7 @@ class ControlServer:
         self._problem = ""
         """Why there is no socket, as the log has it already."""
         self._listening: set[asyncio.Task[Any]] = set()
-        """Those that were told no whole request yet."""
+        """Connections whose request has not arrived completely."""
         self._answering: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
@@ -88,7 +88,7 @@ class ControlServer:
             # Another program's socket stays.
             self._path.unlink(missing_ok=True)
         for task in self._listening:
-            # A client that asks nothing must not hold up the end.
+            # A client that sends no request must not delay the end.
             task.cancel()
         if under_way := self._listening | self._answering:
             await asyncio.wait(under_way, timeout=REQUEST_TIMEOUT)
@@ -97,12 +97,12 @@ class ControlServer:
         """Listen, in place of a socket that a killed agent left behind.
 
         Raises:
-            OSError: the directory cannot be made or written, or another program listens there.
+            OSError: the directory cannot be made or written, or another program listens on it.
 
         """
         _make_directory(self._path.parent)
         if _is_answered(self._path):
-            raise OSError(errno.EADDRINUSE, "another program listens there", str(self._path))
+            raise OSError(errno.EADDRINUSE, "another program listens on it", str(self._path))
         self._path.unlink(missing_ok=True)
         self._place = None
         if self._server is not None:
@@ -130,7 +130,7 @@ class ControlServer:
         task = asyncio.current_task()
         try:
             if task is None or len(self._listening) + len(self._answering) >= MAX_CONNECTIONS:
-                answer = {"error": f"{MAX_CONNECTIONS} others are asking already: try again"}
+                answer = {"error": f"{MAX_CONNECTIONS} other commands are waiting for this agent: try again"}
             else:
                 self._listening.add(task)
                 try:
@@ -165,7 +165,7 @@ class ControlServer:
 def _make_directory(path: Path) -> None:
     if not path.is_dir():
         path.mkdir(parents=True, exist_ok=True)
-        # Whatever the umask: the command of a user who may not ask says so, and not that no agent runs.
+        # Against the umask: a user who may not ask is told so, and not that no agent runs.
         path.chmod(0o755)
 
 
@@ -195,7 +195,7 @@ def read_request(line: bytes, commands: Collection[str]) -> str:
     """Return the command that a request names.
 
     Raises:
-        WesherError: it is no request, or names a command there is not.
+        WesherError: it is not a request, or names an unknown command.
 
     """
     try:
@@ -204,7 +204,7 @@ def read_request(line: bytes, commands: Collection[str]) -> str:
         request = None
     command = request.get("command") if isinstance(request, dict) else None
     if not isinstance(command, str) or command not in commands:
-        raise WesherError(f"expected a JSON object with one command of {', '.join(sorted(commands))}")
+        raise WesherError(f"expected a JSON object with one of the commands {', '.join(sorted(commands))}")
     return command
 
 
@@ -212,16 +212,16 @@ def read_answer(line: bytes) -> Any:
     """Return the result that an answer holds.
 
     Raises:
-        WesherError: the agent's own refusal, in its words.
-        ValueError: it is no answer.
+        WesherError: the agent refused, with its reason.
+        ValueError: it is not an answer.
 
     """
     try:
         answer = json.loads(line)
     except RecursionError as error:
-        raise ValueError("its answer nests too deep") from error
+        raise ValueError("the answer is nested too deeply") from error
     if not isinstance(answer, dict) or not answer.keys() & {"result", "error"}:
-        raise ValueError("its answer holds neither a result nor an error")
+        raise ValueError("the answer has neither a result nor an error")
     if "error" in answer:
         raise WesherError(str(answer["error"]))
     return answer["result"]
@@ -235,8 +235,8 @@ def find_socket(run_dir: Path, interface: str) -> Path:
         interface: which agent, or empty when there is only one.
 
     Raises:
-        AgentUnreachable: no agent has its socket there, or this user may not look.
-        InvalidSpec: several have, and none was named.
+        AgentUnreachable: there is no socket, or this user may not look.
+        InvalidSpec: there are several, and none was named.
 
     """
     if interface:
@@ -244,17 +244,17 @@ def find_socket(run_dir: Path, interface: str) -> Path:
     try:
         found = sorted(path for path in run_dir.iterdir() if path.suffix == ".sock" and _is_socket(path))
     except PermissionError as error:
-        raise AgentUnreachable(f"not allowed to look into {run_dir}: run this as the agent's user") from error
+        raise AgentUnreachable(f"not allowed to read {run_dir}: run this as the agent's user") from error
     except OSError:
         found = []
     if not found:
-        raise AgentUnreachable(f"no agent runs here: no control socket in {run_dir}")
+        raise AgentUnreachable(f"no agent is running: no control socket in {run_dir}")
     if len(found) > 1:
-        # A killed agent leaves its socket behind. Of those that may not be asked none shows an answer.
+        # A killed agent leaves its socket behind. A user who may ask none gets the whole list.
         found = [path for path in found if _is_answered(path)] or found
     if len(found) > 1:
         names = ", ".join(path.stem for path in found)
-        raise InvalidSpec("--interface", f"several agents run on this host: name one of {names}")
+        raise InvalidSpec("--interface", f"several agents run on this host: choose one of {names}")
     return found[0]
 
 
@@ -270,26 +270,26 @@ def ask(path: Path, command: str) -> Any:
     """Send a command to the agent behind a socket and return its result.
 
     Raises:
-        AgentUnreachable: nobody listens, we may not ask, or no answer came.
-        WesherError: the agent's own refusal, in its words.
+        AgentUnreachable: nothing listens, this user may not ask, or no answer came.
+        WesherError: the agent refused, with its reason.
 
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(ANSWER_TIMEOUT)
             connection.connect(str(path))
-            # An agent that is asked by too many answers and hangs up before it hears what it is asked.
+            # An agent with too many clients replies and closes before it reads the request.
             with contextlib.suppress(BrokenPipeError):
                 connection.sendall(json.dumps({"command": command}).encode() + b"\n")
             with connection.makefile("rb") as lines:
                 return read_answer(lines.readline())
     except PermissionError as error:
         raise AgentUnreachable(
-            f"not allowed to ask the agent at {path}: run this as the agent's user"
+            f"not allowed to connect to the agent at {path}: run this as the agent's user"
         ) from error
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise AgentUnreachable(
-            f"no agent runs for interface {path.stem}: nobody listens at {path}"
+            f"no agent runs for interface {path.stem}: nothing listens on {path}"
         ) from error
     except (OSError, ValueError) as error:
         raise AgentUnreachable(f"the agent at {path} did not answer: {error}") from error

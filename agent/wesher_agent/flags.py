@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 from wesher_common.errors import InvalidSpec
-from wesher_common.event_logger import FORMATS
+from wesher_common.event_logger import FORMATS, TRACE
 from wesher_common.keys import ClusterKey
 from wesher_common.mesh_document import MAX_LABEL, MAX_MTU, MIN_MTU
 from wesher_common.names import MAX_MEMBER_NAME, check_interface_name, is_member_name
@@ -26,7 +26,7 @@ from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
 from wesher_common.variables import PREFIX
 
-# logrus names, the Go program's; Python has no level above CRITICAL or below DEBUG.
+# logrus names, the Go program's; Python has no level above CRITICAL.
 LOG_LEVELS = {
     "panic": logging.CRITICAL,
     "fatal": logging.CRITICAL,
@@ -35,8 +35,13 @@ LOG_LEVELS = {
     "warning": logging.WARNING,
     "info": logging.INFO,
     "debug": logging.DEBUG,
-    "trace": logging.DEBUG,
+    "trace": TRACE,
 }
+
+
+Group = Literal["mesh", "addresses", "WireGuard", "files", "logging", "Kubernetes", "advanced"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+"""The groups of the help, in its order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +50,15 @@ class Flag:
 
     name: str
     """With its dashes."""
+    group: Group
     help: str
     read: Callable[[str, str], Any]
     """Turns (text, where it stands) into the value, or raises InvalidSpec."""
     default: Any = None
     metavar: str = ""
+    """What stands for the value in help; empty for a switch or for choices, which name themselves."""
+    choices: tuple[str, ...] = ()
+    """Every value it takes, if they can be listed."""
     switch: bool = False
     """Whether the flag may stand without a value, meaning true."""
     repeats: bool = False
@@ -61,6 +70,11 @@ class Flag:
     def attribute(self) -> str:
         """The field of `Settings`."""
         return self.name.removeprefix("--").replace("-", "_")
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for the value in help."""
+        return self.metavar or "|".join(self.choices) or "true|false"
 
     @property
     def variable(self) -> str:
@@ -101,14 +115,31 @@ def _whole_number(low: int, high: int, *, zero_means: str = "") -> Callable[[str
     return read
 
 
-def _choice(*choices: str) -> Callable[[str, str], str]:
-    def read(text: str, where: str) -> str:
-        for choice in choices:
-            if text.lower() == choice.lower():
-                return choice
-        raise InvalidSpec(where, f"must be one of {', '.join(choices)}", value=text)
+def pick(text: str, choices: Iterable[str], where: str) -> str:
+    """Return the choice that a text means, in upper or lower case.
 
-    return read
+    Args:
+        text: as given.
+        choices: as the help spells them.
+        where: the flag or variable, for the error.
+
+    Raises:
+        InvalidSpec: none of them.
+
+    """
+    spelled = {choice.lower(): choice for choice in choices}
+    if text.lower() not in spelled:
+        raise InvalidSpec(where, f"must be one of {', '.join(spelled.values())}", value=text)
+    return spelled[text.lower()]
+
+
+def _choice(*choices: str) -> Callable[[str, str], str]:
+    return lambda text, where: pick(text, choices, where)
+
+
+def _wireguard_mode(text: str, where: str) -> str:
+    # The mesh document and the custom resource spell it with a capital.
+    return pick(text, ("auto", "kernel", "userspace"), where).capitalize()
 
 
 def _cluster_key(text: str, where: str) -> ClusterKey | None:
@@ -161,9 +192,7 @@ def _octet_network(text: str, where: str) -> IPNetwork:
 
 
 def _log_level(text: str, where: str) -> int:
-    if text.lower() not in LOG_LEVELS:
-        raise InvalidSpec(where, f"must be one of {', '.join(LOG_LEVELS)}", value=text)
-    return LOG_LEVELS[text.lower()]
+    return LOG_LEVELS[pick(text, LOG_LEVELS, where)]
 
 
 def _member_name(text: str, where: str) -> str:
@@ -193,55 +222,63 @@ def _duration(text: str, where: str) -> float:
 FLAGS: tuple[Flag, ...] = (
     Flag(
         name="--cluster-key",
+        group="mesh",
         metavar="KEY",
         read=_cluster_key,
-        help="shared key of the mesh, 32 bytes as base64 (default: the saved one, else a new one); "
-        "shows in the process list, which --cluster-key-file avoids",
+        help="shared key of the mesh, 32 bytes in base64 (default: the saved key, or a new one); the process "
+        "list shows it, so prefer --cluster-key-file",
     ),
     Flag(
         name="--cluster-key-file",
+        group="mesh",
         metavar="FILE",
         read=_path,
-        help="file that holds the cluster key",
+        help="file with the cluster key",
     ),
     Flag(
         name="--join",
+        group="mesh",
         metavar="HOST[:PORT],…",
         read=_seeds,
         default=(),
         repeats=True,
         from_document=True,
-        help="members to join through; a name may stand for many addresses, all are tried",
+        help="members to join through; if a name has several addresses, all are tried",
     ),
     Flag(
         name="--init",
+        group="mesh",
         read=_yes_or_no,
         switch=True,
         default=False,
-        help="begin a new mesh: ignore the saved key and members",
+        help="start a new mesh: ignore the saved key and members",
     ),
     Flag(
         name="--bind-addr",
+        group="addresses",
         metavar="ADDRESS",
         read=_bind_address,
-        help="address to listen on for gossip (default: a public address of this host, else all)",
+        help="address to listen on for gossip (default: a public address of this host, or all its addresses)",
     ),
     Flag(
         name="--bind-iface",
+        group="addresses",
         metavar="LINK",
         read=_link_or_none,
         default="",
-        help="listen on the first address of this link; not together with --bind-addr",
+        help="listen on the first address of this link; cannot be combined with --bind-addr",
     ),
     Flag(
         name="--advertise-addr",
+        group="addresses",
         metavar="ADDRESS",
         read=_advertise_address,
-        help="address that others dial (default: the one bound, or the one from which this host sends to "
-        "the seeds, otherwise along its default route)",
+        help="address that other members dial (default: the bound address, or the one from which this host "
+        "reaches the seeds, or that of its default route)",
     ),
     Flag(
         name="--cluster-port",
+        group="addresses",
         metavar="PORT",
         read=_whole_number(1, MAX_PORT),
         default=7946,
@@ -250,6 +287,7 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         name="--wireguard-port",
+        group="WireGuard",
         metavar="PORT",
         read=_whole_number(1, MAX_PORT),
         default=51820,
@@ -258,159 +296,183 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         name="--overlay-net",
+        group="addresses",
         metavar="CIDR",
         read=_octet_network,
         default=_octet_network("10.0.0.0/8", "--overlay-net"),
         from_document=True,
         help="network of the overlay addresses, the same on all members; "
-        "its prefix length is a multiple of 8 (default: 10.0.0.0/8)",
+        "the prefix length must be a multiple of 8 (default: 10.0.0.0/8)",
     ),
     Flag(
         name="--interface",
+        group="WireGuard",
         metavar="NAME",
         read=_link_name,
         default="wgoverlay",
         from_document=True,
-        help="WireGuard interface; also names the state file and the hosts entries (default: wgoverlay)",
+        help="WireGuard interface; the state file and the hosts entries carry its name (default: wgoverlay)",
     ),
     Flag(
         name="--no-etc-hosts",
+        group="files",
         read=_yes_or_no,
         switch=True,
         default=False,
         from_document=True,
-        help="leave the hosts file alone",
+        help="do not write the members' names to the hosts file",
     ),
     Flag(
         name="--hosts-file",
+        group="files",
         metavar="FILE",
         read=_path,
         default=Path("/etc/hosts"),
-        help="hosts file that gets the members' names (default: /etc/hosts)",
+        help="hosts file for the members' names (default: /etc/hosts)",
     ),
     Flag(
         name="--log-level",
+        group="logging",
         metavar="LEVEL",
+        choices=tuple(LOG_LEVELS),
         read=_log_level,
         default=logging.WARNING,
         help=f"one of {', '.join(LOG_LEVELS)} (default: warn)",
     ),
     Flag(
         name="--log-format",
-        metavar="text|json",
+        group="logging",
+        choices=FORMATS,
         read=_choice(*FORMATS),
         default="text",
-        help="json writes one object a line (default: text)",
+        help="json writes one object per line (default: text)",
     ),
     Flag(
         name="--ip-as-name",
+        group="advanced",
         read=_yes_or_no,
         switch=True,
         default=False,
         hidden=True,
-        help="use the address bound as this member's name",
+        help="use the bound address as the name of this member",
     ),
     Flag(
         name="--node-name",
+        group="mesh",
         metavar="NAME",
         read=_member_name,
         default="",
-        help="this member's name, unique in the mesh (default: the host's name)",
+        help="name of this member, unique in the mesh (default: the host's name)",
     ),
     Flag(
         name="--gossip-profile",
-        metavar="LAN|WAN",
+        group="mesh",
+        choices=("LAN", "WAN"),
         read=_choice("LAN", "WAN"),
         default="WAN",
         from_document=True,
-        help="how patient gossip is; the same on all members (default: WAN)",
+        help="LAN notices failures sooner, WAN tolerates slower networks; the same on all members "
+        "(default: WAN)",
     ),
     Flag(
         name="--label",
+        group="mesh",
         metavar="TEXT",
         read=_label,
         default="",
         from_document=True,
-        help="keeps meshes with the same key apart; the same on all members",
+        help="separates meshes that share a key; the same on all members",
     ),
     Flag(
         name="--wireguard-mode",
-        metavar="auto|kernel|userspace",
-        read=_choice("Auto", "Kernel", "Userspace"),
+        group="WireGuard",
+        choices=("auto", "kernel", "userspace"),
+        read=_wireguard_mode,
         default="Auto",
         from_document=True,
-        help="which WireGuard to use; auto takes the kernel's where there is one (default: auto)",
+        help="WireGuard implementation; auto prefers the kernel's (default: auto)",
     ),
     Flag(
         name="--userspace-binary",
+        group="WireGuard",
         metavar="FILE",
         read=_text,
         default="",
-        help="path of wireguard-go, to run where the kernel has no WireGuard (default: found on PATH)",
+        help="path of wireguard-go, used if the kernel has no WireGuard (default: found on PATH)",
     ),
     Flag(
         name="--mtu",
+        group="WireGuard",
         metavar="BYTES",
-        read=_whole_number(MIN_MTU, MAX_MTU, zero_means="to take it from the underlay"),
+        read=_whole_number(MIN_MTU, MAX_MTU, zero_means="to derive it from the underlay"),
         default=0,
         from_document=True,
-        help="MTU of the WireGuard interface, 0 to take it from the underlay (default: 0)",
+        help="MTU of the WireGuard interface; 0 derives it from the underlay (default: 0)",
     ),
     Flag(
         name="--unreachable-route",
-        metavar="auto|on|off",
+        group="advanced",
+        choices=("auto", "on", "off"),
         read=_choice("auto", "on", "off"),
         default="auto",
-        help="whether packets to overlay addresses without a peer are refused instead of sent in clear; "
-        "auto refuses all of them, but only those to members of the last day if the network is as wide as a "
-        "private range or the underlay uses addresses of it (default: auto)",
+        help="reject packets to overlay addresses without a member instead of sending them unencrypted; auto "
+        "rejects all of them, unless the overlay is as wide as a private range or the underlay uses "
+        "addresses in it: then only those to members of the last 24 hours (default: auto)",
     ),
     Flag(
         name="--forget-after",
+        group="advanced",
         metavar="DURATION",
         read=_duration,
         default=24 * 3600.0,
-        help="how long a failed member keeps its place and is looked for, such as 90m (default: 24h)",
+        help="keep trying to reach a failed member for this long, such as 90m (default: 24h)",
     ),
     Flag(
         name="--leave-on-exit",
+        group="advanced",
         read=_yes_or_no,
         switch=True,
-        help="whether a termination signal means leaving for good: tell the others, remove device and "
-        "names, keep the keys (default: yes, but in Kubernetes no)",
+        help="when a signal ends the agent, leave the mesh for good: tell the members, remove the device and "
+        "the hosts entries, keep the keys (default: true; in Kubernetes: false)",
     ),
     Flag(
         name="--state-dir",
+        group="files",
         metavar="DIR",
         read=_path,
         default=Path("/var/lib/wesher"),
-        help="where the state file <interface>.json lives (default: /var/lib/wesher)",
+        help="directory of the state file INTERFACE.json (default: /var/lib/wesher)",
     ),
     Flag(
         name="--run-dir",
+        group="files",
         metavar="DIR",
         read=_path,
         default=Path("/run/wesher"),
-        help="where the control socket <interface>.sock lives (default: /run/wesher)",
+        help="directory of the control socket INTERFACE.sock (default: /run/wesher)",
     ),
     Flag(
         name="--health-port",
+        group="advanced",
         metavar="PORT",
         read=_whole_number(1, MAX_PORT, zero_means="for none"),
         default=0,
-        help="TCP port of 127.0.0.1 that answers HTTP GET of /healthz and /readyz, 0 for none (default: 0)",
+        help="TCP port on 127.0.0.1 for HTTP GET of /healthz and /readyz; 0 for none (default: 0)",
     ),
     Flag(
         name="--kubernetes",
+        group="Kubernetes",
         metavar="DIR",
         read=_path,
-        help="run as a Kubernetes node's agent: DIR has the mounted cluster-key, accepted-keys and mesh.json",
+        help="run as the agent of a Kubernetes node: DIR contains the mounted cluster-key, accepted-keys "
+        "and mesh.json",
     ),
     Flag(
         name="--kubeconfig",
+        group="Kubernetes",
         metavar="FILE",
         read=_path,
-        help="how to reach the API server with --kubernetes (default: the pod's service account)",
+        help="kubeconfig for the API server, with --kubernetes (default: the pod's service account)",
     ),
 )
 
@@ -441,6 +503,9 @@ class OneLineParser(argparse.ArgumentParser):
             raise InvalidSpec(
                 word, self._unknown_flag(word) if word.startswith("-") else "unexpected argument"
             )
+        lacking = message.removeprefix("the following arguments are required: ")
+        if lacking != message:
+            raise InvalidSpec(lacking, f"is missing: see {self.prog} --help")
         raise InvalidSpec(self.prog, message)
 
     def _unknown_flag(self, word: str) -> str:
@@ -450,17 +515,18 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare flags to argparse; their values stay text, for `settings` to read."""
+    """Declare flags to argparse in their groups; their values stay text, for `settings` to read."""
+    groups = {group: parser.add_argument_group(group) for group in GROUPS}
     for flag in FLAGS:
         options: dict[str, Any] = {
             "dest": flag.attribute,
             "action": "append" if flag.repeats else "store",
             "help": argparse.SUPPRESS if flag.hidden else f"{flag.help} [{flag.variable}]".replace("%", "%%"),
-            "metavar": flag.metavar or "true|false",
+            "metavar": flag.placeholder,
         }
         if flag.switch:
             options |= {"nargs": "?", "const": "true"}
-        parser.add_argument(flag.name, **options)
+        groups[flag.group].add_argument(flag.name, **options)
 
 
 def find_flag(name: str) -> Flag:

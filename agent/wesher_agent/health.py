@@ -107,18 +107,18 @@ class HealthServer:
             while (event := connection.next_event()) is h11.NEED_DATA:
                 connection.receive_data(await reader.read(MAX_REQUEST))
         except h11.RemoteProtocolError as error:
-            return _response(connection, error.error_status_hint, "not an HTTP request this server reads")
+            return _response(connection, error.error_status_hint, "the HTTP request is invalid or too large")
         if not isinstance(event, h11.Request):
             return b""
         if event.method != b"GET":
-            return _response(connection, 405, "only GET is answered", has_body=event.method != b"HEAD")
+            return _response(connection, 405, "only GET is supported", has_body=event.method != b"HEAD")
         match event.target.partition(b"?")[0]:
             case b"/healthz":
-                return _response(connection, 200, "the agent runs")
+                return _response(connection, 200, "the agent is running")
             case b"/readyz":
                 reasons = [f"{each.type} {each.status} {each.reason}" for each in self._failing()]
                 return _response(connection, 503 if reasons else 200, "\n".join(reasons) or "in the mesh")
-        return _response(connection, 404, "the paths are /healthz and /readyz")
+        return _response(connection, 404, "no such path: use /healthz or /readyz")
 
 
 def _response(connection: h11.Connection, status: int, text: str, *, has_body: bool = True) -> bytes:

@@ -1,4 +1,4 @@
-"""What one agent was told, as one checked value.
+"""The flags and variables of one agent, as one checked value.
 
 Pure: arguments and environment in, `Settings` out. It owns the rules that flags
 keep together (`flags` has the rule of each); reading files and asking the host
@@ -33,7 +33,7 @@ from wesher_common.seeds import SeedAddress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What one agent was told, checked; None and empty mean not told."""
+    """The settings of one agent, checked; None and empty mean not given."""
 
     cluster_key: ClusterKey | None
     cluster_key_file: Path | None
@@ -140,7 +140,7 @@ def parse_settings(arguments: argparse.Namespace, environ: Mapping[str, str]) ->
 def _check_together(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
     for one, other in (("bind_iface", "bind_addr"), ("cluster_key_file", "cluster_key")):
         if values[one] and values[other] is not None:
-            raise InvalidSpec(given[one], f"cannot stand together with {given[other]}")
+            raise InvalidSpec(given[one], f"cannot be combined with {given[other]}")
     if values["wireguard_port"] == values["cluster_port"]:
         raise InvalidSpec(
             given.get("wireguard_port") or given["cluster_port"],
@@ -159,8 +159,11 @@ def _check_kubernetes(given: Mapping[str, str]) -> None:
     for flag in FLAGS:
         if flag.from_document and flag.attribute in given:
             raise InvalidSpec(
-                given[flag.attribute], "with --kubernetes mesh.json decides this: change the WesherMesh"
+                given[flag.attribute], "cannot be combined with --kubernetes, where the WesherMesh sets this"
             )
     for attribute in ("cluster_key", "cluster_key_file", "init"):
         if attribute in given:
-            raise InvalidSpec(given[attribute], "with --kubernetes the mounted key ring decides the key")
+            raise InvalidSpec(
+                given[attribute],
+                "cannot be combined with --kubernetes, where the key comes from the mounted Secret",
+            )

@@ -5,9 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 ConditionStatus = Literal["True", "False", "Unknown"]
+
+
+class ConditionEntry(TypedDict):
+    """One entry of ``status.conditions`` as JSON (metav1.Condition)."""
+
+    type: str
+    """Which condition."""
+    status: ConditionStatus
+    """Whether it is so."""
+    reason: str
+    """Why, in CamelCase, from a fixed set."""
+    message: str
+    """The same for people."""
+    lastTransitionTime: str
+    """When the status last changed, RFC 3339."""
+    observedGeneration: NotRequired[int]
+    """The generation of the object that this is about; only in Kubernetes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +45,9 @@ class Condition:
         """Whether the status is ``True``, not merely not ``False``."""
         return self.status == "True"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ConditionEntry:
         """Return the form the API server takes."""
-        entry: dict[str, Any] = {
+        entry: ConditionEntry = {
             "type": self.type,
             "status": self.status,
             "reason": self.reason,
@@ -65,7 +82,7 @@ def find_condition(conditions: Iterable[Mapping[str, Any]], kind: str) -> Condit
 
 def carry_over(
     wanted: Sequence[Condition], observed: Iterable[Mapping[str, Any]], *, now: datetime
-) -> list[dict[str, Any]]:
+) -> list[ConditionEntry]:
     """Return ``wanted`` as API objects, each with the time its status last changed.
 
     A condition whose status is what it was keeps its transition time, so that

@@ -39,7 +39,7 @@ class InvalidSpec(WesherError):  # noqa: N818 - reads as the fact it states
 
 
 class ClusterUnavailable(WesherError):  # noqa: N818 - reads as the fact it states
-    """Nobody need act: the API server cannot be asked now, so wait and go on."""
+    """Wait and go on: the API server cannot be asked now."""
 
 
 class PeerMisbehaved(WesherError):  # noqa: N818 - reads as the fact it states

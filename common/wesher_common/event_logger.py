@@ -18,6 +18,8 @@ from typing import TypeAlias
 from wesher_common.printable import is_printable, printable
 
 FORMATS = ("text", "json")
+TRACE = 5
+"""The level below ``logging.DEBUG``: one line a datagram."""
 RESERVED_KEYS = frozenset({"time", "level", "logger", "event", "traceback"})
 """What every JSON object may hold beside an event's own fields."""
 
@@ -59,6 +61,10 @@ class EventLogger:
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
+    def trace(self, event: str, /, **fields: object) -> None:
+        """Write what happens for each datagram. Ask `is_enabled_for` once for many calls."""
+        self.write(TRACE, event, fields)
+
     def debug(self, event: str, /, **fields: object) -> None:
         """Write what is needed only to debug wesher."""
         self.write(logging.DEBUG, event, fields)
@@ -96,6 +102,7 @@ def log_to_stderr(level: int, log_format: str) -> None:
     """Send every record of at least a level to standard error, as ``text`` or ``json``."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(log_format))
+    logging.addLevelName(TRACE, "TRACE")
     logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("asyncio").addFilter(Budget())
 
@@ -129,7 +136,7 @@ class Budget(logging.Filter):
             return False
         self._records -= 1
         if self._dropped:
-            record.msg, record.args = f"{record.getMessage()} ({self._dropped} records before it dropped)", ()
+            record.msg, record.args = f"{record.getMessage()} ({self._dropped} earlier messages dropped)", ()
             self._dropped = 0
         return True
 

@@ -1,6 +1,6 @@
 """Cluster keys and WireGuard keys as values that do not print themselves.
 
-A secret's ``repr`` and ``str`` never show it; whoever needs the text calls a
+A secret's ``repr`` and ``str`` never show it; code that needs the text calls a
 method whose name says so.
 """
 

@@ -260,7 +260,7 @@ def parse_overlay_network(text: str, *, field: str) -> IPNetwork:
     """Read an overlay CIDR: IPv4 /8 to /30 or IPv6 /32 to /126, without host bits.
 
     Raises:
-        InvalidSpec: it is none.
+        InvalidSpec: it is not a valid overlay network.
 
     """
     try:
@@ -274,7 +274,7 @@ def parse_overlay_network(text: str, *, field: str) -> IPNetwork:
     if not shortest <= network.prefixlen <= longest:
         raise InvalidSpec(
             field,
-            f"the prefix of an IPv{network.version} overlay must be /{shortest} to /{longest}",
+            f"an IPv{network.version} overlay must have a prefix length from /{shortest} to /{longest}",
             value=text,
         )
     return network
@@ -285,13 +285,13 @@ def _read(document: _Section) -> MeshDocument:
     if version != DOCUMENT_VERSION:
         raise InvalidSpec(
             document.field("version"),
-            f"this agent reads version {DOCUMENT_VERSION}: give agent and operator the same release",
+            f"this agent supports version {DOCUMENT_VERSION}: use the same release of agent and operator",
             value=version,
         )
     overlay = document.network("overlayCIDR")
     allocation = document.network("allocationCIDR", str(overlay))
     if allocation.version != overlay.version or not allocation.subnet_of(overlay):  # type: ignore[arg-type]
-        raise InvalidSpec(document.field("allocationCIDR"), f"must lie inside {overlay}", value=allocation)
+        raise InvalidSpec(document.field("allocationCIDR"), f"must be inside {overlay}", value=allocation)
     wireguard, gossip = document.section("wireguard"), document.section("gossip")
     label = gossip.text("label", "")
     if len(label.encode()) > MAX_LABEL:

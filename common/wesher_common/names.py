@@ -84,13 +84,13 @@ def check_interface_name(name: str, *, field: str) -> str:
     and no ``%``, which the kernel takes for a pattern, nor anything that does not print.
 
     Raises:
-        InvalidSpec: the name is none the kernel would take.
+        InvalidSpec: the kernel would not accept the name.
 
     """
     valid = name.isprintable() and _INTERFACE.match(name) and name not in {".", ".."}
     if not valid or len(name.encode()) > MAX_INTERFACE_NAME:
         raise InvalidSpec(
-            field, f"must be 1 to {MAX_INTERFACE_NAME} bytes without blank, '/', ':' or '%'", value=name
+            field, f"must be 1 to {MAX_INTERFACE_NAME} bytes without spaces, '/', ':' or '%'", value=name
         )
     return name
 

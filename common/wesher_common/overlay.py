@@ -55,7 +55,7 @@ def is_reserved(address: IPAddress, network: IPNetwork) -> bool:
 
 
 def allocate_address(name: str, network: IPNetwork, taken: Container[IPAddress]) -> IPAddress | None:
-    """Return the candidate for ``name``, else the next free address after it.
+    """Return the candidate for ``name``, otherwise the next free address after it.
 
     Goes round the network once and skips reserved addresses.
 
@@ -88,4 +88,4 @@ def why_closed_to_machines_outside(overlay: IPNetwork) -> str:
     if overlay.prefixlen % 8 == 0:
         return ""
     rule = f"the prefix length of overlayCIDR must be a multiple of 8, not {overlay.prefixlen}"
-    return f"no machine outside can join: {rule}"
+    return f"external machines cannot join: {rule}"

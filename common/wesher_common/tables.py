@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from wesher_common.printable import as_lines, printable
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+_KIB, _ONE_DIGIT = 1024, 10
 _WIDEST = 64
 """Characters of a column. A longer entry, such as a member's name of 253, sticks out of its own row alone."""
 
@@ -19,6 +20,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in shown
     )
+
+
+def size(count: int | None) -> str:
+    """Return a number of bytes as people say it: ``512B``, ``1.2KiB``, ``34MiB``; ``-`` for none."""
+    if count is None:
+        return "-"
+    if count < _KIB:
+        return f"{count}B"
+    value, unit = count / _KIB, "KiB"
+    for larger in ("MiB", "GiB", "TiB", "PiB"):
+        if round(value, 1) < _KIB:
+            break
+        value, unit = value / _KIB, larger
+    return f"{value:.1f}{unit}" if round(value, 1) < _ONE_DIGIT else f"{value:.0f}{unit}"
 
 
 def age(seconds: float | None) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from wesher_common.variables import unknown_variables
 from wesher_common.version import VERSION
 from wesher_operator import errands
 from wesher_operator.crd import KINDS, definition
+from wesher_operator.ending import Deadline, StopSignals
 from wesher_operator.handlers import watch
 from wesher_operator.health import serve_health
 from wesher_operator.kube import (
@@ -48,12 +48,14 @@ _RETRY_SECONDS = 2.0
 _PATIENCE_SECONDS = 10.0
 """How long a start waits for what somebody has to mend: roles and definitions may be on their way."""
 _KIND_SECONDS = 0.2
+_END_SECONDS = 60.0
 _DEFINITION_TRIES = 5
 _log = EventLogger("wesher.operator")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; its exit code is 0 after SIGTERM, 2 for bad usage, 3 when leadership was lost."""
+    deadline = Deadline(_END_SECONDS, EXIT_FAILED)
     try:
         options = parse_options(
             sys.argv[1:] if arguments is None else arguments, os.environ, _pod_namespace()
@@ -65,11 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 variable=variable.name,
                 nearest=variable.nearest or None,
             )
-        sys.exit(asyncio.run(_carry_out(options)))
+        sys.exit(asyncio.run(_carry_out(options, deadline)))
     except InvalidSpec as error:
         sys.exit(_say(error, EXIT_USAGE))
     except WesherError as error:
         sys.exit(_say(error, EXIT_FAILED))
+    finally:
+        deadline.cancel()
 
 
 def _say(error: Exception, code: int) -> int:
@@ -102,10 +106,13 @@ def _pod_namespace() -> str:
         return ""
 
 
-async def _carry_out(options: Options) -> int:
+async def _carry_out(options: Options, deadline: Deadline) -> int:
     match options:
         case RunOptions():
-            return await _run(options)
+            try:
+                return await _run(options, deadline)
+            finally:
+                deadline.start()
         case UninstallOptions():
             async with await connect(options.kubeconfig, process_identity()) as api:
                 cluster = Cluster(api, options.namespace)
@@ -119,17 +126,17 @@ async def _carry_out(options: Options) -> int:
                 hindrance = await errands.check(cluster, options.mesh, within=options.timeout)
             if hindrance:
                 return _say(WesherError(f"mesh {options.mesh}: {hindrance}"), EXIT_FAILED)
-            print(f"mesh {options.mesh} is ready, and its nodes all reach each other")  # noqa: T201 - its answer
+            print(f"mesh {options.mesh} is ready and all its nodes reach each other")  # noqa: T201 - its answer
             return 0
 
 
-async def _run(options: RunOptions) -> int:
+async def _run(options: RunOptions, deadline: Deadline) -> int:
     identity = process_identity()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # nohup ignores SIGHUP for its command, and a shell SIGINT for what a script runs in the background.
-        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    signals = StopSignals(stop)
+    signals.take()
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    stopping.add_done_callback(lambda _: deadline.start())
     async with await connect(options.kubeconfig, identity) as api:
         leadership = Leadership(api, options.namespace, identity)
         cluster = Cluster(api, options.namespace, may_write=leadership.holds)
@@ -144,7 +151,7 @@ async def _run(options: RunOptions) -> int:
             try:
                 await serve_health(options.health_port, lambda: controller is None or controller.is_alive())
             except OSError as error:
-                rule = f"cannot be listened on: {error.strerror}"
+                rule = f"cannot listen on this port: {error.strerror}"
                 raise InvalidSpec("--health-port", rule, value=options.health_port) from error
         if not options.manage_crds:
             await _until(stop, _patiently(lambda: _check_kinds(cluster)))
@@ -161,7 +168,7 @@ async def _run(options: RunOptions) -> int:
                 await _until(stop, _bring_definitions_up(cluster))
                 await _until(stop, _patiently(lambda: _wait_for_kinds(cluster)))
             await _until(stop, _patiently(controller.load))
-            await watch(controller, api, options.namespace, stop)
+            await watch(controller, api, options.namespace, stop, take_signals=signals.take)
         finally:
             # Whoever leads next must find nobody writing, also where a watch died.
             await controller.stop()
@@ -220,7 +227,7 @@ async def _check_kinds(cluster: Cluster) -> None:
         if not await cluster.serves(kind):
             raise InvalidSpec(
                 f"CustomResourceDefinition {kind.plural}.{kind.group}",
-                "is missing: apply charts/wesher/crds, or install the chart",
+                "is missing: install the chart, or apply charts/wesher/crds",
             )
 
 
@@ -264,7 +271,7 @@ async def _bring_up(cluster: Cluster, wanted: Object) -> None:
     name = wanted["metadata"]["name"]
     release = release_of(await cluster.get(DEFINITION, name))
     if is_newer(release, VERSION):
-        _log.info("custom resource definition left: a newer release wrote it", name=name, release=release)
+        _log.info("custom resource definition kept: a newer release wrote it", name=name, release=release)
     else:
         await cluster.apply(DEFINITION, wanted)
 

@@ -45,16 +45,22 @@ async def uninstall(cluster: Cluster, release: str, *, within: float, hook_job: 
             if hook_job:
                 reason = await _persistently(lambda: _not_uninstalled(cluster, release, hook_job))
                 if reason:
-                    _log.warning("nothing deleted: helm does not uninstall", release=release, reason=reason)
+                    _log.warning(
+                        "nothing deleted: helm is not uninstalling the release",
+                        release=release,
+                        reason=reason,
+                    )
                     return
                 is_confirmed = True
             await _uninstall(cluster, release)
     except TimeoutError:
         if is_confirmed:
-            _log.warning("agents have not all left: uninstall continues without them", seconds=within)
+            _log.warning("some agents have not left: uninstall continues without them", seconds=within)
         else:
-            reason = "the API server did not show whether it does"
-            _log.warning("nothing deleted: helm does not uninstall", release=release, reason=reason)
+            reason = "the API server did not show whether Helm is uninstalling"
+            _log.warning(
+                "nothing deleted: helm is not uninstalling the release", release=release, reason=reason
+            )
     except WesherError as error:
         # A cluster in trouble must still be able to get rid of us.
         _log.warning("meshes not deleted", error=error)
@@ -71,7 +77,7 @@ async def _uninstall(cluster: Cluster, release: str) -> None:
             mine.append(mesh)
         else:
             name = mesh["metadata"]["name"]
-            _log.warning("mesh left running: another release made it", mesh=name)
+            _log.warning("mesh left running: another release created it", mesh=name)
     names: set[str] = set()
     for mesh in mine:
         name, uid = mesh["metadata"]["name"], mesh["metadata"]["uid"]
@@ -129,7 +135,7 @@ async def check(cluster: Cluster, mesh: str, *, within: float) -> str:
         within: seconds to wait at most.
 
     """
-    hindrance = "its status was not read yet"
+    hindrance = "its status has not been read yet"
     try:
         async with asyncio.timeout(within):
             while True:
@@ -147,7 +153,7 @@ async def check(cluster: Cluster, mesh: str, *, within: float) -> str:
 async def _hindrance(cluster: Cluster, name: str) -> str:
     mesh = await cluster.get(MESH, name)
     if mesh is None:
-        return "there is no such WesherMesh"
+        return "no such WesherMesh"
     return not_ready(mesh) or unreached(mesh, await cluster.list(WESHER_NODE))
 
 
@@ -158,12 +164,13 @@ def not_ready(mesh: Object) -> str:
     """
     status: Mapping[str, Any] = mesh.get("status") or {}
     if status.get("observedGeneration") != mesh["metadata"]["generation"]:
-        return "the operator has not looked at its spec yet"
+        return "the operator has not processed its spec yet"
     found = {entry["type"]: entry for entry in status.get("conditions") or []}
     for kind in ("Ready", "Converged"):
         entry = found.get(kind, {})
         if entry.get("status") != "True":
-            return f"{kind} is {entry.get('status', 'Unknown')}: {entry.get('message') or 'no reason yet'}"
+            reason = entry.get("message") or "no reason reported yet"
+            return f"{kind} is {entry.get('status', 'Unknown')}: {reason}"
     members = status.get("members") or {}
     return "" if members.get("ready") == members.get("desired") else str(found["Ready"].get("message", ""))
 
@@ -185,7 +192,7 @@ def unreached(mesh: Object, nodes: Iterable[Object]) -> str:
         if (node["metadata"].get("labels") or {}).get(MESH_LABEL) == name
     }
     pairs = [
-        f"{member} does not reach {other} through the tunnel"
+        f"{member} cannot reach {other} through the tunnel"
         for member, node in sorted(mine.items())
         for other in ((node.get("status") or {}).get("peers") or {}).get("unreachable") or []
         if other in mine

@@ -37,11 +37,11 @@ def not_uninstalled(job: Object | None, records: Sequence[Object]) -> str:
 
     """
     if job is None:
-        return "the hook's Job is not there"
+        return "the hook's Job does not exist"
     managers = _managers(job)
     if any(_HELM in manager.lower() for manager in managers):
         return ""
-    made = f"{' and '.join(managers) or 'another program'} made the hook's Job"
+    made = f"{' and '.join(managers) or 'another program'} created the hook's Job"
     if not records:
         return f"{made}, and Helm has no record of the release"
     newest = max(records, key=_revision)
@@ -49,7 +49,7 @@ def not_uninstalled(job: Object | None, records: Sequence[Object]) -> str:
     if status != "uninstalling":
         return f"{made}, and Helm's record of the release says {status or 'nothing'}"
     if _written(newest) < _written_first(job) - _RECORD_AGE:
-        return f"{made}, long after an uninstall that failed"
+        return f"{made}, long after a failed uninstall"
     return ""
 
 

@@ -158,7 +158,7 @@ async def connect(kubeconfig: Path | None, identity: str) -> ApiClient:
         api = ApiClient(configuration)
     except Exception as error:
         if kubeconfig is None:
-            raise InvalidSpec("--kubeconfig", "must be given outside a pod") from error
+            raise InvalidSpec("--kubeconfig", "is required outside a pod") from error
         # The library looks at nothing before it uses it, so a broken file may raise anything.
         said = " ".join(str(error).split())
         raise InvalidSpec("--kubeconfig", f"cannot be used: {said}", value=kubeconfig) from error
@@ -309,9 +309,9 @@ class Cluster:
                 content="application/apply-patch+yaml",
             )
         except _ConflictError as error:
-            raise ClusterUnavailable(f"{kind.kind} {name} changed while it was written: {error}") from error
+            raise ClusterUnavailable(f"{kind.kind} {name} changed during the write: {error}") from error
         if applied is None:
-            raise ClusterUnavailable(f"{kind.kind} {name} was deleted while it was written")
+            raise ClusterUnavailable(f"{kind.kind} {name} was deleted during the write")
         return applied
 
     async def annotate(self, kind: Kind, name: str, annotations: Mapping[str, str]) -> Object | None:
@@ -332,7 +332,7 @@ class Cluster:
                 content="application/merge-patch+json",
             )
         except _ConflictError as error:
-            raise ClusterUnavailable(f"{kind.kind} {name} changed while it was written: {error}") from error
+            raise ClusterUnavailable(f"{kind.kind} {name} changed during the write: {error}") from error
 
     async def delete(self, kind: Kind, name: str, *, uid: str) -> None:
         """Delete exactly that object; one that is gone, or another by now, is left alone.
@@ -346,14 +346,14 @@ class Cluster:
         try:
             await self._write("DELETE", kind.path(self.namespace, name), body=body)
         except _ConflictError:
-            _log.debug("delete skipped: the object was replaced", kind=kind.kind, name=name)
+            _log.debug("not deleted: the object was replaced", kind=kind.kind, name=name)
 
     async def _write(self, method: str, path: str, **request: Any) -> Object | None:
         loop = asyncio.get_running_loop()
         self._next_write = max(self._next_write + _WRITE_SPACING, loop.time())
         await asyncio.sleep(self._next_write - loop.time())
         if not self._may_write():
-            raise NotLeading("this process does not hold the lease now")
+            raise NotLeading("this process no longer holds the lease")
         return await self._call(method, path, seconds=WRITE_SECONDS, **request)
 
     async def _call(
@@ -413,7 +413,7 @@ def read_answer(status: int, text: bytes, method: str, path: str) -> Object | No
         return None
     if not isinstance(content, dict):
         # What stands before an API server answers in its own way: a page, or a word.
-        raise ClusterUnavailable(f"{what}: the API server said {status} without an object")
+        raise ClusterUnavailable(f"{what}: the API server answered {status} without an object")
     if status < 300:  # noqa: PLR2004 - HTTP's own line
         return content
     message = str(content.get("message", "")).replace("\n", " ")
@@ -423,7 +423,7 @@ def read_answer(status: int, text: bytes, method: str, path: str) -> Object | No
         causes = (content.get("details") or {}).get("causes") or [{}]
         raise InvalidSpec(str(causes[0].get("field") or what), str(causes[0].get("message") or message))
     if status == _FORBIDDEN:
-        raise NotPermitted(f"{message}: its role lacks the verb")
+        raise NotPermitted(f"{message}: the operator's role does not allow this verb")
     raise ClusterUnavailable(f"{what}: {status} {message}")
 
 

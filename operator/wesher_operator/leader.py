@@ -135,7 +135,7 @@ class _BoundedLock(LeaseLock):
             self.renewed_at = None
             self.taken.set()
         if self.taken.is_set():
-            return False, ApiException(status=0, reason="another process led in between")
+            return False, ApiException(status=0, reason="another process led in the meantime")
         if isinstance(record, LeaderElectionRecord) and holder not in {self.identity, None}:
             return self._of_another(record)
         return found, record

@@ -19,4 +19,6 @@ class OneLineParser(argparse.ArgumentParser):
 
         """
         about, colon, rule = message.removeprefix("argument ").partition(": ")
+        if about == "the following arguments are required":
+            raise InvalidSpec(rule, f"is missing: see {self.prog} --help")
         raise InvalidSpec(about, rule) if colon else InvalidSpec("command line", message)

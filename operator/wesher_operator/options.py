@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from wesher_common.event_logger import FORMATS
 from wesher_common.seeds import MAX_PORT
 from wesher_common.version import VERSION
 from wesher_operator.agent_pods import AgentPods, parse_agent_pods
+from wesher_operator.exit_codes import OPERATOR, exit_code_help
 from wesher_operator.one_line import OneLineParser
 
 _JOB_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?\Z")
@@ -35,7 +37,7 @@ class _Flag:
 
     @property
     def text(self) -> str:
-        default = f"; {self.default} unless set" if self.default else ""
+        default = f" (default: {self.default})" if self.default else ""
         choices = f": {', '.join(self.choices)}" if self.choices else ""
         return f"{self.help}{choices}{default} [{self.variable}]"
 
@@ -45,16 +47,16 @@ _REACH = (
         "--kubeconfig",
         "KUBECONFIG",
         "FILE",
-        "how to reach the API server; the pod's ServiceAccount unless set",
+        "kubeconfig for the API server (default: the pod's ServiceAccount)",
     ),
     _Flag(
         "--namespace",
         "WESHER_NAMESPACE",
         "NAME",
-        "where Secrets, ConfigMaps and agents live; the pod's own unless set",
+        "namespace of Secrets, ConfigMaps and agents (default: the pod's namespace)",
     ),
-    _Flag("--log-level", "WESHER_LOG_LEVEL", "LEVEL", "of the operator", "info", _LOG_LEVELS),
-    _Flag("--log-format", "WESHER_LOG_FORMAT", "FORMAT", "json writes one object a line", "text", FORMATS),
+    _Flag("--log-level", "WESHER_LOG_LEVEL", "LEVEL", "log level of the operator", "info", _LOG_LEVELS),
+    _Flag("--log-format", "WESHER_LOG_FORMAT", "FORMAT", "json writes one object per line", "text", FORMATS),
 )
 _RUN = (
     *_REACH,
@@ -63,22 +65,24 @@ _RUN = (
         "--agent-image-pull-policy",
         "WESHER_AGENT_IMAGE_PULL_POLICY",
         "POLICY",
-        "when nodes pull it",
+        "when nodes pull that image",
         "IfNotPresent",
         ("Always", "IfNotPresent", "Never"),
     ),
-    _Flag("--agent-log-level", "WESHER_AGENT_LOG_LEVEL", "LEVEL", "of the agents", "info", _LOG_LEVELS),
+    _Flag(
+        "--agent-log-level", "WESHER_AGENT_LOG_LEVEL", "LEVEL", "log level of the agents", "info", _LOG_LEVELS
+    ),
     _Flag(
         "--agent-pods",
         "WESHER_AGENT_PODS",
         "JSON",
-        "what else agents' pods get, as JSON: the chart's agent values",
+        "more settings for agent pods, as JSON: the chart's agent values",
     ),
     _Flag(
         "--manage-crds",
         "WESHER_MANAGE_CRDS",
         "true|false",
-        "bring the CustomResourceDefinitions up to this release at start",
+        "update the CustomResourceDefinitions to this release at startup",
         "true",
         ("true", "false"),
     ),
@@ -86,17 +90,23 @@ _RUN = (
         "--health-port",
         "WESHER_HEALTH_PORT",
         "PORT",
-        "TCP port that tells whether it is alive; none unless set",
+        "TCP port of the liveness endpoint (default: none)",
     ),
 )
 _UNINSTALL = (
     *_REACH,
-    _Flag("--release", "WESHER_RELEASE", "NAME", "name of the Helm release whose meshes go", required=True),
+    _Flag(
+        "--release",
+        "WESHER_RELEASE",
+        "NAME",
+        "name of the Helm release whose meshes are deleted",
+        required=True,
+    ),
     _Flag(
         "--hook-job",
         "WESHER_HOOK_JOB",
         "NAME",
-        "name of the Job that runs this as Helm's hook: deletes nothing unless Helm uninstalls the release",
+        "name of the Helm hook Job; if set, delete only while Helm uninstalls the release",
     ),
     _Flag("--timeout", "WESHER_TIMEOUT", "SECONDS", "seconds to wait for agents to leave", "60"),
 )
@@ -106,9 +116,15 @@ _CHECK = (
     _Flag("--timeout", "WESHER_TIMEOUT", "SECONDS", "seconds to wait until it is ready", "120"),
 )
 _COMMANDS = {
-    "run": (_RUN, "run until SIGTERM; of several only the leader acts"),
-    "uninstall": (_UNINSTALL, "delete the meshes a Helm release made and wait until their agents have left"),
-    "check": (_CHECK, "wait until a mesh is ready and its nodes all reach each other, else exit with 1"),
+    "run": (_RUN, "run until SIGTERM; with several replicas only the leader acts"),
+    "uninstall": (
+        _UNINSTALL,
+        "delete the meshes that a Helm release created and wait until their agents have left",
+    ),
+    "check": (
+        _CHECK,
+        "wait until a mesh is ready and all its nodes reach each other; exit with 1 after the timeout",
+    ),
 }
 
 
@@ -185,11 +201,11 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str], pod_name
         if flag.choices:
             value = _choose(flag.choices, value, where)
         if flag.required and not value:
-            raise InvalidSpec(flag.name, "must be given")
+            raise InvalidSpec(flag.name, f"is required, or set {flag.variable}")
         values[flag.attribute] = _read(flag, value, where)
     values["namespace"] = values["namespace"] or pod_namespace
     if not values["namespace"]:
-        raise InvalidSpec("--namespace", "must be given outside a pod")
+        raise InvalidSpec("--namespace", "is required outside a pod")
     made: dict[str, type[Options]] = {"run": RunOptions, "uninstall": UninstallOptions, "check": CheckOptions}
     return made[given["command"]](**values)
 
@@ -228,7 +244,7 @@ def _number(text: str, where: str) -> int:
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="wesher-operator",
-        description="Make every WesherMesh be as its spec says.",
+        description="Run the wesher operator.",
         epilog="Exit codes: 0 for success, 1 for a failure, 2 for an invalid flag, 3 for lost leadership.",
         allow_abbrev=False,
     )
@@ -241,9 +257,11 @@ def _parser() -> OneLineParser:
             name,
             help=text,
             description=text,
-            epilog="Each flag can be set by the environment variable in brackets.",
+            epilog="Variables in brackets set the same flags; flags take precedence.",
             allow_abbrev=False,
         )
         for flag in flags:
             command.add_argument(flag.name, metavar=flag.metavar, help=flag.text)
+        command.epilog = f"{command.epilog}\n\n{exit_code_help(OPERATOR[name])}"
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser

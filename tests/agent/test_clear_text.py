@@ -20,7 +20,7 @@ Start = Callable[..., AgentProcess]
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
-SAID = "overlay not covered as a whole: packets to addresses without a member can leave in clear"
+SAID = "overlay not fully covered: packets to unused addresses may leave unencrypted"
 
 
 def our_unreachable_routes(host: Host) -> list[str]:

@@ -245,7 +245,7 @@ def test_a_control_socket_under_siege_harms_nobody_and_holds_up_no_end(
 
     # Until it is killed.
     again = besieged.attack("hold", to, "-connections=30", host=host, seconds=10 * PATIENCE)
-    wait_until(lambda: "asking already" in _asked(host), what="all its connections are held")
+    wait_until(lambda: "other commands are waiting" in _asked(host), what="all its connections are held")
     began = time.monotonic()
     assert besieged.target.end() == 0
     took = time.monotonic() - began

@@ -220,7 +220,7 @@ def test_an_edit_that_one_node_cannot_apply_is_named_there_until_it_can_and_its_
         for name in mesh.agents:
             mesh.mount(name, wireguard={"interface": "wgother"})
         wait_until(lambda: agent.conditions()["KeyCurrent"] == "InvalidConfig", what="it is said")
-        assert "interface 'wgother': is in use by another agent" in agent.own_log
+        assert "interface 'wgother': is used by another agent" in agent.own_log
         other.end()
         wait_until(lambda: "wgoverlay" not in links(host), what="the new name is taken")
         for each in mesh.agents.values():

@@ -105,7 +105,7 @@ def test_a_machine_without_a_hostname_has_tunnels_but_no_hosts_entry(
 
 def test_a_reserved_name_given_on_purpose_is_refused_in_one_line(lab: Lab) -> None:
     refused = run_to_end(lab.host("a"), "--cluster-key", KEY, "--node-name=localhost")
-    rule = "means something else on every machine: give another --node-name"
+    rule = "is a reserved name, like localhost: choose another --node-name"
     assert refused.stderr == f"wesher: error: --node-name 'localhost': {rule}\n"
     assert refused.returncode == 1
 
@@ -167,7 +167,7 @@ def test_a_killed_agent_returns_from_another_address_before_it_was_missed(lab: L
         lambda: first.members()["b"]["address"] == f"{elsewhere}:{GOSSIP_PORT}",
         what="a knows where b is now",
     )
-    assert "dialled at the former address: announcing the move again" in third.own_log
+    assert "members dial the previous address: announcing the new one again" in third.own_log
     assert "member failed" not in first.own_log
     wait_until(lambda: third.conditions()["GossipJoined"] == "Joined", what="b has joined")
     assert first.members()["b"]["overlayIP"] == overlay
@@ -220,7 +220,7 @@ def test_the_leave_command_says_what_it_keeps_and_forgets_it_on_demand(lab: Lab,
     said = second.host.run([WESHER, "leave"]).stdout.splitlines()
     assert said[0] == "b left the mesh on wgoverlay"
     assert said[1].startswith(
-        f"kept: {state} holds the cluster key and this machine's WireGuard key, so that "
+        f"kept: {state} holds the cluster key and this machine's WireGuard key, so the "
     )
     assert second.process.wait(PATIENCE) == 0
     again = start(second.host)
@@ -240,7 +240,10 @@ def test_keys_that_cannot_be_deleted_are_an_error(lab: Lab, start: Start) -> Non
     host.run(["mount", "--bind", state, state])
     done = host.run([WESHER, "leave", "--forget"], check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"wesher: error: a left the mesh, but its keys stay: run rm -f {state} {state}.*\n"
+    assert (
+        done.stderr
+        == f"wesher: error: a left the mesh, but its keys could not be deleted: run rm -f {state} {state}.*\n"
+    )
     assert agent.process.wait(PATIENCE) == 0
 
 
@@ -304,7 +307,7 @@ def test_names_that_hash_to_one_address_are_settled_and_both_can_be_reached(lab:
     kept, moved = (first.members()[name]["overlayIP"] for name in sorted((one, other)))
     assert kept == str(candidate_address(one, ip_network("10.77.1.0/24")))
     assert moved != kept
-    assert "overlay address given up" in first.own_log + second.own_log
+    assert "overlay address changed" in first.own_log + second.own_log
     given_up = [agent.counts()["overlayAddressesGivenUp"] for agent in (first, second)]
     assert sorted(given_up) == [0, 1]
 
@@ -361,8 +364,8 @@ def test_a_member_of_another_overlay_network_is_not_ready_and_leaves_the_others_
     other.wait_for("a", "b", "c")
     wait_until(lambda: other.conditions()["Ready"] == "OverlayDiffers", what="the one is not ready")
     wait_until(lambda: first.conditions()["Ready"] == "Ready", what="the others are ready")
-    assert "outside 10.2.0.0/16: give all members the same" in other.members()["a"]["note"]
-    assert "outside 10.1.0.0/16: give all members the same" in first.members()["c"]["note"]
+    assert "not in 10.2.0.0/16: give all members the same" in other.members()["a"]["note"]
+    assert "not in 10.1.0.0/16: give all members the same" in first.members()["c"]["note"]
 
 
 def test_two_meshes_on_one_host_do_not_know_of_each_other(lab: Lab, start: Start) -> None:
@@ -378,7 +381,7 @@ def test_two_meshes_on_one_host_do_not_know_of_each_other(lab: Lab, start: Start
         wait_for_ping(a, address)
     ambiguous = a.run([WESHER, "status"], check=False)
     assert ambiguous.returncode == 1
-    assert "several agents run on this host: name one of wg7, wgoverlay" in ambiguous.stderr
+    assert "several agents run on this host: choose one of wg7, wgoverlay" in ambiguous.stderr
 
 
 def test_a_host_whose_own_tunnel_packets_are_lost_says_that_it_reaches_no_one(lab: Lab, start: Start) -> None:

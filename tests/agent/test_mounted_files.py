@@ -146,7 +146,7 @@ def test_a_gossip_port_that_another_program_has_is_named_and_waited_for(
         assert holder.stdout is not None
         holder.stdout.readline()
         agent = start_inside(host)
-        wait_until(lambda: "gossip cannot listen: trying again" in agent.own_log, what="it is said")
+        wait_until(lambda: "gossip not listening: trying again" in agent.own_log, what="it is said")
         assert "TCP port 7946 is taken by python" in agent.own_log
         wait_until(lambda: "DeviceReady" in agent.conditions().values(), what="a device")
         assert agent.conditions()["GossipJoined"] == agent.conditions()["Ready"] == "PortTaken"
@@ -237,7 +237,7 @@ def test_an_agent_that_leaves_for_good_leaves_no_key_behind(lab: Lab, start_insi
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"version": 2}, "wesher: error: mesh.json version '2': this agent reads version 1"),
+        ({"version": 2}, "wesher: error: mesh.json version '2': this agent supports version 1"),
         ({"overlayCIDR": "10.0.0.1/16"}, "wesher: error: mesh.json overlayCIDR '10.0.0.1/16': must be"),
     ],
 )

@@ -49,13 +49,13 @@ def test_probes_are_answered_on_the_loopback_only_and_cost_next_to_nothing(lab: 
     agent = start(host, f"--health-port={PORT}")
     agent.wait_device()
     wait_until(lambda: probe(host, "/readyz") == ["200 in the mesh"], what="the agent is ready")
-    assert probe(host, "/healthz") == ["200 the agent runs"]
+    assert probe(host, "/healthz") == ["200 the agent is running"]
     assert probe(other, "/healthz", at=str(host.ipv4)) == []
 
     before = cpu_seconds(agent)
     answers = probe(host, *A_MINUTE * MINUTES)
     cost = (cpu_seconds(agent) - before) / MINUTES
-    assert set(answers) == {"200 the agent runs", "200 in the mesh"}
+    assert set(answers) == {"200 the agent is running", "200 in the mesh"}
     assert len(answers) == len(A_MINUTE) * MINUTES
     assert cost < 0.09, f"{cost:.3f} s of CPU a minute"
 
@@ -76,7 +76,7 @@ def test_a_port_that_another_program_has_is_named_and_taken_once_it_is_free(lab:
     holder.stdout.close()
     holder.wait()
     wait_until(lambda: agent.conditions()["Ready"] == "Ready", what="the agent is ready")
-    assert probe(host, "/healthz") == ["200 the agent runs"]
+    assert probe(host, "/healthz") == ["200 the agent is running"]
 
 
 def cpu_seconds(agent: AgentProcess) -> float:

@@ -22,7 +22,7 @@ Start = Callable[..., AgentProcess]
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 GONE = ["c", "d"]
-TELLING = "dialled at the former address: announcing the move again"
+TELLING = "members dial the previous address: announcing the new one again"
 STORY = re.compile(r"member (joined|failed|left) node=(\w+)")
 FORGOTTEN_WITHIN = 240.0
 """Seconds: a suspicion's, those in which the dead are gossiped to, a round of probes, and a busy machine."""
@@ -72,7 +72,7 @@ def test_old_words_of_a_member_that_has_moved_cost_nobody_a_tunnel(
             what=f"{agent.host.name} knows where b is now",
         )
         wait_for_ping(agent.host, "b")
-    assert f"gossip listens addresses={elsewhere}" in mover.own_log
+    assert f"gossip listening addresses={elsewhere}" in mover.own_log
     tellings = mover.own_log.count(TELLING)
     before = leaves(others)
 

@@ -95,7 +95,7 @@ async def test_an_agent_waits_for_its_place_then_reports_and_at_once_again_when_
     api: ApiServer, link: KubernetesLink, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not await link.look(SOON)
-    assert "has not made this node's WesherNode yet" in caplog.text
+    assert "this node has no WesherNode: the operator has not created it yet" in caplog.text
     present, seen = [FIRST], asyncio.Queue[NodeSpec]()
     running = asyncio.create_task(link.run(lambda: present[-1], seen.put_nowait, rng=Random(1)))
     await asyncio.to_thread(_give_place, api)

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
+import chart_package
 import chart_schema
 import plain_manifests
 from wesher_common.version import VERSION
 from wesher_operator.agent_pods import parse_agent_pods
 from wesher_testing.cluster.api_server import ApiServer
-from wesher_testing.cluster.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
+from wesher_testing.cluster.helm import CHART, SOME_IMAGE, VERSIONS, HelmFailed, HelmVersion, run_helm
 from wesher_testing.cluster.operator_process import NAMESPACE
 from wesher_testing.run.toolbox import REPOSITORY
 
@@ -32,7 +33,8 @@ RUNS_PODS = {"Deployment", "Job", "Pod"}
 def render(home: Path, *more: str | Path, version: HelmVersion = 4) -> str:
     """Render the chart as `helm install wesher charts/wesher -n wesher-system` would."""
     release = ("template", "wesher", CHART, "--namespace", NAMESPACE, "--kube-version=1.34")
-    return run_helm(version, *release, *more, home=home)
+    image = () if "--values" in more else (SOME_IMAGE,)
+    return run_helm(version, *release, *image, *more, home=home)
 
 
 def documents(text: str) -> list[dict[str, Any]]:
@@ -53,6 +55,28 @@ def test_lint_finds_nothing_wrong(tmp_path: Path, version: HelmVersion) -> None:
     for values in ((), ("--values", EVERYTHING)):
         said = run_helm(version, "lint", CHART, "--strict", "--kube-version=1.34", *values, home=tmp_path)
         assert "[WARNING]" not in said
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_released_package_lints_renders_and_says_where_it_comes_from(
+    tmp_path: Path, version: HelmVersion
+) -> None:
+    package = tmp_path / chart_package.name(VERSION)
+    home, sources = "https://wesher.example", ["https://git.wesher.example/wesher"]
+    chart_package.make(package, home=home, sources=sources, epoch=1767225600)
+
+    def helm(*words: str) -> str:
+        return run_helm(version, *words, home=tmp_path)
+
+    assert "[WARNING]" not in helm("lint", str(package), "--strict", "--kube-version=1.34")
+    options = (f"--namespace={NAMESPACE}", "--kube-version=1.34", SOME_IMAGE)
+    assert documents(helm("template", "wesher", str(package), *options)) == documents(
+        render(tmp_path, version=version)
+    )
+    about = yaml.safe_load(helm("show", "chart", str(package)))
+    assert (about["home"], about["sources"]) == (home, sources)
+    assert about["maintainers"] == [{"name": "The wesher authors"}]
+    assert helm("show", "readme", str(package)).strip().startswith("# wesher")
 
 
 def test_the_plain_manifests_are_what_the_chart_renders() -> None:
@@ -113,7 +137,7 @@ def test_the_operator_can_read_what_the_chart_says_of_agents(tmp_path: Path) -> 
     [
         ("image.repository=reg.example/wesher", "reg.example/wesher:{}", "reg.example/wesher-operator:{}"),
         (
-            "image.registry=reg.example,image.tag=v7",
+            "image.repository=,image.registry=reg.example,image.tag=v7",
             "reg.example/wesher:v7",
             "reg.example/wesher-operator:v7",
         ),
@@ -136,6 +160,17 @@ def test_agents_and_all_that_the_operator_does_have_an_image_each(
     environment = [entry for container in containers for entry in container.get("env", [])]
     (image,) = [entry["value"] for entry in environment if entry["name"] == "WESHER_AGENT_IMAGE"]
     assert image == agents.format(VERSION)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("more", [(), ("--set", "operator.image.repository=reg.example/op")])
+def test_without_a_repository_nothing_is_pulled_from_a_registry_that_is_not_the_users(
+    tmp_path: Path, version: HelmVersion, more: tuple[str, ...]
+) -> None:
+    with pytest.raises(HelmFailed) as refused:
+        render(tmp_path, "--set", "image.repository=", *more, version=version)
+    said = "set image.repository to where you pushed wesher's image, such as registry.example.com/wesher: "
+    assert f"{said}no public registry has it" in str(refused.value)
 
 
 def test_without_a_mesh_there_is_none_and_no_test_of_it(tmp_path: Path) -> None:
@@ -240,7 +275,7 @@ def pod_of(workload: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_without_a_global_registry_the_images_own_is_used(tmp_path: Path) -> None:
-    rendered = documents(render(tmp_path, "--set", "image.registry=ghcr.io"))
+    rendered = documents(render(tmp_path, "--set", "image.repository=,image.registry=ghcr.io"))
     (operator,) = [each for each in rendered if each["kind"] == "Deployment"]
     (container,) = pod_of(operator)["containers"]
     images = {entry["value"] for entry in container["env"] if entry["name"] == "WESHER_AGENT_IMAGE"}
@@ -253,12 +288,17 @@ def test_helm_takes_its_kubernetes_for_one_that_the_chart_supports(
     tmp_path: Path, version: HelmVersion
 ) -> None:
     """As a released Helm does: the chart is rendered without --kube-version then."""
-    assert documents(run_helm(version, "template", "wesher", CHART, home=tmp_path))
+    assert documents(run_helm(version, "template", "wesher", CHART, SOME_IMAGE, home=tmp_path))
 
 
 def notes(api: ApiServer, home: Path, version: HelmVersion, *more: str) -> str:
     """Return what Helm would print after an installation beside the one that is there."""
-    where = (f"--kubeconfig={api.kubeconfig}", f"--namespace={NAMESPACE}", "--set=nameOverride=noted")
+    where = (
+        f"--kubeconfig={api.kubeconfig}",
+        f"--namespace={NAMESPACE}",
+        "--set=nameOverride=noted",
+        SOME_IMAGE,
+    )
     said = run_helm(version, "install", "noted", CHART, "--dry-run=server", *where, *more, home=home)
     return said.partition("\nNOTES:\n")[2]
 
@@ -278,9 +318,11 @@ def test_what_helm_says_after_an_installation_fits_it(
     ):
         assert f"\n  {line}\n" in said
     assert "Open UDP 51820, and UDP and TCP 7000, between all members." in said
-    assert "No machine outside" not in said
+    assert "cannot join this mesh" not in said
     closed = notes(installed, tmp_path, version, "--set=mesh.overlayCIDR=10.189.0.0/20")
-    assert "the prefix length of overlayCIDR must be a multiple of 8, not 20." in closed
+    assert (
+        "cannot join this mesh: the prefix length of overlayCIDR must be a multiple of 8, not 20." in closed
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -11,8 +11,10 @@ import pytest
 from wesher_operator.crd import definition
 from wesher_operator.resources.mesh import WesherMesh
 from wesher_testing.cluster.api_server import ApiServer
-from wesher_testing.cluster.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
+from wesher_testing.cluster.helm import CHART, SOME_IMAGE, VERSIONS, HelmFailed, HelmVersion, run_helm
 from wesher_testing.cluster.operator_process import CRDS, NAMESPACE, SOON, eventually, run_operator
+from wesher_testing.cluster.workstation import Workstation
+from wesher_testing.operations_page import commands
 
 NAME = "weshermeshes.wesher.dev"
 OLD_RULE = {"rule": "self.size() < 9", "message": "an older release was stricter"}
@@ -40,14 +42,16 @@ def test_helm_refuses_a_field_that_the_definitions_do_not_know_yet(
     def install_with(*values: str) -> str:
         where = (f"--kubeconfig={older.kubeconfig}", f"--namespace={NAMESPACE}", "--set=nameOverride=tried")
         return run_helm(
-            version, "install", "tried", CHART, "--dry-run=server", *where, *values, home=tmp_path
+            version, "install", "tried", CHART, "--dry-run=server", *where, SOME_IMAGE, *values, home=tmp_path
         )
 
     try:
         assert "kind: WesherMesh" in install_with("--set=mesh.gossip.port=7000")
-        with pytest.raises(HelmFailed, match=r"mesh\.etcHosts: the definitions in this cluster do not know"):
+        with pytest.raises(
+            HelmFailed, match=r"mesh\.etcHosts: the custom resource definitions in this cluster do not have"
+        ):
             install_with("--set=mesh.etcHosts=Off")
-        with pytest.raises(HelmFailed, match=r"mesh\.gossip\.label: the definitions"):
+        with pytest.raises(HelmFailed, match=r"mesh\.gossip\.label: the custom resource definitions"):
             install_with("--set=mesh.gossip.label=west")
     finally:
         older.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CRDS}")
@@ -65,6 +69,15 @@ def test_what_an_older_release_said_is_gone_and_what_is_new_is_there(older: ApiS
     assert OLD_RULE["message"] not in schema(older)
     assert "colour" not in schema(older)
     assert older.get("crd", NAME)["metadata"]["uid"] == uid
+
+
+def test_they_are_brought_up_by_hand(older: ApiServer, tmp_path: Path) -> None:
+    """As ``docs/operations.md`` has it, before an upgrade with ``crds.manage=false``."""
+    station = Workstation(older, tmp_path)
+    for command in commands("cluster-crds"):
+        station.run(command)
+    assert "etcHosts" in schema(older)
+    assert OLD_RULE["message"] not in schema(older)
 
 
 def test_it_leaves_them_alone_when_told_so(
@@ -87,7 +100,7 @@ def test_those_of_a_newer_release_stay(older: ApiServer) -> None:
     before = schema(older)
     try:
         with run_operator(older, name="older") as operator:
-            left = f"custom resource definition left: a newer release wrote it name={NAME} release=99.0.0"
+            left = f"custom resource definition kept: a newer release wrote it name={NAME} release=99.0.0"
             eventually(lambda: left in operator.log, within=SOON)
             assert schema(older) == before
     finally:

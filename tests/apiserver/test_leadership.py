@@ -153,7 +153,7 @@ def test_an_operator_without_its_crds_says_which_is_missing_and_what_to_do() -> 
     assert ended.returncode == 2
     assert ended.stderr == (
         "wesher-operator: CustomResourceDefinition weshermeshes.wesher.dev: "
-        "is missing: apply charts/wesher/crds, or install the chart\n"
+        "is missing: install the chart, or apply charts/wesher/crds\n"
     )
 
 

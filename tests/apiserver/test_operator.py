@@ -349,7 +349,7 @@ def test_an_overlap_that_comes_later_is_reported_while_the_mesh_is_reconciled_as
     foreign = str(candidate_address("nobody", ip_network("10.189.0.0/16")))
     list_addresses(api, "a", "192.168.7.1", foreign)
     said = until_condition(api, "Degraded", "True", reason="OverlappingNetwork")["message"]
-    assert f"overlaps the InternalIP {foreign} of Node a, " in said
+    assert f"overlaps the InternalIP {foreign} of Node a; " in said
     api.node("d", "192.168.7.4")
     until_places(api, *ADDRESSES, "d", addresses=ADDRESSES | {"d": "192.168.7.4"})
     for name in (*ADDRESSES, "d"):
@@ -393,7 +393,7 @@ def test_a_key_that_vanishes_is_not_replaced_by_another(api: ApiServer, nodes: N
     until_condition(api, "KeyReady", "True")
     api.kubectl("delete", "secret", "demo-key", "-n", NAMESPACE)
     lost = until_condition(api, "KeyReady", "False")
-    assert "Secret demo-key is gone" in lost["message"]
+    assert "Secret demo-key is missing" in lost["message"]
     api.node("d", "192.168.7.4")  # the operator looks at the mesh again, now that it knows of the loss
     until_places(api, "a", "b", "c", "d")
     made_anew = key_secret(api, "demo-key") is not None  # a failure must not print a key

@@ -12,7 +12,7 @@ import pytest
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_common.errors import ClusterUnavailable
 from wesher_testing.cluster.api_server import ApiServer, KubectlFailed
-from wesher_testing.cluster.helm import CHART, VERSIONS, HelmFailed, HelmVersion, run_helm
+from wesher_testing.cluster.helm import CHART, SOME_IMAGE, VERSIONS, HelmFailed, HelmVersion, run_helm
 from wesher_testing.cluster.operator_process import (
     CRDS,
     MANIFESTS,
@@ -116,7 +116,12 @@ def test_helm_says_which_definitions_are_missing(
     installed: ApiServer, tmp_path: Path, version: HelmVersion
 ) -> None:
     installed.kubectl("delete", f"--filename={CRDS}")
-    where = (f"--kubeconfig={installed.kubeconfig}", f"--namespace={NAMESPACE}", "--set=nameOverride=bare")
+    where = (
+        f"--kubeconfig={installed.kubeconfig}",
+        f"--namespace={NAMESPACE}",
+        "--set=nameOverride=bare",
+        SOME_IMAGE,
+    )
     try:
         # For a moment a kind whose definition is gone is offered still.
         group = "/apis/wesher.dev/v1alpha1"
@@ -143,7 +148,7 @@ def test_definitions_that_are_missing_or_deleted_while_it_runs_are_made_by_the_o
             api.kubectl("delete", f"--filename={CRDS}")
             assert first.process.wait(timeout=SOON) == 1
             assert "Traceback" not in first.log
-            assert first.log.splitlines()[-1].startswith("wesher-operator: a watch ended, as when ")
+            assert first.log.splitlines()[-1].startswith("wesher-operator: a watch ended, perhaps because ")
         with run_operator(api, name="second"):
             eventually(lambda: api.kubectl("get", "wmesh", check=False), within=SOON, until=is_empty_list)
     finally:
@@ -180,7 +185,7 @@ def test_nothing_that_the_chart_makes_needs_more_than_pod_securitys_restricted(
 ) -> None:
     """Agents do; their DaemonSet is the operator's, and the namespace is labelled for them."""
     files = [each.replace("everything", f"{CHARTS}/everything") for each in values]
-    namespace = ("--namespace", NAMESPACE, "--kube-version=1.34", "--skip-tests")
+    namespace = ("--namespace", NAMESPACE, "--kube-version=1.34", "--skip-tests", SOME_IMAGE)
     rendered = run_helm(4, "template", "wesher", CHART, *namespace, *files, home=tmp_path)
     label = "pod-security.kubernetes.io/warn"
     api.kubectl("label", "namespace", NAMESPACE, f"{label}=restricted")

@@ -15,7 +15,7 @@ import pytest
 
 from wesher_operator.installation import take_over_command
 from wesher_testing.cluster.api_server import ApiServer, KubectlFailed
-from wesher_testing.cluster.helm import CHART, run_helm
+from wesher_testing.cluster.helm import CHART, SOME_IMAGE, run_helm
 from wesher_testing.cluster.operator_process import (
     NAMESPACE,
     SOON,
@@ -26,7 +26,7 @@ from wesher_testing.cluster.operator_process import (
 )
 
 SECOND = "second"
-LEFT = "mesh left to another installation mesh=demo installation="
+LEFT = "mesh belongs to another installation mesh=demo installation="
 Mesh = Callable[..., None]
 
 
@@ -36,7 +36,7 @@ def both(installed: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
     values = ("--set=nameOverride=second", "--set=mesh.create=false", f"--namespace={SECOND}")
     rendered = run_helm(
         4,
-        *("template", SECOND, str(CHART), *values, "--no-hooks", "--kube-version=1.34"),
+        *("template", SECOND, str(CHART), *values, "--no-hooks", "--kube-version=1.34", SOME_IMAGE),
         home=tmp_path_factory.mktemp("helm"),
     )
     installed.kubectl("create", "namespace", SECOND)
@@ -138,7 +138,7 @@ def test_the_annotation_decides_before_the_claim_and_gives_a_mesh_to_another_ins
         eventually(lambda: installation(place), within=SOON, until=SECOND.__eq__)
         eventually(lambda: f"{LEFT}{SECOND}\n" in first.log, within=SOON)
         gone = eventually(lambda: key_ready(place), within=SOON, until=lambda said: said["status"] == "False")
-        assert "Secret demo-key is gone" in gone["message"]
+        assert "Secret demo-key is missing" in gone["message"]
         assert agents(place) == [NAMESPACE]
         # The rest of what the documentation says: the key, then the agents.
         secret = place.get("secret", "demo-key", f"--namespace={NAMESPACE}")
@@ -155,7 +155,7 @@ def key_ready(api: ApiServer) -> dict[str, Any]:
 
 def test_the_charts_own_mesh_names_its_installation(tmp_path: Path) -> None:
     shown = ("template", SECOND, str(CHART), f"--namespace={SECOND}", "--show-only=templates/mesh.yaml")
-    rendered = run_helm(4, *shown, "--kube-version=1.34", home=tmp_path)
+    rendered = run_helm(4, *shown, "--kube-version=1.34", SOME_IMAGE, home=tmp_path)
     assert f"wesher.dev/installation: {SECOND}\n" in rendered
 
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from wesher_testing.cluster.api_server import ApiServer, KubectlFailed
-from wesher_testing.cluster.helm import CHART, VERSIONS, HelmVersion, run_helm
+from wesher_testing.cluster.helm import CHART, SOME_IMAGE, VERSIONS, HelmVersion, run_helm
 from wesher_testing.cluster.operator_process import SOON, eventually
 
 PLACE, NAME, JOB = "hooked", "hooked", "hooked-uninstall"
-VALUES = ("--set=nameOverride=hooked", "--set=mesh.name=hooked", f"--namespace={PLACE}")
+VALUES = ("--set=nameOverride=hooked", "--set=mesh.name=hooked", SOME_IMAGE, f"--namespace={PLACE}")
 DONE = {
     "status": "True",
     "lastTransitionTime": "2026-11-30T12:00:00Z",
@@ -169,8 +169,8 @@ def test_applying_what_helm_renders_leaves_the_releases_mesh_running(
     uid = place.get("wmesh", "hooked")["metadata"]["uid"]
     apply_rendered(helm, place, 4, *how)
     log = run_job()
-    assert "nothing deleted: helm does not uninstall" in log
-    assert "made the hook's Job, and Helm's record of the release says deployed" in log
+    assert "nothing deleted: helm is not uninstalling the release" in log
+    assert "created the hook's Job, and Helm's record of the release says deployed" in log
     assert place.get("wmesh", "hooked")["metadata"]["uid"] == uid
     # What was applied plainly is no obstacle to Helm's own hook later.
     finish(place)

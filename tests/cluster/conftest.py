@@ -6,12 +6,14 @@ Each test leaves the cluster and its mesh as it found them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from wesher_testing.cluster.image import Image, wesher_image
 from wesher_testing.cluster.installation import Mesh, install
 from wesher_testing.cluster.kubelets import Cluster, cluster
+from wesher_testing.cluster.workstation import Workstation
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +39,9 @@ def mesh(installed: Mesh) -> Mesh:
     """Return the same mesh, once it is Ready."""
     installed.wait_until_ready()
     return installed
+
+
+@pytest.fixture
+def station(running: Cluster, tmp_path: Path) -> Workstation:
+    """Return a workstation in an empty directory."""
+    return Workstation(running.api, tmp_path, version=3)

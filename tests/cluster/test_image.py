@@ -75,7 +75,10 @@ def test_it_has_no_shell_no_pip_and_no_package_manager(one: Image) -> None:
 
 
 def test_no_part_has_what_only_the_other_needs(running: Cluster, one: Image, part: str) -> None:
-    others = {"agent": ["kopf", "wesher_operator"], "operator": ["pyroute2", "msgpack", "wesher_agent"]}
+    others = {
+        "agent": ["kopf", "kubernetes", "wesher_operator"],
+        "operator": ["pyroute2", "msgpack", "wesher_agent"],
+    }
     assert run_restricted(running, one, ["python3", "-c", _MODULES, *others[part], "pip"]).split() == []
 
 

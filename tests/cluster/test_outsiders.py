@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from wesher_common.keys import ClusterKey
-from wesher_testing.agents.process import WESHER, pings, wireguard_go
+from wesher_testing.agents.process import WESHER, pings
 from wesher_testing.cluster.installation import NAMESPACE, Mesh
 from wesher_testing.cluster.kubelets import Cluster
 from wesher_testing.cluster.operator_process import eventually
 from wesher_testing.peers.go_wesher import go_wesher
+from wesher_testing.run.toolbox import wireguard_go
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 

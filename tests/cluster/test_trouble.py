@@ -106,7 +106,7 @@ def test_each_node_says_what_is_wrong_with_it_and_is_well_once_that_is_mended(
             until=lambda each: all(f"{n} ({r})" in each.get("message", "") for n, r in reasons.items()),
         )
 
-        assert f"{imageless.name} cannot pull the agents' image: " in ready["message"]
+        assert f"{imageless.name} cannot pull the agent image: " in ready["message"]
         assert image.name in ready["message"]
         # Either port alone makes its mesh say so.
         both = (
@@ -121,7 +121,7 @@ def test_each_node_says_what_is_wrong_with_it_and_is_well_once_that_is_mended(
             until=lambda described: all(each in described for each in both),
         )
         described = running.api.kubectl("describe", "wnode", f"{troubled.name}.{tunless.name}")
-        assert "needs /dev/net/tun, which is not there: load the module with `modprobe tun`" in described
+        assert "needs /dev/net/tun, which does not exist: load the module with `modprobe tun`" in described
         assert "ImageNotPulled" in running.api.kubectl("describe", "wmesh", troubled.name)
     troubled.wait_until_ready()
 
@@ -130,11 +130,11 @@ def test_an_agent_that_ends_is_quoted_in_its_meshs_status(running: Cluster, trou
     """As where another agent, started by hand on the node, has the interface already."""
     with _held(running.nodes["node-2"], _CLAIM_INTERFACE, troubled.interface):
         _apply(troubled)
-        said = f"wesher: error: interface '{troubled.interface}': is in use by another agent on this host"
+        said = f"wesher: error: interface '{troubled.interface}': is used by another agent on this host"
         ready = eventually(
             lambda: troubled.condition("Ready"),
             within=TOLD_SECONDS,
-            until=lambda each: f"node-2 has an agent that ends: {said}" in each.get("message", ""),
+            until=lambda each: f"node-2 has an agent that exits: {said}" in each.get("message", ""),
         )
         assert "node-2 (AgentEnds)" in ready["message"]
         pod = running.api.kubectl("describe", "pod", troubled.agents()["node-2"]["metadata"]["name"], IN)

@@ -1,4 +1,7 @@
-"""``helm uninstall`` and after: nothing stays on the nodes, and a reinstallation goes on with its key."""
+"""``helm uninstall`` and after: nothing stays on the nodes, and a reinstallation goes on with its key.
+
+The commands are those of ``docs/operations.md``.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,12 @@ from wesher_testing.cluster.image import Image
 from wesher_testing.cluster.installation import NAMESPACE, Mesh, install, uninstall
 from wesher_testing.cluster.kubelets import Cluster
 from wesher_testing.cluster.operator_process import eventually
+from wesher_testing.cluster.workstation import Workstation
+from wesher_testing.operations_page import commands
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
+IN = f"-n {NAMESPACE}"
 _OF_A_RELEASE = (
     *("deployments", "jobs", "serviceaccounts", "roles", "rolebindings", "clusterroles"),
     *("clusterrolebindings", "validatingadmissionpolicies", "validatingadmissionpolicybindings"),
@@ -20,12 +26,13 @@ _COLLECTED_SECONDS = 120.0
 
 
 def test_uninstalling_leaves_nothing_on_nodes_and_reinstalling_finds_the_key(
-    running: Cluster, mesh: Mesh, image: Image
+    running: Cluster, mesh: Mesh, image: Image, station: Workstation
 ) -> None:
     """The second time agents are installed without privileges, which gives the same mesh."""
     key, addresses = mesh.status()["key"]["id"], mesh.addresses()
 
-    uninstall(running)
+    for command in commands("cluster-uninstall", {"-n wesher": IN}):
+        station.run(command)
 
     assert _traces(running, mesh) == []
     eventually(lambda: _objects(running, mesh), within=_COLLECTED_SECONDS, until=lambda left: not left)
@@ -63,6 +70,37 @@ def test_uninstalling_needs_no_operator(running: Cluster, mesh: Mesh, image: Ima
     install(running, image)
 
 
+def test_nodes_are_cleaned_by_hand_after_their_namespace_was_deleted(
+    running: Cluster, mesh: Mesh, image: Image, station: Workstation
+) -> None:
+    """Agents take that for a restart, and leave device, routes, hosts entries and state file."""
+    for command in commands("cluster-without-helm", {"-n wesher": IN}):
+        station.run(command)
+    assert _traces(running, mesh) == []
+    mesh.apply()
+    mesh.wait_until_ready()
+
+    running.api.kubectl("delete", "namespace", NAMESPACE)
+    assert {line.partition(":")[0] for line in _traces(running, mesh)} == {*running.nodes}
+
+    said = [
+        station.run(command)
+        for command in commands("nodes-clean", {"registry.example.com/wesher:0.1.0": image.name})
+    ]
+    assert _traces(running, mesh) == []
+    assert "device wgoverlay removed, with its routes" in said[3]
+
+    for command in commands(
+        "cluster-forget", {"-n wesher": IN, "namespace wesher": f"namespace {NAMESPACE}"}
+    ):
+        station.run(command)
+    assert "wesher.dev" not in running.api.kubectl("get", "crd", "--output=name")
+    for command in commands("release-leftovers"):
+        station.run(command)
+    assert _objects_of_a_release(running) == []
+    install(running, image)
+
+
 def _traces(running: Cluster, mesh: Mesh) -> list[str]:
     """Return what is left of the mesh on nodes."""
     return [f"{name}: {trace}" for name, node in running.nodes.items() for trace in mesh.traces_on(node)]
@@ -71,8 +109,12 @@ def _traces(running: Cluster, mesh: Mesh) -> list[str]:
 def _objects(running: Cluster, mesh: Mesh) -> list[str]:
     """Return what is left of the mesh's objects, of all meshes', and of the release; the key is to stay."""
     meshes = running.api.kubectl("get", "wmesh,wnode", "--output=name").split()
-    release = running.api.kubectl(
+    return [*meshes, *mesh.objects(), *_objects_of_a_release(running)]
+
+
+def _objects_of_a_release(running: Cluster) -> list[str]:
+    found = running.api.kubectl(
         *("get", ",".join(_OF_A_RELEASE), "--all-namespaces", "--output=name"),
         "--selector=app.kubernetes.io/part-of=wesher",
     )
-    return [*meshes, *mesh.objects(), *release.split()]
+    return found.split()

@@ -1,8 +1,9 @@
-"""``helm upgrade`` from an earlier chart, by Helm 4: what stays, what is new, and what its users feel.
+"""An upgrade from an earlier chart, and the way back: what stays, what is new, and what users feel.
 
-There is no earlier release yet, so one is made of this: with a lower version, agents
-from an image of another name, and a CustomResourceDefinition that lacks a field, has
-one that is no more, and is left alone by that release's operator.
+The commands are those of ``docs/operations.md``, by Helm 4. There is no earlier release yet,
+so one is made of this: with a lower version, agents from an image of another name, and a
+CustomResourceDefinition that lacks a field, has one that is no more, and is left alone by
+that release's operator.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import yaml
 
 from wesher_testing.cluster.helm import CHART
 from wesher_testing.cluster.image import Image
-from wesher_testing.cluster.installation import NAMESPACE, Mesh, install, uninstall, upgrade
+from wesher_testing.cluster.installation import NAMESPACE, Mesh, install, install_chart, uninstall
 from wesher_testing.cluster.kubelets import Cluster, Node
-from wesher_testing.cluster.operator_process import eventually
+from wesher_testing.cluster.workstation import Workstation, set_release
 from wesher_testing.lab.pings import Pinging
+from wesher_testing.operations_page import commands
 from wesher_testing.run.machine_load import share_of_a_core
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
@@ -31,6 +33,7 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 _MESHES = "weshermeshes.wesher.dev"
 _LONGEST_OUTAGE = 3.0
 """Seconds that a node is out of reach at most while its user-space WireGuard is exchanged with its agent."""
+IN = f"-n {NAMESPACE}"
 _NEW_FIELD, _FORMER_FIELD = "etcHosts", "colour"
 
 
@@ -52,11 +55,13 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Upgraded:
-    """An upgrade, before and after, and the longest time without an answer of each pair."""
+    """An upgrade and the way back: before, after, and after that; and the upgrade's longest outages."""
 
     before: Seen
     after: Seen
+    back: Seen
     outages: Mapping[tuple[str, str], float]
+    """The longest time without an answer of each pair, in seconds."""
     share: float
     """What of a core each runnable process had: a busy machine starts a container slowly."""
 
@@ -65,28 +70,43 @@ class Upgraded:
 def upgraded(
     running: Cluster, installed: Mesh, image: Image, tmp_path_factory: pytest.TempPathFactory
 ) -> Upgraded:
-    """Install the earlier chart in place of this one, then upgrade under pings between all nodes."""
+    """Install the earlier chart in place of this one, upgrade under pings between all nodes, and go back."""
     mesh = installed
     uninstall(running, version=4)
     running.api.kubectl("delete", "crd", _MESHES, "weshernodes.wesher.dev")
-    earlier = _earlier_chart(tmp_path_factory.mktemp("earlier") / "wesher")
     earlier_image = running.tag(image, f"{image.name}-earlier")
     running.tag(image.operator, earlier_image.operator.name)
-    install(running, earlier_image, "--set", "crds.manage=false", version=4, chart=earlier)
+    directory = tmp_path_factory.mktemp("workstation")
+    earlier = _earlier_chart(directory / "earlier", earlier_image)
+    # Their release's own image is what both charts name.
+    values = ("--set", f"image.repository={image.name.rpartition(':')[0]}")
+    install_chart(running, *values, version=4, chart=earlier)
     mesh.wait_until_ready()
     mesh.wait_for_all_pings()  # then every node has its routes to all others
     before = _look(running, mesh)
 
+    station = Workstation(running.api, tmp_path_factory.mktemp("station"), version=4)
+    station.take(_this_chart(directory / "this", image))
     with Pinging(running.nodes, mesh.addresses()) as pinging:
-        upgrade(running, image, version=4)
-        eventually(lambda: _images(mesh), within=240, until=lambda images: earlier_image.name not in images)
-        running.repeat(
-            *("rollout", "status", f"daemonset/{mesh.name}-agent", f"--namespace={NAMESPACE}"),
-            "--timeout=10s",
-        )
-        mesh.wait_until_ready()
+        for command in commands(
+            "cluster-upgrade", {"-n wesher": IN, "registry.example.com/wesher:0.2.0": image.name}
+        ):
+            station.run(command)
         mesh.wait_for_all_pings()
-    return Upgraded(before, _look(running, mesh), pinging.outages, share_of_a_core())
+    share = share_of_a_core()
+    after = _look(running, mesh)
+
+    for command in commands(
+        "cluster-rollback", {"-n wesher": IN, "registry.example.com/wesher:0.1.0": earlier_image.name}
+    ):
+        station.run(command)
+    mesh.wait_for_all_pings()
+    back = _look(running, mesh)
+
+    # Other tests go on with this release.
+    uninstall(running, version=4)
+    install(running, image)
+    return Upgraded(before, after, back, pinging.outages, share)
 
 
 def test_the_operator_brings_the_definitions_up_to_the_chart(upgraded: Upgraded) -> None:
@@ -111,6 +131,16 @@ def test_agents_are_the_new_releases_on_the_devices_of_the_former(upgraded: Upgr
     assert upgraded.after.networks == upgraded.before.networks
 
 
+def test_the_way_back_changes_only_the_agents(upgraded: Upgraded) -> None:
+    """The definitions stay the newer release's, which know all that the older one writes."""
+    assert upgraded.back.images == upgraded.before.images != upgraded.after.images
+    assert not upgraded.back.agents & upgraded.after.agents
+    assert upgraded.back.uids == upgraded.before.uids
+    assert upgraded.back.key == upgraded.before.key
+    assert upgraded.back.networks == upgraded.before.networks
+    assert upgraded.back.fields == upgraded.after.fields
+
+
 def test_a_node_is_out_of_reach_only_while_its_agent_starts(
     upgraded: Upgraded, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,11 +153,19 @@ def test_a_node_is_out_of_reach_only_while_its_agent_starts(
     assert longest < _LONGEST_OUTAGE / upgraded.share
 
 
-def _earlier_chart(place: Path) -> Path:
+def _this_chart(place: Path, image: Image) -> Path:
+    """Make this chart, with the image that the nodes hold as its release's own."""
+    shutil.copytree(CHART, place)
+    set_release(place, "0.1.0", image)
+    return place
+
+
+def _earlier_chart(place: Path, image: Image) -> Path:
     """Make the earlier chart."""
     shutil.copytree(CHART, place)
-    about = yaml.safe_load((place / "Chart.yaml").read_text())
-    (place / "Chart.yaml").write_text(yaml.safe_dump(about | {"version": "0.0.9", "appVersion": "0.0.9"}))
+    set_release(place, "0.0.9", image)
+    values = place / "values.yaml"
+    values.write_text(values.read_text().replace("  manage: true\n", "  manage: false\n"))
     path = place / f"crds/wesher.dev_{_MESHES.partition('.')[0]}.yaml"
     definition = yaml.safe_load(path.read_text())
     fields = _spec_of(definition)

@@ -5,90 +5,69 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from wesher_testing.run.demo.watched import HOW_TO_END, processes_about, run_as_told, watched_demo
 from wesher_testing.run.toolbox import REPOSITORY
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
-HOW_TO_USE, HOW_TO_END = "The mesh stays up.", "Press Ctrl-C here"
-
-
-@contextmanager
-def kept_demo() -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-m", "wesher_testing.run.demo"],
-        cwd=REPOSITORY,
-        env={**os.environ, "KEEP": "1", "PYTHONPATH": str(REPOSITORY / "tests/support")},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as demo:
-        try:
-            yield demo
-        finally:
-            demo.send_signal(signal.SIGINT)
-
-
-def told(demo: subprocess.Popen[str]) -> Iterator[str]:
-    """Yield what the demo says, line by line, and show it to whoever watches the ring."""
-    assert demo.stdout is not None
-    for line in demo.stdout:
-        sys.stdout.write(line)
-        sys.stdout.flush()
-        yield line.strip()
-
-
-def run(command: str) -> str:
-    """Run a command that the demo names, as in another terminal."""
-    shell = ["sh", "-c", command]
-    return subprocess.run(shell, cwd="/", capture_output=True, text=True, check=True, timeout=60).stdout
-
-
-def processes_about(directory: Path) -> list[bytes]:
-    """Return the command lines that name a directory."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_bytes())
-        except OSError:
-            continue
-    return [words for words in found if bytes(directory) in words]
+DEMO = [sys.executable, "-m", "wesher_testing.run.demo"]
+HOW_TO_USE = "The mesh stays up."
 
 
 def test_a_demo_that_is_kept_can_be_used_as_it_says_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with capsys.disabled(), kept_demo() as demo:
-        lines = told(demo)
-        said = []
-        for line in lines:
-            said.append(line)
-            if line.startswith(HOW_TO_END):
-                break
-        assert any(re.search(r"done: \d+ claims hold", line) for line in said)
+    environment = {**os.environ, "KEEP": "1", "PYTHONPATH": str(REPOSITORY / "tests/support")}
+    with capsys.disabled(), watched_demo(DEMO, REPOSITORY, environment) as demo:
+        end = demo.read_until(HOW_TO_END)
+        assert any(re.search(r"plain machines: \d+ claims hold", line) for line in demo.said)
+        assert any(re.search(r"done: \d+ claims hold", line) for line in demo.said)
 
-        begin = next(number for number, line in enumerate(said) if line.startswith(HOW_TO_USE))
-        kubectl, plugin, members, ping, logs = said[begin + 1 : -1]
-        assert re.search(r"^weshermesh\S+/demo +True +3/3 ", run(kubectl), re.MULTILINE)
+        begin = next(number for number, line in enumerate(demo.said) if line.startswith(HOW_TO_USE))
+        kubectl, plugin, members, ping, shell, logs = demo.said[begin + 1 : -1]
+        assert re.search(r"^weshermesh\S+/demo +True +3/3 ", run_as_told(kubectl), re.MULTILINE)
         # It fails while one of the pairs that the demo has just cut off is still asked again.
         until_well = f"until {plugin}; do sleep 1; done"
-        assert "demo: Ready, 3/3 nodes ready" in run(until_well)
-        assert len(re.findall(r"^\S+ +alive ", run(members), re.MULTILINE)) == 4
-        assert " 1 received" in run(f"{ping} -c 1")
-        assert "node-a.log" in run(logs)
+        assert "demo: Ready, 3/3 nodes ready" in run_as_told(until_well)
+        examined = run_as_told(f"{plugin.removesuffix('status')}doctor || true")
+        assert re.search(r"^ok +operator runs +1 of 1 pods ready", examined, re.MULTILINE)
+        assert "FAIL" not in examined
+        assert len(re.findall(r"^\S+ +alive ", run_as_told(members), re.MULTILINE)) == 4
+        assert " 1 received" in run_as_told(f"{ping} -c 1")
+        assert run_as_told(shell, text_in="hostname\n") == "laptop\n"
+        assert "node-a.log" in run_as_told(logs)
 
         directory = Path(kubectl.split()[0]).parent
         assert processes_about(directory)
-        (kill,) = re.findall(r"or run: (kill \d+)", said[-1])
-        run(kill)
-        assert any("ended; nothing is left" in line for line in lines)
-        assert demo.wait(30) == 128 + signal.SIGINT
+        (kill,) = re.findall(r"or run: (kill \d+)", end)
+        run_as_told(kill)
+        demo.read_until("━━ ended; nothing is left")
+        assert demo.process.wait(30) == 128 + signal.SIGINT
     assert not directory.exists()
     assert processes_about(directory) == []
+
+
+def test_a_ctrl_c_ends_what_is_built_in_the_background_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, scratch = tmp_path / "cache", tmp_path / "scratch"
+    scratch.mkdir()
+    own = {"WESHER_CACHE": str(cache), "TMPDIR": str(scratch), "KUBEBUILDER_ASSETS": ""}
+    environment = {**os.environ, **own, "PYTHONPATH": str(REPOSITORY / "tests/support")}
+    with capsys.disabled(), watched_demo(DEMO, REPOSITORY, environment) as demo:
+        log = Path(demo.read_until("The Kubernetes parts are made").split()[-1])
+        assert log.is_relative_to(cache)
+        while "· " not in log.read_text():
+            assert demo.process.poll() is None
+        assert processes_about(cache)
+        demo.process.send_signal(signal.SIGINT)
+        demo.read_until("━━ ended; nothing is left")
+        assert demo.process.wait(30) == 128 + signal.SIGINT
+    assert processes_about(cache) == []
+    assert list(scratch.iterdir()) == []
+    assert list(cache.rglob("*-draft-*")) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import stat
 import subprocess
 import sys
@@ -9,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from wesher_agent.cli.completion import completion
 from wesher_common.version import VERSION
+from wesher_testing.operations_page import commands
 from wesher_testing.run.toolbox import REPOSITORY, system_program
 
 pytestmark = pytest.mark.needs_root
@@ -19,8 +23,14 @@ pytestmark = pytest.mark.needs_root
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel and install it into a directory."""
     root = tmp_path_factory.mktemp("tree")
-    for words in (["dist"], ["install", f"DESTDIR={root}"]):
-        subprocess.run(["make", "--silent", *words], cwd=REPOSITORY, check=True, timeout=300)
+    for command in commands("machine-install"):
+        subprocess.run(
+            ["sh", "-c", command],
+            cwd=REPOSITORY,
+            env={**os.environ, "DESTDIR": str(root), "MAKEFLAGS": "--silent"},
+            check=True,
+            timeout=300,
+        )
     return root
 
 
@@ -35,17 +45,35 @@ def test_the_programs_run_from_where_the_tree_will_lie(tree: Path) -> None:
     assert next((REPOSITORY / "dist").glob("wesher-*.whl")).name.startswith(f"{name}-{version}-")
 
 
-def test_the_wheel_brings_every_command(tree: Path) -> None:
-    programs = tree / "opt/wesher/bin"
-    for name in ("wesher", "wesher-operator", "kubectl-wesher"):
-        said = subprocess.run(
-            [programs / "python", programs / name, "--help"], capture_output=True, text=True, check=True
-        )
-        assert said.stdout.startswith(f"usage: {name.replace('kubectl-', 'kubectl ')}")
+def test_the_manual_page_and_the_completions_are_where_programs_look_for_them(tree: Path) -> None:
+    share = tree / "usr/local/share"
+    assert (share / "man/man8/wesher.8").read_text().startswith('.\\" Generated')
+    for shell, place in (
+        ("bash", "bash-completion/completions/wesher"),
+        ("zsh", "zsh/site-functions/_wesher"),
+        ("fish", "fish/vendor_completions.d/wesher.fish"),
+    ):
+        assert (share / place).read_text() == completion(shell) + "\n"
+        assert stat.S_IMODE((share / place).stat().st_mode) & 0o444 == 0o444
+
+
+def test_it_is_the_agent_with_its_libraries_and_nothing_else(tree: Path) -> None:
+    """A machine outside Kubernetes needs neither the Kubernetes client nor the operator nor pip."""
+    (libraries,) = (tree / "opt/wesher/lib").glob("python3.*/site-packages")
+    lock = (REPOSITORY / "requirements-agent.lock").read_text()
+    pins = set(re.findall(r"^([\w-]+)==\S+ (?!.*win32)", lock, re.MULTILINE))
+    found = {path.name.split("-")[0].replace("_", "-") for path in libraries.glob("*.dist-info")}
+    assert found == pins | {"wesher"}
+    assert not (libraries / "wesher_operator").exists()
+    assert not {"pip", "wesher-operator", "kubectl-wesher"} & {
+        path.name for path in (tree / "opt/wesher/bin").iterdir()
+    }
+    size = sum(path.lstat().st_size for path in (tree / "opt/wesher").rglob("*"))
+    assert size < 40e6
 
 
 @pytest.mark.usefixtures("tree")
-def test_pipx_brings_the_command_and_the_plugin(tmp_path: Path) -> None:
+def test_pipx_brings_the_commands_that_are_asked_for(tmp_path: Path) -> None:
     """It makes an environment and has pip install into it, as is done here: what the index has as newest."""
     (wheel,) = (REPOSITORY / "dist").glob(f"wesher-{VERSION}-*.whl")
     subprocess.run([sys.executable, "-m", "venv", tmp_path], check=True, timeout=60)
@@ -56,6 +84,10 @@ def test_pipx_brings_the_command_and_the_plugin(tmp_path: Path) -> None:
             [tmp_path / "bin" / name, "--version"], capture_output=True, text=True, check=True
         )
         assert said.stdout == f"{name.replace('kubectl-', 'kubectl ')} {VERSION}\n"
+    subprocess.run([*pip, f"{wheel}[operator]"], check=True, timeout=300)
+    for name in ("wesher", "wesher-operator", "kubectl-wesher"):
+        said = subprocess.run([tmp_path / "bin" / name, "--help"], capture_output=True, text=True, check=True)
+        assert said.stdout.startswith(f"usage: {name.replace('kubectl-', 'kubectl ')}")
 
 
 def test_systemd_finds_nothing_wrong_with_the_service(tree: Path) -> None:

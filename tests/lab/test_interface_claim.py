@@ -59,8 +59,8 @@ def test_an_interface_is_one_agents_and_the_other_learns_which(interface: str) -
             with pytest.raises(InvalidSpec) as error:
                 claim_interface(interface)
             assert str(error.value) == (
-                f"interface '{interface}': is in use by another agent on this host (pid {os.getpid()}): "
-                "give each its own --interface"
+                f"interface '{interface}': is used by another agent on this host (pid {os.getpid()}): "
+                "choose another --interface"
             )
     claim_interface(interface).close()
 
@@ -114,6 +114,6 @@ def test_agents_in_two_containers_on_the_network_of_one_host_exclude_each_other(
     with closing(claim_interface(interface)):
         refused = subprocess.run([*contained, interface], capture_output=True, text=True, check=False)
     assert refused.returncode == 1
-    line = f"interface '{interface}': is in use by another agent on this host: give each its own --interface"
+    line = f"interface '{interface}': is used by another agent on this host: choose another --interface"
     assert line in refused.stderr
     subprocess.run([*contained, interface], check=True)

@@ -25,8 +25,11 @@ def host() -> Iterator[Host]:
 @pytest.mark.parametrize(
     ("wrapper", "says"),
     [
-        (WITHOUT, "is missing, and the agent cannot create its interface without it: run it as root, or "),
-        (["unshare", "--user", "--map-root-user"], "is set, but not for this network: it belongs to "),
+        (WITHOUT, "is missing, so the agent cannot create its interface: run it as root, or "),
+        (
+            ["unshare", "--user", "--map-root-user"],
+            "has no effect on this network, because ",
+        ),
     ],
     ids=["without the capability", "root of a user namespace on the host's network"],
 )
@@ -66,8 +69,11 @@ def test_a_command_that_may_not_ask_the_agent_says_so(host: Host) -> None:
     make = "import os, socket; socket.socket(socket.AF_UNIX).bind('/run/open/wg0.sock')"
     host.run([sys.executable, "-c", f"{make}; os.chmod('/run/open/wg0.sock', 0)"])
     for directory, says in (
-        ("/run/closed", "not allowed to look into /run/closed: run this as the agent's user"),
-        ("/run/open", "not allowed to ask the agent at /run/open/wg0.sock: run this as the agent's user"),
+        ("/run/closed", "not allowed to read /run/closed: run this as the agent's user"),
+        (
+            "/run/open",
+            "not allowed to connect to the agent at /run/open/wg0.sock: run this as the agent's user",
+        ),
     ):
         done = host.run([*asker, f"--run-dir={directory}"], check=False)
         assert (done.returncode, done.stdout, done.stderr) == (1, "", f"wesher: error: {says}\n")

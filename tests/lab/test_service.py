@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from wesher_testing.agents.process import KEY, wireguard_go
-from wesher_testing.run.toolbox import REPOSITORY, system_program
+from wesher_agent.files.state_format import render_state
+from wesher_agent.mesh.roster import SavedMember
+from wesher_agent.mesh.saved_state import SavedState
+from wesher_agent.swim.address import Address
+from wesher_common.keys import ClusterKey, KeyRing
+from wesher_testing.agents.process import KEY
+from wesher_testing.run.toolbox import REPOSITORY, system_program, wireguard_go
+from wesher_testing.virtual.members import meta
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 SECONDS = 120
 """For systemd, two agents and their ends, on a busy machine."""
 
+# A separate control group: otherwise the systemd of another test would share the groups of the services.
+BOOT = """
+mount -t tmpfs none "$WORK"
+mkdir "$WORK/groups"
+mount -t cgroup2 none "$WORK/groups"
+mkdir "$WORK/groups/$GROUP"
+echo $$ > "$WORK/groups/$GROUP/cgroup.procs"
+exec unshare --ipc --pid --cgroup --fork --kill-child sh -ex "$SHOWN/world"
+"""
+
+REMOVE_GROUP = """
+mount -t cgroup2 none "$1"
+until find "$1/$0" -depth -type d -exec rmdir {} + ; do sleep 0.05; done 2>/dev/null
+"""
+
 # Homes are hidden from the service, so what it runs is mounted outside them.
 WORLD = """
-mount -t tmpfs none "$WORK"
 mkdir "$WORK/upper" "$WORK/work" "$WORK/root"
 mount -t overlay none "$WORK/root" -o "lowerdir=/,upperdir=$WORK/upper,workdir=$WORK/work"
 cd "$WORK/root"
@@ -41,7 +63,8 @@ for part in agent common; do mount --bind "$REPOSITORY/$part" "opt/code/$part"; 
 install -m 0755 "$WIREGUARD_GO" opt/wesher/bin/wireguard-go
 install -m 0755 "$SHOWN/wesher" opt/wesher/bin/wesher
 rm -rf etc/systemd/system
-mkdir -p etc/systemd/system/service.d etc/default
+mkdir -p etc/systemd/system/service.d etc/default var/lib/wesher
+install -m 0600 "$SHOWN/wgoverlay.json" var/lib/wesher/wgoverlay.json
 for unit in wesher wesher-lab; do
     cp "$REPOSITORY/deploy/systemd/wesher.service" "etc/systemd/system/$unit.service"
     cp "$SHOWN/$unit.default" "etc/default/$unit"
@@ -87,8 +110,11 @@ export PYTHONHOME=/opt/python LD_LIBRARY_PATH=/opt/python/lib
 export PYTHONPATH=/opt/code/common:/opt/code/agent:/opt/site PYTHONDONTWRITEBYTECODE=1
 exec /opt/python/bin/python3 -m wesher_agent "$@"
 """
+FAILED = SavedMember(
+    name="elsewhere", address=Address("192.0.2.77", 7946), raw_meta=meta("elsewhere").encode()
+)
 SETTINGS = {
-    "wesher": {"INIT": "true"},
+    "wesher": {},
     "wesher-lab": {
         "JOIN": "192.0.2.1:7946",
         "NODE_NAME": "lab",
@@ -106,11 +132,16 @@ def test_two_copies_of_the_service_run_and_the_end_of_one_leaves_the_socket_of_t
     shown = tmp_path / "shown"
     shown.mkdir()
     files = {
+        "boot": BOOT,
         "world": WORLD,
         "story": STORY,
         "story.service": STORY_UNIT,
         "output.conf": OUTPUT,
         "wesher": PROGRAM,
+        # A failed member has a hosts entry too. The other agent would have none: its address is this host's.
+        "wgoverlay.json": render_state(
+            SavedState(key_ring=KeyRing(ClusterKey.from_base64(KEY)), nodes=(FAILED,))
+        ),
     }
     for unit, settings in SETTINGS.items():
         both = {"CLUSTER_KEY": KEY, "USERSPACE_BINARY": "/opt/wesher/bin/wireguard-go", **settings}
@@ -119,13 +150,15 @@ def test_two_copies_of_the_service_run_and_the_end_of_one_leaves_the_socket_of_t
         (shown / name).write_text(text)
     work = tmp_path / "work"
     work.mkdir()
-    own = ["--mount", "--net", "--uts", "--ipc", "--pid", "--cgroup", "--fork", "--kill-child"]
-    subprocess.run(
-        [system_program("unshare"), *own, "sh", "-ex", shown / "world"],
+    group = f"wesher-service-{os.getpid()}"
+    own = [system_program("unshare"), "--mount", "--net", "--uts"]
+    ran = subprocess.Popen(
+        [*own, "sh", "-ex", shown / "boot"],
         env={
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "container": "lab",
             "WORK": str(work),
+            "GROUP": group,
             "SHOWN": str(shown),
             "PYTHON": sys.base_prefix,
             "SITE": sysconfig.get_path("purelib"),
@@ -134,15 +167,22 @@ def test_two_copies_of_the_service_run_and_the_end_of_one_leaves_the_socket_of_t
             "SYSTEMD": "/lib/systemd/systemd",
         },
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=SECONDS,
-        check=False,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
+    try:
+        # Without its last step the assertions below show what was said until then.
+        with suppress(subprocess.TimeoutExpired):
+            ran.wait(SECONDS)
+    finally:
+        ran.kill()
+        ran.wait()
+        subprocess.run([*own, "sh", "-e", "-c", REMOVE_GROUP, group, work], check=True, timeout=SECONDS)
     said = (shown / "said").read_text() if (shown / "said").exists() else "systemd did not come up"
     assert (shown / "unit").exists(), said
     assert (shown / "unit").read_text().split() == ["NRestarts=0", "ActiveState=active"], said
     assert (shown / "sockets").read_text().split() == ["wgoverlay.sock"]
-    assert "\tlab\t" in (shown / "hosts").read_text()
+    assert "\telsewhere\t" in (shown / "hosts").read_text()
     before, after = (json.loads((shown / f"{name}.json").read_text()) for name in ("status", "restarted"))
     assert before["wireguard"]["mode"] == "Userspace"
     assert before["state"] == "saved"

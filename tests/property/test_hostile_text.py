@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -12,11 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wesher_agent.cli.tables import hindrances, left_text, member_table, status_text
+from wesher_agent.cli.ping_text import answer_line, failure_line, why_no_answer, why_no_tunnel
+from wesher_agent.cli.tables import (
+    hindrances,
+    left_text,
+    member_table,
+    member_tree,
+    status_text,
+)
+from wesher_agent.cli.tables import join_text as agents_join_text
+from wesher_agent.cli.watch import frame
 from wesher_agent.kube.node_status import node_status
-from wesher_agent.status.answers import members_answer, status_answer
+from wesher_agent.status.answers import join_answer, members_answer, status_answer
+from wesher_agent.status.greeting import greeting
 from wesher_common.errors import ClusterUnavailable
 from wesher_common.event_logger import LogEvent, formatter
+from wesher_common.mesh_document import GossipSettings
 from wesher_common.printable import as_lines, is_printable
 from wesher_common.report import MAX_MESSAGE
 from wesher_operator.kubectl import checks
@@ -26,7 +38,7 @@ from wesher_operator.kubectl.status import overview, overview_text
 from wesher_operator.reconcile.facts import MESH, WESHER_NODE, MemberFacts, MeshFacts, NodeFacts, read_facts
 from wesher_operator.reconcile.status import Findings, mesh_status
 from wesher_testing.agents.snapshots import snapshot
-from wesher_testing.virtual.members import remembered
+from wesher_testing.virtual.members import document, local_node, remembered
 
 NOW = datetime(2030, 5, 1, 12, 0, 0, tzinfo=UTC)
 REPORTED = "2030-05-01T11:59:50Z"
@@ -130,9 +142,39 @@ def wesher_status_check(text: str) -> str:
     return as_lines(hindrances(status_answer(agent(text))))
 
 
+def members(text: str) -> list[dict[str, Any]]:
+    answer = json.loads(json.dumps(members_answer(agent(text))))
+    return [{**member, "name": text, "endpoint": text, "location": text, "note": text} for member in answer]
+
+
 def wesher_members(text: str) -> str:
-    members = json.loads(json.dumps(members_answer(agent(text))))
-    return member_table([{**member, "name": text, "endpoint": text, "note": text} for member in members])
+    return member_table(members(text))
+
+
+def wesher_members_tree(text: str) -> str:
+    return member_tree(members(text))
+
+
+def wesher_members_watch(text: str) -> str:
+    screen = frame(f"a\n{as_lines([text])}", "title", columns=0, lines=0)
+    return re.sub(r"^\x1b\[K|\x1b\[J\Z", "", screen.removeprefix("\x1b[H"), flags=re.MULTILINE)
+
+
+def wesher_ping(text: str) -> str:
+    member = members(text)[0]
+    why = [failure_line(member, reason(member)) for reason in (why_no_tunnel, why_no_answer)]
+    return "\n".join([answer_line(1, member, 0.1), *why])
+
+
+def wesher_join_command(text: str) -> str:
+    mesh = document(gossip=GossipSettings(label=text))
+    answer = join_answer(snapshot(local=local_node("a", mesh=mesh)))
+    return agents_join_text(answer, reach=[f"--run-dir={text}"])
+
+
+def agents_greeting(text: str) -> str:
+    mesh = document(gossip=GossipSettings(label=text))
+    return greeting(snapshot(local=local_node(text, mesh=mesh)), reach=[f"--run-dir={text}"])
 
 
 def wesher_leave(text: str) -> str:
@@ -160,6 +202,11 @@ RENDERERS: Mapping[str, Callable[[str], str]] = {
         wesher_status,
         wesher_status_check,
         wesher_members,
+        wesher_members_tree,
+        wesher_members_watch,
+        wesher_ping,
+        wesher_join_command,
+        agents_greeting,
         wesher_leave,
         log_text,
         log_json,

@@ -61,13 +61,18 @@ def test_a_release_takes_no_base_image_by_its_tag(tmp_path: Path, *, separate: b
     def base(name: str, image: str) -> list[str]:
         return ["--build-arg", f"{name}={image}"] if separate else [f"--build-arg={name}={image}"]
 
-    refused = build(tmp_path, "--release", "wesher:1", *base("GO_IMAGE", f"golang@{DIGEST}"))
-    assert refused.returncode == 1
-    assert refused.stdout == ""
-    assert refused.stderr.startswith(
-        "a release names PYTHON_IMAGE by digest: add --build-arg=PYTHON_IMAGE=python:"
-    )
+    for how in ("--release", "--check-release"):
+        refused = build(tmp_path, how, "wesher:1", *base("GO_IMAGE", f"golang@{DIGEST}"))
+        assert refused.returncode == 1
+        assert refused.stdout == ""
+        assert refused.stderr.startswith(
+            "a release needs PYTHON_IMAGE by digest: add --build-arg=PYTHON_IMAGE=python:"
+        )
+    neither = build(tmp_path, "--release", "wesher:1").stderr.splitlines()
+    assert [line.split()[3] for line in neither] == ["GO_IMAGE", "PYTHON_IMAGE"]
     both = [*base("GO_IMAGE", f"golang:1@{DIGEST}"), *base("PYTHON_IMAGE", f"python@{DIGEST}")]
     taken = build(tmp_path, "--release", "wesher:1", *both)
     assert (taken.returncode, taken.stderr) == (0, "")
-    assert "· not for a release: GO_IMAGE is golang:" in build(tmp_path, "wesher:1").stderr
+    checked = build(tmp_path, "--check-release", "wesher:1", *both)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+    assert "· not fit for a release: GO_IMAGE is golang:" in build(tmp_path, "wesher:1").stderr

@@ -7,11 +7,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from wesher_testing.run.toolbox import REPOSITORY
+from wesher_testing.run.toolbox import REPOSITORY, repository_files
 
 NOT_THESE_TESTS = ":!tests/repo"
 """They must name what they refuse."""
@@ -19,21 +18,9 @@ NOT_THESE_TESTS = ":!tests/repo"
 SOURCES = ("common", "agent", "operator", "tests/support/wesher_testing", "tools")
 
 
-def tracked(*patterns: str) -> list[Path]:
-    """Return the files of the repository, those about to be added to it included."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    return [path for name in listed.split("\0") if name and (path := REPOSITORY / name).is_file()]
-
-
 def lines_of(*patterns: str) -> Iterator[tuple[str, str]]:
     """Yield (place, line) for every line of text."""
-    for path in tracked(*patterns):
+    for path in repository_files(*patterns):
         try:
             text = path.read_text()
         except UnicodeDecodeError:
@@ -44,7 +31,9 @@ def lines_of(*patterns: str) -> Iterator[tuple[str, str]]:
 
 def test_no_folder_hides_a_module_of_the_standard_library() -> None:
     """An operator/__init__.py, or tests/x/__init__.py with a stdlib name, kills imports from 3.11 on."""
-    packages = {path.parent.relative_to(REPOSITORY) for path in tracked("*/__init__.py", "__init__.py")}
+    packages = {
+        path.parent.relative_to(REPOSITORY) for path in repository_files("*/__init__.py", "__init__.py")
+    }
     top = {package for package in packages if len(package.parts) <= 1}
     in_tests = {
         package
@@ -55,7 +44,7 @@ def test_no_folder_hides_a_module_of_the_standard_library() -> None:
     first_on_path = ("*.py", "scripts/*.py", "tests/*.py", "tests/support/*.py", "tools/*.py")
     shadowing = [
         path
-        for path in tracked(*(f":(glob){name}" for name in first_on_path))
+        for path in repository_files(*(f":(glob){name}" for name in first_on_path))
         if path.stem in sys.stdlib_module_names
     ]
     assert (top, in_tests, shadowing) == (set(), set(), [])
@@ -64,7 +53,9 @@ def test_no_folder_hides_a_module_of_the_standard_library() -> None:
 @pytest.mark.parametrize("folder", SOURCES)
 def test_every_module_says_what_it_owns(folder: str) -> None:
     silent = [
-        path for path in tracked(f"{folder}/*.py") if not ast.get_docstring(ast.parse(path.read_text()))
+        path
+        for path in repository_files(f"{folder}/*.py")
+        if not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert silent == []
 
@@ -89,7 +80,9 @@ def test_no_file_names_the_host_of_a_package_registry() -> None:
 
 def test_shell_scripts_parse() -> None:
     scripts = [
-        path for path in tracked() if path.read_bytes().startswith((b"#!/usr/bin/env bash", b"#!/bin/sh"))
+        path
+        for path in repository_files()
+        if path.read_bytes().startswith((b"#!/usr/bin/env bash", b"#!/bin/sh"))
     ]
     assert REPOSITORY / ".ci/run" in scripts
     for script in scripts:
@@ -101,7 +94,7 @@ def test_the_verbs_are_listed_with_what_they_do() -> None:
     listed = subprocess.run(
         ["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout
-    for verb in ("demo", "test", "check", "format", "lock"):
+    for verb in ("demo", "demo-machines", "test", "check", "format", "lock"):
         assert re.search(rf"^  make {verb} +\w", listed, re.MULTILINE)
 
 

@@ -7,13 +7,17 @@ import subprocess
 import sys
 import tomllib
 
+import yaml
+
 from wesher_common.version import VERSION
 from wesher_testing.run.toolbox import REPOSITORY
 
 
-def test_the_version_in_the_code_is_the_project_s() -> None:
+def test_the_version_in_the_code_is_that_of_project_and_chart() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert project["version"] == VERSION
+    chart = yaml.safe_load((REPOSITORY / "charts/wesher/Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (VERSION, VERSION)
 
 
 def test_an_agent_outside_kubernetes_loads_neither_a_client_for_it_nor_the_installation_s_metadata() -> None:

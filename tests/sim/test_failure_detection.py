@@ -11,6 +11,8 @@ from wesher_agent.swim.events import (
     MemberForgotten,
     MemberJoined,
     MemberSuspected,
+    ProbeFailed,
+    ProbeUnanswered,
     SelfRefuted,
     UdpUnreachable,
 )
@@ -35,6 +37,18 @@ def test_a_silent_member_is_suspected_then_declared_dead(net: VirtualNetwork) ->
     [failure] = a.happened(MemberFailed)
     assert suspicion.member.name == failure.member.name == "b"
     assert failure.confirmations == 0, "with three members there is nobody to confirm"
+
+
+def test_a_probe_tells_whom_it_asked_for_help_and_that_it_failed(net: VirtualNetwork) -> None:
+    a, b, _ = net.start("a", "b", "c")
+    net.cut(b)
+
+    net.run_until(lambda: a.happened(ProbeFailed), deadline=5.0)
+
+    [failed] = a.happened(ProbeFailed)
+    unanswered = a.happened(ProbeUnanswered)[-1]
+    assert failed.member.name == unanswered.member.name == "b"
+    assert (unanswered.helpers, unanswered.tcp) == (("c",), True)
 
 
 def test_a_crashed_member_of_fifty_is_gone_for_all_in_the_time_memberlist_takes(net: VirtualNetwork) -> None:

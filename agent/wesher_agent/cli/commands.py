@@ -13,14 +13,26 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from wesher_agent.cli.exit_codes import exit_code_help
-from wesher_agent.cli.tables import hindrances, left_text, member_table, removal_hint, status_text
+from wesher_agent.cli.command_table import COMMANDS, MEMBER_STATES, OUTPUTS, PROGRAM, SHELLS
+from wesher_agent.cli.completion import completion
+from wesher_agent.cli.help import agent_parser, check_command, parser_of
+from wesher_agent.cli.output import encodable, show
+from wesher_agent.cli.tables import (
+    chosen_members,
+    hindrances,
+    join_text,
+    left_text,
+    member_table,
+    member_tree,
+    removal_hint,
+    status_text,
+)
+from wesher_agent.cli.watch import watch
 from wesher_agent.control import AgentUnreachable, ask, find_socket
-from wesher_agent.flags import FLAGS, OneLineParser, add_flags, find_flag
+from wesher_agent.flags import FLAGS, find_flag, pick
 from wesher_agent.settings import Settings, parse_settings
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.keys import KEY_BYTES
@@ -28,16 +40,10 @@ from wesher_common.printable import as_lines
 from wesher_common.variables import unknown_variables
 from wesher_common.version import VERSION
 
-FAILURE = 1
+FAILURE, CANNOT_PING = 1, 2
+"""`ping` has 1 for a member that does not answer, as the program of that name."""
 
 Environ = Mapping[str, str]
-
-
-class Command(NamedTuple):
-    """One word of the command line."""
-
-    run: Callable[[Sequence[str], Environ], int]
-    help: str
 
 
 def run(argv: Sequence[str], environ: Environ) -> int:
@@ -48,33 +54,14 @@ def run(argv: Sequence[str], environ: Environ) -> int:
         environ: the environment, for the flags' variables.
 
     """
-    word, rest = ("agent", argv) if not argv or argv[0].startswith("-") else (argv[0], argv[1:])
+    word = argv[0] if argv and not argv[0].startswith("-") else ""
     try:
-        if word not in COMMANDS:
-            raise InvalidSpec("command", f"must be one of {', '.join(COMMANDS)}", value=word)
-        return COMMANDS[word].run(rest, environ)
+        if not word:
+            return _start(agent_parser(), argv, environ)
+        return _RUN[check_command(word)](argv[1:], environ)
     except WesherError as error:
         print(f"wesher: error: {error}", file=sys.stderr)  # noqa: T201 - a command's answer
-        return FAILURE
-
-
-def agent_parser() -> OneLineParser:
-    """Return the parser of ``wesher agent``, which is also that of ``wesher`` alone."""
-    others = "\n".join(f"  {word:8} {command.help}" for word, command in COMMANDS.items())
-    parser = OneLineParser(
-        prog="wesher",
-        usage="wesher [agent] [flags]\n       wesher status|members|leave|cleanup|keygen [flags]",
-        description="Encrypted WireGuard overlay between the members of a mesh.",
-        epilog=f"commands:\n{others}\n\nEach flag may be given as the environment variable in brackets.\n\n"
-        + exit_code_help("agent"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"%(prog)s {VERSION}", help="print the version"
-    )
-    add_flags(parser)
-    return parser
+        return CANNOT_PING if word == "ping" else FAILURE
 
 
 def agent_settings(argv: Sequence[str], environ: Environ) -> Settings:
@@ -88,7 +75,11 @@ def agent_settings(argv: Sequence[str], environ: Environ) -> Settings:
 
 
 def _agent(argv: Sequence[str], environ: Environ) -> int:
-    settings = agent_settings(argv, environ)
+    return _start(parser_of("agent"), argv, environ)
+
+
+def _start(parser: argparse.ArgumentParser, argv: Sequence[str], environ: Environ) -> int:
+    settings = parse_settings(parser.parse_args(argv), environ)
     # A container's first process never hears of a signal that it does not handle yet. This one waits
     # until the agent, which takes a while to load, takes it.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -98,37 +89,18 @@ def _agent(argv: Sequence[str], environ: Environ) -> int:
     return run_agent(settings, unknown_variables(environ, [flag.variable for flag in FLAGS]))
 
 
-def _parser(word: str) -> OneLineParser:
-    return OneLineParser(
-        prog=f"wesher {word}",
-        description=COMMANDS[word].help,
-        epilog=exit_code_help(word),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-def _ask_parser(word: str) -> OneLineParser:
-    parser = _parser(word)
-    parser.add_argument(
-        "--interface", metavar="NAME", help="which agent, when several run here [WESHER_INTERFACE]"
-    )
-    parser.add_argument(
-        "--run-dir",
-        metavar="DIR",
-        help="where the agents' control sockets live (default: /run/wesher) [WESHER_RUN_DIR]",
-    )
-    parser.add_argument("-o", "--output", metavar="text|json", default="text", help="(default: text)")
-    return parser
-
-
-def _ask(word: str, given: argparse.Namespace, environ: Environ) -> tuple[Any, bool]:
-    output = given.output.lower()
-    if output not in {"text", "json"}:
-        raise InvalidSpec("--output", "must be text or json", value=given.output)
+def _socket(given: argparse.Namespace, environ: Environ) -> Path:
     chosen = _chosen(given, environ, "--interface", "--run-dir")
     run_dir: Path = chosen["--run-dir"] or find_flag("--run-dir").default
-    return ask(find_socket(run_dir, chosen["--interface"] or ""), word), output == "json"
+    return find_socket(run_dir, chosen["--interface"] or "")
+
+
+def _ask(word: str, given: argparse.Namespace, environ: Environ) -> Any:
+    return ask(_socket(given, environ), word)
+
+
+def _is_json(given: argparse.Namespace) -> bool:
+    return pick(given.output or "text", OUTPUTS, "--output") == "json"
 
 
 def _chosen(given: argparse.Namespace, environ: Environ, *names: str) -> dict[str, Any]:
@@ -143,8 +115,8 @@ def _chosen(given: argparse.Namespace, environ: Environ, *names: str) -> dict[st
     return chosen
 
 
-def _laid_out(lay_out: Callable[[Any], str], answer: Any) -> str:
-    """Return an answer as text.
+def _laid_out(lay_out: Callable[[Any], Any], answer: Any) -> Any:
+    """Return an answer as it is shown.
 
     Raises:
         WesherError: it lacks what this release shows: the agent was started before an upgrade.
@@ -153,74 +125,120 @@ def _laid_out(lay_out: Callable[[Any], str], answer: Any) -> str:
     try:
         return lay_out(answer)
     except KeyError as error:
-        raise WesherError(
-            f"the agent runs another release, which does not report {error}: restart it, or use --output=json"
-        ) from error
+        raise _of_another_release(error, "or use --output=json") from error
 
 
-def _print(text: str) -> int:
-    if isinstance(sys.stdout, TextIOWrapper):
-        # A letter that the terminal's encoding lacks must not end the command.
-        sys.stdout.reconfigure(errors="backslashreplace")
-    print(text)  # noqa: T201 - a command's answer
-    return 0
+def _of_another_release(lacking: KeyError, *remedies: str) -> WesherError:
+    advice = ", ".join(("restart it", *remedies))
+    return WesherError(f"the agent runs another release, which does not report {lacking}: {advice}")
+
+
+def _show(word: str, given: argparse.Namespace, environ: Environ, lay_out: Callable[[Any], Any]) -> int:
+    """Print an answer once, or again and again with ``--watch``.
+
+    Args:
+        word: the command.
+        given: its flags.
+        environ: the environment.
+        lay_out: returns the text of an answer, or, for JSON, the part of it to show.
+
+    """
+    as_json = _is_json(given)
+
+    def text() -> str:
+        answer = _ask(word, given, environ)
+        shown = _laid_out(lay_out, answer)
+        return json.dumps(shown, indent=2) if as_json else str(shown)
+
+    if given.watch and as_json:
+        raise InvalidSpec("--watch", "cannot be combined with --output json")
+    if given.watch:
+        watch(text, title=f"{PROGRAM} {word}", environ=environ)
+    return show(text())
 
 
 def _status(argv: Sequence[str], environ: Environ) -> int:
-    parser = _ask_parser("status")
-    parser.add_argument(
-        "--check", action="store_true", help="only tell whether this host is in the mesh; exit 1 when not"
-    )
-    given = parser.parse_args(argv)
-    status, as_json = _ask("status", given, environ)
+    given = parser_of("status").parse_args(argv)
     if given.check:
-        problems = hindrances(status)
-        _print(as_lines(problems) or "in the mesh")
+        problems = hindrances(_ask("status", given, environ))
+        show(as_lines(problems) or "in the mesh")
         return FAILURE if problems else 0
-    return _print(json.dumps(status, indent=2) if as_json else _laid_out(status_text, status))
+    return _show("status", given, environ, (lambda status: status) if _is_json(given) else status_text)
 
 
 def _members(argv: Sequence[str], environ: Environ) -> int:
-    members, as_json = _ask("members", _ask_parser("members").parse_args(argv), environ)
-    return _print(json.dumps(members, indent=2) if as_json else _laid_out(member_table, members))
+    given = parser_of("members").parse_args(argv)
+    state = pick(given.state, MEMBER_STATES, "--state") if given.state else None
+    as_json = _is_json(given)
+
+    def lay_out(members: Any) -> Any:
+        chosen = chosen_members(members, given.member, state)
+        if as_json:
+            return chosen
+        return member_tree(chosen, ascii_only=encodable("├") != "├") if given.tree else member_table(chosen)
+
+    return _show("members", given, environ, lay_out)
+
+
+def _ping(argv: Sequence[str], environ: Environ) -> int:
+    given = parser_of("ping").parse_args(argv)
+    # Loads what no other command needs.
+    from wesher_agent.cli.ping import ping, read_count  # noqa: PLC0415
+
+    count = read_count(given.count)
+    try:
+        return ping(given.member, count, _socket(given, environ))
+    except KeyError as error:
+        raise _of_another_release(error) from error
+
+
+def _join_command(argv: Sequence[str], environ: Environ) -> int:
+    given = parser_of("join-command").parse_args(argv)
+    reach = [
+        f"{name}={value}"
+        for name in ("--interface", "--run-dir")
+        if (value := _text_of(given, environ, name))
+    ]
+    return show(_laid_out(lambda answer: join_text(answer, reach=reach), _ask("join", given, environ)))
+
+
+def _text_of(given: argparse.Namespace, environ: Environ, name: str) -> str:
+    flag = find_flag(name)
+    return getattr(given, flag.attribute) or environ.get(flag.variable) or ""
+
+
+def _key(argv: Sequence[str], environ: Environ) -> int:
+    return show(_ask("key", parser_of("key").parse_args(argv), environ)["clusterKey"])
 
 
 def _leave(argv: Sequence[str], environ: Environ) -> int:
-    parser = _ask_parser("leave")
-    parser.add_argument(
-        "--forget",
-        action="store_true",
-        help="also delete the state file with the cluster key and this machine's WireGuard key; "
-        "a key file of --cluster-key-file stays",
-    )
-    given = parser.parse_args(argv)
+    given = parser_of("leave").parse_args(argv)
+    as_json = _is_json(given)
     try:
-        left, as_json = _ask("leave-and-forget" if given.forget else "leave", given, environ)
+        left = _ask("leave-and-forget" if given.forget else "leave", given, environ)
     except AgentUnreachable as error:
         if not given.forget:
             raise
-        hint = "`wesher cleanup` removes what an agent left that no longer runs"
+        hint = "`wesher cleanup` removes what a stopped agent left"
         raise AgentUnreachable(f"{error}; {hint}") from error
     if given.forget and left["kept"]:
         raise WesherError(
-            f"{left['node']} left the mesh, but its keys stay: run {removal_hint(left['kept'])}"
+            f"{left['node']} left the mesh, but its keys could not be deleted: "
+            f"run {removal_hint(left['kept'])}"
         )
-    return _print(json.dumps(left) if as_json else left_text(left, forgot=given.forget))
+    return show(json.dumps(left) if as_json else left_text(left, forgot=given.forget))
 
 
 def _cleanup(argv: Sequence[str], environ: Environ) -> int:
-    parser = _parser("cleanup")
-    for name in _CLEANUP_FLAGS:
-        flag = find_flag(name)
-        parser.add_argument(name, metavar=flag.metavar, help=f"{flag.help} [{flag.variable}]")
-    chosen = _chosen(parser.parse_args(argv), environ, *_CLEANUP_FLAGS)
+    names = [option.name for option in COMMANDS["cleanup"].options]
+    chosen = _chosen(parser_of("cleanup").parse_args(argv), environ, *names)
     from wesher_agent.runtime.cleanup import (  # noqa: PLC0415 - loads what only an agent needs
         Leftovers,
         clean_up,
         interfaces_with_state,
     )
 
-    paths = {name: chosen[name] or find_flag(name).default for name in _CLEANUP_FLAGS}
+    paths = {name: chosen[name] or find_flag(name).default for name in names}
     found = interfaces_with_state(paths["--state-dir"])
     # Not guessed from another file's name: a copy that a user keeps there has the keys too.
     if chosen["--interface"] is None and found and found != [paths["--interface"]]:
@@ -235,26 +253,42 @@ def _cleanup(argv: Sequence[str], environ: Environ) -> int:
             overlay=paths["--overlay-net"],
         )
     )
-    return _print("\n".join(lines) or "nothing to remove")
+    return show("\n".join(lines) or "nothing to remove")
 
 
 def _keygen(argv: Sequence[str], _environ: Environ) -> int:
-    _parser("keygen").parse_args(argv)
-    return _print(base64.b64encode(os.urandom(KEY_BYTES)).decode())
+    parser_of("keygen").parse_args(argv)
+    return show(base64.b64encode(os.urandom(KEY_BYTES)).decode())
 
 
-_CLEANUP_FLAGS = ("--interface", "--state-dir", "--run-dir", "--hosts-file", "--overlay-net")
-COMMANDS: Mapping[str, Command] = {
-    "agent": Command(_agent, "join or begin a mesh and stay in it (the default)"),
-    "status": Command(_status, "show how this host's agent does"),
-    "members": Command(_members, "list the mesh's members as this host's agent knows them"),
-    "leave": Command(
-        _leave,
-        "leave the mesh for good: tell the others, remove device and names, end the agent, keep the keys",
-    ),
-    "cleanup": Command(
-        _cleanup,
-        "remove what an agent that no longer runs left here: device, routes, names, state file with the keys",
-    ),
-    "keygen": Command(_keygen, "print a new cluster key"),
+def _completion(argv: Sequence[str], _environ: Environ) -> int:
+    given = parser_of("completion").parse_args(argv)
+    return show(completion(pick(given.shell, SHELLS, "SHELL")))
+
+
+def _help(argv: Sequence[str], _environ: Environ) -> int:
+    word = parser_of("help").parse_args(argv).command
+    parser = parser_of(check_command(word, field="COMMAND")) if word else agent_parser()
+    return show(parser.format_help().rstrip())
+
+
+def _version(argv: Sequence[str], _environ: Environ) -> int:
+    parser_of("version").parse_args(argv)
+    return show(f"{PROGRAM} {VERSION}")
+
+
+_RUN: Mapping[str, Callable[[Sequence[str], Environ], int]] = {
+    "agent": _agent,
+    "status": _status,
+    "members": _members,
+    "ping": _ping,
+    "join-command": _join_command,
+    "key": _key,
+    "leave": _leave,
+    "cleanup": _cleanup,
+    "keygen": _keygen,
+    "completion": _completion,
+    "help": _help,
+    "version": _version,
 }
+"""What each command of the table does."""

@@ -1,4 +1,4 @@
-"""What each exit code of the command ``wesher`` means, for its help; `docs/exit-codes.md` says the same."""
+"""What each exit code of the command ``wesher`` means, for its help and the documentation."""
 
 from __future__ import annotations
 
@@ -15,19 +15,44 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
     },
     "members": {
         0: "the agent answered",
-        1: "a flag is invalid, or no agent answered",
+        1: "a flag is invalid, no member has the given name, or no agent answered",
+    },
+    "ping": {
+        0: "the member answered at least once",
+        1: "the member did not answer, or it has no tunnel",
+        2: "a flag is invalid, there is no such member, or no agent answered",
+    },
+    "join-command": {
+        0: "the commands were printed",
+        1: "a flag is invalid, no agent answered, or Kubernetes manages the mesh",
+    },
+    "key": {
+        0: "the key was printed",
+        1: "a flag is invalid, no agent answered, or Kubernetes manages the mesh",
     },
     "leave": {
         0: "this host has left the mesh",
         1: "a flag is invalid, or no agent answered; with --forget also: keys could not be deleted",
     },
     "cleanup": {
-        0: "nothing of wesher's is left on the interface; a device of another program stays",
+        0: "wesher's device and files are removed; a device of another program is kept",
         1: "a flag is invalid, an agent runs, or something could not be removed",
     },
     "keygen": {
         0: "the key was printed",
         1: "a flag is invalid, or the key could not be written",
+    },
+    "completion": {
+        0: "the script was printed",
+        1: "a flag is invalid, or there is no script for this shell",
+    },
+    "help": {
+        0: "the help was printed",
+        1: "a flag is invalid, or there is no such command",
+    },
+    "version": {
+        0: "the version was printed",
+        1: "a flag is invalid",
     },
 }
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from typing import Any
 
+from wesher_common.errors import InvalidSpec
+from wesher_common.join_command import KEY_FILE, TAKE_KEY
 from wesher_common.printable import as_lines, shell_line
-from wesher_common.tables import age, table
+from wesher_common.tables import age, size, table
 
 _NO_HINDRANCE = {"Ready", "StateSaved"}
 """Conditions of peers, and of the next start."""
@@ -20,22 +24,114 @@ _FAILING = {
 """What each condition says while it is not True."""
 
 
+_HEADING = (
+    "NAME",
+    "STATE",
+    "SINCE",
+    "OVERLAY-IP",
+    "ENDPOINT",
+    "HANDSHAKE",
+    "RECEIVED",
+    "SENT",
+    "NOTE",
+)
+_BRANCH, _LAST_BRANCH = "├─ ", "└─ "
+_ASCII = str.maketrans({"├": "|", "└": "`", "─": "-"})
+NO_LOCATION = "(no location)"
+
+
 def member_table(members: Sequence[Mapping[str, Any]]) -> str:
-    """Return the members as a table, ourselves included."""
-    return table(
-        ("NAME", "STATE", "OVERLAY-IP", "ENDPOINT", "HANDSHAKE", "NOTE"),
-        [
-            (
-                member["name"],
-                member["state"],
-                member["overlayIP"] or "-",
-                member["endpoint"] or "-",
-                age(member["handshakeSeconds"]),
-                member["note"],
-            )
-            for member in members
-        ],
+    """Return the members as a table, this one included."""
+    return table(_HEADING, [_row(member) for member in members])
+
+
+def member_tree(members: Sequence[Mapping[str, Any]], *, ascii_only: bool = False) -> str:
+    """Return the members as a table with a line above those of each location; those without one come last.
+
+    Args:
+        members: as the agent answered.
+        ascii_only: whether the terminal cannot show the branches.
+
+    """
+    places: dict[str, list[Mapping[str, Any]]] = {}
+    for member in members:
+        places.setdefault(member["location"], []).append(member)
+    rows: list[tuple[str, ...]] = []
+    for place in sorted(places, key=lambda place: (not place, place)):
+        rows.append((place or NO_LOCATION, *("" for _ in _HEADING[1:])))
+        *others, last = (_row(member) for member in places[place])
+        rows += [(f"{_BRANCH}{name}", *cells) for name, *cells in others]
+        rows.append((f"{_LAST_BRANCH}{last[0]}", *last[1:]))
+    shown = rows
+    if ascii_only:
+        # Only what this function drew: a name keeps its letters.
+        shown = [(_plain_branch(name), *cells) for name, *cells in rows]
+    return table(_HEADING, shown)
+
+
+def _plain_branch(name: str) -> str:
+    width = len(_BRANCH)
+    return name[:width].translate(_ASCII) + name[width:]
+
+
+def _row(member: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        member["name"],
+        member["state"],
+        age(member["stateSeconds"]),
+        member["overlayIP"] or "-",
+        member["endpoint"] or "-",
+        age(member["handshakeSeconds"]),
+        size(member["receivedBytes"]),
+        size(member["sentBytes"]),
+        member["note"],
     )
+
+
+def chosen_members(
+    members: Sequence[Mapping[str, Any]], patterns: Sequence[str], state: str | None
+) -> list[Mapping[str, Any]]:
+    """Return the members that any of the patterns names and that are in a state.
+
+    Args:
+        members: as the agent answered.
+        patterns: names, in which ``*`` and ``?`` stand for any characters; none means all.
+        state: None means any.
+
+    Raises:
+        InvalidSpec: a pattern names no member.
+
+    """
+    names = [member["name"] for member in members]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InvalidSpec("MEMBER", no_such_member(pattern, names), value=pattern)
+    return [
+        member
+        for member in members
+        if (not patterns or any(fnmatchcase(member["name"], pattern) for pattern in patterns))
+        and (state is None or member["state"] == state)
+    ]
+
+
+def find_member(members: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Return the member with a name or an overlay address.
+
+    Raises:
+        InvalidSpec: there is none.
+
+    """
+    for member in members:
+        if name and name in {member["name"], member["overlayIP"]}:
+            return member
+    raise InvalidSpec("MEMBER", no_such_member(name, [member["name"] for member in members]), value=name)
+
+
+def no_such_member(name: str, names: Sequence[str]) -> str:
+    """Return what an error says about a name that no member has."""
+    nearest = get_close_matches(name, names, n=1)
+    advice = f"did you mean {nearest[0]}?" if nearest else "`wesher members` lists them"
+    return f"no such member: {advice}"
 
 
 def status_text(status: Mapping[str, Any]) -> str:
@@ -71,7 +167,27 @@ def _covered(status: Mapping[str, Any]) -> str:
         return f"{network} by an unreachable route"
     if cover["covers"] == "Members":
         return f"members of the last day by unreachable routes; not the rest of {network}: {cover['reason']}"
-    return f"nothing of {network} by unreachable routes: {cover['reason']}"
+    return f"no unreachable routes cover {network}: {cover['reason']}"
+
+
+def join_text(answer: Mapping[str, Any], *, reach: Sequence[str]) -> str:
+    """Return what to run so that another machine joins, with what each is for as comments.
+
+    Args:
+        answer: as the agent gave it.
+        reach: the flags with which this command asks the agent.
+
+    """
+    return as_lines(
+        [
+            "# 1. On this host, copy the cluster key to the new machine,",
+            f"# into the file {KEY_FILE}, which only root can read:",
+            f"{shell_line(['wesher', 'key', *reach])} | {TAKE_KEY}",
+            "",
+            "# 2. On the new machine, as root, after you have opened its ports to the members:",
+            answer["command"],
+        ]
+    )
 
 
 def left_text(left: Mapping[str, Any], *, forgot: bool) -> str:
@@ -86,8 +202,8 @@ def left_text(left: Mapping[str, Any], *, forgot: bool) -> str:
     return as_lines(
         [
             done,
-            f"kept: {kept} {holds}, so that the next start joins the same mesh again",
-            f"to remove the keys: {removal_hint(kept)} (`wesher leave --forget` does both)",
+            f"kept: {kept} {holds}, so the next start joins the same mesh again",
+            f"to delete the keys too: {removal_hint(kept)} (`wesher leave --forget` leaves and deletes them)",
         ]
     )
 

@@ -79,7 +79,7 @@ def update_file(path: Path, change: Callable[[bytes], bytes], *, tag: str) -> bo
         raise CannotWrite(path, f"it {error.why}") from error
     except OSError as error:
         raise CannotWrite(path, error.strerror or str(error)) from error
-    raise CannotWrite(path, "another program changes it all the time")
+    raise CannotWrite(path, "another program keeps changing it")
 
 
 def _target(path: Path) -> Path:
@@ -129,7 +129,7 @@ def _keep_attributes(path: Path, old: os.stat_result, descriptor: int) -> None:
     if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
         os.fchown(descriptor, old.st_uid, old.st_gid)
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-    # A file system without labels, or a process that may not set them, is no reason not to write.
+    # A file system without labels, or a process that may not set them, does not prevent the write.
     with suppress(OSError):
         os.setxattr(descriptor, _SELINUX_LABEL, os.getxattr(path, _SELINUX_LABEL))
 

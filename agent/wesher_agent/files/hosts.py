@@ -79,7 +79,8 @@ class HostsFile:
         if now.endswith(DELETED) or now != self._mounted_from:
             raise CannotWrite(
                 self._path,
-                "the host replaced the file, and this container still has the former one: restart it",
+                "the host replaced the file, but this container still mounts the old one: "
+                "restart the container",
             )
 
 

@@ -69,7 +69,7 @@ def read_regular(path: Path, *, limit: int, private: bool = False) -> bytes:
 
 def _check(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of another kind")
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a file of another type")
         raise Unreadable(f"is {kind}, not a regular file", wrong_kind=True)
 
 

@@ -90,7 +90,9 @@ class StateFile:
         except OSError as error:
             os.close(descriptor)
             raise InvalidSpec(
-                "state file", "is in use by another agent: give each its own --interface", value=self._path
+                "state file",
+                "is used by another agent: start one of them with another --interface",
+                value=self._path,
             ) from error
         self._lock = descriptor
 
@@ -115,12 +117,12 @@ class StateFile:
             except Unreadable as error:
                 if error.wrong_kind:
                     raise InvalidSpec(
-                        "state file", f"{error.why}: move it away, or give another --state-dir", value=path
+                        "state file", f"{error.why}: move it away, or choose another --state-dir", value=path
                     ) from error
                 return self._recovered(Loaded(SavedState(), path=path, problem=error.why))
             return self._recovered(self._parsed(path, content))
         if self._previous.exists():
-            why = f"{self._path} is missing: to use the state before it, rename {self._previous}"
+            why = f"{self._path} is missing: to restore the previous state, rename {self._previous} to it"
             return Loaded(SavedState(), (why,))
         return Loaded(SavedState())
 
@@ -206,7 +208,7 @@ class StateFile:
         """
         present = self._present()
         if present is not None and _digest(present) != self._known:
-            raise CannotWrite(self._path, "another program wrote it")
+            raise CannotWrite(self._path, "another program has changed it")
         # The file itself last: as long as another with keys stays, it shows that there are some.
         for path in (self._previous, *self._copies(), self._path, self._lock_path):
             try:
@@ -222,9 +224,9 @@ class StateFile:
                 self._known, self._known_ring = _digest(content), state.key_ring
             else:
                 try:
-                    warnings.append(f"{path} is kept as {self._set_aside(content)}")
+                    warnings.append(f"a copy of {path} is in {self._set_aside(content)}")
                 except CannotWrite as error:
-                    warnings.append(f"{error}; the state is not saved until it can")
+                    warnings.append(f"{error}; the agent saves no state until this copy can be written")
         problem = "" if state.key_ring else "; ".join(problems) or "holds no cluster key"
         return Loaded(state, tuple(warnings), path, problem)
 
@@ -237,7 +239,7 @@ class StateFile:
                 content = read_regular(self._previous, limit=MAX_BYTES, private=True)
                 state, problems = parse_state(content, gossip_port=self._gossip_port)
                 if state.key_ring is not None and not problems:
-                    warning = f"{loaded.path} {loaded.problem}; {self._previous} is used, the state before it"
+                    warning = f"{loaded.path} {loaded.problem}: using the previous state, {self._previous}"
                     return Loaded(state, (warning,), loaded.path)
         warnings = loaded.warnings or (f"{loaded.path} {loaded.problem}",)
         return Loaded(loaded.state, warnings, loaded.path, loaded.problem)
@@ -248,7 +250,7 @@ class StateFile:
         except FileNotFoundError:
             return None
         except Unreadable as error:
-            raise CannotWrite(self._path, f"what is there is not known: it {error.why}") from error
+            raise CannotWrite(self._path, f"the current file {error.why}") from error
         except OSError as error:
             raise CannotWrite(self._path, error.strerror or str(error)) from error
 
@@ -258,8 +260,8 @@ class StateFile:
         if found.key_ring is not None and not _share_a_key(found.key_ring, state.key_ring):
             raise CannotWrite(
                 self._path,
-                "another program put a state with another cluster key there: "
-                "restart the agent to use it, or move it away",
+                "another program wrote a state file with another cluster key: "
+                "restart the agent to use that file, or move it away",
             )
         self._set_aside(present)
 

@@ -43,7 +43,7 @@ def render_state(state: SavedState) -> str:
                 "Name": node.name,
                 "Addr": node.address.ip,
                 "Meta": base64.b64encode(node.raw_meta).decode(),
-                # Go's own, which it leaves empty: both stand in Meta.
+                # Go's own, which it leaves empty: Meta has both.
                 "OverlayAddr": "",
                 "PubKey": "",
                 "Port": node.address.port,
@@ -167,7 +167,7 @@ class _StateReader:
     def _tombstone(self, value: Any, at: str) -> Tombstone:
         name, address = self._member(value, at)
         if not is_member_name(name):
-            # It is told to others, who would refuse it.
+            # Gossip spreads it, and other members would refuse it.
             raise InvalidSpec(f"{at}.Name", "must be a member's name", value=name)
         return Tombstone(
             name=name,

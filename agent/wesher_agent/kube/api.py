@@ -2,8 +2,8 @@
 
 An agent asks a few questions an hour, but all that it loads it loads at every start,
 while a device in user space carries nothing; and every node pays for it in memory.
-Kubernetes' client library would double both. It still reads kubeconfig files, which
-agents in pods do not have.
+Kubernetes' client library would double both. Only it reads kubeconfig files, which
+agents in pods do not have, so it is an extra.
 
 What HTTP looks like is left to `exchange`; what to ask and what answers mean, to `own_objects`.
 """
@@ -57,8 +57,10 @@ class ApiServer:
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
                 return await self._request(method, path, headers, body)
-        except (OSError, ValueError) as error:
-            why = str(error) or f"nothing within {REQUEST_SECONDS:.0f} s"
+        except ValueError as error:
+            raise ClusterUnavailable(str(error)) from error
+        except OSError as error:
+            why = str(error) or f"timed out after {REQUEST_SECONDS:.0f} s"
             raise ClusterUnavailable(f"the API server does not answer: {why}") from error
 
     async def _request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -89,12 +91,12 @@ def in_cluster(environ: Mapping[str, str] = os.environ, account: Path = ACCOUNT)
     """Return the API server of the cluster that this pod runs in, by the pod's ServiceAccount.
 
     Raises:
-        InvalidSpec: this is no pod.
+        InvalidSpec: this process does not run in a pod.
 
     """
     host, port = environ.get(HOST_VARIABLE, ""), environ.get(PORT_VARIABLE, "")
     if not host or not port or not (account / "token").is_file():
-        raise InvalidSpec("--kubeconfig", "must be given outside a pod")
+        raise InvalidSpec("--kubeconfig", "is required outside a pod")
 
     async def authorization() -> str:
         return f"Bearer {(account / 'token').read_text().strip()}"
@@ -110,12 +112,19 @@ async def from_kubeconfig(path: Path) -> ApiServer:
     """Return the API server of a kubeconfig's present context.
 
     Raises:
-        InvalidSpec: the file cannot be used.
+        InvalidSpec: the file cannot be used, or the package `kubernetes` is not installed.
 
     """
-    # Only here, since it takes as long as all else together.
-    from kubernetes.aio import config  # noqa: PLC0415
-    from kubernetes.aio.client import Configuration  # noqa: PLC0415
+    # Only here: it takes as long as all other imports together, and only the extra `kubeconfig` installs it.
+    try:
+        from kubernetes.aio import config  # noqa: PLC0415
+        from kubernetes.aio.client import Configuration  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise InvalidSpec(
+            "--kubeconfig",
+            "needs the Python package kubernetes: "
+            "install wesher with pip or pipx and the extra kubeconfig, as wesher[agent,kubeconfig]",
+        ) from error
 
     settings = Configuration()
     try:

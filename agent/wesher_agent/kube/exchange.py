@@ -47,12 +47,12 @@ class Exchange:
         try:
             request = h11.Request(method=method, target=target, headers=fields)
             said = map(self._connection.send, (request, h11.Data(data=body), h11.EndOfMessage()))
-            # h11 gives None for what ends a connection, which is none of these.
+            # h11 gives None only for what ends a connection.
             self.request = b"".join(piece for piece in said if piece is not None)
             """All there is to send."""
         except h11.LocalProtocolError:
             # Its words hold the header, which may be a token.
-            raise ValueError("the request holds what HTTP cannot carry") from None
+            raise ValueError("the request contains characters that HTTP does not allow") from None
 
     def receive(self, data: bytes) -> Answer | None:
         """Take bytes off the connection, none at its end; return the answer once it is whole.
@@ -72,7 +72,7 @@ class Exchange:
                     case h11.EndOfMessage():
                         return Answer(status=self._status, body=b"".join(self._pieces))
                     case h11.ConnectionClosed():
-                        raise ValueError("it closed the connection")
+                        raise ValueError("the API server closed the connection")
         except h11.RemoteProtocolError as error:
             raise ValueError(self._fault(data)) from error
         return None
@@ -81,9 +81,13 @@ class Exchange:
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size > MAX_ANSWER:
-            raise ValueError(f"its answer is longer than {MAX_ANSWER} bytes")
+            raise ValueError(f"the API server's answer is longer than {MAX_ANSWER} bytes")
 
     def _fault(self, data: bytes) -> str:
         if data:
-            return "it did not answer in HTTP"
-        return "its answer was cut short" if self._status else "it closed the connection"
+            return "the API server's answer is not HTTP"
+        return (
+            "the API server's answer was cut short"
+            if self._status
+            else "the API server closed the connection"
+        )

@@ -71,7 +71,7 @@ class MountedDirectory:
         on_change: Callable[[], None],
         on_nudge: Callable[[], None],
     ) -> None:
-        """Look for ever.
+        """Check the files until cancelled.
 
         Args:
             take: takes what the directory holds, each time it is another and can be used. Where it raises
@@ -80,6 +80,7 @@ class MountedDirectory:
             on_nudge: called when the operator has something new to be asked for.
 
         """
+        known = self._read_at
         while True:
             await asyncio.sleep(POLL_SECONDS)
             if self.take_nudge():
@@ -91,6 +92,10 @@ class MountedDirectory:
             except InvalidSpec as error:
                 self._reject(error)
             else:
+                # What this host cannot apply is given again without a change.
+                if self._read_at != known:
+                    log.debug("mounted files changed", mesh=content.document.name)
+                known = self._read_at
                 try:
                     await take(content)
                 except InvalidSpec as error:

@@ -24,7 +24,7 @@ class OwnObjects:
     """The agent's client of the API server.
 
     Args:
-        api: whom to ask.
+        api: the API server to ask.
         mesh: name of the WesherMesh.
         node: name of the Kubernetes Node this agent runs on.
 
@@ -43,7 +43,7 @@ class OwnObjects:
         """Return a client, by a kubeconfig file or as the pod's service account.
 
         Raises:
-            InvalidSpec: the file cannot be used, or this is no pod.
+            InvalidSpec: the file cannot be used, or this process does not run in a pod.
 
         """
         api = in_cluster() if kubeconfig is None else await from_kubeconfig(kubeconfig)
@@ -54,7 +54,7 @@ class OwnObjects:
 
         Raises:
             ObjectGone: it does not exist.
-            ClusterUnavailable: nobody could say.
+            ClusterUnavailable: the API server gave no answer.
 
         """
         metadata = (await self._call("GET", MESHES, self._mesh))["metadata"]
@@ -65,7 +65,7 @@ class OwnObjects:
 
         Raises:
             ObjectGone: it does not exist.
-            ClusterUnavailable: nobody could say.
+            ClusterUnavailable: the API server gave no answer.
             InvalidSpec: it holds what it must not.
 
         """
@@ -92,7 +92,7 @@ class OwnObjects:
             node_uid: of our WesherNode; empty when it was never seen.
 
         Raises:
-            ClusterUnavailable: nobody could say, which never means gone.
+            ClusterUnavailable: the API server gave no answer, which never means gone.
 
         """
         try:
@@ -120,7 +120,7 @@ def read_answer(status: int, text: bytes, *, plural: str, name: str) -> Object:
 
     Raises:
         ObjectGone: a ``Status`` NotFound about exactly this object. A plain 404, which
-            says that the kind is not served (yet), is none.
+            says that the kind is not served (yet), does not count.
         ClusterUnavailable: any other refusal, or another object: without its uid
             ours would be taken for gone.
 

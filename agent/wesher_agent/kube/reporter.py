@@ -32,12 +32,12 @@ Until it has started again, a device in user space carries nothing.
 GONE_SECONDS, GONE_INTERVAL = 5.0, 0.5
 """How long a termination looks for the end of its mesh: pod and object go in any order."""
 REMOVED_SECONDS = 0.5
-"""How long it looks when it was told before: on a Node that was deleted it is killed a second after."""
+"""How long it asks when the deletion was known before: on a deleted Node it is killed a second later."""
 MISSING_FIRST, MISSING_LONGEST = 1.0, 30.0
 SETTLE_SECONDS = 0.5
 """News that come together are reported together."""
 LOOK_SECONDS = 30.0
-"""Between two looks at what there is to report: what ends by time alone, as a name clash, wakes nobody."""
+"""Between two checks of what there is to report: what ends by time alone, as a name clash, has no event."""
 
 
 class KubernetesLink:
@@ -51,7 +51,7 @@ class KubernetesLink:
 
     def __init__(self, objects: OwnObjects, mesh_uid: str) -> None:
         self.node: NodeSpec | None = None
-        """As last seen; kept while nobody can be asked."""
+        """As last read; kept while the API server cannot be reached."""
         self.removed = False
         """Whether the API server's last word of our WesherNode was that it does not exist."""
         self._objects = objects
@@ -130,8 +130,8 @@ class KubernetesLink:
     async def is_gone(self) -> bool:
         """Tell whether this node is to leave its mesh for good, asking for up to five seconds.
 
-        Where nobody can say now, what was said last counts: the pods of a deleted Node are
-        deleted with their tokens before their containers are told to end.
+        If the API server cannot answer now, its last answer counts: the pods of a deleted Node are
+        deleted with their tokens before their containers get a signal to end.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (REMOVED_SECONDS if self.removed else GONE_SECONDS)
@@ -167,7 +167,10 @@ class KubernetesLink:
         async def apply() -> NodeSpec:
             return await self._objects.apply_status(body)
 
-        return await self._ask(apply)
+        taken = await self._ask(apply)
+        if taken:
+            log.debug("status reported")
+        return taken
 
     async def _ask(self, question: Callable[[], Awaitable[NodeSpec]]) -> bool:
         try:
@@ -175,7 +178,7 @@ class KubernetesLink:
         except ObjectGone:
             self.removed, self._in_doubt = True, False
             self._say(
-                "the operator has not made this node's WesherNode yet, or deleted it"
+                "this node has no WesherNode: the operator has not created it yet, or has deleted it"
                 if self.node is None
                 else "this node's WesherNode was deleted: device and tunnels stay until the agent ends"
             )

@@ -16,7 +16,7 @@ BURST, REFILL_SECONDS = 5.0, 30.0
 """Reports that may follow one another, and how long it takes to earn the next."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 _MOST_DOUBLINGS = 10
-"""More than it takes from the first to the longest; an unbounded power is no float any more one day."""
+"""More than it takes from the first to the longest; an unbounded power overflows a float one day."""
 
 
 class ReportSchedule:

@@ -52,7 +52,7 @@ class Chore:
         try:
             yield
         except BaseException:
-            self.end("a fault of the agent", now=now)
+            self.end("internal error of the agent: its log has a traceback", now=now)
             raise
 
     def end(self, problem: str, *, now: float) -> None:

@@ -82,13 +82,13 @@ def choose_cover(
     if is_wide(overlay):
         return Cover(
             "Members",
-            "it is as wide as a private range, so sites may have addresses in it: give all members a smaller "
-            "--overlay-net, or use --unreachable-route=on if none does",
+            "the overlay is at least as large as a private address range, so a site may use its addresses: "
+            "give all members a smaller --overlay-net, or use --unreachable-route=on if no site uses them",
         )
     if used := [address for address in host if address in overlay]:
-        return Cover("Members", f"this host uses the address {min(used)} in it: {_ELSEWHERE}")
+        return Cover("Members", f"this host uses {min(used)} outside the overlay: {_ELSEWHERE}")
     if any(address in overlay for address in endpoints):
-        return Cover("Members", f"members are reached at underlay addresses in it: {_ELSEWHERE}")
+        return Cover("Members", f"members have underlay addresses inside the overlay: {_ELSEWHERE}")
     return Cover("Overlay")
 
 

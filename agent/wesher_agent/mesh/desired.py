@@ -56,7 +56,7 @@ class LocalPeer:
     mtu: int = 0
     """Bytes; 0 leaves it to the tunnel, which asks the underlay."""
     location: str = ""
-    """Members that name the same one are dialled at their internal address; empty is none."""
+    """Members that name the same one are dialled at their internal address; empty means no location."""
     behind_nat: bool = False
     persistent_keepalive: int = 0
     """Seconds; 0 leaves it to ``behind_nat``."""
@@ -192,7 +192,7 @@ def desired(local: LocalPeer, members: Iterable[RosterMember], former: Collectio
 def starting_address(
     name: str, overlay: IPNetwork, *, saved: IPAddress | None, taken: Collection[IPAddress]
 ) -> IPAddress:
-    """Return the overlay address to announce first, where none is given: the saved one, else by hash.
+    """Return the overlay address to announce first, if none is given: the saved one, otherwise by hash.
 
     Args:
         name: this member's.
@@ -208,7 +208,7 @@ def starting_address(
         return saved
     address = allocate_address(name, overlay, taken)
     if address is None:
-        raise InvalidSpec("overlay network", "has no free address left: choose a larger one", value=overlay)
+        raise InvalidSpec("overlay network", "has no free address: choose a larger network", value=overlay)
     return address
 
 
@@ -230,7 +230,7 @@ def view_hash(local: LocalPeer, members: Iterable[RosterMember]) -> str:
     return hashlib.sha256(json.dumps(sorted(view)).encode()).hexdigest()[:12]
 
 
-_NEW_KEY = "remove PrivateKey from the state file of the one that was cloned, while its agent is stopped"
+_NEW_KEY = "stop the agent on the clone, remove PrivateKey from its state file, and start it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +271,15 @@ def _claim(local: LocalPeer, member: RosterMember) -> _Claim | Problem:
     name, meta = member.name, member.meta
     if not is_member_name(name):
         shown = ascii(name)[1:-1][:MAX_MEMBER_NAME]
-        return Problem(shown, "BadName", "is not a name for a hosts file: give the machine a valid hostname")
+        return Problem(
+            shown,
+            "BadName",
+            "has a name that is not valid in a hosts file: give the machine a valid hostname",
+        )
     if member.problem == "metadata-of-wesher-0.2":
-        return Problem(name, "OldRelease", "runs wesher 0.2, which cannot read our metadata: upgrade it")
+        return Problem(
+            name, "OldRelease", "runs wesher 0.2, which cannot read this node's metadata: upgrade it"
+        )
     if member.problem and member.problem != "metadata-missing":
         return Problem(name, "BadMetadata", f"announces metadata that cannot be read ({member.problem})")
     if meta is None or meta.public_key is None or meta.overlay_address is None:
@@ -282,7 +288,7 @@ def _claim(local: LocalPeer, member: RosterMember) -> _Claim | Problem:
         return Problem(
             name,
             "OutsideOverlay",
-            f"claims {meta.overlay_address} outside {local.overlay}: "
+            f"has the overlay address {meta.overlay_address}, which is not in {local.overlay}: "
             "give all members the same overlay network",
         )
     return _refused(local, member) or _Claim(member, meta, meta.public_key, meta.overlay_address)
@@ -321,7 +327,8 @@ def _reached_outside(
         endpoint = _endpoint(local, claim.member, claim.meta)
         if endpoint.address in inside:
             message = (
-                f"claims to be reached at {endpoint}, inside {local.overlay}: give it an address outside"
+                f"announces the endpoint {endpoint}, which is inside the overlay {local.overlay}: "
+                "give it an --advertise-addr outside the overlay"
             )
             problems.append(Problem(claim.member.name, "EndpointInsideOverlay", message))
         else:
@@ -369,7 +376,9 @@ def _settled_address(
     taken = {claim.address for claim in claims} | underlay | {local.address}
     free = allocate_address(local.name, local.overlay, taken)
     if free is None:
-        message = f"must give up {local.address}, but {local.overlay} has no free address left"
+        message = (
+            f"must give up {local.address}, but {local.overlay} has no free address: choose a larger network"
+        )
         problems.append(Problem(local.name, "OverlayFull", message))
         return local.address
     return free
@@ -406,8 +415,8 @@ def _report_endpoints(local: LocalPeer, claims: list[_Claim], problems: list[Pro
         holder = holders.setdefault(endpoint, name)
         if endpoint.address in local.own_addresses and endpoint.port == local.listen_port:
             message = (
-                f"announces {endpoint.address}, which is this machine's own address too: "
-                "start both with --bind-iface or --advertise-addr, or give one another address"
+                f"announces {endpoint.address}, which is also an address of this machine: "
+                "start both with --bind-iface or --advertise-addr, or change one of the addresses"
             )
             problems.append(Problem(name, "OwnAddress", message))
         elif families and family not in families:
@@ -418,8 +427,7 @@ def _report_endpoints(local: LocalPeer, claims: list[_Claim], problems: list[Pro
             problems.append(Problem(name, "NoAddressOfFamily", message))
         elif holder != name:
             message = (
-                f"announces {endpoint}, as {holder} does: "
-                "start each with an --advertise-addr that leads to it alone"
+                f"announces {endpoint}, which {holder} announces too: give each its own --advertise-addr"
             )
             problems.append(Problem(name, "SameEndpoint", message))
 
@@ -432,7 +440,8 @@ def _may_be_routed(
         return False
     if claim.address in underlay:
         message = (
-            f"claims {claim.address}, which is reached through the underlay: choose another overlay network"
+            f"has the overlay address {claim.address}, which this host already reaches outside the overlay: "
+            "choose another overlay network"
         )
         problems.append(Problem(claim.member.name, "UnderlayAddress", message))
         return False
@@ -440,7 +449,9 @@ def _may_be_routed(
 
 
 def _clash(loser: _Claim, holder: str) -> Problem:
-    return Problem(loser.member.name, "AddressClash", f"claims {loser.address}, which {holder} has")
+    return Problem(
+        loser.member.name, "AddressClash", f"has the same overlay address as {holder}: {loser.address}"
+    )
 
 
 def _endpoint(local: LocalPeer, member: RosterMember, meta: NodeMeta) -> Endpoint:
@@ -478,8 +489,7 @@ def _hosts(local: LocalPeer, claims: Iterable[_Claim], problems: list[Problem]) 
         if not suffix and is_reserved_name(name):
             if not _is_its_address(claim):
                 message = (
-                    "has no hosts entry: its name means something else on every machine; "
-                    "give it another --node-name"
+                    "has no hosts entry: its name is reserved, like localhost; give it another --node-name"
                 )
                 problems.append(Problem(name, "BadName", message))
         elif len(name) <= MAX_MEMBER_NAME:
@@ -516,7 +526,7 @@ def _one_per_name(local: LocalPeer, claims: Iterable[_Claim], problems: list[Pro
         for claim in alive:
             rivals = others + sorted(other.member.name for other in candidates if other is not claim)
             message = (
-                f"has no hosts entry: names are compared without case, and {rivals[0]} has this one; "
+                f"has no hosts entry: its name differs from {rivals[0]} only in upper and lower case; "
                 "give one of them another --node-name"
             )
             problems.append(Problem(claim.member.name, "NameClash", message))

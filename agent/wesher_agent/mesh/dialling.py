@@ -1,7 +1,7 @@
 """When each wanted address is tried: backoff, spread over the mesh, a cap on the rate.
 
 What is wanted is `roster`'s. A target stays until it is no longer wanted; each
-try makes the wait for the next longer, so nobody need report that one failed.
+try makes the wait for the next longer, so a failed try need not be reported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEPT_FREE: Final = MAX_OPEN // 4
 MOST_DIALS: Final = MAX_OPEN - KEPT_FREE
 """Connections beyond which no more wanted addresses are dialled."""
 SHARERS: Final = 8
-"""In a larger mesh each waits longer, so that all together try about as often as so many would."""
+"""In a larger mesh each waits longer, so that all together try about as often as that number would."""
 
 
 @dataclass(slots=True)

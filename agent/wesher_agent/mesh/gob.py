@@ -90,7 +90,7 @@ def decode_struct(stream: bytes) -> dict[str, Value]:
     Like Go's decoder it does not look at what follows that value.
 
     Raises:
-        PeerMisbehaved: the stream is none, nests too deep, or holds another kind of
+        PeerMisbehaved: the stream is not gob, nests too deep, or holds another kind of
             value. An interface is refused too: nothing that we read has one.
 
     """
@@ -292,7 +292,7 @@ class _Reader:
         return self.unsigned() != 0
 
     def float_(self) -> float:
-        # The bytes are reversed, so that the many zeros of a common fraction stand in front and are not sent.
+        # The bytes are reversed, so that the many zeros of a common fraction come first and are not sent.
         number: float = struct.unpack("<d", self.unsigned().to_bytes(_MAX_UINT_BYTES))[0]
         return number
 

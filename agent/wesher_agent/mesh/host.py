@@ -133,7 +133,7 @@ def choose_addresses(
         local = _reachable(host, usable, {address.version for address in bind or ALL_ADDRESSES})
     advertise = advertise_addr or local
     if advertise is None:
-        raise InvalidSpec("--advertise-addr", "this host has no address that others could dial: give one")
+        raise InvalidSpec("--advertise-addr", "this host has no address that other members can dial: set one")
     is_ours = any(entry.address == advertise for entry in others)
     return Listening(bind or ALL_ADDRESSES, advertise, None if is_ours else local)
 
@@ -162,7 +162,7 @@ def _chosen(host: HostNetwork, usable: Sequence[HostAddress]) -> IPAddress | Non
         listed = ", ".join(f"{entry.address} ({entry.link})" for entry in candidates)
         raise InvalidSpec(
             "--advertise-addr",
-            f"no route says which address of this host others can dial: give one of {listed}",
+            f"this host has several addresses and no default route: choose one of {listed}",
         )
     return candidates[0].address
 

@@ -152,6 +152,10 @@ class MeshMember:
         self._engine.receive_datagram(data, sender, now=now)
         self._settle(now)
 
+    def message_types(self, data: bytes) -> list[str]:
+        """Return the types of the messages in a UDP payload, for the log: this opens it once more."""
+        return self._engine.message_types(data)
+
     def stream_accepted(self, remote: Address, *, now: float) -> StreamId:
         """Name a connection that another host opened."""
         stream = self._engine.stream_accepted(remote, now=now)
@@ -213,6 +217,7 @@ class MeshMember:
         """Return what is known now."""
         members = dict(self._roster.members)
         return MemberView(
+            now=now,
             local=self._local,
             members=members,
             problems=self._problems,

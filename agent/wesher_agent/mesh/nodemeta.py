@@ -16,7 +16,7 @@ A reader refuses every form but the one that a writer makes, so one content has 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntFlag
 from ipaddress import ip_address
 from typing import Final, TypeVar
@@ -100,7 +100,7 @@ class NodeMeta:
 
     @property
     def is_movable(self) -> bool:
-        """Whether the member gives way in a clash of overlay addresses; Go members do not."""
+        """Whether the member moves in a clash of overlay addresses; Go members do not."""
         return Flag.MOVABLE in self.flags
 
     def address_within(self, location: str) -> IPAddress | None:
@@ -155,7 +155,7 @@ class NodeMeta:
         """Read a member's metadata, in either form.
 
         Raises:
-            PeerMisbehaved: it is none; ``metadata-missing`` before a Go member has
+            PeerMisbehaved: it is not valid metadata; ``metadata-missing`` before a Go member has
                 published any, ``metadata-of-wesher-0.2`` for one too old to talk to.
 
         """
@@ -236,6 +236,15 @@ class NodeMeta:
         )
 
 
+def changed_fields(former: bytes, present: bytes) -> list[str]:
+    """Return the names of the fields of `NodeMeta` in which two metadata differ.
+
+    Metadata that cannot be read counts as empty: a Go member joins with none.
+    """
+    before, after = _read_or_empty(former), _read_or_empty(present)
+    return [one.name for one in fields(NodeMeta) if getattr(before, one.name) != getattr(after, one.name)]
+
+
 def check_location(location: str, *, field: str) -> str:
     """Return the name of a location, or say which rule it breaks.
 
@@ -246,6 +255,13 @@ def check_location(location: str, *, field: str) -> str:
     if len(location.encode()) > MAX_LOCATION or not location.isprintable():
         raise InvalidSpec(field, f"must be at most {MAX_LOCATION} bytes of printable text", value=location)
     return location
+
+
+def _read_or_empty(data: bytes) -> NodeMeta:
+    try:
+        return NodeMeta.decode(data)
+    except PeerMisbehaved:
+        return NodeMeta(overlay_address=None, public_key=None)
 
 
 def _field(content: Mapping[str, Value], name: str, kind: type[T], default: T) -> T:

@@ -1,8 +1,8 @@
-"""Who is expected in the mesh, and whom to dial.
+"""Which members are expected in the mesh, and which to dial.
 
 Above the engine, which forgets the dead as memberlist does, the roster remembers
 failed members until they have been away for long, and keeps asking for seeds and
-failed members until they are among the alive. It is told of events and the time;
+failed members until they are among the alive. It receives events and the time;
 it neither resolves names nor dials. When a wanted address is due is `dialling`'s.
 """
 
@@ -59,12 +59,12 @@ RESOLVE_CAP: Final = 60.0
 MOST_FAILED: Final = DEFAULT_LIMITS.members
 """Failed members remembered at once, as many as gossip admits; of more, those that failed first go.
 
-Whoever has the key can make up names, and declare them dead faster than a day forgets them."""
+A holder of the key can invent names, and declare them failed faster than a day forgets them."""
 
 SECOND_LOOK: Final = (4.0, 12.0)
 """Seconds after a failed member's return in which to ask it for others that are still missing.
 
-By then gossip has told of most that returned with it, and has passed by a few."""
+By then gossip has brought most of those that returned with it, but missed a few."""
 
 
 class MemberState(StrEnum):
@@ -173,7 +173,7 @@ class Roster:
         self._is_on_loopback = False
         self._location = ""
         self._ways: dict[Address, Address] | None = None
-        """Internal addresses by announced ones; None when it is to be made anew."""
+        """Internal addresses by announced ones; None when it has to be rebuilt."""
         self._seeds: tuple[SeedAddress, ...] = ()
         self._answers: dict[SeedAddress, tuple[Address, ...]] = {}
         self._skipped: tuple[SeedSkipped, ...] = ()
@@ -187,7 +187,7 @@ class Roster:
         self.expected_ips: frozenset[str] = frozenset()
         """The addresses of seeds and members, internal ones too, as of the last `due`."""
         self._second_look: tuple[float, Address] | None = None
-        """When to ask whom for the rest of those that were away together."""
+        """When to ask which member for the rest of those that were away together."""
 
     @property
     def members(self) -> Mapping[str, RosterMember]:
@@ -362,7 +362,7 @@ class Roster:
         )
 
     def judge(self, *, now: float) -> bool:
-        """Judge all members again, since trust changed or time has passed; tell whether any verdict changed."""
+        """Judge all members again, after a change of trust or time; tell whether any verdict changed."""
         changed = False
         for name, member in list(self._known.items()):
             verdict = self._identity.judged_again(member.verdict, name, member.meta, now=now)
@@ -405,7 +405,7 @@ class Roster:
 
         An `Address` is to be dialled (`Engine.push_pull_with`); a `SeedAddress` is a
         name to resolve first and hand to `resolved`. Each comes again, later and
-        later up to its cap, until it is among the alive; nobody reports a failure.
+        later up to its cap, until it is among the alive; a failure is not reported.
         """
         if self._changed_at is not None:
             self._changed_at = None

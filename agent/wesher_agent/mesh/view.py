@@ -25,6 +25,8 @@ class Ending(Enum):
 class MemberView:
     """What a member knows at one moment; the status is filled from it."""
 
+    now: float
+    """The moment, on the clock of `RosterMember.since`."""
     local: Local
     members: Mapping[str, RosterMember]
     """Every other member remembered, by name."""

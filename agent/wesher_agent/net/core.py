@@ -15,6 +15,9 @@ class Core(Protocol):
     def receive_datagram(self, data: bytes, sender: Address, *, now: float) -> None:
         """Take one UDP payload."""
 
+    def message_types(self, data: bytes) -> list[str]:
+        """Return the types of the messages in a UDP payload, for the log: this opens it once more."""
+
     def stream_accepted(self, remote: Address, *, now: float) -> StreamId:
         """Name a connection that was accepted."""
 

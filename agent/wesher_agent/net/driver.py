@@ -22,7 +22,7 @@ from wesher_agent.net.streams import Streams
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import PacketRejected
 from wesher_agent.wire.limits import DATAGRAM
-from wesher_common.event_logger import EventLogger
+from wesher_common.event_logger import TRACE, EventLogger
 from wesher_common.overlay import IPAddress
 
 log = EventLogger("wesher.net")
@@ -48,7 +48,7 @@ class Driver:
     Args:
         core: an engine or a whole member, not started yet.
         on_event: takes each event after it was logged; may call `tell`.
-        on_turn: called after the core was told something and all it wants of the network was done.
+        on_turn: called after the core took an input and all it wants of the network was done.
         on_fault: called when the core, or the taker of its events, failed because of a bug.
 
     """
@@ -124,13 +124,14 @@ class Driver:
         try:
             return self.tell(call)
         except Exception:
-            # A fault of ours in judging one packet must not take the member down.
+            # Our bug in judging one packet must not take the member down.
             log.exception("engine failed")
             self._on_fault()
             return None
 
     def _readable(self, sock: socket.socket) -> None:
         until = self.now + BATCH_SECONDS
+        traces = log.is_enabled_for(TRACE)
         for _ in range(BATCH):
             if self.now > until:
                 break
@@ -143,6 +144,10 @@ class Driver:
                 log.debug("datagram socket reported an error", error=error)
                 continue
             try:
+                if traces:
+                    types = self._core.message_types(data)
+                    source = Address(sender[0], sender[1])
+                    log.trace("datagram received", sender=source, bytes=len(data), types=types)
                 self._core.receive_datagram(data, Address(sender[0], sender[1]), now=self.now)
             except Exception:
                 log.exception("engine failed on a datagram")
@@ -159,7 +164,7 @@ class Driver:
             while busy:
                 busy = self._send() | self._streams.act(self._core.stream_actions()) | self._report()
         except Exception:
-            # Without its next deadline the member would sleep for ever.
+            # Without its next deadline the member would never wake again.
             log.exception("engine failed")
             self._on_fault()
         finally:
@@ -169,6 +174,7 @@ class Driver:
 
     def _send(self) -> bool:
         datagrams = self._core.datagrams_to_send()
+        traces = log.is_enabled_for(TRACE)
         for data, address in datagrams:
             family = socket.AF_INET6 if ":" in address.ip else socket.AF_INET
             sock = self._datagrams.get(family)
@@ -180,6 +186,10 @@ class Driver:
             except OSError as error:
                 # Gossip over UDP may be lost, so a full buffer or a missing route costs a retry.
                 log.debug("datagram not sent", to=address, error=error)
+                continue
+            if traces:
+                types = self._core.message_types(data)
+                log.trace("datagram sent", to=address, bytes=len(data), types=types)
         return bool(datagrams)
 
     def _report(self) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 
 from wesher_agent.mesh.events import Event
+from wesher_agent.mesh.nodemeta import changed_fields
 from wesher_agent.net.member_log import CAUSED_BY_PEERS, log_member_event
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
@@ -27,6 +29,9 @@ from wesher_agent.swim.events import (
     NameConflict,
     OutdatedAlive,
     PacketRejected,
+    ProbeFailed,
+    ProbeUnanswered,
+    PushPullAnswered,
     PushPullDone,
     PushPullFailed,
     SelfRefuted,
@@ -64,10 +69,18 @@ class EventLog:
         match event:
             case MemberJoined(member=m):
                 self._log.info("member joined", node=m.name, address=m.address)
-            case MemberUpdated(member=m):
-                self._log.debug("member updated", node=m.name)
+            case MemberUpdated(member=m, previous=former):
+                if self._log.is_enabled_for(logging.DEBUG):
+                    changed = changed_fields(former.meta, m.meta)
+                    self._log.debug("member updated", node=m.name, changed=changed)
             case MemberSuspected(member=m, from_node=accuser):
                 self._log.info("member suspected", node=m.name, by=accuser)
+            case ProbeUnanswered(member=m, helpers=helpers, tcp=tcp):
+                self._log.debug(
+                    "ping unanswered: asking other members to ping", node=m.name, asked=list(helpers), tcp=tcp
+                )
+            case ProbeFailed(member=m, missing_nacks=missing):
+                self._log.debug("probe failed", node=m.name, missing_nacks=missing)
             case MemberAlive(member=m):
                 self._log.info("member refuted suspicion", node=m.name)
             case MemberFailed(member=m, from_node=accuser, confirmations=count):
@@ -76,7 +89,7 @@ class EventLog:
                 self._log.info("member left", node=m.name)
             case LeaveLearned(node=node, incarnation=incarnation):
                 # A member that joins learns of every leave of the last day.
-                self._log.debug("earlier leave learned", node=node, incarnation=incarnation)
+                self._log.debug("member left before this one joined", node=node, incarnation=incarnation)
             case MemberForgotten(member=m):
                 self._log.debug("member forgotten by gossip", node=m.name)
             case NameConflict(member=m, claimed=claimed):
@@ -89,10 +102,10 @@ class EventLog:
                     )
             case MembersFull(name=name):
                 if self._is_news("full"):
-                    self._log.error("member not admitted: too many are known", node=name)
+                    self._log.error("member rejected: too many known members", node=name)
             case MemberDisplaced(member=m):
                 if self._is_news("displaced"):
-                    self._log.warning("member displaced: too many have no certificate", node=m.name)
+                    self._log.warning("member displaced: too many members without a certificate", node=m.name)
             case UdpUnreachable(member=m):
                 if self._is_news(("udp", m.name)):
                     self._log.warning("member answers over tcp only: check its udp port", node=m.name)
@@ -108,12 +121,24 @@ class EventLog:
                     )
             case AccusationRefused(node=node, incarnation=incarnation):
                 if self._is_news(("accusation", node)):
-                    self._log.warning("accusation refused", node=node, incarnation=incarnation)
+                    self._log.warning(
+                        "failure report rejected: its incarnation is too high to refute",
+                        node=node,
+                        incarnation=incarnation,
+                    )
             case BegunAnew(incarnation=incarnation):
-                self._log.warning("own incarnation exhausted: started over", incarnation=incarnation)
-            case PushPullDone(address=address, members=count, join=join):
+                self._log.warning("own incarnation reached its limit: started over", incarnation=incarnation)
+            case PushPullDone(address=address, members=count, join=join, seconds=seconds):
                 (self._log.info if join else self._log.debug)(
-                    "state exchanged", address=address, members=count
+                    "state exchanged", address=address, members=count, seconds=round(seconds, 3)
+                )
+            case PushPullAnswered(address=address, members=count, join=join, seconds=seconds):
+                self._log.debug(
+                    "state exchange answered",
+                    address=address,
+                    members=count,
+                    join=join,
+                    seconds=round(seconds, 3),
                 )
             case PushPullFailed(address=address, error=error):
                 if self._is_news(("push-pull", address, error)):
@@ -129,7 +154,7 @@ class EventLog:
             case StreamsFull(holder=holder, held=held, holders=holders):
                 if self._is_news("streams-full"):
                     self._log.warning(
-                        "too many connections: the idlest one is ended for each new one",
+                        "too many connections: each new one replaces the idlest",
                         most_from=holder,
                         connections=held,
                         sources=holders,
@@ -139,7 +164,7 @@ class EventLog:
             case AddressChanged(member=m):
                 self._log.info("own address changed", address=m.address)
             case FailedElsewhere(address=address):
-                self._log.debug("own name failed at another address", address=address)
+                self._log.debug("own name declared failed at another address", address=address)
             case LeaveDone():
                 self._log.info("leave announced")
             case _:

@@ -37,29 +37,31 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
         case events.ProblemFound(node=node, reason=reason, message=message):
             log.warning("member has a problem", node=node, reason=reason, problem=message)
         case events.OverlayAddressGiven(address=address):
-            log.info("overlay address given", address=address)
+            log.info("overlay address assigned", address=address)
         case events.OverlayAddressGivenUp(former=former, address=address):
-            log.warning("overlay address given up: another member keeps it", former=former, address=address)
+            log.warning(
+                "overlay address changed: another member has the previous one", former=former, address=address
+            )
         case events.OverlayNotCovered(overlay=overlay, covered=covered, reason=reason):
             # Off was asked for.
             (log.info if covered == "Nothing" else log.warning)(
-                "overlay not covered as a whole: packets to addresses without a member can leave in clear",
+                "overlay not fully covered: packets to unused addresses may leave unencrypted",
                 overlay=overlay,
                 covered=covered,
                 reason=reason,
             )
         case events.AddressLost(address=address):
-            log.error("gossip address is missing from this host", address=address)
+            log.error("gossip address removed from this host", address=address)
         case events.NoAddressToAnnounce(error=error):
-            log.warning("no address to announce: keeping the former one", error=error)
+            log.warning("no address to announce: keeping the previous one", error=error)
         case events.RoutesNotAnnounced(error=error):
             log.warning("routes not announced", error=error)
         case events.DialledAtFormerAddress(former=former):
-            log.info("dialled at the former address: announcing the move again", former=former)
+            log.info("members dial the previous address: announcing the new one again", former=former)
         case events.ListenFailed(error=error):
-            log.error("gossip cannot listen: trying again", error=error)
+            log.error("gossip not listening: trying again", error=error)
         case events.ListeningChanged(addresses=addresses, port=port):
-            log.warning("gossip listens", addresses=addresses, port=port)
+            log.warning("gossip listening", addresses=addresses, port=port)
         case events.KeyRingChanged(primary=primary, keys=keys):
             log.warning("key ring changed", primary=primary, keys=keys)
         case events.RestartNeeded():

@@ -44,7 +44,7 @@ def open_sockets(address: IPAddress, port: int) -> GossipSockets | None:
         None when the address is unspecified and this host has no such family.
 
     Raises:
-        GossipPortTaken: by whom, as far as we may see it.
+        GossipPortTaken: names the program, as far as we may see it.
         AddressUnavailable: the address is not this host's now.
         InvalidSpec: we may not listen there.
 
@@ -100,7 +100,9 @@ def _cannot_bind(error: OSError, protocol: str, address: IPAddress, port: int) -
             return InvalidSpec("--bind-addr", f"cannot be used: this kernel has no {family}", value=address)
         case errno.EACCES:
             return InvalidSpec(
-                "--cluster-port", f"not allowed to listen on {protocol} port {port}", value=port
+                "--cluster-port",
+                f"not allowed to listen on {protocol} port {port}: run as root or choose another port",
+                value=port,
             )
     return InvalidSpec(
         "--bind-addr", f"cannot listen on {protocol} port {port}: {error.strerror}", value=address

@@ -102,9 +102,9 @@ class Streams:
         """Do what the engine asks, in order; tell whether it asked for anything."""
         for action in actions:
             match action:
-                case OpenStream(id=stream) if self._in_use >= MAX_OPEN:
-                    # Not from here: the engine is still handing out its wishes.
-                    self._loop.call_soon(self.ended, stream, "too many connections at once")
+                case OpenStream(id=stream, address=address) if self._in_use >= MAX_OPEN:
+                    # Not from here: the engine is still handing out its actions.
+                    self._loop.call_soon(self._not_opened, stream, address, "too many connections at once")
                 case OpenStream(id=stream):
                     self._dialling[stream] = self._loop.create_task(self._dial(action))
                 case WriteStream(id=stream, data=data) if stream in self._open:
@@ -125,11 +125,18 @@ class Streams:
                     partial(_Stream, self, request.id, deadline, request.data), address.ip, address.port
                 )
         except TimeoutError:
-            self.ended(request.id, "timed out")
+            self._not_opened(request.id, address, "timed out")
         except OSError as error:
-            self.ended(request.id, os.strerror(error.errno).lower() if error.errno else str(error))
+            text = os.strerror(error.errno).lower() if error.errno else str(error)
+            self._not_opened(request.id, address, text)
+        else:
+            log.debug("connection opened", to=address)
         finally:
             self._dialling.pop(request.id, None)
+
+    def _not_opened(self, stream: StreamId, address: Address, error: str) -> None:
+        log.debug("connection not opened", to=address, error=error)
+        self.ended(stream, error)
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(BACKLOG):
@@ -193,7 +200,7 @@ class Streams:
         self._tell(partial(self._core.stream_received, name, data))
 
     def ended(self, name: StreamId, error: str | None) -> None:
-        """Hand on that a stream is no more, unless the engine ended it; no error when in order."""
+        """Report that a stream has ended, unless the engine ended it; no error when in order."""
         self._open.pop(name, None)
         self._tell(partial(self._core.stream_closed, name, error=error))
 

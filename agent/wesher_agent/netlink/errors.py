@@ -1,4 +1,4 @@
-"""What can keep a WireGuard device from being as wished."""
+"""What can keep a WireGuard device from its desired state."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def parse_address(body: memoryview) -> LinkAddress:
     try:
         address = ip_address(bytes(packed)) if packed is not None else None
     except ValueError as error:
-        raise MalformedReply("kernel addresses: an address that makes no sense") from error
+        raise MalformedReply("kernel addresses: an invalid address") from error
     # The header holds the lower eight flags only. In IPv4 the lowest means another thing.
     known = struct.unpack("=I", flags)[0] if flags is not None and len(flags) == _U32_BYTES else short_flags
     return LinkAddress(index, address, prefix_length, known if family == AF_INET6 else 0)

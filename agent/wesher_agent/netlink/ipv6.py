@@ -23,7 +23,7 @@ def is_switched_off(interface: str) -> bool:
 def without_kernel_support() -> str:
     """Return what to tell a user whose kernel has no IPv6."""
     return (
-        "IPv6 is missing from this kernel: start it without ipv6.disable=1, load the module ipv6, "
+        "this kernel has no IPv6: boot it without ipv6.disable=1, load the module ipv6, "
         "or choose an IPv4 overlay network"
     )
 
@@ -31,6 +31,6 @@ def without_kernel_support() -> str:
 def switched_off(interface: str) -> str:
     """Return what to tell a user who switched IPv6 off for an interface, or for all."""
     return (
-        f"IPv6 is switched off: set net.ipv6.conf.{interface}.disable_ipv6=0 and, for interfaces made later, "
+        f"IPv6 is switched off: set net.ipv6.conf.{interface}.disable_ipv6=0 and, for new interfaces, "
         "net.ipv6.conf.default.disable_ipv6=0, or choose an IPv4 overlay network"
     )

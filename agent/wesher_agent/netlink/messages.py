@@ -78,7 +78,7 @@ def parse_messages(data: bytes) -> Iterator[Message]:
             raise MalformedReply(f"netlink: {len(view)} bytes are too few for a header")
         length, kind, flags, sequence, _ = HEADER.unpack_from(view)
         if not HEADER.size <= length <= len(view):
-            raise MalformedReply(f"netlink: a message of {length} bytes where {len(view)} are left")
+            raise MalformedReply(f"netlink: invalid message length {length}: {len(view)} bytes are left")
         yield Message(kind, flags, sequence, view[HEADER.size : length])
         view = view[length + (-length % 4) :]
 
@@ -95,6 +95,6 @@ def parse_attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
             raise MalformedReply(f"netlink: {len(data)} bytes are too few for an attribute")
         length, kind = _ATTRIBUTE.unpack_from(data)
         if not _ATTRIBUTE.size <= length <= len(data):
-            raise MalformedReply(f"netlink: an attribute of {length} bytes where {len(data)} are left")
+            raise MalformedReply(f"netlink: invalid attribute length {length}: {len(data)} bytes are left")
         yield kind & _NLA_TYPE_MASK, data[_ATTRIBUTE.size : length]
         data = data[length + (-length % 4) :]

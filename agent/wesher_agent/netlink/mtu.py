@@ -25,7 +25,7 @@ def overlay_mtu(endpoints: Iterable[IPAddress] = ()) -> int:
 
     Args:
         endpoints: where peers are reached; the narrowest way to any of them
-            counts. None given, or no way to any: the default route's, else 1500.
+            counts. None given, or no way to any: the default route's, otherwise 1500.
 
     """
     with NetlinkSocket(NETLINK_ROUTE) as kernel:
@@ -36,7 +36,7 @@ def overlay_mtu(endpoints: Iterable[IPAddress] = ()) -> int:
 def _narrowest(kernel: NetlinkSocket, addresses: Iterable[IPAddress]) -> int | None:
     answers = kernel.ask_all(RTM_GETROUTE, [pack_next_hop(address) for address in addresses])
     routes = [parse_route(answer) for answer in answers if answer is not None]
-    # The way to ourselves is as wide as can be and says nothing about the others'.
+    # The route to the local node has the largest MTU and says nothing about the others.
     ways = {(route.device, route.mtu) for route in routes if route.kind != LOCAL}
     return min((mtu for device, known in ways if (mtu := known or _interface_mtu(device))), default=None)
 

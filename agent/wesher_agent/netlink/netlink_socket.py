@@ -89,7 +89,7 @@ class NetlinkSocket:
             bodies, interrupted = self._dump_once(kind, body)
             if not interrupted:
                 return bodies
-        # Somebody changes it all the time: a list that is slightly off beats none, the next look mends it.
+        # Another program keeps changing it. A slightly outdated list beats none; the next look corrects it.
         return self._dump_once(kind, body)[0]
 
     def family(self, name: str) -> int | None:
@@ -100,7 +100,7 @@ class NetlinkSocket:
             return None
         attributes = dict(parse_attributes(answer[4:]))
         if _CTRL_FAMILY_ID not in attributes:
-            raise MalformedReply(f"netlink: the family {name} without a number")
+            raise MalformedReply(f"netlink: the family {name} has no number")
         return int.from_bytes(attributes[_CTRL_FAMILY_ID], sys.byteorder)
 
     def _exchange(self, kind: int, flags: int, bodies: Sequence[bytes]) -> list[Message]:

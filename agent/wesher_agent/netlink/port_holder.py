@@ -25,7 +25,7 @@ def find_holder(protocol: str, port: int) -> str:
         # Processes end while we look, and others' descriptors may be hidden from us.
         with suppress(OSError):
             for descriptor in (process / "fd").iterdir():
-                link = os.readlink(descriptor)  # noqa: PTH115 - it is no path, so Path would mangle it
+                link = os.readlink(descriptor)  # noqa: PTH115 - not a path, so Path would mangle it
                 if link.startswith("socket:[") and link[8:-1] in inodes:
                     return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
     return ""

@@ -32,14 +32,14 @@ def check_rights() -> None:
     if _has_capability():
         raise InvalidSpec(
             "CAP_NET_ADMIN",
-            "is set, but not for this network: it belongs to another user namespace, as the host's network "
-            "does in a rootless container, or a security module forbids it; run the agent as the host's root "
-            "or give the container its own network",
+            "has no effect on this network, because a security module forbids changes or the network belongs "
+            "to another user namespace, as in a rootless container: run the agent as root of the host, or "
+            "give the container its own network",
         )
     raise InvalidSpec(
         "CAP_NET_ADMIN",
-        "is missing, and the agent cannot create its interface without it: run it as root, or grant the "
-        "capability (AmbientCapabilities=CAP_NET_ADMIN in systemd, --cap-add=NET_ADMIN for a container)",
+        "is missing, so the agent cannot create its interface: run it as root, or grant the capability "
+        "(AmbientCapabilities=CAP_NET_ADMIN in systemd, --cap-add=NET_ADMIN for a container)",
     )
 
 

@@ -1,6 +1,6 @@
 """Routes as the kernel's messages (rtnetlink(7)), and what ours look like.
 
-Pure. Ours are told from everybody else's by their protocol number; listing and
+Pure. The protocol number distinguishes ours from those of other programs; listing and
 changing them is left to `link`.
 """
 
@@ -134,7 +134,7 @@ def parse_route(body: memoryview) -> Route:
     """Read one route.
 
     Raises:
-        MalformedReply: it is cut off, or its destination is no network.
+        MalformedReply: it is cut off, or its destination is not a network.
 
     """
     if len(body) < _HEADER.size:
@@ -158,7 +158,7 @@ def parse_route(body: memoryview) -> Route:
             source=_address(attributes.get(_Attribute.PREFSRC)),
         )
     except (ValueError, struct.error) as error:
-        raise MalformedReply("kernel routes: a route that makes no sense") from error
+        raise MalformedReply("kernel routes: an invalid route") from error
 
 
 def _ask(address: IPAddress, flags: int) -> bytes:
@@ -190,7 +190,7 @@ def _gateways(attributes: Mapping[int, memoryview]) -> Iterator[IPAddress]:
     while next_hops:
         length = _NEXT_HOP.unpack_from(next_hops)[0]
         if not _NEXT_HOP.size <= length <= len(next_hops):
-            raise MalformedReply("kernel routes: a next hop of a length that makes no sense")
+            raise MalformedReply("kernel routes: a next hop of invalid length")
         if (gateway := _gateway(dict(parse_attributes(next_hops[_NEXT_HOP.size : length])))) is not None:
             yield gateway
         next_hops = next_hops[length + -length % 4 :]

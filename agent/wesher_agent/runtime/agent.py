@@ -11,14 +11,17 @@ import asyncio
 import os
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from io import TextIOWrapper
 from random import Random
 from typing import Any
 
 from wesher_agent.control import ControlServer, socket_path
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
+from wesher_agent.flags import find_flag
 from wesher_agent.health import HealthServer
 from wesher_agent.kube.mounted import Mounted
 from wesher_agent.kube.node_spec import NodeSpec
@@ -31,9 +34,11 @@ from wesher_agent.netlink.errors import WireGuardUnavailable
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.startup import Startup
-from wesher_agent.status.answers import members_answer, status_answer
+from wesher_agent.status.answers import join_answer, key_answer, members_answer, status_answer
 from wesher_agent.status.conditions import failing
 from wesher_agent.status.counters import Counts
+from wesher_agent.status.greeting import greeting
+from wesher_agent.status.json_output import LeaveAnswer, MemberAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.status.transitions import Transitions
 from wesher_agent.tunnel.endpoint_keeper import EndpointKeeper
@@ -46,6 +51,7 @@ from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
 from wesher_common.mesh_document import WireGuardSettings
 from wesher_common.overlay import IPAddress
+from wesher_common.printable import shell_line
 from wesher_common.version import VERSION
 
 log = EventLogger("wesher.agent")
@@ -123,6 +129,8 @@ class Agent:
             {
                 "status": self._answer_status,
                 "members": self._answer_members,
+                "join": self._answer_join,
+                "key": self._answer_key,
                 "leave": self._answer_leave,
                 "leave-and-forget": partial(self._answer_leave, forget=True),
             },
@@ -157,17 +165,26 @@ class Agent:
             overlay=local.overlay_address,
             key=local.ring.primary.id,
         )
+        if sys.stdout.isatty() and not local.options.in_kubernetes:
+            _show(greeting(self._snapshot(), reach=self._reach))
 
     def _show_key(self) -> None:
         if sys.stdout.isatty():
             text = self._startup.local.ring.primary.reveal_base64()
-            print(f"new cluster key generated: {text}", flush=True)  # noqa: T201 - for a terminal's eyes only
+            _show(f"new cluster key generated: {text}")
             return
         if self._view().save_problem:
             log.warning("new cluster key not saved, no other member can join: give --cluster-key-file")
             return
-        path = self._settings.state_dir / f"{self._interface}.json"
-        log.warning("new cluster key generated: read it as root", command=f"jq -r .ClusterKey {path}")
+        log.warning(
+            "new cluster key generated: read it as root", command=shell_line(["wesher", "key", *self._reach])
+        )
+
+    @property
+    def _reach(self) -> list[str]:
+        """The flags with which a command on this host asks this agent."""
+        given = {"--interface": self._interface, "--run-dir": str(self._settings.run_dir)}
+        return [f"{name}={text}" for name, text in given.items() if text != str(find_flag(name).default)]
 
     @property
     def has_left(self) -> bool:
@@ -224,7 +241,7 @@ class Agent:
                 await self._do_last_outputs()
         except Exception:
             # A save that raised, or did not return: the next process goes on from what was last saved.
-            log.exception("state not saved before the end")
+            log.exception("state not saved before exit")
         self._is_closing = True
         match self._last_output:
             case Left(forgets_state=forgets):
@@ -245,13 +262,19 @@ class Agent:
 
     # What it says about itself.
 
-    async def _answer_status(self) -> dict[str, Any]:
+    async def _answer_status(self) -> StatusAnswer:
         await self._prober.look_for_an_answer()
         return status_answer(self._snapshot())
 
-    async def _answer_members(self) -> list[dict[str, Any]]:
+    async def _answer_members(self) -> list[MemberAnswer]:
         await self._prober.look_for_an_answer()
         return members_answer(self._snapshot())
+
+    async def _answer_join(self) -> dict[str, Any]:
+        return join_answer(self._snapshot())
+
+    async def _answer_key(self) -> dict[str, Any]:
+        return key_answer(self._snapshot())
 
     def _view(self) -> MemberView:
         return self._member.view(now=self._driver.now)
@@ -289,13 +312,13 @@ class Agent:
             self._snapshot()
             await asyncio.sleep(JUDGE_SECONDS)
 
-    async def _answer_leave(self, *, forget: bool = False) -> dict[str, Any]:
+    async def _answer_leave(self, *, forget: bool = False) -> LeaveAnswer:
         if not self._is_closing:
             self._driver.tell(partial(self._member.leave, forget=forget))
             self.stop()
         await self._ended.wait()
         if not self.has_left:
-            raise WesherError("the agent restarts: ask again")
+            raise WesherError("the agent is restarting: try again")
         kept = self._startup.state_file.present_path()
         return {
             "node": self._startup.local.name,
@@ -372,13 +395,13 @@ class Agent:
                 raise
             problem = error.rule
             if isinstance(error, AddressUnavailable):
-                problem = f"this host does not have {' and '.join(map(str, output.addresses))} now"
+                problem = f"{' and '.join(map(str, output.addresses))} not assigned to this host"
         self._driver.tell(partial(self._member.listening, problem))
 
     async def _apply(self, output: Apply) -> None:
         wanted, document = output.desired, output.document
         self._endpoints = wanted.endpoints
-        problem = "a fault of the agent"
+        problem = "internal error of the agent: its log has a traceback"
         try:
             problem = await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
             # After their routes: a probe that finds no way out is lost, and with it the first handshake.
@@ -396,7 +419,7 @@ class Agent:
 
     async def _save(self, output: Save) -> None:
         # Answered whatever happens: without it the member could not end.
-        problem = "a fault of the agent"
+        problem = "internal error of the agent: its log has a traceback"
         try:
             await asyncio.to_thread(self._startup.state_file.save, output.state)
             problem = ""
@@ -517,3 +540,12 @@ class Agent:
 
     def _greet_everyone(self) -> None:
         self._prober.greet_everyone()
+
+
+def _show(text: str) -> None:
+    """Print a text on the terminal, whose end must not end the agent."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A letter that the terminal's encoding lacks must not end the agent either.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with suppress(OSError):
+        print(text, flush=True)  # noqa: T201 - for a terminal only

@@ -56,7 +56,7 @@ def _refuse_if_claimed(interface: str, own: str) -> None:
     for name in _claims(interface):
         if name != own and (holder := _agent_behind(name)) is not None:
             shown = f" (pid {holder})" if holder else ""
-            rule = f"is in use by another agent on this host{shown}: give each its own --interface"
+            rule = f"is used by another agent on this host{shown}: choose another --interface"
             raise InvalidSpec("interface", rule, value=interface)
 
 

@@ -72,7 +72,7 @@ def read_key_file(settings: Settings) -> ClusterKey | None:
             case FileNotFoundError():
                 why = f"cannot be read: {error.strerror}"
             case _:
-                why = "cannot be read: is not text"
+                why = "is not text"
         raise InvalidSpec("--cluster-key-file", why, value=settings.cluster_key_file) from error
     return ClusterKey.from_base64(text, field_name=f"--cluster-key-file {str(settings.cluster_key_file)!r}")
 
@@ -95,10 +95,10 @@ def decide_name(settings: Settings, *, host_name: str, cluster_name: str, bind: 
         return member_name(str(bind), cluster_name)
     name = member_name(settings.node_name or host_name, cluster_name)
     if not is_member_name(name):
-        raise InvalidSpec("the host's name", "cannot be a member's name: give --node-name", value=name)
+        raise InvalidSpec("the host's name", "is not a valid member name: set --node-name", value=name)
     # A Kubernetes node may well be called by its address: hosts entries there end in our domain.
     if settings.kubernetes is None and settings.node_name and is_reserved_name(name):
         raise InvalidSpec(
-            "--node-name", "means something else on every machine: give another --node-name", value=name
+            "--node-name", "is a reserved name, like localhost: choose another --node-name", value=name
         )
     return name

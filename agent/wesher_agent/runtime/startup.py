@@ -177,7 +177,7 @@ def _open_state(settings: Settings, document: MeshDocument) -> StateFile:
     try:
         state_file.lock()
     except CannotWrite as error:
-        log.warning("state is not kept: a restart starts over", error=error)
+        log.warning("state directory not writable: a restart starts from scratch", error=error)
     return state_file
 
 
@@ -218,7 +218,7 @@ async def _take_over_former_interfaces(
                 # Last: until then the next start finds it, and does the same again.
                 state_file.take_over(former)
         except CannotWrite as error:
-            log.warning("state file of the former interface not taken over", error=error)
+            log.warning("state file of the former interface not moved", error=error)
         else:
             log.info("former interface removed", interface=interface)
         finally:

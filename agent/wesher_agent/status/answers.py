@@ -1,4 +1,7 @@
-"""What a running agent answers to the commands of its host: a snapshot as JSON; pure."""
+"""What a running agent answers to the commands of its host: a snapshot as JSON; pure.
+
+`json_output` describes each field.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ from typing import Any
 
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.status.conditions import conditions
+from wesher_agent.status.json_output import MemberAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
+from wesher_common.errors import WesherError
+from wesher_common.join_command import MAX_SEEDS, JoinFlags
 
 
-def status_answer(now: Snapshot) -> dict[str, Any]:
+def status_answer(now: Snapshot) -> StatusAnswer:
     """Return what ``wesher status`` shows."""
     local, document = now.local, now.local.document
     gossip, wireguard, cover = document.gossip, document.wireguard, now.member.cover
@@ -45,18 +51,24 @@ def status_answer(now: Snapshot) -> dict[str, Any]:
     }
 
 
-def members_answer(now: Snapshot) -> list[dict[str, Any]]:
+def members_answer(now: Snapshot) -> list[MemberAnswer]:
     """Return what ``wesher members`` shows: every member by name, this one included."""
     local = now.local
     problems = {problem.member: problem.message for problem in now.member.problems}
-    this_node = {
+    this_node: MemberAnswer = {
         "name": local.name,
+        "isThisNode": True,
         "state": "alive",
         "address": str(local.gossip_address),
         "overlayIP": str(local.overlay_address or ""),
         "endpoint": "",
         "publicKey": str(local.private_key.public),
+        "kind": "wesher",
+        "location": local.location,
+        "stateSeconds": round(now.member.uptime, 1),
         "handshakeSeconds": None,
+        "receivedBytes": None,
+        "sentBytes": None,
         "note": problems.get(local.name, "this node"),
     }
     return sorted(
@@ -65,18 +77,79 @@ def members_answer(now: Snapshot) -> list[dict[str, Any]]:
     )
 
 
-def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) -> dict[str, Any]:
+def join_answer(now: Snapshot) -> dict[str, Any]:
+    """Return what ``wesher join-command`` prints for another machine; the cluster key is not in it.
+
+    Raises:
+        WesherError: in Kubernetes, where the cluster's administrator has the key.
+
+    """
+    _refuse_in_kubernetes(now)
+    return {"command": join_flags(now).command()}
+
+
+def join_flags(now: Snapshot) -> JoinFlags:
+    """Return the flags with which another machine joins this node's mesh, through this node first."""
+    local, document = now.local, now.local.document
+    with_problem = {problem.member for problem in now.member.problems}
+    others = [
+        member.address.ip
+        for name, member in sorted(now.member.members.items())
+        if member.state is MemberState.ALIVE and name not in with_problem
+    ]
+    return JoinFlags(
+        seeds=[local.gossip_address.ip, *others][:MAX_SEEDS],
+        overlay=str(document.overlay),
+        gossip_port=document.gossip.port,
+        wireguard_port=document.wireguard.port,
+        gossip_profile=document.gossip.profile,
+        label=document.gossip.label,
+        mtu=document.wireguard.mtu,
+    )
+
+
+def key_answer(now: Snapshot) -> dict[str, Any]:
+    """Return what ``wesher key`` prints: the cluster key itself.
+
+    Raises:
+        WesherError: in Kubernetes, where the cluster's administrator has the key.
+
+    """
+    _refuse_in_kubernetes(now)
+    return {"clusterKey": now.local.ring.primary.reveal_base64()}
+
+
+def _refuse_in_kubernetes(now: Snapshot) -> None:
+    if now.local.options.in_kubernetes:
+        mesh = now.local.document.name
+        raise WesherError(f"Kubernetes manages this mesh: use `kubectl wesher join-command {mesh}`")
+
+
+def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) -> MemberAnswer:
     meta, peer, age = member.meta, now.peer_of(member), now.handshake_age(member)
     note = problems.get(member.name) or member.problem
     if not note and member.name in now.unreachable:
         note = "does not answer through the tunnel"
     return {
         "name": member.name,
-        "state": str(member.state),
+        "isThisNode": False,
+        "state": member.state.value,
         "address": str(member.address),
         "overlayIP": str(meta.overlay_address) if meta is not None and meta.overlay_address else "",
         "endpoint": str(peer.endpoint) if peer is not None and peer.endpoint is not None else "",
         "publicKey": str(meta.public_key) if meta is not None and meta.public_key else "",
+        "kind": _kind(member),
+        "location": meta.location if meta is not None else "",
+        "stateSeconds": round(max(0.0, now.member.now - member.since), 1),
         "handshakeSeconds": None if age is None else round(age, 1),
+        "receivedBytes": peer.rx_bytes if peer is not None else None,
+        "sentBytes": peer.tx_bytes if peer is not None else None,
         "note": note,
     }
+
+
+def _kind(member: RosterMember) -> str:
+    """Return the program that a member runs, in the words of a WesherNode's status; empty if unknown."""
+    if member.meta is None:
+        return ""
+    return "wesher" if member.meta.version else "Go"

@@ -44,7 +44,7 @@ def _wireguard(now: Snapshot) -> Condition:
     if now.device_ready:
         return Condition("WireGuardReady", "True", "DeviceReady")
     if now.local.overlay_address is None:
-        message = "the operator has not given an overlay address yet"
+        message = "the operator has not assigned an overlay address yet"
         return Condition("WireGuardReady", "False", "NoAddress", message)
     if not now.device_reason:
         return Condition("WireGuardReady", "Unknown", "Starting", "the device has not been set up yet")
@@ -59,12 +59,12 @@ def _gossip(now: Snapshot) -> Condition:
     if not (now.count(MemberState.FAILED) or now.member.has_seeds_elsewhere):
         return Condition("GossipJoined", "True", "OnlyMember")
     if now.member.uptime < JOIN_SECONDS:
-        message = "seeds and known members are being asked"
+        message = "waiting for an answer from a seed or known member"
         return Condition("GossipJoined", "Unknown", "Joining", message)
     if now.member.other_key_at:
         message = (
             f"{now.member.other_key_at} seems to have another cluster key: give all members the same key and "
-            f"label; this node's key has the id {now.local.ring.primary.id}, the other id is not known here"
+            f"label; this node's key has the id {now.local.ring.primary.id}; the other id is not known"
         )
         return Condition("GossipJoined", "False", "WrongKey", message)
     message = "no seed or known member has answered"
@@ -81,7 +81,7 @@ def _blocked_gossip(now: Snapshot) -> Condition | None:
     if now.member.listen_problem:
         return Condition("GossipJoined", "False", "PortTaken", now.member.listen_problem)
     if now.member.rival:
-        message = f"another member at {now.member.rival} uses this node's name"
+        message = f"another machine at {now.member.rival} uses this node's name: rename one of the two"
         return Condition("GossipJoined", "False", "NameConflict", message)
     return None
 
@@ -105,7 +105,7 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
     if (ending := _ending(now)) is not None:
         return ending
     if now.alive and now.member.can_probe and not now.probes_settled:
-        return Condition("Ready", "Unknown", "Probing", "peers are being asked through the tunnel")
+        return Condition("Ready", "Unknown", "Probing", "waiting for peers to answer through the tunnel")
     if now.mostly_unreachable:
         names, shown = now.unreachable, now.unreachable[:SHOWN_NAMES]
         listed = ", ".join(chain(shown, ["…"] * (len(names) > len(shown))))
@@ -131,8 +131,8 @@ def _ending(now: Snapshot) -> Condition | None:
         return Condition("Ready", "False", "Removed", message)
     if now.health_problem:
         message = (
-            f"{now.health_problem}, so probes fail and the kubelet restarts the agent: end that program, or "
-            "change spec.wireguard.port and delete the agents' DaemonSet, which the operator makes again"
+            f"{now.health_problem}, so probes fail and the kubelet restarts the agent: stop that program, "
+            "or change spec.wireguard.port and delete the agents' DaemonSet, which the operator recreates"
         )
         return Condition("Ready", "False", "HealthPortTaken", message)
     return None

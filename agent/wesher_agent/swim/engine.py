@@ -48,7 +48,7 @@ from wesher_agent.wire.messages import (
     Suspect,
     User,
 )
-from wesher_agent.wire.packet import PacketFormat, Wrapper, open_packet
+from wesher_agent.wire.packet import PacketFormat, Wrapper, message_types, open_packet
 from wesher_common.errors import PeerMisbehaved
 
 
@@ -244,6 +244,10 @@ class Engine:
                 self._receive(message, sender, now)
             except PeerMisbehaved as misbehaved:
                 self._events.append(PacketRejected(misbehaved.reason, sender))
+
+    def message_types(self, data: bytes) -> list[str]:
+        """Return the types of the messages in a UDP payload, for the log: this opens it once more."""
+        return message_types(data, self._outbox.packet_format)
 
     def datagrams_to_send(self) -> list[tuple[bytes, Address]]:
         """Take the UDP payloads to send now."""

@@ -36,6 +36,26 @@ class MemberSuspected:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeUnanswered:
+    """A member did not answer the direct ping in time; others were asked to ping it."""
+
+    member: Member
+    helpers: tuple[str, ...]
+    """Names of those that were asked."""
+    tcp: bool
+    """Whether it was also pinged over TCP."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFailed:
+    """No ping of a probe was answered, in any way; the local member suspects the member."""
+
+    member: Member
+    missing_nacks: int
+    """How many helpers did not even say that they got no answer; 1 if none could."""
+
+
+@dataclass(frozen=True, slots=True)
 class MemberAlive:
     """A suspected member denied it with a higher incarnation."""
 
@@ -162,6 +182,21 @@ class PushPullDone:
     join: bool
     members: int
     """How many the other side knows."""
+    seconds: float = 0.0
+    """From its begin to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class PushPullAnswered:
+    """A state exchange that another member began was answered and merged."""
+
+    address: Address
+    """Where it came from; the port is not the gossip port."""
+    join: bool
+    members: int
+    """How many the other side knows."""
+    seconds: float
+    """From the connection to the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +285,8 @@ Event = (
     MemberJoined
     | MemberUpdated
     | MemberSuspected
+    | ProbeUnanswered
+    | ProbeFailed
     | MemberAlive
     | MemberFailed
     | MemberLeft
@@ -264,6 +301,7 @@ Event = (
     | AccusationRefused
     | BegunAnew
     | PushPullDone
+    | PushPullAnswered
     | PushPullFailed
     | UserMessageReceived
     | UserMessageFailed

@@ -51,7 +51,7 @@ class _Stream:
     """Why we dialled it; None when the other side did."""
     join: bool = False
     since: float = 0.0
-    """When it was accepted."""
+    """When it was accepted, or the state exchange on it began."""
     seq_no: int | None = None
     """Of the ping that was sent on it."""
     ended: str | None = None
@@ -113,7 +113,7 @@ class Exchange:
     def push_pull(self, address: Address, *, join: bool, now: float) -> None:
         """Exchange state with whoever is at ``address``."""
         state = self._own_state(join=join, now=now)
-        self._open("push-pull", address, state, self.profile.tcp_timeout, join=join)
+        self._open("push-pull", address, state, self.profile.tcp_timeout, join=join, since=now)
 
     def ping(self, address: Address, ping: Ping, timeout: float) -> None:
         """Ping over TCP."""
@@ -193,7 +193,7 @@ class Exchange:
             return
         if stream in self._unread:
             # All may be here and only wait for its turn: memberlist hangs up once it has answered.
-            known.ended = error or "closed before it answered"
+            known.ended = error or "connection closed without an answer"
             return
         self._give_up(stream, known, error)
 
@@ -212,7 +212,7 @@ class Exchange:
         match known.purpose:
             case "push-pull":
                 unanswered = error is None and not known.reader.received
-                error = error or "closed before it answered"
+                error = error or "connection closed without an answer"
                 self.emit(events.PushPullFailed(known.remote, known.join, error, unanswered))
             case "user" if error is not None:
                 self.emit(events.UserMessageFailed(known.remote, error))
@@ -227,13 +227,14 @@ class Exchange:
         timeout: float,
         *,
         join: bool = False,
+        since: float = 0.0,
         seq_no: int | None = None,
     ) -> None:
         stream = next(self._ids)
         # Who joins knows of nobody yet, and may be told of thousands.
         limit = wire_limits.LARGEST_FRAME if purpose == "push-pull" else wire_limits.FRAME.most
         reader = StreamReader(self.packet_format, limit=limit, answer=True)
-        self._streams[stream] = _Stream(address, reader, purpose, join, seq_no=seq_no)
+        self._streams[stream] = _Stream(address, reader, purpose, join, since, seq_no)
         data = seal_stream(request, self.packet_format, nonce=self.nonce)
         self._actions.append(OpenStream(stream, address, data, timeout, purpose))
 
@@ -268,6 +269,9 @@ class Exchange:
             case PushPull():
                 self._answer(stream, self._own_state(join=request.join, now=now))
                 self._merge(known.remote, request, now, asked_for=False)
+                self.emit(
+                    events.PushPullAnswered(known.remote, request.join, len(request.nodes), now - known.since)
+                )
             case Ping():
                 self.local.check_addressee(request)
                 self._answer(stream, AckResp(request.seq_no))
@@ -282,7 +286,7 @@ class Exchange:
             case PushPull() if known.purpose == "push-pull":
                 self._merge(known.remote, answer, now, asked_for=True)
                 self._close(stream)
-                self.emit(events.PushPullDone(known.remote, known.join, len(answer.nodes)))
+                self.emit(events.PushPullDone(known.remote, known.join, len(answer.nodes), now - known.since))
             case AckResp() if answer.seq_no == known.seq_no:
                 self._close(stream)
                 return answer

@@ -121,8 +121,10 @@ class Prober:
                 source_node=me.name,
             )
             self.outbox.send(helper.address, request, checksum=helper.reads_checksums)
-        if not self.profile.disable_tcp_pings and target.versions.protocol_max >= _TCP_PING_PROTOCOL:
+        tcp = not self.profile.disable_tcp_pings and target.versions.protocol_max >= _TCP_PING_PROTOCOL
+        if tcp:
             self.exchange.ping(target.address, probe.ping, probe.deadline - now)
+        self.emit(events.ProbeUnanswered(target, tuple(helper.name for helper in helpers), tcp))
 
     def over(self, *, now: float) -> None:
         """End the probe: only TCP answered, or nothing did."""
@@ -136,6 +138,7 @@ class Prober:
         # A nack shows that a helper cannot reach the member either, so the fault is probably
         # not here; a missing nack makes it likely that it is.
         missing = probe.expected_nacks - probe.nacks if probe.expected_nacks else 1
+        self.emit(events.ProbeFailed(probe.member, missing))
         accusation = Suspect(probe.member.incarnation, probe.member.name, self.local.name)
         self.membership.suspect(accusation, now=now)
         self._end(missing, now)

@@ -82,5 +82,6 @@ _UNSET = Versions(0, 0, 0, 0, 0, 0)
 def _check(name: str, kind: str, version: int, common: tuple[int, int]) -> None:
     if not common[0] <= version <= common[1]:
         raise PeerMisbehaved(
-            "incompatible-version", f"{name} speaks {kind} version {version}, not {common[0]} to {common[1]}"
+            "incompatible-version",
+            f"{name} uses {kind} version {version}; supported are {common[0]} to {common[1]}",
         )

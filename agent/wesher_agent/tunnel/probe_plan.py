@@ -68,7 +68,7 @@ class _Asked:
 
 
 class ProbePlan:
-    """Whom to probe when, and what came of it.
+    """Which peers to probe when, and with what result.
 
     Peers are named by whatever the caller likes; the plan keeps what is true of
     those that are there now.
@@ -147,7 +147,7 @@ class ProbePlan:
         self._next_round = now
 
     def next_timer(self) -> float | None:
-        """When `due` or `judge` wants to be called; None while there is nobody."""
+        """When `due` or `judge` wants to be called; None while there are no peers."""
         if not self._peers:
             return None
         early = [self._looks[0]] if self._looks else []
@@ -185,7 +185,7 @@ class ProbePlan:
         return wanted
 
     def sent(self, peers: Iterable[str], *, now: float) -> None:
-        """Say that these probes have left by now: a thousand take seconds, which count against nobody."""
+        """Say that these probes were sent by now: a thousand take seconds, which count against no peer."""
         asked = [peer for peer in peers if peer in self._asked]
         # Unless newcomers, or a device without sessions, want a round earlier.
         if asked and self._next_round == self._asked[asked[0]].at + self._pause:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -44,8 +45,8 @@ class Prober:
         tunnel: whose counters tell who answered.
         own_key: this member's.
         rng: for the order.
-        on_change: called when the unreachable peers are others than before, and once all
-            peers of the beginning were asked.
+        on_change: called when the set of unreachable peers changed, and once all
+            peers known at startup were asked.
 
     """
 
@@ -68,7 +69,7 @@ class Prober:
         self._woken.set()
 
     async def look(self) -> bool:
-        """Read the device's counters; tell whether they could be read, else the former ones stay."""
+        """Read the device's counters; tell whether they could be read; otherwise the former ones stay."""
         observed = await self._tunnel.peers()
         if observed is None:
             return False
@@ -112,7 +113,7 @@ class Prober:
             if self._tunnel.ready and self._is_due(loop.time()) and await self.look():
                 now = loop.time()
                 known = self.plan.unreachable
-                changed = self.plan.judge(self._received(), now=now)
+                changed = self._judge(now)
                 wanted = self.plan.due(self._received(), now=now)
                 await self._send(wanted)
                 self.plan.sent(wanted, now=loop.time())
@@ -122,6 +123,26 @@ class Prober:
                     self._on_change()
             await self._rest(loop)
 
+    def _judge(self, now: float) -> bool:
+        """Judge the probes under way, and log which tunnels began or ceased to answer."""
+        if not log.is_enabled_for(logging.DEBUG):
+            return self.plan.judge(self._received(), now=now)
+        answered, silent = self.plan.reachable, {*self.plan.unreachable}
+        changed = self.plan.judge(self._received(), now=now)
+        for name in sorted(self.plan.reachable - answered):
+            log.debug("tunnel established", node=name, endpoint=self._session(name).endpoint)
+        for name in self.plan.unreachable:
+            if name not in silent:
+                session = self._session(name)
+                age = None if session.last_handshake is None else round(time.time() - session.last_handshake)
+                log.debug("tunnel silent", node=name, endpoint=session.endpoint, handshake_age=age)
+        return changed
+
+    def _session(self, name: str) -> PeerSession:
+        key = self._peers[name][0]
+        # The device may lack a peer that was added a moment ago.
+        return self.observed.get(key, PeerSession(key))
+
     def _is_due(self, now: float) -> bool:
         timer = self.plan.next_timer()
         return timer is not None and timer <= now
@@ -130,7 +151,7 @@ class Prober:
         """Ask peers: those with a session first, then those to which this machine begins the handshake.
 
         When two members begin at the same moment, each may end with the session that the
-        other gave up, and neither hears the other for the 15 s until WireGuard begins anew.
+        other gave up, and neither receives anything for the 15 s until WireGuard starts a new handshake.
         """
         wall = time.time()
         known, peers = [], []

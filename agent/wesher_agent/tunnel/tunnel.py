@@ -9,6 +9,7 @@ gossiping. When a failed apply is tried again is `mesh.member`'s.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
@@ -24,7 +25,7 @@ from wesher_agent.settings import Settings
 from wesher_agent.tunnel.finish import finish
 from wesher_agent.wireguard.device import Device, Outcome, find_device, open_device
 from wesher_agent.wireguard.ownership import Owner
-from wesher_agent.wireguard.plan import PeerSession
+from wesher_agent.wireguard.plan import Change, PeerSession
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
@@ -38,6 +39,10 @@ REPAIR_SECONDS = 25.0
 """Between two looks, so that what other hands change is repaired within 30 s."""
 Fault = Literal["deviceRestarts", "deviceRepairs", "routeConflicts"]
 """What is counted."""
+MAX_NAMED = 20
+"""Names in one line of the log."""
+Tunnels = Mapping[str, tuple[WireGuardPublicKey, IPAddress]]
+"""As `Desired.tunnels`."""
 USUAL_MTU = 1420
 """Bytes; Ethernet's less WireGuard's envelope, and the Go program's only one."""
 
@@ -81,6 +86,8 @@ class Tunnel:
         self._hosts_lock = asyncio.Lock()
         self._entries: tuple[HostEntry, ...] = ()
         """As last desired."""
+        self._tunnels: Tunnels = {}
+        """As last applied: the log names the members whose peers changed."""
         self._device: Device | None = None
         self._on_change = on_change
         self._on_sessions_lost = on_sessions_lost
@@ -117,7 +124,8 @@ class Tunnel:
                 self._device = await open_device(
                     mode, self._interface, userspace_binary=self._settings.userspace_binary or None
                 )
-            self._done(await self._device.configure(device))
+            self._done(await self._device.configure(device), wanted.tunnels)
+            self._tunnels = wanted.tunnels
         except (WesherError, OSError) as error:
             named = await _with_its_holder(error)
             problem = str(named) or type(named).__name__
@@ -125,6 +133,14 @@ class Tunnel:
         if self._device is not None and not self._opened.done():
             # Not before its program was started: only then can one wait for the program's end.
             self._opened.set_result(self._device)
+        if wanted.hosts != self._entries and log.is_enabled_for(logging.DEBUG):
+            former, names = ({entry.name for entry in entries} for entries in (self._entries, wanted.hosts))
+            log.debug(
+                "hosts entries changed",
+                count=len(names),
+                added=sorted(names - former)[:MAX_NAMED],
+                removed=sorted(former - names)[:MAX_NAMED],
+            )
         self._entries = wanted.hosts
         await self._write_hosts(wanted=etc_hosts != "Off")
         return problem
@@ -159,7 +175,7 @@ class Tunnel:
                 self._failed(await _with_its_holder(error))
             else:
                 self._count_outcome(outcome)
-                self._done(outcome)
+                self._done(outcome, self._tunnels)
             await finish(self._repair_hosts())
 
     async def peers(self) -> Mapping[WireGuardPublicKey, PeerSession] | None:
@@ -169,7 +185,7 @@ class Tunnel:
         try:
             return {peer.public_key: peer for peer in await self._device.peers()}
         except (WesherError, OSError) as error:
-            log.debug("device not read", error=error)
+            log.debug("device statistics not read", error=error)
             return None
 
     async def move_peers(self, endpoints: Mapping[WireGuardPublicKey, Endpoint]) -> None:
@@ -179,7 +195,7 @@ class Tunnel:
         try:
             await self._device.move_peers(endpoints)
         except (WesherError, OSError) as error:
-            log.debug("endpoints not set", error=error)
+            log.debug("peer endpoints not set", error=error)
 
     async def remove(self) -> None:
         """Take the device and our hosts entries away, be they of this run or of one that was killed."""
@@ -196,7 +212,9 @@ class Tunnel:
         elif outcome.changed:
             self._count("deviceRepairs")
 
-    def _done(self, outcome: Outcome) -> None:
+    def _done(self, outcome: Outcome, tunnels: Tunnels) -> None:
+        if outcome.change and log.is_enabled_for(logging.DEBUG):
+            _log_change(outcome.change, _names(self._tunnels) | _names(tunnels))
         if not self.ready:
             log.info("device ready", mode=self.mode, mtu=self.mtu)
         self._report(ready=True, reason="", problem="")
@@ -254,7 +272,7 @@ class Tunnel:
                 has_changed = await asyncio.to_thread(self._hosts.apply, self._entries)
         except CannotWrite as error:
             if not self.hosts_state.startswith("skipped"):
-                log.warning("hosts file skipped", error=error)
+                log.warning("hosts file not written", error=error)
             self.hosts_state = f"skipped: {error}"
             return False
         self._note_skipped(self._hosts.skipped)
@@ -296,6 +314,31 @@ async def remove_tunnel(
         except CannotWrite as error:
             log.warning("hosts entries not removed", error=error)
     return problem
+
+
+def _names(tunnels: Tunnels) -> dict[WireGuardPublicKey, str]:
+    return {key: name for name, (key, _) in tunnels.items()}
+
+
+def _log_change(change: Change, names: Mapping[WireGuardPublicKey, str]) -> None:
+    """Log what was changed on the device; a peer that another program added has a key only."""
+    added: list[str] = []
+    removed: list[str] = []
+    changed: list[str] = []
+    for peer in change.device.peers:
+        kind = added if peer.create else removed if peer.remove else changed
+        kind.append(names.get(peer.public_key, str(peer.public_key)))
+    log.debug(
+        "device changed",
+        peers=len(change.device.peers),
+        peers_added=sorted(added)[:MAX_NAMED],
+        peers_removed=sorted(removed)[:MAX_NAMED],
+        peers_changed=sorted(changed)[:MAX_NAMED],
+        routes_added=list(change.link.add_routes[:MAX_NAMED]),
+        routes_removed=list(change.link.remove_routes[:MAX_NAMED]),
+        addresses_added=list(change.link.add_addresses),
+        addresses_removed=list(change.link.remove_addresses),
+    )
 
 
 async def _with_its_holder(error: WesherError | OSError) -> WesherError | OSError:

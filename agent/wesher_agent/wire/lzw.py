@@ -135,7 +135,7 @@ def _put_out(codes: list[int], output: bytearray, starts: list[int], limit: Limi
             starts.append(place)
             entry = code - _FIRST_ENTRY
             if entry >= len(starts) - 1:
-                raise PeerMisbehaved("bad-compression", "a code before its entry")
+                raise PeerMisbehaved("bad-compression", "a code that is not defined yet")
             begin, end = starts[entry], starts[entry + 1] + 1
             output += output[begin:end]
             if end > place:

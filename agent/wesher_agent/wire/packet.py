@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -133,6 +134,21 @@ def open_packet(data: bytes, fmt: PacketFormat) -> OpenedPacket:
     if not opening.messages:
         raise PeerMisbehaved(opening.rejected[0] if opening.rejected else "empty")
     return OpenedPacket(tuple(opening.messages), frozenset(opening.wrappers), tuple(opening.rejected))
+
+
+def message_types(data: bytes, fmt: PacketFormat) -> list[str]:
+    """Return the types of a datagram's messages for a log, such as ``ping`` and ``alive*3``.
+
+    They are in the order in which they first stand, and none where nothing can be read.
+    """
+    try:
+        messages = open_packet(data, fmt).messages
+    except PeerMisbehaved:
+        return []
+    # memberlist's names: ``ackResp``.
+    names = (type(message).__name__ for message in messages)
+    counts = Counter(name[0].lower() + name[1:] for name in names)
+    return [name if count == 1 else f"{name}*{count}" for name, count in counts.items()]
 
 
 @dataclass(slots=True)

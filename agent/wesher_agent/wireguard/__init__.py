@@ -1,1 +1,1 @@
-"""Brings a real WireGuard device to the wish of `wesher_agent.mesh.device`."""
+"""Brings a real WireGuard device to the desired state in `wesher_agent.mesh.device`."""

@@ -1,8 +1,8 @@
-"""The one thing the rest of the agent uses: a wish in, a working device out.
+"""The one thing the rest of the agent uses: a desired state in, a working device out.
 
 Brings backend, interface and routes together, remembers what was done last so
-that an unchanged wish costs nothing, and repairs what other hands changed.
-What to wish for is left to `wesher_agent.mesh.desired`.
+that an unchanged desired state costs nothing, and repairs what other programs changed.
+What is desired is left to `wesher_agent.mesh.desired`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from wesher_agent.wireguard.link import (
 )
 from wesher_agent.wireguard.ownership import Owner, why_foreign
 from wesher_agent.wireguard.plan import (
+    NO_CHANGE,
     Change,
     DeviceChange,
     Observed,
@@ -64,13 +65,15 @@ class Outcome:
     """Whether a living device listens on another port: send every peer a packet, so
     that they learn it from that."""
     conflicts: tuple[RouteConflict, ...] = ()
-    """Wished routes that cannot be had now; tried again by each `repair`."""
+    """Desired routes that cannot be added now; tried again by each `repair`."""
+    change: Change = NO_CHANGE
+    """What was sent to WireGuard and the network stack, conflicting routes included."""
 
 
 class Device:
     """One WireGuard interface, its peers, address and routes.
 
-    Calls run one after the other. A failed one leaves the wish standing, and
+    Calls run one after the other. A failed one keeps the desired state, and
     the next starts from what is really there.
 
     Args:
@@ -83,7 +86,7 @@ class Device:
         self._lock = asyncio.Lock()
         self._wish: DeviceConfig | None = None
         self._left: DeviceConfig | None = None
-        """The wish the device was left at; None when only a look can tell how it is."""
+        """The desired state that the device was left at; None when only a look can tell how it is."""
         self._sessions: Mapping[WireGuardPublicKey, PeerSession] = {}
         """As last read, by whichever call."""
         self._conflicts: tuple[RouteConflict, ...] = ()
@@ -119,9 +122,9 @@ class Device:
             return await self._from_what_we_left(self._left, config)
 
     async def repair(self) -> Outcome:
-        """Look at the device as it is and bring it back to the last wish; call it every 30 s.
+        """Look at the device as it is and bring it back to the last desired state; call it every 30 s.
 
-        Nothing was wished yet: nothing is done.
+        Without a desired state yet, do nothing.
 
         Raises: as `configure`.
         """
@@ -276,6 +279,7 @@ class Device:
             sessions_lost=fresh or change.device.private_key is not None,
             port_moved=not fresh and change.device.listen_port is not None,
             conflicts=self._conflicts,
+            change=change,
         )
 
     def _still_standing(self, config: DeviceConfig, change: Change) -> tuple[RouteConflict, ...]:
@@ -289,7 +293,7 @@ class Device:
 async def open_device(mode: WireGuardMode, interface: str, *, userspace_binary: str | None = None) -> Device:
     """Choose the backend and return a device that nothing has been done to yet.
 
-    ``Auto`` keeps the backend of a living device, else prefers the kernel's.
+    ``Auto`` keeps the backend of a living device, otherwise prefers the kernel's.
 
     Args:
         mode: ``spec.wireguard.mode``; ``Auto`` outside Kubernetes.
@@ -325,7 +329,7 @@ def check_mode(mode: WireGuardMode, *, userspace_binary: str | None = None) -> N
 
 
 async def find_device(interface: str) -> Device | None:
-    """Return the device that an earlier run of ours left, to be removed; None where there is none."""
+    """Return the device that an earlier run of this agent left, to be removed; None if there is none."""
     match await asyncio.to_thread(link_kind, interface):
         case kernel.LINK_KIND:
             return Device(KernelBackend(interface))
@@ -348,7 +352,7 @@ async def why_taken(interface: str, owner: Owner) -> str:
     if await asyncio.to_thread(link_kind, interface) is None:
         return ""
     device = await find_device(interface)
-    return "it is a network device of another kind" if device is None else await device.why_foreign(owner)
+    return "it is not a WireGuard device" if device is None else await device.why_foreign(owner)
 
 
 def _choose_backend(mode: WireGuardMode, interface: str, userspace_binary: str | None) -> Backend:

@@ -68,7 +68,7 @@ class KernelBackend:
             await asyncio.to_thread(self._send, bodies, change.listen_port)
 
     async def wait_lost(self) -> None:
-        """Wait for ever: the kernel does not die, and a removed device shows at the next look."""
+        """Never return: the kernel does not die, and a removed device shows at the next look."""
         await asyncio.Event().wait()
 
     async def remove(self) -> None:

@@ -75,7 +75,7 @@ def restore_name(index: int, interface: str) -> str:
         except NetlinkError as error:
             if error.code == errno.ENODEV:
                 return ""
-            raise WireGuardUnavailable(f"could not look at {interface}: {_explain(error.code)}") from error
+            raise WireGuardUnavailable(f"could not query {interface}: {_explain(error.code)}") from error
         former: str = found.get("ifname")
         if former == interface:
             return ""
@@ -99,7 +99,7 @@ def create_link(interface: str, kind: str) -> None:
 
     """
     with IPRoute() as kernel:
-        _do(f"could not make {interface}", lambda: kernel.link("add", ifname=interface, kind=kind))
+        _do(f"could not create {interface}", lambda: kernel.link("add", ifname=interface, kind=kind))
 
 
 def delete_link(interface: str, kind: str) -> None:
@@ -242,7 +242,7 @@ def _find(kernel: IPRoute, interface: str) -> Any:
     except NetlinkError as error:
         if error.code == errno.ENODEV:
             return None
-        raise WireGuardUnavailable(f"could not look at {interface}: {_explain(error.code)}") from error
+        raise WireGuardUnavailable(f"could not query {interface}: {_explain(error.code)}") from error
     return found
 
 

@@ -1,6 +1,6 @@
-"""The smallest change from an observed device to the wished one.
+"""The smallest change from an observed device to the desired one.
 
-Pure: a wish and an observation in, a change out. Nothing differs, nothing is
+Pure: a desired state and an observation in, a change out. Nothing differs, nothing is
 changed.
 
 Who applies a change, and how, is left to the backends and to `link`.
@@ -76,7 +76,7 @@ class ObservedLink:
     addresses: frozenset[IPInterface] = frozenset()
     """IPv6 link-local ones left out: the kernel makes and needs them."""
     routes: frozenset[IPNetwork] = frozenset()
-    """Networks routed into the device, by whomever."""
+    """Networks routed into the device, by this agent or another program."""
     own_routes: frozenset[IPNetwork] = frozenset()
     """Those of ``routes`` that carry our protocol number."""
     unreachable: frozenset[IPNetwork] = frozenset()
@@ -143,7 +143,7 @@ class LinkChange:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Everything between an observation and a wish."""
+    """Everything between an observation and the desired state."""
 
     device: DeviceChange
     link: LinkChange
@@ -153,11 +153,14 @@ class Change:
         return bool(self.device) or bool(self.link)
 
 
+NO_CHANGE = Change(DeviceChange(), LinkChange())
+
+
 def plan(config: DeviceConfig, observed: Observed, *, now: float) -> Change:
-    """Return the smallest change that makes ``observed`` what ``config`` wishes.
+    """Return the smallest change that brings ``observed`` to ``config``.
 
     Args:
-        config: the whole wish.
+        config: the whole desired state.
         observed: what is there.
         now: Unix time, to tell which handshakes are fresh.
 
@@ -236,7 +239,7 @@ def needs_sessions(
 def plan_device(config: DeviceConfig, observed: ObservedDevice, *, now: float) -> DeviceChange:
     """Return what to send to WireGuard.
 
-    Wished peers come first and stale ones go last: WireGuard moves a network
+    Desired peers come first and stale ones go last: WireGuard moves a network
     to the peer that is given it, so it changes hands without a moment in which
     it has no owner.
     """
@@ -259,8 +262,8 @@ def plan_device(config: DeviceConfig, observed: ObservedDevice, *, now: float) -
 def plan_link(config: DeviceConfig, observed: ObservedLink) -> LinkChange:
     """Return what to tell the network stack.
 
-    A route into the device that somebody else made serves as ours while it is
-    wished, and is otherwise left alone.
+    A route into the device that another program added serves as ours while it is
+    desired, and is otherwise left alone.
     """
     address = ip_interface(config.address)
     strangers = observed.addresses - {address}
@@ -277,7 +280,7 @@ def plan_link(config: DeviceConfig, observed: ObservedLink) -> LinkChange:
         remove_unreachable=_in_order(
             network
             for network in observed.unreachable - unreachable
-            # Another mesh of this host has its own: one of ours covers our address, present or former.
+            # Another mesh of this host has its own: one that is ours covers our address, present or former.
             if network.prefixlen == network.max_prefixlen
             or any(host.ip in network for host in (address, *strangers))
         ),
@@ -285,7 +288,7 @@ def plan_link(config: DeviceConfig, observed: ObservedLink) -> LinkChange:
 
 
 def fulfilled(config: DeviceConfig) -> Observed:
-    """Return what a device looks like once it is as wished and nobody meddled or moved."""
+    """Return what a device looks like once it is in its desired state and nothing was changed or moved."""
     routes = frozenset(config.routes)
     return Observed(
         ObservedDevice(
@@ -338,7 +341,7 @@ def _peer_change(peer: Peer, there: ObservedPeer, now: float) -> PeerChange | No
 
 
 def _endpoint_serves(peer: Peer, there: PeerSession, now: float) -> bool:
-    """Tell whether the endpoint can stay: it is the wished one, or a proven one."""
+    """Tell whether the endpoint can stay: it is the desired one, or a proven one."""
     if peer.endpoint is None or peer.endpoint == there.endpoint:
         return True
     return there.endpoint is not None and there.has_fresh_handshake(now=now)

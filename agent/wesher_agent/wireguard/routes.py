@@ -31,7 +31,7 @@ _PROTOCOL_NAMES = {1: "redirect", 2: "kernel", 3: "boot", 4: "static", 9: "ra", 
 
 @dataclass(frozen=True, slots=True)
 class RouteConflict:
-    """A foreign route stands where one of ours should; it is never replaced."""
+    """A foreign route has the destination of one that we need; it is never replaced."""
 
     destination: IPNetwork
     holder: str
@@ -39,7 +39,7 @@ class RouteConflict:
 
 
 def list_into(kernel: NetlinkSocket, device: int) -> list[Route]:
-    """Return the main table's routes into the interface of that index, whoever made them."""
+    """Return the main table's routes into the interface of that index, ours and those of other programs."""
     return [
         route
         for family in (AF_INET, AF_INET6)

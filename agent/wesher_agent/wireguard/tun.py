@@ -47,11 +47,11 @@ def _why_not_opened(error: OSError) -> str:
     match error.errno:
         case errno.ENOENT | errno.ENODEV | errno.ENXIO:
             return (
-                f"user-space WireGuard needs {_DEVICE}, which is not there: load the module with "
+                f"user-space WireGuard needs {_DEVICE}, which does not exist: load the module with "
                 "`modprobe tun`, or give the container the device"
             )
         case errno.EPERM | errno.EACCES:
-            return f"user-space WireGuard may not open {_DEVICE}: run as root or with CAP_NET_ADMIN"
+            return f"user-space WireGuard is not allowed to open {_DEVICE}: run as root or with CAP_NET_ADMIN"
         case _:
             return f"user-space WireGuard could not open {_DEVICE}: {error.strerror}"
 
@@ -59,8 +59,8 @@ def _why_not_opened(error: OSError) -> str:
 def _why_not_made(interface: str, error: OSError) -> str:
     match error.errno:
         case errno.EPERM:
-            return f"could not make {interface}: not permitted: run as root or with CAP_NET_ADMIN"
+            return f"could not create {interface}: not permitted: run as root or with CAP_NET_ADMIN"
         case errno.EBUSY:
-            return f"{interface} is held by another program that answers on no WireGuard socket: end it"
+            return f"{interface} is used by a program without a WireGuard socket: stop that program"
         case _:
-            return f"could not make {interface}: {error.strerror}"
+            return f"could not create {interface}: {error.strerror}"

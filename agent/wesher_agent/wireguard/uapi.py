@@ -55,13 +55,13 @@ def parse_set(reply: bytes) -> int:
     """Return the positive error number a ``set`` was answered with; 0 is success.
 
     Raises:
-        MalformedReply: the answer is none.
+        MalformedReply: the answer is not valid.
 
     """
     text = _decode(reply)
     key, _, value = text.strip().partition("=")
     if key != "errno":
-        raise MalformedReply("wireguard-go: a set answered without errno")
+        raise MalformedReply("wireguard-go: its answer to set has no errno")
     return abs(_integer(key, value, -_MAX_COUNTER, _MAX_COUNTER))
 
 
@@ -94,7 +94,7 @@ def _parse(reply: bytes, *, ignored: frozenset[str]) -> _DeviceParts:
         if key in ignored:
             continue
         if not equals:
-            raise MalformedReply("wireguard-go: a line without '='")
+            raise MalformedReply("wireguard-go: a line has no '='")
         if key == "public_key":
             peer = _PeerParts(WireGuardPublicKey(_key(key, value)))
             device.peers.append(peer)
@@ -105,7 +105,7 @@ def _parse(reply: bytes, *, ignored: frozenset[str]) -> _DeviceParts:
         else:
             _read_device_line(device, key, value)
     if device.errno is None:
-        raise MalformedReply("wireguard-go: an answer without errno")
+        raise MalformedReply("wireguard-go: its answer to get has no errno")
     if device.errno:
         raise MalformedReply(f"wireguard-go: get failed with error {device.errno}")
     return device
@@ -246,11 +246,11 @@ def _render_peer(change: PeerChange) -> list[str]:
 
 def _decode(reply: bytes) -> str:
     if len(reply) > MAX_REPLY:
-        raise MalformedReply(f"wireguard-go: an answer of {len(reply)} bytes")
+        raise MalformedReply(f"wireguard-go: an answer of {len(reply)} bytes is too long")
     try:
         return reply.decode("ascii")
     except UnicodeDecodeError as error:
-        raise MalformedReply("wireguard-go: an answer that is not ASCII") from error
+        raise MalformedReply("wireguard-go: its answer is not ASCII") from error
 
 
 def _key(key: str, value: str) -> bytes:
@@ -279,7 +279,7 @@ def _network(value: str) -> IPNetwork:
     try:
         return ip_network(value)
     except ValueError as error:
-        raise MalformedReply("wireguard-go: allowed_ip is no network") from error
+        raise MalformedReply("wireguard-go: allowed_ip is not a network") from error
 
 
 @lru_cache(_REMEMBERED)
@@ -288,5 +288,5 @@ def _endpoint(value: str) -> Endpoint:
     try:
         address = ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError as error:
-        raise MalformedReply("wireguard-go: endpoint is no address and port") from error
+        raise MalformedReply("wireguard-go: endpoint is not an address and port") from error
     return Endpoint(address, _integer("endpoint", port, 0, MAX_PORT))

@@ -1,7 +1,7 @@
 """WireGuard in user space: a wireguard-go that we start, adopt and start again.
 
 It outlives us, as the kernel's device does: it runs in a session of its own on
-a persistent TUN device (`tun`), and the next start of ours finds it by its
+a persistent TUN device (`tun`), and the next agent finds it by its
 socket. The text spoken there is left to `uapi`.
 """
 
@@ -42,12 +42,12 @@ _MOMENT = 1.0
 _CREDENTIALS = struct.Struct("=iII")
 
 HOW_TO_GET_IT = (
-    "there is no wireguard-go: install it (`go install golang.zx2c4.com/wireguard@latest`, "
-    "Debian's wireguard-go) or name it with --userspace-binary"
+    "wireguard-go was not found: install it (`go install golang.zx2c4.com/wireguard@latest`, "
+    "Debian's wireguard-go) or set --userspace-binary"
 )
 
 _KEEPS_EXITING = WireGuardUnavailable(
-    f"wireguard-go keeps exiting: its output above says why; it is started again within {LONGEST_DELAY:.0f} s"
+    f"wireguard-go keeps exiting: see its output above; it is restarted within {LONGEST_DELAY:.0f} s"
 )
 
 log = EventLogger("wesher.wireguard")
@@ -114,7 +114,7 @@ class UserspaceBackend:
         try:
             await self._start()
         except BaseException as error:
-            # Of whatever kind, or a refusal that nobody thought of would be met in a busy loop.
+            # Any kind of error, so that an unexpected one does not lead to a busy loop.
             self._refusal = (
                 error
                 if isinstance(error, WesherError)
@@ -142,7 +142,7 @@ class UserspaceBackend:
             raise PortTaken(change.listen_port)
         if result:
             raise WireGuardUnavailable(
-                f"wireguard-go refused a change of {self.interface}: {os.strerror(result)}"
+                f"wireguard-go rejected a change of {self.interface}: {os.strerror(result)}"
             )
 
     async def wait_lost(self) -> None:
@@ -170,7 +170,7 @@ class UserspaceBackend:
                 await asyncio.wait_for(watch, _END_TIMEOUT)
             except TimeoutError:
                 self._signal(signal.SIGKILL)
-        # A program whose pid we cannot know ends by itself when its device goes.
+        # A program whose pid we cannot know ends when its device is removed.
         await asyncio.to_thread(delete_link, self.interface, LINK_KIND)
         self._socket.unlink(missing_ok=True)
 
@@ -215,9 +215,7 @@ class UserspaceBackend:
             async with asyncio.timeout(_START_TIMEOUT):
                 while not await self._adopt():
                     if _is_gone(child):
-                        raise WireGuardUnavailable(
-                            f"{self._binary} ended at once: its own message stands above this one"
-                        )
+                        raise WireGuardUnavailable(f"{self._binary} exited immediately: see its output above")
                     await asyncio.sleep(_POLL)
         except TimeoutError as error:
             os.kill(child, signal.SIGKILL)
@@ -250,13 +248,13 @@ class UserspaceBackend:
             self._end_if_hung(asked_at)
             raise WireGuardUnavailable(f"wireguard-go does not answer on {self._socket}") from error
         except EOFError as error:
-            raise MalformedReply("wireguard-go: an answer without an end") from error
+            raise MalformedReply("wireguard-go: its answer is incomplete") from error
         except asyncio.LimitOverrunError as error:
-            raise MalformedReply(f"wireguard-go: an answer of more than {uapi.MAX_REPLY} bytes") from error
+            raise MalformedReply(f"wireguard-go: its answer is longer than {uapi.MAX_REPLY} bytes") from error
         except OSError as error:
             await self._let_it_end()
             raise WireGuardUnavailable(
-                f"wireguard-go is not there: {self._socket}: {error.strerror}"
+                f"wireguard-go is not running: {self._socket}: {error.strerror}"
             ) from error
         self._silent_since = None
         return answer
@@ -299,11 +297,11 @@ def _check_socket_directory() -> None:
     try:
         _SOCKET_DIRECTORY.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WireGuardUnavailable(f"could not make {_SOCKET_DIRECTORY}: {error.strerror}") from error
+        raise WireGuardUnavailable(f"could not create {_SOCKET_DIRECTORY}: {error.strerror}") from error
     if not os.access(_SOCKET_DIRECTORY, os.W_OK):
         raise WireGuardUnavailable(
-            f"wireguard-go keeps its socket in {_SOCKET_DIRECTORY}, which may not be written: "
-            "make it the agent's (RuntimeDirectory=wireguard under systemd)"
+            f"wireguard-go needs its socket in {_SOCKET_DIRECTORY}, but the agent may not write there: "
+            "make the agent its owner (RuntimeDirectory=wireguard under systemd)"
         )
 
 
@@ -339,7 +337,7 @@ def _peer_pid(writer: asyncio.StreamWriter) -> int:
 
 
 def _is_gone(pid: int) -> bool:
-    """Tell whether a program has ended; a child of ours is taken off the kernel's list of dead."""
+    """Tell whether a program has ended; a child of this process is also reaped."""
     if pid == 0:
         return True
     try:

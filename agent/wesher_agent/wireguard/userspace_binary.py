@@ -32,10 +32,10 @@ def find_userspace_binary(given: str | None = None) -> Path | None:
         return next((Path(path) for path in found if path and _is_wireguard_go(path)), None)
     path = shutil.which(given)
     if path is None:
-        raise InvalidSpec("--userspace-binary", "there is no such program", value=given)
+        raise InvalidSpec("--userspace-binary", "program not found", value=given)
     if not _is_wireguard_go(path):
         raise InvalidSpec(
-            "--userspace-binary", f"is not wireguard-go: `{given} --version` does not say so", value=given
+            "--userspace-binary", f"is not wireguard-go according to `{given} --version`", value=given
         )
     return Path(path).absolute()
 
@@ -55,7 +55,7 @@ def _is_wireguard_go(path: str) -> bool:
     except subprocess.TimeoutExpired as error:
         # A busy machine says nothing about the program: another look may succeed.
         raise WireGuardUnavailable(
-            f"`{path} --version` gave no answer within {_VERSION_TIMEOUT:.0f} s: it is tried again"
+            f"`{path} --version` did not answer within {_VERSION_TIMEOUT:.0f} s: trying again"
         ) from error
     except OSError:
         return False

@@ -225,7 +225,7 @@ def _allowed_ip(data: bytes) -> IPNetwork:
         network = IPv4Network if len(address) == _IPV4_BYTES else IPv6Network
         return network((address, prefix))
     except (KeyError, ValueError) as error:
-        raise MalformedReply("kernel wireguard: an allowed IP that is no network") from error
+        raise MalformedReply("kernel wireguard: an allowed IP that is not a network") from error
 
 
 @lru_cache(_REMEMBERED)
@@ -237,7 +237,7 @@ def _endpoint(payload: bytes) -> Endpoint:
         _, port, address = _SOCKADDR_IN.unpack_from(payload)
         return Endpoint(IPv4Address(address), int.from_bytes(port))
     except struct.error as error:
-        raise MalformedReply("kernel wireguard: an endpoint that is no socket address") from error
+        raise MalformedReply("kernel wireguard: an endpoint that is not a socket address") from error
 
 
 def _timestamp(payload: memoryview) -> float | None:
@@ -249,13 +249,13 @@ def _timestamp(payload: memoryview) -> float | None:
 
 def _key(payload: memoryview) -> bytes:
     if len(payload) != KEY_BYTES:
-        raise MalformedReply(f"kernel wireguard: a key of {len(payload)} bytes")
+        raise MalformedReply(f"kernel wireguard: a key has {len(payload)} bytes, not {KEY_BYTES}")
     return bytes(payload)
 
 
 def _number(form: struct.Struct, payload: memoryview) -> int:
     if len(payload) != form.size:
-        raise MalformedReply(f"kernel wireguard: a number of {len(payload)} bytes where {form.size} belong")
+        raise MalformedReply(f"kernel wireguard: a number has {len(payload)} bytes, not {form.size}")
     number: int = form.unpack(payload)[0]
     return number
 

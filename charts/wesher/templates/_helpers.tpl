@@ -8,7 +8,12 @@
 Of the two names that a build gives, users copy either: the operator's is the one that a Deployment shows.
 */ -}}
 {{- define "wesher.repository" -}}
-{{- if (.Values.operator.image | default dict).repository }}{{ .Values.image.repository }}{{ else }}{{ trimSuffix "-operator" .Values.image.repository }}{{ end }}
+{{- $repository := .Values.image.repository }}
+{{- if and (not $repository) (.Values.global.imageRegistry | default .Values.image.registry) }}
+{{- $repository = "wesher" }}
+{{- end }}
+{{- $repository = required "set image.repository to where you pushed wesher's image, such as registry.example.com/wesher: no public registry has it" $repository }}
+{{- if (.Values.operator.image | default dict).repository }}{{ $repository }}{{ else }}{{ trimSuffix "-operator" $repository }}{{ end }}
 {{- end }}
 {{- define "wesher.image" -}}
 {{- with .Values.global.imageRegistry | default .Values.image.registry }}{{ . }}/{{ end }}{{ include "wesher.repository" . }}
@@ -56,7 +61,7 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- define "wesher.unprivilegedContainer" -}}
 image: {{ include "wesher.operatorImage" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
-# So that describing the pod shows the line with which a container ended.
+# kubectl describe pod then shows the last log line of a container that exited.
 terminationMessagePolicy: FallbackToLogsOnError
 securityContext:
   allowPrivilegeEscalation: false
@@ -75,13 +80,13 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
 {{- /*
 Helm leaves an earlier release's definitions as they are, and the operator mends them only after Helm has written
-the mesh. A field that they lack would make Helm 4 fail darkly, and Helm 3 lose it for ever without a word.
+the mesh. With a field that they lack, Helm 4 fails with an unclear error, and Helm 3 drops the field silently.
 */ -}}
 {{- define "wesher.refuseUnknown" -}}
 {{- range $name, $value := .value }}
 {{- $path := printf "%s.%s" $.path $name }}
 {{- if not (hasKey $.schema.properties $name) }}
-{{- fail (printf "%s: the definitions in this cluster do not know this field yet: kubectl apply --server-side --force-conflicts -f crds (of this chart), then try again" $path) }}
+{{- fail (printf "%s: the custom resource definitions in this cluster do not have this field yet: run kubectl apply --server-side --force-conflicts -f crds (in this chart), then try again" $path) }}
 {{- end }}
 {{- $schema := get $.schema.properties $name }}
 {{- if and (kindIs "map" $value) (hasKey $schema "properties") }}

@@ -8,6 +8,7 @@ nothing.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Collection
 from typing import Any
 
 import kopf
@@ -22,59 +23,83 @@ _IDENTITY: Any = "wesher-operator"
 """Names this process for kopf's peering, which is off. kopf does not export the type, a text."""
 _SERVER_SECONDS = 300
 """How long the API server keeps a watch; the client gives it up a little later."""
+_CANCEL_SECONDS = 1.0
+"""How long a watch may take to end before it is cancelled again."""
 
 
-async def watch(controller: Controller, api: ApiClient, namespace: str, stop: asyncio.Event) -> None:
-    """Feed a controller with everything it watches, until stopped or SIGTERM.
+async def watch(
+    controller: Controller,
+    api: ApiClient,
+    namespace: str,
+    stop: asyncio.Event,
+    *,
+    take_signals: Callable[[], None],
+) -> None:
+    """Feed a controller with everything it watches, until stopped.
 
     Args:
         controller: takes in what is seen.
         api: whose credentials the watches use.
         namespace: the operator's own; namespaced objects are watched there alone.
-        stop: set to end.
+        stop: set to end; it is set, too, when a watch has died.
+        take_signals: called once kopf has replaced the process's signal handlers.
 
     Raises:
         ClusterUnavailable: a watch cannot be kept up.
 
     """
     registry = kopf.OperatorRegistry()
-    has_died = False
 
     @kopf.on.login(registry=registry)
     async def log_in(**_: Any) -> kopf.ConnectionInfo:
         """Use the way in that the client has, with its token as it stands now."""
         return await watch_credentials(api)
 
-    @kopf.on.cleanup(registry=registry)
-    async def finish(**_: Any) -> None:
-        """End what kopf would wait for: reconcilers started since, and its own wait for ``stop``."""
-        nonlocal has_died
-        has_died = not stop.is_set()
-        stop.set()
-        await controller.stop()
-
     for kind in WATCHED:
         _register(registry, kind, controller)
+    others = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
+        registry=registry,
+        settings=_settings(),
+        standalone=True,
+        namespaces=[namespace],
+        stop_flag=stop,
+        # Without it kopf asks the system for the user's name, which a pod's user may not have.
+        identity=_IDENTITY,
+    )
+    take_signals()
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    has_died = not stop.is_set()
+    # kopf has a task that waits for it, and would wait for that task.
+    stop.set()
+    await _end_watches(others)
+    await controller.stop()
     try:
-        await kopf.operator(
-            registry=registry,
-            settings=_settings(),
-            standalone=True,
-            namespaces=[namespace],
-            stop_flag=stop,
-            # Without it kopf asks the system for the user's name, which a pod's user may not have.
-            identity=_IDENTITY,
-        )
+        await kopf.run_tasks(tasks, ignored=others)
     except Exception as error:
         # kopf's other tasks hold the same error, and asyncio would print it once more for each of them.
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
-        if stop.is_set() and not has_died:
+        if not has_died:
             # kopf closes connections that it is still opening when it must end while it starts.
             return
         # kopf lets the errors of its HTTP client and of asyncio through; each means that a watch has died.
         raise ClusterUnavailable(
-            f"a watch ended, as when a role or a CustomResourceDefinition was taken away: {error}"
+            f"a watch ended, perhaps because a role or a CustomResourceDefinition was deleted: {error}"
         ) from error
+
+
+async def _end_watches(others: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel kopf's watches and wait for them.
+
+    kopf cancels each together with the task that pauses it. A watch that waits for an answer
+    then takes its cancellation for a pause and asks again, and kopf waits for it without a limit.
+    """
+    while watches := {
+        task for task in asyncio.all_tasks() - set(others) if task.get_name().startswith("watcher for ")
+    }:
+        for task in watches:
+            task.cancel()
+        await asyncio.wait(watches, timeout=_CANCEL_SECONDS)
 
 
 def _register(registry: kopf.OperatorRegistry, kind: Kind, controller: Controller) -> None:

@@ -54,7 +54,7 @@ class Finding:
 
 def unseen(check: str, why: str) -> Finding:
     """Return the finding of a check that could not be made, mostly for want of a permission."""
-    return Finding(check, "?", f"not looked at: {why}")
+    return Finding(check, "?", f"not checked: {why}")
 
 
 def definitions(found: Mapping[str, Object | None], release: str) -> Finding:
@@ -77,12 +77,12 @@ def definitions(found: Mapping[str, Object | None], release: str) -> Finding:
     ]
     if unserved:
         return Finding(
-            check, "FAIL", f"not served yet: {_named(unserved)}", "look at them with kubectl describe crd"
+            check, "FAIL", f"not served yet: {_named(unserved)}", "inspect them with kubectl describe crd"
         )
     releases = {release_of(crd) for crd in kinds.values()}
     if any(is_newer(release, each) for each in releases):
         named = _named(sorted(each or "an older release" for each in releases))
-        says = f"they are of {named}, and the operator is of {release}"
+        says = f"they are from {named}, but the operator is {release}"
         return Finding(
             check, "FAIL", says, f"{apply}, or let the operator do it: helm upgrade with crds.manage=true"
         )
@@ -111,11 +111,13 @@ def _leads(lease: Object | None, now: datetime, logs: str) -> Finding:
     check = "operator leads"
     spec = (lease or {}).get("spec") or {}
     if not spec.get("holderIdentity"):
-        return Finding(check, "FAIL", "no operator leads, so nothing that is declared takes effect", logs)
+        return Finding(
+            check, "FAIL", "no operator holds the lease, so no change to a mesh takes effect", logs
+        )
     holder, late = spec["holderIdentity"], age_of(spec.get("renewTime") or "", now)
     if late is None or late > int(spec.get("leaseDurationSeconds") or 0):
-        since = "holds the lease but never renewed it" if late is None else f"led until {age(late)} ago"
-        return Finding(check, "FAIL", f"{holder} {since}, and nobody else leads", logs)
+        since = "holds the lease but has never renewed it" if late is None else f"led until {age(late)} ago"
+        return Finding(check, "FAIL", f"{holder} {since}, and no other operator has taken over", logs)
     return Finding(check, "ok", f"{holder} leads")
 
 
@@ -124,12 +126,12 @@ def pod_security(namespace: Object) -> Finding:
     check, name = "pod security", name_of(namespace)
     level = (namespace["metadata"].get("labels") or {}).get(_POD_SECURITY)
     if level in (None, "privileged"):
-        says = "is labelled privileged" if level else "enforces no level by label"
+        says = "is labelled privileged" if level else "has no Pod Security label"
         return Finding(check, "ok", f"namespace {name} {says}")
     return Finding(
         check,
         "FAIL",
-        f"namespace {name} enforces {level}, and agents use the host's network",
+        f"namespace {name} enforces {level}, but agents use the host's network",
         f"kubectl label namespace {name} --overwrite {_POD_SECURITY}=privileged",
     )
 
@@ -145,7 +147,7 @@ def account_rights(account: str, denied: Sequence[str]) -> Finding:
     if denied:
         says = f"{account} may not {_named(denied)}"
         return Finding("roles", "FAIL", says, "install the chart with rbac.create=true, or grant it by hand")
-    return Finding("roles", "ok", f"{account} may do what it must")
+    return Finding("roles", "ok", f"{account} has all the permissions it needs")
 
 
 def elsewhere(mesh: Object, installation: str, here: str, *, runs: bool) -> Finding:
@@ -175,9 +177,7 @@ def mesh_conditions(mesh: Object) -> Finding:
     if not bad:
         ready = find_condition(status_of(mesh).get("conditions") or [], "Ready")
         if ready is None:
-            return Finding(
-                check, "FAIL", "no operator has looked at it", "see the checks of the operator above"
-            )
+            return Finding(check, "FAIL", "no operator has processed it", "see the operator checks above")
         closed = why_closed_to_machines_outside(ip_network(mesh["spec"]["overlayCIDR"]))
         return Finding(check, "ok", "; ".join(filter(None, (ready.message or "Ready", closed))))
     first = bad[0]
@@ -193,25 +193,23 @@ def key_secret(mesh: Object, secret: Object | None, namespace: str) -> Finding:
     where = f"Secret {name} in namespace {namespace}"
     if secret is None:
         return Finding(
-            check, "FAIL", f"{where} is missing", "put it back; the operator makes one for a new mesh only"
+            check, "FAIL", f"{where} is missing", "restore it: the operator creates a key only for a new mesh"
         )
     try:
         text = base64.b64decode((secret.get("data") or {})["cluster-key"])
         length = len(base64.b64decode(text.strip(), validate=True))
     except KeyError:
-        return Finding(
-            check, "FAIL", f"{where} has no entry cluster-key", "put the key there: base64 of 32 bytes"
-        )
+        return Finding(check, "FAIL", f"{where} has no entry cluster-key", "add the key: 32 bytes in base64")
     except (binascii.Error, ValueError):
         return Finding(
             check,
             "FAIL",
             f"{where}: cluster-key is not base64",
-            "put 32 bytes in base64 there: wesher keygen",
+            "set it to 32 bytes in base64, as wesher keygen prints",
         )
     if length != _KEY_BYTES:
         says = f"{where}: the key has {length} bytes, not {_KEY_BYTES}"
-        return Finding(check, "FAIL", says, "put 32 bytes in base64 there: wesher keygen")
+        return Finding(check, "FAIL", says, "set it to 32 bytes in base64, as wesher keygen prints")
     return Finding(check, "ok", f"{where} holds {_KEY_BYTES} bytes")
 
 
@@ -224,8 +222,8 @@ def agents(
         return Finding(
             check,
             "FAIL",
-            "there is no DaemonSet for them",
-            "see the mesh's conditions, and the operator's log",
+            "the DaemonSet does not exist",
+            "see the mesh's conditions and the operator's log",
         )
     namespace, status = daemon_set["metadata"]["namespace"], status_of(daemon_set)
     wanted, ready = int(status.get("desiredNumberScheduled") or 0), int(status.get("numberReady") or 0)
@@ -238,11 +236,11 @@ def agents(
     refusal = newest_refusal(events, daemon_set["metadata"]["uid"], map(made_at, pods))
     if len(pods) < wanted and refusal:
         do = refusal_hint(refusal, namespace) or f"kubectl -n {namespace} get events"
-        return Finding(check, "FAIL", f"{wanted - len(pods)} pods were refused: {refusal}", do)
+        return Finding(check, "FAIL", f"{wanted - len(pods)} pods could not be created: {refusal}", do)
     if ready < wanted:
         waiting = [node_of(pod) for pod in pods if not _is_ready(pod)]
         says = f"{ready} of {wanted} ready, not on: {_named(waiting)}"
-        return Finding(check, "FAIL", says, "the reports below, or the pods' logs, say why")
+        return Finding(check, "FAIL", says, "see the reports below, or the pods' logs")
     return Finding(check, "ok", f"{ready} of {wanted} ready")
 
 
@@ -263,8 +261,10 @@ def reports(mesh: Object, nodes: Sequence[Object], now: datetime) -> Finding:
         elif unreached := (status.get("peers") or {}).get("unreachable"):
             bad.append(f"{name} cannot reach {', '.join(map(str, unreached[:_MAX_NAMED]))}")
     if bad:
-        return Finding(check, "FAIL", _named(bad), "each reason's remedy stands in docs/troubleshooting.md")
-    return Finding(check, "ok", f"{len(nodes)} nodes have reported in time, each as Ready")
+        return Finding(
+            check, "FAIL", _named(bad), "docs/troubleshooting.md says what to do about each reason"
+        )
+    return Finding(check, "ok", f"{len(nodes)} nodes reported in time, all Ready")
 
 
 def _is_ready(pod: Object) -> bool:

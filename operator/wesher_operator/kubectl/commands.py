@@ -16,6 +16,7 @@ from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.printable import as_lines
 from wesher_common.tables import table
 from wesher_common.version import VERSION
+from wesher_operator.exit_codes import PLUGIN, exit_code_help
 from wesher_operator.installation import installation_of
 from wesher_operator.kubectl.checks import Finding
 from wesher_operator.kubectl.doctor import examine
@@ -106,26 +107,24 @@ def _sysdump(api: ApiServer, given: argparse.Namespace) -> int:
     missing = write_sysdump(api, given.namespace, target)
     for line in missing:
         print(f"left out: {line}", file=sys.stderr)  # noqa: T201 - a command's answer
-    _say(f"{target}: objects, events and logs, and no Secret; read it before you pass it on")
+    _say(f"{target}: contains objects, events and logs but no Secrets; review it before you share it")
     return 0
 
 
 _COMMANDS = {
     "status": _Command(
-        _status, "show meshes, their members, and what is wrong; exit 1 when one is not Ready or is Degraded"
+        _status, "show meshes, their members and problems; exit 1 if a mesh is not Ready or is Degraded"
     ),
-    "doctor": _Command(
-        _doctor, "check the installation from the ground up and say what to do; exit 1 on a failure"
-    ),
-    "join-command": _Command(_join_command, "print what to run on a machine outside so that it joins a mesh"),
-    "sysdump": _Command(_sysdump, "write objects, events and logs into one file, with secrets left out"),
+    "doctor": _Command(_doctor, "check the installation step by step and suggest fixes; exit 1 on a failure"),
+    "join-command": _Command(_join_command, "print the commands that join an external machine to a mesh"),
+    "sysdump": _Command(_sysdump, "collect objects, events and logs in one file, without secrets"),
 }
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="kubectl wesher",
-        description="See how WesherMeshes do, and what to do where something is wrong.",
+        description="Show the state of WesherMeshes and how to fix problems.",
         epilog="Exit codes: 0 for success, 1 when something is wrong or the API server does not answer, "
         "2 for an invalid flag.",
         allow_abbrev=False,
@@ -136,32 +135,32 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in _COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
-        sub.add_argument(
-            "--context", default="", metavar="NAME", help="which context of the kubeconfig to use"
-        )
+        sub.add_argument("--context", default="", metavar="NAME", help="kubeconfig context to use")
         sub.add_argument(
             "--kubeconfig",
             default="",
             metavar="FILE",
-            help="file to use in place of $KUBECONFIG or ~/.kube/config",
+            help="kubeconfig file (default: $KUBECONFIG or ~/.kube/config)",
         )
         sub.add_argument(
             *("-n", "--namespace"),
             default="",
             metavar="NAME",
-            help="where the operator runs (default: looked for)",
+            help="namespace of the operator (default: found automatically)",
         )
         if name == "sysdump":
-            written = "the .tar.gz to write (default: wesher-sysdump-<time>.tar.gz)"
+            written = "file to write, .tar.gz (default: wesher-sysdump-<time>.tar.gz)"
             sub.add_argument("-f", "--file", default="", metavar="FILE", help=written)
         else:
-            named = "needed when there are several" if name == "join-command" else "default: all"
+            named = "required if there are several" if name == "join-command" else "default: all"
             sub.add_argument(
-                "mesh", nargs="?", default="", metavar="MESH", help=f"which WesherMesh ({named})"
+                "mesh", nargs="?", default="", metavar="MESH", help=f"name of the WesherMesh ({named})"
             )
         if name == "status":
             forms = ("text", "json")
             sub.add_argument(
                 "-o", "--output", default="text", type=str.lower, choices=forms, help="(default: text)"
             )
+        sub.epilog = exit_code_help(PLUGIN[name])
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser

@@ -85,7 +85,7 @@ def examine(api: ApiServer, namespace: str, mesh: str) -> Iterator[Finding]:
     try:
         deployment = operator_deployment(api, namespace)
     except (InvalidSpec, NotPermitted) as error:
-        yield Finding("operator runs", "FAIL", str(error), "say where it runs with -n NAMESPACE")
+        yield Finding("operator runs", "FAIL", str(error), "give its namespace with -n NAMESPACE")
         return
     place = str(deployment["metadata"]["namespace"])
     yield _own_rights(api, place)
@@ -97,7 +97,7 @@ def examine(api: ApiServer, namespace: str, mesh: str) -> Iterator[Finding]:
     try:
         meshes = find_meshes(api, mesh)
     except InvalidSpec as error:
-        yield Finding("meshes", "FAIL", str(error), "declare one: kubectl explain wmesh.spec")
+        yield Finding("meshes", "FAIL", str(error), "create one: see kubectl explain wmesh.spec")
     except NotPermitted as error:
         yield unseen("meshes", str(error))
     else:
@@ -165,7 +165,7 @@ def _own_rights(api: ApiServer, namespace: str) -> Finding:
     ]
     if denied:
         return unseen("your rights", f"you may not {'; '.join(denied)}")
-    return Finding("your rights", "ok", f"you may look at everything in namespace {namespace}")
+    return Finding("your rights", "ok", f"you have all the permissions needed in namespace {namespace}")
 
 
 def _roles(api: ApiServer, deployment: Object) -> list[Finding]:

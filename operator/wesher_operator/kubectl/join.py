@@ -10,14 +10,12 @@ from collections.abc import Iterator, Sequence
 from ipaddress import ip_address, ip_network
 
 from wesher_common.errors import InvalidSpec
+from wesher_common.join_command import KEY_FILE, MAX_SEEDS, TAKE_KEY, JoinFlags
 from wesher_common.overlay import why_closed_to_machines_outside
 from wesher_common.printable import as_lines, shell_line
 from wesher_operator.kubectl.meshes import key_secret_of, name_of, status_of
 from wesher_operator.kubectl.reach import Object
 from wesher_operator.kubectl.status import conditions_of
-
-KEY_FILE = "/etc/wesher/key"
-_MAX_SEEDS = 3
 
 
 def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: Sequence[str] = ()) -> str:
@@ -38,47 +36,41 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
     secret = shell_line(["kubectl", *reach, "-n", namespace, "get", "secret", key_secret_of(mesh)])
     return as_lines(
         [
-            f"# For a machine outside to join the mesh {name_of(mesh)}: where kubectl reaches the cluster,",
-            "# write its key into a file that only you can read:",
+            f"# To add a machine to the mesh {name_of(mesh)}:",
+            "# 1. On a host with kubectl, write the cluster key into a file that only you can read:",
             "(umask 077; " + secret + " -o jsonpath='{.data.cluster-key}' | base64 -d > wesher-key)",
             "",
-            f"# Bring that file to the machine as {KEY_FILE}, root's alone, and remove it here:",
-            f"ssh root@MACHINE 'umask 077; mkdir -p /etc/wesher; cat > {KEY_FILE}' < wesher-key",
+            f"# 2. Copy that file to the machine as {KEY_FILE}, readable only by root, then delete it here:",
+            f"{TAKE_KEY} < wesher-key",
             "rm wesher-key",
             "",
-            "# On the machine, as root, once its ports are open to the members:",
-            shell_line(_wesher(mesh, nodes, overlay)),
+            "# 3. On the new machine, as root, after you have opened its ports to the members:",
+            _flags(mesh, nodes, overlay).command(),
         ]
     )
 
 
-def _wesher(mesh: Object, nodes: Sequence[Object], overlay: str) -> list[str]:
+def _flags(mesh: Object, nodes: Sequence[Object], overlay: str) -> JoinFlags:
     spec = mesh["spec"]
     wireguard, gossip = spec["wireguard"], spec["gossip"]
-    words = [
-        "wesher",
-        *("--cluster-key-file", KEY_FILE),
-        *("--join", ",".join(_seeds(mesh, nodes))),
-        *("--overlay-net", overlay),
-        *("--cluster-port", str(gossip["port"])),
-        *("--wireguard-port", str(wireguard["port"])),
-        *("--gossip-profile", gossip["profile"]),
-    ]
-    if gossip.get("label"):
-        words += ["--label", gossip["label"]]
-    if wireguard.get("mtu"):
-        words += ["--mtu", str(wireguard["mtu"])]
-    if spec.get("etcHosts") == "Off":
-        words.append("--no-etc-hosts")
-    return words
+    return JoinFlags(
+        seeds=_seeds(mesh, nodes),
+        overlay=overlay,
+        gossip_port=gossip["port"],
+        wireguard_port=wireguard["port"],
+        gossip_profile=gossip["profile"],
+        label=gossip.get("label") or "",
+        mtu=wireguard.get("mtu") or 0,
+        writes_hosts_file=spec.get("etcHosts") != "Off",
+    )
 
 
 def _joinable(overlay: str) -> str:
     if why := why_closed_to_machines_outside(ip_network(overlay)):
         raise InvalidSpec(
             "spec.overlayCIDR",
-            f"{why}. Such a machine makes its address of whole octets of its name's hash, as the Go program "
-            "does; overlayCIDR cannot change, so declare another mesh",
+            f"{why}. Like the Go program, such a machine derives its address from whole octets of a hash of "
+            "its name. overlayCIDR cannot be changed: create another mesh",
             value=overlay,
         )
     return overlay
@@ -89,9 +81,11 @@ def _seeds(mesh: Object, nodes: Sequence[Object]) -> list[str]:
     hosts = [host for node in sorted(nodes, key=lambda node: not _is_ready(node)) for host in _hosts(node)]
     if not hosts:
         raise InvalidSpec(
-            "MESH", "no node has reported where to join through: wait until it is Ready", value=name_of(mesh)
+            "MESH",
+            "no node has reported an address to join through: wait until a node is Ready",
+            value=name_of(mesh),
         )
-    return hosts[:_MAX_SEEDS]
+    return hosts[:MAX_SEEDS]
 
 
 def _hosts(node: Object) -> Iterator[str]:

@@ -26,7 +26,7 @@ def find_meshes(api: ApiServer, name: str) -> list[Object]:
         found = api.items(f"{ROOT}/weshermeshes")
     if not found:
         raise InvalidSpec(
-            "MESH", "there is no such WesherMesh" if name else "there is no WesherMesh", value=name or None
+            "MESH", "no such WesherMesh" if name else "there is no WesherMesh", value=name or None
         )
     return found
 
@@ -41,7 +41,7 @@ def find_mesh(api: ApiServer, name: str) -> Object:
     found = find_meshes(api, name)
     if len(found) > 1:
         names = ", ".join(sorted(name_of(mesh) for mesh in found))
-        raise InvalidSpec("MESH", f"there are several meshes: name one of {names}")
+        raise InvalidSpec("MESH", f"there are several meshes, choose one of {names}")
     return found[0]
 
 

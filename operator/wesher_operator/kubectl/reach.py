@@ -181,11 +181,11 @@ def operator_deployment(api: ApiServer, namespace: str) -> Object:
     """
     found = operator_deployments(api, namespace)
     if not found:
-        rule = "there is no operator here: install the chart, or name its namespace"
+        rule = "no operator found: install the chart, or set the namespace of the operator"
         raise InvalidSpec("--namespace", rule, value=namespace or None)
     if len(found) > 1:
         places = ", ".join(sorted({str(each["metadata"]["namespace"]) for each in found}))
-        raise InvalidSpec("--namespace", f"several operators run here: name one of {places}")
+        raise InvalidSpec("--namespace", f"several operators found, choose one of {places}")
     return found[0]
 
 
@@ -204,4 +204,4 @@ def _parsed(content: bytes, path: str) -> Object:
     try:
         return dict(json.loads(content))
     except (ValueError, TypeError) as error:
-        raise ClusterUnavailable(f"GET {path}: the answer is no JSON object") from error
+        raise ClusterUnavailable(f"GET {path}: the answer is not a JSON object") from error

@@ -13,6 +13,7 @@ from typing import Any
 from wesher_common.conditions import Condition
 from wesher_common.printable import as_lines
 from wesher_common.tables import age, table
+from wesher_operator.kubectl.json_output import MemberOutput, MeshOutput
 from wesher_operator.kubectl.meshes import name_of, status_of
 from wesher_operator.kubectl.reach import Object
 
@@ -37,7 +38,7 @@ class Member:
     reported: str
     """When its agent last reported, RFC 3339; empty is never."""
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> MemberOutput:
         """Return the form ``-o json`` prints."""
         return {
             "name": self.name,
@@ -79,7 +80,7 @@ class Overview:
         """Whether the mesh says so, as when two of its nodes cannot reach each other."""
         return any(c.type == _BAD_WHEN_TRUE and c.is_true for c in self.conditions)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> MeshOutput:
         """Return the form ``-o json`` prints."""
         return {
             "name": self.name,
@@ -113,7 +114,7 @@ def overview(mesh: Object, nodes: Sequence[Object]) -> Overview:
         members_truncated=bool(status.get("membersTruncated")),
         facts=_facts(mesh, status),
         problems=(
-            *(["the operator has not looked at this mesh's present spec yet"] if is_behind else []),
+            *(["the operator has not processed the current spec of this mesh yet"] if is_behind else []),
             *_distinct(wrong(conditions)),
             *(
                 f"{node['spec']['nodeName']}: {line}"
@@ -148,7 +149,7 @@ def overview_text(shown: Overview, *, now: datetime) -> str:
         heading = ("MEMBER", "STATE", "OVERLAY-IP", "ENDPOINT", "PEERS", "REPORTED", "REASON")
         lines += [f"  {line}" for line in table(heading, rows).splitlines()]
     if shown.members_truncated:
-        lines.append("  and more: kubectl get wnode")
+        lines.append("  and more: see kubectl get wnode")
     return as_lines([*lines, *(f"! {problem}" for problem in shown.problems)])
 
 

@@ -53,7 +53,7 @@ def write_sysdump(api: ApiServer, namespace: str, target: Path) -> list[str]:
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
-        raise InvalidSpec("--file", f"cannot be made: {error.strerror}", value=target) from error
+        raise InvalidSpec("--file", f"cannot be created: {error.strerror}", value=target) from error
     with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, text in collector.files():
             _add(archive, name, text)

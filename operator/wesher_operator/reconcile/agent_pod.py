@@ -51,9 +51,7 @@ def trouble_of(pod: Mapping[str, Any]) -> PodTrouble | None:
     status = pod.get("status") or {}
     for condition in status.get("conditions") or []:
         if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return PodTrouble(
-                "Unschedulable", f"gets no agent's pod: {_one_line(condition.get('message', ''))}"
-            )
+            return PodTrouble("Unschedulable", f"has no agent pod: {_one_line(condition.get('message', ''))}")
     found = (_of_container(container) for container in status.get("containerStatuses") or [])
     return next((trouble for trouble in found if trouble is not None), None)
 
@@ -72,7 +70,7 @@ def refusal_hint(refusal: str, namespace: str) -> str:
             f"kubectl label namespace {namespace} --overwrite pod-security.kubernetes.io/enforce=privileged"
         )
     if "insufficient quota to match these scopes" in refusal:
-        return "here a quota must allow pods of their priority: set resourceQuota.create=true of the chart"
+        return "a quota must allow pods of their priority class: set resourceQuota.create=true in the chart"
     return ""
 
 
@@ -127,11 +125,11 @@ def _of_container(container: Mapping[str, Any]) -> PodTrouble | None:
     if reason in _OF_AN_IMAGE:
         # Between two tries the kubelet says of the last what it says right after it.
         cause = message.partition("ErrImagePull: ")[2] or message
-        return PodTrouble("ImageNotPulled", f"cannot pull the agents' image: {_one_line(cause)}")
+        return PodTrouble("ImageNotPulled", f"cannot pull the agent image: {_one_line(cause)}")
     if reason == "CrashLoopBackOff" or _does_not_come_up(container):
-        return PodTrouble("AgentEnds", f"has an agent that ends: {_last_words(container)}")
+        return PodTrouble("AgentEnds", f"has an agent that exits: {_last_words(container)}")
     if reason and reason not in _ON_THE_WAY:
-        return PodTrouble("PodNotStarted", f"cannot start its agent: {reason}: {_one_line(message)}")
+        return PodTrouble("PodNotStarted", f"cannot start the agent: {reason}: {_one_line(message)}")
     return None
 
 

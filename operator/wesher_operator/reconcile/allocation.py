@@ -127,7 +127,7 @@ def usable(spec: WesherMeshSpec, node: NodeFacts, overlay_addresses: Container[I
         return node
     problem = InvalidSpec(
         f"Node {node.name} annotation {ADVERTISE_ADDRESS_ANNOTATION}",
-        f"must lie outside overlayCIDR {spec.overlay}; the Node's own are used",
+        f"must be outside overlayCIDR {spec.overlay}; the Node's addresses are used instead",
         value=node.advertise_address,
     )
     return replace(node, advertise_address=None, problems=(*node.problems, str(problem)))

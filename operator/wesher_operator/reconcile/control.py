@@ -127,7 +127,7 @@ class Controller:
             gone = await self._list_kind(API_SERVER_ENDPOINTS)
         except NotPermitted as error:
             if self._sees_api_server:
-                _log.warning("overlays not checked against the api server's addresses", error=error)
+                _log.warning("overlay networks not compared with the api server's addresses", error=error)
             self._sees_api_server = False
             return set()
         self._sees_api_server = True

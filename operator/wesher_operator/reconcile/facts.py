@@ -215,7 +215,7 @@ def read_facts(kind: Kind, body: Mapping[str, Any]) -> Facts | None:
         facts: Facts | None = _READERS[kind](body)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         _log.warning(
-            "object not understood", kind=kind.kind, name=body["metadata"]["name"], error=_brief(error)
+            "object not readable", kind=kind.kind, name=body["metadata"]["name"], error=_brief(error)
         )
         return None
     return facts
@@ -298,7 +298,7 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
 def _location(annotations: Mapping[str, str], node: str) -> str:
     text = annotations.get(LOCATION_ANNOTATION, "")
     if text and not _LABEL_VALUE.match(text):
-        rule = "must be a word such as a label's value; it is ignored"
+        rule = "must be a valid label value; it is ignored"
         raise InvalidSpec(f"Node {node} annotation {LOCATION_ANNOTATION}", rule, value=text)
     return text
 
@@ -308,7 +308,7 @@ def _advertise_address(annotations: Mapping[str, str], node: str) -> IPAddress |
     if not text:
         return None
     field = f"Node {node} annotation {ADVERTISE_ADDRESS_ANNOTATION}"
-    rule = "must be an IP address that other members can dial; the Node's own are used"
+    rule = "must be an IP address that other members can dial; the Node's addresses are used instead"
     try:
         address = ip_address(text)
     except ValueError as error:
@@ -346,7 +346,7 @@ def _report(body: Mapping[str, Any]) -> tuple[WesherNodeStatus, datetime | None]
         text = status.last_report_time
         return status, datetime.fromisoformat(text).astimezone(UTC) if text else None
     except (ValueError, OverflowError) as error:
-        _log.warning("report not understood", name=body["metadata"]["name"], error=_brief(error))
+        _log.warning("report not readable", name=body["metadata"]["name"], error=_brief(error))
         return WesherNodeStatus(), None
 
 

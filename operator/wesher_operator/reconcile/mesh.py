@@ -153,7 +153,7 @@ class MeshReconciler:
     def _leave_alone(self, mesh: MeshFacts) -> None:
         if self._left_to != mesh.installation:
             self._left_to = mesh.installation
-            _log.info("mesh left to another installation", mesh=mesh.name, installation=mesh.installation)
+            _log.info("mesh belongs to another installation", mesh=mesh.name, installation=mesh.installation)
 
     async def _begin(self, mesh: MeshFacts, now: datetime) -> MeshFacts:
         """Claim a mesh that belongs to none yet, and give a new one its first status.
@@ -257,9 +257,9 @@ class MeshReconciler:
         seen = self._world.keys.get(name)
         if seen is None and in_use:
             return None, (
-                f"Secret {name} is gone; agents go on with the key they have: put it back. Each node that "
-                f"was in the mesh has it as ClusterKey in /var/lib/wesher/{spec.wireguard.interface}.json. "
-                "A new key would lock out every member outside this cluster"
+                f"Secret {name} is missing; agents keep using the key they have. Restore the Secret: each "
+                f"node of the mesh has the key as ClusterKey in /var/lib/wesher/{spec.wireguard.interface}"
+                ".json. A new key would lock out every member outside this cluster"
             )
         if not in_use and (seen is None or seen.ring is not None):
             # Also where one was seen: it may be deleted by now, and the news of that still on the way.
@@ -273,7 +273,7 @@ class MeshReconciler:
                 self._world.observe(SECRET, made)  # another's, of this moment
         facts = self._world.keys.get(name)
         if facts is None:
-            raise ClusterUnavailable(f"Secret {name} comes and goes")
+            raise ClusterUnavailable(f"Secret {name} is repeatedly deleted and created again")
         return facts.ring, f"Secret {name}: {facts.problem}" if facts.problem else ""
 
     async def _members(

@@ -81,7 +81,7 @@ class Nudges:
             try:
                 nudged = await self._cluster.annotate(POD, pod.name, {NUDGE_ANNOTATION: wanted})
             except WesherError as error:
-                _log.warning("pod not nudged", mesh=self._mesh, pod=pod.name, error=error)
+                _log.warning("pod not annotated", mesh=self._mesh, pod=pod.name, error=error)
                 self._not_before = now + _AFTER_A_FAILURE
                 return self._not_before
             if nudged is not None:

@@ -144,4 +144,4 @@ class PodTroubles:
         if not refusal:
             return None
         hint = refusal_hint(refusal, self._cluster.namespace)
-        return PodTrouble("PodRefused", f"gets no agent's pod: {refusal}" + (f"; {hint}" if hint else ""))
+        return PodTrouble("PodRefused", f"has no agent pod: {refusal}" + (f"; {hint}" if hint else ""))

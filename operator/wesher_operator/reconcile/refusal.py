@@ -71,7 +71,7 @@ def overlaps(mesh: MeshFacts, world: World) -> list[str]:
         return []
     overlay = mesh.spec.overlay
     return [
-        f"spec.overlayCIDR {overlay} overlaps {what}, which nodes may not reach outside the overlay"
+        f"spec.overlayCIDR {overlay} overlaps {what}; nodes may not be able to reach it"
         for what in _clashes(mesh, mesh.spec, world)
     ]
 
@@ -196,7 +196,7 @@ def _free_interface(wanted: str, taken: set[str]) -> str:
         name = f"{wanted[: MAX_INTERFACE_NAME - len(str(number))]}{number}"
         if name not in taken:
             return name
-    raise AssertionError("more names were tried than are taken")
+    raise AssertionError("every name tried is taken")
 
 
 def _free_port(wanted: int, taken: set[int]) -> int:
@@ -204,4 +204,4 @@ def _free_port(wanted: int, taken: set[int]) -> int:
         port = (wanted + offset - 1) % MAX_PORT + 1
         if port not in taken:
             return port
-    raise AssertionError("more ports were tried than are taken")
+    raise AssertionError("every port tried is taken")

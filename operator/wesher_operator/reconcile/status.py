@@ -355,7 +355,7 @@ def _members_ready(
 
 def _converged(findings: Findings, *, now: datetime) -> Condition:
     if not any(member.status.view_hash for member in fresh(findings.members, now=now)):
-        return Condition("Converged", "Unknown", "NoReports", "no agent has reported its view")
+        return Condition("Converged", "Unknown", "NoReports", "no agent has reported its view yet")
     since = findings.views_differ_since
     if since is not None and now - since >= report_window(len(findings.members)):
         hashes = Counter(m.status.view_hash for m in fresh(findings.members, now=now) if m.status.view_hash)
@@ -365,7 +365,7 @@ def _converged(findings: Findings, *, now: datetime) -> Condition:
             for m in fresh(findings.members, now=now)
             if m.status.view_hash and m.status.view_hash != common
         )
-        message = f"{len(hashes)} different views; apart from most: {', '.join(odd[:_MAX_NAMED])}"
+        message = f"{len(hashes)} different views; differing from the majority: {', '.join(odd[:_MAX_NAMED])}"
         return Condition("Converged", "False", "ViewsDiffer", message)
     return Condition("Converged", "True", "ViewsAgree", "")
 

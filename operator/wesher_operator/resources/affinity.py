@@ -28,14 +28,14 @@ class LabelRequirement(Resource):
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt"]
     """How the label is compared with the values; `NotIn` and `DoesNotExist` match a Node without it."""
     values: list[Annotated[str, Field(max_length=63)]] = Field([], max_length=_MAX_VALUES)
-    """For `In` and `NotIn` at least one; for `Gt` and `Lt` one whole number; otherwise none."""
+    """`In` and `NotIn` need at least one value, `Gt` and `Lt` one whole number, the others none."""
 
 
 class FieldRequirement(Resource):
     """What a Node's fields must say (core/v1 NodeSelectorRequirement)."""
 
     key: Literal["metadata.name"]
-    """The one field that Kubernetes compares."""
+    """The only field that Kubernetes supports here."""
     operator: Literal["In", "NotIn"]
     """How the name is compared."""
     values: list[Annotated[str, Field(max_length=MAX_DNS_NAME)]] = Field(min_length=1, max_length=1)
@@ -46,9 +46,9 @@ class NodeSelectorTerm(Resource):
     """A Node matches if it meets every requirement; no Node matches a term without any."""
 
     match_expressions: list[LabelRequirement] = Field([], max_length=_MAX_REQUIREMENTS)
-    """Requirements by labels."""
+    """Requirements on the Node's labels."""
     match_fields: list[FieldRequirement] = Field([], max_length=_MAX_REQUIREMENTS)
-    """Requirements by fields."""
+    """Requirements on the Node's fields."""
 
 
 class NodeSelector(Resource):
@@ -62,7 +62,7 @@ class NodeAffinity(Resource):
     """Which Nodes may run agents, by labels and names."""
 
     required_during_scheduling_ignored_during_execution: NodeSelector | None = None
-    """The Nodes that match; every Node when absent. As with every DaemonSet, an agent ends on a Node that no longer matches."""  # noqa: E501
+    """The Nodes that match; every Node when absent. An agent stops when its Node no longer matches."""
 
 
 class Affinity(Resource):

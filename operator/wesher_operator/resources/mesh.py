@@ -34,7 +34,7 @@ class SecretRef(Resource):
     """A Secret in the operator's namespace."""
 
     name: str = Field("", max_length=MAX_DNS_NAME, json_schema_extra=rules.or_empty(rules.DNS_NAME))
-    """Name of the Secret; empty means `<mesh>-key`, which is made with 32 random bytes when absent."""
+    """Name of the Secret; empty means `<mesh>-key`, which the operator creates with a random key."""
 
 
 class Toleration(Resource):
@@ -49,7 +49,7 @@ class Toleration(Resource):
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
     """Taint effect; empty matches every effect."""
     toleration_seconds: int | None = None
-    """How long a NoExecute taint is tolerated; for ever when absent."""
+    """Seconds for which a NoExecute taint is tolerated; without a limit when absent."""
 
 
 class WireGuard(Resource):
@@ -64,11 +64,11 @@ class WireGuard(Resource):
     port: Port = 51820
     """UDP port; open it between all members."""
     mtu: int = Field(0, ge=0, le=MAX_MTU, json_schema_extra=rules.MTU)
-    """MTU of the device; 0 takes it from the underlay."""
+    """MTU of the device; 0 derives it from the underlay's MTU."""
     persistent_keepalive: int = Field(0, ge=0, le=MAX_KEEPALIVE)
     """Seconds between keepalives to every peer; 0 is off."""
     mode: WireGuardMode = "Auto"
-    """`Auto` prefers the kernel, else wireguard-go; a living device keeps what it has."""
+    """`Auto` prefers kernel WireGuard over wireguard-go; an existing device keeps its mode."""
 
 
 class Gossip(Resource):
@@ -79,7 +79,7 @@ class Gossip(Resource):
     port: Port = 7946
     """UDP and TCP port; open it between all members."""
     profile: GossipProfile = "WAN"
-    """memberlist's constants for a LAN or a WAN; the same on all members."""
+    """memberlist's timing for a LAN or a WAN; must be the same on all members."""
     label: str = Field(
         "",
         max_length=MAX_LABEL,
@@ -87,29 +87,29 @@ class Gossip(Resource):
             f"bytes(self).size() <= {MAX_LABEL}", f"must be at most {MAX_LABEL} bytes of UTF-8"
         ),
     )
-    """memberlist's label, which keeps meshes with the same key apart; the same on all members."""
+    """memberlist's label, which separates meshes that share a key; must be the same on all members."""
 
 
 class Addresses(Resource):
-    """Which address of a node others dial."""
+    """Which address of a node other members dial."""
 
     model_config = ConfigDict(json_schema_extra={"default": {}})
 
     prefer: list[Literal["InternalIP", "ExternalIP"]] = Field(
         ["InternalIP"], min_length=1, max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"}
     )
-    """Node address types that members of other locations dial, in order."""
+    """Node address types that members of other locations dial, in order of preference."""
 
 
 class WesherMeshSpec(Resource):
-    """What the user declares."""
+    """Desired state of the mesh."""
 
     model_config = ConfigDict(
         json_schema_extra=rules.all_of(
             rules.cel(
                 "!has(self.allocationCIDR) || !isCIDR(self.allocationCIDR) || !isCIDR(self.overlayCIDR)"
                 " || cidr(self.overlayCIDR).containsCIDR(cidr(self.allocationCIDR))",
-                "must lie inside overlayCIDR",
+                "must be inside overlayCIDR",
                 shows="self.allocationCIDR",
                 fieldPath=".allocationCIDR",
             ),
@@ -126,7 +126,7 @@ class WesherMeshSpec(Resource):
         max_length=MAX_CIDR_TEXT,
         json_schema_extra=rules.all_of(rules.ANY_NETWORK, rules.OVERLAY_PREFIX, rules.IMMUTABLE_NETWORK),
     )
-    """Network of the overlay, IPv4 (/8 to /30) or IPv6 (/32 to /126); the same on all members."""
+    """Network of the overlay, IPv4 (/8 to /30) or IPv6 (/32 to /126); must be the same on all members."""
     allocation_cidr: str = Field(
         "",
         alias="allocationCIDR",
@@ -135,7 +135,7 @@ class WesherMeshSpec(Resource):
     )
     """The part of overlayCIDR this cluster allocates from; empty means all of it."""
     cluster_name: str = Field("", max_length=63, json_schema_extra=rules.or_empty(rules.DNS_NAME))
-    """When set, members are named `<node>.<clusterName>`; needed where node names repeat across clusters."""
+    """If set, members are named `<node>.<clusterName>`; required if node names repeat across clusters."""
     cluster_key_secret_ref: SecretRef = Field(
         SecretRef(), json_schema_extra=rules.all_of(rules.IMMUTABLE_KEY_SECRET, default={})
     )
@@ -150,28 +150,28 @@ class WesherMeshSpec(Resource):
             ),
         ]
     ] = Field([], max_length=64)
-    """Members outside this cluster to join through: host, ip, host:port or [v6]:port. Tried for ever."""
+    """Members outside this cluster to join through: host, ip, host:port or [v6]:port. Agents keep trying."""
     node_selector: dict[str, Annotated[str, Field(max_length=63)]] = Field(
         {"kubernetes.io/os": "linux"}, max_length=32, json_schema_extra=rules.NODE_SELECTOR
     )
-    """Labels of the nodes on which agents run; empty means all. What is set replaces the default."""
+    """Labels of the nodes on which agents run; empty means all nodes. Setting this replaces the default."""
     affinity: Affinity = Field(
         NO_VIRTUAL_NODES,
         json_schema_extra={"default": NO_VIRTUAL_NODES.model_dump(by_alias=True, exclude_defaults=True)},
     )
-    """Further requirements on those nodes; by default, none of them may be a virtual node."""
+    """Further requirements on those nodes; the default excludes virtual nodes."""
     tolerations: list[Toleration] = Field(
         [Toleration(operator="Exists")],
         max_length=32,
         json_schema_extra={"default": [{"operator": "Exists"}]},
     )
-    """Taints that agents tolerate; all of them unless set."""
+    """Taints that agents tolerate; if unset, all taints."""
     wireguard: WireGuard = WireGuard()
     """The WireGuard device."""
     gossip: Gossip = Gossip()
     """Gossip between members."""
     addresses: Addresses = Addresses()
-    """Which address of a node others dial."""
+    """Which address of a node other members dial."""
     etc_hosts: EtcHosts = "Qualified"
     """`Qualified` writes `<member>.<mesh>.wesher.internal` into each host's /etc/hosts, `Names` bare names, `Off` none."""  # noqa: E501
     # Without a default: one would change stored meshes at the moment of an upgrade.
@@ -232,18 +232,18 @@ class WesherMeshSpec(Resource):
 
 
 class MemberCounts(Resource):
-    """How many members there are."""
+    """Numbers of members."""
 
     desired: int = 0
-    """Nodes on which an agent should run."""
+    """Number of nodes on which an agent should run."""
     ready: int = 0
-    """Of those, how many are in the mesh and well."""
+    """Number of these nodes that are Ready."""
     not_ready: int = 0
-    """Of those, how many are not well, or have not reported yet."""
+    """Number of these nodes that are not Ready or have not reported yet."""
     stale: int = 0
-    """Of those, how many have not reported for longer than they should."""
+    """Number of these nodes that have stopped reporting."""
     outside: int = 0
-    """Members that are not nodes of this cluster."""
+    """Number of members that are not nodes of this cluster."""
     summary: str = ""
     """`ready/desired`."""
 
@@ -257,22 +257,22 @@ class MemberStatus(Resource):
     name: str
     """Member name."""
     kind: Literal["Node", "Outsider"]
-    """A node of this cluster, or a machine that only gossips."""
+    """`Node` is a node of this cluster, `Outsider` a machine outside it."""
     address: str = ""
     """Overlay address."""
     state: MemberState
-    """What is known about it."""
+    """State of the member."""
     reason: str = ""
     """Why it is not ready."""
 
 
 class KeyStatus(Resource):
-    """Which key is in use; never the key."""
+    """Identifies the cluster keys without revealing them."""
 
     id: str = ""
-    """Eight hex digits of a hash over the primary key."""
+    """First eight hex digits of a hash of the primary key."""
     accepted_ids: list[str] = Field([], alias="acceptedIDs")
-    """The same for further keys that are still accepted."""
+    """Ids of further keys that are still accepted."""
 
 
 class IdentityStatus(Resource):
@@ -291,20 +291,20 @@ class IdentityStatus(Resource):
 
 
 class WesherMeshStatus(Resource):
-    """What the operator knows."""
+    """Observed state of the mesh."""
 
     observed_generation: int = 0
-    """The generation of the spec this status is about."""
+    """Generation of the spec that this status describes."""
     installation: str = Field("", max_length=63)
-    """Namespace of the operator that runs this mesh; annotation wesher.dev/installation names another."""
+    """Namespace of the operator that runs this mesh; to change it, annotate wesher.dev/installation."""
     conditions: Conditions = Field([])
-    """Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded, Certified."""
+    """Types: Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded, Certified."""
     members: MemberCounts = MemberCounts()
-    """Members, counted."""
+    """Numbers of members."""
     member_list: list[MemberStatus] = Field([], max_length=100)
     """Members, those not ready first; at most 100."""
     members_truncated: bool = False
-    """Whether memberList leaves some out."""
+    """Whether memberList omits members."""
     key: KeyStatus = KeyStatus()
     """The cluster key's id."""
     identity: IdentityStatus | None = None

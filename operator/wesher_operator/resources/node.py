@@ -28,22 +28,22 @@ class MeshRef(Resource):
     name: str = Field(max_length=MAX_MESH_NAME, min_length=1)
     """Name of the WesherMesh."""
     uid: str = Field(max_length=64, min_length=1)
-    """Its uid: another uid under the same name is another mesh."""
+    """UID of the WesherMesh; a mesh created again under the same name has a different UID."""
 
 
 class WesherNodeSpec(Resource):
-    """What the operator gives a node; made by machines only."""
+    """Settings of one node, written by the operator."""
 
     mesh_ref: MeshRef
     """The mesh."""
     node_name: str = Field(
         max_length=MAX_DNS_NAME,
         min_length=1,
-        json_schema_extra=rules.cel("self == oldSelf", "is immutable: a WesherNode stands for one Node"),
+        json_schema_extra=rules.cel("self == oldSelf", "is immutable: a WesherNode belongs to one Node"),
     )
-    """The Node; its agent's token may write this object's status and no other's."""
+    """Name of the Node; only its agent may write this object's status."""
     overlay_ip: str = Field(alias="overlayIP", max_length=_MAX_IP_TEXT, json_schema_extra=rules.IP)
-    """The node's address in the overlay, for as long as this object lives."""
+    """The node's overlay address; it stays the same while this object exists."""
     advertise_address: str = Field(
         "",
         max_length=_MAX_IP_TEXT,
@@ -54,10 +54,10 @@ class WesherNodeSpec(Resource):
         "",
         max_length=63,
         json_schema_extra=rules.cel(
-            "!format.labelValue().validate(self).hasValue()", "must be a word such as a label's value"
+            "!format.labelValue().validate(self).hasValue()", "must be a valid label value"
         ),
     )
-    """Where the node is; members of one location dial each other's local address."""
+    """Location of the node; members of one location dial each other's internal addresses."""
 
     machine: str = Field("", max_length=_MAX_WORD)
     """A hash that changes when the Node's machine is rebooted, is replaced or gets another address."""
@@ -74,18 +74,18 @@ class WesherNodeSpec(Resource):
 
 
 class Peers(Resource):
-    """What an agent sees of the others."""
+    """The other members as this agent sees them."""
 
     known: int = 0
-    """Members other than itself."""
+    """Number of other members."""
     alive: int = 0
-    """Of those, alive in gossip."""
+    """Number of other members that are alive in gossip."""
     suspect: int = 0
-    """Of those, suspected."""
+    """Number of other members that are suspected of having failed."""
     failed: int = 0
-    """Of those, failed and expected back."""
+    """Number of other members that failed but are expected to return."""
     handshake: int = 0
-    """Of those, that answer through the tunnel or have a fresh WireGuard handshake."""
+    """Number of other members that answer through the tunnel or have a fresh handshake."""
     summary: str = Field("", max_length=_MAX_WORD)
     """`handshake/known`."""
     unreachable: list[MemberName] = Field([], max_length=MAX_UNREACHABLE)
@@ -93,29 +93,29 @@ class Peers(Resource):
 
 
 class OutsiderReport(Resource):
-    """A member that is no node of this cluster, as gossip shows it."""
+    """A member that is not a node of this cluster, as seen in gossip."""
 
     name: MemberName
     """Member name."""
     address: str = Field("", max_length=_MAX_IP_TEXT)
     """Overlay address."""
     endpoint: str = Field("", max_length=_MAX_ENDPOINT_TEXT)
-    """Where it gossips."""
+    """Gossip address."""
     kind: str = Field("", max_length=_MAX_WORD)
-    """The program: `wesher`, or `Go` for one that announces no release of wesher."""
+    """`wesher`, or `Go` if the member does not announce a release of wesher."""
     public_key: str = Field("", max_length=_MAX_WORD)
     """WireGuard public key."""
 
 
 class WesherNodeStatus(Resource):
-    """What that node's agent reports."""
+    """Status reported by the node's agent."""
 
     observed_generation: int = 0
     """The generation of the spec the agent last applied."""
     machine: str = Field("", max_length=_MAX_WORD)
-    """`spec.machine` as the agent last saw it; a report of another machine says nothing of this one."""
+    """`spec.machine` as the agent last saw it; if they differ, the report describes a replaced machine."""
     conditions: Conditions = Field([])
-    """Ready, WireGuardReady, GossipJoined, KeyCurrent, StateSaved; Certified is the operator's."""
+    """Types: Ready, WireGuardReady, GossipJoined, KeyCurrent, StateSaved; the operator writes Certified."""
     public_key: str = Field("", max_length=64)
     """WireGuard public key."""
     key_proof: str = Field("", max_length=64)
@@ -125,13 +125,13 @@ class WesherNodeStatus(Resource):
     certificate_days: int = 0
     """Days until the certificate expires; written by the operator."""
     endpoint: str = Field("", max_length=64)
-    """Address and port of its WireGuard device."""
+    """Address and port of the node's WireGuard device."""
     key_ids: KeyIDs = Field([], alias="keyIDs")
-    """Ids of the cluster keys it accepts."""
+    """Ids of the cluster keys that the agent accepts."""
     primary_key_id: str = Field("", alias="primaryKeyID", max_length=64)
-    """Id of the cluster key it encrypts with."""
+    """Id of the cluster key that the agent encrypts with."""
     config_hash: str = Field("", max_length=64)
-    """Hash of the mesh.json it applied."""
+    """Hash of the mesh.json that the agent applied."""
     agent_version: str = Field("", max_length=64)
     """Release of the agent."""
     wireguard_mode: str = Field("", max_length=32)
@@ -139,17 +139,17 @@ class WesherNodeStatus(Resource):
     mtu: int = 0
     """MTU of the device."""
     peers: Peers = Peers()
-    """What it sees of the others."""
+    """The other members as the agent sees them."""
     view_hash: str = Field("", max_length=64)
-    """Hash over name, overlay address and key of each living member: equal where views agree."""
+    """Hash of the name, overlay address and key of each alive member; equal views have equal hashes."""
     outsiders: list[OutsiderReport] = Field([], max_length=MAX_OUTSIDERS)
-    """Members outside the cluster, reported by three nodes only."""
+    """Members outside the cluster; only three nodes report them."""
     last_report_time: str = Field("", json_schema_extra={"format": "date-time"})
-    """When the agent last wrote this."""
+    """Time of the agent's last report."""
 
 
 class WesherNode(Resource):
-    """One node's place in a mesh: spec from the operator, status from the node's agent."""
+    """One node of a mesh: spec written by the operator, status by the node's agent."""
 
     plural: ClassVar[str] = "weshernodes"
     short_name: ClassVar[str] = "wnode"

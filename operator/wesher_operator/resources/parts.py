@@ -27,17 +27,17 @@ class ConditionStatus(Resource):
     """metav1.Condition."""
 
     type: str = Field(max_length=316, json_schema_extra=rules.REASON)
-    """Which condition."""
+    """Type of the condition."""
     status: Literal["True", "False", "Unknown"]
-    """Whether it holds."""
+    """Status of the condition."""
     reason: str = Field(max_length=1024, json_schema_extra=rules.REASON)
-    """CamelCase, from a fixed set."""
+    """Machine-readable reason in CamelCase."""
     message: str = Field("", max_length=MAX_MESSAGE)
-    """For people."""
+    """Explanation for people."""
     last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
     """When status last changed."""
     observed_generation: int = 0
-    """The generation this was said about."""
+    """Generation of the spec that the condition describes."""
 
 
 Conditions = Annotated[

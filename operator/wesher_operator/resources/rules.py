@@ -55,12 +55,12 @@ OVERLAY_PREFIX = cel(
 )
 IMMUTABLE_NETWORK = cel(
     "self == oldSelf",
-    "is immutable, since every member has an address in it: delete the mesh and create it again",
+    "is immutable because every member has an address in it: delete the mesh and create it again",
 )
 IMMUTABLE_KEY_SECRET = cel(
     # A field without a default may be absent.
     "(has(self.name) ? self.name : '') == (has(oldSelf.name) ? oldSelf.name : '')",
-    "is immutable. To rotate the key, edit the Secret: add the new key to accepted-keys, then exchange the "
+    "is immutable. To rotate the key, edit the Secret: add the new key to accepted-keys, then swap the "
     "two, then remove the old one. To use another Secret, delete the mesh and create it again",
 )
 DNS_NAME = cel(
@@ -70,10 +70,10 @@ DNS_NAME = cel(
 )
 INTERFACE = cel(
     "self.matches('^[!-$&-.0-9;-~]+$') && self != '.' && self != '..'",
-    f"must be 1 to {MAX_INTERFACE_NAME} ASCII characters without blank, '/', ':' or '%'",
+    f"must be 1 to {MAX_INTERFACE_NAME} ASCII characters, without spaces, '/', ':' or '%'",
     shows="self",
 )
-MTU = cel(f"self == 0 || self >= {MIN_MTU}", f"must be 0 (from the underlay) or at least {MIN_MTU}")
+MTU = cel(f"self == 0 || self >= {MIN_MTU}", f"must be 0 (derived from the underlay) or at least {MIN_MTU}")
 SEED_FORM = cel(
     # An address; [v6] with or without a port; v4 with a port; a name whose last label is not all digits.
     r"isIP(self)"
@@ -81,7 +81,7 @@ SEED_FORM = cel(
     r" || (self.matches('^[0-9.]+:[0-9]+$') && isIP(self.split(':')[0]))"
     r" || self.matches('^([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\\.)*"
     r"([0-9]*[A-Za-z_]([A-Za-z0-9_-]*[A-Za-z0-9_])?|[0-9]+-[A-Za-z0-9_-]*[A-Za-z0-9_])\\.?(:[0-9]+)?$')",
-    "must be a host name or IP address, with :port or without; IPv6 with a port is [address]:port",
+    "must be a host name or IP address, optionally with :port; write IPv6 with a port as [address]:port",
     shows="self",
 )
 SEED_PORT = cel(
@@ -94,7 +94,7 @@ SEED_PORT = cel(
 NODE_SELECTOR = cel(
     "self.all(key, !format.qualifiedName().validate(key).hasValue()"
     " && !format.labelValue().validate(self[key]).hasValue())",
-    "must be labels as a Node carries them",
+    "must be valid node labels",
 )
 PRINTABLE: dict[str, Any] = {"pattern": r"^[^\p{Cc}\p{Cf}\p{Co}\p{Zl}\p{Zp}]*$"}
 """For each text of a status: no escape sequence, no line break, no direction mark.
@@ -106,7 +106,7 @@ MEMBER_NAME: dict[str, Any] = {"pattern": "^[A-Za-z0-9_.-]+$"}
 REASON: dict[str, Any] = {"pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"}
 """metav1.Condition's."""
 LABEL_KEY = cel(
-    "!format.qualifiedName().validate(self).hasValue()", "must be the key of a label", shows="self"
+    "!format.qualifiedName().validate(self).hasValue()", "must be a valid label key", shows="self"
 )
 NODE_REQUIREMENT = all_of(
     cel(
@@ -123,7 +123,7 @@ NODE_REQUIREMENT = all_of(
     cel(
         "!(self.operator in ['In', 'NotIn'])"
         " || self.values.all(value, !format.labelValue().validate(value).hasValue())",
-        "must be values that a label can have",
+        "must be valid label values",
         fieldPath=".values",
     ),
 )

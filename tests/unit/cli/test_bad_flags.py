@@ -21,7 +21,7 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
         ([SHORT_KEY], "--cluster-key: must decode to exactly 32 bytes, not 5"),
     ],
     "--cluster-key-file": [
-        (["/k", "--cluster-key", KEY], "--cluster-key-file: cannot stand together with --cluster-key"),
+        (["/k", "--cluster-key", KEY], "--cluster-key-file: cannot be combined with --cluster-key"),
     ],
     "--join": [
         (["a b"], "--join 'a b': must be a host name or IP address"),
@@ -35,8 +35,8 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     "--init": [(["maybe"], "--init 'maybe': must be true, 1, yes, false, 0 or no")],
     "--bind-addr": [(["eth0"], "--bind-addr 'eth0': must be an IP address")],
     "--bind-iface": [
-        (["a/b"], "--bind-iface 'a/b': must be 1 to 15 bytes without blank, '/', ':' or '%'"),
-        (["eth0", "--bind-addr", "10.0.0.1"], "--bind-iface: cannot stand together with --bind-addr"),
+        (["a/b"], "--bind-iface 'a/b': must be 1 to 15 bytes without spaces, '/', ':' or '%'"),
+        (["eth0", "--bind-addr", "10.0.0.1"], "--bind-iface: cannot be combined with --bind-addr"),
     ],
     "--advertise-addr": [
         (["example"], "--advertise-addr 'example': must be an IP address"),
@@ -72,7 +72,7 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     "--node-name": [(["a b"], "--node-name 'a b': must be DNS labels joined by dots")],
     "--gossip-profile": [(["slow"], "--gossip-profile 'slow': must be one of LAN, WAN")],
     "--label": [(["x" * 256], "must be at most 255 bytes")],
-    "--wireguard-mode": [(["none"], "--wireguard-mode 'none': must be one of Auto, Kernel, Userspace")],
+    "--wireguard-mode": [(["none"], "--wireguard-mode 'none': must be one of auto, kernel, userspace")],
     "--mtu": [
         (["1279"], "--mtu '1279': must be a whole number from 1280 to 65535, or 0"),
         (["-1"], "--mtu '-1': must be a whole number from 1280 to 65535, or 0"),
@@ -85,16 +85,19 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
     ],
     "--leave-on-exit": [(["never"], "--leave-on-exit 'never': must be true, 1, yes, false, 0 or no")],
     "--kubernetes": [
-        (["/etc/wesher", "--join", "a"], "--join: with --kubernetes mesh.json decides this"),
+        (
+            ["/etc/wesher", "--join", "a"],
+            "--join: cannot be combined with --kubernetes, where the WesherMesh",
+        ),
         (
             ["/etc/wesher", "--overlay-net", "10.0.0.0/8"],
-            "--overlay-net: with --kubernetes mesh.json",
+            "--overlay-net: cannot be combined with --kubernetes",
         ),
         (
             ["/etc/wesher", "--cluster-key", KEY],
-            "--cluster-key: with --kubernetes the mounted",
+            "--cluster-key: cannot be combined with --kubernetes, where the key",
         ),
-        (["/etc/wesher", "--init"], "--init: with --kubernetes the mounted key ring decides the key"),
+        (["/etc/wesher", "--init"], "--init: cannot be combined with --kubernetes, where the key comes"),
     ],
     "--kubeconfig": [(["/config"], "--kubeconfig: needs --kubernetes")],
 }
@@ -158,16 +161,26 @@ def test_a_bad_cluster_key_is_not_repeated(capsys: pytest.CaptureFixture[str]) -
             "wesher: error: --cluster-por: unknown flag: did you mean --cluster-port?\n",
         ),
         (["--verison"], "wesher: error: --verison: unknown flag: did you mean --version?\n"),
+        (["staus"], "wesher: error: command 'staus': unknown command: did you mean status?\n"),
+        (["xyzzy"], "wesher: error: command 'xyzzy': unknown command: see wesher --help\n"),
+        (["help", "member"], "wesher: error: COMMAND 'member': unknown command: did you mean members?\n"),
+        (["completion"], "wesher: error: SHELL: is missing: see wesher completion --help\n"),
+        (["completion", "csh"], "wesher: error: SHELL 'csh': must be one of bash, zsh, fish\n"),
         (
-            ["staus"],
-            "wesher: error: command 'staus': must be one of agent, status, members, leave, cleanup, keygen\n",
+            ["members", "--state=gone"],
+            "wesher: error: --state 'gone': must be one of alive, suspect, failed, left\n",
+        ),
+        (["status", "--watch"], "wesher: error: --watch: needs a terminal: repeat the command instead\n"),
+        (
+            ["members", "--watch", "-o", "json"],
+            "wesher: error: --watch: cannot be combined with --output json\n",
         ),
         (["agent", "stray"], "wesher: error: stray: unexpected argument\n"),
         (
             ["status", "--overlay-net", "10.0.0.0/8"],
             "wesher: error: --overlay-net: unknown flag: see wesher status --help\n",
         ),
-        (["members", "-o", "yaml"], "wesher: error: --output 'yaml': must be text or json\n"),
+        (["members", "-o", "yaml"], "wesher: error: --output 'yaml': must be one of text, json\n"),
         (["status", "--check=5"], "wesher: error: --check: takes no value\n"),
         (["keygen", "--bits", "5"], "wesher: error: --bits: unknown flag: see wesher keygen --help\n"),
     ],
@@ -183,13 +196,13 @@ def test_what_is_no_command_line_at_all_is_one_line_and_exit_code_1(
 def test_a_bad_value_of_a_question_to_the_agent_is_one_line_and_exit_code_1(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rule = "'a/b': must be 1 to 15 bytes without blank, '/', ':' or '%'"
+    rule = "'a/b': must be 1 to 15 bytes without spaces, '/', ':' or '%'"
     for words, environ, line in (
         (["--interface=a/b"], {}, f"--interface {rule}"),
         ([], {"WESHER_INTERFACE": "a/b"}, f"WESHER_INTERFACE {rule}"),
-        (["--output=yaml"], {}, "--output 'yaml': must be text or json"),
-        (["--run-dir=/nonexistent"], {}, "no agent runs here: no control socket in /nonexistent"),
-        ([], {"WESHER_RUN_DIR": "/nonexistent"}, "no agent runs here: no control socket in /nonexistent"),
+        (["--output=yaml"], {}, "--output 'yaml': must be one of text, json"),
+        (["--run-dir=/nonexistent"], {}, "no agent is running: no control socket in /nonexistent"),
+        ([], {"WESHER_RUN_DIR": "/nonexistent"}, "no agent is running: no control socket in /nonexistent"),
     ):
         assert run([command, *words], environ) == 1
         assert capsys.readouterr() == ("", f"wesher: error: {line}\n")

@@ -17,7 +17,7 @@ MANIFEST = REPOSITORY / "deploy/cleanup/pod.yaml"
 def test_the_pod_runs_it_with_everything_of_the_host_that_it_cleans() -> None:
     pod = yaml.safe_load(MANIFEST.read_text())
     (container,) = pod["spec"]["containers"]
-    assert container["image"] == f"wesher:{VERSION}"
+    assert container["image"] == f"registry.example.com/wesher:{VERSION}"
     assert pod["spec"]["hostNetwork"]
     assert "NET_ADMIN" in container["securityContext"]["capabilities"]["add"]
     host = {volume["name"]: volume["hostPath"]["path"] for volume in pod["spec"]["volumes"]}
@@ -36,7 +36,7 @@ def test_one_who_wants_an_absent_agent_to_forget_its_keys_is_told_the_command_fo
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["leave", "--forget", f"--run-dir={tmp_path}"], {}) == 1
-    assert "`wesher cleanup` removes what an agent left that no longer runs" in capsys.readouterr().err
+    assert "`wesher cleanup` removes what a stopped agent left" in capsys.readouterr().err
 
 
 def test_no_interface_is_guessed_from_a_file_that_a_user_keeps_beside_the_state(

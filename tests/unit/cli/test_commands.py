@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import pytest
 
 from wesher_agent.cli.commands import run
-from wesher_agent.cli.tables import age, hindrances, left_text, member_table, status_text
+from wesher_agent.cli.tables import (
+    age,
+    chosen_members,
+    find_member,
+    hindrances,
+    join_text,
+    left_text,
+    member_table,
+    member_tree,
+    size,
+    status_text,
+)
 from wesher_agent.status.conditions import conditions
+from wesher_common.errors import InvalidSpec
 from wesher_common.version import VERSION
 from wesher_testing.agents.snapshots import snapshot
 
@@ -44,6 +57,8 @@ def test_the_version_and_the_help_exit_with_0(capsys: pytest.CaptureFixture[str]
         with pytest.raises(SystemExit) as stop:
             run(words, {})
         assert stop.value.code == 0
+    for words in (["help"], ["help", "ping"], ["version"]):
+        assert run(words, {}) == 0
     out = capsys.readouterr().out
     assert "--ip-as-name" not in out
     assert "[WESHER_CLUSTER_PORT]" in out
@@ -52,7 +67,8 @@ def test_the_version_and_the_help_exit_with_0(capsys: pytest.CaptureFixture[str]
 def test_the_version_names_the_program(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run(["--version"], {})
-    assert capsys.readouterr().out == f"wesher {VERSION}\n"
+    assert run(["version"], {}) == 0
+    assert capsys.readouterr().out == 2 * f"wesher {VERSION}\n"
 
 
 def test_keygen_prints_a_new_key_each_time(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +123,7 @@ def test_a_device_is_named_only_where_there_is_one() -> None:
     [
         ("Overlay", "10.0.0.0/24 by an unreachable route"),
         ("Members", "members of the last day by unreachable routes; not the rest of 10.0.0.0/24: why"),
-        ("Nothing", "nothing of 10.0.0.0/24 by unreachable routes: why"),
+        ("Nothing", "no unreachable routes cover 10.0.0.0/24: why"),
     ],
 )
 def test_the_status_says_which_packets_cannot_leave_in_clear(covers: str, line: str) -> None:
@@ -130,11 +146,11 @@ def test_a_leave_says_what_it_keeps_why_and_how_to_remove_it() -> None:
         "a left the mesh on wg0",
         (
             "kept: /var/lib/my mesh/wg0.json holds the cluster key and this machine's WireGuard key, "
-            "so that the next start joins the same mesh again"
+            "so the next start joins the same mesh again"
         ),
         (
-            "to remove the keys: rm -f '/var/lib/my mesh/wg0.json' '/var/lib/my mesh/wg0.json'.* "
-            "(`wesher leave --forget` does both)"
+            "to delete the keys too: rm -f '/var/lib/my mesh/wg0.json' '/var/lib/my mesh/wg0.json'.* "
+            "(`wesher leave --forget` leaves and deletes them)"
         ),
     ]
     nothing = left | {"kept": None}
@@ -144,19 +160,113 @@ def test_a_leave_says_what_it_keeps_why_and_how_to_remove_it() -> None:
     )
 
 
+def a_member(name: str, **changes: Any) -> dict[str, Any]:
+    entry = {
+        "name": name,
+        "isThisNode": False,
+        "state": "alive",
+        "overlayIP": "10.0.0.1",
+        "endpoint": "192.0.2.1:51820",
+        "location": "",
+        "stateSeconds": 61.0,
+        "handshakeSeconds": 12.3,
+        "receivedBytes": 2048,
+        "sentBytes": 512,
+        "note": "",
+    }
+    return entry | changes
+
+
+B = a_member("b")
+LEFT = a_member(
+    "long.name",
+    state="left",
+    overlayIP="",
+    endpoint="",
+    location="fra",
+    stateSeconds=7300.0,
+    handshakeSeconds=None,
+    receivedBytes=None,
+    sentBytes=None,
+)
+
+
 def test_members_are_a_table_with_a_heading() -> None:
-    shared = {"handshakeSeconds": None, "note": ""}
-    members = [
-        {"name": "a", "state": "alive", "overlayIP": "10.0.0.1", "endpoint": "192.0.2.1:51820"} | shared,
-        {"name": "long.name", "state": "failed", "overlayIP": "", "endpoint": ""}
-        | shared
-        | {"handshakeSeconds": 61.0, "note": "no metadata yet"},
-    ]
+    me = a_member("a", isThisNode=True, endpoint="", handshakeSeconds=None, note="this node")
+    members = [me | {"receivedBytes": None, "sentBytes": None}, B, LEFT]
     assert member_table(members).splitlines() == [
-        "NAME       STATE   OVERLAY-IP  ENDPOINT         HANDSHAKE  NOTE",
-        "a          alive   10.0.0.1    192.0.2.1:51820  -",
-        "long.name  failed  -           -                1m         no metadata yet",
+        "NAME       STATE  SINCE  OVERLAY-IP  ENDPOINT         HANDSHAKE  RECEIVED  SENT  NOTE",
+        "a          alive  1m     10.0.0.1    -                -          -         -     this node",
+        "b          alive  1m     10.0.0.1    192.0.2.1:51820  12s        2.0KiB    512B",
+        "long.name  left   2h     -           -                -          -         -",
     ]
+
+
+@pytest.mark.parametrize(
+    ("ascii_only", "branch", "last"), [(False, "├─ ", "└─ "), (True, "|- ", "`- ")], ids=["utf-8", "ascii"]
+)
+def test_a_tree_groups_members_by_location_and_those_without_one_come_last(
+    *, ascii_only: bool, branch: str, last: str
+) -> None:
+    here = a_member("├─ c", location="ams")
+    shown = member_tree([B, LEFT, here, a_member("d")], ascii_only=ascii_only)
+    assert [line.partition("  ")[0] for line in shown.splitlines()] == [
+        "NAME",
+        "ams",
+        f"{last}├─ c",
+        "fra",
+        f"{last}long.name",
+        "(no location)",
+        f"{branch}b",
+        f"{last}d",
+    ]
+    assert member_tree([]) == member_table([])
+
+
+def test_members_are_chosen_by_pattern_and_state() -> None:
+    members = [B, LEFT, a_member("db-1"), a_member("db-2", state="failed")]
+
+    def names(patterns: list[str], state: str | None = None) -> list[str]:
+        return [member["name"] for member in chosen_members(members, patterns, state)]
+
+    assert names([]) == ["b", "long.name", "db-1", "db-2"]
+    assert names(["db-*", "b"]) == ["b", "db-1", "db-2"]
+    assert names(["db-?"], "failed") == ["db-2"]
+    assert names([], "suspect") == []
+    with pytest.raises(InvalidSpec, match=r"MEMBER 'db-': no such member: did you mean db-2\?"):
+        names(["b", "db-"])
+
+
+def test_a_member_is_found_by_name_and_by_overlay_address() -> None:
+    members = [a_member("c", overlayIP="10.0.0.2"), B]
+    assert find_member(members, "b") is find_member(members, "10.0.0.1") is B
+    for name in ("zzzzzz", ""):
+        with pytest.raises(InvalidSpec, match="no such member: `wesher members` lists them"):
+            find_member([*members, LEFT], name)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (None, "-"),
+        (0, "0B"),
+        (1023, "1023B"),
+        (1024, "1.0KiB"),
+        (10189, "10KiB"),
+        (1024**2 - 1, "1.0MiB"),
+        (5 * 1024**3, "5.0GiB"),
+        (3000 * 1024**5, "3000PiB"),
+    ],
+)
+def test_bytes_are_in_their_largest_unit(count: int | None, text: str) -> None:
+    assert size(count) == text
+
+
+def test_the_join_command_fetches_the_key_with_the_flags_that_reach_this_agent() -> None:
+    text = join_text({"command": "wesher --join 192.0.2.1"}, reach=["--interface=wg 1"])
+    assert "\nwesher key '--interface=wg 1' | ssh root@MACHINE 'umask 077; " in text
+    assert text.endswith("\nwesher --join 192.0.2.1")
+    assert all(line.startswith(("#", "wesher ")) for line in text.splitlines() if line)
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,32 @@
-"""Each exit code that `docs/exit-codes.md` documents is one with which its command ends."""
+"""Each exit code that `docs/reference/exit-codes.md` documents is one with which its command ends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import re
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from itertools import groupby
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from wesher_agent.cli.commands import COMMANDS, agent_parser, run
+from wesher_agent.cli.command_table import COMMANDS, SHELLS
+from wesher_agent.cli.commands import run
 from wesher_agent.cli.exit_codes import EXIT_CODES, exit_code_help
+from wesher_agent.cli.help import agent_parser
 from wesher_agent.control import ControlServer, socket_path
 from wesher_operator import __main__ as operator
+from wesher_operator.exit_codes import OPERATOR, PLUGIN
+from wesher_operator.exit_codes import exit_code_help as operator_exit_code_help
 from wesher_operator.kubectl import commands as plugin
 from wesher_testing.agents.mounted_files import KUBECONFIG
-from wesher_testing.agents.process import KEY, WESHER, wait_until
-from wesher_testing.lab.loopback import free_port
+from wesher_testing.agents.process import agent_without_device
 
 REPOSITORY = Path(__file__).parents[3]
-PAGE = REPOSITORY / "docs/exit-codes.md"
+PROGRAMS = {"wesher": EXIT_CODES, "kubectl wesher": PLUGIN, "wesher-operator": OPERATOR}
 SECONDS = 60
 BY_REAL_CLUSTERS = {
     ("kubectl wesher status", 0): "test_kubectl_plugin.py::test_status_of_a_mesh_that_is_well_ends_with_0",
@@ -53,8 +53,11 @@ BY_REAL_CLUSTERS = {
     ): "test_errands.py::test_a_check_says_what_hinders_a_mesh_and_ends_well_once_nothing_does",
 }
 """Codes that take an API server, with the tests of ``tests/apiserver`` that see them."""
+BY_A_REAL_TUNNEL = "test_first_contact.py::test_a_ping_goes_through_the_tunnel_and_says_why_none_comes_back"
+"""What sees 0 and 1 of ``wesher ping``."""
 HERE = {
     *(("wesher " + word, code) for word in COMMANDS for code in (0, 1)),
+    ("wesher ping", 2),
     *((f"kubectl wesher {word}", code) for word in plugin._COMMANDS for code in (1, 2)),
     *((f"wesher-operator {word}", 2) for word in ("run", "check", "uninstall")),
     ("wesher-operator run", 1),
@@ -65,22 +68,16 @@ HERE = {
 
 
 def rows() -> Iterator[tuple[str, int, str]]:
-    """Yield command, code and meaning of each row of the page."""
-    command = ""
-    for line in PAGE.read_text().splitlines():
-        if found := re.fullmatch(r"\| (?:`([^`]+)`.*)?\| (\d) \| (.*) \|", line):
-            command = found[1] or command
-            yield command, int(found[2]), found[3]
+    """Yield command, code and meaning of everything that is documented."""
+    for program, commands in PROGRAMS.items():
+        for command, codes in commands.items():
+            for code, meaning in codes.items():
+                yield f"{program} {command}", code, meaning
 
 
-def test_the_page_says_what_the_help_says() -> None:
-    documented = {
-        command.removeprefix("wesher "): {code: meaning for _, code, meaning in group}
-        for command, group in groupby(rows(), key=lambda row: row[0])
-        if command.startswith("wesher ")
-    }
-    assert documented == EXIT_CODES
-    assert documented.keys() == COMMANDS.keys()
+def test_each_command_has_its_codes() -> None:
+    assert EXIT_CODES.keys() == COMMANDS.keys()
+    assert PLUGIN.keys() == plugin._COMMANDS.keys()
     assert agent_parser().format_help().endswith(exit_code_help("agent") + "\n")
 
 
@@ -102,11 +99,31 @@ def test_the_help_of_each_command_ends_with_its_codes(
     assert capsys.readouterr().out.endswith(exit_code_help(command) + "\n")
 
 
+@pytest.mark.parametrize("command", PLUGIN)
+def test_the_help_of_each_command_of_the_plugin_ends_with_its_codes(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        plugin.main([command, "--help"])
+    assert capsys.readouterr().out.endswith(operator_exit_code_help(PLUGIN[command]) + "\n")
+
+
+@pytest.mark.parametrize("command", OPERATOR)
+def test_the_help_of_each_command_of_the_operator_ends_with_its_codes(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        operator.main([command, "--help"])
+    assert capsys.readouterr().out.endswith(operator_exit_code_help(OPERATOR[command]) + "\n")
+
+
 def test_every_documented_code_is_seen_by_a_test() -> None:
     assert {(command, code) for command, code, _ in rows()} == HERE | BY_REAL_CLUSTERS.keys()
     for test in BY_REAL_CLUSTERS.values():
         file, _, name = test.partition("::")
         assert f"def {name}(" in (REPOSITORY / "tests/apiserver" / file).read_text()
+    file, _, name = BY_A_REAL_TUNNEL.partition("::")
+    assert f"def {name}(" in (REPOSITORY / "tests/agent" / file).read_text()
 
 
 @pytest.fixture
@@ -141,50 +158,42 @@ async def test_an_agent_that_was_started_before_an_upgrade_is_named(
     assert await asyncio.to_thread(run, [command, f"--run-dir={run_dir}", "--output=json"], {}) == 0
 
 
-def started(directory: Path, interface: str) -> subprocess.Popen[bytes]:
-    """Start an agent that cannot have a device, on the loopback; return once it answers commands."""
-    agent = subprocess.Popen(
-        [
-            WESHER,
-            f"--interface={interface}",
-            "--bind-addr=127.0.0.1",
-            f"--cluster-port={free_port('127.0.0.1')}",
-            f"--state-dir={directory}",
-            f"--run-dir={directory}",
-            "--init",
-            "--wireguard-mode=Userspace",
-            "--userspace-binary=/nowhere/wireguard-go",
-            "--no-etc-hosts",
-        ],
-        env={**os.environ, "WESHER_CLUSTER_KEY": KEY},
-        stderr=subprocess.DEVNULL,
-    )
-    wait_until(lambda: socket_path(directory, interface).is_socket(), what="the agent answers")
-    return agent
-
-
 def test_an_agent_and_the_commands_that_it_answers_end_with_0(tmp_path: Path) -> None:
     asked = [f"--run-dir={tmp_path}"]
-    with started(tmp_path, f"wg{os.getpid()}x") as agent:
+    with agent_without_device(tmp_path, f"wg{os.getpid()}x") as agent:
         assert run(["status", *asked], {}) == 0, "it is not ready"
         assert run(["members", *asked], {}) == 0
+        assert run(["join-command", *asked], {}) == 0
+        assert run(["key", *asked], {}) == 0
+        assert run(["ping", "nobody", *asked], {}) == 2
         assert run(["status", "--check", *asked], {}) == 1, "it has no device"
         assert run(["leave", *asked], {}) == 0
         assert agent.wait(SECONDS) == 0
-    with started(tmp_path, f"wg{os.getpid()}y") as agent:
+    with agent_without_device(tmp_path, f"wg{os.getpid()}y") as agent:
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(SECONDS) == 0
     assert run(["keygen"], {}) == 0
 
 
 @pytest.mark.parametrize("command", [[], *([word] for word in COMMANDS)], ids=str)
-def test_a_flag_that_is_invalid_ends_each_command_of_wesher_with_1(command: list[str]) -> None:
-    assert run([*command, "--no-such-flag"], {}) == 1
+def test_a_flag_that_is_invalid_ends_each_command_of_wesher_with_1_and_ping_with_2(
+    command: list[str],
+) -> None:
+    assert run([*command, "--no-such-flag"], {}) == (2 if command == ["ping"] else 1)
 
 
-@pytest.mark.parametrize("command", ["status", "members", "leave"])
+@pytest.mark.parametrize("command", ["status", "members", "join-command", "key", "leave"])
 def test_a_command_that_no_agent_answers_ends_with_1(command: str, tmp_path: Path) -> None:
     assert run([command, f"--run-dir={tmp_path}"], {}) == 1
+
+
+def test_a_ping_that_no_agent_answers_ends_with_2(tmp_path: Path) -> None:
+    assert run(["ping", "b", f"--run-dir={tmp_path}"], {}) == 2
+
+
+@pytest.mark.parametrize("words", [["help"], ["version"], *(["completion", shell] for shell in SHELLS)])
+def test_what_needs_no_agent_ends_with_0(words: list[str]) -> None:
+    assert run(words, {}) == 0
 
 
 @pytest.fixture

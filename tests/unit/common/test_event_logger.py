@@ -229,5 +229,5 @@ def test_what_a_library_writes_has_a_budget_and_says_how_much_was_dropped() -> N
     assert sum(budget.filter(record(1000.0)) for _ in range(10 * LIBRARY_BURST)) == LIBRARY_BURST
     later = record(1000.0 + LIBRARY_SECONDS)
     assert budget.filter(later)
-    assert later.getMessage() == f"cannot accept ({9 * LIBRARY_BURST} records before it dropped)"
+    assert later.getMessage() == f"cannot accept ({9 * LIBRARY_BURST} earlier messages dropped)"
     assert not budget.filter(record(1000.0 + LIBRARY_SECONDS))

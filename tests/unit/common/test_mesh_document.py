@@ -75,7 +75,11 @@ PREFIX = "must be a network such as 10.189.0.0/16, without host bits"
 DNS_NAME = "must be at most 63 letters, digits, '-' or '.', as in a DNS name"
 MESH_NAME = "must be 1 to 32 lower-case letters, digits or '-', beginning and ending with a letter or digit"
 BAD = [
-    ("version", 2, "version '2': this agent reads version 1: give agent and operator the same release"),
+    (
+        "version",
+        2,
+        "version '2': this agent supports version 1: use the same release of agent and operator",
+    ),
     ("version", "1", "version '1': must be a whole number from 0 to 2147483648"),
     (
         "name",
@@ -90,22 +94,26 @@ BAD = [
     (
         "overlayCIDR",
         "10.0.0.0/31",
-        "overlayCIDR '10.0.0.0/31': the prefix of an IPv4 overlay must be /8 to /30",
+        "overlayCIDR '10.0.0.0/31': an IPv4 overlay must have a prefix length from /8 to /30",
     ),
-    ("overlayCIDR", "8.0.0.0/7", "overlayCIDR '8.0.0.0/7': the prefix of an IPv4 overlay must be /8 to /30"),
+    (
+        "overlayCIDR",
+        "8.0.0.0/7",
+        "overlayCIDR '8.0.0.0/7': an IPv4 overlay must have a prefix length from /8 to /30",
+    ),
     (
         "overlayCIDR",
         "2001:db8::/127",
-        "overlayCIDR '2001:db8::/127': the prefix of an IPv6 overlay must be /32 to /126",
+        "overlayCIDR '2001:db8::/127': an IPv6 overlay must have a prefix length from /32 to /126",
     ),
     (
         "overlayCIDR",
         "2000::/31",
-        "overlayCIDR '2000::/31': the prefix of an IPv6 overlay must be /32 to /126",
+        "overlayCIDR '2000::/31': an IPv6 overlay must have a prefix length from /32 to /126",
     ),
-    ("allocationCIDR", "10.190.0.0/24", "allocationCIDR '10.190.0.0/24': must lie inside 10.189.0.0/16"),
-    ("allocationCIDR", "2001:db8::/64", "allocationCIDR '2001:db8::/64': must lie inside 10.189.0.0/16"),
-    ("allocationCIDR", "10.0.0.0/8", "allocationCIDR '10.0.0.0/8': must lie inside 10.189.0.0/16"),
+    ("allocationCIDR", "10.190.0.0/24", "allocationCIDR '10.190.0.0/24': must be inside 10.189.0.0/16"),
+    ("allocationCIDR", "2001:db8::/64", "allocationCIDR '2001:db8::/64': must be inside 10.189.0.0/16"),
+    ("allocationCIDR", "10.0.0.0/8", "allocationCIDR '10.0.0.0/8': must be inside 10.189.0.0/16"),
     (
         "clusterName",
         "a b",
@@ -121,7 +129,7 @@ BAD = [
     (
         "wireguard.interface",
         "a/b",
-        "wireguard.interface 'a/b': must be 1 to 15 bytes without blank, '/', ':' or '%'",
+        "wireguard.interface 'a/b': must be 1 to 15 bytes without spaces, '/', ':' or '%'",
     ),
     ("wireguard.port", 0, "wireguard.port '0': must be a whole number from 1 to 65535"),
     ("wireguard.port", True, "wireguard.port 'True': must be a whole number from 1 to 65535"),

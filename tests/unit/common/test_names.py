@@ -79,7 +79,7 @@ def test_another_interface_name_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(InvalidSpec) as refusal:
         check_interface_name(name, field="--interface")
     assert str(refusal.value) == (
-        f"--interface {name!r}: must be 1 to 15 bytes without blank, '/', ':' or '%'"
+        f"--interface {name!r}: must be 1 to 15 bytes without spaces, '/', ':' or '%'"
     )
 
 

@@ -57,7 +57,7 @@ async def test_the_agents_refusal_is_shown_in_its_words(agent: Path) -> None:
 
 
 async def test_an_unknown_command_is_refused_with_those_there_are(agent: Path) -> None:
-    with pytest.raises(WesherError, match="one command of leave, status"):
+    with pytest.raises(WesherError, match="one of the commands leave, status"):
         await asyncio.to_thread(ask, agent, "stop")
 
 
@@ -95,7 +95,7 @@ async def test_connections_that_ask_nothing_do_not_hold_up_the_end_nor_are_spoke
     silent = [await asyncio.open_unix_connection(path) for _ in range(MAX_CONNECTIONS)]
     # Each time, though the agent may hang up before it was asked anything.
     for _ in range(100):
-        with pytest.raises(WesherError, match=r"^8 others are asking already: try again$"):
+        with pytest.raises(WesherError, match=r"^8 other commands are waiting for this agent: try again$"):
             await asyncio.to_thread(ask, path, "status")
 
     async with asyncio.timeout(60.0):
@@ -237,7 +237,7 @@ async def test_another_program_that_listens_there_keeps_its_socket_until_it_ends
             for _ in range(4):
                 await after_a_look(clock)
             assert caplog.text.count("no control socket: commands cannot reach this agent") == 1
-            assert f"another program listens there: '{path}'" in caplog.text
+            assert f"another program listens on it: '{path}'" in caplog.text
             accepted, _ = await asyncio.to_thread(other.accept)
             accepted.close()
         await after_a_look(clock)
@@ -300,7 +300,7 @@ async def test_an_agent_that_was_killed_is_not_one_to_choose_from(agent: Path) -
 def test_of_killed_agents_each_may_be_asked_for(tmp_path: Path) -> None:
     for interface in ("wg0", "wg1"):
         _leave_dead_socket(socket_path(tmp_path, interface))
-    with pytest.raises(InvalidSpec, match="name one of wg0, wg1"):
+    with pytest.raises(InvalidSpec, match="choose one of wg0, wg1"):
         find_socket(tmp_path, "")
 
 
@@ -308,7 +308,7 @@ async def test_several_agents_on_a_host_are_listed_to_choose_from(agent: Path) -
     other = ControlServer(socket_path(agent.parent, "wg1"), {})
     await other.start()
     with pytest.raises(
-        InvalidSpec, match="--interface: several agents run on this host: name one of wg0, wg1"
+        InvalidSpec, match="--interface: several agents run on this host: choose one of wg0, wg1"
     ):
         find_socket(agent.parent, "")
     assert find_socket(agent.parent, "wg1").name == "wg1.sock"
@@ -316,9 +316,9 @@ async def test_several_agents_on_a_host_are_listed_to_choose_from(agent: Path) -
 
 
 def test_no_agent_is_said_with_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(AgentUnreachable, match="no agent runs here"):
+    with pytest.raises(AgentUnreachable, match="no agent is running"):
         find_socket(tmp_path / "missing", "")
-    with pytest.raises(AgentUnreachable, match="no agent runs for interface wg0: nobody listens"):
+    with pytest.raises(AgentUnreachable, match="no agent runs for interface wg0: nothing listens"):
         ask(tmp_path / "wg0.sock", "status")
 
 
@@ -326,5 +326,5 @@ def test_an_agent_that_hangs_up_is_said(tmp_path: Path) -> None:
     path = tmp_path / "wg0.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
-        with pytest.raises(AgentUnreachable, match="nobody listens"):
+        with pytest.raises(AgentUnreachable, match="nothing listens"):
             ask(path, "status")

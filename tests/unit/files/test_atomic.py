@@ -149,7 +149,7 @@ def test_an_update_gives_up_when_others_write_all_the_time(tmp_path: Path) -> No
         path.write_bytes(old + b"theirs\n")
         return old + b"ours\n"
 
-    with pytest.raises(CannotWrite, match="another program changes it all the time"):
+    with pytest.raises(CannotWrite, match="another program keeps changing it"):
         update_file(path, change, tag="x")
     assert b"ours" not in path.read_bytes()
     assert leftovers(tmp_path) == []

@@ -169,7 +169,7 @@ IN_A_CONTAINER = """
     print(says(), Path("host/hosts").read_text().splitlines()[1].split()[:2])
     Path("host/new").write_text("127.0.0.1 localhost\\n")
 """
-REPLACED = "the host replaced the file, and this container still has the former one: restart it"
+REPLACED = "the host replaced the file, but this container still mounts the old one: restart the container"
 
 
 @pytest.mark.needs_root

@@ -194,7 +194,7 @@ def test_a_file_that_is_no_state_is_set_aside_and_not_overwritten(tmp_path: Path
     loaded = file.load()
     assert loaded.state == SavedState()
     assert len(loaded.warnings) == 2
-    assert loaded.warnings[1] == f"{path} is kept as {path}.corrupt-1"
+    assert loaded.warnings[1] == f"a copy of {path} is in {path}.corrupt-1"
     file.save(FULL)
     aside = tmp_path / "wgoverlay.json.corrupt-1"
     assert (aside.read_bytes(), stat.S_IMODE(aside.stat().st_mode)) == (content, 0o600)
@@ -242,7 +242,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"Incarnation": True}, "Incarnation 'True': must be a whole number from 0 to 4294967295"),
     (
         {"Mesh": {"version": 2}},
-        "Mesh: mesh.json version: this agent reads version 1: give agent and operator the same release",
+        "Mesh: mesh.json version: this agent supports version 1: use the same release of agent and operator",
     ),
     ({"Mesh": "x"}, "Mesh: mesh.json: must be a JSON object"),
     ({"Nodes": {}}, "Nodes: must be a list"),
@@ -353,7 +353,7 @@ def test_a_bad_field_sets_the_file_aside_too(tmp_path: Path) -> None:
     loaded = state_file(path).load()
     assert loaded.warnings == (
         f"{path}: PrivateKey: must decode to exactly 32 bytes, not 5",
-        f"{path} is kept as {path}.corrupt-1",
+        f"a copy of {path} is in {path}.corrupt-1",
     )
     assert loaded.state.key_ring == FULL.key_ring
 
@@ -366,7 +366,7 @@ def test_a_second_agent_on_the_same_file_is_refused(tmp_path: Path) -> None:
         second.lock()
     assert (
         str(refusal.value)
-        == f"state file {str(path)!r}: is in use by another agent: give each its own --interface"
+        == f"state file {str(path)!r}: is used by another agent: start one of them with another --interface"
     )
     other = state_file(path.with_name("wg2.json"))
     other.lock()
@@ -444,7 +444,7 @@ def test_with_a_full_disk_the_old_state_stands_and_a_broken_one_is_not_lost(tmp_
     """
     full = "/mnt/wgoverlay.json.corrupt-1 could not be written: No space left on device"
     assert run_with_own_mounts(script, tmp_path).splitlines()[1:] == [
-        f"{full}; the state is not saved until it can",
+        f"{full}; the agent saves no state until this copy can be written",
         full,
         "{ broken",
         "a { broken",

@@ -65,7 +65,7 @@ def test_a_damaged_file_is_replaced_by_its_previous_generation_with_one_warning(
     assert (loaded.state, loaded.problem) == (STATE, "")
     (warning,) = loaded.warnings
     assert warning.startswith(f"{path} ")
-    assert warning.endswith(f"; {path}.previous is used, the state before it")
+    assert warning.endswith(f": using the previous state, {path}.previous")
     file.save(loaded.state)
     assert file_at(path).load().state == STATE
     if content != b"{}":
@@ -92,7 +92,9 @@ def test_a_file_that_was_removed_is_not_replaced_by_its_previous_generation(path
     path.unlink()
     loaded = file_at(path).load()
     assert (loaded.state, loaded.problem) == (SavedState(), "")
-    assert loaded.warnings == (f"{path} is missing: to use the state before it, rename {path}.previous",)
+    assert loaded.warnings == (
+        f"{path} is missing: to restore the previous state, rename {path}.previous to it",
+    )
 
 
 def test_a_damaged_file_does_not_lead_back_into_a_mesh_that_was_left(path: Path) -> None:
@@ -116,10 +118,10 @@ def test_a_state_of_another_mesh_that_appears_later_is_left_there(path: Path) ->
     path.unlink()
     path.write_bytes(other)
     for _ in range(2):
-        with pytest.raises(CannotWrite, match="a state with another cluster key"):
+        with pytest.raises(CannotWrite, match="a state file with another cluster key"):
             file.save(STATE)
     assert path.read_bytes() == other
-    with pytest.raises(CannotWrite, match="another program wrote it"):
+    with pytest.raises(CannotWrite, match="another program has changed it"):
         file.remove()
     path.unlink()
     file.save(STATE)
@@ -186,7 +188,7 @@ def test_what_is_not_a_regular_file_is_refused_at_once(path: Path, kind: str) ->
     make(path, kind)
     with pytest.raises(InvalidSpec) as error:
         file_at(path).load()
-    why = f"{WRONG_KINDS[kind]}: move it away, or give another --state-dir"
+    why = f"{WRONG_KINDS[kind]}: move it away, or choose another --state-dir"
     assert str(error.value) == f"state file '{path}': {why}"
     assert path.is_symlink() or path.exists()
 
@@ -196,7 +198,7 @@ def test_what_is_not_a_regular_file_is_not_replaced_and_does_not_block_a_save(pa
     file = file_at(path)
     file.load()
     make(path, kind)
-    with pytest.raises(CannotWrite, match="what is there is not known"):
+    with pytest.raises(CannotWrite, match="the current file "):
         file.save(STATE)
     assert path.is_symlink() or path.exists()
 

@@ -80,7 +80,7 @@ async def listening(endpoint: Endpoint) -> None:
 async def test_a_running_agent_is_alive_whatever_keeps_it_out_of_its_mesh(endpoint: Endpoint) -> None:
     assert await endpoint.probe("/readyz") == (200, "in the mesh")
     endpoint.failing = (NO_DEVICE,)
-    assert await endpoint.probe("/healthz") == (200, "the agent runs")
+    assert await endpoint.probe("/healthz") == (200, "the agent is running")
     status, _ = await endpoint.probe("/readyz")
     assert status == 503
 

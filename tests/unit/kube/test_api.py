@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,20 @@ async def test_a_pod_asks_by_its_service_account_whose_token_may_be_renewed_at_a
 
 def test_outside_a_pod_a_kubeconfig_is_asked_for(tmp_path: Path) -> None:
     for environ in ({}, INSIDE):
-        with pytest.raises(InvalidSpec, match="--kubeconfig: must be given outside a pod"):
+        with pytest.raises(InvalidSpec, match="--kubeconfig: is required outside a pod"):
             in_cluster(environ, tmp_path)
+
+
+async def test_without_the_client_library_a_kubeconfig_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kubernetes.aio", None)
+    with pytest.raises(InvalidSpec) as refusal:
+        await from_kubeconfig(tmp_path / "config")
+    assert str(refusal.value) == (
+        "--kubeconfig: needs the Python package kubernetes: "
+        "install wesher with pip or pipx and the extra kubeconfig, as wesher[agent,kubeconfig]"
+    )
 
 
 BROKEN = [None, "", "{", "[]", "apiVersion: v1\nkind: Config\n", "contexts: 5\n", "a: b: c", "\0"]

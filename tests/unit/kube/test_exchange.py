@@ -45,15 +45,15 @@ def test_an_answer_is_whole_before_its_connection_ends() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"", "it closed the connection"),
-        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n", "it closed the connection"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "it did not answer in HTTP"),
-        (b"HTTP/1.0 OK\r\n\r\n", "it did not answer in HTTP"),
-        (b"HTTP/1.0 404 Not Found\r\nContent-Length: many\r\n\r\n{}", "it did not answer in HTTP"),
-        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "it did not answer in HTTP"),
-        (b"HTTP/1.1 200 OK\r\nLong: " + bytes(1 << 17), "it did not answer in HTTP"),
-        (b"\xff\x00\r\n\r\n", "it did not answer in HTTP"),
-        (b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n{}", "its answer was cut short"),
+        (b"", "the API server closed the connection"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n", "the API server closed the connection"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "the API server's answer is not HTTP"),
+        (b"HTTP/1.0 OK\r\n\r\n", "the API server's answer is not HTTP"),
+        (b"HTTP/1.0 404 Not Found\r\nContent-Length: many\r\n\r\n{}", "the API server's answer is not HTTP"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "the API server's answer is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nLong: " + bytes(1 << 17), "the API server's answer is not HTTP"),
+        (b"\xff\x00\r\n\r\n", "the API server's answer is not HTTP"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\n{}", "the API server's answer was cut short"),
     ],
 )
 def test_what_is_no_whole_answer_is_none(text: bytes, said: str) -> None:
@@ -71,7 +71,7 @@ def test_a_request_tells_of_its_body_and_of_the_connections_end() -> None:
 
 
 def test_what_http_cannot_carry_is_refused_without_being_shown() -> None:
-    with pytest.raises(ValueError, match="what HTTP cannot carry") as refusal:
+    with pytest.raises(ValueError, match="characters that HTTP does not allow") as refusal:
         Exchange("GET", "/x", {"Host": "h", "Authorization": "Bearer tok\nen"})
     assert "tok" not in str(refusal.value)
     assert refusal.value.__cause__ is None
@@ -92,5 +92,7 @@ async def test_an_answer_without_an_end_is_not_kept() -> None:
     async with await asyncio.start_server(pour, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         api = ApiServer(url=f"http://127.0.0.1:{port}", tls=pytest.fail, authorization=nobody)
-        with pytest.raises(ClusterUnavailable, match=f"its answer is longer than {MAX_ANSWER} bytes"):
+        with pytest.raises(
+            ClusterUnavailable, match=f"the API server's answer is longer than {MAX_ANSWER} bytes"
+        ):
             await api.request("GET", "/", headers={})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,7 @@ async def test_what_the_host_cannot_apply_is_named_once_and_given_again_until_it
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(mounted_module, "POLL_SECONDS", 0.0)
+    caplog.set_level(logging.DEBUG)
     mount(tmp_path, "1", mesh_json=DOCUMENT, cluster_key=OLD)
     mounted = MountedDirectory(tmp_path)
     problems: list[str] = []
@@ -130,4 +132,24 @@ async def test_what_the_host_cannot_apply_is_named_once_and_given_again_until_it
     assert problems == ["", *["interface: is in use by another agent"] * 3]
     assert mounted.problem == ""
     assert caplog.text.count("mounted files rejected") == 1
+    assert caplog.messages.count("mounted files changed mesh=m") == 1
     assert not mounted.has_changed(), "it is given no more"
+
+
+async def test_each_change_of_the_files_is_logged_with_the_mesh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(mounted_module, "POLL_SECONDS", 0.0)
+    caplog.set_level(logging.DEBUG)
+    mount(tmp_path, "1", mesh_json=DOCUMENT, cluster_key=OLD)
+    mounted = MountedDirectory(tmp_path)
+    mounted.read()
+    taken: asyncio.Queue[Mounted] = asyncio.Queue()
+    watch = asyncio.create_task(mounted.watch(taken.put, on_change=lambda: None, on_nudge=lambda: None))
+    async with asyncio.timeout(60):
+        mount(tmp_path, "2", mesh_json=DOCUMENT, cluster_key=NEW, nudge="abc.1")
+        await taken.get()
+        mount(tmp_path, "3", mesh_json=DOCUMENT.replace('"m"', '"n"'), cluster_key=NEW, nudge="abc.1")
+        await taken.get()
+    watch.cancel()
+    assert caplog.messages == ["mounted files changed mesh=m", "mounted files changed mesh=n"]

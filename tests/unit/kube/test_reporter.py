@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -44,18 +45,23 @@ async def api_server(reports: asyncio.Queue[dict[str, Any]]) -> AsyncIterator[Ow
         yield OwnObjects(api, "m", "a", agent_version="1")
 
 
-async def test_a_fault_that_time_alone_ends_is_reported_as_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_that_time_alone_ends_is_reported_as_ended(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whoever used our name and no longer does wakes nobody."""
     monkeypatch.setattr(kubernetes, "SETTLE_SECONDS", 0.01)
     monkeypatch.setattr(kubernetes, "LOOK_SECONDS", 0.05)
+    caplog.set_level(logging.DEBUG)
     reports: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     present = [CLASHING]
     async with api_server(reports) as objects, asyncio.timeout(60.0):
         link = KubernetesLink(objects, "u-m")
         running = asyncio.create_task(link.run(lambda: present[0], lambda _: None, rng=Random(1)))
         assert (await reports.get())["conditions"][0]["reason"] == "NameConflict"
+        # The server has the second report only after its answer to the first was read.
         present[0] = WELL
         assert (await reports.get())["conditions"][0]["reason"] == "Ready"
+        assert "status reported" in caplog.messages
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

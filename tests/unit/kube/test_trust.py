@@ -152,7 +152,7 @@ async def test_a_server_that_says_nothing_is_let_go_of_at_once_and_called_silent
         heard = asyncio.create_task(asyncio.to_thread(hear_and_say_nothing))
         api = _found_by_a_pod(listener.getsockname()[1], tmp_path)
         with pytest.raises(
-            ClusterUnavailable, match=r"^the API server does not answer: nothing within 3600 s$"
+            ClusterUnavailable, match=r"^the API server does not answer: timed out after 3600 s$"
         ):
             await api.request("GET", "/x", headers={})
         await heard

@@ -28,9 +28,9 @@ def definition(release: str | None = "1.0.0", established: str = "True") -> dict
         (definition(), "ok", "served, of release 1.0.0"),
         (None, "FAIL", "missing: weshernodes.wesher.dev"),
         (definition(established="False"), "FAIL", "not served yet: weshernodes"),
-        (definition("0.9.0"), "FAIL", "they are of 0.9.0; 1.0.0, and the operator is of 1.0.0"),
+        (definition("0.9.0"), "FAIL", "they are from 0.9.0; 1.0.0, but the operator is 1.0.0"),
         (definition("1.1.0"), "ok", "served, of release 1.0.0; 1.1.0"),
-        (definition(None), "FAIL", "they are of 1.0.0; an older release, and the operator is of 1.0.0"),
+        (definition(None), "FAIL", "they are from 1.0.0; an older release, but the operator is 1.0.0"),
     ],
 )
 def test_definitions(nodes: dict[str, Any] | None, verdict: str, says: str) -> None:
@@ -64,9 +64,9 @@ def test_an_operator_that_runs_and_leads() -> None:
 @pytest.mark.parametrize(
     ("lease", "says"),
     [
-        (None, "no operator leads, so nothing that is declared takes effect"),
-        (a_lease(""), "op-1 holds the lease but never renewed it, and nobody else leads"),
-        (a_lease("2030-05-01T11:00:00Z"), "op-1 led until 1h ago, and nobody else leads"),
+        (None, "no operator holds the lease, so no change to a mesh takes effect"),
+        (a_lease(""), "op-1 holds the lease but has never renewed it, and no other operator has taken over"),
+        (a_lease("2030-05-01T11:00:00Z"), "op-1 led until 1h ago, and no other operator has taken over"),
     ],
 )
 def test_an_operator_that_is_gone(lease: dict[str, Any] | None, says: str) -> None:
@@ -128,7 +128,7 @@ def test_agents_whose_pods_are_refused_say_what_to_label() -> None:
         "note": 'pods "demo-agent-x" is forbidden: violates PodSecurity "baseline:latest": host namespaces',
     }
     finding = checks.agents(MESH, a_daemon_set(3, 0), [], [event])
-    assert finding.says.startswith("3 pods were refused: violates PodSecurity")
+    assert finding.says.startswith("3 pods could not be created: violates PodSecurity")
     assert "kubectl label namespace vpn" in finding.do
     event["deprecatedLastTimestamp"] = "2030-05-01T11:30:00Z"
     since = a_pod("True") | {"metadata": {"name": "p", "creationTimestamp": "2030-05-01T11:31:00Z"}}
@@ -175,7 +175,7 @@ def test_a_mesh_that_machines_outside_cannot_join_says_so() -> None:
     open_mesh = {**MESH, "spec": {"overlayCIDR": "10.189.0.0/16"}, "status": ready}
     assert checks.mesh_conditions(open_mesh).says == "all 3"
     closed = checks.mesh_conditions({**open_mesh, "spec": {"overlayCIDR": "10.189.0.0/20"}})
-    assert closed.says.startswith("all 3; no machine outside can join: ")
+    assert closed.says.startswith("all 3; external machines cannot join: ")
 
 
 def test_many_findings_are_one_bounded_line() -> None:
@@ -193,4 +193,4 @@ def test_a_mesh_names_every_condition_that_is_wrong_and_the_first_ones_remedy() 
     finding = checks.mesh_conditions({**MESH, "status": {"conditions": conditions}})
     assert finding.says == "Ready is False, Conflict; ConfigPublished is False, Conflict"
     assert finding.do.startswith(taken)
-    assert checks.mesh_conditions(MESH).says == "no operator has looked at it"
+    assert checks.mesh_conditions(MESH).says == "no operator has processed it"

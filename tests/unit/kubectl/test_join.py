@@ -67,7 +67,7 @@ def test_what_is_usual_is_not_spelt_out_and_what_is_not_is() -> None:
 
 @pytest.mark.parametrize("overlay", ["10.189.0.0/20", "fd00::/60"])
 def test_a_network_that_is_no_whole_octets_is_refused_before_anything_else(overlay: str) -> None:
-    with pytest.raises(InvalidSpec, match=f"spec.overlayCIDR '{overlay}': no machine outside can join"):
+    with pytest.raises(InvalidSpec, match=f"spec.overlayCIDR '{overlay}': external machines cannot join"):
         join_text(a_mesh(overlay), [], "wesher")
 
 
@@ -80,5 +80,5 @@ def test_what_a_node_reports_that_is_not_an_address_is_not_joined_through() -> N
 
 
 def test_a_mesh_without_a_node_to_join_through_says_so() -> None:
-    with pytest.raises(InvalidSpec, match="MESH 'demo': no node has reported where to join through"):
+    with pytest.raises(InvalidSpec, match="MESH 'demo': no node has reported an address to join through"):
         join_text(a_mesh(), [a_node("")], "wesher")

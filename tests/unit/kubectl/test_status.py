@@ -86,7 +86,7 @@ def test_a_mesh_reads_as_a_few_lines_with_the_trouble_at_the_end() -> None:
         "  b       NotReady  10.189.0.2  192.0.2.2:51820  1/1    2m ago    PortTaken\n"
         "  a       Ready     10.189.0.1  192.0.2.1:51820  1/1    2m ago\n"
         "  laptop  Alive     10.189.0.9  -                -      -\n"
-        "  and more: kubectl get wnode\n"
+        "  and more: see kubectl get wnode\n"
         "! MembersReady is False, MembersNotReady: not ready: b (PortTaken)\n"
         "! Degraded is True, PairsUnreachable: a cannot reach laptop\n"
         "! b: Ready is False, PortTaken: UDP port 51820 is taken"
@@ -96,7 +96,7 @@ def test_a_mesh_reads_as_a_few_lines_with_the_trouble_at_the_end() -> None:
 def test_a_status_about_a_former_spec_is_not_taken_for_readiness() -> None:
     shown = overview(a_mesh(generation=3), [])
     assert not shown.is_ready
-    assert shown.problems == ("the operator has not looked at this mesh's present spec yet",)
+    assert shown.problems == ("the operator has not processed the current spec of this mesh yet",)
     assert overview(a_mesh(generation=2), []).is_ready
 
 

@@ -38,16 +38,12 @@ WALL = SIGNED_AT / 1000
 HOUR, DAY = 3600.0, 24 * 3600.0
 SETTINGS = IdentitySettings(
     authorities=(AUTHORITY.key,),
-    trusted=(
-        TrustedAuthority(cluster_name="west", key=FOREIGN.key, cidrs=(ip_network("10.189.0.128/25"),)),
-    ),
+    trusted=(TrustedAuthority(cluster_name="west", key=FOREIGN.key, cidrs=(ip_network("10.189.0.128/25"),)),),
 )
 BOUND = replace(SETTINGS, mode="Verified", bound=True)
 
 
-def certified(
-    name: str, *, by: Authority = AUTHORITY, serial: int = SIGNED_AT, **changes: Any
-) -> NodeMeta:
+def certified(name: str, *, by: Authority = AUTHORITY, serial: int = SIGNED_AT, **changes: Any) -> NodeMeta:
     announced = meta(name, **{"flags": Flag.IN_KUBERNETES, **changes})
     subject = announced.subject(name)
     assert subject is not None
@@ -71,16 +67,20 @@ class Mesh:
         self.local = local_peer("me", only_certified=self.identity.is_bound, **local)
 
     def joins(self, name: str, announced: NodeMeta, *, ip: str = "192.0.2.2", now: float = 0.0) -> None:
+        """Let the member join with this metadata."""
         self.roster.observe(MemberJoined(gossiped(name, ip, raw_meta=announced.encode())), now=now)
 
     def desired(self) -> Desired:
+        """Return the local node's desired state."""
         return desired(self.local, self.roster.members.values())
 
     def tunnel(self, name: str) -> tuple[str, str] | None:
+        """Return the key and the overlay address of a member's tunnel."""
         found = self.desired().tunnels.get(name)
         return None if found is None else (str(found[0]), str(found[1]))
 
     def problems(self) -> dict[str, str]:
+        """Return the reason of each member's problem."""
         return {problem.member: problem.reason for problem in self.desired().problems}
 
 
@@ -117,7 +117,9 @@ def test_a_thief_does_not_take_a_certified_members_name(mesh: Mesh) -> None:
     """After a restart or a long absence the engine does not know the member, but the roster does."""
     forged = meta("b", public_key=private_key("thief").public, overlay_address=ip_address("10.189.0.66"))
     for event in (MemberJoined, MemberLeft):
-        mesh.roster.observe(event(gossiped("b", "192.0.2.66", raw_meta=forged.encode(), incarnation=9)), now=1.0)
+        mesh.roster.observe(
+            event(gossiped("b", "192.0.2.66", raw_meta=forged.encode(), incarnation=9)), now=1.0
+        )
         assert mesh.tunnel("b") == tunnel_of("b")
         assert mesh.roster.members["b"].address == Address("192.0.2.2", 7946)
 
@@ -273,7 +275,9 @@ def test_our_authority_wins_a_clash_with_a_trusted_one() -> None:
 def test_a_certificate_that_expires_keeps_the_tunnel_it_has() -> None:
     mesh = Mesh(BOUND)
     mesh.joins("b", certified("b"))
-    mesh.joins("c", certified("c", serial=SIGNED_AT + 31 * 86_400_000 - 1), ip="192.0.2.3", now=31 * DAY - 1.0)
+    mesh.joins(
+        "c", certified("c", serial=SIGNED_AT + 31 * 86_400_000 - 1), ip="192.0.2.3", now=31 * DAY - 1.0
+    )
     assert mesh.roster.judge(now=31 * DAY + HOUR)
     assert mesh.roster.members["b"].verdict.refusal is Refusal.EXPIRED
     assert {*mesh.desired().tunnels} == {"b", "c"}

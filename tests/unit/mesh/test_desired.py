@@ -168,7 +168,7 @@ def test_a_name_that_is_none_gets_no_tunnel_and_cannot_forge_a_line() -> None:
         Problem(
             r"evil\n10.0.0.1 bank.example",
             "BadName",
-            "is not a name for a hosts file: give the machine a valid hostname",
+            "has a name that is not valid in a hosts file: give the machine a valid hostname",
         ),
     )
 
@@ -300,7 +300,7 @@ def test_two_members_at_one_endpoint_are_named_and_keep_their_peers() -> None:
     both = [remembered("b", "10.0.2.15"), remembered("c", "10.0.2.15")]
     wish = desired(local_peer(), both)
     assert (reasons(wish), len(wish.device.peers)) == ({"c": "SameEndpoint"}, 2)
-    assert "as b does" in wish.problems[0].message
+    assert "which b announces too" in wish.problems[0].message
     moved = [both[0], replace(both[1], state=MemberState.FAILED)]
     assert desired(local_peer(), moved).problems == ()
 

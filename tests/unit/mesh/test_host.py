@@ -184,7 +184,7 @@ def test_with_several_links_and_no_route_to_tell_one_must_be_given() -> None:
     host = (LOOPBACK, at("172.20.0.2", prefix=16), at("192.168.122.1", "virbr0"))
     with pytest.raises(
         InvalidSpec,
-        match=r"--advertise-addr: .* give one of 192.168.122.1 \(virbr0\), 172.20.0.2 \(eth0\)",
+        match=r"--advertise-addr: .* choose one of 192.168.122.1 \(virbr0\), 172.20.0.2 \(eth0\)",
     ):
         choose(*host)
     assert choose(*host, seeds="172.20.0.2").advertise == ip("172.20.0.2")

@@ -8,7 +8,7 @@ from wesher_agent.swim.events import Event, PacketRejected, PushPullDone, PushPu
 
 SEED = Address("192.0.2.1", 7946)
 EXPECTED = {SEED.ip}
-CLOSED = PushPullFailed(SEED, join=True, error="closed before it answered", unanswered=True)
+CLOSED = PushPullFailed(SEED, join=True, error="connection closed without an answer", unanswered=True)
 REFUSED = PushPullFailed(SEED, join=True, error="connection refused")
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.gob import Field, Marshalled, encode_struct
-from wesher_agent.mesh.nodemeta import ENROLMENT_BYTES, META_VERSION, Flag, NodeMeta
+from wesher_agent.mesh.nodemeta import ENROLMENT_BYTES, META_VERSION, Flag, NodeMeta, changed_fields
 from wesher_agent.wire.limits import META
 from wesher_common.byte_reader import ByteReader
 from wesher_common.certificate import CERTIFICATE_BYTES, Authority, Certificate, Subject, Trust, refusal
@@ -276,3 +276,15 @@ def test_a_location_too_long_is_refused_before_it_is_sent() -> None:
     meta = of_wesher(location="é" * 32)
     with pytest.raises(InvalidSpec, match=r"location .*: must be at most 63 bytes"):
         meta.encode()
+
+
+def test_what_changed_is_named_by_field() -> None:
+    moved = replace(FULL, overlay_address=ip_address("10.9.0.7"), location="")
+    assert changed_fields(FULL.encode(), moved.encode()) == ["overlay_address", "location"]
+    assert changed_fields(FULL.encode(), FULL.encode()) == []
+
+
+@pytest.mark.parametrize("unreadable", [b"", b"nonsense", WESHER_0_2], ids=["none", "no gob", "wesher 0.2"])
+def test_a_change_from_or_to_unreadable_metadata_names_every_field_there_is(unreadable: bytes) -> None:
+    names = [field.name for field in fields(NodeMeta)]
+    assert changed_fields(unreadable, FULL.encode()) == changed_fields(FULL.encode(), unreadable) == names

@@ -39,7 +39,7 @@ def test_of_two_that_can_move_a_third_programs_the_smaller_name(order: int) -> N
     wish = desired(local_peer(), members[::order])
     assert owner(wish, TWIN_ADDRESS) == [private_key(TWINS[0]).public]
     assert wish.problems == (
-        Problem(TWINS[1], "AddressClash", f"claims {TWIN_ADDRESS}, which {TWINS[0]} has"),
+        Problem(TWINS[1], "AddressClash", f"has the same overlay address as {TWINS[0]}: {TWIN_ADDRESS}"),
     )
     assert [entry.name for entry in wish.hosts] == [TWINS[0]]
 
@@ -78,7 +78,7 @@ def test_the_winner_stays_and_does_not_program_the_loser() -> None:
     assert wish.device.address == TWIN_ADDRESS
     assert wish.device.peers == ()
     assert wish.problems == (
-        Problem(TWINS[1], "AddressClash", f"claims {TWIN_ADDRESS}, which this member has"),
+        Problem(TWINS[1], "AddressClash", f"has the same overlay address as this member: {TWIN_ADDRESS}"),
     )
 
 
@@ -157,5 +157,5 @@ def test_one_that_others_have_is_not_taken() -> None:
 
 
 def test_a_full_network_is_said() -> None:
-    with pytest.raises(InvalidSpec, match=r"overlay network '10\.189\.0\.0/24': has no free address left"):
+    with pytest.raises(InvalidSpec, match=r"overlay network '10\.189\.0\.0/24': has no free address"):
         starting_address("test", OVERLAY, saved=None, taken=set(OVERLAY))

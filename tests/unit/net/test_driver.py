@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
@@ -42,6 +44,7 @@ from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.messages import Alive, Versions
 from wesher_agent.wire.packet import PacketFormat
 from wesher_common.errors import InvalidSpec
+from wesher_common.event_logger import TRACE
 from wesher_common.overlay import IPAddress
 from wesher_testing.lab.loopback import free_port
 
@@ -116,6 +119,42 @@ async def open_peer() -> AsyncIterator[Open]:
             return peer
 
         yield make
+
+
+async def test_each_datagram_and_connection_is_logged_for_those_who_debug(
+    open_peer: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(TRACE)
+    a, b = await open_peer("a"), await open_peer("b")
+    b.join(a)
+    await b.until(lambda: b.happened(PushPullDone))
+    await b.until(
+        lambda: [m for m in caplog.messages if m.startswith(f"datagram received sender={a.address}")]
+    )
+    assert f"connection opened to={a.address}" in caplog.messages
+    sent = [m for m in caplog.messages if m.startswith(f"datagram sent to={b.address} bytes=")]
+    assert all(re.search(r" types=[a-z]\w+(\*\d+)?(,|$)", message) for message in sent)
+    assert any("ackResp" in message or "ping" in message for message in sent)
+    assert [m for m in caplog.messages if m.startswith("state exchange answered address=127.")]
+
+
+async def test_no_datagram_is_logged_at_debug(open_peer: Open, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    a, b = await open_peer("a"), await open_peer("b")
+    b.join(a)
+    await a.until(lambda: a.happened(MemberJoined))
+    assert not [m for m in caplog.messages if m.startswith("datagram received")]
+
+
+async def test_a_datagram_that_cannot_be_read_is_logged_without_types(
+    open_peer: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(TRACE)
+    a, b = await open_peer("a"), await open_peer("b", key=b"x" * 32)
+    b.driver.tell(partial(b.engine.send_user_message, a.address, b"hello", reliable=False))
+    await a.until(lambda: a.happened(PacketRejected))
+    assert [m for m in caplog.messages if re.fullmatch(rf"datagram sent to={a.address} .* types=user\b.*", m)]
+    assert [m for m in caplog.messages if re.fullmatch(r"datagram received .* types=-", m)]
 
 
 @pytest.mark.parametrize("ip", ["127.0.0.1", "::1"])

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
 from wesher_agent.mesh.events import ListenFailed, MemberReturned, RestartNeeded
+from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.net.event_log import BURST, LINES_A_SECOND, MAX_REMEMBERED, QUIET, EventLog
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     AccusationRefused,
     Event,
+    MemberUpdated,
     NameConflict,
     OutdatedAlive,
     PacketRejected,
+    PushPullAnswered,
+    PushPullDone,
     SelfRefuted,
     StreamsFull,
     UnreadableStream,
@@ -113,3 +119,23 @@ def test_events_of_this_machine_do_not_share_the_allowance_of_those_that_peers_c
     log.write(ListenFailed("UDP port 7946 is taken"))
     log.write(RestartNeeded())
     assert len(caplog.messages) == 2
+
+
+def test_an_update_says_which_fields_changed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    former = NodeMeta(overlay_address=ip_address("10.9.0.1"), public_key=None)
+    moved = replace(former, overlay_address=ip_address("10.9.0.2"), location="berlin")
+    told, known = replace(B, meta=moved.encode()), replace(B, meta=former.encode())
+    EventLog(lambda: 0.0).write(MemberUpdated(told, known))
+    assert caplog.messages == ["member updated node=b changed=overlay_address,location"]
+
+
+def test_a_state_exchange_says_how_long_it_took(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    log = EventLog(lambda: 0.0)
+    log.write(PushPullDone(B.address, join=False, members=3, seconds=0.25))
+    log.write(PushPullAnswered(B.address, join=True, members=3, seconds=1 / 3))
+    assert caplog.messages == [
+        "state exchanged address=10.0.0.2:7946 members=3 seconds=0.25",
+        "state exchange answered address=10.0.0.2:7946 members=3 join=true seconds=0.333",
+    ]

@@ -21,7 +21,7 @@ def node(name: str, *unreachable: str, mesh: str = "demo") -> dict[str, Any]:
     }
 
 
-FIRST_PAIRS = ("a does not reach b", "a does not reach c", "b does not reach a")
+FIRST_PAIRS = ("a cannot reach b", "a cannot reach c", "b cannot reach a")
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ FIRST_PAIRS = ("a does not reach b", "a does not reach c", "b does not reach a")
     [
         ([node("a"), node("b")], ""),
         ([{**node("a"), "status": {}}, {**node("b"), "status": {"peers": {}}}], ""),
-        ([node("a", "b"), node("b")], "a does not reach b through the tunnel"),
+        ([node("a", "b"), node("b")], "a cannot reach b through the tunnel"),
         ([node("a", "laptop"), node("b")], ""),
         ([node("a", "b"), node("b", mesh="other")], ""),
         ([node("a"), node("b", "a", mesh="other")], ""),
@@ -45,7 +45,7 @@ def test_pairs_of_a_meshs_own_nodes_are_named(nodes: list[dict[str, Any]], says:
 
 def test_nodes_go_by_the_names_under_which_they_gossip() -> None:
     nodes = [node("a", "b.east", "b.west"), node("b")]
-    assert unreached(mesh(clusterName="east"), nodes) == "a.east does not reach b.east through the tunnel"
+    assert unreached(mesh(clusterName="east"), nodes) == "a.east cannot reach b.east through the tunnel"
 
 
 def test_a_mesh_that_is_ready_while_a_node_starts_is_waited_for() -> None:

@@ -80,7 +80,7 @@ async def test_an_api_server_that_never_answers_lets_the_uninstall_go_on(
 
 
 MADE = "2026-11-30T12:00:00Z"
-APPLIED = "kubectl made the hook's Job, "
+APPLIED = "kubectl created the hook's Job, "
 
 
 def hook_job(*managers: str) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def test_a_job_that_helm_made_shows_that_it_uninstalls_wherever_its_records_are(
         ([record(9, "superseded"), record(10, "uninstalling")], ""),
         (
             [record(1, "uninstalling", "2026-11-30T11:54:59Z")],
-            APPLIED + "long after an uninstall that failed",
+            APPLIED + "long after a failed uninstall",
         ),
         (
             [{"metadata": {"creationTimestamp": MADE}}],
@@ -132,7 +132,7 @@ def test_of_a_job_that_another_program_made_helms_newest_record_decides(
 
 
 def test_a_hook_whose_job_is_gone_deletes_nothing() -> None:
-    assert not_uninstalled(None, [record(1, "uninstalling")]) == "the hook's Job is not there"
+    assert not_uninstalled(None, [record(1, "uninstalling")]) == "the hook's Job does not exist"
 
 
 async def test_a_hook_that_may_not_look_deletes_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -142,5 +142,5 @@ async def test_a_hook_that_may_not_look_deletes_nothing(caplog: pytest.LogCaptur
 
     async with serving(answer) as cluster:
         await uninstall(cluster, "wesher", within=1, hook_job="wesher-uninstall")
-    assert "denied by policy: its role lacks the verb" in caplog.text
-    assert "nothing deleted: helm does not uninstall release=wesher" in caplog.text
+    assert "denied by policy: the operator's role does not allow this verb" in caplog.text
+    assert "nothing deleted: helm is not uninstalling the release release=wesher" in caplog.text

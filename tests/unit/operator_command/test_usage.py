@@ -27,14 +27,14 @@ BAD_VARIABLES: list[tuple[str, str, str]] = [
     ("WESHER_HEALTH_PORT", "http", "'http': must be a whole number from 0 to 65535"),
 ]
 BAD: list[tuple[list[str], str]] = [
-    ([], "the following arguments are required: command"),
+    ([], "command: is missing: see wesher-operator --help"),
     (["walk"], "command: invalid choice: 'walk'"),
     (["run", "--colour=red"], "unrecognized arguments: --colour=red"),
     (["run", "--agent-im=x"], "unrecognized arguments: --agent-im=x"),
     (["run", "--namespace"], "--namespace: expected one argument"),
-    (["run"], "--agent-image: must be given"),
-    (["run", "--agent-image=x"], "--namespace: must be given outside a pod"),
-    (["run", *INSTALLED], "--kubeconfig: must be given outside a pod"),
+    (["run"], "--agent-image: is required, or set WESHER_AGENT_IMAGE"),
+    (["run", "--agent-image=x"], "--namespace: is required outside a pod"),
+    (["run", *INSTALLED], "--kubeconfig: is required outside a pod"),
     (
         ["run", *INSTALLED, "--kubeconfig=/nonexistent/config"],
         "--kubeconfig '/nonexistent/config': cannot be used: ",
@@ -49,10 +49,10 @@ BAD: list[tuple[list[str], str]] = [
     ),
     (["run", *INSTALLED, "--manage-crds=perhaps"], "--manage-crds 'perhaps': must be one of true, false"),
     (["run", *INSTALLED, "--health-port=65536"], "--health-port '65536': must be a whole number from 0 to "),
-    (["uninstall", "--namespace=n"], "--release: must be given"),
+    (["uninstall", "--namespace=n"], "--release: is required, or set WESHER_RELEASE"),
     (["uninstall", "--release=r", "--timeout=soon"], "--timeout 'soon': must be a whole number from 0 to "),
     (["uninstall", "--release=r", "--hook-job=a/b"], "--hook-job 'a/b': must be the name of a Job"),
-    (["check", "--namespace=n"], "--mesh: must be given"),
+    (["check", "--namespace=n"], "--mesh: is required, or set WESHER_MESH"),
     (["check", "--mesh=m", "--timeout=-1"], "--timeout '-1': must be a whole number from 0 to "),
 ]
 
@@ -129,7 +129,7 @@ def test_a_health_port_that_is_taken_is_told_in_one_line(
         holder.listen()
         port = holder.getsockname()[1]
         said = complaint(["run", *INSTALLED, f"--kubeconfig={path}", f"--health-port={port}"])
-    assert said.startswith(f"wesher-operator: --health-port '{port}': cannot be listened on: ")
+    assert said.startswith(f"wesher-operator: --health-port '{port}': cannot listen on this port: ")
 
 
 @pytest.mark.parametrize(("variable", "value", "says"), BAD_VARIABLES)

@@ -72,7 +72,7 @@ def test_any_other_trouble_is_nobodys_to_mend_and_passes(status: int) -> None:
     "content", [b'"upstream connect error"', b"[]", b"null", pytest.param(b"[" * 100_000, id="deep")]
 )
 def test_json_that_is_no_object_is_a_proxys_and_no_answer(status: int, content: bytes) -> None:
-    with pytest.raises(ClusterUnavailable, match=f"said {status} without an object"):
+    with pytest.raises(ClusterUnavailable, match=f"answered {status} without an object"):
         read(status, content)
 
 
@@ -104,7 +104,7 @@ async def test_a_write_that_met_another_object_or_writer_is_tried_again_later(
     write: Callable[[Cluster], Awaitable[object]],
 ) -> None:
     async with answering(refusal(409, "the UID in the precondition (old) does not match")) as (cluster, _):
-        with pytest.raises(ClusterUnavailable, match="changed while it was written: the UID"):
+        with pytest.raises(ClusterUnavailable, match="changed during the write: the UID"):
             await write(cluster)
 
 

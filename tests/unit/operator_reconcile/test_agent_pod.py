@@ -64,28 +64,28 @@ def test_an_image_that_cannot_be_pulled_is_named_alike_at_and_between_tries() ->
     assert (
         said(waiting("ErrImagePull", PULL))
         == said(between)
-        == ("ImageNotPulled", f"cannot pull the agents' image: {PULL}")
+        == ("ImageNotPulled", f"cannot pull the agent image: {PULL}")
     )
     never = 'Container image "x:1" is not present with pull policy of Never'
     assert said(waiting("ErrImageNeverPull", never)) == (
         "ImageNotPulled",
-        f"cannot pull the agents' image: {never}",
+        f"cannot pull the agent image: {never}",
     )
 
 
 def test_an_agent_that_ends_is_quoted_with_its_last_line() -> None:
     words = "2026-11-22 INFO wesher.agent: started\nwesher: error: mesh.json: is missing in /etc/wesher\n"
-    expected = ("AgentEnds", "has an agent that ends: wesher: error: mesh.json: is missing in /etc/wesher")
+    expected = ("AgentEnds", "has an agent that exits: wesher: error: mesh.json: is missing in /etc/wesher")
     assert said(waiting("CrashLoopBackOff", lastState=ended(1, words))) == expected
     again = pod(state={"running": {}}, started=False, restartCount=2, lastState=ended(1, words))
     assert said(again) == expected, "it is no better for being tried again"
-    assert said(waiting("CrashLoopBackOff", lastState=ended(139)))[1].endswith("ends: exit code 139")
+    assert said(waiting("CrashLoopBackOff", lastState=ended(139)))[1].endswith("exits: exit code 139")
 
 
 def test_what_else_keeps_a_container_from_starting_is_passed_on_in_one_line_of_bounded_length() -> None:
     assert said(waiting("CreateContainerConfigError", 'secret "x"\nnot found')) == (
         "PodNotStarted",
-        'cannot start its agent: CreateContainerConfigError: secret "x" not found',
+        'cannot start the agent: CreateContainerConfigError: secret "x" not found',
     )
     assert len(said(waiting("CreateContainerError", "x" * 5000))[1]) < 400
 
@@ -103,7 +103,7 @@ def test_a_pod_that_no_node_has_room_for_is_the_trouble_of_the_node_it_is_for() 
     }
     body = {"spec": {"affinity": affinity}, "status": {"conditions": [condition]}}
     assert node_of(body) == "b"
-    assert said(body) == ("Unschedulable", "gets no agent's pod: 1 Insufficient cpu")
+    assert said(body) == ("Unschedulable", "has no agent pod: 1 Insufficient cpu")
     assert node_of({"spec": {}}) == ""
 
 
@@ -151,5 +151,5 @@ def test_for_pod_security_there_is_a_label_to_set_and_for_a_priority_a_quota_to_
     # As GKE has it wherever its own quota does not stand.
     scopes = "[{PriorityClass In [system-node-critical system-cluster-critical]}]"
     note = f"Error creating: insufficient quota to match these scopes: {scopes}"
-    assert "set resourceQuota.create=true of the chart" in refusal_hint(note, "ns")
+    assert "set resourceQuota.create=true in the chart" in refusal_hint(note, "ns")
     assert refusal_hint("exceeded quota", "ns") == ""

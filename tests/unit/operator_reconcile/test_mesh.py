@@ -318,7 +318,7 @@ async def test_an_annotated_address_inside_the_overlay_is_told_of_and_the_nodes_
     (event,) = [each.body for each in store.written if each.body.get("reason") == "InvalidAnnotation"]
     assert event["note"] == (
         f"Degraded is True: Node a annotation wesher.dev/advertise-address '{inside}': "
-        f"must lie outside overlayCIDR {overlay}; the Node's own are used"
+        f"must be outside overlayCIDR {overlay}; the Node's addresses are used instead"
     )
 
 
@@ -517,7 +517,7 @@ async def test_a_mesh_whose_secret_and_agents_are_gone_says_where_the_key_is() -
     assert members_of(world)[0] == "0/1"
     assert conditions(world)["Ready"] == ("False", "InvalidKey")
     found = {c["type"]: c["message"] for c in world.meshes["demo"].status["conditions"]}
-    assert "has it as ClusterKey in /var/lib/wesher/wg7.json" in found["KeyReady"]
+    assert "has the key as ClusterKey in /var/lib/wesher/wg7.json" in found["KeyReady"]
 
 
 async def test_agents_keep_the_hosts_file_until_all_have_taken_their_entries_out() -> None:

@@ -168,7 +168,7 @@ def test_each_overlap_of_a_mesh_that_runs_is_told_with_the_node_and_its_address_
         "the pod network 10.189.128.0/24 of Node p",
         "the InternalIP 10.189.9.9 of Node vm-1",
     ):
-        assert any(f"spec.overlayCIDR 10.189.0.0/16 overlaps {what}, " in each for each in said)
+        assert any(f"spec.overlayCIDR 10.189.0.0/16 overlaps {what}; " in each for each in said)
 
 
 @given(

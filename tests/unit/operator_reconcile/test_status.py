@@ -116,7 +116,7 @@ def test_a_mesh_whose_agents_have_only_begun_waits_for_them_for_three_minutes() 
 
 
 def test_an_agent_that_does_not_run_is_told_by_its_pod_and_once_for_all_nodes() -> None:
-    refused = PodTrouble("PodRefused", "gets no agent's pod: quota")
+    refused = PodTrouble("PodRefused", "has no agent pod: quota")
     absent = PodTrouble("ImageNotPulled", "cannot pull x:1: no such host")
     troubles = {"b": refused, "a": refused, "c": absent}
     status = status_of(member("a"), member("b", ago=None), member("c", ago=None), pod_troubles=troubles)
@@ -228,7 +228,11 @@ def test_views_that_differ_are_unconverged_once_every_agent_had_time_to_report()
     young = status_of(*members, views_differ_since=NOW - window / 2)
     assert condition(young, "Converged")[0] == "True"
     old = status_of(*members, views_differ_since=NOW - window)
-    assert condition(old, "Converged") == ("False", "ViewsDiffer", "2 different views; apart from most: c")
+    assert condition(old, "Converged") == (
+        "False",
+        "ViewsDiffer",
+        "2 different views; differing from the majority: c",
+    )
     assert condition(status_of(member("a", ago=None)), "Converged")[0] == "Unknown"
 
 
@@ -329,7 +333,7 @@ def test_an_overlay_that_machines_outside_cannot_join_says_so() -> None:
     assert condition(status, "ConfigPublished") == (
         "True",
         "Published",
-        "no machine outside can join: the prefix length of overlayCIDR must be a multiple of 8, not 20",
+        "external machines cannot join: the prefix length of overlayCIDR must be a multiple of 8, not 20",
     )
 
 

@@ -36,7 +36,7 @@ def test_an_annotation_that_cannot_be_used_is_ignored_and_named_with_its_rule() 
     facts = world.nodes["a"]
     assert (facts.location, facts.advertise_address) == ("", None)
     location, address = facts.problems
-    assert location.startswith("Node a annotation wesher.dev/location 'rack 1': must be a word such as")
+    assert location.startswith("Node a annotation wesher.dev/location 'rack 1': must be a valid label value")
     assert address.startswith(
         "Node a annotation wesher.dev/advertise-address 'example.com': must be an IP address"
     )
@@ -151,7 +151,7 @@ def test_an_object_that_cannot_be_read_counts_as_absent_and_stops_nothing(
     world.observe(WESHER_NODE, place(3))
     assert world.observe(WESHER_NODE, place(4, ip="300.1.1.1")) == {"demo"}
     assert world.members == {}
-    assert "object not understood kind=WesherNode name=demo.a" in caplog.text
+    assert "object not readable kind=WesherNode name=demo.a" in caplog.text
     assert world.observe(WESHER_NODE, place(5)) == {"demo"}
 
 
@@ -214,3 +214,12 @@ def test_a_config_map_that_is_not_ours_is_not_kept() -> None:
     world = World()
     world.observe(CONFIG_MAP, {"metadata": {"name": "other", "resourceVersion": "1"}, "data": {"big": "x"}})
     assert world.config_maps == {}
+
+
+def test_a_field_of_a_newer_release_is_ignored() -> None:
+    """A rollback leaves the CustomResourceDefinitions as they are, so a mesh may still have one."""
+    world = World()
+    world.observe(MESH, mesh())
+    plain = world.meshes["demo"]
+    assert world.observe(MESH, mesh(2, later={"x": 1})) == set()
+    assert world.meshes["demo"] == plain

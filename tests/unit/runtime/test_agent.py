@@ -249,7 +249,7 @@ async def test_an_address_that_no_flag_named_is_waited_for(tmp_path: Path) -> No
         agent = Agent(replace(startup, local=replace(startup.local, listening=gone)))
         await agent.start()
         status = await agent._answer_status()
-        assert "this host does not have 192.0.2.77 now" in [c["message"] for c in status["conditions"]]
+        assert "192.0.2.77 not assigned to this host" in [c["message"] for c in status["conditions"]]
         await agent.end()
 
 
@@ -270,7 +270,7 @@ async def test_probes_are_answered_from_the_agents_own_state(tmp_path: Path) -> 
 
     async with running(tmp_path, "a", "127.0.0.1", gossip, "--init", f"--health-port={health}"):
         await until(no_wireguard)
-        assert await get("/healthz") == b"200 the agent runs"
+        assert await get("/healthz") == b"200 the agent is running"
 
 
 async def test_a_device_that_cannot_be_had_holds_up_neither_the_keys_nor_a_removal(tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ async def test_a_device_that_cannot_be_had_holds_up_neither_the_keys_nor_a_remov
     async with AsyncExitStack() as held:
         agent = Agent(await start_up(settings, held))
         content = Mounted(MeshDocument.from_json(json.dumps(edited)), OTHER_RING)
-        with claim_interface(taken), pytest.raises(InvalidSpec, match="in use by another agent"):
+        with claim_interface(taken), pytest.raises(InvalidSpec, match="used by another agent"):
             await agent._take_mounted(content)
         local = agent._view().local
         assert local.ring == OTHER_RING

@@ -89,7 +89,7 @@ def test_a_cluster_name_is_part_of_the_members_name() -> None:
 
 
 def test_a_host_name_that_no_hosts_file_could_hold_is_refused() -> None:
-    with pytest.raises(InvalidSpec, match="the host's name 'a b': cannot be a member's name"):
+    with pytest.raises(InvalidSpec, match="the host's name 'a b': is not a valid member name"):
         decide_name(settings(), host_name="a b", cluster_name="", bind=ip_address("192.0.2.5"))
 
 
@@ -103,7 +103,7 @@ def test_a_name_that_means_something_else_on_every_machine_is_refused_only_if_gi
     where = ip_address("192.0.2.5")
     assert decide_name(settings(), host_name=name, cluster_name="", bind=where) == name
     for given in (settings("--node-name", name), agent_settings([], {"WESHER_NODE_NAME": name})):
-        with pytest.raises(InvalidSpec, match=r"--node-name .*: give another --node-name"):
+        with pytest.raises(InvalidSpec, match=r"--node-name .*: choose another --node-name"):
             decide_name(given, host_name="h", cluster_name="", bind=where)
 
 

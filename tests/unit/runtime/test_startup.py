@@ -144,7 +144,7 @@ async def test_another_meshs_state_under_another_interface_is_left_alone(tmp_pat
 
 
 async def test_a_former_interface_on_which_an_agent_runs_is_not_taken_from_it(tmp_path: Path) -> None:
-    with claim_interface("wgbegin"), pytest.raises(InvalidSpec, match="in use by another agent"):
+    with claim_interface("wgbegin"), pytest.raises(InvalidSpec, match="used by another agent"):
         await begun(tmp_path, SAVED, wireguard=OTHER)
     assert (tmp_path / "wgbegin.json").read_text() == render_state(SAVED)
 
@@ -156,7 +156,7 @@ async def test_a_former_device_that_cannot_be_removed_now_is_tried_again_by_the_
     caplog.set_level("INFO")
 
     def busy(interface: str) -> str:
-        raise WireGuardUnavailable(f"could not look at {interface}: No buffer space available")
+        raise WireGuardUnavailable(f"could not query {interface}: No buffer space available")
 
     with monkeypatch.context() as patched:
         patched.setattr(device, "link_kind", busy)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import shlex
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
@@ -13,14 +14,18 @@ from wesher_agent.kube.node_status import node_status, own_part, view_part
 from wesher_agent.mesh.cover import Cover
 from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.device import Endpoint
+from wesher_agent.mesh.local import Options
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.mesh.view import MemberView
-from wesher_agent.status.answers import members_answer, status_answer
+from wesher_agent.status.answers import join_answer, key_answer, members_answer, status_answer
+from wesher_agent.status.greeting import greeting
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.swim.address import Address
 from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_common.errors import WesherError
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
+from wesher_common.mesh_document import GossipSettings
 from wesher_common.seeds import SeedAddress
 from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.virtual.members import document, local_node, private_key
@@ -126,6 +131,77 @@ def test_members_are_listed_by_name_with_this_one_among_them_and_what_is_wrong()
         "claims 10.9.0.1, which bb has",
     ]
     assert (answer[0]["endpoint"], answer[0]["handshakeSeconds"]) == ("192.0.2.2:51820", 7.5)
+    assert [entry["isThisNode"] for entry in answer] == [False, True, False, False]
+
+
+def test_a_member_has_its_traffic_its_location_its_program_and_how_long_it_is_in_its_state() -> None:
+    assert B.meta is not None
+    session = replace(seen(2, age=7.5)[key(2)], rx_bytes=4096, tx_bytes=512)
+    there = replace(B, meta=replace(B.meta, location="fra"), since=940.0)
+    unread = replace(C, meta=None, problem="its metadata cannot be read")
+    go = member(5, "go", inside=False, version=0)
+    answer = members_answer(
+        snapshot(
+            there,
+            unread,
+            go,
+            local=local_node("a", mesh=document(cluster_name="east")),
+            observed={key(2): session},
+            now=1000.0,
+            uptime=61.04,
+        )
+    )
+    told = ("location", "stateSeconds", "receivedBytes", "sentBytes", "kind")
+    assert {entry["name"]: [entry[name] for name in told] for entry in answer} == {
+        "a": ["east", 61.0, None, None, "wesher"],
+        "b": ["fra", 60.0, 4096, 512, "wesher"],
+        "c": ["", 1000.0, None, None, ""],
+        "go": ["", 1000.0, None, None, "Go"],
+    }
+
+
+def test_another_machine_joins_through_this_node_first_and_gets_the_flags_but_no_key() -> None:
+    left = member(6, "e", state=MemberState.LEFT)
+    mesh = document(gossip=GossipSettings(port=7000, profile="LAN", label="our mesh"))
+    outside = Problem("bad", "OutsideOverlay", "claims 10.1.0.2 outside 10.9.0.0/24")
+    others = (C, B, FAILED, left, member(5, "z"), member(7, "bad"))
+    now = snapshot(*others, local=local_node("a", mesh=mesh), problems=(outside,))
+    command = join_answer(now)["command"]
+    words = shlex.split(command)
+    flags = dict(zip(words[1::2], words[2::2], strict=True))
+    assert flags["--join"] == "192.0.2.100,192.0.2.2,192.0.2.3"
+    assert flags["--cluster-key-file"] == "/etc/wesher/key"
+    assert flags["--overlay-net"] == str(mesh.overlay)
+    assert (flags["--cluster-port"], flags["--gossip-profile"]) == ("7000", "LAN")
+    assert flags["--label"] == "our mesh"
+    assert "--mtu" not in flags
+    key_of_mesh = key_answer(now)["clusterKey"]
+    assert key_of_mesh == now.local.ring.primary.reveal_base64()
+    assert key_of_mesh not in command + greeting(now, reach=[])
+
+
+def test_in_kubernetes_the_agent_gives_neither_the_key_nor_a_command_away() -> None:
+    now = snapshot(local=local_node("a", options=Options(in_kubernetes=True)))
+    for answer in (join_answer, key_answer):
+        with pytest.raises(WesherError, match="use `kubectl wesher join-command"):
+            answer(now)
+
+
+def test_the_greeting_has_name_address_and_both_commands_and_leaves_usual_values_out() -> None:
+    now = snapshot(B, local=local_node("a"))
+    lines = greeting(now, reach=["--interface=wg0"]).splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "name",
+        "overlay address",
+        "add a machine",
+        "see the mesh",
+    ]
+    assert lines[0].split() == ["name:", "a"]
+    assert str(now.local.overlay_address) in lines[1]
+    assert "wesher --cluster-key-file /etc/wesher/key --join 192.0.2.100,192.0.2.2" in lines[2]
+    assert "--cluster-port" not in lines[2]
+    assert lines[2].endswith("(wesher join-command --interface=wg0 shows how)")
+    assert lines[3].endswith("wesher members --interface=wg0")
 
 
 def floats(value: Any) -> list[float]:
@@ -143,9 +219,9 @@ def floats(value: Any) -> list[float]:
 
 def test_no_number_is_shown_with_more_digits_than_it_has_a_meaning_for() -> None:
     """Of all that is JSON: both answers to commands, and the status in Kubernetes."""
-    now = snapshot(B, C, FAILED, observed=seen(2, 3, 4, age=1 / 3), uptime=200 / 3)
+    now = snapshot(B, C, FAILED, observed=seen(2, 3, 4, age=1 / 3), uptime=200 / 3, now=100 / 3)
     shown = floats([status_answer(now), members_answer(now), reported(now)])
-    assert sorted(set(shown)) == [0.3, 66.7]
+    assert sorted(set(shown)) == [0.3, 33.3, 66.7]
 
 
 def test_kubernetes_is_told_what_this_node_sees() -> None:
@@ -196,6 +272,7 @@ def test_nodes_of_another_cluster_are_external_members_where_clusters_have_names
 
 
 CHANGES: dict[str, Any] = {
+    "now": 2000.0,
     "local": local_node("a2"),
     "members": {"b": B},
     "problems": (Problem("b", "KeyClash", "has the same key as c"),),

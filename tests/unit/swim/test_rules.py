@@ -143,7 +143,7 @@ def test_the_ranges_of_members_that_are_not_alive_do_not_count_but_what_they_spe
     narrow = Versions(1, 2, 2, 0, 0, 0)
     verify_protocol([local(Versions(1, 5, 3, 0, 0, 0))], [push_state("r", narrow, SUSPECT)])
 
-    with pytest.raises(PeerMisbehaved, match="r speaks protocol version 1, not 2 to 5"):
+    with pytest.raises(PeerMisbehaved, match="r uses protocol version 1; supported are 2 to 5"):
         verify_protocol(
             [local(Versions(2, 5, 3, 0, 0, 0))], [push_state("r", Versions(1, 1, 1, 0, 0, 0), DEAD)]
         )

@@ -1,12 +1,13 @@
-"""What the tunnel does on a machine where it cannot have a device."""
+"""What the tunnel does without a real device: hosts entries, problems, and what it logs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ import pytest
 from wesher_agent.cli.commands import agent_settings
 from wesher_agent.files.hosts import HostsFile
 from wesher_agent.mesh.desired import Desired, HostEntry
-from wesher_agent.mesh.device import DeviceConfig
-from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
+from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
+from wesher_agent.tunnel.tunnel import MAX_NAMED, REPAIR_SECONDS, Tunnel, _log_change
 from wesher_agent.wireguard.device import Device, Outcome
 from wesher_agent.wireguard.kernel import KernelBackend
 from wesher_agent.wireguard.ownership import Owner
-from wesher_common.keys import WireGuardPrivateKey
+from wesher_agent.wireguard.plan import Change, DeviceChange, LinkChange, PeerChange, PeerSession
+from wesher_agent.wireguard.userspace import UserspaceBackend
+from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_testing.virtual.loop_clock import LoopClock
 
 WANTED = Desired(
@@ -104,8 +107,84 @@ async def test_a_device_on_another_port_and_one_without_sessions_have_peers_sent
         count=pytest.fail,
     )
     for sessions_lost, port_moved in ((False, False), (False, True), (True, True)):
-        tunnel._done(Outcome(changed=True, sessions_lost=sessions_lost, port_moved=port_moved))
+        tunnel._done(Outcome(changed=True, sessions_lost=sessions_lost, port_moved=port_moved), {})
     assert called == ["port moved", "sessions lost"]
+
+
+async def test_what_changes_in_the_hosts_file_is_logged_once(
+    hosts_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    tunnel = _Heard().tunnel(HostsFile(hosts_path, "wgnone"))
+    other = replace(WANTED, hosts=(HostEntry(ip_address("10.9.0.3"), "c"),))
+    for wanted in (WANTED, WANTED, other, other):
+        await tunnel.apply(wanted, "Userspace", "Names")
+    assert [message for message in caplog.messages if message.startswith("hosts entries")] == [
+        "hosts entries changed count=1 added=b removed=-",
+        "hosts entries changed count=1 added=c removed=b",
+    ]
+
+
+class _Takes(UserspaceBackend):
+    """A device that takes every change and knows no session."""
+
+    async def sessions(self) -> Mapping[WireGuardPublicKey, PeerSession]:
+        return {}
+
+    async def apply(self, change: DeviceChange) -> None:
+        """Take it."""
+
+
+def wanted_for(**ports: int) -> Desired:
+    """Return the desired state with a peer for each member; without routes, which need an interface."""
+    keys = {name: WireGuardPublicKey(name.encode() * 32) for name in ports}
+    peers = [Peer(keys[name], Endpoint(ip_address("192.0.2.1"), port), ()) for name, port in ports.items()]
+    return replace(
+        WANTED,
+        device=replace(WANTED.device, mtu=1420, peers=tuple(peers)),
+        tunnels={name: (key, ip_address("10.9.0.2")) for name, key in keys.items()},
+    )
+
+
+async def test_what_changes_on_the_device_is_logged_with_the_members_names(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    tunnel = _Heard().tunnel()
+    before, after = wanted_for(b=1, c=2, d=3), wanted_for(c=2, d=4, e=5)
+    tunnel._device = device = Device(_Takes("wgnone", None))
+    device._left = wanted_for().device
+    for wanted in (before, after, after):
+        await tunnel.apply(wanted, "Userspace", "Off")
+    rest = "routes_added=- routes_removed=- addresses_added=- addresses_removed=-"
+    assert [message for message in caplog.messages if message.startswith("device changed")] == [
+        f"device changed peers=3 peers_added=b,c,d peers_removed=- peers_changed=- {rest}",
+        f"device changed peers=3 peers_added=e peers_removed=b peers_changed=d {rest}",
+    ]
+
+
+def test_of_many_changes_the_log_has_the_number_and_the_first(caplog: pytest.LogCaptureFixture) -> None:
+    """A peer that another program added has no name."""
+    caplog.set_level(logging.DEBUG)
+    stranger, *keys = (WireGuardPublicKey(bytes([number]) * 32) for number in range(1, MAX_NAMED + 3))
+    change = Change(
+        DeviceChange(
+            peers=(PeerChange(stranger, remove=True), *(PeerChange(key, create=True) for key in keys))
+        ),
+        LinkChange(
+            add_routes=(ip_network("10.9.0.2/32"),) * (MAX_NAMED + 1),
+            remove_addresses=(ip_interface("10.9.0.9/32"),),
+        ),
+    )
+    _log_change(change, {key: f"n{number:02}" for number, key in enumerate(keys)})
+    [message] = caplog.messages
+    assert message == (
+        f"device changed peers={MAX_NAMED + 2} "
+        f"peers_added={','.join(f'n{number:02}' for number in range(MAX_NAMED))} "
+        f'peers_removed="{stranger}" peers_changed=- '
+        f"routes_added={','.join(['10.9.0.2/32'] * MAX_NAMED)} routes_removed=- "
+        "addresses_added=- addresses_removed=10.9.0.9/32"
+    )
 
 
 async def test_hosts_entries_go_when_the_mesh_no_longer_wants_them(hosts_path: Path) -> None:
@@ -134,7 +213,7 @@ async def test_a_hosts_file_that_is_not_there_is_one_warning(
     tunnel = _Heard().tunnel(HostsFile(tmp_path / "none", "wgnone"))
     for _ in range(3):
         await tunnel.apply(WANTED, "Userspace", "Names")
-    assert caplog.text.count("hosts file skipped") == 1
+    assert caplog.text.count("hosts file not written") == 1
     assert tunnel.hosts_state.startswith("skipped: ")
 
 
@@ -227,7 +306,7 @@ async def test_a_hosts_file_that_went_away_is_reported_once_and_written_when_it_
         changes = heard.changes
         for _ in range(3):
             await tunnel._repair_hosts()
-        assert caplog.text.count("hosts file skipped") == 1
+        assert caplog.text.count("hosts file not written") == 1
         assert heard.changes == changes, "nothing new to report"
         hosts_path.write_text("127.0.0.1 localhost\n")
         await after_a_repair(clock, lambda: tunnel.hosts_state == "written")

@@ -14,6 +14,7 @@ from wesher_agent.wire.packet import (
     COMPOUND_HEADER,
     PacketFormat,
     Wrapper,
+    message_types,
     open_packet,
     overhead,
     seal,
@@ -68,6 +69,17 @@ def test_overhead_is_never_less_than_what_wrapping_adds(*, version: int, checksu
     parts = [encode(User(bytes(size))), encode(NackResp(1))]
     inner = COMPOUND_HEADER + sum(COMPOUND_ENTRY + len(part) for part in parts)
     assert len(seal(parts, fmt, checksum=checksum, nonce=nonce)) <= inner + overhead(fmt, checksum)
+
+
+def test_the_types_of_messages_are_counted_under_memberlists_names() -> None:
+    parts = [encode(m) for m in (AckResp(3, b""), *MESSAGES, *MESSAGES[:1], User(b""))]
+    fmt = PacketFormat(KEYRING, b"label")
+    data = seal(parts, fmt, checksum=True, nonce=nonce)
+    assert message_types(data, fmt) == ["ackResp*2", "suspect*2", "user*2"]
+    assert message_types(data[:-1], fmt) == []
+    assert message_types(seal([encode(NackResp(1))], PLAIN, checksum=False, nonce=nonce), PLAIN) == [
+        "nackResp"
+    ]
 
 
 def test_a_single_message_is_no_compound() -> None:

@@ -78,18 +78,18 @@ def test_a_device_without_a_key_is_read() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (b"errno=0\nlisten_port\n\n", "a line without '='"),
+        (b"errno=0\nlisten_port\n\n", "a line has no '='"),
         (b"listen_port=70000\nerrno=0\n\n", "listen_port is out of range"),
         (b"listen_port=x\nerrno=0\n\n", "listen_port is not a number"),
         (b"listen_port=" + b"9" * 5000 + b"\nerrno=0\n\n", "listen_port is not a number"),
         (b"allowed_ip=10.0.0.0/8\nerrno=0\n\n", "allowed_ip before any public_key"),
         (b"public_key=zz\nerrno=0\n\n", "public_key is not hex"),
         (b"public_key=0011\nerrno=0\n\n", "public_key of 2 bytes"),
-        (b"public_key=" + b"02" * 32 + b"\nendpoint=nowhere\nerrno=0\n\n", "endpoint is no address and port"),
-        (b"public_key=" + b"02" * 32 + b"\nallowed_ip=10.0.0.1/8\nerrno=0\n\n", "allowed_ip is no network"),
-        (b"listen_port=1\n\n", "an answer without errno"),
+        (b"public_key=" + b"02" * 32 + b"\nendpoint=nowhere\nerrno=0\n\n", "not an address and port"),
+        (b"public_key=" + b"02" * 32 + b"\nallowed_ip=10.0.0.1/8\nerrno=0\n\n", "ip is not a network"),
+        (b"listen_port=1\n\n", "its answer to get has no errno"),
         (b"errno=-5\n\n", "get failed with error -5"),
-        (b"\xff\n\n", "an answer that is not ASCII"),
+        (b"\xff\n\n", "its answer is not ASCII"),
     ],
 )
 def test_a_malformed_answer_is_refused(answer: bytes, reason: str) -> None:

@@ -199,10 +199,10 @@ def test_a_new_device_has_no_key_and_a_new_peer_no_handshake() -> None:
     [
         (b"\0\1", "without its header"),
         (HEAD + b"\1", "too few for an attribute"),
-        (HEAD + struct.pack("=HH", 3, 4), "an attribute of 3 bytes"),
-        (HEAD + struct.pack("=HH", 40, 4), "an attribute of 40 bytes"),
-        (HEAD + pack_attribute(4, bytes(31)), "a key of 31 bytes"),
-        (HEAD + pack_attribute(6, bytes(4)), "a number of 4 bytes where 2 belong"),
+        (HEAD + struct.pack("=HH", 3, 4), "invalid attribute length 3:"),
+        (HEAD + struct.pack("=HH", 40, 4), "invalid attribute length 40:"),
+        (HEAD + pack_attribute(4, bytes(31)), "a key has 31 bytes, not 32"),
+        (HEAD + pack_attribute(6, bytes(4)), "a number has 4 bytes, not 2"),
         (HEAD + nested(8, nested(0, pack_attribute(5, bytes(2)))), "a peer without a public key"),
         (HEAD + nested(8, nested(0, pack_attribute(1, KEY.raw), pack_attribute(4, bytes(3)))), "an endpoint"),
         (
@@ -211,7 +211,7 @@ def test_a_new_device_has_no_key_and_a_new_peer_no_handshake() -> None:
         ),
         (
             HEAD + nested(8, nested(0, pack_attribute(1, KEY.raw), nested(9, allowed_ip(2, bytes(4), 33)))),
-            "an allowed IP that is no network",
+            "an allowed IP that is not a network",
         ),
     ],
 )

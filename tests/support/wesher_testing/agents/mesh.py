@@ -217,17 +217,27 @@ def device(host: Host) -> ObservedDevice:
     return uapi.parse_get(ask_device(host, uapi.GET))
 
 
+def device_socket(root: Path) -> Path:
+    """Return where a host's wireguard-go listens."""
+    return root / f"run/wireguard/{INTERFACE}.sock"
+
+
 def ask_device(host: Host, request: bytes) -> bytes:
     """Ask a host's wireguard-go something, as ``wg`` does."""
+    return ask_socket(device_socket(host.root), request)
+
+
+def ask_socket(path: Path, request: bytes) -> bytes:
+    """Ask the wireguard-go that listens on a socket something, as ``wg`` does."""
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(_END_PATIENCE)
-        asking.connect(str(host.root / f"run/wireguard/{INTERFACE}.sock"))
+        asking.connect(str(path))
         asking.sendall(request)
         answer = b""
         while not answer.endswith(uapi.END):
             more = asking.recv(65536)
             if not more:
-                raise ConnectionError(f"wireguard-go of {host.name} hung up: {answer!r}")
+                raise ConnectionError(f"wireguard-go at {path} hung up: {answer!r}")
             answer += more
     return answer
 

@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from wesher_agent.control import AgentUnreachable, ask
+from wesher_agent.control import AgentUnreachable, ask, socket_path
 from wesher_agent.files.state_format import parse_state
+from wesher_testing.lab.loopback import free_port
 from wesher_testing.lab.namespaces import Host
 from wesher_testing.peers.gossip_mesh import GOSSIP_PORT
-from wesher_testing.run import toolbox
+from wesher_testing.run.toolbox import wireguard_go
 
 WESHER = Path(sys.executable).parent / "wesher"
 SECRET = bytes(range(100, 132))
@@ -28,13 +29,6 @@ KEY = base64.b64encode(SECRET).decode()
 PATIENCE = 60.0
 """Seconds for what takes a moment, or a few, on a machine that has nothing else to do."""
 _LOOK_SECONDS = 0.1
-
-
-def wireguard_go() -> Path:
-    """Return the user-space WireGuard that agents are given."""
-    return toolbox.go_binary(
-        toolbox.REPOSITORY / "tests/support/go/wireguard", "golang.zx2c4.com/wireguard", "wireguard"
-    )
 
 
 def wait_until(reached: Callable[[], object], *, what: str, deadline: float = PATIENCE) -> float:
@@ -49,6 +43,28 @@ def wait_until(reached: Callable[[], object], *, what: str, deadline: float = PA
         assert time.monotonic() < start + deadline, f"not within {deadline} s: {what}"
         time.sleep(_LOOK_SECONDS)
     return time.monotonic() - start
+
+
+def agent_without_device(directory: Path, interface: str) -> subprocess.Popen[bytes]:
+    """Start an agent that cannot have a device, on the loopback; return once it answers commands."""
+    agent = subprocess.Popen(
+        [
+            WESHER,
+            f"--interface={interface}",
+            "--bind-addr=127.0.0.1",
+            f"--cluster-port={free_port('127.0.0.1')}",
+            f"--state-dir={directory}",
+            f"--run-dir={directory}",
+            "--init",
+            "--wireguard-mode=Userspace",
+            "--userspace-binary=/nowhere/wireguard-go",
+            "--no-etc-hosts",
+        ],
+        env={**os.environ, "WESHER_CLUSTER_KEY": KEY},
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: socket_path(directory, interface).is_socket(), what="the agent answers")
+    return agent
 
 
 class AgentProcess:

@@ -23,6 +23,7 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
 
     """
     member: dict[str, Any] = {
+        "now": 1000.0,
         "local": local_node("a"),
         "members": {entry.name: entry for entry in members},
         "problems": (),

@@ -99,7 +99,7 @@ def _hold() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     number = os.environ.get("NODES") or "3"
     if not (number.isdecimal() and 1 <= int(number) <= _MOST_NODES):
-        print(f"NODES {number!r}: a number from 1 to {_MOST_NODES}", file=sys.stderr)
+        print(f"NODES {number!r}: must be a number from 1 to {_MOST_NODES}", file=sys.stderr)
         return 2
     pid, kubeconfig = _place() / "pid", _place() / "kubeconfig"
     try:
@@ -133,7 +133,7 @@ def _down() -> int:
     if holder is None:
         print("no cluster is up")
         return 0
-    report("taking the cluster away")
+    report("removing the cluster")
     os.kill(holder, signal.SIGTERM)
     deadline = time.monotonic() + _PATIENCE
     while Path("/proc", str(holder)).exists():

@@ -153,10 +153,19 @@ class ApiServer:
             runs: whether its container runs.
 
         """
-        name = f"agent-{node}"
-        metadata = {"name": name, "namespace": namespace, "labels": {"wesher.dev/mesh": mesh}}
-        container = {"name": "agent", "image": "wesher:test"}
-        spec = {"nodeName": node, "serviceAccountName": "wesher-agent", "containers": [container]}
+        self._pod(f"agent-{node}", node, namespace, {"wesher.dev/mesh": mesh}, "wesher-agent", runs=runs)
+
+    def operator_pod(self, node: str, namespace: str) -> None:
+        """Make the pod of an operator that runs, as the Deployment's controller and a kubelet would."""
+        labels = self.get("deployment", "wesher-operator", "-n", namespace)["spec"]["selector"]["matchLabels"]
+        self._pod("wesher-operator", node, namespace, labels, "wesher-operator", runs=True)
+
+    def _pod(
+        self, name: str, node: str, namespace: str, labels: dict[str, str], account: str, *, runs: bool
+    ) -> None:
+        metadata = {"name": name, "namespace": namespace, "labels": labels}
+        container = {"name": account.removeprefix("wesher-"), "image": "wesher:test"}
+        spec = {"nodeName": node, "serviceAccountName": account, "containers": [container]}
         self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
         state = {"running": {}} if runs else {"waiting": {"reason": "ContainerCreating"}}
         said = {"ready": runs, "started": runs, "restartCount": 0, "imageID": "", "state": state}

@@ -58,7 +58,8 @@ async def serving(
             writer.write(b"HTTP/1.1 %d X\r\nConnection: close\r\n" % found[0])
             if clock is not None:
                 writer.write(f"Date: {format_datetime(clock(), usegmt=True)}\r\n".encode())
-            writer.write(b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+            writer.write(b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body))
+            writer.write(body)
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)

@@ -18,6 +18,8 @@ from wesher_testing.run.toolbox import REPOSITORY, go_binary
 HelmVersion = Literal[3, 4]
 VERSIONS: tuple[HelmVersion, ...] = get_args(HelmVersion)
 CHART = REPOSITORY / "charts/wesher"
+SOME_IMAGE = "--set=image.repository=wesher"
+"""What a rendering needs whose pods do not run."""
 
 _MODULE = REPOSITORY / "tests/support/go/helm"
 _MODFILES = {3: "helm3.mod", 4: "go.mod"}

@@ -64,23 +64,16 @@ def wesher_image() -> Image:
     name = f"localhost/wesher:{_digest_of(_sources())}"
 
     def build(target: Path) -> None:
-        _make_stand_in()
+        flags = builder_flags()
         # The archives are large: those of older sources go when new ones come.
         for archive in target.parent.parent.glob("wesher-*.tar"):
             if time.time() - archive.stat().st_mtime > _STALE:
                 archive.unlink()
-        goroot = subprocess.run([go(), "env", "GOROOT"], capture_output=True, text=True, check=True)
         # By what ``make image`` runs, with its layers and its date.
         run_reported(
             f"building images {name} and {Image(name, target).operator.name.rpartition('/')[2]}",
-            [
-                *(str(REPOSITORY / "scripts/build-image"), name, *_usual_options()),
-                *("--build-arg", f"GO_IMAGE={_STAND_IN}", "--build-arg", f"PYTHON_IMAGE={_STAND_IN}"),
-                *("--volume", f"{goroot.stdout.strip()}:/usr/local/go:ro"),
-                # What the machine trusts and which package index it asks hold inside as well.
-                *_lent("/etc/ssl/certs", "/etc/pip.conf"),
-            ],
-            env=_environment(),
+            [str(REPOSITORY / "scripts/build-image"), name, *flags],
+            env=builder_environment(),
         )
         with tempfile.TemporaryDirectory(dir=target.parent) as directory:
             archives: list[Path] = []
@@ -90,6 +83,24 @@ def wesher_image() -> Image:
             _merge(archives, target)
 
     return Image(name, kept(f"images/{name.rpartition('/')[2].replace(':', '-')}.tar", build))
+
+
+def builder_flags() -> list[str]:
+    """Return what ``scripts/build-image`` is given to build on the stand-in, which is made if necessary.
+
+    Raises:
+        ToolUnavailable: buildah or debootstrap is absent or failed; the text says which.
+
+    """
+    _make_stand_in()
+    goroot = subprocess.run([go(), "env", "GOROOT"], capture_output=True, text=True, check=True)
+    return [
+        *_usual_options(),
+        *("--build-arg", f"GO_IMAGE={_STAND_IN}", "--build-arg", f"PYTHON_IMAGE={_STAND_IN}"),
+        *("--volume", f"{goroot.stdout.strip()}:/usr/local/go:ro"),
+        # What the machine trusts and which package index it asks hold inside as well.
+        *_lent("/etc/ssl/certs", "/etc/pip.conf"),
+    ]
 
 
 @functools.cache
@@ -134,19 +145,7 @@ def _make_stand_in() -> None:
     """Put the stand-in for the base images into buildah's storage unless it is there."""
     if _buildah_says("images", "--quiet", "--filter", f"reference={_STAND_IN}"):
         return
-
-    def bootstrap(target: Path) -> None:
-        include = f"--include={','.join(_PACKAGES)}"
-        command = [str(system_program("debootstrap")), "--variant=minbase", include, _RELEASE, str(target)]
-        run_reported("making a small Debian to stand in for the base images", command)
-        for needless in ("etc/hostname", "etc/resolv.conf", "var/lib/apt/lists", "var/cache/apt", "var/log"):
-            path = target / needless
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-
-    root = kept(f"debian-{_RELEASE}/stand-in", bootstrap)
+    root = small_debian()
     with tempfile.TemporaryDirectory() as directory:
         recipe = Path(directory) / "Dockerfile"
         recipe.write_text(
@@ -156,6 +155,28 @@ def _make_stand_in() -> None:
         _build(_STAND_IN, root, "--file", str(recipe))
 
 
+def small_debian() -> Path:
+    """Return the files of a minimal Debian with Python, which must not be changed.
+
+    Raises:
+        ToolUnavailable: debootstrap is absent or failed.
+
+    """
+
+    def bootstrap(target: Path) -> None:
+        include = f"--include={','.join(_PACKAGES)}"
+        command = [str(system_program("debootstrap")), "--variant=minbase", include, _RELEASE, str(target)]
+        run_reported("building a small Debian to replace the base images", command)
+        for needless in ("etc/hostname", "etc/resolv.conf", "var/lib/apt/lists", "var/cache/apt", "var/log"):
+            path = target / needless
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    return kept(f"debian-{_RELEASE}/stand-in", bootstrap)
+
+
 def _build(name: str, context: Path, *options: str) -> None:
     run_reported(
         f"building image {name}",
@@ -163,7 +184,7 @@ def _build(name: str, context: Path, *options: str) -> None:
             *(str(system_program("buildah")), "build", *_usual_options()),
             *("--layers", "--timestamp", str(_EPOCH), *options, "--tag", name, str(context)),
         ],
-        env=_environment(),
+        env=builder_environment(),
     )
 
 
@@ -178,7 +199,7 @@ def _usual_options() -> list[str]:
 
 def _write_archive(name: str, target: Path) -> None:
     push = [str(system_program("buildah")), "push", "--quiet", name, f"docker-archive:{target}:{name}"]
-    run_reported(f"writing {name} into an archive", push, env=_environment())
+    run_reported(f"writing {name} into an archive", push, env=builder_environment())
 
 
 def _merge(archives: Sequence[Path], target: Path) -> None:
@@ -203,10 +224,13 @@ def _merge(archives: Sequence[Path], target: Path) -> None:
 
 def _buildah_says(*arguments: str) -> str:
     command = [str(system_program("buildah")), *arguments]
-    return subprocess.run(command, env=_environment(), capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        command, env=builder_environment(), capture_output=True, text=True, check=True
+    ).stdout
 
 
-def _environment() -> dict[str, str]:
+def builder_environment() -> dict[str, str]:
+    """Return the environment in which buildah keeps its images in the cache."""
     storage = cache_dir() / "buildah"
     storage.mkdir(parents=True, exist_ok=True)
     configuration = storage / "storage.conf"

@@ -146,12 +146,14 @@ class Mesh:
         return shown
 
 
-def install(
-    cluster: Cluster, image: Image, *more: str, version: HelmVersion = 3, chart: Path = CHART
-) -> None:
+def install(cluster: Cluster, image: Image, *more: str, version: HelmVersion = 3) -> None:
     """Install the chart with an image that the nodes hold, as README says; ``more`` is for Helm."""
-    chosen = _chosen(image)
-    _helm(cluster, version, "install", RELEASE, str(chart), "--create-namespace", *_PATIENTLY, *chosen, *more)
+    install_chart(cluster, *_chosen(image), *more, version=version, chart=CHART)
+
+
+def install_chart(cluster: Cluster, *more: str, version: HelmVersion, chart: Path) -> None:
+    """Install a chart with the image that it names; ``more`` is for Helm."""
+    _helm(cluster, version, "install", RELEASE, str(chart), "--create-namespace", *_PATIENTLY, *more)
 
 
 def upgrade(cluster: Cluster, image: Image, *more: str, version: HelmVersion = 3) -> None:

@@ -343,5 +343,5 @@ def _wait_until(is_so: Callable[[], bool], trouble: Callable[[], str]) -> None:
     deadline = time.monotonic() + _PATIENCE
     while not is_so():
         if time.monotonic() > deadline:
-            raise ClusterFailed(f"not within {_PATIENCE:.0f} s: {trouble()[-2000:]}")
+            raise ClusterFailed(f"timed out after {_PATIENCE:.0f} s: {trouble()[-2000:]}")
         time.sleep(0.1)

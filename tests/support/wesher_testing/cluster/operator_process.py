@@ -164,5 +164,5 @@ def eventually(probe: Callable[[], T], *, within: float, until: Callable[[T], bo
         if until(answer):
             return answer
         if is_last:
-            raise AssertionError(f"not within {within} s; the last answer was {answer!r}")
+            raise AssertionError(f"timed out after {within} s; the last answer was {answer!r}")
         time.sleep(0.1)

@@ -126,7 +126,7 @@ def another_program_s_tun_is_left_alone(carrier: Carrier) -> None:
     for ask in (lambda: agent.call(configure, a_wish(a_peer(2))), lambda: agent.call(remove)):
         error = refusal(ask)
         equal(
-            (error.kind, "is held by another program" in error.text),
+            (error.kind, "is used by a program without a WireGuard socket" in error.text),
             ("WireGuardUnavailable", True),
             error.text,
         )
@@ -201,4 +201,4 @@ def auto_without_a_kernel_module_takes_user_space(carrier: Carrier) -> None:
     equal((error.kind, "--userspace-binary '/bin/true': is not wireguard-go" in error.text),
           ("InvalidSpec", True), error.text)  # fmt: skip
     error = refusal(lambda: agent.call(open_again, "Userspace", "/nonexistent"))
-    equal(error.text, "--userspace-binary '/nonexistent': there is no such program", "text")
+    equal(error.text, "--userspace-binary '/nonexistent': program not found", "text")

@@ -80,12 +80,17 @@ class Packet:
 
 
 class Capture:
-    """A capture on one interface of one host; use it as a context or stop it yourself."""
+    """A capture on one interface of one host; use it as a context or stop it yourself.
+
+    Attributes:
+        file: where the packets go.
+
+    """
 
     def __init__(self, host: Host, interface: str, file: Path) -> None:
+        self.file = file
         self._host = host
         self._interface = interface
-        self._file = file
         self._stopped = False
         self._tcpdump = host.popen(
             # Not --immediate-mode: its buffer has a place of 64 KiB for each packet, however small, so
@@ -127,7 +132,7 @@ class Capture:
         mark = os.urandom(16)
         self._host.run([sys.executable, "-I", "-c", _SEND_MARK, self._interface, mark.hex()])
         deadline = time.monotonic() + _PATIENCE
-        while not (written := mark in self._file.read_bytes()) and self._tcpdump.poll() is None:
+        while not (written := mark in self.file.read_bytes()) and self._tcpdump.poll() is None:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.02)
@@ -135,11 +140,11 @@ class Capture:
         said = self._tcpdump.communicate(timeout=_PATIENCE)[1]
         dropped = re.search(r"(\d+) packets? dropped by kernel", said)
         if not written or dropped is None or dropped[1] != "0":
-            raise RuntimeError(f"the capture {self._file.name} is not whole: {said}")
+            raise RuntimeError(f"the capture {self.file.name} is not whole: {said}")
 
     def packets(self) -> list[Packet]:
         """Return the IP and ARP packets captured so far, in order."""
-        return list(read_packets(self._file))
+        return list(read_packets(self.file))
 
 
 def read_packets(file: Path) -> Iterator[Packet]:

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -78,7 +79,9 @@ class Lab:
             self._switch = self._hold()
             self.lan = self.network("lan")
         except BaseException:
-            self.close()
+            # The first failure says more.
+            with suppress(CommandFailed):
+                self.close()
             raise
         return self
 
@@ -175,7 +178,7 @@ class Lab:
         requests.flush()
         answer = answers.readline()
         if not answer:
-            raise CommandFailed("no namespaces: they need root and CAP_SYS_ADMIN")
+            raise CommandFailed("cannot make namespaces: run as root, in a container with --privileged")
         return int(answer)
 
 

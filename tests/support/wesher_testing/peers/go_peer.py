@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import signal
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,7 +48,8 @@ class GoPeer:
         self.events: list[JSON] = []
         """Everything it told unasked, in order."""
         self._process = process
-        self._answers: asyncio.Queue[JSON] = asyncio.Queue()
+        self._asked: deque[asyncio.Future[JSON]] = deque()
+        """One for each command that waits for its answer, in the order in which they were written."""
         self._told = asyncio.Condition()
         self._reading = asyncio.create_task(self._read())
 
@@ -56,13 +58,21 @@ class GoPeer:
 
         Raises:
             RuntimeError: the library refused it, in its words.
+            AssertionError: the member ended, or answers nothing.
 
         """
+        verb = command.split(maxsplit=1)[0]
         assert self._process.stdin is not None
+        assert not self._reading.done(), f"{self.name}: {verb}: the member ended"
+        answered: asyncio.Future[JSON] = asyncio.get_running_loop().create_future()
+        self._asked.append(answered)
         self._process.stdin.write(command.encode() + b"\n")
-        answer = await asyncio.wait_for(self._answers.get(), 2 * _PATIENCE)
+        try:
+            answer = await asyncio.wait_for(answered, 2 * _PATIENCE)
+        except TimeoutError:
+            raise AssertionError(f"{self.name}: {verb}: no answer") from None
         if "error" in answer:
-            raise RuntimeError(f"{self.name}: {command.split(maxsplit=1)[0]}: {answer['error']}")
+            raise RuntimeError(f"{self.name}: {verb}: {answer['error']}")
         return answer
 
     async def members(self) -> dict[str, JSON]:
@@ -136,11 +146,17 @@ class GoPeer:
         async for line in self._process.stdout:
             message = json.loads(line)
             if "answer" in message:
-                self._answers.put_nowait(message)
+                # Not a queue: a later caller could take the answer before the waiting one wakes.
+                answered = self._asked.popleft()
+                if not answered.done():
+                    answered.set_result(message)
                 continue
             async with self._told:
                 self.events.append(message)
                 self._told.notify_all()
+        for answered in self._asked:
+            if not answered.done():
+                answered.set_exception(AssertionError(f"{self.name}: the member ended"))
 
 
 @asynccontextmanager

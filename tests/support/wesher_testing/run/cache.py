@@ -15,8 +15,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from wesher_testing.run.process_group import end_group, signals_held
 
 _REPORT_EVERY = 20.0
 """Seconds between two signs of life of a long step."""
@@ -69,9 +71,23 @@ def report(text: str) -> None:
 
 
 def run_reported(
-    title: str, argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    title: str,
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    may_ask: bool = False,
 ) -> None:
     """Run one long step, with a sign of life now and then.
+
+    An interruption ends the step with all its children.
+
+    Args:
+        title: what the step does.
+        argv: the command.
+        cwd: where it runs.
+        env: its environment, when not ours.
+        may_ask: whether it may ask for a password on the terminal, which only our process group can.
 
     Raises:
         ToolUnavailable: the step failed; its last words are in the text.
@@ -79,13 +95,20 @@ def run_reported(
     """
     report(title)
     started = time.monotonic()
-    with (
-        tempfile.TemporaryFile() as words,
-        subprocess.Popen(
-            argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=words, stderr=words
-        ) as child,
-    ):
+    with tempfile.TemporaryFile() as words, ExitStack() as starting:
+        starting.enter_context(signals_held())
+        child = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=words,
+            stderr=words,
+            process_group=None if may_ask else 0,
+        )
         try:
+            # An interruption that came while the step was started ends it here.
+            starting.close()
             while True:
                 try:
                     status = child.wait(timeout=_REPORT_EVERY)
@@ -93,7 +116,12 @@ def run_reported(
                 except subprocess.TimeoutExpired:
                     report(f"{title}: {time.monotonic() - started:.0f} s so far")
         except BaseException:
-            child.kill()
+            if may_ask:
+                child.kill()
+                child.wait()
+            else:
+                # The child alone would leave its own children, such as a venv's pip, running.
+                end_group(child)
             raise
         words.seek(0)
         said = words.read().decode(errors="replace")
@@ -106,11 +134,14 @@ def run_reported(
 def _locked(name: str) -> Iterator[None]:
     locks = cache_dir() / ".locks"
     locks.mkdir(exist_ok=True)
-    with (locks / name.replace("/", "--")).open("w") as lock:
+    path = locks / name.replace("/", "--")
+    with path.open("w") as lock:
+        # The user may want a lock of their own before this one is released.
+        hand_back(path)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report(f"{name}: waiting for another run that is making it")
+            report(f"{name}: waiting for another run to build it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -125,5 +156,5 @@ def hand_back(entry: Path) -> None:
         return
     user, group = int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
     above = [parent for parent in entry.parents if parent.is_relative_to(root)]
-    for path in (*above, root / ".locks", *(root / ".locks").iterdir(), entry, *entry.rglob("*")):
+    for path in (*above, *root.glob(".locks"), *root.glob(".locks/*"), entry, *entry.rglob("*")):
         os.chown(path, user, group, follow_symlinks=False)

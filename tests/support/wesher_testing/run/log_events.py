@@ -17,6 +17,7 @@ from wesher_testing.run.toolbox import REPOSITORY
 PROGRAMS = {"wesher": "agent/wesher_agent", "wesher-operator": "operator/wesher_operator"}
 COMMON = "common/wesher_common"
 LEVELS = {
+    "trace": "trace",
     "debug": "debug",
     "info": "info",
     "warning": "warning",
@@ -79,9 +80,13 @@ def events_in(module: ast.Module, place: str) -> Iterator[LoggedEvent]:
             case ast.Call(func=ast.Attribute(ast.Name("logging"), function)) if function in FUNCTIONS:
                 raise NotAnEvent(f"{place}:{node.lineno}: logging.{function} has no fields")
             case ast.ImportFrom("logging"):
-                raise NotAnEvent(f"{place}:{node.lineno}: what is imported by name cannot be recognised")
+                raise NotAnEvent(
+                    f"{place}:{node.lineno}: use `import logging`: imported functions are not checked"
+                )
             case ast.Call(func=ast.Attribute() | ast.IfExp() as function):
                 for method in _methods(function):
+                    if method == "is_enabled_for":
+                        continue
                     yield _event(node, method, f"{place}:{node.lineno}")
 
 
@@ -112,10 +117,10 @@ def _event(call: ast.Call, method: str, place: str) -> LoggedEvent:
         case [ast.Constant(str(text))]:
             pass
         case _:
-            raise NotAnEvent(f"{place}: an event is one literal text, and what varies is a field")
+            raise NotAnEvent(f"{place}: an event must be one string literal; put what varies into fields")
     keys = tuple(keyword.arg or "**" for keyword in call.keywords)
     if "**" in keys or RESERVED_KEYS & set(keys):
-        raise NotAnEvent(f"{place}: the key of a field is a name, and none of {', '.join(RESERVED_KEYS)}")
+        raise NotAnEvent(f"{place}: a field key must be a name other than {', '.join(RESERVED_KEYS)}")
     if text != text.strip().rstrip(".") or "%" in text or "=" in text or text[:1].isupper():
         raise NotAnEvent(f"{place}: {text!r} is not a plain lower-case event")
     return LoggedEvent(text, LEVELS[method], keys, traceback=method == "exception")

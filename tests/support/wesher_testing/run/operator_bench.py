@@ -238,7 +238,7 @@ async def measure(server: ApiServer, api: ApiClient, nodes: int) -> None:
 
     with run_operator(server, name="first") as operator:
         await until(lambda: asyncio.sleep(0, operator.leads()))
-        async with bench.stage("mesh made: every node has an address", operator):
+        async with bench.stage("mesh created: every node has an address", operator):
             spec = {"overlayCIDR": "10.189.0.0/16"}
             await bench.send(
                 "POST", MESH.path(""), {**head(MESH), "metadata": {"name": MESH_NAME}, "spec": spec}
@@ -262,7 +262,7 @@ async def measure(server: ApiServer, api: ApiClient, nodes: int) -> None:
     await bench.send("PATCH", MESH.path("", MESH_NAME), {"spec": {"etcHosts": "Off"}})
     began = time.monotonic()
     with run_operator(server, name="second") as operator:
-        async with bench.stage("operator started: all reconciled", operator, began):
+        async with bench.stage("operator restarted: everything reconciled", operator, began):
 
             async def looked() -> bool:
                 return bool((await bench.mesh_status())["observedGeneration"] > 1)

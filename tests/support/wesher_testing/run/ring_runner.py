@@ -168,7 +168,7 @@ class _Runner:
                     self._lanes[lane] = None
                     self._finish_ring(ring_run)
         if self._strict and time.monotonic() > self._started + self._all_minutes * 60:
-            self._give_up(f"over {self._all_minutes:g} min in all", show=True)
+            self._give_up(f"all rings together took longer than {self._all_minutes:g} min", show=True)
         elif not self._live and time.monotonic() > self._told + _PROGRESS_SECONDS:
             self._told = time.monotonic()
             self._say_progress()
@@ -183,7 +183,7 @@ class _Runner:
         _say("━━ summary")
         for line in (
             *self._lines,
-            f"{'set-up':<12}{self._set_up.seconds:7.1f} s  beside the rings",
+            f"{'set-up':<12}{self._set_up.seconds:7.1f} s  (runs beside the rings)",
             f"{'everything':<12}{took:7.1f} s",
         ):
             _say(line)
@@ -235,7 +235,7 @@ class _Runner:
             step = ring_run.waiting.pop(0)
             ring_run.running.append(StepRun(step, place, needs_root=ring.needs_root, live=self._live))
         if self._strict and ring_run.seconds > ring.minutes * 60 * LENIENCE:
-            self._end_ring(ring_run, f"over {LENIENCE} x its share of {ring.minutes:g} min")
+            self._end_ring(ring_run, f"took longer than {LENIENCE} x its limit of {ring.minutes:g} min")
         elif ring_run.running and all(
             one.silent_seconds > self._hang_minutes * 60 for one in ring_run.running
         ):
@@ -243,7 +243,7 @@ class _Runner:
 
     def _end_ring(self, ring_run: _RingRun, why: str) -> None:
         names = ", ".join(one.step.name for one in ring_run.running)
-        _say(f"{ring_run.ring.name}: {why}, ending {names}")
+        _say(f"{ring_run.ring.name}: {why}; stopping {names}")
         end(ring_run.running)
         for one in ring_run.running:
             self._finish_step(ring_run, one)
@@ -263,7 +263,7 @@ class _Runner:
             self._add_line(ring_run, f"{ring_run.tally}; {why}")
             self._total += ring_run.tally
         if self._waiting:
-            self._lines.append(f"{'not begun':<12}{', '.join(ring.name for ring in self._waiting)}")
+            self._lines.append(f"{'not started':<12}{', '.join(ring.name for ring in self._waiting)}")
         self._lanes = dict.fromkeys(Lane)
         self._waiting.clear()
         self._total.failed += 1

@@ -14,10 +14,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import get_args
 
-from wesher_testing.agents.process import wireguard_go
 from wesher_testing.cluster import kubelets
 from wesher_testing.cluster.helm import VERSIONS, helm
-from wesher_testing.cluster.image import wesher_image
+from wesher_testing.cluster.image import builder_flags, wesher_image
 from wesher_testing.device import vm
 from wesher_testing.peers import attacker, go_peer
 from wesher_testing.run import toolbox
@@ -46,7 +45,8 @@ def _cluster() -> object:
 
 
 TOOLS: Mapping[str, Callable[[], object]] = {
-    "wireguard-go": wireguard_go,
+    "wireguard-go": toolbox.wireguard_go,
+    "stand-in": builder_flags,
     "attacker": attacker.binary,
     "gossip peers": _gossip_peers,
     "vm": vm.prepare,

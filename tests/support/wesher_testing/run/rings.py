@@ -96,7 +96,7 @@ RINGS = (
     Ring(
         "check",
         "style, types, import rules, unit and property tests",
-        2,
+        4,
         (
             _tool("ruff", "check", "."),
             _tool("ruff", "format", "--check", "."),
@@ -110,17 +110,20 @@ RINGS = (
     ),
     Ring(
         "lab",
-        "what needs root but no mesh: files on real mounts, an installation, the namespaces of outer rings",
-        2,
-        (*_file_by_file("lab"), _tests("unit/files", marked="needs_root", name="test_files")),
+        "tests that need root but no cluster: real mounts, installations, a release, the systemd service",
+        6,
+        (
+            *_file_by_file("lab", "test_operations", "test_migration", "test_release"),
+            _tests("unit/files", marked="needs_root", name="test_files"),
+        ),
         workers=3,
         needs_root=True,
-        programs=(*HOSTS, "systemd-analyze"),
-        tools=("wireguard-go",),
+        programs=(*HOSTS, *IMAGES, "dpkg-deb", "systemd-analyze"),
+        tools=("wireguard-go", "gossip peers", "stand-in"),
     ),
     Ring(
         "sim",
-        "members on a virtual network, every decoder against new inputs, and sabotages that must be noticed",
+        "members on a simulated network, fuzzed decoders, and sabotaged code that the tests must catch",
         8,
         (
             _tests("sim", name="simulations"),
@@ -141,7 +144,7 @@ RINGS = (
     ),
     Ring(
         "agent",
-        "the agent as a process, attacked too",
+        "the agent as a process, including attacks on it",
         9,
         _file_by_file("agent", "test_live_edits", "test_one_host", "test_hostile", "test_mesh"),
         lane=Lane.WAITS,
@@ -154,10 +157,10 @@ RINGS = (
     Ring(
         "cluster",
         "the image and the chart on real kubelets",
-        14,
+        18,
         (
             _tests(*_files("cluster", but=_OTHER_CLUSTERS), name="one cluster"),
-            _tests(*_files("cluster", only=_OTHER_CLUSTERS), name="clusters of their own"),
+            _tests(*_files("cluster", only=_OTHER_CLUSTERS), name="separate clusters"),
         ),
         lane=Lane.WAITS,
         workers=2,
@@ -167,7 +170,7 @@ RINGS = (
     ),
     Ring(
         "reliability",
-        "cuts, kills, restarts and foreign hands on meshes of real hosts, Go's memberlist beside",
+        "cuts, kills, restarts and outside changes on meshes of real hosts, some with Go's memberlist",
         6,
         _file_by_file("reliability", "test_partitions", "test_kills", "test_loss"),
         lane=Lane.WAITS,
@@ -178,7 +181,7 @@ RINGS = (
     ),
     Ring(
         "vm",
-        "kernel WireGuard and a mesh of it, on a real kernel in QEMU",
+        "kernel WireGuard, alone and in a mesh, on a real kernel in QEMU",
         4,
         (_tests("vm"),),
         programs=("ip", "ping", "wg", "qemu-system-x86_64", "zstd"),
@@ -206,9 +209,10 @@ RINGS = (
     ),
     Ring(
         "demo",
-        "a mesh of three hosts from end to end",
-        2.5,
-        (_tests("demo"),),
+        "a mesh of plain machines and one in Kubernetes, from end to end",
+        3,
+        _file_by_file("demo", "test_demo"),
+        workers=2,
         needs_root=True,
         programs=HOSTS,
         tools=("api server", "wireguard-go"),

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 PACKAGES = {
     "buildah": "buildah",
     "debootstrap": "debootstrap",
+    "dpkg-deb": "dpkg",
     "ip": "iproute2",
     "kill": "procps",
     "nft": "nftables",
@@ -38,6 +39,8 @@ IMAGES = ("buildah", "debootstrap")
 """What builds container images."""
 
 _COMMANDS: dict[str, tuple[str, ...]] = {"cluster": (*HOSTS, *IMAGES), "demo": HOSTS, "venv": ()}
+_MAKE_ENVIRONMENTS = ("demo", "venv")
+"""Those that make a Python environment with the machine's own Python."""
 
 
 def find(program: str) -> str | None:
@@ -55,11 +58,21 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or arguments[0] not in _COMMANDS:
         print(f"usage: system_packages {'|'.join(_COMMANDS)}", file=sys.stderr)
         return 2
-    wanted = missing(_COMMANDS[arguments[0]])
-    if arguments[0] == "venv" and importlib.util.find_spec("ensurepip") is None:
+    return install(missing_for(arguments[0]))
+
+
+def missing_for(command: str) -> list[str]:
+    """Return the packages that a command of make needs and this machine lacks.
+
+    Args:
+        command: ``demo``, ``cluster`` or ``venv``.
+
+    """
+    wanted = missing(_COMMANDS[command])
+    if command in _MAKE_ENVIRONMENTS and importlib.util.find_spec("ensurepip") is None:
         # Debian ships the standard library's venv without the part that puts pip into it.
         wanted.append(f"python{sys.version_info[0]}.{sys.version_info[1]}-venv")
-    return install(wanted)
+    return wanted
 
 
 def install(wanted: Sequence[str]) -> int:
@@ -75,9 +88,7 @@ def install(wanted: Sequence[str]) -> int:
         return 1
     apt_get = find("apt-get")
     if apt_get is None:
-        print(
-            "no apt-get here: install what provides them on this system, then run this again", file=sys.stderr
-        )
+        print("no apt-get here: install the packages that provide them, then run this again", file=sys.stderr)
         return 1
     return _install(apt_get, wanted)
 

@@ -31,7 +31,9 @@ __all__ = [
     "go",
     "go_binary",
     "kubernetes_binary",
+    "offered_kubernetes_binary",
     "system_program",
+    "wireguard_go",
 ]
 
 REPOSITORY = Path(__file__).resolve().parents[4]
@@ -44,6 +46,18 @@ _GO_MODULES = REPOSITORY / "tests/support/go"
 _OLDEST_KUBERNETES = (1, 32)
 _OLDEST_ETCD = (3, 4)
 _OLDEST_GO = (1, 26)
+
+
+def repository_files(*patterns: str) -> list[Path]:
+    """Return the files of the repository, those about to be added to it included."""
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *patterns],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [path for name in names.split("\0") if name and (path := REPOSITORY / name).is_file()]
 
 
 def system_program(name: str) -> Path:
@@ -84,17 +98,15 @@ def kubernetes_binary(name: str) -> Path:
     The machine's own is taken from ``$KUBEBUILDER_ASSETS`` or ``PATH`` when it is 1.32
     or newer; otherwise one is built from its Go module, which takes minutes, once.
     """
-    ask = ["version", "--client", "--output=json"] if name == "kubectl" else ["--version"]
-    for candidate in _offered(name):
-        if _version_of([candidate, *ask], rb"v(\d+)\.(\d+)") >= _OLDEST_KUBERNETES:
-            return candidate
+    if offered := offered_kubernetes_binary(name):
+        return offered
 
     stamp = "k8s.io/component-base/version"
     major, minor, _ = KUBERNETES_VERSION.split(".")
     told = {"gitVersion": f"v{KUBERNETES_VERSION}", "gitMajor": major, "gitMinor": minor}
     flags = "-s -w " + " ".join(f"-X {stamp}.{name}={value}" for name, value in told.items())
     return kept(
-        f"kubernetes-v{KUBERNETES_VERSION}/{name}",
+        _kubernetes_entry(name),
         lambda target: _build_go(
             target,
             _GO_MODULES / "kubernetes",
@@ -105,6 +117,20 @@ def kubernetes_binary(name: str) -> Path:
     )
 
 
+def offered_kubernetes_binary(name: str) -> Path | None:
+    """Return a program of Kubernetes that the machine offers or the cache holds, or ``None``."""
+    ask = ["version", "--client", "--output=json"] if name == "kubectl" else ["--version"]
+    for candidate in _offered(name):
+        if _version_of([candidate, *ask], rb"v(\d+)\.(\d+)") >= _OLDEST_KUBERNETES:
+            return candidate
+    built = cache_dir() / _kubernetes_entry(name)
+    return built if built.exists() else None
+
+
+def _kubernetes_entry(name: str) -> str:
+    return f"kubernetes-v{KUBERNETES_VERSION}/{name}"
+
+
 @functools.cache
 def etcd() -> Path:
     """Return ``etcd`` 3.4 or newer: the machine's, else the one in Debian's package."""
@@ -112,6 +138,11 @@ def etcd() -> Path:
         if _version_of([candidate, "--version"], rb"etcd Version: (\d+)\.(\d+)") >= _OLDEST_ETCD:
             return candidate
     return debian_package_root("etcd-server") / "usr/bin/etcd"
+
+
+def wireguard_go() -> Path:
+    """Return the newest user-space WireGuard, built with Go."""
+    return go_binary(_GO_MODULES / "wireguard", "golang.zx2c4.com/wireguard", "wireguard")
 
 
 def go_binary(
@@ -172,7 +203,7 @@ def debian_package_root(package: str) -> Path:
     apt_get, dpkg_deb = find("apt-get"), find("dpkg-deb")
     if apt_get is None or dpkg_deb is None:
         raise ToolUnavailable(
-            f"{package}: this machine has no apt-get and dpkg-deb to fetch and unpack it with"
+            f"{package}: downloading it needs apt-get and dpkg-deb, which this machine does not have"
         )
 
     def unpack(target: Path) -> None:
@@ -184,7 +215,8 @@ def debian_package_root(package: str) -> Path:
             run_reported(f"downloading Debian's {package}", download, cwd=downloads)
         except ToolUnavailable:
             report(f"{package}: the package lists are missing or old, asking for new ones")
-            run_reported("apt-get update", [*_as_root("apt-get update"), apt_get, "update", "--quiet"])
+            update = [*_as_root("apt-get update"), apt_get, "update", "--quiet"]
+            run_reported("apt-get update", update, may_ask=True)
             run_reported(f"downloading Debian's {package}", download, cwd=downloads)
         (archive,) = downloads.glob("*.deb")
         run_reported(f"unpacking {archive.name}", [dpkg_deb, "--extract", archive, target])
@@ -195,7 +227,7 @@ def debian_package_root(package: str) -> Path:
 def _as_root(what: str) -> list[str]:
     prefix = become_root()
     if prefix is None:
-        raise ToolUnavailable(f"{what} needs root or sudo, and there is neither: run it yourself once")
+        raise ToolUnavailable(f"{what} needs root or sudo, and neither is available: run it yourself once")
     return prefix
 
 

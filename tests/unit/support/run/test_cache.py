@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from wesher_testing.run import cache as caching
 from wesher_testing.run.cache import ToolUnavailable, cache_dir, kept, run_reported
+from wesher_testing.run.demo.watched import wait_for_end
 
 SUPPORT = Path(__file__).parents[3] / "support"
 
@@ -122,3 +124,16 @@ def test_a_long_step_says_now_and_then_that_it_goes_on(
     run_reported("making tea", ["timeout", "20", "sh", "-c", f"until [ -e {enough} ]; do sleep 0.01; done"])
     assert said[:3] == ["making tea", "making tea: 0 s so far", "making tea: 0 s so far"]
     assert said[-1] == "making tea: done in 0 s"
+
+
+def test_an_interrupted_step_is_ended_with_its_children(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    step = ["sh", "-c", f"sh -c 'echo $$ > {started}; exec sleep 600'; true"]
+    program = f"from wesher_testing.run.cache import run_reported; run_reported('making tea', {step})"
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL) as run:
+        while not started.exists() or not (text := started.read_text()):
+            assert run.poll() is None
+        run.send_signal(signal.SIGINT)
+    assert run.returncode == -signal.SIGINT
+    wait_for_end(int(text))

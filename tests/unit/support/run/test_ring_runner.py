@@ -123,7 +123,7 @@ def test_in_ci_a_ring_over_its_time_is_ended_and_fails(
     slow = Ring("slow", "patience", 0.2 / 60, (shell("sleep", "echo begun; exec sleep 600"),))
     assert run(slow) == 1
     output = capfd.readouterr().out
-    assert "slow: over 1.5 x its share" in output
+    assert "slow: took longer than 1.5 x its limit" in output
     assert closing_line(output) == "0 passed, 2 failed"
 
 
@@ -139,7 +139,7 @@ def test_a_ring_without_output_for_very_long_is_ended_everywhere(
     steps = (shell("hanging", "echo begun; exec sleep 600"), shell("hanging too", "exec sleep 600"))
     assert run(Ring("stuck", "silence", 1, steps, workers=2), hang_minutes=0.3 / 60) == 1
     output = capfd.readouterr().out
-    assert "stuck: hangs: no output for 0.005 min, ending hanging, hanging too" in output
+    assert "stuck: hangs: no output for 0.005 min; stopping hanging, hanging too" in output
     assert "begun" in output
     assert closing_line(output) == "0 passed, 3 failed"
 
@@ -289,8 +289,8 @@ def test_in_ci_everything_together_has_its_time_too(
     slow = Ring("slow", "patience", 1, (shell("sleep", "exec sleep 600"),))
     assert run(slow, slow, all_minutes=0) == 1
     output = capfd.readouterr().out
-    assert "over 0 min in all" in output
-    assert "not begun   slow" in output
+    assert "all rings together took longer than 0 min" in output
+    assert "not started slow" in output
     assert closing_line(output) == "0 passed, 2 failed"
 
 

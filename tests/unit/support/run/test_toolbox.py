@@ -71,7 +71,7 @@ def test_a_missing_program_is_named_with_its_package() -> None:
 
 
 def test_a_machine_without_debians_tools_is_told_what_is_missing() -> None:
-    with pytest.raises(toolbox.ToolUnavailable, match="serf: this machine has no apt-get and dpkg-deb"):
+    with pytest.raises(toolbox.ToolUnavailable, match="serf: downloading it needs apt-get and dpkg-deb"):
         toolbox.debian_package_root.__wrapped__("serf")
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class ClaimFailed(Exception):  # noqa: N818 - reads as the fact it states
     """Something that the demo claims turned out false; the text says what."""
+
+
+FAILURES = (ClaimFailed, RuntimeError, subprocess.SubprocessError)
+"""What a stage may raise when the demo does not work; `Narrator.failure` shows it."""
 
 
 class Narrator:
@@ -31,9 +37,22 @@ class Narrator:
         began = time.monotonic()
         self._say(f"\n{self._bold}━━ {self._stages}. {title}{self._plain}")
         if why:
-            self._say(textwrap.fill(why, 100, initial_indent="   ", subsequent_indent="   "))
+            self.paragraph(why)
         yield
         self._say(f"{self._dim}   {time.monotonic() - began:.1f} s{self._plain}")
+
+    def paragraph(self, text: str) -> None:
+        """Say something that may take more than a line."""
+        self._say(
+            textwrap.fill(
+                text,
+                100,
+                initial_indent="   ",
+                subsequent_indent="   ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
 
     def command(self, text: str) -> None:
         """Show a command as it could be typed."""
@@ -60,7 +79,7 @@ class Narrator:
         self._say(f"   ✓ {text}")
 
     def eventually(self, text: str, holds: Callable[[], object], *, within: float) -> None:
-        """State something that becomes so within some seconds; it is looked for once more after them.
+        """State something that becomes so within some seconds; it is looked at once more after them.
 
         Raises:
             ClaimFailed: it does not.
@@ -75,9 +94,30 @@ class Narrator:
             is_last = time.monotonic() - began > within
         self.claim(f"{text} ({time.monotonic() - began:.1f} s)", holds=True)
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the demo began."""
+        return time.monotonic() - self._began
+
+    def headline(self, text: str) -> None:
+        """Say something that stands out."""
+        self._say(f"\n{self._bold}━━ {text}{self._plain}")
+
     def verdict(self, text: str) -> None:
-        """Say the last word."""
-        self._say(f"\n{self._bold}━━ {text}{self._plain} ({time.monotonic() - self._began:.0f} s)")
+        """Say the last word, and how long it all took."""
+        self.headline(f"{text} ({self.elapsed:.0f} s)")
+
+    def failure(self, error: BaseException, logs: Iterable[Path]) -> None:
+        """Show how a demo failed, with the end of each log."""
+        for log in logs:
+            self.note(f"the end of {log.name}:")
+            self.output(tail(log))
+        self.verdict(f"FAILED: {error}")
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """Return the last lines of a log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

@@ -27,11 +27,11 @@ class Markers:
     pairs: set[tuple[Host, Host]] = field(default_factory=set)
     """Who pinged whom over the overlay and got an answer."""
 
-    def ping(self, source: Host, target: Host) -> bool:
+    def ping(self, source: Host, target: Host, count: int = 3) -> bool:
         """Ping a member by its name; tell whether it answered."""
         marker = os.urandom(16)
         self.over_the_overlay.append(marker)
-        if not _ping(source, target.name, marker):
+        if not _ping(source, target.name, marker, count):
             return False
         self.pairs.add((source, target))
         return True
@@ -40,21 +40,22 @@ class Markers:
         """Ping a host by its underlay address: what a leak would look like."""
         marker = os.urandom(16)
         self.in_clear.append(marker)
-        return _ping(source, str(target.ipv4), marker)
+        return _ping(source, str(target.ipv4), marker, count=3)
 
 
 def show_pair(
     say: Narrator, source: Host, target: Host, address: str, interface: str, *, within: float
 ) -> None:
     """Show that a member's name leads to its overlay address and that into the tunnel."""
-
-    def leads_there() -> bool:
-        resolved = source.run(["getent", "hosts", target.name], check=False).stdout.split()
-        route = source.run(["ip", "route", "get", address], check=False).stdout
-        return resolved[:1] == [address] and re.search(rf"\bdev {re.escape(interface)}\b", route) is not None
-
     text = f"{source.name}: {target.name} is {address}, and the route to it is dev {interface}"
-    say.eventually(text, leads_there, within=within)
+    say.eventually(text, lambda: leads_to(source, target.name, address, interface), within=within)
+
+
+def leads_to(source: Host, name: str, address: str, interface: str) -> bool:
+    """Return whether a name is an address on a host, and the route to that an interface."""
+    resolved = source.run(["getent", "hosts", name], check=False).stdout.split()
+    route = source.run(["ip", "route", "get", address], check=False).stdout
+    return resolved[:1] == [address] and re.search(rf"\bdev {re.escape(interface)}\b", route) is not None
 
 
 def show_wires(
@@ -80,8 +81,6 @@ def _found(packets: Iterable[Packet], markers: Iterable[bytes]) -> int:
     return sum(1 for marker in markers if holding(packets, marker))
 
 
-def _ping(source: Host, target: str, marker: bytes) -> bool:
-    answered = source.run(
-        ["ping", "-n", "-q", "-c", "3", "-i", "0.2", "-W", "2", "-p", marker.hex(), target], check=False
-    )
-    return answered.returncode == 0
+def _ping(source: Host, target: str, marker: bytes, count: int) -> bool:
+    ping = ["ping", "-n", "-q", "-c", str(count), "-i", "0.2", "-W", "2", "-p", marker.hex(), target]
+    return source.run(ping, check=False).returncode == 0

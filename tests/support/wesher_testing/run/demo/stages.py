@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,9 +16,10 @@ import yaml
 from wesher_testing.cluster.api_server import ApiServer
 from wesher_testing.lab.namespaces import Host
 from wesher_testing.run import toolbox
+from wesher_testing.run.demo.kept import how_to_end, on_script, script
 from wesher_testing.run.demo.narrator import ClaimFailed, Narrator
 from wesher_testing.run.demo.proof import Markers, show_pair, show_wires
-from wesher_testing.run.demo.world import MESH, NAMESPACE, World, wireguard_go
+from wesher_testing.run.demo.world import MESH, NAMESPACE, World
 
 OVERLAY = "10.189.0.0/16"
 INTERFACE = "wgoverlay"
@@ -120,7 +121,7 @@ class Demo:
     def _show_mesh(self) -> None:
         with self.say.stage("What an administrator sees"):
             self._kubectl("get", "wesher")
-            self._kubectl("describe", "wmesh", MESH)
+            self._plugin("status")
             self._on(self._host(NODES[0]), "wesher", "members")
 
     def _ping_every_pair(self) -> None:
@@ -149,7 +150,7 @@ class Demo:
                 [
                     *(_program("wesher"), f"--cluster-key-file={key_file}", f"--join={seed.ipv4}"),
                     *(f"--overlay-net={OVERLAY}", "--gossip-profile=LAN", "--log-level=info"),
-                    f"--userspace-binary={wireguard_go()}",
+                    f"--userspace-binary={toolbox.wireguard_go()}",
                 ],
                 self.world.lab.directory / f"{OUTSIDER}.log",
             )
@@ -206,6 +207,15 @@ class Demo:
         if not quiet:
             self.say.output(said)
 
+    def _plugin(self, *arguments: str) -> None:
+        self.say.command(f"kubectl wesher {' '.join(arguments)}")
+        kubectl = self.world.lab.directory / "kubectl"
+        kubectl_script(kubectl, self.world.api)
+        done = subprocess.run(
+            [kubectl, "wesher", *arguments], capture_output=True, text=True, check=False, timeout=SOON
+        )
+        self.say.output(done.stdout + done.stderr)
+
     def _on(self, host: Host, program: str, *arguments: str) -> None:
         self.say.command(f"{program} {' '.join(arguments)}   # on {host.name}")
         self.say.output(host.run([_program(program), *arguments]).stdout)
@@ -246,27 +256,19 @@ class Demo:
 
 def how_to_use(world: World) -> str:
     """Write scripts that reach into a demo that is left up, and return how to use and end it."""
-    directory, hosts = world.lab.directory, world.lab.hosts
+    directory = world.lab.directory
     kubectl_script(directory / "kubectl", world.api)
-    enter = (f'{name}) shift; exec {" ".join(host.command([]))} "$@" ;;' for name, host in hosts.items())
-    _script(
-        directory / "on",
-        _WITH_OUR_PROGRAMS,
-        'case "$1" in',
-        *enter,
-        "esac",
-        f'echo "usage: $0 HOST COMMAND..., with HOST one of {", ".join(hosts)}" >&2',
-        "exit 2",
-    )
+    on = on_script(world.lab, _PROGRAMS)
     return "\n".join(
         (
             "The mesh stays up. As root, in another terminal:",
             f"  {directory}/kubectl get wesher",
             f"  {directory}/kubectl wesher status",
-            f"  {directory}/on {NODES[0]} wesher members",
-            f"  {directory}/on {NODES[0]} ping {NODES[1]}",
+            f"  {on} {NODES[0]} wesher members",
+            f"  {on} {NODES[0]} ping {NODES[1]}",
+            f"  {on} {OUTSIDER}    # a shell there",
             f"  ls {directory}/*.log",
-            f"Press Ctrl-C here (or run: kill {os.getpid()}) and all of it is gone.",
+            how_to_end(),
         )
     )
 
@@ -274,22 +276,17 @@ def how_to_use(world: World) -> str:
 def kubectl_script(path: Path, api: ApiServer) -> None:
     """Write a script that is kubectl for an API server, with wesher's plugin."""
     kubectl = [*api.enter, toolbox.kubernetes_binary("kubectl")]
-    _script(
+    script(
         path,
         # By a variable: kubectl takes no flag before a plugin's name.
         f'export KUBECONFIG="{api.kubeconfig}"',
-        _WITH_OUR_PROGRAMS,
+        f'export PATH="{_PROGRAMS}:$PATH"',
         f'exec {" ".join(map(str, kubectl))} "$@"',
     )
 
 
-def _script(path: Path, *lines: str) -> None:
-    path.write_text("\n".join(("#!/bin/sh", *lines)) + "\n")
-    path.chmod(0o755)
-
-
 def _program(name: str) -> Path:
-    return Path(sys.executable).parent / name
+    return _PROGRAMS / name
 
 
-_WITH_OUR_PROGRAMS = f'export PATH="{_program("wesher").parent}:$PATH"'
+_PROGRAMS = Path(sys.executable).parent

@@ -49,7 +49,7 @@ class Node:
         """Run the agent as the DaemonSet's container would, on the Node of the host's name or of another."""
         argv: list[str | Path] = [
             *(_BIN / "wesher", "agent", f"--kubernetes={self.mount}", f"--kubeconfig={self.kubeconfig}"),
-            *("--log-level=info", f"--userspace-binary={wireguard_go()}"),
+            *("--log-level=info", f"--userspace-binary={toolbox.wireguard_go()}"),
         ]
         self.agent = self.host.log_of(
             argv, self.log, env={**os.environ, "WESHER_NODE_NAME": name or self.name}
@@ -124,6 +124,7 @@ class World:
             ],
             self.lab.directory / "operator.log",
         )
+        self.api.operator_pod(host.name, NAMESPACE)
 
     def register(self, host: Host) -> Node:
         """Make a host a Kubernetes node, with a token that names it."""
@@ -177,9 +178,3 @@ class World:
         mesh = self.api.get("weshermesh", MESH) or {}
         conditions = mesh.get("status", {}).get("conditions", [])
         return next((condition for condition in conditions if condition["type"] == kind), {})
-
-
-def wireguard_go() -> Path:
-    """Return the user-space WireGuard for hosts whose kernel has none."""
-    module = toolbox.REPOSITORY / "tests/support/go/wireguard"
-    return toolbox.go_binary(module, "golang.zx2c4.com/wireguard", "wireguard")

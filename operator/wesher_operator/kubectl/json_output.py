@@ -1,0 +1,49 @@
+"""What ``kubectl wesher status -o json`` prints; ``docs/reference/json-output.md`` is made from it."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from wesher_common.conditions import ConditionEntry
+
+
+class MemberOutput(TypedDict):
+    """One member, as the mesh's status lists it and as its agent reports."""
+
+    name: str
+    """Member name."""
+    kind: str
+    """`Node`, or `Outsider` for a machine outside the cluster."""
+    state: str
+    """`Ready`, `NotReady`, `Stale`, `Starting` or `Alive`."""
+    reason: str
+    """Why it is not ready: see [troubleshooting](../troubleshooting.md#a-node); empty if it is."""
+    overlayIP: str
+    """Overlay address."""
+    endpoint: str
+    """Address and port of its WireGuard device; empty for a machine outside."""
+    peers: str
+    """Members with a tunnel and all members it knows, such as `3/3`; empty for a machine outside."""
+    lastReportTime: str
+    """When its agent last reported, RFC 3339; empty if never."""
+
+
+class MeshOutput(TypedDict):
+    """What ``kubectl wesher status`` prints of each mesh."""
+
+    name: str
+    """Name of the WesherMesh."""
+    ready: bool
+    """Whether the condition `Ready` is true and about the present spec."""
+    degraded: bool
+    """Whether the condition `Degraded` is true."""
+    conditions: list[ConditionEntry]
+    """The mesh's conditions: see [conditions](conditions.md#weshermesh)."""
+    members: dict[str, int | str]
+    """`status.members` of the [WesherMesh](custom-resources.md#weshermesh-status)."""
+    memberList: list[MemberOutput]
+    """Members, those not ready first; at most 100."""
+    membersTruncated: bool
+    """Whether `memberList` leaves some out."""
+    problems: list[str]
+    """What is wrong, one line each."""

@@ -1,0 +1,146 @@
+"""``docs/reference/conditions.md``: every condition of the custom resources, with its reasons.
+
+A test compares the tables below with the code. The page links each reason that troubleshooting explains.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from reference import FOLDER, code, page, table
+from wesher_testing.run.toolbox import REPOSITORY
+
+PAGE = FOLDER / "conditions.md"
+TROUBLESHOOTING = REPOSITORY / "docs/troubleshooting.md"
+Reasons = Mapping[str, tuple[str, ...]]
+"""Reasons by status."""
+
+_REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "RefusedByCluster")
+_WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyClash", "Failed")
+_GOSSIP = ("AddressGone", "PortTaken", "NameConflict", "NobodyAnswers", "WrongKey")
+MESH: Mapping[str, Reasons] = {
+    "Ready": {
+        "True": ("AllReady", "NodesStarting"),
+        "False": (*_REFUSALS, "InvalidKey", "NoNodes", "MembersNotReady"),
+        "Unknown": ("Reconciling", "NotLookedAt", "WaitingForAgents"),
+    },
+    "KeyReady": {"True": ("KeyReady",), "False": ("InvalidKey",), "Unknown": ("NotLookedAt",)},
+    "ConfigPublished": {"True": ("Published",), "False": _REFUSALS},
+    "MembersReady": {
+        "True": ("AllReady", "NodesStarting"),
+        "False": ("NoNodes", "MembersNotReady"),
+        "Unknown": ("WaitingForAgents",),
+    },
+    "Converged": {"True": ("ViewsAgree",), "False": ("ViewsDiffer",), "Unknown": ("NoReports",)},
+    "Degraded": {
+        "False": ("AsExpected",),
+        "True": ("OverlappingNetwork", "PairsUnreachable", "InvalidAnnotation"),
+    },
+}
+NODE: Mapping[str, Reasons] = {
+    "Ready": {
+        "True": ("Ready",),
+        "False": (
+            *dict.fromkeys((*_WIREGUARD, *_GOSSIP)),
+            *("InvalidConfig", "RestartFailed", "Removed", "HealthPortTaken"),
+            *("PeersUnreachable", "OverlayDiffers"),
+        ),
+        "Unknown": ("Starting", "Joining", "Probing"),
+    },
+    "WireGuardReady": {"True": ("DeviceReady",), "False": _WIREGUARD, "Unknown": ("Starting",)},
+    "GossipJoined": {"True": ("Joined", "OnlyMember"), "False": _GOSSIP, "Unknown": ("Joining",)},
+    "KeyCurrent": {"True": ("Current",), "False": ("InvalidConfig",)},
+    "StateSaved": {"True": ("Saved",), "False": ("NotSaved",)},
+}
+MEMBER = (
+    *("NotReported", "NoReport", "Unreachable", "NoFreeAddress"),
+    *("Unschedulable", "ImageNotPulled", "PodRefused", "PodNotStarted", "AgentEnds", "AgentNotRunning"),
+)
+"""What the operator says of a node besides the reasons of the node's own condition `Ready`."""
+
+_MESH_TRUE = {
+    "Ready": "the mesh works: `KeyReady`, `ConfigPublished` and `MembersReady` are True",
+    "KeyReady": "the key Secret has a valid cluster key",
+    "ConfigPublished": "the agents' configuration is what the spec asks for",
+    "MembersReady": "every node that should run an agent is ready",
+    "Converged": "all agents see the same members",
+    "Degraded": "the mesh works, but something is wrong; False is good",
+}
+_NODE_TRUE = {
+    "Ready": "`WireGuardReady`, `GossipJoined` and `KeyCurrent` are True, and most peers answer",
+    "WireGuardReady": "the WireGuard device is set up",
+    "GossipJoined": "another member is alive, or there is no other",
+    "KeyCurrent": "the agent uses the mounted key and configuration, or has none mounted",
+    "StateSaved": "the state file has the last change; `Ready` does not depend on it",
+}
+GOOD = {
+    "AllReady": "every node is ready",
+    "AsExpected": "nothing is wrong",
+    "Current": "the mounted files are in use, or none are mounted",
+    "DeviceReady": "the device is as desired",
+    "Joined": "another member is alive",
+    "KeyReady": "the key in the message is in use",
+    "OnlyMember": "there is no other member",
+    "Published": "agents have the configuration; a message says so if external members cannot join",
+    "Ready": "the node is in the mesh",
+    "Saved": "the state file has the last change",
+    "ViewsAgree": "all agents see the same members",
+}
+"""Reasons for which there is nothing to do."""
+_INTRODUCTION = """
+`kubectl describe wmesh NAME` and `kubectl describe wnode NAME` show conditions, each with a message that
+names what is wrong. `wesher status -o json` shows those of a WesherNode, also outside Kubernetes. A link
+leads to the table of [troubleshooting](../troubleshooting.md) that explains the reason and says what to do.
+"""
+_MEMBERS = """
+In `status.memberList` of a WesherMesh, a node has the reason of its own condition `Ready`, or one that only
+the operator can see:
+"""
+
+
+def text() -> str:
+    """Return what the page should say."""
+    return page(
+        "Conditions",
+        "tools/conditions_page.py",
+        _INTRODUCTION,
+        *_kind("WesherMesh", MESH, _MESH_TRUE),
+        *_kind("WesherNode", NODE, _NODE_TRUE),
+        "## Reasons that need no action",
+        table(("reason", "meaning"), ((code(reason), meaning) for reason, meaning in GOOD.items())),
+        "## Members of a WesherMesh",
+        _MEMBERS,
+        "\n".join(f"- {_linked(reason)}" for reason in MEMBER),
+    )
+
+
+def explained(section: str) -> list[str]:
+    """Return the reasons in the table of a section of the troubleshooting page."""
+    part = TROUBLESHOOTING.read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)
+
+
+def _kind(name: str, conditions: Mapping[str, Reasons], meaning: Mapping[str, str]) -> Iterator[str]:
+    yield f"## {name}"
+    yield table(("condition", "True means"), ((code(kind), meaning[kind]) for kind in conditions))
+    yield table(("condition", "status", "reasons"), _rows(conditions))
+
+
+def _rows(conditions: Mapping[str, Reasons]) -> Iterator[tuple[str, str, str]]:
+    for kind, reasons in conditions.items():
+        shown = code(kind)
+        for status, given in reasons.items():
+            yield shown, code(status), ", ".join(map(_linked, given))
+            shown = ""
+
+
+def _linked(reason: str) -> str:
+    for section in ("A mesh", "A node"):
+        if reason in explained(section):
+            return f"[`{reason}`](../troubleshooting.md#{section.lower().replace(' ', '-')})"
+    return code(reason)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text())
