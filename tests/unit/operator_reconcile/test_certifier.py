@@ -107,7 +107,8 @@ class Story:
         """Return the mesh's authority."""
         found = self.world.keys["demo-authority"].authority
         assert found is not None
-        return found
+        assert found.current is not None
+        return found.current
 
     def certificates(self) -> dict[str, Certificate]:
         """Return the certificates that were issued, by WesherNode."""
