@@ -18,6 +18,8 @@ Reasons = Mapping[str, tuple[str, ...]]
 
 _REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "RefusedByCluster")
 _WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyClash", "Failed")
+_NOT_ISSUED = ("NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
+_KEYS = ("KeyProof", "KeyChanged", "KeyInUse")
 _GOSSIP = ("AddressGone", "PortTaken", "NameConflict", "NobodyAnswers", "WrongKey")
 MESH: Mapping[str, Reasons] = {
     "Ready": {
@@ -37,6 +39,11 @@ MESH: Mapping[str, Reasons] = {
         "False": ("AsExpected",),
         "True": ("OverlappingNetwork", "PairsUnreachable", "InvalidAnnotation"),
     },
+    "Certified": {
+        "True": ("AllCertified",),
+        "False": ("AuthorityLost", *_NOT_ISSUED, *_KEYS, "CertificateExpires"),
+        "Unknown": ("WaitingForAgents", "NewAuthority", "NotLookedAt"),
+    },
 }
 NODE: Mapping[str, Reasons] = {
     "Ready": {
@@ -52,6 +59,11 @@ NODE: Mapping[str, Reasons] = {
     "GossipJoined": {"True": ("Joined", "OnlyMember"), "False": _GOSSIP, "Unknown": ("Joining",)},
     "KeyCurrent": {"True": ("Current",), "False": ("InvalidConfig",)},
     "StateSaved": {"True": ("Saved",), "False": ("NotSaved",)},
+    "Certified": {
+        "True": ("Issued", "CertificateExpires"),
+        "False": (*_NOT_ISSUED, *_KEYS),
+        "Unknown": ("NotReported", "Issuing"),
+    },
 }
 MEMBER = (
     *("NotReported", "NoReport", "Unreachable", "NoFreeAddress"),
@@ -66,6 +78,7 @@ _MESH_TRUE = {
     "MembersReady": "every node that should run an agent is ready",
     "Converged": "all agents see the same members",
     "Degraded": "the mesh works, but something is wrong; False is good",
+    "Certified": "every agent on a Ready Node announces a certificate; `Ready` does not depend on it",
 }
 _NODE_TRUE = {
     "Ready": "`WireGuardReady`, `GossipJoined` and `KeyCurrent` are True, and most peers answer",
@@ -73,12 +86,15 @@ _NODE_TRUE = {
     "GossipJoined": "another member is alive, or there is no other",
     "KeyCurrent": "the agent uses the mounted key and configuration, or has none mounted",
     "StateSaved": "the state file has the last change; `Ready` does not depend on it",
+    "Certified": "the operator has issued a certificate for the node; `Ready` does not depend on it",
 }
 GOOD = {
+    "AllCertified": "every agent on a Ready Node announces its certificate",
     "AllReady": "every node is ready",
     "AsExpected": "nothing is wrong",
     "Current": "the mounted files are in use, or none are mounted",
     "DeviceReady": "the device is as desired",
+    "Issued": "the node has a valid certificate",
     "Joined": "another member is alive",
     "KeyReady": "the key in the message is in use",
     "OnlyMember": "there is no other member",
