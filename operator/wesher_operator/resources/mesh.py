@@ -284,6 +284,8 @@ class IdentityStatus(Resource):
     """Whether members without a certificate get no tunnel; only `identity: Open` makes it false again."""
     authority: str = Field("", max_length=64)
     """Public key of the mesh's authority."""
+    former_authority: str = Field("", max_length=64)
+    """Public key of the authority that it replaces, which agents trust while its certificates are in use."""
     certified: str = ""
     """`n/m`: of m agents on Ready Nodes, n announce their certificate."""
     waiting_for: list[str] = Field([], max_length=SHOWN_NAMES)
