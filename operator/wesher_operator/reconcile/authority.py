@@ -356,7 +356,7 @@ def mesh_condition(
         more = f" and {len(waiting) - SHOWN_NAMES} more" if len(waiting) > SHOWN_NAMES else ""
         message = f"no certificate yet: {', '.join(waiting[:SHOWN_NAMES])}{more}"
         return Condition(CONDITION, "Unknown", "WaitingForAgents", message)
-    return Condition(CONDITION, "True", "AllCertified", "")
+    return Condition(CONDITION, "True", "AllCertified", "every agent announces its certificate")
 
 
 def _reported_key(member: MemberFacts) -> WireGuardPublicKey | None:
