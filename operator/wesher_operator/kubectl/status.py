@@ -204,19 +204,7 @@ def _facts(mesh: Object, status: Object) -> tuple[tuple[str, str], ...]:
             + (f", label {gossip['label']}" if gossip.get("label") else ""),
         ),
         ("key", f"id {key.get('id') or '-'}{accepted}"),
-        *_identity(status.get("identity") or {}),
     )
-
-
-def _identity(identity: Object) -> list[tuple[str, str]]:
-    """Return who gets a tunnel; nothing if the operator is of a release without certificates."""
-    mode, bound, waiting = identity.get("mode"), identity.get("bound"), identity.get("waitingFor") or []
-    if not mode:
-        return []
-    text = f"{mode}, bound" if bound else f"{mode}, not bound yet" if mode == "Verified" else str(mode)
-    if waiting:
-        text += f" (waiting for {', '.join(waiting)})"
-    return [("identity", f"{text}, {identity.get('certified') or '0/0'} nodes certified")]
 
 
 def _members(status: Object, nodes: Sequence[Object]) -> tuple[Member, ...]:

@@ -288,13 +288,15 @@ def next_serial(certificates: Iterable[Certificate], now: datetime) -> int:
 
 
 def renewal(certificate: Certificate) -> datetime:
-    """Return when a certificate is due: after two thirds of its life, give or take 5 %.
+    """Return when a certificate is due: after two thirds of its life, or up to 5 % of them earlier.
+
+    Never later, so that each certificate has `GRACE_DAYS` left when another one is signed.
 
     The signature decides: it is as good as random, and the same for each process that asks.
     """
     share = int.from_bytes(certificate.signature[:2]) / 0xFFFF
     life = timedelta(hours=certificate.hours) * 2 / 3
-    return datetime.fromtimestamp(certificate.serial / 1000, UTC) + life * (1 - _JITTER + 2 * _JITTER * share)
+    return datetime.fromtimestamp(certificate.serial / 1000, UTC) + life * (1 - _JITTER * share)
 
 
 def days_left(certificate: Certificate | None, now: datetime) -> int:

@@ -70,7 +70,6 @@ def test_a_mesh_reads_as_a_few_lines_with_the_trouble_at_the_end() -> None:
             {"name": "laptop", "kind": "Outsider", "address": "10.189.0.9", "state": "Alive"},
         ],
         key={"id": "5851b7ac", "acceptedIDs": ["00aa11bb"]},
-        identity={"mode": "Verified", "bound": False, "certified": "1/2", "waitingFor": ["b"]},
         membersTruncated=True,
     )
     nodes = [
@@ -79,11 +78,10 @@ def test_a_mesh_reads_as_a_few_lines_with_the_trouble_at_the_end() -> None:
     ]
     assert overview_text(overview(mesh, nodes), now=NOW) == (
         "demo: not Ready, Degraded, 1/2 nodes ready, 1 outside\n"
-        "  overlay:  10.189.0.0/16 on wgoverlay\n"
-        "  ports:    WireGuard 51820/UDP, gossip 7946/TCP and UDP\n"
-        "  gossip:   profile WAN, label west\n"
-        "  key:      id 5851b7ac, also accepted: 00aa11bb\n"
-        "  identity: Verified, not bound yet (waiting for b), 1/2 nodes certified\n"
+        "  overlay: 10.189.0.0/16 on wgoverlay\n"
+        "  ports:   WireGuard 51820/UDP, gossip 7946/TCP and UDP\n"
+        "  gossip:  profile WAN, label west\n"
+        "  key:     id 5851b7ac, also accepted: 00aa11bb\n"
         "  MEMBER  STATE     OVERLAY-IP  ENDPOINT         PEERS  REPORTED  REASON\n"
         "  b       NotReady  10.189.0.2  192.0.2.2:51820  1/1    2m ago    PortTaken\n"
         "  a       Ready     10.189.0.1  192.0.2.1:51820  1/1    2m ago\n"
