@@ -43,7 +43,7 @@ def bound_after(running: Cluster, image: Image) -> float:
 
 
 @pytest.fixture(scope="session")
-def installed(running: Cluster, bound_after: float) -> Mesh:  # noqa: ARG001 - it is installed then
+def installed(running: Cluster, bound_after: float) -> Mesh:
     """Return the mesh that installing the chart gives."""
     return Mesh(running)
 
