@@ -369,15 +369,16 @@ class _Mesh:
 
     def __init__(self, flags: Callable[[str, Path, Host], list[str]] = _flags_of_a_machine) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="mesh-"))
-        self.release = _Release()
         hosts = hosts_on_a_switch(3)
         self.members: list[_Member] = []
         for name, host in zip("abc", hosts, strict=True):
             folder = self.directory / name
             folder.mkdir()
-            member = _Member(name, host, folder, flags(name, folder, hosts[0]))
+            self.members.append(_Member(name, host, folder, flags(name, folder, hosts[0])))
+        # After the flags, which may need variables that the agents get from it.
+        self.release = _Release()
+        for member in self.members:
             member.start(self.release)
-            self.members.append(member)
         self.wait_whole()
         for member in self.members:
             _until(member.learn_address, f"{member.name} tells its address", member)
