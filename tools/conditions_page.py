@@ -18,9 +18,9 @@ Reasons = Mapping[str, tuple[str, ...]]
 
 _REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "RefusedByCluster")
 _WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyClash", "Failed")
-_NOT_ISSUED = ("NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
-_KEYS = ("KeyProof", "KeyChanged", "KeyInUse")
 _GOSSIP = ("AddressGone", "PortTaken", "NameConflict", "NobodyAnswers", "WrongKey")
+_NOT_ISSUING = ("AuthorityLost", "NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
+_UNCERTIFIED = ("KeyProof", "KeyChanged", "KeyInUse")
 MESH: Mapping[str, Reasons] = {
     "Ready": {
         "True": ("AllReady", "NodesStarting"),
@@ -41,8 +41,8 @@ MESH: Mapping[str, Reasons] = {
     },
     "Certified": {
         "True": ("AllCertified",),
-        "False": ("AuthorityLost", *_NOT_ISSUED, *_KEYS, "CertificateExpires"),
-        "Unknown": ("WaitingForAgents", "NewAuthority", "NotLookedAt"),
+        "False": (*_NOT_ISSUING, *_UNCERTIFIED, "CertificateExpires"),
+        "Unknown": ("NotLookedAt", "WaitingForAgents", "NewAuthority"),
     },
 }
 NODE: Mapping[str, Reasons] = {
@@ -61,7 +61,13 @@ NODE: Mapping[str, Reasons] = {
     "StateSaved": {"True": ("Saved",), "False": ("NotSaved",)},
     "Certified": {
         "True": ("Issued", "CertificateExpires"),
-        "False": (*_NOT_ISSUED, *_KEYS),
+        "False": (
+            "AuthorityLost",
+            "NodeRestrictionOff",
+            "ClockDiffers",
+            "RefusedByCluster",
+            *_UNCERTIFIED[:3],
+        ),
         "Unknown": ("NotReported", "Issuing"),
     },
 }
@@ -77,16 +83,16 @@ _MESH_TRUE = {
     "ConfigPublished": "the agents' configuration is what the spec asks for",
     "MembersReady": "every node that should run an agent is ready",
     "Converged": "all agents see the same members",
+    "Certified": "every agent on a Ready Node announces its certificate, and none expires soon",
     "Degraded": "the mesh works, but something is wrong; False is good",
-    "Certified": "every agent on a Ready Node announces a certificate; `Ready` does not depend on it",
 }
 _NODE_TRUE = {
     "Ready": "`WireGuardReady`, `GossipJoined` and `KeyCurrent` are True, and most peers answer",
     "WireGuardReady": "the WireGuard device is set up",
     "GossipJoined": "another member is alive, or there is no other",
     "KeyCurrent": "the agent uses the mounted key and configuration, or has none mounted",
+    "Certified": "the operator has certified the node's name, WireGuard key and overlay address",
     "StateSaved": "the state file has the last change; `Ready` does not depend on it",
-    "Certified": "the operator has issued a certificate for the node; `Ready` does not depend on it",
 }
 GOOD = {
     "AllCertified": "every agent on a Ready Node announces its certificate",

@@ -305,13 +305,15 @@ def next_serial(certificates: Iterable[Certificate], now: datetime) -> int:
 
 
 def renewal(certificate: Certificate) -> datetime:
-    """Return when a certificate is due: after two thirds of its life, give or take 5 %.
+    """Return when a certificate is due: after two thirds of its life, or up to 5 % of them earlier.
+
+    Never later, so that each certificate has `GRACE_DAYS` left when another one is signed.
 
     The signature decides: it is as good as random, and the same for each process that asks.
     """
     share = int.from_bytes(certificate.signature[:2]) / 0xFFFF
     life = timedelta(hours=certificate.hours) * 2 / 3
-    return datetime.fromtimestamp(certificate.serial / 1000, UTC) + life * (1 - _JITTER + 2 * _JITTER * share)
+    return datetime.fromtimestamp(certificate.serial / 1000, UTC) + life * (1 - _JITTER * share)
 
 
 def days_left(certificate: Certificate | None, now: datetime) -> int:
@@ -380,7 +382,7 @@ def mesh_condition(
         more = f" and {len(waiting) - SHOWN_NAMES} more" if len(waiting) > SHOWN_NAMES else ""
         message = f"no certificate yet: {', '.join(waiting[:SHOWN_NAMES])}{more}"
         return Condition(CONDITION, "Unknown", "WaitingForAgents", message)
-    return Condition(CONDITION, "True", "AllCertified", "")
+    return Condition(CONDITION, "True", "AllCertified", "every agent announces its certificate")
 
 
 def announced(member: MemberFacts, now: datetime) -> int:
