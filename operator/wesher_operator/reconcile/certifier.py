@@ -258,7 +258,7 @@ class Certifier:
             if entry is None:
                 continue
             subject = each.subject(WireGuardPublicKey.from_base64(entry.key))
-            certificate = found.issue(subject, serial=serial + number)
+            certificate = found.issue(subject, serial=max(serial + number, each.after + 1))
             specs[each.node.name] = certificate.to_base64(), certificate.serial
             renewal = authority.renewal(certificate)
             verdicts[each.name] = replace(verdicts[each.name], certificate=certificate, renewal=renewal)

@@ -28,6 +28,7 @@ from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
 from wesher_common.names import (
+    ADMIT_KEY_ANNOTATION,
     ADVERTISE_ADDRESS_ANNOTATION,
     LOCATION_ANNOTATION,
     MESH_LABEL,
@@ -143,6 +144,8 @@ class MemberFacts:
     reported_at: datetime | None = None
     """When its agent last reported."""
     created_at: datetime | None = None
+    admitted_key: str = ""
+    """The changed key that an administrator admits, as annotated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +339,7 @@ def _member(body: Mapping[str, Any]) -> MemberFacts:
         generation=metadata.get("generation", 1),
         reported_at=reported_at,
         created_at=datetime.fromisoformat(created) if created else None,
+        admitted_key=str((metadata.get("annotations") or {}).get(ADMIT_KEY_ANNOTATION) or ""),
     )
 
 
@@ -397,7 +401,7 @@ def _child(body: Mapping[str, Any]) -> ObjectFacts | None:
         return None
     keys = ("name", "uid", "labels", "annotations", "ownerReferences", "creationTimestamp")
     kept = {key: metadata[key] for key in keys if key in metadata}
-    body = {key: body[key] for key in ("data", "spec") if key in body}
+    body = {key: body[key] for key in ("data", "binaryData", "spec") if key in body}
     return ObjectFacts(metadata["name"], {"metadata": kept, **body})
 
 
