@@ -168,6 +168,19 @@ def test_what_a_restart_restores_is_protected_before_the_member_is_heard_of(mesh
     assert again.tunnel("b") == tunnel_of("b")
 
 
+def test_the_members_of_a_bound_mesh_are_saved_in_the_form_that_an_older_release_reads(mesh: Mesh) -> None:
+    """After a rollback its agent starts with their tunnels, before gossip has said anything."""
+    announced = certified("b")
+    compact = gossiped("b", "192.0.2.2", raw_meta=announced.encode(compact=True), incarnation=2)
+    mesh.roster.observe(MemberUpdated(compact, previous=gossiped("b", "192.0.2.2")), now=0.0)
+    assert mesh.roster.members["b"].raw_meta == compact.meta
+    [saved] = mesh.roster.saved(now=1.0)
+    assert saved.raw_meta == announced.encode()
+    again = Mesh()
+    again.roster.restore([saved], now=0.0)
+    assert again.roster.members["b"].verdict.is_certified
+
+
 def test_only_removal_or_time_removes_a_certified_member(mesh: Mesh) -> None:
     mesh.roster.observe(MemberLeft(gossiped("b", "192.0.2.2", state=State.LEFT)), now=1.0)
     assert mesh.roster.forget(now=DAY) == ()
