@@ -52,6 +52,8 @@ _SIGNATURE_BYTES: Final = 64
 _ADDRESS_BYTES: Final = frozenset({4, 16})
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
+_MAX_REMEMBERED: Final = 2048
+"""Bytes of a signed text whose check is remembered. A certificate's has fewer; a statement can have 786 KB."""
 _DOMAIN: Final = b"wesher certificate 1\0"
 """Begins the signed text, so that no signature for another purpose is one for a certificate."""
 
@@ -218,7 +220,8 @@ class AuthorityKey:
 
     def has_signed(self, text: bytes, signature: bytes) -> bool:
         """Tell whether ``signature`` is this authority's on ``text``."""
-        return _is_signature(self.raw, text, signature)
+        is_short = len(text) <= _MAX_REMEMBERED
+        return (_is_known_signature if is_short else _is_signature)(self.raw, text, signature)
 
 
 @dataclass(frozen=True)
@@ -354,11 +357,13 @@ def _is_inside(address: IPAddress, network: IPNetwork) -> bool:
     return address.version == network.version and host_network(address).subnet_of(network)  # type: ignore[arg-type]
 
 
-# A mesh of a thousand members judges each of them after each event.
-@lru_cache(maxsize=16384)
 def _is_signature(key: bytes, text: bytes, signature: bytes) -> bool:
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, text)
     except InvalidSignature:
         return False
     return True
+
+
+# A mesh of a thousand members judges each of them after each event.
+_is_known_signature = lru_cache(maxsize=16384)(_is_signature)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from wesher_agent.mesh.cover import Extent
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event as EngineEvent
+from wesher_common.certificate import AuthorityKey
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import SeedAddress
 
@@ -163,6 +164,35 @@ class StateFileLost:
     """Another program removed the file in which the state was saved; it is written again."""
 
 
+@dataclass(frozen=True, slots=True)
+class StatementTaken:
+    """An authority revokes certificates, or says again which are void."""
+
+    authority: AuthorityKey
+    number: int
+    """Of the statement."""
+    names: int
+    """How many it names."""
+    source: str
+    """Where it came from: a member's IP address, the mounted file or an administrator."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRejected:
+    """A statement in the mounted file does not count."""
+
+    reason: str
+    """As of `PacketRejected`."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCertificateRevoked:
+    """The local node's certificate is void: other members give it no tunnel."""
+
+    serial: int
+    """Of the certificate."""
+
+
 MeshEvent = (
     MemberReturned
     | FailedMemberLeft
@@ -184,6 +214,9 @@ MeshEvent = (
     | StateNotSaved
     | StateSavedAgain
     | StateFileLost
+    | StatementTaken
+    | StatementRejected
+    | OwnCertificateRevoked
 )
 Event = EngineEvent | MeshEvent
 """Everything a member reports."""

@@ -19,7 +19,7 @@ CAUSED_BY_PEERS = (
 """Events that a holder of the cluster key can cause at will; the others must not share their allowance."""
 
 
-def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901, PLR0912 - one arm per event is the plainest table
+def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901, PLR0912, PLR0915 - one arm per event is the plainest table
     """Log one event at the level it deserves."""
     match event:
         case events.MemberReturned(node=node):
@@ -74,3 +74,11 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.info("state saved again")
         case events.StateFileLost():
             log.warning("state file removed by another program: saving it again")
+        case events.StatementTaken(authority=authority, number=number, names=names, source=source):
+            log.info(
+                "revocations received", authority=str(authority), number=number, names=names, source=source
+            )
+        case events.StatementRejected(reason=reason):
+            log.error("published revocations rejected: keeping the previous ones", reason=reason)
+        case events.OwnCertificateRevoked(serial=serial):
+            log.error("own certificate revoked: other members give this node no tunnel", serial=serial)

@@ -104,6 +104,12 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
             return Condition("Ready", part.status, part.reason, part.message)
     if (ending := _ending(now)) is not None:
         return ending
+    if now.member.is_revoked:
+        message = (
+            "the mesh's authority revoked this node's certificate, so other members give it no tunnel until "
+            "it has a new one"
+        )
+        return Condition("Ready", "False", "Revoked", message)
     if now.alive and now.member.can_probe and not now.probes_settled:
         return Condition("Ready", "Unknown", "Probing", "waiting for peers to answer through the tunnel")
     if now.mostly_unreachable:
