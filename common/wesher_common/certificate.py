@@ -47,13 +47,14 @@ SKEW_MS: Final = 300_000
 
 _AUTHORITY_ID_BYTES: Final = 4
 _SERIAL_BYTES: Final = 6
+MAX_SERIAL: Final = 2 ** (8 * _SERIAL_BYTES) - 1
 _HOURS_BYTES: Final = 2
 _SIGNATURE_BYTES: Final = 64
 _ADDRESS_BYTES: Final = frozenset({4, 16})
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 _MAX_REMEMBERED: Final = 2048
-"""Bytes of a signed text whose check is remembered. A certificate's has fewer; a statement can have 786 KB."""
+"""Bytes of the longest signed text whose check is remembered: longer than any certificate's."""
 _DOMAIN: Final = b"wesher certificate 1\0"
 """Begins the signed text, so that no signature for another purpose is one for a certificate."""
 
@@ -73,7 +74,7 @@ class Refusal(StrEnum):
     UNCERTIFIED = "Uncertified"
     UNKNOWN_AUTHORITY = "UnknownAuthority"
     NAME_NOT_ALLOWED = "NameNotAllowed"
-    """The authority of another cluster signed a name of ours, or of a third cluster."""
+    """The authority of another cluster signed a name of this cluster or of a third one."""
     NETWORK_NOT_ALLOWED = "NetworkNotAllowed"
     """The same of an overlay address."""
     REVOKED = "Revoked"

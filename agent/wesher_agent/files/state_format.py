@@ -22,7 +22,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.byte_reader import ByteReader
-from wesher_common.certificate import AuthorityKey, Certificate
+from wesher_common.certificate import MAX_SERIAL, AuthorityKey, Certificate
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
@@ -204,12 +204,12 @@ class _StateReader:
         entry = _object(value, at)
         key = AuthorityKey.from_base64(_text(entry.get("Key"), f"{at}.Key"), field_name=f"{at}.Key")
         # One by one: what is good of them keeps a void certificate from being valid again.
-        newest = self._guarded(entry.get("Newest", 0), f"{at}.Newest", _seconds) or 0
+        newest = self._guarded(entry.get("Newest", 0), f"{at}.Newest", _moment) or 0
         revoked = self._guarded(entry.get("Revoked", {}), f"{at}.Revoked", _revoked) or {}
         statement = self._guarded(
             entry.get("Statement", ""), f"{at}.Statement", lambda given, where: _statement(given, where, key)
         )
-        return SavedTrust(key, int(newest), revoked, statement or b"")
+        return SavedTrust(key, newest, revoked, statement or b"")
 
 
 def _is_number(value: Any) -> bool:
@@ -279,6 +279,10 @@ def _certificate(value: Any, at: str) -> Certificate:
     return certificate
 
 
+def _moment(value: Any, at: str) -> int:
+    return _whole_number(value, at, MAX_SERIAL)
+
+
 def _revoked(value: Any, at: str) -> dict[bytes, int]:
     found = {}
     for name, moment in _object(value, at).items():
@@ -286,7 +290,7 @@ def _revoked(value: Any, at: str) -> dict[bytes, int]:
             hashed = bytes.fromhex(name)
         except ValueError as error:
             raise InvalidSpec(at, "must have the hashes of names in hexadecimal", value=name) from error
-        found[hashed] = int(_seconds(moment, f"{at}.{name}"))
+        found[hashed] = _moment(moment, f"{at}.{name}")
     return found
 
 
@@ -315,8 +319,12 @@ def _mesh(value: Any, at: str) -> MeshDocument:
 
 
 def _incarnation(value: Any, at: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_INCARNATION:
-        raise InvalidSpec(at, f"must be a whole number from 0 to {MAX_INCARNATION}", value=value)
+    return _whole_number(value, at, MAX_INCARNATION)
+
+
+def _whole_number(value: Any, at: str, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise InvalidSpec(at, f"must be a whole number from 0 to {most}", value=value)
     return value
 
 

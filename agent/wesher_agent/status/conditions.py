@@ -104,12 +104,6 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
             return Condition("Ready", part.status, part.reason, part.message)
     if (ending := _ending(now)) is not None:
         return ending
-    if now.member.is_revoked:
-        message = (
-            "the mesh's authority revoked this node's certificate, so other members give it no tunnel until "
-            "it has a new one"
-        )
-        return Condition("Ready", "False", "Revoked", message)
     if now.alive and now.member.can_probe and not now.probes_settled:
         return Condition("Ready", "Unknown", "Probing", "waiting for peers to answer through the tunnel")
     if now.mostly_unreachable:
@@ -131,10 +125,16 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
 
 
 def _ending(now: Snapshot) -> Condition | None:
-    """Return what will end the agent though all its parts work; None if nothing will."""
+    """Return what will end the agent or its tunnels though all its parts work; None if nothing will."""
     if now.removed:
         message = "this node's WesherNode was deleted; device and tunnels stay until the agent ends"
         return Condition("Ready", "False", "Removed", message)
+    if now.member.is_revoked:
+        message = (
+            "the mesh's authority revoked this node's certificate, so other members give it no tunnel until "
+            "it has a new one"
+        )
+        return Condition("Ready", "False", "Revoked", message)
     if now.health_problem:
         message = (
             f"{now.health_problem}, so probes fail and the kubelet restarts the agent: stop that program, "

@@ -79,7 +79,7 @@ class StatusAnswer(TypedDict):
     state: str
     """The state file: `saved`, or `not saved:` and the reason."""
     newsNumber: int
-    """Milliseconds of Unix time at which the newest revocations that this node has were signed; 0 for none."""
+    """Milliseconds of Unix time at which the newest revocations known here were signed; 0 for none."""
     uptimeSeconds: float
     """Seconds since the agent started."""
     version: str
