@@ -430,17 +430,17 @@ class MeshMember:
         self._follow_news(self._news.published(items, now=now), now)
         self._settle(now)
 
-    def news_added(self, data: bytes, *, now: float) -> Statement | None:
-        """Take a statement of an administrator; return it, or None if it was known.
+    def news_added(self, data: bytes, *, now: float) -> tuple[Statement, bool]:
+        """Take a statement of an administrator; return it, and whether it was new.
 
         Raises:
             PeerMisbehaved: it does not count; the reason is one of `News`.
 
         """
-        added = self._news.added(data, now=now)
-        self._follow_news(added is not None, now)
+        statement, is_new = self._news.added(data, now=now)
+        self._follow_news(is_new, now)
         self._settle(now)
-        return added
+        return statement, is_new
 
     # What follows from the engine's events.
 

@@ -113,14 +113,20 @@ class News:
         self._rejected = frozenset(rejected)
         return taken
 
-    def added(self, data: bytes, *, now: float) -> Statement | None:
-        """Take a statement of an administrator; None if this member has it already.
+    def added(self, data: bytes, *, now: float) -> tuple[Statement, bool]:
+        """Take a statement of an administrator; return it, and whether it was new to this member.
 
         Raises:
             PeerMisbehaved: it does not count; see `_judge`.
 
         """
-        return self._judge(data, "an administrator", now)
+        if (statement := self._judge(data, "an administrator", now)) is not None:
+            return statement, True
+        known = self._identity.known(Statement.head(data)[0])
+        if known is None or data != known.statement:
+            # Of its number, but damaged: only this one is looked at, since only a user has to know.
+            raise PeerMisbehaved("statement-bad-signature")
+        return Statement.unpacked(data), False
 
     def received(self, payload: bytes, sender: Address, *, now: float) -> bool:
         """Take a user message; tell whether it was a new statement."""

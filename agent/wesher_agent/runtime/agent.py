@@ -57,7 +57,7 @@ from wesher_agent.wireguard.ownership import Owner
 from wesher_common.errors import InvalidSpec, PeerMisbehaved, WesherError
 from wesher_common.event_logger import EventLogger
 from wesher_common.mesh_document import WireGuardSettings
-from wesher_common.news import Statement, statement_in
+from wesher_common.news import statement_in
 from wesher_common.overlay import IPAddress
 from wesher_common.printable import shell_line
 from wesher_common.version import VERSION
@@ -288,11 +288,10 @@ class Agent:
 
     async def _answer_news_add(self, data: bytes) -> dict[str, Any]:
         try:
-            statement = statement_in(data)
-            added = self._driver.tell(partial(self._member.news_added, statement))
+            statement, is_new = self._driver.tell(partial(self._member.news_added, statement_in(data)))
         except PeerMisbehaved as refused:
             raise WesherError(refused_news(refused.reason)) from refused
-        return news_answer(Statement.unpacked(statement), is_new=added is not None)
+        return news_answer(statement, is_new=is_new)
 
     def _view(self) -> MemberView:
         return self._member.view(now=self._driver.now)

@@ -438,10 +438,11 @@ def test_a_published_statement_revokes_and_is_passed_on(me: Member) -> None:
 
 def test_an_administrator_adds_one_and_adding_it_again_is_no_fault(me: Member) -> None:
     data = statement("b")
-    added = me.member.news_added(data, now=me.now)
-    assert added is not None
-    assert added.revoked.keys() == {name_hash("b")}
-    assert me.member.news_added(data, now=me.now) is None
+    read = Statement.unpacked(data)
+    assert me.member.news_added(data, now=me.now) == (read, True)
+    assert me.member.news_added(data, now=me.now) == (read, False)
+    with pytest.raises(PeerMisbehaved, match="statement-bad-signature"):
+        me.member.news_added(data[:-1], now=me.now)
     me.run(1.0)
     assert me.tunnels == {"c"}
 
