@@ -89,7 +89,7 @@ class News:
 
     def trust_changed(self) -> None:
         """Say in state exchanges which authorities are trusted now, and how far each is known."""
-        self._engine.set_user_state(_packed_numbers(self._identity.authorities))
+        self._engine.set_user_state(packed_numbers(self._identity.authorities))
 
     def published(self, items: Iterable[tuple[NewsKind, bytes]], *, now: float) -> bool:
         """Take the content of the mounted file; tell whether there was a new statement in it.
@@ -257,14 +257,14 @@ def _place(name: str, number: int) -> bytes:
     return hashlib.sha256(number.to_bytes(_NUMBER_BYTES) + name.encode()).digest()
 
 
-def _packed_numbers(authorities: Iterable[SavedTrust]) -> bytes:
+def packed_numbers(authorities: Iterable[SavedTrust]) -> bytes:
     """Return the user state: a count, then the id of each trusted authority and the number known of it."""
     entries = [known.key.id + known.number.to_bytes(_NUMBER_BYTES) for known in authorities][:_MOST_NUMBERS]
     return MARK + bytes([len(entries)]) + b"".join(entries) if entries else b""
 
 
 def _read_numbers(user_state: bytes) -> Mapping[bytes, int]:
-    """Read what `_packed_numbers` packed.
+    """Read what `packed_numbers` packed.
 
     Raises:
         PeerMisbehaved: it is cut short, or too long.
