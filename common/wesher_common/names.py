@@ -15,6 +15,8 @@ NUDGE_ANNOTATION = f"{GROUP}/nudge"
 NUDGE_FILE = "nudge"
 """Shows an agent that annotation of its pod: it changes when there is something new to ask for."""
 RELEASE_ANNOTATION = f"{GROUP}/release"
+ADMIT_KEY_ANNOTATION = f"{GROUP}/admit-key"
+"""Of a WesherNode: the changed WireGuard key that an administrator admits. Agents may not write it."""
 HOSTS_DOMAIN = "wesher.internal"
 
 MAX_MESH_NAME = 32

@@ -17,7 +17,6 @@ from typing import Final
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.swim.address import Address
 from wesher_common.certificate import (
-    EARLY_MS,
     MAX_HOURS,
     SKEW_MS,
     AuthorityKey,
@@ -137,13 +136,9 @@ class Identity:
         trust = self._trusted.get(authority)
         return self._known_of(trust.key) if trust is not None else None
 
-    def is_early(self, moment: int, authority: SavedTrust, *, now: float) -> bool:
-        """Tell whether an authority seems to have signed something more than a day in the future.
-
-        As for certificates, a clock before what it has signed proves nothing.
-        """
-        clock = self._clock(now)
-        return clock >= authority.newest - SKEW_MS and moment > clock + EARLY_MS
+    def is_early(self, moment: int, authority: bytes, *, now: float) -> bool:
+        """Tell whether a trusted authority seems to have signed something more than a day in the future."""
+        return self._trusted[authority].is_early(moment, clock=self._clock(now))
 
     def take(self, statement: Statement, packed: bytes) -> None:
         """Revoke what a statement names, which is newer than the last one of its trusted authority.
@@ -187,6 +182,18 @@ class Identity:
         self._note_signed(certificate.authority, certificate.serial)
         rank = Rank.OWN if certificate.authority in self._own else Rank.TRUSTED
         return Verdict(rank, certificate.serial, None)
+
+    def take_own(self, name: str, meta: NodeMeta, *, now: float) -> None:
+        """Take this member's own certificate, which came from the operator and not from gossip.
+
+        On the first start, when nothing of the authority was verified yet, it tells the time better than
+        a clock that says that it has expired.
+        """
+        certificate = meta.certificate
+        if certificate is None or self.verdict(name, meta, now=now).refusal is not Refusal.EXPIRED:
+            return
+        if certificate.authority in self._own and not self._trusted[certificate.authority].newest:
+            self._note_signed(certificate.authority, certificate.serial)
 
     def judged_again(self, former: Verdict, name: str, meta: NodeMeta | None, *, now: float) -> Verdict:
         """Judge a member again; a certificate that counted and has expired since keeps its rank."""

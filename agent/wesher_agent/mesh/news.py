@@ -201,7 +201,7 @@ class News:
             if is_from_peer:
                 self._failed.note(source)
             raise
-        if self._identity.is_early(number, known, now=now):
+        if self._identity.is_early(number, authority, now=now):
             raise PeerMisbehaved("statement-not-yet-valid")
         self._identity.take(statement, data)
         self.trust_changed()

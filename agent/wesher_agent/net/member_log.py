@@ -64,6 +64,14 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.warning("gossip listening", addresses=addresses, port=port)
         case events.KeyRingChanged(primary=primary, keys=keys):
             log.warning("key ring changed", primary=primary, keys=keys)
+        case events.IdentityChanged(mode=None):
+            log.warning("mesh.json says nothing about identity: members without a certificate get a tunnel")
+        case events.IdentityChanged(mode=mode, bound=bound):
+            log.info("identity changed", mode=mode, bound=bound)
+        case events.CertificateValid(serial=serial, expires=expires):
+            log.info("own certificate valid", serial=serial, expires=expires.isoformat())
+        case events.CertificateRefused(serial=serial, reason=reason):
+            log.warning("own certificate does not count", serial=serial, reason=reason)
         case events.RestartNeeded():
             log.info("mesh.json changed: restarting to apply it")
         case events.StateNotSaved(error=error, is_first=True):
@@ -80,5 +88,3 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             )
         case events.StatementRejected(reason=reason):
             log.error("published revocations rejected: keeping the previous ones", reason=reason)
-        case events.OwnCertificateRevoked(serial=serial):
-            log.error("own certificate revoked: other members give this node no tunnel", serial=serial)

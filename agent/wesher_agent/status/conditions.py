@@ -7,6 +7,7 @@ from itertools import chain
 
 from wesher_agent.mesh.roster import MemberState
 from wesher_agent.status.snapshot import Snapshot
+from wesher_common.certificate import Refusal
 from wesher_common.conditions import Condition
 from wesher_common.report import SHOWN_NAMES
 
@@ -129,7 +130,7 @@ def _ending(now: Snapshot) -> Condition | None:
     if now.removed:
         message = "this node's WesherNode was deleted; device and tunnels stay until the agent ends"
         return Condition("Ready", "False", "Removed", message)
-    if now.member.is_revoked:
+    if now.member.verdict.refusal is Refusal.REVOKED:
         message = (
             "the mesh's authority revoked this node's certificate, so other members give it no tunnel until "
             "it has a new one"

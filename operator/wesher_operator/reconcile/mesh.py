@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from wesher_common.certificate import Authority
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
@@ -26,6 +25,7 @@ from wesher_common.mesh_document import FILE_NAME, IdentitySettings, MeshDocumen
 from wesher_common.names import (
     config_map_name,
     daemon_set_name,
+    issued_config_map_name,
     released_config_map_name,
 )
 from wesher_common.printable import printable
@@ -42,7 +42,8 @@ from wesher_operator.kube import (
 from wesher_operator.reconcile import allocation, manifests, membership, modes, status
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.agent_ports import health_port
-from wesher_operator.reconcile.authority import Candidate, mesh_condition
+from wesher_operator.reconcile.authorities import Agent, Authorities
+from wesher_operator.reconcile.authority import Candidate, Ledger, mesh_condition
 from wesher_operator.reconcile.certifier import Certified, Certifier
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
 from wesher_operator.reconcile.membership import Released
@@ -198,18 +199,19 @@ class MeshReconciler:
         troubles: dict[str, PodTrouble] = {}
         refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
         published = False
-        mode, identity, certified = self._mode(mesh, spec, desired), IdentitySettings(), Certified()
+        mode, authorities, certified = self._mode(mesh, spec, desired), Authorities(), Certified()
         try:
             ring, key_problem = await self._key(mesh, spec)
-            own = self._own_members(mesh)
-            authority, identity = await self._certifier.authority(mesh, self._published_of(mesh), own)
-            placed = await self._members(mesh, spec, desired, authority, now)
+            before = self._published_of(mesh)
+            authorities = await self._certifier.authorities(mesh, before, self._agents(mesh, spec), now=now)
+            placed = await self._members(mesh, spec, desired, authorities, mode=mode, now=now)
             moments.append(placed.again)
             refused_write, without_address = placed.refused, placed.without_address
             certified = placed.certified
             self._check(mesh)
+            await self._keep_mode(mesh, mode)
             document = await self._config(
-                mesh, spec, desired, placed.released, modes.settings(mode, identity)
+                mesh, spec, desired, placed.released, _identity(mode, authorities, before)
             )
             published = True
             moments.append(await self._certifier.report(certified, now=now))
@@ -244,8 +246,14 @@ class MeshReconciler:
             without_address=without_address,
             views_differ_since=self._views_differ_since,
             mode=mode,
-            authority=str(identity.authorities[0]) if identity.authorities else "",
-            certified=mesh_condition(certified.verdicts, certified.obstacle, mode.uncertified, now)
+            authorities=authorities.trusted,
+            certified=mesh_condition(
+                certified.verdicts,
+                certified.obstacle,
+                mode.uncertified,
+                certified.time or now,
+                authorities.change,
+            )
             if refused_write is None
             else None,
         )
@@ -281,7 +289,9 @@ class MeshReconciler:
         mesh: MeshFacts,
         spec: WesherMeshSpec,
         desired: list[NodeFacts],
-        authority: Authority | None,
+        authorities: Authorities,
+        *,
+        mode: modes.Mode,
         now: datetime,
     ) -> _Placed:
         own = self._own_members(mesh)
@@ -316,7 +326,7 @@ class MeshReconciler:
         }
         certified = await self._certifier.issue(
             mesh,
-            authority,
+            authorities,
             [
                 Candidate(
                     member=mine[node.name],
@@ -329,6 +339,7 @@ class MeshReconciler:
                 for node in desired
                 if node.name in wanted and node.name in mine and not mine[node.name].deleting
             ],
+            mode.mode,
             partial(self._ensure, CONFIG_MAP),
             now=now,
         )
@@ -424,7 +435,30 @@ class MeshReconciler:
         # By reports of any age: while the API server is away, no external member goes unnoticed.
         reports = [member.status for _, node, member in agents if node.ready and member is not None]
         external = {each.name for report in reports for each in report.outsiders}
-        return modes.decide(spec.identity, mesh.status, self._published_of(mesh), agents, external)
+        kept = modes.kept_mode(mesh, self._ledger(mesh))
+        return modes.decide(spec.identity, mesh.status, self._published_of(mesh), agents, external, kept=kept)
+
+    async def _keep_mode(self, mesh: MeshFacts, mode: modes.Mode) -> None:
+        """Keep the mode where an operator of a release without certificates leaves it."""
+        ledger = self._ledger(mesh)
+        if modes.kept_mode(mesh, ledger) != mode.mode:
+            wanted = manifests.issued_config_map(mesh, Ledger.of(ledger), mode.mode)
+            await self._ensure(CONFIG_MAP, wanted)
+
+    def _ledger(self, mesh: MeshFacts) -> ObjectFacts | None:
+        return self._world.config_maps.get(issued_config_map_name(mesh.name))
+
+    def _agents(self, mesh: MeshFacts, spec: WesherMeshSpec) -> list[Agent]:
+        nodes = self._world.nodes
+        return [
+            Agent(
+                allocation.name_of(spec, member),
+                member.spec,
+                member.status,
+                is_ready=member.spec.node_name in nodes and nodes[member.spec.node_name].ready,
+            )
+            for member in self._own_members(mesh)
+        ]
 
     def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
         return [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid == mesh.uid]
@@ -445,6 +479,15 @@ class MeshReconciler:
             return MeshDocument.from_json(text)
         except (InvalidSpec, KeyError):
             return None
+
+
+def _identity(mode: modes.Mode, authorities: Authorities, before: MeshDocument | None) -> IdentitySettings:
+    """Return what mesh.json says about identity."""
+    proof_key = authorities.proof_key.public if authorities.proof_key is not None else None
+    if proof_key is None and before is not None and before.identity is not None:
+        proof_key = before.identity.proof_key
+    keys = IdentitySettings(authorities=authorities.trusted, proof_key=proof_key)
+    return modes.settings(mode, keys)
 
 
 def _with_certificate(

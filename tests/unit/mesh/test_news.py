@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import pytest
 
 from wesher_agent.mesh.events import (
+    CertificateRefused,
+    CertificateValid,
     Event,
-    OwnCertificateRevoked,
     ProblemFound,
     StatementRejected,
     StatementTaken,
@@ -30,7 +31,7 @@ from wesher_agent.swim.streams import OpenStream, StreamAction, WriteStream
 from wesher_agent.wire.messages import Alive, PushNodeState, PushPull, State, User, Versions
 from wesher_agent.wire.packet import open_packet, seal
 from wesher_agent.wire.stream import StreamReader, seal_stream
-from wesher_common.certificate import Authority, Refusal, name_hash
+from wesher_common.certificate import FIRST_MS, Authority, Refusal, name_hash
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.mesh_document import IdentitySettings, TrustedAuthority
 from wesher_common.news import MAX_REVOKED, NewsKind, Statement, sign_statement
@@ -403,7 +404,7 @@ def test_a_clock_of_1970_that_knows_what_was_signed_takes_a_statement() -> None:
 
 
 def test_a_published_statement_that_is_too_early_is_taken_once_the_clock_is_set() -> None:
-    behind = Member(wall=0.0)
+    behind = Member(wall=FIRST_MS / 1000 + 1.0)
     published = ((NewsKind.STATEMENT, statement("b")), (NewsKind.RING, b"ring"))
     for _ in range(2):
         behind.member.news_published(published, now=behind.now)
@@ -571,18 +572,21 @@ def test_damaged_numbers_are_counted(me: Member, user_state: bytes, reason: str)
 
 
 def test_a_node_that_is_revoked_itself_says_so_and_keeps_running(me: Member) -> None:
-    assert not me.member.view(now=me.now).is_revoked
+    assert me.member.view(now=me.now).verdict.is_certified
     for number in (NOW_MS + 1000, NOW_MS + 2000):
         me.hears(message(statement("me", number=number)))
         me.run(1.0)
     view = me.member.view(now=me.now)
-    assert (view.is_revoked, me.member.ending, me.tunnels) == (True, None, {"b", "c"})
-    assert me.happened(OwnCertificateRevoked) == [OwnCertificateRevoked(NOW_MS - DAY_MS)], "said once"
+    assert (view.verdict.refusal, me.member.ending, me.tunnels) == (Refusal.REVOKED, None, {"b", "c"})
+    said = [CertificateRefused(NOW_MS - DAY_MS, Refusal.REVOKED)]
+    assert me.happened(CertificateRefused) == said, "once"
 
     mine = certified("me", serial=NOW_MS + 1, overlay_address=view.local.overlay_address)
     place = Place(overlay_address=view.local.overlay_address, certificate=mine.certificate)
     me.member.node_given(place, now=me.now)
-    assert not me.member.view(now=me.now).is_revoked
+    me.take()
+    assert me.member.view(now=me.now).verdict.is_certified
+    assert me.happened(CertificateValid)[-1].serial == NOW_MS + 1
 
 
 def test_the_next_start_knows_what_was_revoked_and_can_pass_it_on(me: Member) -> None:

@@ -33,7 +33,6 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
         "other_key_at": "",
         "listen_problem": "",
         "save_problem": "",
-        "is_revoked": False,
         "news_number": 0,
         "unpublished_news": b"",
         "uptime": 61.04,
