@@ -135,3 +135,17 @@ def released_config_map_name(mesh: str) -> str:
 def issued_config_map_name(mesh: str) -> str:
     """Return the name of the ConfigMap that lists the names that certificates were issued to."""
     return f"{mesh}-issued"
+
+
+def revoked_config_map_name(mesh: str) -> str:
+    """Return the name of the ConfigMap that remembers which names were revoked, and which stay out."""
+    return f"{mesh}-revoked"
+
+
+def out_label(mesh: str) -> str:
+    """Return the label that keeps a Node out of a mesh, whatever its value.
+
+    The prefix is one that the API server's NodeRestriction plugin keeps from kubelets: a node that was
+    broken into cannot remove the label.
+    """
+    return f"wesher.node-restriction.kubernetes.io/out-{mesh}"

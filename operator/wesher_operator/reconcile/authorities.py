@@ -84,6 +84,8 @@ class Authorities:
     """Those whose certificates the nodes may have, dropped ones too."""
     signer: Authority | None = None
     """None while no certificate can be issued."""
+    signers: tuple[Authority, ...] = ()
+    """Each trusted authority whose private key is at hand: revocations are signed with all of them."""
     proof_key: WireGuardPrivateKey | None = None
     problem: str = ""
     """Why there is no authority to sign with; empty if there is one, or will be."""
@@ -130,6 +132,7 @@ def decide(
         trusted=trusted,
         known=known,
         signer=signer,
+        signers=tuple(each for each in (current, secret.former) if each is not None and each.key in trusted),
         proof_key=(signer or current).proof_key,
         change=_change(trusted[1:], in_use, waiting if signer is not current else ()),
     )

@@ -127,6 +127,8 @@ class Candidate:
     """The same."""
     machine: str
     """The same."""
+    after: int = 0
+    """Unix time in milliseconds up to which its certificates are void: the next one has a later serial."""
 
     def subject(self, key: WireGuardPublicKey) -> Subject:
         """Return what a certificate of this node says."""
@@ -160,8 +162,13 @@ class Verdict:
 
 def incarnation(candidate: Candidate) -> str:
     """Return a hash that changes with a node's WesherNode, Node, machine or boot."""
-    boot, machine = (*candidate.node.machine, "", "")[:2]
-    parts = [candidate.member.uid, candidate.node.uid, machine, boot]
+    return incarnation_of(candidate.member, candidate.node)
+
+
+def incarnation_of(member: MemberFacts, node: NodeFacts) -> str:
+    """Return the same for a WesherNode and its Node."""
+    boot, machine = (*node.machine, "", "")[:2]
+    parts = [member.uid, node.uid, machine, boot]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 

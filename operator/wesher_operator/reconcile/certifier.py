@@ -306,7 +306,7 @@ class Certifier:
                 continue
             subject = each.subject(WireGuardPublicKey.from_base64(entry.key))
             # Otherwise members would take it for an older one.
-            own = max(serial + number, authority.announced(each.member, now) + 1)
+            own = max(serial + number, authority.announced(each.member, now) + 1, each.after + 1)
             certificate = found.issue(subject, serial=own)
             specs[each.node.name] = certificate.to_base64(), certificate.serial
             renewal = authority.renewal(certificate)

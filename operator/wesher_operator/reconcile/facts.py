@@ -391,7 +391,7 @@ def _child(body: Mapping[str, Any]) -> ObjectFacts | None:
         return None
     keys = ("name", "uid", "labels", "annotations", "ownerReferences", "creationTimestamp")
     kept = {key: metadata[key] for key in keys if key in metadata}
-    body = {key: body[key] for key in ("data", "spec") if key in body}
+    body = {key: body[key] for key in ("data", "binaryData", "spec") if key in body}
     return ObjectFacts(metadata["name"], {"metadata": kept, **body})
 
 

@@ -20,7 +20,7 @@ from wesher_common.conditions import Condition, carry_over, find_condition
 from wesher_common.keys import KeyRing
 from wesher_common.overlay import why_closed_to_machines_outside
 from wesher_common.printable import printable
-from wesher_common.report import MAX_MESSAGE
+from wesher_common.report import MAX_MESSAGE, SHOWN_NAMES
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
@@ -82,6 +82,10 @@ class Findings:
     authorities: Sequence[AuthorityKey] = ()
     """Those that agents trust, the newest first."""
     certified: Condition | None = None
+    revoked: Sequence[str] = ()
+    """Nodes that stay out of the mesh."""
+    news_left_out: int = 0
+    """How many items the news file has no room for."""
 
 
 def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> list[MemberStatus]:
@@ -232,6 +236,7 @@ def _identity(mesh: MeshFacts, findings: Findings) -> IdentityStatus | None:
         former_authority=former,
         certified=f"{mode.certified}/{mode.of}",
         waiting_for=list(mode.waiting_for),
+        revoked=list(findings.revoked)[:SHOWN_NAMES],
     )
 
 
@@ -384,11 +389,19 @@ def _degraded(findings: Findings, *, now: datetime) -> Condition:
     ]
     problems = [problem for node in findings.desired for problem in node.problems]
     # First, since it may be why pairs do not reach each other.
-    found = [*findings.overlaps, *pairs, *problems]
+    news = [_news_left_out(findings.news_left_out)] if findings.news_left_out else []
+    found = [*findings.overlaps, *news, *pairs, *problems]
     if not found:
         return Condition("Degraded", "False", "AsExpected", "")
     more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-    reason = (
-        "OverlappingNetwork" if findings.overlaps else "PairsUnreachable" if pairs else "InvalidAnnotation"
-    )
+    if findings.overlaps:
+        reason = "OverlappingNetwork"
+    elif news:
+        reason = "NewsTooLarge"
+    else:
+        reason = "PairsUnreachable" if pairs else "InvalidAnnotation"
     return Condition("Degraded", "True", reason, "; ".join(found[:_MAX_NAMED]) + more)
+
+
+def _news_left_out(count: int) -> str:
+    return f"the news file is full: {count} certificates or key rings for external members are missing"

@@ -290,6 +290,8 @@ class IdentityStatus(Resource):
     """`n/m`: of m agents on Ready Nodes, n announce their certificate."""
     waiting_for: list[str] = Field([], max_length=SHOWN_NAMES)
     """Members that a Verified mesh waits for before it is bound; at most 8."""
+    revoked: list[str] = Field([], max_length=SHOWN_NAMES)
+    """Nodes that were revoked and stay out of the mesh until they are readmitted; at most 8."""
 
 
 class WesherMeshStatus(Resource):

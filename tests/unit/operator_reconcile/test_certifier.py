@@ -12,6 +12,7 @@ from wesher_operator import kube
 from wesher_operator.kube import (
     ADMISSION_POLICY,
     CONFIG_MAP,
+    MESH,
     SECRET,
     WESHER_NODE,
 )

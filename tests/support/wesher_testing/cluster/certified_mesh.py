@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 import yaml
@@ -15,6 +17,7 @@ from wesher_common.certificate import Authority, Certificate
 from wesher_common.key_proof import key_proof, proof_statement
 from wesher_common.keys import WireGuardPrivateKey
 from wesher_common.mesh_document import IdentitySettings, MeshDocument
+from wesher_common.news import NewsKind, Statement, unpack_news
 from wesher_operator.authority_entries import SEED
 from wesher_operator.kube import (
     ADMISSION_BINDING,
@@ -47,18 +50,36 @@ class Story:
         spec = {"overlayCIDR": "10.189.0.0/16"}
         body = self.store.put(MESH.path("", "demo"), {"metadata": metadata, "spec": spec})
         self.world.observe(MESH, body)
+        self._versions = itertools.count(1)
         for number in range(nodes):
-            name = f"n{number:03}"
-            labels = {"kubernetes.io/os": "linux"}
-            about = {"name": name, "uid": name, "labels": labels, "resourceVersion": str(number + 1)}
-            info = {"bootID": "boot", "machineID": name}
-            ready = [{"type": "Ready", "status": "True"}]
-            status = {"nodeInfo": info, "conditions": ready}
-            self.world.observe(NODE, {"metadata": about, "status": status})
+            self.node(f"n{number:03}")
         for each in yaml.safe_load_all((MANIFESTS / "wesher.yaml").read_text()):
             for kind in (ADMISSION_POLICY, ADMISSION_BINDING):
                 if each and each["kind"] == kind.kind:
                     self.store.put(kind.path("", POLICY), each)
+
+    def node(self, name: str, *, uid: str = "", **labels: str) -> None:
+        """Have a Node there, or change its labels."""
+        about: dict[str, Any] = {"name": name, "uid": uid or name}
+        about["resourceVersion"] = str(next(self._versions))
+        about["labels"] = {"kubernetes.io/os": "linux", **labels}
+        info = {"bootID": "boot", "machineID": name}
+        ready = [{"type": "Ready", "status": "True"}]
+        self.world.observe(NODE, {"metadata": about, "status": {"nodeInfo": info, "conditions": ready}})
+
+    def remove_node(self, name: str) -> None:
+        """Have a Node deleted."""
+        metadata = {"name": name, "resourceVersion": str(next(self._versions))}
+        self.world.forget(NODE, {"metadata": metadata})
+
+    def see_deletions(self) -> None:
+        """Have a new list tell of the WesherNodes that were deleted."""
+        present = {
+            name
+            for name in self.world.members
+            if self.store(Request("GET", WESHER_NODE.path("", name), "", {}))[0] == HTTPStatus.OK
+        }
+        self.world.retain(WESHER_NODE, present, 10**9)
 
     def answer(self, request: Request) -> Answer:
         """Answer a request."""
@@ -88,20 +109,23 @@ class Story:
             status: what they report instead.
 
         """
-        document = self.document()
-        identity = document.identity
-        assert identity is not None
-        assert identity.proof_key is not None
+        read: dict[str, Any] = {}
+        proof_key = self.authority().proof_key.public
+        if "demo-config" in self.world.config_maps:
+            document = self.document()
+            read["configHash"] = document.config_hash
+            if document.identity is not None and document.identity.proof_key is not None:
+                proof_key = document.identity.proof_key
         for name, member in self.world.members.items():
             node = member.spec.node_name
             key = WireGuardPrivateKey.from_random(hashlib.sha256((keys + node).encode()).digest())
-            proof = key_proof(key, identity.proof_key, proof_statement("u", node, key.public))
+            proof = key_proof(key, proof_key, proof_statement("u", node, key.public))
             said = {
                 "publicKey": str(key.public),
                 "keyProof": base64.b64encode(proof or b"").decode(),
                 "machine": member.spec.machine,
-                "configHash": document.config_hash,
                 "certificateSerial": member.spec.serial,
+                **read,
                 **status,
             }
             self.change(WESHER_NODE.path("", name), status=said)
@@ -150,6 +174,15 @@ class Story:
         """Return the certificates that were issued, by WesherNode."""
         found = {name: Certificate.from_base64(m.spec.certificate) for name, m in self.world.members.items()}
         return {name: each for name, each in found.items() if each is not None}
+
+    def statement(self) -> Statement:
+        """Return the statement in the news file, whose signature is right."""
+        found = self.world.config_maps["demo-config"].body["binaryData"]["news"]
+        ((kind, data),) = unpack_news(base64.b64decode(found))
+        assert kind is NewsKind.STATEMENT
+        statement = Statement.unpacked(data)
+        assert statement.is_signed_by(self.authority().key)
+        return statement
 
     def condition(self) -> dict[str, Any]:
         """Return the mesh's condition Certified."""
