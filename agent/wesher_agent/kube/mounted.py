@@ -45,7 +45,7 @@ class MountedDirectory:
         self._nudge = self._nudge_text()
 
     def has_changed(self) -> bool:
-        """Tell whether key ring, mesh.json or news are others than when last read."""
+        """Tell whether key ring, mesh.json or news have changed since they were last read."""
         return self._signature() != self._read_at
 
     def take_nudge(self) -> bool:

@@ -230,7 +230,7 @@ class News:
 
 
 class _FailedChecks:
-    """Bounds the time that false signatures can cost: so many a second, and no more from one IP address."""
+    """Limits the time that false signatures can cost, for each IP address and for all together."""
 
     def __init__(self) -> None:
         self._since = 0.0
@@ -253,7 +253,7 @@ def _can_read(member: RosterMember) -> bool:
 
 
 def _place(name: str, number: int) -> bytes:
-    """Return a member's place in the order for one statement; nobody can choose it before that is signed."""
+    """Return a member's place in the order for one statement, which is not known before that is signed."""
     return hashlib.sha256(number.to_bytes(_NUMBER_BYTES) + name.encode()).digest()
 
 
