@@ -29,7 +29,7 @@ log = EventLogger("wesher.control")
 Handler = Callable[[], Awaitable[Any]]
 FileHandler = Callable[[bytes], Awaitable[Any]]
 
-MAX_REQUEST = 2 * 1024 * 1024
+MAX_REQUEST = 3 * 1024 * 1024
 """Bytes of one request; the longest has a news file in base64."""
 REQUEST_TIMEOUT = 5.0
 MAX_CONNECTIONS = 8
