@@ -480,6 +480,19 @@ def test_a_new_statement_goes_to_four_members_once() -> None:
     assert len({to for to, _ in said}) == len(said) == IN_ORDER + AT_RANDOM
 
 
+def test_invented_names_keep_no_statement_from_certified_members() -> None:
+    member = Member()
+    for number in range(4):
+        member.meets(f"n{number}", f"192.0.3.{number + 1}", overlay_address=OVERLAY[number + 2])
+    for number in range(60):
+        claim = Alive(1, f"x{number}", bytes([192, 0, 4, number]), 7946, meta("x").encode(), Versions())
+        member.member._engine.inject(claim, now=0.0)
+    member.run(5.0)
+    member.datagrams.clear()
+    member.hears(message(statement("gone")))
+    assert sorted(to.ip for to, _ in member.said()) == [f"192.0.3.{number}" for number in (1, 2, 3, 4)]
+
+
 def test_it_does_not_go_to_revoked_failed_or_go_members(me: Member) -> None:
     go = meta("go", version=0, flags=Flag.NONE)
     claim = Alive(1, "go", Address("192.0.2.9", 1).packed, 7946, go.encode(), Versions())
