@@ -29,6 +29,7 @@ from wesher_agent.swim.probe import Prober
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits, Profile
 from wesher_agent.swim.relay import Relay
 from wesher_agent.swim.sequence import sequence_numbers
+from wesher_agent.swim.source import Source, Vet, Way, take_all
 from wesher_agent.swim.streams import StreamAction, StreamId
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import Tombstone, Tombstones
@@ -64,6 +65,7 @@ class Engine:
         nonce: returns that many fresh bytes for AES-GCM; unpredictable in production.
         standing: tells how well it is proven that a member has a name, metadata and address;
             of two claims of one name the higher wins. Called for each alive that says something new.
+        vet: drops alives that say something new before they are judged.
         limits: caps on what other members can make this one keep.
 
     Times (``now``) are seconds on any monotonic clock, never going back.
@@ -80,6 +82,7 @@ class Engine:
         rng: Random,
         nonce: Callable[[int], bytes],
         standing: Standing = unproven,
+        vet: Vet = take_all,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._profile = profile
@@ -125,6 +128,7 @@ class Engine:
             timers=self._timers,
             rng=rng,
             standing=standing,
+            vet=vet,
             emit=emit,
         )
         sequence = sequence_numbers(after=rng.getrandbits(32))
@@ -355,7 +359,8 @@ class Engine:
             sender: where it came from, if from a datagram.
 
         Raises:
-            PeerMisbehaved: it is an alive with invalid versions or an invalid address.
+            PeerMisbehaved: it is an alive with invalid versions or an invalid address, or one that
+                the application refuses.
 
         """
         if claim.node == self.me.name:
@@ -363,7 +368,8 @@ class Engine:
             return
         match claim:
             case Alive():
-                self._membership.alive(claim, now=now)
+                source = Source(sender.ip if sender is not None else "", Way.DATAGRAM)
+                self._membership.alive(claim, source=source, now=now)
             case Suspect():
                 self._membership.suspect(claim, now=now)
             case Dead():
