@@ -40,9 +40,9 @@ class Gossip:
         self._timers = timers
         self._phase = rng.random() * profile.gossip_interval
 
-    def spread(self, name: str, message: Message, *, now: float) -> None:
+    def spread(self, name: str, message: Message, *, goes_first: bool, now: float) -> None:
         """Tell everyone, in place of whatever was being told about ``name``."""
-        self._broadcasts.queue(name, encode(message))
+        self._broadcasts.queue(name, encode(message), goes_first=goes_first)
         self._arm(now)
 
     def tell(self, name: str, address: Address, message: Message) -> None:

@@ -26,8 +26,8 @@ Claims about the local member are judged in `local_member`.
 An application can drop an alive before it is judged (`source.Vet`), and tell how well it is
 proven (`Standing`). A better proven alive takes a name at once, with any incarnation and
 address. A worse proven one keeps the metadata and address that are known: it changes only
-whether the member appears alive. memberlist has nothing like it, so its members judge by
-incarnation alone.
+whether the member appears alive. News of proven members is spread before other news.
+memberlist has nothing like it, so its members judge by incarnation alone.
 
 memberlist believes an alive with any incarnation from a new address, once the member has
 left. Here an old incarnation only gets the address a suspect: the claim may be a replay.
@@ -332,8 +332,10 @@ class Membership:
 
     def _believe_alive(self, claim: Alive, address: Address, known: Member | None, now: float) -> None:
         is_proven = self._standing(claim.node, claim.meta, address, now) > 0
+        is_spread = True
         if known is None:
-            self._make_room(is_proven=is_proven)
+            # What takes another's place is not spread, or invented names would displace each other for good.
+            is_spread = not self._make_room(is_proven=is_proven) or is_proven
             self._tombstones.remove(claim.node)
         elif known.state is State.SUSPECT:
             self._end_suspicion(claim.node)
@@ -343,7 +345,7 @@ class Membership:
             self._unproven.discard(claim.node)
         else:
             self._unproven.add(claim.node)
-        self._believe(claim, member, now)
+        self._believe(claim, member, now, is_spread=is_spread)
         if known is None or known.is_gone:
             self._emit(events.MemberJoined(member))
             return
@@ -352,17 +354,23 @@ class Membership:
         if claim.meta != known.meta:
             self._emit(events.MemberUpdated(member, known))
 
-    def _make_room(self, *, is_proven: bool) -> None:
-        """Drop random members that are not proven if there are too many: invented names keep no other out."""
+    def _make_room(self, *, is_proven: bool) -> bool:
+        """Drop random members that are not proven if there are too many; tell whether there were.
+
+        So invented names keep no other out.
+        """
+        is_full = False
         for _ in range(_MOST_DISPLACED):
             is_crowded = not is_proven and len(self._unproven) >= self.most_unproven
             if not len(self._unproven) or not (is_crowded or len(self._table) >= self._limits.members):
-                return
+                break
+            is_full = True
             name = self._unproven.draw()
             self._unproven.discard(name)
             self._end_suspicion(name)
             self._gossip.discard(name)
             self._emit(events.MemberDisplaced(self._table.drop(name)))
+        return is_full
 
     def _judge_dead(self, claim: Dead, known: Member, state: State, now: float) -> None:
         if known.state in {state, State.LEFT} or not self._is_current(claim, known):
@@ -378,10 +386,13 @@ class Membership:
             confirmations = suspicion.confirmations if suspicion is not None else 0
             self._emit(events.MemberFailed(member, claim.from_node, confirmations))
 
-    def _believe(self, claim: Alive | Suspect | Dead, member: Member, now: float) -> None:
-        """Store the member that a claim describes, and spread the claim."""
+    def _believe(
+        self, claim: Alive | Suspect | Dead, member: Member, now: float, *, is_spread: bool = True
+    ) -> None:
+        """Store the member that a claim describes, and spread the claim: what is proven first."""
         self._table.put(member)
-        self._gossip.spread(claim.node, claim, now=now)
+        if is_spread:
+            self._gossip.spread(claim.node, claim, goes_first=claim.node not in self._unproven, now=now)
 
     def _gives_up_address(self, known: Member, now: float) -> bool:
         reclaim = self._profile.dead_node_reclaim_time
