@@ -115,11 +115,9 @@ def test_a_newcomer_has_all_tunnels_after_a_flood_of_invented_names(
     fresh(agents)
     thief = Thief(mesh, Random(mesh.seed))
     # Each name to two members, which spread it.
-    for number in range(0, INVENTED, PER_PACKET):
-        packet = thief.invented(PER_PACKET)
-        thief.say(
-            *packet, to=[agents[number // PER_PACKET % count], agents[(number // PER_PACKET + 1) % count]]
-        )
+    for number in range(INVENTED // PER_PACKET):
+        victims = [agents[number % count], agents[(number + 1) % count]]
+        thief.say(*thief.invented(PER_PACKET), to=victims)
         mesh.run(FLOOD_SECONDS * PER_PACKET / INVENTED)
 
     newcomer = mesh.boot("newcomer", seeds=SEEDS)
@@ -127,6 +125,5 @@ def test_a_newcomer_has_all_tunnels_after_a_flood_of_invented_names(
     took = mesh.run_until(lambda: all(have_tunnels(agent, everybody) for agent in everybody), deadline=10.0)
 
     assert_devices_are_as_before(agents, exactly=False)
-    mesh.figure(
-        f"{INVENTED} invented names, {mode} mesh of {count}: a newcomer has all tunnels in {took:.1f} s"
-    )
+    flood = f"{INVENTED} invented names, {mode} mesh of {count}"
+    mesh.figure(f"{flood}: a newcomer has all tunnels in {took:.1f} s")

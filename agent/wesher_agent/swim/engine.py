@@ -422,9 +422,15 @@ class Engine:
                 self._departure.begin_anew(now=now)
 
     def _push_pull(self, now: float) -> None:
-        interval = push_pull_scale(self._profile.push_pull_interval, len(self._table))
+        table = self._table
+        count = len(table.proven) if table.is_crowded else len(table)
+        interval = push_pull_scale(self._profile.push_pull_interval, count)
         self._timers.set(Timer(Kind.PUSH_PULL), now + interval)
-        for member in self._table.pick(1, lambda m: m.state is State.ALIVE):
+
+        def eligible(member: Member) -> bool:
+            return member.state is State.ALIVE
+
+        for member in [*table.pick(1, eligible), *table.pick_proven(1, eligible)]:
             self._exchange.push_pull(member.address, join=False, now=now)
 
     def _for_our_protocol(self, packet_format: PacketFormat) -> PacketFormat:

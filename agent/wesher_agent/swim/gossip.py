@@ -61,7 +61,13 @@ class Gossip:
         """Offer the queue to a few random members."""
         if not self._broadcasts:
             return
-        for member in self._table.pick(self._profile.gossip_nodes, lambda m: self._hears_gossip(m, now)):
+        count = self._profile.gossip_nodes
+
+        def eligible(member: Member) -> bool:
+            return self._hears_gossip(member, now)
+
+        targets = [*self._table.pick(count, eligible), *self._table.pick_proven(count, eligible)]
+        for member in targets:
             self._outbox.send(member.address, checksum=member.reads_checksums)
         self._arm(now)
 

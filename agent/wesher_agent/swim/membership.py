@@ -343,8 +343,10 @@ class Membership:
         member = _claimed(claim, address, since=since)
         if is_proven:
             self._unproven.discard(claim.node)
+            self._table.proven.add(claim.node)
         else:
             self._unproven.add(claim.node)
+            self._table.proven.discard(claim.node)
         self._believe(claim, member, now, is_spread=is_spread)
         if known is None or known.is_gone:
             self._emit(events.MemberJoined(member))
@@ -392,7 +394,7 @@ class Membership:
         """Store the member that a claim describes, and spread the claim: what is proven first."""
         self._table.put(member)
         if is_spread:
-            self._gossip.spread(claim.node, claim, goes_first=claim.node not in self._unproven, now=now)
+            self._gossip.spread(claim.node, claim, goes_first=claim.node in self._table.proven, now=now)
 
     def _gives_up_address(self, known: Member, now: float) -> bool:
         reclaim = self._profile.dead_node_reclaim_time
