@@ -406,13 +406,11 @@ class Agent:
             problem = await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
             # After their routes: a probe that finds no way out is lost, and with it the first handshake.
             self._prober.set_peers(wanted.tunnels)
-            announced = {peer.public_key: peer.endpoint for peer in wanted.device.peers}
+            peers = {peer.public_key: peer for peer in wanted.device.peers}
+            named = {name: peers[key] for name, (key, _) in wanted.tunnels.items()}
             self._endpoint_keeper.set_announced(
-                {
-                    name: endpoint
-                    for name, (key, _) in wanted.tunnels.items()
-                    if (endpoint := announced.get(key)) is not None
-                }
+                {name: peer.endpoint for name, peer in named.items() if peer.endpoint is not None},
+                {name: peer.proven for name, peer in named.items() if peer.proven is not None},
             )
         finally:
             self._driver.tell(partial(self._member.applied, problem))
@@ -461,13 +459,19 @@ class Agent:
 
     async def _watch_tunnels(self) -> None:
         """Tell the member where its peers are proven to be, and the wall clock, which may have been set."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         while True:
             await asyncio.sleep(REPAIR_SECONDS)
             wall = time.time()
+            tried, uptime = self._endpoint_keeper.tried, loop.time() - began
             proven = {
-                key: session.endpoint.address
+                key: session.endpoint
                 for key, session in self._prober.observed.items()
-                if session.endpoint is not None and session.has_fresh_handshake(now=wall)
+                if session.endpoint is not None
+                and key not in tried
+                # An older handshake may have come from elsewhere: an earlier run may have ended during a try.
+                and session.has_fresh_handshake(now=wall, within=uptime)
             }
             self._driver.tell(partial(self._member.tunnels_seen, proven))
             self._driver.tell(partial(self._member.clock_read, wall))

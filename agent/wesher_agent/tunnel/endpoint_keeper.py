@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.tunnel.endpoint_trials import EndpointTrials
 from wesher_agent.tunnel.prober import Prober
 from wesher_agent.tunnel.tunnel import Tunnel
 from wesher_common.event_logger import EventLogger
+from wesher_common.keys import WireGuardPublicKey
 from wesher_common.report import SHOWN_NAMES
 
 log = EventLogger("wesher.endpoints")
@@ -36,9 +38,16 @@ class EndpointKeeper:
         self._trials = EndpointTrials()
         self._woken = asyncio.Event()
 
-    def set_announced(self, endpoints: Mapping[str, Endpoint]) -> None:
-        """Replace the endpoints that peers announce, by the names that the prober has."""
-        self._trials.set_announced(endpoints, now=asyncio.get_running_loop().time())
+    @property
+    def tried(self) -> frozenset[WireGuardPublicKey]:
+        """The keys of peers that are sent to where no handshake of theirs has come from."""
+        return frozenset(key for name in self._trials.tried if (key := self._prober.find_key(name)) is not None)
+
+    def set_announced(
+        self, endpoints: Mapping[str, Endpoint], proven: Mapping[str, Endpoint] = MappingProxyType({})
+    ) -> None:
+        """Replace the endpoints that peers announce, and the proven ones, by the names that the prober has."""
+        self._trials.set_announced(endpoints, proven, now=asyncio.get_running_loop().time())
         self._woken.set()
 
     def doubt(self, names: Iterable[str]) -> None:
@@ -67,7 +76,11 @@ class EndpointKeeper:
         if step.restored:
             log.info("former endpoints restored", count=len(step.restored), peers=step.restored[:SHOWN_NAMES])
         if step.moves:
-            keys = {self._prober.key_of(name): endpoint for name, endpoint in step.moves.items()}
+            keys = {
+                key: endpoint
+                for name, endpoint in step.moves.items()
+                if (key := self._prober.find_key(name)) is not None
+            }
             await self._tunnel.move_peers(keys)
         await self._prober.ask(step.asks)
         self._trials.sent(step.asks, took=asyncio.get_running_loop().time() - now)

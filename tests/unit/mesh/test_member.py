@@ -14,6 +14,7 @@ import pytest
 from wesher_agent.mesh import events
 from wesher_agent.mesh import member as member_module
 from wesher_agent.mesh.desired import Desired, desired
+from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.dialling import MOST_DIALS, TRIES_A_SECOND
 from wesher_agent.mesh.local import Local, Options
 from wesher_agent.mesh.member import (
@@ -35,7 +36,7 @@ from wesher_agent.swim.events import AddressChanged, SelfRefuted
 from wesher_agent.swim.streams import OpenStream
 from wesher_agent.wire.messages import Alive, Dead, Suspect
 from wesher_agent.wire.packet import open_packet
-from wesher_common.keys import ClusterKey, KeyRing
+from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import MeshDocument, WireGuardMode, WireGuardSettings
 from wesher_common.seeds import SeedAddress
 from wesher_testing.virtual.members import OVERLAY, document, host, local_node, meta
@@ -890,3 +891,51 @@ def test_one_that_restarts_seeks_applies_and_reports_no_more() -> None:
     shell.run(200.0)
     assert shell.outputs == []
     assert away not in {stream.address for stream in shell.dialled}
+
+
+def test_where_a_handshake_proved_a_peer_to_be_is_saved_and_the_device_begins_there() -> None:
+    shell = started()
+    shell.met("b", "192.0.2.2")
+    shell.settle()
+    key, there = meta("b").public_key, Endpoint(ip_address("198.51.100.9"), 40000)
+    assert key is not None
+    shell.tell(lambda member, now: member.tunnels_seen({key: there}, now=now))
+    shell.run(2.0)
+    (apply,) = shell.take(Apply)
+    assert [(str(peer.endpoint), peer.proven) for peer in apply.desired.device.peers] == [
+        ("192.0.2.2:51820", there)
+    ]
+    (save,) = shell.take(Save)
+    assert save.state.endpoints == {key: there}
+
+    again = Shell(saved=save.state)
+    again.tell(lambda member, now: member.start(now=now))
+    again.run(2.0)
+    assert [peer.first_endpoint for peer in again.take(Apply)[0].desired.device.peers] == [there]
+
+
+def test_an_endpoint_that_is_proven_again_is_neither_applied_nor_saved_again() -> None:
+    shell = started()
+    shell.met("b", "192.0.2.2")
+    key, there = meta("b").public_key, Endpoint(ip_address("192.0.2.2"), 51820)
+    assert key is not None
+    shell.tell(lambda member, now: member.tunnels_seen({key: there}, now=now))
+    shell.settle()
+    shell.tell(lambda member, now: member.tunnels_seen({key: there}, now=now))
+    # One whose handshake is old stays known.
+    shell.tell(lambda member, now: member.tunnels_seen({}, now=now))
+    shell.run(1.5)
+    assert (shell.take(Apply), shell.take(Save)) == ([], [])
+
+
+def test_of_members_that_are_not_expected_no_endpoint_is_kept() -> None:
+    """Otherwise invented members would fill the state file."""
+    shell = started()
+    strangers = {
+        WireGuardPublicKey(bytes([number]) * 32): Endpoint(ip_address("192.0.2.2"), 51820)
+        for number in range(1, 9)
+    }
+    shell.tell(lambda member, now: member.tunnels_seen(strangers, now=now))
+    shell.met("b", "192.0.2.2")
+    shell.settle()
+    assert shell.last_state.endpoints == {}
