@@ -51,6 +51,13 @@ class ByteReader:
         """Return bytes that follow one byte with their count."""
         return self.take(self.number(1))
 
+    def text(self) -> str:
+        """Return text that follows one byte with its length."""
+        try:
+            return self.counted().decode()
+        except UnicodeDecodeError as error:
+            raise self.refusal("text") from error
+
     def address(self, size: int) -> IPAddress:
         """Return the address in the next 4 or 16 bytes."""
         return ip_address(self.take(size))
@@ -67,6 +74,11 @@ class ByteReader:
             found.append(network)
             last = packed
         return tuple(found)
+
+    @property
+    def left(self) -> int:
+        """How many bytes have not been read."""
+        return len(self._data) - self._position
 
     def end(self) -> None:
         """Check that nothing follows."""

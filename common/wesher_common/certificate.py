@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from wesher_common.byte_reader import ByteReader, counted, packed_networks
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey, WireGuardPublicKey
+from wesher_common.names import is_member_name
 from wesher_common.overlay import IPAddress, IPNetwork, host_network
 
 CERTIFICATE_BYTES: Final = 77
@@ -46,8 +47,10 @@ SKEW_MS: Final = 300_000
 
 _AUTHORITY_ID_BYTES: Final = 4
 _SERIAL_BYTES: Final = 6
+MAX_SERIAL: Final = 2 ** (8 * _SERIAL_BYTES) - 1
 _HOURS_BYTES: Final = 2
 _SIGNATURE_BYTES: Final = 64
+_ADDRESS_BYTES: Final = frozenset({4, 16})
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 _DOMAIN: Final = b"wesher certificate 1\0"
@@ -69,7 +72,7 @@ class Refusal(StrEnum):
     UNCERTIFIED = "Uncertified"
     UNKNOWN_AUTHORITY = "UnknownAuthority"
     NAME_NOT_ALLOWED = "NameNotAllowed"
-    """The authority of another cluster signed a name of ours, or of a third cluster."""
+    """The authority of another cluster signed a name of this cluster or of a third one."""
     NETWORK_NOT_ALLOWED = "NetworkNotAllowed"
     """The same of an overlay address."""
     REVOKED = "Revoked"
@@ -98,6 +101,30 @@ class Subject:
             + counted(self.address.packed)
             + counted(self.location.encode())
             + packed_networks(self.networks)
+        )
+
+    @classmethod
+    def read(cls, reader: ByteReader) -> Subject:
+        """Read what `packed` packed.
+
+        Raises:
+            PeerMisbehaved: it is something else.
+
+        """
+        name = reader.text()
+        if not is_member_name(name):
+            raise reader.refusal("name")
+        public_key = WireGuardPublicKey(reader.take(KEY_BYTES))
+        size = reader.number(1)
+        if size not in _ADDRESS_BYTES:
+            raise reader.refusal("address")
+        address, location = reader.address(size), reader.text()
+        return cls(
+            name=name,
+            public_key=public_key,
+            address=address,
+            location=location,
+            networks=reader.networks(),
         )
 
 
@@ -234,7 +261,11 @@ class Authority:
         if not 0 < hours <= MAX_HOURS:
             raise ValueError(f"a certificate is valid for 1 to {MAX_HOURS} hours, not {hours}")
         unsigned = Certificate(authority=self.key.id, serial=serial, hours=hours, kind=kind)
-        return replace(unsigned, signature=self._private.sign(unsigned.signed_text(subject)))
+        return replace(unsigned, signature=self.sign(unsigned.signed_text(subject)))
+
+    def sign(self, text: bytes) -> bytes:
+        """Return the 64 bytes of the signature on a text, which begins with what it is for."""
+        return self._private.sign(text)
 
     @cached_property
     def _private(self) -> Ed25519PrivateKey:

@@ -471,7 +471,7 @@ def _endpoint(local: LocalPeer, member: RosterMember, meta: NodeMeta) -> Endpoin
 def _proven_elsewhere(
     announced: Endpoint, proven: Endpoint | None, inside: Collection[IPAddress]
 ) -> Endpoint | None:
-    """Return the proven endpoint if it differs from the announced one and does not lead through the overlay."""
+    """Return the proven endpoint if it is not the announced one and is outside the overlay."""
     return None if proven is None or proven == announced or proven.address in inside else proven
 
 

@@ -41,12 +41,14 @@ class EndpointKeeper:
     @property
     def tried(self) -> frozenset[WireGuardPublicKey]:
         """The keys of peers that are sent to where no handshake of theirs has come from."""
-        return frozenset(key for name in self._trials.tried if (key := self._prober.find_key(name)) is not None)
+        return frozenset(
+            key for name in self._trials.tried if (key := self._prober.find_key(name)) is not None
+        )
 
     def set_announced(
         self, endpoints: Mapping[str, Endpoint], proven: Mapping[str, Endpoint] = MappingProxyType({})
     ) -> None:
-        """Replace the endpoints that peers announce, and the proven ones, by the names that the prober has."""
+        """Replace the announced and the proven endpoints, by the names that the prober has."""
         self._trials.set_announced(endpoints, proven, now=asyncio.get_running_loop().time())
         self._woken.set()
 

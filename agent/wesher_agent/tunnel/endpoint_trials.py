@@ -32,7 +32,7 @@ TRY_SECONDS = 6.0
 FIRST_REST, LONGEST_REST = 6.0, 60.0
 """Seconds at the proven endpoint before the next try; the rest doubles with each try in vain."""
 HANDSHAKE_SECONDS = 5.0
-"""How long each endpoint is tried without a session: WireGuard sends one handshake in that time (paper, 6.1)."""
+"""How long each endpoint is tried at first without a session: WireGuard repeats a handshake after that."""
 PAUSES = (1.0, 2.0, 4.0, 8.0)
 """Seconds between the questions after an announcement: it may arrive before the peer has moved."""
 
@@ -231,7 +231,9 @@ class EndpointTrials:
             # `wireguard.plan` chooses the announced one.
             del self._doubts[name]
             return
-        if doubt.phase is not _Phase.ALTERNATING and (doubt.phase is not _Phase.WAITING or now >= doubt.until):
+        if doubt.phase is not _Phase.ALTERNATING and (
+            doubt.phase is not _Phase.WAITING or now >= doubt.until
+        ):
             doubt.phase, doubt.until, doubt.rest = _Phase.ALTERNATING, now, HANDSHAKE_SECONDS
         doubt.again = None
         if now < doubt.until:

@@ -320,9 +320,7 @@ def test_a_peer_that_announces_another_endpoint_than_its_last_handshake_proved_h
     (peer,) = wish.device.peers
     assert (str(peer.endpoint), peer.proven, peer.first_endpoint) == ("192.0.2.66:51820", there, there)
     assert {str(address) for address in wish.endpoints} == {"192.0.2.2", "192.0.2.66"}
-    settled = desired(
-        local_peer(), [remembered("b", "192.0.2.2")], proven={private_key("b").public: there}
-    )
+    settled = desired(local_peer(), [remembered("b", "192.0.2.2")], proven={private_key("b").public: there})
     assert settled.device.peers[0].proven is None
 
 
