@@ -121,6 +121,7 @@ class MeshMember:
         if self._route_problem:
             self._events.append(events.RoutesNotAnnounced(self._route_problem))
         self._engine.bury(saved.tombstones, now=now)
+        self._limit_uncertified()
         self._roster = _roster(local, saved, self._identity, rng, now=now)
         former = saved.gossip_address if saved.name == local.name else None
         self._conflicts = NameConflicts([former] if former is not None else [])
@@ -476,14 +477,18 @@ class MeshMember:
 
     def _judge(self, now: float) -> None:
         """Judge all certificates again: what is trusted changed, or time has passed."""
-        self._engine.set_most_unproven(
-            MOST_UNCERTIFIED_BOUND if self._identity.is_bound else self._limits.unproven
-        )
+        self._limit_uncertified()
         if self._is_started:
             self._announce(now)
         if self._roster.judge(now=now):
             self._members_changed()
             self._settle(now)
+
+    def _limit_uncertified(self) -> None:
+        """Limit the members without a certificate, of which a holder of the cluster key can invent any number."""
+        self._engine.set_most_unproven(
+            MOST_UNCERTIFIED_BOUND if self._identity.is_bound else self._limits.unproven
+        )
 
     def _report(self) -> None:
         if self.ending is None and not any(isinstance(output, Report) for output in self._outputs):

@@ -58,6 +58,8 @@ log = EventLogger("wesher.agent")
 
 END_SECONDS = 30.0
 """How long the last save and the leave may take; the leave takes ten at most."""
+PROOF_SECONDS = 5.0
+"""Between two looks at which endpoints are proven: a restart begins at these."""
 JUDGE_SECONDS = 1.0
 """Between two looks at the conditions: their transition times are in whole seconds."""
 
@@ -196,6 +198,7 @@ class Agent:
         jobs = [
             self._watch_host(),
             self._watch_tunnels(),
+            self._watch_clock(),
             self._watch_state(),
             self._tunnel.keep(),
             self._control.keep(),
@@ -458,13 +461,12 @@ class Agent:
             self._driver.tell(partial(self._member.host_changed, host))
 
     async def _watch_tunnels(self) -> None:
-        """Tell the member where its peers are proven to be, and the wall clock, which may have been set."""
+        """Tell the member where its peers are proven to be."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         while True:
-            await asyncio.sleep(REPAIR_SECONDS)
-            wall = time.time()
-            tried, uptime = self._endpoint_keeper.tried, loop.time() - began
+            await asyncio.sleep(PROOF_SECONDS)
+            wall, uptime, tried = time.time(), loop.time() - began, self._endpoint_keeper.tried
             proven = {
                 key: session.endpoint
                 for key, session in self._prober.observed.items()
@@ -474,7 +476,12 @@ class Agent:
                 and session.has_fresh_handshake(now=wall, within=uptime)
             }
             self._driver.tell(partial(self._member.tunnels_seen, proven))
-            self._driver.tell(partial(self._member.clock_read, wall))
+
+    async def _watch_clock(self) -> None:
+        """Tell the member the wall clock, which may have been set."""
+        while True:
+            await asyncio.sleep(REPAIR_SECONDS)
+            self._driver.tell(partial(self._member.clock_read, time.time()))
 
     async def _watch_state(self) -> None:
         while True:
