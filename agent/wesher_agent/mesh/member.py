@@ -485,9 +485,10 @@ class MeshMember:
             self._settle(now)
 
     def _limit_uncertified(self) -> None:
-        """Limit the members without a certificate, of which a holder of the cluster key can invent any number."""
+        """Limit the members without a certificate: a holder of the cluster key can invent any number."""
+        is_bound = self._identity.is_bound
         self._engine.set_most_unproven(
-            MOST_UNCERTIFIED_BOUND if self._identity.is_bound else self._limits.unproven
+            MOST_UNCERTIFIED_BOUND if is_bound else self._limits.unproven, are_avoided=is_bound
         )
 
     def _report(self) -> None:

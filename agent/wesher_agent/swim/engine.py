@@ -261,9 +261,16 @@ class Engine:
         """Replace the addresses that have room of their own beside members': those that the caller dials."""
         self._exchange.admission.expected = ips
 
-    def set_most_unproven(self, most: int) -> None:
-        """Keep at most that many members of standing 0; those that are too many go as others come."""
+    def set_most_unproven(self, most: int, *, are_avoided: bool = False) -> None:
+        """Keep at most that many members of standing 0; those that are too many go as others come.
+
+        Args:
+            most: how many.
+            are_avoided: whether gossip, probes and state exchanges rely on the other members.
+
+        """
         self._membership.most_unproven = most
+        self._table.avoided = self._membership.unproven if are_avoided else ()
 
     def stream_accepted(self, remote: Address, *, now: float) -> StreamId:
         """Name a connection that another host opened; when there are too many, another one is ended for it.

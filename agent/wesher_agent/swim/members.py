@@ -6,7 +6,7 @@ Values and their table only; which news changes them is `membership`'s business.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
@@ -83,6 +83,8 @@ class MemberTable:
         self._ips: Counter[str] = Counter()
         """How many members each IP address has, this one excluded."""
         self.view: Mapping[str, Member] = MappingProxyType(self._members)
+        self.avoided: Collection[str] = ()
+        """Members that `pick` gives at most one place in several, as long as there are others."""
 
     def __len__(self) -> int:
         """Return how many are known, this one and dead ones included (`state.go`, estNumNodes)."""
@@ -145,6 +147,15 @@ class MemberTable:
 
     def pick(self, k: int, eligible: Callable[[Member], bool]) -> list[Member]:
         """Return up to ``k`` different random members other than this one (`util.go`, kRandomNodes)."""
+        if not self.avoided:
+            return self._draw(k, eligible)
+        # A holder of the key can invent members that pass nothing on, by the dozen for each real one.
+        sure = self._draw(max(1, k - 1), lambda m: m.name not in self.avoided and eligible(m))
+        if len(sure) == k:
+            return sure
+        return sure + self._draw(k - len(sure), lambda m: m not in sure and eligible(m))
+
+    def _draw(self, k: int, eligible: Callable[[Member], bool]) -> list[Member]:
         ring, random, n = self._ring, self._rng.random, len(self._ring)
         # Among few, luck would miss some; among many, trying everyone would take long.
         names = self._rng.sample(ring, n) if n < 3 * k else (ring[int(random() * n)] for _ in range(3 * n))

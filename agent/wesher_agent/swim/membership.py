@@ -140,7 +140,8 @@ class Membership:
         self._standing = standing
         self.most_unproven = limits.unproven
         """How many members of standing 0 are kept at once; for a further one, a random one of them goes."""
-        self._unproven = RandomSet(rng)
+        self.unproven = RandomSet(rng)
+        """The members of standing 0."""
         self._suspicions: dict[str, Suspicion] = {}
         self._doubted = Pauses(DOUBT_PAUSE, limits.outbox)
         """Addresses that were sent a suspect, since a gone member was claimed to be alive there."""
@@ -193,7 +194,7 @@ class Membership:
         keep = self._profile.gossip_to_the_dead_time
         member, forgotten = self._table.next_to_probe(lambda gone: now - gone.state_change > keep)
         for gone in forgotten:
-            self._unproven.discard(gone.name)
+            self.unproven.discard(gone.name)
             self._gossip.discard(gone.name)
             self._tombstones.bury(tombstone_of(gone, now=now), now=now)
             self._emit(events.MemberForgotten(gone))
@@ -302,7 +303,7 @@ class Membership:
     ) -> bool:
         """Whether an alive may be believed if it is news."""
         if known is None:
-            if len(self._table) >= self._limits.members and not len(self._unproven):
+            if len(self._table) >= self._limits.members and not len(self.unproven):
                 self._emit(events.MembersFull(claim.node))
                 return False
             return claim.incarnation > 0
@@ -334,9 +335,9 @@ class Membership:
         since = known.state_change if known is not None and known.state is State.ALIVE else now
         member = _claimed(claim, address, since=since)
         if is_proven:
-            self._unproven.discard(claim.node)
+            self.unproven.discard(claim.node)
         else:
-            self._unproven.add(claim.node)
+            self.unproven.add(claim.node)
         self._believe(claim, member, now)
         if known is None or known.is_gone:
             self._emit(events.MemberJoined(member))
@@ -349,11 +350,11 @@ class Membership:
     def _make_room(self, *, is_proven: bool) -> None:
         """Drop random members that are not proven if there are too many: invented names keep no other out."""
         for _ in range(_MOST_DISPLACED):
-            is_crowded = not is_proven and len(self._unproven) >= self.most_unproven
-            if not len(self._unproven) or not (is_crowded or len(self._table) >= self._limits.members):
+            is_crowded = not is_proven and len(self.unproven) >= self.most_unproven
+            if not len(self.unproven) or not (is_crowded or len(self._table) >= self._limits.members):
                 return
-            name = self._unproven.draw()
-            self._unproven.discard(name)
+            name = self.unproven.draw()
+            self.unproven.discard(name)
             self._end_suspicion(name)
             self._gossip.discard(name)
             self._emit(events.MemberDisplaced(self._table.drop(name)))

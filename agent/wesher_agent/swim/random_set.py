@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
 
@@ -21,6 +22,14 @@ class RandomSet:
     def __len__(self) -> int:
         """Return how many there are."""
         return len(self._names)
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the names, in no particular order."""
+        return iter(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether ``name`` is in the set."""
+        return name in self._places
 
     def add(self, name: str) -> None:
         """Have ``name`` in the set."""
