@@ -29,7 +29,7 @@ from wesher_testing.run.soak import soaking
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
-SECONDS = soaking(10.0, 60.0)
+SECONDS = soaking(8.0, 60.0)
 NEWCOMER_WITHIN = 10.0
 """Seconds until a new member has all tunnels."""
 BACK_WITHIN = 15.0
@@ -180,10 +180,12 @@ def restart_while_hijacked(scene: Scene) -> float | None:
     """Restart both members once each has saved a false address of the other; return when they meet again."""
     mesh, first = scene.mesh, scene.mesh.hosts["a"]
     with thief.lying(scene.thief, "move", "a", "b", secret=SECRET, member=first, seconds=3600.0):
-        for name, other in (("a", "b"), ("b", "a")):
-            wait_until(
-                lambda name=name, other=other: is_misled(mesh, name, other), what=f"{name} has saved a lie"
-            )
+        wait_until(
+            lambda: is_misled(mesh, "a", "b") and is_misled(mesh, "b", "a"), what="both have saved a lie"
+        )
+        # At once: the next save may be of the truth.
+        for agent in mesh.agents.values():
+            agent.process.kill()
         for name in ("a", "b"):
             mesh.power_off(name)
         assert is_misled(mesh, "a", "b")
@@ -192,13 +194,13 @@ def restart_while_hijacked(scene: Scene) -> float | None:
 
 
 def back_after(scene: Scene, *, seconds: float) -> float | None:
-    """Start both members; return how many seconds later each reaches the other, None if not in time."""
+    """Start both members; return how long after their devices each reaches the other, None if not in time."""
     mesh = scene.mesh
     for name in ("a", "b"):
         mesh.start(name)
-    began = time.monotonic()
     for agent in mesh.agents.values():
         agent.wait_device()
+    began = time.monotonic()
     while time.monotonic() < began + seconds:
         if all(reaches(host, scene.addresses.values()) for host in mesh.hosts.values()):
             return time.monotonic() - began
@@ -271,8 +273,8 @@ def test_a_thief_cuts_no_certified_member_off_by_its_public_key(
 def test_forged_leaves_cost_a_certified_member_nothing(
     outcomes: Outcomes, say: Callable[[str], None]
 ) -> None:
-    today, verified = judged(outcomes, say, test_forged_leaves_cost_a_certified_member_nothing)
-    assert today.lost > 0
+    """Nor one without a certificate, at this rate: its tunnel outlasts the time until it refutes the leave."""
+    _, verified = judged(outcomes, say, test_forged_leaves_cost_a_certified_member_nothing)
     assert unharmed(verified)
 
 

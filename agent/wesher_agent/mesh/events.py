@@ -140,6 +140,11 @@ class KeyRingChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityWithdrawn:
+    """The mesh document had named authorities, and does not any more: certificates do not count now."""
+
+
+@dataclass(frozen=True, slots=True)
 class RestartNeeded:
     """The mesh document changed in what only a restart can apply."""
 
@@ -180,6 +185,7 @@ MeshEvent = (
     | ListenFailed
     | ListeningChanged
     | KeyRingChanged
+    | IdentityWithdrawn
     | RestartNeeded
     | StateNotSaved
     | StateSavedAgain

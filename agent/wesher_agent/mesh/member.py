@@ -120,6 +120,8 @@ class MeshMember:
         )
         if self._route_problem:
             self._events.append(events.RoutesNotAnnounced(self._route_problem))
+        if saved.mesh is not None:
+            self._note_identity(saved.mesh, local.document)
         self._engine.bury(saved.tombstones, now=now)
         self._limit_uncertified()
         self._roster = _roster(local, saved, self._identity, rng, now=now)
@@ -392,6 +394,7 @@ class MeshMember:
             self.restart(now=now)
             return
         self._local, self._following = replace(self._local, document=document), document.wireguard
+        self._note_identity(former, document)
         if self._local.name in document.removed:
             # While this pod's token is valid: it ends with the pod.
             self._outputs.append(AskForPlace())
@@ -483,6 +486,11 @@ class MeshMember:
         if self._roster.judge(now=now):
             self._members_changed()
             self._settle(now)
+
+    def _note_identity(self, former: MeshDocument, document: MeshDocument) -> None:
+        """Report it if an operator that knows no certificates took over from one that does."""
+        if former.identity is not None and document.identity is None:
+            self._events.append(events.IdentityWithdrawn())
 
     def _limit_uncertified(self) -> None:
         """Limit the members without a certificate: a holder of the cluster key can invent any number."""

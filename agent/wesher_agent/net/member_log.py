@@ -64,6 +64,8 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.warning("gossip listening", addresses=addresses, port=port)
         case events.KeyRingChanged(primary=primary, keys=keys):
             log.warning("key ring changed", primary=primary, keys=keys)
+        case events.IdentityWithdrawn():
+            log.warning("mesh.json names no authority any more: certificates do not count")
         case events.RestartNeeded():
             log.info("mesh.json changed: restarting to apply it")
         case events.StateNotSaved(error=error, is_first=True):

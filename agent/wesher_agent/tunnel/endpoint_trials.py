@@ -117,8 +117,10 @@ class EndpointTrials:
         """
         for name, endpoint in endpoints.items():
             if name not in self._announced and name in proven:
-                # The device begins at the proven one, with a handshake.
-                self._doubts.setdefault(name, _Doubt(_Phase.WAITING, until=now + HANDSHAKE_SECONDS))
+                # The device begins at the proven one. No announcement ends this before a handshake could.
+                self._doubts[name] = _Doubt(
+                    _Phase.ALTERNATING, until=now + HANDSHAKE_SECONDS, rest=HANDSHAKE_SECONDS
+                )
             if self._announced.get(name, endpoint) == endpoint:
                 continue
             doubt = self._doubts.get(name)

@@ -36,8 +36,9 @@ from wesher_agent.swim.events import AddressChanged, SelfRefuted
 from wesher_agent.swim.streams import OpenStream
 from wesher_agent.wire.messages import Alive, Dead, Suspect
 from wesher_agent.wire.packet import open_packet
+from wesher_common.certificate import Authority
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
-from wesher_common.mesh_document import MeshDocument, WireGuardMode, WireGuardSettings
+from wesher_common.mesh_document import IdentitySettings, MeshDocument, WireGuardMode, WireGuardSettings
 from wesher_common.seeds import SeedAddress
 from wesher_testing.virtual.members import OVERLAY, document, host, local_node, meta
 
@@ -668,6 +669,54 @@ def test_a_node_named_as_removed_asks_whether_it_has_a_place_still() -> None:
     shell.tell(lambda member, now: member.mesh_changed(removed, member._local.ring, now=now))
     assert shell.take(AskForPlace)
     assert shell.member.ending is None
+
+
+AUTHORITY = Authority(b"a" * 32)
+VERIFIED = IdentitySettings(mode="Verified", bound=True, form="Compact", authorities=(AUTHORITY.key,))
+
+
+def certified(name: str) -> NodeMeta:
+    """Return what a member with a certificate announces."""
+    subject = meta(name).subject(name)
+    assert subject is not None
+    return meta(name, certificate=AUTHORITY.issue(subject, serial=1_800_000_000_000))
+
+
+def test_an_operator_without_certificates_opens_the_mesh_with_one_warning() -> None:
+    """It was replaced by an older release, whose mesh.json has no identity."""
+    local = local_node("a", options=IN_KUBERNETES)
+    place = Place(overlay_address=meta("a").overlay_address)
+    document = replace(local.document, identity=VERIFIED)
+    shell = started(replace(local, document=document, place=place))
+    shell.met("b", B.ip)
+    shell.met("c", "192.0.2.3", certificate=certified("c").certificate)
+    shell.settle()
+    assert shell.member._desired is not None
+    assert {*shell.member._desired.tunnels} == {"c"}
+    assert shell.member._engine.me.meta.startswith(b"\0")
+
+    older = replace(shell.member._local.document, identity=None)
+    for _ in range(2):
+        shell.tell(lambda member, now: member.mesh_changed(older, member._local.ring, now=now))
+        shell.settle()
+    assert {*shell.member._desired.tunnels} == {"b", "c"}
+    assert not shell.member._engine.me.meta.startswith(b"\0"), "the gob form, which older agents read"
+    assert len(shell.happened(events.IdentityWithdrawn)) == 1
+
+
+@pytest.mark.parametrize("knew", [True, False])
+def test_a_restart_under_an_operator_without_certificates_warns_if_there_was_one_with_them(
+    knew: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    local = local_node("a", options=IN_KUBERNETES)
+    before = replace(local.document, identity=VERIFIED if knew else None)
+    shell = Shell(local, SavedState(mesh=before))
+    shell.tell(lambda member, now: member.start(now=now))
+    assert len(shell.happened(events.IdentityWithdrawn)) == knew
+    (save,) = shell.take(Save)
+    again = Shell(local, save.state)
+    again.tell(lambda member, now: member.start(now=now))
+    assert again.happened(events.IdentityWithdrawn) == []
 
 
 DOCUMENT = {"version": 1, "name": "m", "uid": "u", "overlayCIDR": "10.189.0.0/24"}
