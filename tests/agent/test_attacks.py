@@ -273,7 +273,7 @@ def test_a_thief_cuts_no_certified_member_off_by_its_public_key(
 def test_forged_leaves_cost_a_certified_member_nothing(
     outcomes: Outcomes, say: Callable[[str], None]
 ) -> None:
-    """Nor one without a certificate, at this rate: its tunnel outlasts the time until it refutes the leave."""
+    """Nor one without, at this rate: its tunnel stays for longer than it takes to refute the leave."""
     _, verified = judged(outcomes, say, test_forged_leaves_cost_a_certified_member_nothing)
     assert unharmed(verified)
 

@@ -16,6 +16,7 @@ from wesher_agent.mesh import member as member_module
 from wesher_agent.mesh.desired import Desired, desired
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.dialling import MOST_DIALS, TRIES_A_SECOND
+from wesher_agent.mesh.identity import MOST_UNCERTIFIED_BOUND
 from wesher_agent.mesh.local import Local, Options
 from wesher_agent.mesh.member import (
     APPLY_PAUSE,
@@ -702,6 +703,14 @@ def test_an_operator_without_certificates_opens_the_mesh_with_one_warning() -> N
     assert {*shell.member._desired.tunnels} == {"b", "c"}
     assert not shell.member._engine.me.meta.startswith(b"\0"), "the gob form, which older agents read"
     assert len(shell.happened(events.IdentityWithdrawn)) == 1
+
+
+def test_a_bound_mesh_remembers_few_uncertified_members_from_the_start() -> None:
+    local = local_node("a", options=IN_KUBERNETES)
+    shell = started(replace(local, document=replace(local.document, identity=VERIFIED)))
+    for number in range(2 * MOST_UNCERTIFIED_BOUND):
+        shell.met(f"invented-{number}", "192.0.2.66")
+    assert len(shell.member._engine.members) == MOST_UNCERTIFIED_BOUND + 1
 
 
 @pytest.mark.parametrize("knew", [True, False])
