@@ -150,15 +150,19 @@ class MemberTable:
         if not self.avoided:
             return self._draw(k, eligible)
         # A holder of the key can invent members that pass nothing on, by the dozen for each real one.
-        sure = self._draw(max(1, k - 1), lambda m: m.name not in self.avoided and eligible(m))
+        most = max(1, k - 1)
+        sure = self._draw(most, lambda m: m.name not in self.avoided and eligible(m))
+        if len(sure) < most:
+            sure = self._draw(most, lambda m: m.name not in self.avoided and eligible(m), tries_all=True)
         if len(sure) == k:
             return sure
         return sure + self._draw(k - len(sure), lambda m: m not in sure and eligible(m))
 
-    def _draw(self, k: int, eligible: Callable[[Member], bool]) -> list[Member]:
+    def _draw(self, k: int, eligible: Callable[[Member], bool], *, tries_all: bool = False) -> list[Member]:
         ring, random, n = self._ring, self._rng.random, len(self._ring)
         # Among few, luck would miss some; among many, trying everyone would take long.
-        names = self._rng.sample(ring, n) if n < 3 * k else (ring[int(random() * n)] for _ in range(3 * n))
+        tries_all |= n < 3 * k
+        names = self._rng.sample(ring, n) if tries_all else (ring[int(random() * n)] for _ in range(3 * n))
         picked: dict[str, Member] = {}
         for name in names:
             if len(picked) == k:
