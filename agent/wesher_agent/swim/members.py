@@ -84,7 +84,7 @@ class MemberTable:
         """How many members each IP address has, this one excluded."""
         self.view: Mapping[str, Member] = MappingProxyType(self._members)
         self.avoided: Collection[str] = ()
-        """Members that `pick` gives at most one place in several, as long as there are others."""
+        """Members to which `pick` gives one place at most, unless it finds too few other members."""
 
     def __len__(self) -> int:
         """Return how many are known, this one and dead ones included (`state.go`, estNumNodes)."""

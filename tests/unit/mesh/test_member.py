@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from random import Random
 from typing import Any, TypeVar
@@ -37,7 +38,7 @@ from wesher_agent.swim.events import AddressChanged, SelfRefuted
 from wesher_agent.swim.streams import OpenStream
 from wesher_agent.wire.messages import Alive, Dead, Suspect
 from wesher_agent.wire.packet import open_packet
-from wesher_common.certificate import Authority
+from wesher_common.certificate import Authority, Refusal
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import IdentitySettings, MeshDocument, WireGuardMode, WireGuardSettings
 from wesher_common.seeds import SeedAddress
@@ -48,6 +49,7 @@ E = TypeVar("E")
 M = TypeVar("M")
 IN_KUBERNETES = Options(in_kubernetes=True, leaves_on_exit=False)
 B = Address("192.0.2.2", 7946)
+SIGNED_AT = 1_800_000_000_000
 
 
 class Shell:
@@ -702,7 +704,8 @@ def test_an_operator_without_certificates_opens_the_mesh_with_one_warning() -> N
         shell.settle()
     assert {*shell.member._desired.tunnels} == {"b", "c"}
     assert not shell.member._engine.me.meta.startswith(b"\0"), "the gob form, which older agents read"
-    assert len(shell.happened(events.IdentityWithdrawn)) == 1
+    opened = events.IdentityChanged(None, bound=False)
+    assert shell.happened(events.IdentityChanged) == [opened]
 
 
 def test_a_bound_mesh_remembers_few_uncertified_members_from_the_start() -> None:
@@ -721,11 +724,12 @@ def test_a_restart_under_an_operator_without_certificates_warns_if_there_was_one
     before = replace(local.document, identity=VERIFIED if knew else None)
     shell = Shell(local, SavedState(mesh=before))
     shell.tell(lambda member, now: member.start(now=now))
-    assert len(shell.happened(events.IdentityWithdrawn)) == knew
+    opened = events.IdentityChanged(None, bound=False)
+    assert shell.happened(events.IdentityChanged) == [opened] * knew
     (save,) = shell.take(Save)
     again = Shell(local, save.state)
     again.tell(lambda member, now: member.start(now=now))
-    assert again.happened(events.IdentityWithdrawn) == []
+    assert again.happened(events.IdentityChanged) == []
 
 
 DOCUMENT = {"version": 1, "name": "m", "uid": "u", "overlayCIDR": "10.189.0.0/24"}
@@ -997,3 +1001,40 @@ def test_of_members_that_are_not_expected_no_endpoint_is_kept() -> None:
     shell.met("b", "192.0.2.2")
     shell.settle()
     assert shell.last_state.endpoints == {}
+
+
+def test_a_new_certificate_and_one_that_does_not_count_are_reported_once() -> None:
+    authority, other = Authority(b"a" * 32), Authority(b"b" * 32)
+    settings = IdentitySettings(mode="Verified", authorities=(authority.key,))
+    place = Place(overlay_address=ip_address("10.9.0.7"))
+    local = local_node("a", mesh=document(identity=settings), options=IN_KUBERNETES, place=place)
+    shell = started(local)
+    subject = shell.member.view(now=0.0).local.node_meta.subject("a")
+    assert subject is not None
+
+    def given(by: Authority, serial: int) -> list[events.Event]:
+        certified = replace(place, certificate=by.issue(subject, serial=serial))
+        shell.tell(lambda member, now: member.node_given(certified, now=now))
+        shell.tell(lambda member, now: member.clock_read(SIGNED_AT / 1000, now=now))
+        kinds = (events.CertificateValid, events.CertificateRefused)
+        told: list[events.Event] = [event for kind in kinds for event in shell.happened(kind)]
+        shell.events.clear()
+        return told
+
+    expires = datetime.fromtimestamp(SIGNED_AT // 1000, UTC) + timedelta(days=30)
+    assert given(authority, SIGNED_AT) == [events.CertificateValid(SIGNED_AT, expires)]
+    assert given(authority, SIGNED_AT) == []
+    assert given(other, SIGNED_AT + 1) == [
+        events.CertificateRefused(SIGNED_AT + 1, Refusal.UNKNOWN_AUTHORITY)
+    ]
+
+
+def test_a_change_of_who_gets_a_tunnel_is_reported() -> None:
+    verified = IdentitySettings(mode="Verified", authorities=(Authority(b"a" * 32).key,))
+    shell = started(local_node("a", mesh=document(identity=verified), options=IN_KUBERNETES))
+    for settings in (replace(verified, bound=True, form="Compact"), None):
+        mesh = document(identity=settings)
+        ring = shell.member.view(now=0.0).local.ring
+        shell.tell(lambda member, now, mesh=mesh, ring=ring: member.mesh_changed(mesh, ring, now=now))
+    told = shell.happened(events.IdentityChanged)
+    assert told == [events.IdentityChanged("Verified", bound=True), events.IdentityChanged(None, bound=False)]

@@ -66,9 +66,9 @@ def lying(
     Args:
         host: of the thief.
         attack: one of ``ATTACKS``.
-        victims: members about whom it lies.
+        victims: members, the subjects of its claims.
         secret: the cluster key.
-        member: whom it asks who is in the mesh.
+        member: one that it asks for the list of members.
         seconds: for how long.
 
     """
@@ -106,7 +106,7 @@ class _Thief:
     Attributes:
         address: its own.
         format: of packets under the cluster key.
-        members: as a member told it.
+        members: the list that it received from a member.
 
     """
 
