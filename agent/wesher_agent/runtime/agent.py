@@ -462,20 +462,9 @@ class Agent:
 
     async def _watch_tunnels(self) -> None:
         """Tell the member where its peers are proven to be."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         while True:
             await asyncio.sleep(PROOF_SECONDS)
-            wall, uptime, tried = time.time(), loop.time() - began, self._endpoint_keeper.tried
-            proven = {
-                key: session.endpoint
-                for key, session in self._prober.observed.items()
-                if session.endpoint is not None
-                and key not in tried
-                # An older handshake may have come from elsewhere: an earlier run may have ended during a try.
-                and session.has_fresh_handshake(now=wall, within=uptime)
-            }
-            self._driver.tell(partial(self._member.tunnels_seen, proven))
+            self._driver.tell(partial(self._member.tunnels_seen, self._endpoint_keeper.proven()))
 
     async def _watch_clock(self) -> None:
         """Tell the member the wall clock, which may have been set."""

@@ -37,19 +37,31 @@ class EndpointKeeper:
         self._prober = prober
         self._trials = EndpointTrials()
         self._woken = asyncio.Event()
+        self._began = asyncio.get_running_loop().time()
+        self._moved: dict[WireGuardPublicKey, float] = {}
+        """When each peer was last moved."""
 
-    @property
-    def tried(self) -> frozenset[WireGuardPublicKey]:
-        """The keys of peers that are sent to where no handshake of theirs has come from."""
-        return frozenset(
-            key for name in self._trials.tried if (key := self._prober.find_key(name)) is not None
-        )
+    def proven(self) -> dict[WireGuardPublicKey, Endpoint]:
+        """Return where handshakes proved peers to be, as last looked at.
+
+        A handshake proves the endpoint only if it is later than the last move: this agent sends
+        to announced endpoints too, and an earlier run may have ended during a try.
+        """
+        now, wall = asyncio.get_running_loop().time(), time.time()
+        return {
+            key: session.endpoint
+            for key, session in self._prober.observed.items()
+            if session.endpoint is not None
+            and session.has_fresh_handshake(now=wall, within=now - self._moved.get(key, self._began))
+        }
 
     def set_announced(
         self, endpoints: Mapping[str, Endpoint], proven: Mapping[str, Endpoint] = MappingProxyType({})
     ) -> None:
         """Replace the announced and the proven endpoints, by the names that the prober has."""
         self._trials.set_announced(endpoints, proven, now=asyncio.get_running_loop().time())
+        present = {self._prober.find_key(name) for name in endpoints}
+        self._moved = {key: moved for key, moved in self._moved.items() if key in present}
         self._woken.set()
 
     def doubt(self, names: Iterable[str]) -> None:
@@ -83,6 +95,7 @@ class EndpointKeeper:
                 for name, endpoint in step.moves.items()
                 if (key := self._prober.find_key(name)) is not None
             }
+            self._moved |= dict.fromkeys(keys, now)
             await self._tunnel.move_peers(keys)
         await self._prober.ask(step.asks)
         self._trials.sent(step.asks, took=asyncio.get_running_loop().time() - now)

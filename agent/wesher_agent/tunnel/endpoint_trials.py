@@ -94,12 +94,6 @@ class EndpointTrials:
         self._proven: dict[str, Endpoint] = {}
         self._doubts: dict[str, _Doubt] = {}
 
-    @property
-    def tried(self) -> frozenset[str]:
-        """The peers that are sent to where no handshake of theirs has come from."""
-        phases = (_Phase.TRYING, _Phase.ALTERNATING)
-        return frozenset(name for name, doubt in self._doubts.items() if doubt.phase in phases)
-
     def set_announced(
         self,
         endpoints: Mapping[str, Endpoint],

@@ -353,17 +353,3 @@ def test_a_try_whose_last_handshake_grows_too_old_goes_on_at_the_proven_endpoint
     world.announce(FORGED)
     world.run(3 * HANDSHAKE_SECONDS)
     assert [endpoint for _, endpoint in world.moves[:2]] == [FORGED, OLD]
-
-
-def test_a_peer_is_not_taken_for_proven_where_it_is_only_tried() -> None:
-    world = _World(at=None)
-    world.known = OLD
-    assert world.trials.tried == frozenset()
-    world.announce(FORGED)
-    world.run(SILENT_SECONDS + 0.5)
-    assert (world.session.endpoint, world.trials.tried) == (FORGED, {"b"})
-    world.run(SILENT_SECONDS + TRY_SECONDS + 0.5)
-    assert (world.session.endpoint, world.trials.tried) == (OLD, frozenset())
-    world.session = replace(world.session, last_handshake=None)
-    world.run(world.now + 600.0)
-    assert world.trials.tried == {"b"}
