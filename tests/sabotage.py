@@ -57,6 +57,18 @@ SABOTAGES = {
         "tests/unit/operator_reconcile/test_authority.py"
         "::test_renewals_are_spread_over_the_last_five_per_cent_of_two_thirds_of_the_life",
     ),
+    "forget-proven-endpoints": Sabotage(
+        MEMBER,
+        "endpoints=self._proven,",
+        "endpoints={},",
+        f"{TESTS}::test_where_a_handshake_proved_a_peer_to_be_is_saved_and_the_device_begins_there",
+    ),
+    "limit-uncertified-members-later": Sabotage(
+        MEMBER,
+        "self._limit_uncertified()\n        self._roster =",
+        "self._roster =",
+        f"{TESTS}::test_a_bound_mesh_remembers_few_uncertified_members_from_the_start",
+    ),
     "ignore-roster-changes": Sabotage(
         MEMBER,
         "if self._roster.observe(event, now=now):",

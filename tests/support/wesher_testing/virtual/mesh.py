@@ -178,7 +178,8 @@ class VirtualAgent(Node):
             for key, endpoint in self.endpoints.items()
             if (other := self._mesh.with_key(key)) is not None and self._can_shake_hands(other, endpoint)
         }
-        proven = {key: ip_address(address.ip) for key, address in self._sessions.items()}
+        port = self.local.document.wireguard.port
+        proven = {key: Endpoint(ip_address(address.ip), port) for key, address in self._sessions.items()}
         self.change(lambda member, now: member.tunnels_seen(proven, now=now))
         self.change(lambda member, now: member.clock_read(self._mesh.wall_clock, now=now))
         self.later(REPAIR_SECONDS, self.watch_tunnels)
