@@ -155,10 +155,10 @@ def desired(
     peers = [
         Peer(
             public_key=claim.key,
-            endpoint=(endpoint := _endpoint(local, claim.member, claim.meta)),
+            endpoint=(endpoint := _endpoint_outside(local, claim, inside | certified)),
             allowed_ips=(host_network(claim.address),),
             persistent_keepalive=keepalive,
-            proven=_proven_elsewhere(endpoint, proven.get(claim.key), inside),
+            proven=_proven_elsewhere(endpoint, proven.get(claim.key), inside | certified),
         )
         for claim in programmed
     ]
@@ -275,7 +275,7 @@ def _readable(local: LocalPeer, members: Iterable[RosterMember], problems: list[
     return claims
 
 
-def _claim(local: LocalPeer, member: RosterMember) -> _Claim | Problem:
+def _claim(local: LocalPeer, member: RosterMember) -> _Claim | Problem:  # noqa: PLR0911 - one for each problem
     name, meta = member.name, member.meta
     if not is_member_name(name):
         shown = ascii(name)[1:-1][:MAX_MEMBER_NAME]
@@ -284,6 +284,9 @@ def _claim(local: LocalPeer, member: RosterMember) -> _Claim | Problem:
             "BadName",
             "has a name that is not valid in a hosts file: give the machine a valid hostname",
         )
+    if local.only_certified and (refused := _refused(local, member)) is not None:
+        # Whatever else is wrong, it would have no tunnel, and anyone with the cluster key can invent it.
+        return refused
     if member.problem == "metadata-of-wesher-0.2":
         return Problem(
             name, "OldRelease", "runs wesher 0.2, which cannot read this node's metadata: upgrade it"
@@ -327,13 +330,16 @@ def _refused(local: LocalPeer, member: RosterMember) -> Problem | None:
 def _reached_outside(
     local: LocalPeer, claims: list[_Claim], inside: Collection[IPAddress], problems: list[Problem]
 ) -> list[_Claim]:
-    """Keep the claims of members whose tunnels would not go through the overlay themselves."""
+    """Keep the claims of members whose tunnels would not go through the overlay themselves.
+
+    Endpoints are unsigned, so a certified member keeps its tunnel whatever is announced of it.
+    """
     if not inside:
         return claims
     kept = []
     for claim in claims:
         endpoint = _endpoint(local, claim.member, claim.meta)
-        if endpoint.address in inside:
+        if endpoint.address in inside and not claim.member.verdict.is_certified:
             message = (
                 f"announces the endpoint {endpoint}, which is inside the overlay {local.overlay}: "
                 "give it an --advertise-addr outside the overlay"
@@ -469,10 +475,17 @@ def _endpoint(local: LocalPeer, member: RosterMember, meta: NodeMeta) -> Endpoin
 
 
 def _proven_elsewhere(
-    announced: Endpoint, proven: Endpoint | None, inside: Collection[IPAddress]
+    announced: Endpoint | None, proven: Endpoint | None, inside: Collection[IPAddress]
 ) -> Endpoint | None:
     """Return the proven endpoint if it is not the announced one and is outside the overlay."""
     return None if proven is None or proven == announced or proven.address in inside else proven
+
+
+def _endpoint_outside(local: LocalPeer, claim: _Claim, inside: Collection[IPAddress]) -> Endpoint | None:
+    """Return where to send what is for a member; None if that is in the overlay: its packets would loop."""
+    endpoint = _endpoint(local, claim.member, claim.meta)
+    is_certified = claim.member.verdict.is_certified
+    return None if is_certified and endpoint.address in inside else endpoint
 
 
 def _endpoints(

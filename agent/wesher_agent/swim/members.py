@@ -6,12 +6,13 @@ Values and their table only; which news changes them is `membership`'s business.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
 
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.random_set import RandomSet
 from wesher_agent.wire.messages import State, Versions
 
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -83,8 +84,8 @@ class MemberTable:
         self._ips: Counter[str] = Counter()
         """How many members each IP address has, this one excluded."""
         self.view: Mapping[str, Member] = MappingProxyType(self._members)
-        self.avoided: Collection[str] = ()
-        """Members to which `pick` gives one place at most, unless it finds too few other members."""
+        self.proven = RandomSet(rng)
+        """The names of those whose standing is above 0."""
 
     def __len__(self) -> int:
         """Return how many are known, this one and dead ones included (`state.go`, estNumNodes)."""
@@ -93,6 +94,14 @@ class MemberTable:
     def get(self, name: str) -> Member | None:
         """Return the member of that name."""
         return self._members.get(name)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more than half of the members are not proven, while others are.
+
+        Anyone with the key can invent names. Random choices would then hardly ever fall on a real member.
+        """
+        return 0 < 2 * len(self.proven) < len(self._members)
 
     def has_other_at(self, ip: str) -> bool:
         """Tell whether another member, in whatever state, has this IP address."""
@@ -121,6 +130,7 @@ class MemberTable:
 
         """
         member = self._members.pop(name)
+        self.proven.discard(name)
         place = self._ring.index(name)
         del self._ring[place]
         self._next -= place < self._next
@@ -147,22 +157,9 @@ class MemberTable:
 
     def pick(self, k: int, eligible: Callable[[Member], bool]) -> list[Member]:
         """Return up to ``k`` different random members other than this one (`util.go`, kRandomNodes)."""
-        if not self.avoided:
-            return self._draw(k, eligible)
-        # A holder of the key can invent members that pass nothing on, by the dozen for each real one.
-        most = max(1, k - 1)
-        sure = self._draw(most, lambda m: m.name not in self.avoided and eligible(m))
-        if len(sure) < most:
-            sure = self._draw(most, lambda m: m.name not in self.avoided and eligible(m), tries_all=True)
-        if len(sure) == k:
-            return sure
-        return sure + self._draw(k - len(sure), lambda m: m not in sure and eligible(m))
-
-    def _draw(self, k: int, eligible: Callable[[Member], bool], *, tries_all: bool = False) -> list[Member]:
         ring, random, n = self._ring, self._rng.random, len(self._ring)
         # Among few, luck would miss some; among many, trying everyone would take long.
-        tries_all |= n < 3 * k
-        names = self._rng.sample(ring, n) if tries_all else (ring[int(random() * n)] for _ in range(3 * n))
+        names = self._rng.sample(ring, n) if n < 3 * k else (ring[int(random() * n)] for _ in range(3 * n))
         picked: dict[str, Member] = {}
         for name in names:
             if len(picked) == k:
@@ -170,6 +167,14 @@ class MemberTable:
             if name != self._own_name and eligible(self._members[name]):
                 picked[name] = self._members[name]
         return list(picked.values())
+
+    def pick_proven(self, k: int, eligible: Callable[[Member], bool]) -> list[Member]:
+        """Return up to ``k`` more random members, of those that are proven, where `is_crowded`."""
+        if not self.is_crowded:
+            return []
+        names = dict.fromkeys(self.proven.draw() for _ in range(3 * k))
+        found = [self._members[name] for name in names if eligible(self._members[name])]
+        return found[:k]
 
     def _reset(self, forget: Callable[[Member], bool]) -> list[Member]:
         forgotten = [
@@ -179,6 +184,7 @@ class MemberTable:
         ]
         for member in forgotten:
             del self._members[member.name]
+            self.proven.discard(member.name)
             self._leave_ip(member)
         self._ring = list(self._members)
         self._rng.shuffle(self._ring)

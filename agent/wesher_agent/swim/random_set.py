@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from random import Random
 
 
@@ -23,12 +22,7 @@ class RandomSet:
         """Return how many there are."""
         return len(self._names)
 
-    def __iter__(self) -> Iterator[str]:
-        """Return the names, in no particular order."""
-        return iter(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        """Tell whether ``name`` is in the set."""
+    def __contains__(self, name: str) -> bool:
         return name in self._places
 
     def add(self, name: str) -> None:

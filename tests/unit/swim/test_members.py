@@ -91,21 +91,3 @@ def test_among_few_all_that_are_eligible_are_found() -> None:
 
     for _ in range(50):
         assert {m.name for m in table.pick(3, lambda m: not m.is_gone)} == {"a", "b"}
-
-
-def test_avoided_members_get_one_place_of_several() -> None:
-    """Invented members pass nothing on, however many they are."""
-    table = table_of(*(member(f"invented-{i}") for i in range(64)), *(member(name) for name in "abc"))
-    table.avoided = {f"invented-{i}" for i in range(64)}
-    for _ in range(100):
-        picked = [m.name for m in table.pick(3, lambda m: m.name != "a")]
-        assert set(picked[:2]) == {"b", "c"}
-        assert len(set(picked)) == 3
-        assert table.pick(1, lambda _: True)[0].name in {"a", "b", "c"}
-
-
-def test_avoided_members_have_all_places_where_there_are_no_others() -> None:
-    table = table_of(member("a"), member("b"), member("c"))
-    table.avoided = {"a", "b", "c"}
-    assert {m.name for m in table.pick(3, lambda _: True)} == {"a", "b", "c"}
-    assert len(table.pick(1, lambda _: True)) == 1

@@ -19,6 +19,7 @@ from wesher_agent.mesh.saved_state import SavedState
 from wesher_common.certificate import Authority, Subject
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
+from wesher_common.news import NEWS_FILE
 from wesher_common.overlay import IPAddress
 from wesher_testing.lab.namespaces import Host
 
@@ -70,11 +71,22 @@ def document(*seeds: Host, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def mount(host: Host, mesh: dict[str, Any] | str, *, key: str, accepted: str = "", nudge: str = "") -> None:
+def mount(
+    host: Host,
+    mesh: dict[str, Any] | str,
+    *,
+    key: str,
+    accepted: str = "",
+    nudge: str = "",
+    news: bytes | None = None,
+) -> None:
     """Put the files there, all at once."""
     text = mesh if isinstance(mesh, str) else json.dumps(mesh)
     files = {"mesh.json": text, "cluster-key": key, "accepted-keys": accepted, "nudge": nudge}
-    project(host.root / MOUNT.removeprefix("/"), {name: content.encode() for name, content in files.items()})
+    contents = {name: content.encode() for name, content in files.items()}
+    if news is not None:
+        contents[NEWS_FILE] = news
+    project(host.root / MOUNT.removeprefix("/"), contents)
 
 
 def remember(host: Host, address: IPAddress, *, name: str = "", **more: Any) -> None:
