@@ -37,6 +37,18 @@ class Sabotage:
 
 
 SABOTAGES = {
+    "forget-proven-endpoints": Sabotage(
+        MEMBER,
+        "endpoints=self._proven,",
+        "endpoints={},",
+        f"{TESTS}::test_where_a_handshake_proved_a_peer_to_be_is_saved_and_the_device_begins_there",
+    ),
+    "limit-uncertified-members-later": Sabotage(
+        MEMBER,
+        "self._engine.set_most_unproven(self._most_unproven)\n        self._engine.bury",
+        "self._engine.bury",
+        f"{TESTS}::test_a_bound_mesh_remembers_few_uncertified_members_from_the_start",
+    ),
     "believe-a-clock-that-is-years-ahead": Sabotage(
         "agent/wesher_agent/mesh/identity.py",
         "if certificate.authority in self._own and not self._trusted[certificate.authority].newest:",
@@ -56,18 +68,6 @@ SABOTAGES = {
         "life * (1 + _JITTER * share)",
         "tests/unit/operator_reconcile/test_authority.py"
         "::test_renewals_are_spread_over_the_last_five_per_cent_of_two_thirds_of_the_life",
-    ),
-    "forget-proven-endpoints": Sabotage(
-        MEMBER,
-        "endpoints=self._proven,",
-        "endpoints={},",
-        f"{TESTS}::test_where_a_handshake_proved_a_peer_to_be_is_saved_and_the_device_begins_there",
-    ),
-    "limit-uncertified-members-later": Sabotage(
-        MEMBER,
-        "self._limit_uncertified()\n        self._roster =",
-        "self._roster =",
-        f"{TESTS}::test_a_bound_mesh_remembers_few_uncertified_members_from_the_start",
     ),
     "ignore-roster-changes": Sabotage(
         MEMBER,

@@ -158,7 +158,7 @@ def desired(
             endpoint=(endpoint := _endpoint_outside(local, claim, inside | certified)),
             allowed_ips=(host_network(claim.address),),
             persistent_keepalive=keepalive,
-            proven=_proven_elsewhere(endpoint, proven.get(claim.key), inside),
+            proven=_proven_elsewhere(endpoint, proven.get(claim.key), inside | certified),
         )
         for claim in programmed
     ]

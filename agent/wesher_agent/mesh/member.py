@@ -133,8 +133,8 @@ class MeshMember:
             self._events.append(events.RoutesNotAnnounced(self._route_problem))
         if saved.mesh is not None and local.options.in_kubernetes:
             self._note_identity(saved.mesh.identity, local.document.identity)
+        self._engine.set_most_unproven(self._most_unproven)
         self._engine.bury(saved.tombstones, now=now)
-        self._limit_uncertified()
         self._roster = _roster(local, saved, self._identity, rng, now=now)
         former = saved.gossip_address if saved.name == local.name else None
         self._conflicts = NameConflicts([former] if former is not None else [])
@@ -546,7 +546,7 @@ class MeshMember:
 
     def _judge(self, now: float) -> None:
         """Judge all certificates again: what is trusted changed, or time has passed."""
-        self._limit_uncertified()
+        self._engine.set_most_unproven(self._most_unproven)
         self._identity.take_own(self._local.name, self._local.node_meta, now=now)
         self._note_certificate(now)
         if self._is_started:
@@ -556,10 +556,9 @@ class MeshMember:
             self._members_changed()
             self._settle(now)
 
-    def _limit_uncertified(self) -> None:
-        """Limit the members without a certificate: a holder of the cluster key can invent any number."""
-        is_bound = self._identity.is_bound
-        self._engine.set_most_unproven(MOST_UNCERTIFIED_BOUND if is_bound else self._limits.unproven)
+    @property
+    def _most_unproven(self) -> int:
+        return MOST_UNCERTIFIED_BOUND if self._identity.is_bound else self._limits.unproven
 
     def _report(self) -> None:
         if self.ending is None and not any(isinstance(output, Report) for output in self._outputs):
