@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 MEMBER, AGENT = "agent/wesher_agent/mesh/member.py", "agent/wesher_agent/runtime/agent.py"
 TESTS, SIM = "tests/unit/mesh/test_member.py", "tests/sim/test_names_and_addresses.py"
 SHELL, NEWS = "tests/unit/runtime/test_agent.py", "tests/unit/mesh/test_news.py"
+CERTIFIED = "tests/unit/mesh/test_certified_members.py"
 SECONDS = 300
 """For one test, however slow the machine is."""
 
@@ -36,6 +37,26 @@ class Sabotage:
 
 
 SABOTAGES = {
+    "believe-a-clock-that-is-years-ahead": Sabotage(
+        "agent/wesher_agent/mesh/identity.py",
+        "if certificate.authority in self._own and not self._trusted[certificate.authority].newest:",
+        "if False:",
+        f"{CERTIFIED}::test_on_the_first_start_our_own_certificate_tells_the_time_better_than_a_clock_"
+        "that_is_years_ahead",
+    ),
+    "save-what-older-releases-cannot-read": Sabotage(
+        "agent/wesher_agent/mesh/roster.py",
+        "else in_gob_form(member.raw_meta, member.meta),",
+        "else member.raw_meta,",
+        f"{CERTIFIED}::test_the_members_of_a_bound_mesh_are_saved_in_the_form_that_an_older_release_reads",
+    ),
+    "renew-too-late": Sabotage(
+        "operator/wesher_operator/reconcile/authority.py",
+        "life * (1 - _JITTER * share)",
+        "life * (1 + _JITTER * share)",
+        "tests/unit/operator_reconcile/test_authority.py"
+        "::test_renewals_are_spread_over_the_last_five_per_cent_of_two_thirds_of_the_life",
+    ),
     "ignore-roster-changes": Sabotage(
         MEMBER,
         "if self._roster.observe(event, now=now):",

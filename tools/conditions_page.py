@@ -42,7 +42,7 @@ MESH: Mapping[str, Reasons] = {
     "Certified": {
         "True": ("AllCertified",),
         "False": (*_NOT_ISSUING, *_UNCERTIFIED, "CertificateExpires"),
-        "Unknown": ("NotLookedAt", "WaitingForAgents"),
+        "Unknown": ("NotLookedAt", "WaitingForAgents", "NewAuthority"),
     },
 }
 NODE: Mapping[str, Reasons] = {

@@ -15,7 +15,10 @@ from types import MappingProxyType
 from typing import Final
 
 from wesher_agent.mesh.nodemeta import NodeMeta
+from wesher_agent.mesh.signature_budget import SignatureBudget
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.profile import DEFAULT_LIMITS
+from wesher_agent.swim.source import Source
 from wesher_common.certificate import (
     MAX_HOURS,
     SKEW_MS,
@@ -30,6 +33,7 @@ from wesher_common.mesh_document import IdentitySettings
 from wesher_common.news import MAX_REVOKED, Statement
 from wesher_common.overlay import IPAddress
 
+_MOST_SIGNED: Final = DEFAULT_LIMITS.members
 MOST_UNCERTIFIED_BOUND = 64
 """Members without a certificate that are remembered where they get no tunnel."""
 LONGEST_MS = MAX_HOURS * 3_600_000 + SKEW_MS
@@ -108,6 +112,9 @@ class Identity:
         self._own: frozenset[bytes] = frozenset()
         self._trusted: Mapping[bytes, Trust] = {}
         self._endpoints: Mapping[WireGuardPublicKey, IPAddress] = {}
+        self._budget = SignatureBudget()
+        self._signed: dict[tuple[str, bytes], None] = {}
+        """Names and metadata whose signature was checked and is good, the oldest first."""
         self.configure(settings)
 
     @property
@@ -160,6 +167,7 @@ class Identity:
         self._settings = settings
         self._own = frozenset(key.id for key in settings.authorities) if settings is not None else frozenset()
         self._trusted = {} if settings is None else {trust.key.id: trust for trust in self._trust(settings)}
+        self._signed.clear()
         return before != (self._trusted, self.is_bound)
 
     def wall_clock(self, wall: float, *, now: float) -> None:
@@ -201,6 +209,38 @@ class Identity:
         if former.is_certified and verdict.refusal is Refusal.EXPIRED:
             return replace(former, refusal=Refusal.EXPIRED)
         return verdict
+
+    def vet(self, name: str, raw_meta: bytes, source: Source, now: float) -> None:
+        """Drop an alive with a false signature, and one whose signature there is no time to check.
+
+        A member with a certificate that does not fit what it announces leaves it out, so a false
+        signature is forged. It is not stored, so that this member does not spread it.
+
+        Raises:
+            PeerMisbehaved: its signature is false, or too many others were.
+
+        """
+        claim = name, raw_meta
+        if not self._trusted or claim in self._signed:
+            return
+        try:
+            meta = NodeMeta.decode(raw_meta)
+        except PeerMisbehaved:
+            return
+        if meta.certificate is None or meta.certificate.authority not in self._trusted:
+            return
+        if not self._budget.allows(source, now=now):
+            raise PeerMisbehaved("certificate-limit")
+        refused = self.verdict(name, meta, now=now).refusal
+        if refused is Refusal.BAD_SIGNATURE:
+            self._budget.failed(source)
+            raise PeerMisbehaved("certificate-signature")
+        if refused not in {None, Refusal.NOT_YET_VALID, Refusal.EXPIRED}:
+            # Refused before its signature was checked.
+            return
+        if len(self._signed) >= _MOST_SIGNED:
+            del self._signed[next(iter(self._signed))]
+        self._signed[claim] = None
 
     def standing(self, name: str, raw_meta: bytes, address: Address, now: float) -> int:
         """Return how well an alive is proven: 0 not, 1 certified, 2 certified and its tunnel ends there."""

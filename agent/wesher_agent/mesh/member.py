@@ -125,10 +125,12 @@ class MeshMember:
             rng=rng,
             nonce=nonce,
             standing=self._identity.standing,
+            vet=self._identity.vet,
             limits=limits,
         )
         if self._route_problem:
             self._events.append(events.RoutesNotAnnounced(self._route_problem))
+        self._engine.set_most_unproven(self._most_unproven)
         self._engine.bury(saved.tombstones, now=now)
         self._roster = _roster(local, saved, self._identity, rng, now=now)
         former = saved.gossip_address if saved.name == local.name else None
@@ -533,9 +535,7 @@ class MeshMember:
 
     def _judge(self, now: float) -> None:
         """Judge all certificates again: what is trusted changed, or time has passed."""
-        self._engine.set_most_unproven(
-            MOST_UNCERTIFIED_BOUND if self._identity.is_bound else self._limits.unproven
-        )
+        self._engine.set_most_unproven(self._most_unproven)
         self._identity.take_own(self._local.name, self._local.node_meta, now=now)
         self._note_certificate(now)
         if self._is_started:
@@ -544,6 +544,10 @@ class MeshMember:
             self._engine.weigh_again(now=now)
             self._members_changed()
             self._settle(now)
+
+    @property
+    def _most_unproven(self) -> int:
+        return MOST_UNCERTIFIED_BOUND if self._identity.is_bound else self._limits.unproven
 
     def _report(self) -> None:
         if self.ending is None and not any(isinstance(output, Report) for output in self._outputs):

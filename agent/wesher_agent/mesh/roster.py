@@ -26,7 +26,7 @@ from wesher_agent.mesh.events import (
     SeedSkipped,
 )
 from wesher_agent.mesh.identity import NOT_CERTIFIED, Identity, Verdict
-from wesher_agent.mesh.nodemeta import NodeMeta
+from wesher_agent.mesh.nodemeta import NodeMeta, in_gob_form
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     Event,
@@ -355,12 +355,17 @@ class Roster:
         self._changed(now)
 
     def saved(self, *, now: float) -> tuple[SavedMember, ...]:
-        """Return what `restore` takes, sorted by name."""
+        """Return what `restore` takes, sorted by name.
+
+        The next agent may be of a release that reads no compact metadata, after a rollback.
+        """
         return tuple(
             SavedMember(
                 name=name,
                 address=member.address,
-                raw_meta=member.raw_meta,
+                raw_meta=member.raw_meta
+                if member.meta is None
+                else in_gob_form(member.raw_meta, member.meta),
                 away=0.0 if member.state.is_alive else now - member.since,
                 incarnation=member.incarnation,
                 has_left=member.state is MemberState.LEFT,

@@ -29,6 +29,7 @@ from wesher_agent.swim.probe import Prober
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits, Profile
 from wesher_agent.swim.relay import Relay
 from wesher_agent.swim.sequence import sequence_numbers
+from wesher_agent.swim.source import Source, Vet, Way, take_all
 from wesher_agent.swim.streams import StreamAction, StreamId
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import Tombstone, Tombstones
@@ -64,6 +65,7 @@ class Engine:
         nonce: returns that many fresh bytes for AES-GCM; unpredictable in production.
         standing: tells how well it is proven that a member has a name, metadata and address;
             of two claims of one name the higher wins. Called for each alive that says something new.
+        vet: drops alives that say something new before they are judged.
         limits: caps on what other members can make this one keep.
 
     Times (``now``) are seconds on any monotonic clock, never going back.
@@ -80,6 +82,7 @@ class Engine:
         rng: Random,
         nonce: Callable[[int], bytes],
         standing: Standing = unproven,
+        vet: Vet = take_all,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._profile = profile
@@ -125,6 +128,7 @@ class Engine:
             timers=self._timers,
             rng=rng,
             standing=standing,
+            vet=vet,
             emit=emit,
         )
         sequence = sequence_numbers(after=rng.getrandbits(32))
@@ -377,7 +381,8 @@ class Engine:
             sender: where it came from, if from a datagram.
 
         Raises:
-            PeerMisbehaved: it is an alive with invalid versions or an invalid address.
+            PeerMisbehaved: it is an alive with invalid versions or an invalid address, or one that
+                the application refuses.
 
         """
         if claim.node == self.me.name:
@@ -385,7 +390,8 @@ class Engine:
             return
         match claim:
             case Alive():
-                self._membership.alive(claim, now=now)
+                source = Source(sender.ip if sender is not None else "", Way.DATAGRAM)
+                self._membership.alive(claim, source=source, now=now)
             case Suspect():
                 self._membership.suspect(claim, now=now)
             case Dead():
@@ -438,9 +444,15 @@ class Engine:
                 self._departure.begin_anew(now=now)
 
     def _push_pull(self, now: float) -> None:
-        interval = push_pull_scale(self._profile.push_pull_interval, len(self._table))
+        table = self._table
+        count = len(table.proven) if table.is_crowded else len(table)
+        interval = push_pull_scale(self._profile.push_pull_interval, count)
         self._timers.set(Timer(Kind.PUSH_PULL), now + interval)
-        for member in self._table.pick(1, lambda m: m.state is State.ALIVE):
+
+        def eligible(member: Member) -> bool:
+            return member.state is State.ALIVE
+
+        for member in [*table.pick(1, eligible), *table.pick_proven(1, eligible)]:
             self._exchange.push_pull(member.address, join=False, now=now)
 
     def _for_our_protocol(self, packet_format: PacketFormat) -> PacketFormat:

@@ -20,6 +20,7 @@ from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import MemberTable
 from wesher_agent.swim.membership import Membership
 from wesher_agent.swim.profile import Limits, Profile
+from wesher_agent.swim.source import Source, Way
 from wesher_agent.swim.streams import CloseStream, OpenStream, Purpose, StreamAction, StreamId, WriteStream
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import TOLD, Tombstones
@@ -270,7 +271,7 @@ class Exchange:
         match request:
             case PushPull():
                 self._answer(stream, self._own_state(join=request.join, now=now))
-                self._merge(known.remote, request, now, asked_for=False)
+                self._merge(known.remote, request, now, Way.REQUEST)
                 self.emit(
                     events.PushPullAnswered(
                         known.remote,
@@ -292,7 +293,7 @@ class Exchange:
     def _conclude(self, stream: StreamId, known: _Stream, answer: Message, now: float) -> AckResp | None:
         match answer:
             case PushPull() if known.purpose == "push-pull":
-                self._merge(known.remote, answer, now, asked_for=True)
+                self._merge(known.remote, answer, now, Way.ANSWER)
                 self._close(stream)
                 self.emit(
                     events.PushPullDone(
@@ -308,9 +309,10 @@ class Exchange:
                 raise PeerMisbehaved("unexpected-type", type(answer).__name__)
         return None
 
-    def _merge(self, remote: Address, state: PushPull, now: float, *, asked_for: bool) -> None:
+    def _merge(self, remote: Address, state: PushPull, now: float, way: Way) -> None:
         verify_protocol(self.table.view.values(), state.nodes)
-        for reason in self.membership.merge(state.nodes, asked_for=asked_for, now=now):
+        source = Source(self.admission.holder(remote.ip), way)
+        for reason in self.membership.merge(state.nodes, source=source, now=now):
             self.emit(events.PacketRejected(reason, remote))
 
     def _own_state(self, *, join: bool, now: float) -> PushPull:
