@@ -111,7 +111,7 @@ class Identity:
         return before != (self._trusted, self.is_bound)
 
     def _take_time(self, settings: IdentitySettings) -> None:
-        """Have a new authority of the mesh know the time that the former ones told.
+        """Have a new authority of the mesh know the time that the former ones gave.
 
         Otherwise its certificates would count by the clock alone, which may be wrong.
         """
