@@ -50,7 +50,7 @@ NODE: Mapping[str, Reasons] = {
         "True": ("Ready",),
         "False": (
             *dict.fromkeys((*_WIREGUARD, *_GOSSIP)),
-            *("InvalidConfig", "RestartFailed", "Removed", "HealthPortTaken"),
+            *("InvalidConfig", "RestartFailed", "Removed", "Revoked", "HealthPortTaken"),
             *("PeersUnreachable", "OverlayDiffers"),
         ),
         "Unknown": ("Starting", "Joining", "Probing"),
