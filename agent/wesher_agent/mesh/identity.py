@@ -178,10 +178,10 @@ class Identity:
         Otherwise its certificates would count by the clock alone, which may be wrong.
         """
         former = self._settings.authorities if self._settings is not None else ()
-        known = [self._newest[key] for key in (*former, *settings.authorities) if key in self._newest]
-        if known:
-            for key in settings.authorities:
-                self._newest.setdefault(key, max(known))
+        newest = max((self._known_of(key).newest for key in (*former, *settings.authorities)), default=0)
+        for key in settings.authorities:
+            if newest and key not in self._known:
+                self._known[key] = SavedTrust(key, newest)
 
     def wall_clock(self, wall: float, *, now: float) -> None:
         """Take the wall clock, which may have been set."""
