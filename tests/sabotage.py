@@ -1,7 +1,7 @@
 """Breaks one place of the code at a time, and sees a named test fail: ``tests/sabotage.py [NAME ...]``.
 
 A joint that nothing tests looks as sound as one that everything tests. Each entry
-here breaks one decision of a member or one deed of its shell in a copy of the tree;
+here breaks one decision of a member or the operator, or one deed of a shell, in a copy of the tree;
 the test it names must fail there, and must pass in the copy that nothing was done to.
 """
 
@@ -269,6 +269,13 @@ SABOTAGES = {
         "self._driver.tell(partial(self._member.leave, forget=forget))",
         "pass",
         f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
+    ),
+    "sign-with-an-authority-that-agents-do-not-trust": Sabotage(
+        "operator/wesher_operator/reconcile/authorities.py",
+        "    if any(in_use.values()) and waiting:",
+        "    if False:",
+        "tests/unit/operator_reconcile/test_authorities.py"
+        "::test_the_new_one_signs_once_each_agent_on_a_ready_node_trusts_it",
     ),
 }
 
