@@ -18,7 +18,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 MEMBER, AGENT = "agent/wesher_agent/mesh/member.py", "agent/wesher_agent/runtime/agent.py"
 TESTS, SIM = "tests/unit/mesh/test_member.py", "tests/sim/test_names_and_addresses.py"
-SHELL = "tests/unit/runtime/test_agent.py"
+SHELL, NEWS = "tests/unit/runtime/test_agent.py", "tests/unit/mesh/test_news.py"
 CERTIFIED = "tests/unit/mesh/test_certified_members.py"
 SECONDS = 300
 """For one test, however slow the machine is."""
@@ -74,6 +74,39 @@ SABOTAGES = {
         "if member.state is MemberState.LEFT and now < until:",
         "if False:",
         f"{TESTS}::test_one_that_leaves_keeps_its_tunnel_for_as_long_as_a_move_takes",
+    ),
+    "keep-the-tunnel-of-a-revoked-member": Sabotage(
+        MEMBER,
+        """        if is_new:
+            self._judge(now)
+""",
+        """        if is_new:
+""",
+        f"{NEWS}::test_a_revoked_member_loses_tunnel_hosts_entry_and_standing_at_once_in_every_mode",
+    ),
+    "pass-no-revocation-on": Sabotage(
+        MEMBER,
+        "self._news.pass_on(now=now)",
+        "pass",
+        f"{NEWS}::test_a_new_statement_goes_to_four_members_once",
+    ),
+    "take-an-older-revocation": Sabotage(
+        "agent/wesher_agent/mesh/news.py",
+        "if number <= known.number:",
+        "if number == known.number:",
+        f"{NEWS}::test_an_older_statement_is_dropped_unread_and_the_same_one_silently",
+    ),
+    "forget-what-was-revoked-before": Sabotage(
+        "agent/wesher_agent/mesh/identity.py",
+        "revoked = _union(self._known_of(trust.key).revoked, statement.revoked_ms, newest)",
+        "revoked = _union({}, statement.revoked_ms, newest)",
+        f"{NEWS}::test_what_was_revoked_stays_so_when_a_later_statement_leaves_it_out",
+    ),
+    "leave-a-member-behind-in-a-state-exchange": Sabotage(
+        MEMBER,
+        "self._news.exchanged(state, address, asked_for=False, now=now)",
+        "pass",
+        f"{NEWS}::test_a_member_that_is_behind_is_sent_the_statement_once_in_a_while",
     ),
     "never-settle-a-name-conflict": Sabotage(
         MEMBER,

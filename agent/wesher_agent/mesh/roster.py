@@ -291,6 +291,14 @@ class Roster:
             }
         return self._ways.get(announced, announced)
 
+    def living_at(self, ip: str) -> list[Address]:
+        """Return the announced addresses of the living members that send from an IP address."""
+        return [
+            member.address
+            for member in self._known.values()
+            if member.state.is_alive and ip in {member.address.ip, self.way_to(member.address).ip}
+        ]
+
     def set_seeds(self, seeds: Iterable[SeedAddress], *, now: float) -> None:
         """Replace the seeds: flags, ``seedNodes`` and ``clusterSeeds`` together. New ones are due at once."""
         self._seeds = tuple(dict.fromkeys(seeds))

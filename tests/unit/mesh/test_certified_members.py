@@ -216,6 +216,38 @@ def test_no_endpoint_makes_a_certified_members_address_one_of_the_underlay(mesh:
     assert mesh.tunnel("b") == tunnel_of("b")
 
 
+@pytest.mark.parametrize("in_kubernetes", [True, False])
+def test_a_forged_endpoint_inside_the_overlay_takes_no_certified_members_tunnel(
+    *, in_kubernetes: bool
+) -> None:
+    """WireGuard then keeps the endpoint that it knows."""
+    mesh = Mesh(in_kubernetes=in_kubernetes)
+    mesh.joins("c", certified("c"), ip="192.0.2.3")
+    address = meta("c").overlay_address
+    assert address is not None
+    mesh.joins("b", certified("b", wireguard_endpoint=Endpoint(address, 51820)))
+    assert mesh.tunnel("b") == tunnel_of("b")
+    assert mesh.tunnel("c") == tunnel_of("c")
+    [b] = [peer for peer in mesh.desired().device.peers if peer.public_key == private_key("b").public]
+    assert b.endpoint is None
+    assert mesh.problems() == {}
+
+
+@pytest.mark.parametrize(
+    "invented",
+    [
+        meta("x", overlay_address=ip_address("192.0.2.9")),
+        meta("x", public_key=None),
+        meta("x", wireguard_endpoint=Endpoint(ip_address("10.189.0.9"), 51820)),
+    ],
+)
+def test_a_bound_mesh_says_only_that_an_invented_member_has_no_certificate(invented: NodeMeta) -> None:
+    """Other problems count as a fault of the mesh, and anyone with the cluster key can invent them."""
+    mesh = Mesh(BOUND, in_kubernetes=True)
+    mesh.joins("x", invented)
+    assert mesh.problems() == {"x": Refusal.UNCERTIFIED}
+
+
 def test_a_name_in_other_letters_takes_no_hosts_entry(mesh: Mesh) -> None:
     mesh.joins("B", meta("B"), ip="192.0.2.66")
     assert [entry.name for entry in mesh.desired().hosts] == ["b"]
