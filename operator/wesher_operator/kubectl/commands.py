@@ -23,6 +23,7 @@ from wesher_operator.kubectl.doctor import examine
 from wesher_operator.kubectl.join import join_text
 from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, nodes_of
 from wesher_operator.kubectl.reach import ApiServer, connect, operator_deployment
+from wesher_operator.kubectl.revoke import revoke
 from wesher_operator.kubectl.status import overview, overview_text
 from wesher_operator.kubectl.sysdump import write_sysdump
 from wesher_operator.one_line import OneLineParser
@@ -101,6 +102,14 @@ def _join_command(api: ApiServer, given: argparse.Namespace) -> int:
     return 0
 
 
+def _revoke(api: ApiServer, given: argparse.Namespace) -> int:
+    mesh = find_mesh(api, given.mesh)
+    place = given.namespace or installation_of(mesh)
+    answer = revoke(api, mesh, place, given.name)
+    _say(answer.text)
+    return 0 if answer.is_signed else EXIT_FAILED
+
+
 def _sysdump(api: ApiServer, given: argparse.Namespace) -> int:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     target = Path(given.file or f"wesher-sysdump-{stamp}.tar.gz")
@@ -117,6 +126,7 @@ _COMMANDS = {
     ),
     "doctor": _Command(_doctor, "check the installation step by step and suggest fixes; exit 1 on a failure"),
     "join-command": _Command(_join_command, "print the commands that join an external machine to a mesh"),
+    "revoke": _Command(_revoke, "void the certificates of a member, and keep it out of the mesh"),
     "sysdump": _Command(_sysdump, "collect objects, events and logs in one file, without secrets"),
 }
 
@@ -151,6 +161,10 @@ def _parser() -> argparse.ArgumentParser:
         if name == "sysdump":
             written = "file to write, .tar.gz (default: wesher-sysdump-<time>.tar.gz)"
             sub.add_argument("-f", "--file", default="", metavar="FILE", help=written)
+        elif name == "revoke":
+            sub.add_argument("name", metavar="NAME", help="name of the Node or of the external machine")
+            mesh_help = "name of the WesherMesh (required if there are several)"
+            sub.add_argument("--mesh", default="", metavar="MESH", help=mesh_help)
         else:
             named = "required if there are several" if name == "join-command" else "default: all"
             sub.add_argument(

@@ -65,9 +65,15 @@ class Known:
         """Items of the newest statements, by name hash."""
         return void_items(*(statement.revoked for statement in self.newest.values()))
 
-    def last_void(self, candidate: Candidate) -> int:
-        """Return the millisecond up to which a node's certificates are void; 0 if none is."""
-        return self.revocations.void(self.void, candidate.name, candidate.node.name) * 1000
+    def void_until(self, name: str, node: str) -> int:
+        """Return the millisecond up to which a member's certificates are void; 0 if none is.
+
+        Args:
+            name: of the member.
+            node: the same without ``clusterName``.
+
+        """
+        return self.revocations.void(self.void, name, node) * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +174,8 @@ class Revoker:
         """
         may, barred = [], []
         for each in candidates:
-            bar, last = known.revocations.barred.get(each.node.name), known.last_void(each)
+            bar = known.revocations.barred.get(each.node.name)
+            last = known.void_until(each.name, each.node.name)
             if bar is not None:
                 barred.append((each.member, Verdict(reason=REVOKED, message=_barred_message(each, bar.node))))
                 continue
