@@ -22,7 +22,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from wesher_common.certificate import Authority
 from wesher_common.conditions import find_condition
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
@@ -49,12 +48,11 @@ from wesher_operator.kube import (
     Kind,
 )
 from wesher_operator.reconcile.agent_pod import PodTrouble, made_at, node_of, runs, trouble_of
+from wesher_operator.reconcile.authorities import AuthoritySecret
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
 _log = EventLogger("wesher.facts")
-AUTHORITY_SEED = "seed"
-"""Entry of the Secret ``<mesh>-authority``."""
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
 
 
@@ -156,8 +154,8 @@ class KeyFacts:
     ring: KeyRing | None
     problem: str
     """Which entry breaks which rule; empty where `ring` is set."""
-    authority: Authority | None = None
-    """Of the Secret of a mesh's authority."""
+    authority: AuthoritySecret | None = None
+    """Of the Secret of a mesh's authority; None where it has a cluster key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +355,7 @@ def _report(body: Mapping[str, Any]) -> tuple[WesherNodeStatus, datetime | None]
 def _key(body: Mapping[str, Any]) -> KeyFacts:
     data, name = body.get("data") or {}, body["metadata"]["name"]
     if "cluster-key" not in data:
-        return KeyFacts(name, None, "has no entry cluster-key", _authority(data.get(AUTHORITY_SEED, "")))
+        return KeyFacts(name, None, "has no entry cluster-key", AuthoritySecret.from_data(data))
     try:
         entries = [
             base64.b64decode(data.get(entry, "")).decode() for entry in ("cluster-key", "accepted-keys")
@@ -367,14 +365,6 @@ def _key(body: Mapping[str, Any]) -> KeyFacts:
         return KeyFacts(name, None, f"cluster-key: must be standard base64 of {KEY_BYTES} bytes")
     except InvalidSpec as error:
         return KeyFacts(name, None, str(error))
-
-
-def _authority(entry: str) -> Authority | None:
-    """Read the seed as it is stored: base64, and base64 once more, as every entry of a Secret."""
-    try:
-        return Authority(base64.b64decode(base64.b64decode(entry), validate=True))
-    except (ValueError, InvalidSpec):
-        return None
 
 
 def _pod(body: Mapping[str, Any]) -> PodFacts | None:

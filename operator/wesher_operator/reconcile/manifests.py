@@ -30,11 +30,13 @@ from wesher_common.names import (
 )
 from wesher_common.news import NEWS_FILE
 from wesher_operator.agent_pods import AgentPods
+from wesher_operator.authority_entries import SEED
 from wesher_operator.kube import MESH, Object
 from wesher_operator.reconcile.agent_ports import HEALTH_FLAG
 from wesher_operator.reconcile.authority import LEDGER_FILE, Ledger
-from wesher_operator.reconcile.facts import AUTHORITY_SEED, MeshFacts
+from wesher_operator.reconcile.facts import MeshFacts
 from wesher_operator.reconcile.membership import RELEASED_FILE, Released
+from wesher_operator.reconcile.modes import MODE_ENTRY
 from wesher_operator.reconcile.node_affinity import without_label
 from wesher_operator.reconcile.revocations import REVOKED_FILE, Revocations
 from wesher_operator.resources.mesh import WesherMeshSpec
@@ -111,7 +113,7 @@ def key_secret(name: str, mesh: str, key: bytes) -> Object:
 
 def authority_secret(name: str, mesh: str, seed: bytes) -> Object:
     """Return a new authority Secret, without an owner: with it go the certificates of its mesh."""
-    data = {AUTHORITY_SEED: base64.b64encode(base64.b64encode(seed)).decode()}
+    data = {SEED: base64.b64encode(base64.b64encode(seed)).decode()}
     return {"metadata": {"name": name, "labels": _labels(mesh)}, "type": "Opaque", "data": data}
 
 
@@ -133,11 +135,11 @@ def released_config_map(mesh: MeshFacts, released: Released) -> Object:
     }
 
 
-def issued_config_map(mesh: MeshFacts, ledger: Ledger) -> Object:
-    """Return the ConfigMap that lists the names that certificates were issued to."""
+def issued_config_map(mesh: MeshFacts, ledger: Ledger, mode: str) -> Object:
+    """Return the ConfigMap that lists the names that certificates were issued to, with the mesh's mode."""
     return {
         "metadata": _owned(mesh, issued_config_map_name(mesh.name)),
-        "data": {LEDGER_FILE: ledger.to_json()},
+        "data": {LEDGER_FILE: ledger.to_json(), MODE_ENTRY: mode},
     }
 
 

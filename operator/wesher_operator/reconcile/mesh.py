@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from wesher_common.certificate import Authority
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
@@ -26,6 +25,7 @@ from wesher_common.mesh_document import FILE_NAME, IdentitySettings, MeshDocumen
 from wesher_common.names import (
     config_map_name,
     daemon_set_name,
+    issued_config_map_name,
     out_label,
     released_config_map_name,
 )
@@ -43,7 +43,8 @@ from wesher_operator.kube import (
 from wesher_operator.reconcile import allocation, manifests, membership, modes, status
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.agent_ports import health_port
-from wesher_operator.reconcile.authority import Candidate, mesh_condition
+from wesher_operator.reconcile.authorities import Agent, Authorities
+from wesher_operator.reconcile.authority import Candidate, Ledger, mesh_condition
 from wesher_operator.reconcile.certifier import Certified, Certifier
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
 from wesher_operator.reconcile.membership import Released
@@ -203,38 +204,32 @@ class MeshReconciler:
         troubles: dict[str, PodTrouble] = {}
         refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
         published = False
-        mode, identity, certified = self._mode(mesh, spec, desired), IdentitySettings(), Certified()
+        mode, authorities, certified = self._mode(mesh, spec, desired), Authorities(), Certified()
         known, signed = Known(), Signed(file=NewsFile(b""))
         try:
             ring, key_problem = await self._key(mesh, spec)
-            own = self._own_members(mesh)
-            authority, identity = await self._certifier.authority(mesh, self._published_of(mesh), own)
-            placed = await self._members(mesh, spec, desired, authority, identity, now=now)
+            before = self._published_of(mesh)
+            authorities = await self._certifier.authorities(mesh, before, self._agents(mesh, spec), now=now)
+            placed = await self._members(mesh, spec, desired, authorities, mode=mode, now=now)
             moments.append(placed.again)
             refused_write, without_address = placed.refused, placed.without_address
             certified, known = placed.certified, placed.known
             self._check(mesh)
+            await self._keep_mode(mesh, mode)
+            identity = _identity(mode, authorities, before)
             signed = self._revoker.news(
                 known,
                 spec,
-                [authority] if authority is not None else [],
+                authorities.signers,
                 authorities=identity.authorities,
                 now=now,
             )
             moments.append(signed.again)
             document = await self._config(
-                mesh,
-                spec,
-                desired,
-                placed.released,
-                modes.settings(mode, identity),
-                news=signed.file.content,
+                mesh, spec, desired, placed.released, identity, news=signed.file.content
             )
             published = True
-            if known.newly_barred:
-                names = ", ".join(known.newly_barred[:SHOWN_NAMES])
-                text = printable(f"certificates revoked, and these nodes stay out of the mesh: {names}")
-                await self._publisher.tell(mesh, "NodesRevoked", text, warning=True, now=now)
+            await self._tell_revoked(mesh, known, now=now)
             moments.append(await self._certifier.report(certified, now=now))
             if ring is not None or daemon_set_name(mesh.name) in self._world.daemon_sets:
                 await self._ensure(DAEMON_SET, self._daemon_set(mesh, spec, document))
@@ -269,14 +264,26 @@ class MeshReconciler:
             without_address=without_address,
             views_differ_since=self._views_differ_since,
             mode=mode,
-            authority=str(identity.authorities[0]) if identity.authorities else "",
+            authorities=authorities.trusted,
             revoked=sorted(known.revocations.barred),
             news_left_out=signed.file.left_out,
-            certified=mesh_condition(certified.verdicts, certified.obstacle, mode.uncertified, now)
+            certified=mesh_condition(
+                certified.verdicts,
+                certified.obstacle,
+                mode.uncertified,
+                certified.time or now,
+                authorities.change,
+            )
             if refused_write is None
             else None,
         )
         return findings, _first(*moments)
+
+    async def _tell_revoked(self, mesh: MeshFacts, known: Known, *, now: datetime) -> None:
+        if known.newly_barred:
+            names = ", ".join(known.newly_barred[:SHOWN_NAMES])
+            text = printable(f"certificates revoked, and these nodes stay out of the mesh: {names}")
+            await self._publisher.tell(mesh, "NodesRevoked", text, warning=True, now=now)
 
     async def _key(self, mesh: MeshFacts, spec: WesherMeshSpec) -> tuple[KeyRing | None, str]:
         name = spec.key_secret(mesh.name)
@@ -308,9 +315,9 @@ class MeshReconciler:
         mesh: MeshFacts,
         spec: WesherMeshSpec,
         desired: list[NodeFacts],
-        authority: Authority | None,
-        identity: IdentitySettings,
+        authorities: Authorities,
         *,
+        mode: modes.Mode,
         now: datetime,
     ) -> _Placed:
         own = self._own_members(mesh)
@@ -341,7 +348,7 @@ class MeshReconciler:
         known = await self._revoker.note(
             mesh,
             spec,
-            identity.authorities,
+            authorities.trusted,
             own,
             partial(self._ensure, CONFIG_MAP),
             desired={node.name for node in desired},
@@ -370,7 +377,7 @@ class MeshReconciler:
             ],
         )
         certified = await self._certifier.issue(
-            mesh, authority, may, partial(self._ensure, CONFIG_MAP), now=now
+            mesh, authorities, may, mode.mode, partial(self._ensure, CONFIG_MAP), now=now
         )
         certified = replace(certified, members=[*certified.members, *barred])
         written = await self._places.write(
@@ -478,7 +485,30 @@ class MeshReconciler:
         # By reports of any age: while the API server is away, no external member goes unnoticed.
         reports = [member.status for _, node, member in agents if node.ready and member is not None]
         external = {each.name for report in reports for each in report.outsiders}
-        return modes.decide(spec.identity, mesh.status, self._published_of(mesh), agents, external)
+        kept = modes.kept_mode(mesh, self._ledger(mesh))
+        return modes.decide(spec.identity, mesh.status, self._published_of(mesh), agents, external, kept=kept)
+
+    async def _keep_mode(self, mesh: MeshFacts, mode: modes.Mode) -> None:
+        """Keep the mode where an operator of a release without certificates leaves it."""
+        ledger = self._ledger(mesh)
+        if modes.kept_mode(mesh, ledger) != mode.mode:
+            wanted = manifests.issued_config_map(mesh, Ledger.of(ledger), mode.mode)
+            await self._ensure(CONFIG_MAP, wanted)
+
+    def _ledger(self, mesh: MeshFacts) -> ObjectFacts | None:
+        return self._world.config_maps.get(issued_config_map_name(mesh.name))
+
+    def _agents(self, mesh: MeshFacts, spec: WesherMeshSpec) -> list[Agent]:
+        nodes = self._world.nodes
+        return [
+            Agent(
+                allocation.name_of(spec, member),
+                member.spec,
+                member.status,
+                is_ready=member.spec.node_name in nodes and nodes[member.spec.node_name].ready,
+            )
+            for member in self._own_members(mesh)
+        ]
 
     def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
         return [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid == mesh.uid]
@@ -499,6 +529,15 @@ class MeshReconciler:
             return MeshDocument.from_json(text)
         except (InvalidSpec, KeyError):
             return None
+
+
+def _identity(mode: modes.Mode, authorities: Authorities, before: MeshDocument | None) -> IdentitySettings:
+    """Return what mesh.json says about identity."""
+    proof_key = authorities.proof_key.public if authorities.proof_key is not None else None
+    if proof_key is None and before is not None and before.identity is not None:
+        proof_key = before.identity.proof_key
+    keys = IdentitySettings(authorities=authorities.trusted, proof_key=proof_key)
+    return modes.settings(mode, keys)
 
 
 def _with_certificate(

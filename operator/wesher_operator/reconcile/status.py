@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from wesher_common.certificate import AuthorityKey
 from wesher_common.conditions import Condition, carry_over, find_condition
 from wesher_common.keys import KeyRing
 from wesher_common.overlay import why_closed_to_machines_outside
@@ -78,8 +79,8 @@ class Findings:
     views_differ_since: datetime | None = None
     mode: Mode | None = None
     """Who gets a tunnel; None where the spec cannot be read."""
-    authority: str = ""
-    """Public key of the mesh's authority."""
+    authorities: Sequence[AuthorityKey] = ()
+    """Those that agents trust, the newest first."""
     certified: Condition | None = None
     revoked: Sequence[str] = ()
     """Nodes that stay out of the mesh."""
@@ -224,10 +225,15 @@ def _identity(mesh: MeshFacts, findings: Findings) -> IdentityStatus | None:
     if findings.mode is None:
         return IdentityStatus.model_validate(before) if before else None
     mode = findings.mode
+    said = before or {}
+    known = [str(said.get(name, "")) for name in ("authority", "formerAuthority")]
+    # A run that ended early did not look at them.
+    current, former = (*map(str, findings.authorities), "", "")[:2] if findings.authorities else known
     return IdentityStatus(
         mode=mode.mode,
         bound=mode.bound,
-        authority=findings.authority or str((before or {}).get("authority", "")),
+        authority=current,
+        former_authority=former,
         certified=f"{mode.certified}/{mode.of}",
         waiting_for=list(mode.waiting_for),
         revoked=list(findings.revoked)[:SHOWN_NAMES],

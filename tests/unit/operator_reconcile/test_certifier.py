@@ -12,14 +12,15 @@ from wesher_operator import kube
 from wesher_operator.kube import (
     ADMISSION_POLICY,
     CONFIG_MAP,
+    MESH,
     SECRET,
     WESHER_NODE,
 )
 from wesher_operator.reconcile import certifier
-from wesher_testing.cluster.certified_story import START, Story
+from wesher_testing.cluster.certified_mesh import START, Story
 from wesher_testing.cluster.fake_api_server import Request, serving
+from wesher_testing.cluster.operator_process import NAMESPACE
 
-NAMESPACE = "wesher-system"
 LEDGER = CONFIG_MAP.path(NAMESPACE, "demo-issued")
 
 
@@ -176,3 +177,25 @@ async def test_a_mesh_whose_key_was_written_without_its_mode_by_a_cut_run_is_sti
         assert status["identity"]["mode"] == "Verified"
         await story.reconciler(cluster).reconcile()
     assert story.world.meshes["demo"].status["identity"]["mode"] == "Verified"
+
+
+async def test_a_mesh_that_is_opened_is_told_of_once() -> None:
+    """Its operator of before knew no certificates, or its spec says so: members need none now."""
+    story = Story()
+    story.world.observe(
+        MESH,
+        story.store.put(
+            MESH.path("", "demo"),
+            {
+                "metadata": {"name": "demo", "uid": "u", "generation": 1},
+                "spec": {"overlayCIDR": "10.189.0.0/16"},
+                "status": {"key": {"id": "12345678", "acceptedIDs": []}},
+            },
+        ),
+    )
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        for _ in range(3):
+            await runs.reconcile()
+    told = [each.body["reason"] for each in story.store.written if "regarding" in each.body]
+    assert told.count("IdentityOpen") == 1

@@ -17,7 +17,7 @@ from wesher_common.news import Statement, sign_statement
 from wesher_operator import kube
 from wesher_operator.kube import CONFIG_MAP, WESHER_NODE, Cluster
 from wesher_operator.reconcile.mesh import MeshReconciler
-from wesher_testing.cluster.certified_story import START, Story
+from wesher_testing.cluster.certified_mesh import START, Story
 from wesher_testing.cluster.fake_api_server import Request, serving
 
 NAMESPACE = "wesher-system"

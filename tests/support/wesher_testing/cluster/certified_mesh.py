@@ -1,4 +1,4 @@
-"""A mesh with certified nodes before an API server that keeps what is written, at a time that stands."""
+"""One mesh whose nodes are certified against a pretended API server, with no agents and a clock in hand."""
 
 from __future__ import annotations
 
@@ -16,13 +16,23 @@ import yaml
 from wesher_common.certificate import Authority, Certificate
 from wesher_common.key_proof import key_proof, proof_statement
 from wesher_common.keys import WireGuardPrivateKey
+from wesher_common.mesh_document import IdentitySettings, MeshDocument
 from wesher_common.news import NewsKind, Statement, unpack_news
-from wesher_operator.kube import ADMISSION_BINDING, ADMISSION_POLICY, MESH, NODE, WESHER_NODE, Cluster
+from wesher_operator.authority_entries import SEED
+from wesher_operator.kube import (
+    ADMISSION_BINDING,
+    ADMISSION_POLICY,
+    MESH,
+    NODE,
+    SECRET,
+    WESHER_NODE,
+    Cluster,
+)
 from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.mesh import MeshReconciler
 from wesher_operator.reconcile.world import World
 from wesher_testing.cluster.fake_api_server import Answer, Request, Storing
-from wesher_testing.run.toolbox import REPOSITORY
+from wesher_testing.cluster.operator_process import MANIFESTS, NAMESPACE
 
 START = datetime(2026, 11, 22, 12, tzinfo=UTC)
 POLICY = "wesher-agent-own-node"
@@ -43,7 +53,7 @@ class Story:
         self._versions = itertools.count(1)
         for number in range(nodes):
             self.node(f"n{number:03}")
-        for each in yaml.safe_load_all((REPOSITORY / "deploy/wesher.yaml").read_text()):
+        for each in yaml.safe_load_all((MANIFESTS / "wesher.yaml").read_text()):
             for kind in (ADMISSION_POLICY, ADMISSION_BINDING):
                 if each and each["kind"] == kind.kind:
                     self.store.put(kind.path("", POLICY), each)
@@ -91,24 +101,74 @@ class Story:
         settings = AgentSettings(image="wesher:test")
         return MeshReconciler("demo", self.world, cluster, settings, clock=lambda: self.now)
 
-    def agents_report(self, **more: Any) -> None:
-        """Have every agent report its key and the proof, as the API server would show it, and more."""
-        authority = self.authority()
+    def agents_report(self, *, keys: str = "", **status: Any) -> None:
+        """Have every agent report its key, the proof, what it has read and the certificate that it announces.
+
+        Args:
+            keys: of another text come other keys.
+            status: what they report instead.
+
+        """
+        read: dict[str, Any] = {}
+        proof_key = self.authority().proof_key.public
+        if "demo-config" in self.world.config_maps:
+            document = self.document()
+            read["configHash"] = document.config_hash
+            if document.identity is not None and document.identity.proof_key is not None:
+                proof_key = document.identity.proof_key
         for name, member in self.world.members.items():
             node = member.spec.node_name
-            key = WireGuardPrivateKey.from_random(hashlib.sha256(node.encode()).digest())
-            proof = key_proof(key, authority.proof_key.public, proof_statement("u", node, key.public))
-            path = WESHER_NODE.path("", name)
-            _, found = self.store(Request("GET", path, "", {}))
-            status = {"publicKey": str(key.public), "keyProof": base64.b64encode(proof or b"").decode()}
-            said = {**(found.get("status") or {}), **status, "machine": member.spec.machine, **more}
-            self.world.observe(WESHER_NODE, self.store.put(path, {**found, "status": said}))
+            key = WireGuardPrivateKey.from_random(hashlib.sha256((keys + node).encode()).digest())
+            proof = key_proof(key, proof_key, proof_statement("u", node, key.public))
+            said = {
+                "publicKey": str(key.public),
+                "keyProof": base64.b64encode(proof or b"").decode(),
+                "machine": member.spec.machine,
+                "certificateSerial": member.spec.serial,
+                **read,
+                **status,
+            }
+            self.change(WESHER_NODE.path("", name), status=said)
+
+    def change(self, path: str, **parts: Any) -> None:
+        """Change parts of a stored object as another client does, and have the operator see it."""
+        _, found = self.store(Request("GET", path, "", {}))
+        changed = {key: {**(found.get(key) or {}), **value} for key, value in parts.items()}
+        kind = next(each for each in (SECRET, WESHER_NODE) if f"/{each.plural}/" in path)
+        self.world.observe(kind, self.store.put(path, {**found, **changed}))
+
+    def write_secret(self, **entries: str) -> None:
+        """Write the whole Secret of the authority, from entries as ``wesher_operator.authority_entries``."""
+        path = SECRET.path(NAMESPACE, "demo-authority")
+        data = {
+            name.replace("_", "-"): base64.b64encode(value.encode()).decode()
+            for name, value in entries.items()
+        }
+        body = {"metadata": {"name": "demo-authority", "uid": "s"}, "data": data}
+        self.world.observe(SECRET, self.store.put(path, body))
+
+    def seed(self) -> str:
+        """Return the seed of the authority, as its Secret's entry has it."""
+        path = SECRET.path(NAMESPACE, "demo-authority")
+        _, found = self.store(Request("GET", path, "", {}))
+        return base64.b64decode(found["data"][SEED]).decode()
+
+    def document(self) -> MeshDocument:
+        """Return mesh.json."""
+        return MeshDocument.from_json(self.world.config_maps["demo-config"].body["data"]["mesh.json"])
+
+    def identity(self) -> IdentitySettings:
+        """Return what mesh.json says about identity."""
+        found = self.document().identity
+        assert found is not None
+        return found
 
     def authority(self) -> Authority:
         """Return the mesh's authority."""
         found = self.world.keys["demo-authority"].authority
         assert found is not None
-        return found
+        assert found.current is not None
+        return found.current
 
     def certificates(self) -> dict[str, Certificate]:
         """Return the certificates that were issued, by WesherNode."""
@@ -124,8 +184,11 @@ class Story:
         assert statement.is_signed_by(self.authority().key)
         return statement
 
-    def certified(self) -> tuple[str, str]:
-        """Return status and reason of the mesh's condition."""
+    def condition(self) -> dict[str, Any]:
+        """Return the mesh's condition Certified."""
         entries = self.world.meshes["demo"].status["conditions"]
-        entry = next(each for each in entries if each["type"] == "Certified")
-        return entry["status"], entry["reason"]
+        return next(entry for entry in entries if entry["type"] == "Certified")
+
+    def certified(self) -> tuple[str, str]:
+        """Return status and reason of that condition."""
+        return self.condition()["status"], self.condition()["reason"]
