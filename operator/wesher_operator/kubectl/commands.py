@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from wesher_operator.kubectl.join import join_text
 from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, nodes_of
 from wesher_operator.kubectl.new_authority import new_authority
 from wesher_operator.kubectl.reach import ApiServer, connect, operator_deployment
-from wesher_operator.kubectl.revoke import revoke
+from wesher_operator.kubectl.revoke import WITHIN_SECONDS, revoke
 from wesher_operator.kubectl.status import overview, overview_text
 from wesher_operator.kubectl.sysdump import write_sysdump
 from wesher_operator.one_line import OneLineParser
@@ -106,9 +107,11 @@ def _join_command(api: ApiServer, given: argparse.Namespace) -> int:
 
 
 def _revoke(api: ApiServer, given: argparse.Namespace) -> int:
+    if not math.isfinite(given.timeout) or given.timeout < 0:
+        raise InvalidSpec("--timeout", "must be a number of seconds", value=given.timeout)
     mesh = find_mesh(api, given.mesh)
     place = given.namespace or installation_of(mesh)
-    answer = revoke(api, mesh, place, given.name)
+    answer = revoke(api, mesh, place, given.name, within=given.timeout)
     _say(answer.text)
     return 0 if answer.is_signed else EXIT_FAILED
 
@@ -201,6 +204,10 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "revoke":
             sub.add_argument("name", metavar="NAME", help="name of the Node or of the external machine")
+            timeout_help = f"how long to wait for the operator (default: {WITHIN_SECONDS:g})"
+            sub.add_argument(
+                "--timeout", type=float, default=WITHIN_SECONDS, metavar="SECONDS", help=timeout_help
+            )
         if name == "admit":
             sub.add_argument("node", metavar="NODE", help="name of the Node")
             key_help = "the whole WireGuard public key of the node, as wg show prints it there"
