@@ -35,6 +35,8 @@ from wesher_testing.cluster.certified_agents import (
     void_until,
 )
 from wesher_testing.cluster.operator_process import NAMESPACE, SOON, eventually
+from wesher_testing.cluster.workstation import Workstation
+from wesher_testing.operations_page import commands
 
 A, B = (private_key(name) for name in "ab")
 OUT = out_label("demo")
@@ -50,6 +52,11 @@ def nodes(api: ApiServer) -> None:
     for number, name in enumerate("ab", start=1):
         api.node(name, f"192.168.7.{number}")
         boot(api, name, f"boot-{name}")
+
+
+@pytest.fixture
+def station(api: ApiServer, tmp_path: Path) -> Workstation:
+    return Workstation(api, tmp_path)
 
 
 def certified(api: ApiServer, mesh: Mesh, report: Report) -> dict[str, Any]:
@@ -114,11 +121,12 @@ def test_a_deleted_node_is_revoked_and_one_that_comes_back_gets_a_later_certific
 
 
 def test_one_command_revokes_a_node_and_removing_its_label_lets_it_in_again(
-    api: ApiServer, nodes: None, mesh: Mesh, report: Report
+    api: ApiServer, nodes: None, mesh: Mesh, report: Report, station: Workstation
 ) -> None:
     had = certified(api, mesh, report)
-    code, said = wesher(api, "revoke", "b")
-    assert (code, refused(api, had)) == (0, Refusal.REVOKED), said
+    (command,) = commands("revoke", {"worker-3": "b"})
+    said = station.run(command)
+    assert refused(api, had) is Refusal.REVOKED
     assert said.startswith("b: revoked")
     assert f"kubectl label node b {OUT}-" in said
     assert api.get("node", "b")["metadata"]["labels"][OUT] == "revoked"
@@ -146,7 +154,8 @@ def test_one_command_revokes_a_node_and_removing_its_label_lets_it_in_again(
 
     api.kubectl("label", "node", "b", f"{OUT}=")
     until_gone(api, "b")
-    api.kubectl("label", "node", "b", f"{OUT}-")
+    (command,) = commands("readmit", {"worker-3": "b", "out-default": "out-demo"})
+    station.run(command)
     certify(api, report, b=B)
     assert wesher(api, "revoke", "nobody") == (
         2,
@@ -155,7 +164,7 @@ def test_one_command_revokes_a_node_and_removing_its_label_lets_it_in_again(
 
 
 def test_what_is_signed_offline_is_taken_over_and_a_lie_of_an_agent_is_not(
-    api: ApiServer, nodes: None, mesh: Mesh, report: Report, tmp_path: Path
+    api: ApiServer, nodes: None, mesh: Mesh, report: Report, station: Workstation
 ) -> None:
     had = certified(api, mesh, report)
     published = statement(api)
@@ -171,9 +180,10 @@ def test_what_is_signed_offline_is_taken_over_and_a_lie_of_an_agent_is_not(
         status, _ = api.patch(STATUS.format("a"), {"status": wrong}, token=token)
         assert status == HTTPStatus.UNPROCESSABLE_ENTITY
 
-    news = tmp_path / "signed"
-    sign(api, tmp_path, news)
-    ((kind, data),) = unpack_news(news.read_bytes())
+    ours = {"n wesher": f"n {NAMESPACE}", "default-": "demo-", "wmesh default": "wmesh demo"}
+    for command in (*commands("cluster-backup", ours), *commands("revoke-offline", {"worker-3": "b"})):
+        station.run(command)
+    ((kind, data),) = unpack_news((station.directory / "revoked.news").read_bytes())
     assert kind is NewsKind.STATEMENT
     signed = Statement.unpacked(data)
     assert signed.number > published.number
@@ -185,21 +195,3 @@ def test_what_is_signed_offline_is_taken_over_and_a_lie_of_an_agent_is_not(
     until_node(api, "b", "Revoked")
     assert statement(api) == signed
     assert node_condition(api, "a")["reason"] == "Issued"
-
-
-def sign(api: ApiServer, folder: Path, output: Path) -> None:
-    """Sign offline that the node b is revoked, from what an administrator has backed up."""
-    seed = api.get("secret", "demo-authority", "-n", NAMESPACE)["data"]["seed"]
-    news = api.get("configmap", "demo-config", "-n", NAMESPACE)["binaryData"]["news"]
-    (folder / "seed").write_bytes(base64.b64decode(seed))
-    (folder / "news").write_bytes(base64.b64decode(news))
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "wesher_operator", "sign-revocation"),
-            *(f"--seed-file={folder / 'seed'}", f"--news-file={folder / 'news'}"),
-            *("--names=b", f"--output={output}"),
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        timeout=SOON,
-    )
