@@ -191,7 +191,7 @@ class CheckOptions(Reach):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignOptions:
-    """What ``sign-revocation`` was told; it asks no API server."""
+    """Options of ``sign-revocation``, which needs no API server."""
 
     seed_file: str
     news_file: str
