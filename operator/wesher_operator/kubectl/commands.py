@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from wesher_operator.kubectl.join import join_text
 from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, nodes_of
 from wesher_operator.kubectl.new_authority import new_authority
 from wesher_operator.kubectl.reach import ApiServer, connect, operator_deployment
+from wesher_operator.kubectl.revoke import WITHIN_SECONDS, revoke
 from wesher_operator.kubectl.status import overview, overview_text
 from wesher_operator.kubectl.sysdump import write_sysdump
 from wesher_operator.one_line import OneLineParser
@@ -104,6 +106,16 @@ def _join_command(api: ApiServer, given: argparse.Namespace) -> int:
     return 0
 
 
+def _revoke(api: ApiServer, given: argparse.Namespace) -> int:
+    if not math.isfinite(given.timeout) or given.timeout < 0:
+        raise InvalidSpec("--timeout", "must be a number of seconds", value=given.timeout)
+    mesh = find_mesh(api, given.mesh)
+    place = given.namespace or installation_of(mesh)
+    answer = revoke(api, mesh, place, given.name, within=given.timeout)
+    _say(answer.text)
+    return 0 if answer.is_signed else EXIT_FAILED
+
+
 def _sysdump(api: ApiServer, given: argparse.Namespace) -> int:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     target = Path(given.file or f"wesher-sysdump-{stamp}.tar.gz")
@@ -142,6 +154,7 @@ _COMMANDS = {
     ),
     "doctor": _Command(_doctor, "check the installation step by step and suggest fixes; exit 1 on a failure"),
     "join-command": _Command(_join_command, "print the commands that join an external machine to a mesh"),
+    "revoke": _Command(_revoke, "void the certificates of a member, and keep it out of the mesh"),
     "admit": _Command(_admit, "let the operator certify the changed WireGuard key of a node"),
     "authority": _Command(_authority, "print the public key of a mesh's authority"),
     "new-authority": _Command(
@@ -181,13 +194,19 @@ def _parser() -> argparse.ArgumentParser:
         if name == "sysdump":
             written = "file to write, .tar.gz (default: wesher-sysdump-<time>.tar.gz)"
             sub.add_argument("-f", "--file", default="", metavar="FILE", help=written)
-        elif name in {"admit", "authority", "new-authority"}:
+        elif name in {"admit", "authority", "new-authority", "revoke"}:
             mesh_help = "name of the WesherMesh (required if there are several)"
             sub.add_argument("--mesh", default="", metavar="MESH", help=mesh_help)
         else:
             named = "required if there are several" if name == "join-command" else "default: all"
             sub.add_argument(
                 "mesh", nargs="?", default="", metavar="MESH", help=f"name of the WesherMesh ({named})"
+            )
+        if name == "revoke":
+            sub.add_argument("name", metavar="NAME", help="name of the Node or of the external machine")
+            timeout_help = f"how long to wait for the operator (default: {WITHIN_SECONDS:g})"
+            sub.add_argument(
+                "--timeout", type=float, default=WITHIN_SECONDS, metavar="SECONDS", help=timeout_help
             )
         if name == "admit":
             sub.add_argument("node", metavar="NODE", help="name of the Node")
