@@ -32,7 +32,7 @@ def api(installed: ApiServer) -> Iterator[ApiServer]:
     yield installed
     # Meshes first and by themselves, so that an operator makes nothing anew.
     installed.kubectl("delete", "weshermeshes", "--all")
-    installed.kubectl("delete", "weshernodes,nodes", "--all", "--wait=false")
+    installed.kubectl("delete", "weshernodes,wesherpeers,nodes", "--all", "--wait=false")
     children = "secret,configmap,daemonset,pod"
     # No kubelet ends a pod here, so only force takes one away.
     installed.kubectl("delete", children, "--all", "--wait=false", "--force", "-n", NAMESPACE)

@@ -335,7 +335,11 @@ def test_what_a_user_may_not_see_is_said_and_is_no_failure(
     api: ApiServer, plugin: Plugin, pods: None
 ) -> None:
     rules = [
-        {"apiGroups": ["wesher.dev"], "resources": ["weshermeshes", "weshernodes"], "verbs": ["get", "list"]},
+        {
+            "apiGroups": ["wesher.dev"],
+            "resources": ["weshermeshes", "weshernodes", "wesherpeers"],
+            "verbs": ["get", "list"],
+        },
         {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["list"]},
     ]
     api.apply(

@@ -28,6 +28,7 @@ _Right = tuple[str, str, str]
 _WATCHED = (
     (GROUP, "weshermeshes"),
     (GROUP, "weshernodes"),
+    (GROUP, "wesherpeers"),
     ("", "nodes"),
     ("", "secrets"),
     ("", "configmaps"),
@@ -43,6 +44,7 @@ OPERATOR_RIGHTS: tuple[_Right, ...] = (
     ("patch", GROUP, "weshernodes"),
     ("delete", GROUP, "weshernodes"),
     ("patch", GROUP, "weshernodes/status"),
+    ("patch", GROUP, "wesherpeers/status"),
     ("get", "", "secrets"),
     ("create", "", "secrets"),
     ("create", "", "configmaps"),
