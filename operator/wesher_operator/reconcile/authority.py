@@ -16,7 +16,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from functools import cached_property, lru_cache
@@ -188,7 +188,12 @@ def clock_obstacle(now: datetime, server: datetime | None) -> Obstacle | None:
 
 
 def judge_all(
-    candidates: Sequence[Candidate], ledger: Ledger, authority: Authority, *, now: datetime
+    candidates: Sequence[Candidate],
+    ledger: Ledger,
+    authority: Authority,
+    *,
+    now: datetime,
+    others: Collection[str] = (),
 ) -> dict[str, Verdict]:
     """Decide about every node's certificate, by member name.
 
@@ -197,9 +202,10 @@ def judge_all(
         ledger: as it stands.
         authority: the mesh's.
         now: the time.
+        others: names of further members, whose keys no node may have.
 
     """
-    names = {each.name for each in candidates}
+    names = {*others, *(each.name for each in candidates)}
     holders = {entry.key: name for name, entry in ledger.entries.items() if name in names}
     for each in candidates:
         if each.name not in ledger.entries and each.member.spec.certificate:

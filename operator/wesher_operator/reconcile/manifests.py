@@ -26,6 +26,7 @@ from wesher_common.names import (
     released_config_map_name,
     wesher_node_name,
 )
+from wesher_common.news import NEWS_FILE
 from wesher_operator.agent_pods import AgentPods
 from wesher_operator.kube import MESH, Object
 from wesher_operator.reconcile.agent_ports import HEALTH_FLAG
@@ -110,11 +111,13 @@ def authority_secret(name: str, mesh: str, seed: bytes) -> Object:
     return {"metadata": {"name": name, "labels": _labels(mesh)}, "type": "Opaque", "data": data}
 
 
-def config_map(mesh: MeshFacts, document: MeshDocument) -> Object:
-    """Return the ConfigMap that agents mount."""
+def config_map(mesh: MeshFacts, document: MeshDocument, news: bytes = b"") -> Object:
+    """Return the ConfigMap that agents mount, with the news file."""
     return {
         "metadata": _owned(mesh, config_map_name(mesh.name)),
         "data": {FILE_NAME: document.to_json()},
+        # Also an empty one: only what is applied replaces what was applied before.
+        "binaryData": {NEWS_FILE: base64.b64encode(news).decode()},
     }
 
 

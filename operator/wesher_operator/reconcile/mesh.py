@@ -28,6 +28,7 @@ from wesher_common.names import (
     daemon_set_name,
     released_config_map_name,
 )
+from wesher_common.overlay import IPAddress
 from wesher_common.printable import printable
 from wesher_common.report import SHOWN_NAMES
 from wesher_common.seeds import SeedAddress
@@ -47,6 +48,8 @@ from wesher_operator.reconcile.certifier import Certified, Certifier
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
 from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.nudge import Nudges
+from wesher_operator.reconcile.peer_keeper import Outside, PeerKeeper
+from wesher_operator.reconcile.peer_news import NumberedRing, numbered_ring, packed_within
 from wesher_operator.reconcile.places import REFUSED_AGAIN, Places
 from wesher_operator.reconcile.pod_troubles import NOT_RUNNING, PodTroubles
 from wesher_operator.reconcile.publish import Publisher
@@ -68,6 +71,8 @@ class _Placed:
     """What a run came to with a mesh's nodes."""
 
     released: Released
+    addresses: set[IPAddress]
+    """That nodes have."""
     without_address: frozenset[str]
     refused: InvalidSpec | None
     """Of the first WesherNode that the API server does not take: the others get theirs."""
@@ -107,6 +112,7 @@ class MeshReconciler:
         self._nudges = Nudges(name, world, cluster)
         self._pod_troubles = PodTroubles(name, world, cluster)
         self._certifier = Certifier(name, world, cluster, settings.pods.service_account_name, entropy)
+        self._peers = PeerKeeper(name, world, cluster, entropy)
         self._settings = settings
         self._clock = clock
         self._entropy = entropy
@@ -187,7 +193,7 @@ class MeshReconciler:
                     desired=desired,
                     members=members,
                     refusal=refused,
-                    mode=self._mode(mesh, spec, desired) if spec is not None else None,
+                    mode=self._mode(mesh, spec, desired, now) if spec is not None else None,
                     published=spec is not None and self._is_published(mesh, spec),
                 ),
                 None,
@@ -198,18 +204,39 @@ class MeshReconciler:
         troubles: dict[str, PodTrouble] = {}
         refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
         published = False
-        mode, identity, certified = self._mode(mesh, spec, desired), IdentitySettings(), Certified()
+        numbered: NumberedRing | None = None
+        mode, identity, certified = self._mode(mesh, spec, desired, now), IdentitySettings(), Certified()
         try:
             ring, key_problem = await self._key(mesh, spec)
             own = self._own_members(mesh)
             authority, identity = await self._certifier.authority(mesh, self._published_of(mesh), own)
-            placed = await self._members(mesh, spec, desired, authority, now)
+            outside = self._peers.look(mesh, spec, own, now=now)
+            placed = await self._members(mesh, spec, desired, authority, outside, now=now)
             moments.append(placed.again)
             refused_write, without_address = placed.refused, placed.without_address
             certified = placed.certified
             self._check(mesh)
+            numbered = numbered_ring(ring, mesh.status.get("key") or {}, now=now)
+            kept = await self._peers.keep(
+                outside,
+                spec,
+                partial(self._ensure, CONFIG_MAP),
+                signer=authority,
+                authorities=identity.authorities,
+                obstacle=certified.obstacle,
+                ring=numbered,
+                nodes=placed.addresses,
+                released=placed.released,
+                void_until={},
+            )
+            moments.append(kept.again)
             document = await self._config(
-                mesh, spec, desired, placed.released, modes.settings(mode, identity)
+                mesh,
+                spec,
+                desired,
+                placed.released,
+                modes.settings(mode, identity),
+                news=packed_within(kept.items),
             )
             published = True
             moments.append(await self._certifier.report(certified, now=now))
@@ -236,6 +263,7 @@ class MeshReconciler:
             desired=desired,
             members=members,
             ring=ring,
+            ring_number=numbered.number if numbered is not None else 0,
             key_problem=key_problem,
             failure=failure,
             overlaps=overlaps(mesh, self._world),
@@ -282,6 +310,8 @@ class MeshReconciler:
         spec: WesherMeshSpec,
         desired: list[NodeFacts],
         authority: Authority | None,
+        outside: Outside,
+        *,
         now: datetime,
     ) -> _Placed:
         own = self._own_members(mesh)
@@ -300,15 +330,23 @@ class MeshReconciler:
 
         stored = Released.of(self._world.config_maps.get(released_config_map_name(mesh.name)))
         released = stored.after(
-            [(allocation.name_of(spec, member), member.address) for member in leaving],
-            [allocation.name_of(spec, node) for node in desired],
-            {allocation.name_of(spec, member) for node, member in mine.items() if node not in departures.now},
+            [
+                *((allocation.name_of(spec, member), member.address) for member in leaving),
+                *outside.gone.items(),
+            ],
+            [*(allocation.name_of(spec, node) for node in desired), *outside.living],
+            {
+                *(allocation.name_of(spec, m) for node, m in mine.items() if node not in departures.now),
+                *outside.addresses,
+            },
             now=now,
         )
         if released != stored:
             # Before the deletions: a crash in between must not forget who left.
             await self._ensure(CONFIG_MAP, manifests.released_config_map(mesh, released))
-        placement = allocation.place(spec, desired, own, foreign, released)
+        self._peers.remember(outside)
+        taken = {*outside.addresses.values(), *outside.claimed}
+        placement = allocation.place(spec, desired, own, foreign, released, outside=taken)
         wanted = {
             node.name: allocation.node_spec(mesh, spec, node, placement.addresses[node.name])
             for node in desired
@@ -331,6 +369,7 @@ class MeshReconciler:
             ],
             partial(self._ensure, CONFIG_MAP),
             now=now,
+            outside=outside.living,
         )
         written = await self._places.write(
             mesh,
@@ -340,7 +379,8 @@ class MeshReconciler:
             now=now,
         )
         again = _first(written.again, departures.grace_ends, released.next_expiry, certified.again)
-        return _Placed(released, placement.left_over, written.refused, certified, again)
+        addresses = {*placement.addresses.values(), *(member.address for member in (*own, *foreign))}
+        return _Placed(released, addresses, placement.left_over, written.refused, certified, again)
 
     async def _config(
         self,
@@ -349,13 +389,15 @@ class MeshReconciler:
         desired: list[NodeFacts],
         released: Released,
         identity: IdentitySettings,
+        *,
+        news: bytes,
     ) -> MeshDocument:
         document = replace(
             self._document(mesh, spec, released),
             identity=identity,
             cluster_seeds=allocation.cluster_seeds(desired, self._published_seeds(mesh.name)),
         )
-        await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document))
+        await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document, news))
         return document
 
     def _is_published(self, mesh: MeshFacts, spec: WesherMeshSpec) -> bool:
@@ -418,12 +460,13 @@ class MeshReconciler:
         overlays = {member.address for member in self._world.members.values()}
         return [allocation.usable(spec, node, overlays) for node in nodes]
 
-    def _mode(self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts]) -> modes.Mode:
+    def _mode(
+        self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], now: datetime
+    ) -> modes.Mode:
         own = {member.spec.node_name: member for member in self._own_members(mesh)}
         agents = [(allocation.name_of(spec, node), node, own.get(node.name)) for node in desired]
-        # By reports of any age: while the API server is away, no external member goes unnoticed.
-        reports = [member.status for _, node, member in agents if node.ready and member is not None]
-        external = {each.name for report in reports for each in report.outsiders}
+        reporters = [member for _, node, member in agents if node.ready and member is not None]
+        external = self._peers.look(mesh, spec, reporters, now=now).uncertified
         return modes.decide(spec.identity, mesh.status, self._published_of(mesh), agents, external)
 
     def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
