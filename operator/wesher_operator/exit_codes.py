@@ -43,6 +43,11 @@ PLUGIN: Mapping[str, Mapping[int, str]] = {
         1: _NO_ANSWER,
         2: _MISNAMED,
     },
+    "invite": {
+        0: "the WesherPeer was created, and the join file was written",
+        1: f"the API server refused the WesherPeer, the key Secret cannot be used, or {_NO_ANSWER}",
+        2: f"{_MISNAMED}, or the machine was admitted before, or the file cannot be written",
+    },
     "sysdump": {
         0: "the file was written; standard error lists what is missing from it",
         1: _NO_ANSWER,

@@ -20,6 +20,7 @@ from wesher_operator.exit_codes import PLUGIN, exit_code_help
 from wesher_operator.installation import installation_of
 from wesher_operator.kubectl.checks import Finding
 from wesher_operator.kubectl.doctor import examine
+from wesher_operator.kubectl.invite import new_file, parse_ttl, prepare
 from wesher_operator.kubectl.join import join_text
 from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, nodes_of
 from wesher_operator.kubectl.reach import ApiServer, connect, operator_deployment
@@ -28,6 +29,7 @@ from wesher_operator.kubectl.sysdump import write_sysdump
 from wesher_operator.one_line import OneLineParser
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
+_STDOUT = "-"
 
 
 class _Command(NamedTuple):
@@ -101,6 +103,28 @@ def _join_command(api: ApiServer, given: argparse.Namespace) -> int:
     return 0
 
 
+def _invite(api: ApiServer, given: argparse.Namespace) -> int:
+    ttl = parse_ttl(given.ttl)
+    if given.output == _STDOUT and sys.stdout.isatty() and not given.force:
+        rule = "the join file holds keys: name a file, or pipe it to the machine, or add --force to show it"
+        raise InvalidSpec("--output", rule)
+    mesh = find_mesh(api, given.mesh)
+    place = given.namespace or installation_of(mesh)
+    namespace = str(operator_deployment(api, place)["metadata"]["namespace"])
+    nodes = nodes_of(api, name_of(mesh))
+    made = prepare(api, mesh, nodes, namespace, name=given.name, ttl=ttl, entropy=os.urandom)
+    text = made.join_file.to_json()
+    if given.output == _STDOUT:
+        made.send(api)
+        _say(text.rstrip("\n"))
+        print(made.explanation(""), file=sys.stderr)  # noqa: T201 - a command's answer
+    else:
+        with new_file(Path(given.output), text):
+            made.send(api)
+        _say(made.explanation(given.output))
+    return 0
+
+
 def _sysdump(api: ApiServer, given: argparse.Namespace) -> int:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     target = Path(given.file or f"wesher-sysdump-{stamp}.tar.gz")
@@ -117,6 +141,7 @@ _COMMANDS = {
     ),
     "doctor": _Command(_doctor, "check the installation step by step and suggest fixes; exit 1 on a failure"),
     "join-command": _Command(_join_command, "print the commands that join an external machine to a mesh"),
+    "invite": _Command(_invite, "admit an external machine to a mesh, and write the file that it joins with"),
     "sysdump": _Command(_sysdump, "collect objects, events and logs in one file, without secrets"),
 }
 
@@ -151,6 +176,8 @@ def _parser() -> argparse.ArgumentParser:
         if name == "sysdump":
             written = "file to write, .tar.gz (default: wesher-sysdump-<time>.tar.gz)"
             sub.add_argument("-f", "--file", default="", metavar="FILE", help=written)
+        elif name == "invite":
+            _add_invite(sub)
         else:
             named = "required if there are several" if name == "join-command" else "default: all"
             sub.add_argument(
@@ -164,3 +191,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.epilog = exit_code_help(PLUGIN[name])
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
+
+
+def _add_invite(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("name", metavar="NAME", help="name of the machine in the mesh")
+    mesh_help = "name of the WesherMesh (required if there are several)"
+    sub.add_argument("--mesh", default="", metavar="MESH", help=mesh_help)
+    ttl_help = "how long the invite is valid, from 1m to 7d (default: 1h)"
+    sub.add_argument("--ttl", default="1h", metavar="DURATION", help=ttl_help)
+    output_help = "new file to write, readable only by you (default: -, standard output unless a terminal)"
+    sub.add_argument("--output", default=_STDOUT, metavar="FILE", help=output_help)
+    sub.add_argument("--force", action="store_true", help="write the keys to a terminal")
