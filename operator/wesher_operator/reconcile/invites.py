@@ -41,6 +41,8 @@ def admitted_key(
         return used, None
     until = moment_of(peer.spec.enrol_until)
     again = f"delete this WesherPeer, then run {invite_command(peer)}"
+    if _enrol_key(peer) is None:
+        return Problem("InvalidSpec", "spec.enrolKey must be 32 bytes in base64"), None
     if until is None:
         return Problem("InvalidSpec", "spec.enrolUntil must be a time such as 2030-01-31T12:00:00Z"), None
     if until > (peer.created_at or situation.now) + LONGEST_INVITE:
@@ -82,11 +84,8 @@ def _not_enrolled(peer: PeerFacts, name: str, until: datetime, situation: Situat
 
 def has_invite(peer: PeerFacts, sighting: Sighting, situation: Situation, *, name: str = "") -> bool:
     """Tell whether a machine proves that it has the invite of a WesherPeer, for that name or another."""
-    if sighting.key is None or not sighting.enrolment:
-        return False
-    try:
-        enrol_key = AuthorityKey.from_base64(peer.spec.enrol_key, field_name="spec.enrolKey")
-    except InvalidSpec:
+    enrol_key = _enrol_key(peer)
+    if sighting.key is None or not sighting.enrolment or enrol_key is None:
         return False
     return is_enrolled(
         enrol_key,
@@ -100,3 +99,10 @@ def has_invite(peer: PeerFacts, sighting: Sighting, situation: Situation, *, nam
 def invite_command(peer: PeerFacts) -> str:
     """Return the command that invites the machine of a WesherPeer."""
     return f"kubectl wesher invite {peer.machine} --mesh {peer.spec.mesh_ref.name}"
+
+
+def _enrol_key(peer: PeerFacts) -> AuthorityKey | None:
+    try:
+        return AuthorityKey.from_base64(peer.spec.enrol_key, field_name="spec.enrolKey")
+    except InvalidSpec:
+        return None
