@@ -20,7 +20,7 @@ from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
 from wesher_common.names import config_map_name, issued_config_map_name, member_name
 from wesher_common.news import NEWS_FILE, NewsKind
 from wesher_common.overlay import IPAddress
-from wesher_operator.kube import WESHER_PEER, Cluster, Object
+from wesher_operator.kube import MESH, WESHER_PEER, Cluster, Object
 from wesher_operator.reconcile import authority, manifests, peers
 from wesher_operator.reconcile.authority import Issued, Ledger, Obstacle
 from wesher_operator.reconcile.certifier import LOOK_AGAIN
@@ -180,6 +180,8 @@ class PeerKeeper:
         verdicts = peers.judge_all(all_peers, situation, placed.addresses, placed.problems)
         due = [name for name, verdict in verdicts.items() if verdict.issue is not None]
         if due and signer is not None:
+            # Its reply has the API server's time.
+            await self._cluster.get(MESH, mesh.name)
             obstacle = authority.clock_obstacle(now, self._cluster.server_time())
         chosen = due[:WRITES_A_RUN] if signer is not None and obstacle is None else []
         entries = {verdicts[name].name: issue for name in chosen if (issue := verdicts[name].issue)}
@@ -190,6 +192,7 @@ class PeerKeeper:
         if signer is not None:
             self._sign(signer, chosen, verdicts, void_until, now)
         is_done = await self._write(all_peers, verdicts, situation, obstacle)
+        self._known = {each.name: each.address for each in verdicts.values() if each.address is not None}
         moments = [verdict.again for verdict in verdicts.values() if verdict.again and verdict.again > now]
         if verdicts:
             moments.append(authority.next_midnight(now))
