@@ -45,6 +45,9 @@ EARLY_MS: Final = 24 * 3_600_000
 SKEW_MS: Final = 300_000
 """By how much two clocks that are set may differ."""
 
+FIRST_MS: Final = 1_767_225_600_000
+"""The start of 2026. A clock before it was never set: wesher issued no certificates then."""
+
 _AUTHORITY_ID_BYTES: Final = 4
 _SERIAL_BYTES: Final = 6
 MAX_SERIAL: Final = 2 ** (8 * _SERIAL_BYTES) - 1
@@ -302,7 +305,7 @@ class Trust:
         if not self.key.has_signed(certificate.signed_text(subject), certificate.signature):
             return Refusal.BAD_SIGNATURE
         # A clock before what was signed proves nothing.
-        if clock >= self.newest - SKEW_MS and certificate.serial > clock + EARLY_MS:
+        if clock >= max(self.newest - SKEW_MS, FIRST_MS) and certificate.serial > clock + EARLY_MS:
             return Refusal.NOT_YET_VALID
         if self.time(clock) > certificate.expires + SKEW_MS:
             return Refusal.EXPIRED

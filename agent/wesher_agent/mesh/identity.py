@@ -130,6 +130,18 @@ class Identity:
         rank = Rank.OWN if certificate.authority in self._own else Rank.TRUSTED
         return Verdict(rank, certificate.serial, None)
 
+    def take_own(self, name: str, meta: NodeMeta, *, now: float) -> None:
+        """Take this member's own certificate, which came from the operator and not from gossip.
+
+        On the first start, when nothing of the authority was verified yet, it tells the time better than
+        a clock that says that it has expired.
+        """
+        certificate = meta.certificate
+        if certificate is None or self.verdict(name, meta, now=now).refusal is not Refusal.EXPIRED:
+            return
+        if certificate.authority in self._own and not self._trusted[certificate.authority].newest:
+            self._note_signed(certificate.authority, certificate.serial)
+
     def judged_again(self, former: Verdict, name: str, meta: NodeMeta | None, *, now: float) -> Verdict:
         """Judge a member again; a certificate that counted and has expired since keeps its rank."""
         verdict = self.verdict(name, meta, now=now)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from math import inf
 from random import Random
 
@@ -26,7 +27,7 @@ from wesher_agent.mesh.events import Event
 from wesher_agent.mesh.former_addresses import FormerAddresses
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.host import HostNetwork
-from wesher_agent.mesh.identity import MOST_UNCERTIFIED_BOUND, Identity
+from wesher_agent.mesh.identity import MOST_UNCERTIFIED_BOUND, Identity, Verdict
 from wesher_agent.mesh.key_doubts import KeyDoubts
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.name_conflicts import Claim, NameConflicts
@@ -50,8 +51,9 @@ from wesher_agent.swim.events import Event as EngineEvent
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits
 from wesher_agent.swim.streams import OpenStream, StreamAction, StreamId
+from wesher_common.certificate import Refusal
 from wesher_common.keys import KeyRing, WireGuardPublicKey
-from wesher_common.mesh_document import MeshDocument
+from wesher_common.mesh_document import IdentitySettings, MeshDocument
 from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
 
@@ -106,6 +108,9 @@ class MeshMember:
         self._events: deque[Event] = deque()
         self._outputs: deque[Output] = deque()
         self._identity = Identity(local.document.identity, saved.trust, now=now, wall=wall)
+        self._identity.take_own(local.name, local.node_meta, now=now)
+        self._own_certificate: tuple[int, Refusal | None] | None = None
+        """Serial and verdict as last reported; None without a certificate."""
         meta, self._route_problem = local.meta(self._identity, now=now)
         self._engine = Engine(
             LocalNode(local.name, local.gossip_address, meta),
@@ -229,11 +234,13 @@ class MeshMember:
             save_problem=self._saving.problem,
             has_seeds_elsewhere=self._roster.has_seeds_elsewhere,
             uptime=now - self._started_at,
+            verdict=self._own_verdict(now),
         )
 
     def start(self, *, now: float) -> None:
         """Begin: the first outputs are to listen and to save; gossip begins once `listening` says so."""
         self._started_at = now
+        self._note_certificate(now)
         self._listen(now)
         self._save(now)
         self._applying.want()
@@ -353,7 +360,10 @@ class MeshMember:
         self._saving.want()
         if given is not None and given != former:
             self._events.append(events.OverlayAddressGiven(given))
+        is_certified_anew = place.certificate != self._place.certificate
         self._become(*self._local.at(place), now=now)
+        if is_certified_anew:
+            self._judge(now)
 
     def reported_from(self, ip: IPAddress, *, now: float) -> None:
         """Take the address that this node's last report named.
@@ -380,7 +390,9 @@ class MeshMember:
         former = self._local.document
         if document == former:
             return
-        if self._identity.configure(document.identity):
+        is_judged_anew = self._identity.configure(document.identity)
+        self._note_identity(former.identity, document.identity)
+        if is_judged_anew:
             self._judge(now)
         if self._local.needs_restart_for(document):
             self._events.append(events.RestartNeeded())
@@ -470,6 +482,8 @@ class MeshMember:
         self._engine.set_most_unproven(
             MOST_UNCERTIFIED_BOUND if self._identity.is_bound else self._limits.unproven
         )
+        self._identity.take_own(self._local.name, self._local.node_meta, now=now)
+        self._note_certificate(now)
         if self._is_started:
             self._announce(now)
         if self._roster.judge(now=now):
@@ -527,6 +541,37 @@ class MeshMember:
             now=now,
         )
 
+    def _note_identity(self, former: IdentitySettings | None, settings: IdentitySettings | None) -> None:
+        def said(settings: IdentitySettings | None) -> events.IdentityChanged:
+            if settings is None:
+                return events.IdentityChanged(None, bound=False)
+            return events.IdentityChanged(settings.mode, bound=settings.bound)
+
+        if said(settings) != said(former):
+            self._events.append(said(settings))
+
+    def _note_certificate(self, now: float) -> None:
+        certificate = self._place.certificate
+        if certificate is None or self._local.document.identity is None:
+            self._own_certificate = None
+            return
+        refusal = self._own_verdict(now).refusal
+        if (noted := (certificate.serial, refusal)) == self._own_certificate:
+            return
+        self._own_certificate = noted
+        if refusal is None:
+            expires = datetime.fromtimestamp(certificate.expires // 1000, UTC)
+            self._events.append(events.CertificateValid(certificate.serial, expires))
+        else:
+            self._events.append(events.CertificateRefused(certificate.serial, refusal))
+
+    @property
+    def _place(self) -> Place:
+        return self._local.place or Place()
+
+    def _own_verdict(self, now: float) -> Verdict:
+        return self._identity.verdict(self._local.name, self._local.node_meta, now=now)
+
     # This member's own work, one piece at a time.
 
     @property
@@ -565,8 +610,7 @@ class MeshMember:
 
     def _apply(self, now: float) -> None:
         self._applying.is_wanted = False
-        verdict = self._identity.verdict(self._local.name, self._local.node_meta, now=now)
-        peer = self._local.peer(verdict, only_certified=self._identity.is_bound)
+        peer = self._local.peer(self._own_verdict(now), only_certified=self._identity.is_bound)
         if peer is None:
             return
         former = self._problems
@@ -626,8 +670,7 @@ class MeshMember:
             self._outputs.append(Save(self._state(now)))
 
     def _state(self, now: float) -> SavedState:
-        local = self._local
-        place = local.place or Place()
+        local, place = self._local, self._place
         self._former_addresses.note(self._roster.members.values(), now=now)
         return SavedState(
             key_ring=local.ring,

@@ -8,6 +8,7 @@ from enum import Enum, auto
 
 from wesher_agent.mesh.cover import Cover
 from wesher_agent.mesh.desired import Problem
+from wesher_agent.mesh.identity import NOT_CERTIFIED, Verdict
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.roster import RosterMember
 
@@ -48,3 +49,5 @@ class MemberView:
     """Whether any seed may lead to another machine."""
     uptime: float
     """Seconds since `MeshMember.start`."""
+    verdict: Verdict = NOT_CERTIFIED
+    """On this member's own certificate."""

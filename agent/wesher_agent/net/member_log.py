@@ -19,7 +19,7 @@ CAUSED_BY_PEERS = (
 """Events that a holder of the cluster key can cause at will; the others must not share their allowance."""
 
 
-def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901, PLR0912 - one arm per event is the plainest table
+def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901, PLR0912, PLR0915 - one arm per event is the plainest table
     """Log one event at the level it deserves."""
     match event:
         case events.MemberReturned(node=node):
@@ -64,6 +64,14 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.warning("gossip listening", addresses=addresses, port=port)
         case events.KeyRingChanged(primary=primary, keys=keys):
             log.warning("key ring changed", primary=primary, keys=keys)
+        case events.IdentityChanged(mode=None):
+            log.warning("mesh.json says nothing about identity: members without a certificate get a tunnel")
+        case events.IdentityChanged(mode=mode, bound=bound):
+            log.info("identity changed", mode=mode, bound=bound)
+        case events.CertificateValid(serial=serial, expires=expires):
+            log.info("own certificate valid", serial=serial, expires=expires.isoformat())
+        case events.CertificateRefused(serial=serial, reason=reason):
+            log.warning("own certificate does not count", serial=serial, reason=reason)
         case events.RestartNeeded():
             log.info("mesh.json changed: restarting to apply it")
         case events.StateNotSaved(error=error, is_first=True):

@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from wesher_agent.mesh.identity import Verdict
+from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.status.conditions import conditions
+from wesher_agent.status.json_output import Identity as IdentityAnswer
 from wesher_agent.status.json_output import MemberAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_common.errors import WesherError
@@ -39,6 +43,7 @@ def status_answer(now: Snapshot) -> StatusAnswer:
             "joined": bool(now.alive),
             "rejected": dict(now.rejected),
         },
+        "identity": _identity(now),
         "peers": {
             "known": len(now.member.members),
             "alive": now.count(MemberState.ALIVE),
@@ -64,6 +69,8 @@ def members_answer(now: Snapshot) -> list[MemberAnswer]:
         "endpoint": "",
         "publicKey": str(local.private_key.public),
         "kind": "wesher",
+        "certificateExpires": _expires(local.node_meta),
+        "uncertified": _uncertified(now, now.member.verdict),
         "location": local.location,
         "stateSeconds": round(now.member.uptime, 1),
         "handshakeSeconds": None,
@@ -139,6 +146,8 @@ def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) ->
         "endpoint": str(peer.endpoint) if peer is not None and peer.endpoint is not None else "",
         "publicKey": str(meta.public_key) if meta is not None and meta.public_key else "",
         "kind": _kind(member),
+        "certificateExpires": _expires(meta),
+        "uncertified": _uncertified(now, member.verdict),
         "location": meta.location if meta is not None else "",
         "stateSeconds": round(max(0.0, now.member.now - member.since), 1),
         "handshakeSeconds": None if age is None else round(age, 1),
@@ -146,6 +155,30 @@ def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) ->
         "sentBytes": peer.tx_bytes if peer is not None else None,
         "note": note,
     }
+
+
+def _identity(now: Snapshot) -> IdentityAnswer:
+    settings = now.local.document.identity
+    return {
+        "mode": settings.mode if settings is not None else "",
+        "bound": settings is not None and settings.mode == "Verified" and settings.bound,
+        "authority": str(settings.authorities[0]) if settings is not None and settings.authorities else "",
+        "certificateExpires": _expires(now.local.node_meta),
+        "uncertified": _uncertified(now, now.member.verdict),
+    }
+
+
+def _expires(meta: NodeMeta | None) -> str | None:
+    """Return until when a member's certificate is valid; None if it announces no certificate."""
+    if meta is None or meta.certificate is None:
+        return None
+    return datetime.fromtimestamp(meta.certificate.expires // 1000, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _uncertified(now: Snapshot, verdict: Verdict) -> str:
+    """Return why a certificate does not count; empty if it does, or if the mesh has no authority."""
+    settings = now.local.document.identity
+    return "" if settings is None or verdict.refusal is None else verdict.refusal.value
 
 
 def _kind(member: RosterMember) -> str:

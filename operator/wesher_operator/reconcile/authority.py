@@ -127,6 +127,8 @@ class Candidate:
     """The same."""
     machine: str
     """The same."""
+    after: int = 0
+    """Unix time in milliseconds up to which its certificates are void: the next one has a later serial."""
 
     def subject(self, key: WireGuardPublicKey) -> Subject:
         """Return what a certificate of this node says."""
@@ -160,8 +162,13 @@ class Verdict:
 
 def incarnation(candidate: Candidate) -> str:
     """Return a hash that changes with a node's WesherNode, Node, machine or boot."""
-    boot, machine = (*candidate.node.machine, "", "")[:2]
-    parts = [candidate.member.uid, candidate.node.uid, machine, boot]
+    return incarnation_of(candidate.member, candidate.node)
+
+
+def incarnation_of(member: MemberFacts, node: NodeFacts) -> str:
+    """Return the same for a WesherNode and its Node."""
+    boot, machine = (*node.machine, "", "")[:2]
+    parts = [member.uid, node.uid, machine, boot]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -192,19 +199,22 @@ def judge_all(
     ledger: Ledger,
     authority: Authority,
     *,
-    now: datetime,
+    known: Sequence[AuthorityKey] = (),
     others: Collection[str] = (),
+    now: datetime,
 ) -> dict[str, Verdict]:
     """Decide about every node's certificate, by member name.
 
     Args:
         candidates: the nodes of the mesh that have a WesherNode.
         ledger: as it stands.
-        authority: the mesh's.
-        now: the time.
+        authority: the one that signs.
+        known: others whose certificates the nodes may have.
         others: names of further members, whose keys no node may have.
+        now: the time.
 
     """
+    keys = (authority.key, *known)
     names = {*others, *(each.name for each in candidates)}
     holders = {entry.key: name for name, entry in ledger.entries.items() if name in names}
     for each in candidates:
@@ -213,7 +223,7 @@ def judge_all(
             holders.setdefault(each.member.status.public_key, each.name)
     verdicts = {}
     for each in sorted(candidates, key=lambda c: (c.member.created_at is None, c.member.created_at, c.name)):
-        verdict = verdicts[each.name] = _judge(each, ledger, authority, holders, now=now)
+        verdict = verdicts[each.name] = _judge(each, ledger, authority, keys, holders, now=now)
         if verdict.issue is not None:
             holders.setdefault(verdict.issue.key, each.name)
     return verdicts
@@ -223,6 +233,7 @@ def _judge(
     candidate: Candidate,
     ledger: Ledger,
     authority: Authority,
+    known: Sequence[AuthorityKey],
     holders: Mapping[str, str],
     *,
     now: datetime,
@@ -243,16 +254,24 @@ def _judge(
             current is not None
             and valid is None
             and entry.key not in ledger.keys
-            and not _was_valid(current, candidate, key, authority.key)
+            and not any(_was_valid(current, candidate, key, each) for each in known)
         )
     else:
         is_changed = former.key != entry.key and former.incarnation == entry.incarnation
+    # It has proven this key to the former authority, whose seed the proof was made for.
+    was_proven = former == entry and current is not None and current.authority != authority.key.id
     reason, message = _objection(
-        candidate, key, authority, holders.get(entry.key, name), is_changed=is_changed
+        candidate,
+        key,
+        holders.get(entry.key, name),
+        is_proven=was_proven or _is_proven(member, key, authority),
+        is_changed=is_changed and member.admitted_key != entry.key,
     )
     if reason:
         return Verdict(reason=reason, message=message, certificate=valid, renewal=due)
-    if valid is None or due is None or now >= due:
+    # An etcd that was restored from a backup has an older one than the agent.
+    is_older = current is not None and current.serial < announced(member, now)
+    if valid is None or due is None or now >= due or is_older:
         return Verdict(reason="", certificate=valid, issue=entry, renewal=due)
     # Otherwise each reboot would allow one change of the key at any time after it.
     is_news = former != entry and member.status.machine == candidate.machine
@@ -260,13 +279,13 @@ def _judge(
 
 
 def _objection(
-    candidate: Candidate, key: WireGuardPublicKey, authority: Authority, holder: str, *, is_changed: bool
+    candidate: Candidate, key: WireGuardPublicKey, holder: str, *, is_proven: bool, is_changed: bool
 ) -> tuple[str, str]:
     """Return reason and message of why a node's key must not be certified; empty if it may."""
     member = candidate.member
     if not member.status.key_proof:
         return "NotReported", "its agent has not proven its key yet: an agent of an older release cannot"
-    if not _is_proven(member, key, authority):
+    if not is_proven:
         message = (
             f"its agent has not proven that it has the private half of {key}: its token may be stolen, "
             "or it has not read the present mesh.json yet"
@@ -275,9 +294,10 @@ def _objection(
     if holder != candidate.name:
         return "KeyInUse", f"its key {key} is certified for {holder}: give one of the two another key"
     if is_changed:
+        node, mesh = member.spec.node_name, member.spec.mesh_ref.name
         message = (
             f"its agent now has the key {key}, without a reboot: if you replaced the key on purpose, "
-            f"run kubectl delete weshernode {member.name}"
+            f"run kubectl wesher admit {node} --key {key} --mesh {mesh}"
         )
         return "KeyChanged", message
     return "", ""
@@ -294,13 +314,15 @@ def next_serial(certificates: Iterable[Certificate], now: datetime) -> int:
 
 
 def renewal(certificate: Certificate) -> datetime:
-    """Return when a certificate is due: after two thirds of its life, give or take 5 %.
+    """Return when a certificate is due: after two thirds of its life, or up to 5 % of them earlier.
+
+    Never later, so that each certificate has `GRACE_DAYS` left when another one is signed.
 
     The signature decides: it is as good as random, and the same for each process that asks.
     """
     share = int.from_bytes(certificate.signature[:2]) / 0xFFFF
     life = timedelta(hours=certificate.hours) * 2 / 3
-    return datetime.fromtimestamp(certificate.serial / 1000, UTC) + life * (1 - _JITTER + 2 * _JITTER * share)
+    return datetime.fromtimestamp(certificate.serial / 1000, UTC) + life * (1 - _JITTER * share)
 
 
 def days_left(certificate: Certificate | None, now: datetime) -> int:
@@ -341,7 +363,11 @@ def node_condition(verdict: Verdict, obstacle: Obstacle | None, now: datetime) -
 
 
 def mesh_condition(
-    verdicts: Mapping[str, Verdict], obstacle: Obstacle | None, waiting: Sequence[str], now: datetime
+    verdicts: Mapping[str, Verdict],
+    obstacle: Obstacle | None,
+    waiting: Sequence[str],
+    now: datetime,
+    change: str = "",
 ) -> Condition:
     """Return the condition of the mesh.
 
@@ -350,6 +376,7 @@ def mesh_condition(
         obstacle: why nothing is issued now.
         waiting: names of nodes that have not announced a certificate.
         now: the time.
+        change: how far the replacement of the authority has come; empty while there is none.
 
     """
     if obstacle is not None:
@@ -358,11 +385,19 @@ def mesh_condition(
         condition = node_condition(verdict, None, now)
         if condition.status == "False" or condition.reason == "CertificateExpires":
             return Condition(CONDITION, "False", condition.reason, f"{name}: {condition.message}")
+    if change:
+        return Condition(CONDITION, "Unknown", "NewAuthority", change)
     if waiting:
         more = f" and {len(waiting) - SHOWN_NAMES} more" if len(waiting) > SHOWN_NAMES else ""
         message = f"no certificate yet: {', '.join(waiting[:SHOWN_NAMES])}{more}"
         return Condition(CONDITION, "Unknown", "WaitingForAgents", message)
-    return Condition(CONDITION, "True", "AllCertified", "")
+    return Condition(CONDITION, "True", "AllCertified", "every agent announces its certificate")
+
+
+def announced(member: MemberFacts, now: datetime) -> int:
+    """Return the serial that a node's agent announces; 0 for one that no agent would accept."""
+    serial = member.status.certificate_serial
+    return serial if serial <= round(now.timestamp() * 1000) + EARLY_MS else 0
 
 
 def _reported_key(member: MemberFacts) -> WireGuardPublicKey | None:

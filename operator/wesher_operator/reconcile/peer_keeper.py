@@ -13,32 +13,34 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from wesher_common.certificate import Authority, AuthorityKey, Certificate, Kind
+from wesher_common.certificate import Authority, Certificate, Kind
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
+from wesher_common.mesh_document import IdentityMode
 from wesher_common.names import config_map_name, issued_config_map_name, member_name
 from wesher_common.news import NEWS_FILE, NewsKind
 from wesher_common.overlay import IPAddress
 from wesher_operator.kube import MESH, WESHER_PEER, Cluster, Object
 from wesher_operator.reconcile import authority, manifests, peers
+from wesher_operator.reconcile.authorities import Authorities
 from wesher_operator.reconcile.authority import Issued, Ledger, Obstacle
 from wesher_operator.reconcile.certifier import LOOK_AGAIN
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, PeerFacts
 from wesher_operator.reconcile.membership import Released
+from wesher_operator.reconcile.news import Item, published_items
 from wesher_operator.reconcile.peer_addresses import address_of, place_peers, taken_outside
 from wesher_operator.reconcile.peer_news import (
     CertifiedPeer,
-    Item,
     NumberedRing,
     certificate_items,
-    read_items,
     ring_items,
 )
 from wesher_operator.reconcile.peer_situation import Sighting, Situation, is_certified_member, sightings
 from wesher_operator.reconcile.peer_status import status_of
 from wesher_operator.reconcile.peers import Verdict
 from wesher_operator.reconcile.places import REFUSED_AGAIN, WRITES_A_RUN
+from wesher_operator.reconcile.revoker import Known
 from wesher_operator.reconcile.status import fresh
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
@@ -139,41 +141,47 @@ class PeerKeeper:
         self,
         outside: Outside,
         spec: WesherMeshSpec,
+        authorities: Authorities,
         write_ledger: Callable[[Object], Awaitable[None]],
         *,
-        signer: Authority | None,
-        authorities: Sequence[AuthorityKey],
+        known: Known,
         obstacle: Obstacle | None,
+        mode: IdentityMode,
         ring: NumberedRing | None,
         nodes: Collection[IPAddress],
         released: Released,
-        void_until: Mapping[str, int],
     ) -> Kept:
         """Certify the machines that are due, write what each WesherPeer is to say, and return the news.
 
         Args:
             outside: what `look` returned.
             spec: of the mesh.
+            authorities: the mesh's.
             write_ledger: brings a ConfigMap to what it is to say.
-            signer: the mesh's authority, if there is one to sign with.
-            authorities: whose certificates members accept.
+            known: what was revoked.
             obstacle: why no node is certified now.
+            mode: of the mesh, which is kept beside the ledger.
             ring: the mesh's cluster keys.
             nodes: addresses that nodes have.
             released: what is held back.
-            void_until: by member name, Unix time in milliseconds up to which its certificates are void.
 
         Raises:
             ClusterUnavailable: the API server does not answer.
 
         """
-        mesh, now = outside.situation.mesh, outside.situation.now
+        mesh, now, signer = outside.situation.mesh, outside.situation.now, authorities.signer
+        void = known.void
         situation = replace(
             outside.situation,
             # As it stands after the nodes of this run.
             ledger=Ledger.of(self._world.config_maps.get(issued_config_map_name(mesh.name))),
             signer=signer,
-            authorities=authorities,
+            authorities=authorities.trusted,
+            void_until={
+                name: known.revocations.void(void, name, peer.machine) * 1000
+                for name, peer in outside.living.items()
+            },
+            barred=frozenset(known.revocations.barred),
         )
         placed = place_peers(spec, outside.living, nodes, outside.claimed, released)
         all_peers = self._world.peers_of(mesh.name)
@@ -186,11 +194,11 @@ class PeerKeeper:
         chosen = due[:WRITES_A_RUN] if signer is not None and obstacle is None else []
         entries = {verdicts[name].name: issue for name in chosen if (issue := verdicts[name].issue)}
         try:
-            await self._enter(situation, outside, entries, write_ledger)
+            await self._enter(situation, outside, entries, mode, write_ledger)
         except InvalidSpec as error:
             chosen, obstacle = [], Obstacle("RefusedByCluster", str(error))
         if signer is not None:
-            self._sign(signer, chosen, verdicts, void_until, now)
+            self._sign(signer, chosen, verdicts, situation)
         is_done = await self._write(all_peers, verdicts, situation, obstacle)
         self._known = {each.name: each.address for each in verdicts.values() if each.address is not None}
         moments = [verdict.again for verdict in verdicts.values() if verdict.again and verdict.again > now]
@@ -210,29 +218,29 @@ class PeerKeeper:
         situation: Situation,
         outside: Outside,
         entries: Mapping[str, Issued],
+        mode: IdentityMode,
         write_ledger: Callable[[Object], Awaitable[None]],
     ) -> None:
         ledger = situation.ledger
         changed = {name: entry for name, entry in entries.items() if ledger.entries.get(name) != entry}
         if changed:
             ledger = ledger.with_entries(changed, {*situation.nodes, *outside.living})
-            await write_ledger(manifests.issued_config_map(situation.mesh, ledger))
+            await write_ledger(manifests.issued_config_map(situation.mesh, ledger, mode))
 
     def _sign(
         self,
         signer: Authority,
         chosen: Iterable[str],
         verdicts: dict[str, Verdict],
-        void_until: Mapping[str, int],
-        now: datetime,
+        situation: Situation,
     ) -> None:
         """Sign, and say so in the verdicts."""
-        serial = authority.next_serial(self._certificates(), now)
+        serial = authority.next_serial(self._certificates(), situation.now)
         for peer in chosen:
             verdict = verdicts[peer]
             if (subject := verdict.subject) is None:
                 continue
-            serial = max(serial, void_until.get(verdict.name, 0) + 1)
+            serial = max(serial, situation.void_until.get(verdict.name, 0) + 1)
             certificate = signer.issue(subject, serial=serial, kind=Kind.PEER)
             verdicts[peer] = replace(verdict, certificate=certificate, again=authority.renewal(certificate))
             serial += 1
@@ -304,7 +312,7 @@ class PeerKeeper:
     def _published(self) -> list[Item]:
         facts = self._world.config_maps.get(config_map_name(self._mesh))
         data = (facts.body.get("binaryData") or {}) if facts is not None else {}
-        return [item for item in read_items(data.get(NEWS_FILE, "")) if item[0] is NewsKind.RING]
+        return [item for item in published_items(data, NEWS_FILE) if item[0] is NewsKind.RING]
 
     def _new_pair(self) -> WireGuardPrivateKey:
         return WireGuardPrivateKey.from_random(self._entropy(KEY_BYTES))

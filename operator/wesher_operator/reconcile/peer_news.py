@@ -5,7 +5,6 @@ A machine outside reads nothing of the cluster. Agents pass these items on, or i
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,17 +14,13 @@ from wesher_common.certificate import Authority, Certificate, Subject
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.keys import KeyRing, WireGuardPrivateKey
 from wesher_common.news import (
-    MAX_NEWS_BYTES,
     NewsKind,
     PeerCertificate,
     RingItem,
     key_hash,
-    pack_news,
     seal_ring,
-    unpack_news,
 )
-
-Item = tuple[NewsKind, bytes]
+from wesher_operator.reconcile.news import Item
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,24 +42,20 @@ class NumberedRing:
     """Milliseconds of Unix time."""
 
 
-def numbered_ring(
-    ring: KeyRing | None, key_status: Mapping[str, Any], *, now: datetime
-) -> NumberedRing | None:
-    """Return a mesh's key ring with its number: another, higher one after each change of the ring.
+def ring_number(ring: KeyRing, key_status: Mapping[str, Any], *, now: datetime) -> int:
+    """Return the number of a mesh's key ring: another, higher one after each change of the ring.
 
     Args:
-        ring: as the Secret has it; None if it has none.
+        ring: as the Secret has it.
         key_status: ``status.key`` of the mesh as last written.
         now: the time.
 
     """
-    if ring is None:
-        return None
     former = int(key_status.get("ringNumber") or 0)
     ids = [key_status.get("id"), *(key_status.get("acceptedIDs") or [])]
     if former and ids == [key.id for key in ring]:
-        return NumberedRing(ring, former)
-    return NumberedRing(ring, max(round(now.timestamp() * 1000), former + 1))
+        return former
+    return max(round(now.timestamp() * 1000), former + 1)
 
 
 def certificate_items(peers: Iterable[CertifiedPeer]) -> list[Item]:
@@ -118,24 +109,6 @@ def ring_items(
         if item is not None:
             found.append((NewsKind.RING, item.packed()))
     return found
-
-
-def read_items(text: str) -> list[Item]:
-    """Return the items of a news file as a ConfigMap has it; none of one that cannot be read."""
-    try:
-        return unpack_news(base64.b64decode(text, validate=True))
-    except (PeerMisbehaved, ValueError):
-        return []
-
-
-def packed_within(items: Iterable[Item], limit: int = MAX_NEWS_BYTES) -> bytes:
-    """Return the content of the news file with the items that fit, in their order."""
-    data = bytearray()
-    for item in items:
-        one = pack_news([item])
-        if len(data) + len(one) <= limit:
-            data += one
-    return bytes(data)
 
 
 def _ring_item(data: bytes) -> RingItem | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -65,6 +65,10 @@ class Situation:
     """Whose certificates members accept."""
     sightings: Sightings
     now: datetime
+    void_until: Mapping[str, int] = field(default_factory=dict)
+    """By member name: certificates signed up to this Unix time in milliseconds are void."""
+    barred: Collection[str] = ()
+    """Names of machines, without the mesh's clusterName, that stay out until they are admitted again."""
 
     def name_of(self, peer: PeerFacts) -> str:
         """Return the name under which a machine gossips."""

@@ -10,12 +10,12 @@ Left to others: which key an invite admits (`invites`), overlay addresses (`peer
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
-from wesher_common.certificate import AuthorityKey, Certificate, Kind, Subject
+from wesher_common.certificate import Certificate, Kind, Subject
 from wesher_common.key_proof import key_proof
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.names import is_member_name, is_reserved_name
@@ -116,11 +116,13 @@ def judge_all(
 
 def _judge(peer: PeerFacts, situation: Situation, address: IPAddress, holders: Mapping[str, str]) -> Verdict:
     name = situation.name_of(peer)
+    if peer.machine in situation.barred:
+        return Verdict(name=name, problem=_barred(peer), address=address)
     found, again = _admitted_key(peer, name, situation)
     if isinstance(found, Problem):
         return Verdict(name=name, problem=found, address=address, again=again)
     verdict = Verdict(name=name, key=found, address=address)
-    current = _valid_certificate(peer, verdict, situation.authorities)
+    current = _valid_certificate(peer, verdict, situation)
     verdict = replace(verdict, certificate=current, again=renewal(current) if current is not None else None)
     if problem := _key_problem(found, name, holders):
         return replace(verdict, problem=problem, again=None)
@@ -142,6 +144,14 @@ def _admitted_key(
         return admitted_key(peer, name, situation)
     rule = "spec.publicKey must be a WireGuard key: 32 bytes in base64"
     return key_of(peer.spec.public_key) or Problem("InvalidSpec", rule), None
+
+
+def _barred(peer: PeerFacts) -> Problem:
+    message = (
+        "a statement of revocations names it that another operator, or a person, has signed: to let it in "
+        f"again, run kubectl delete wpeer {peer.name}, then admit or invite it again"
+    )
+    return Problem("Revoked", message)
 
 
 def _key_problem(key: WireGuardPublicKey, name: str, holders: Mapping[str, str]) -> Problem | None:
@@ -178,15 +188,15 @@ def _another_key(peer: PeerFacts, key: WireGuardPublicKey, name: str, situation:
     return Problem("KeyChanged", message)
 
 
-def _valid_certificate(
-    peer: PeerFacts, verdict: Verdict, authorities: Sequence[AuthorityKey]
-) -> Certificate | None:
+def _valid_certificate(peer: PeerFacts, verdict: Verdict, situation: Situation) -> Certificate | None:
     certificate, subject = Certificate.from_base64(peer.status.certificate), verdict.subject
     if certificate is None or subject is None or certificate.kind is not Kind.PEER:
+        return None
+    if certificate.serial <= situation.void_until.get(verdict.name, 0):
         return None
     signed = certificate.signed_text(subject)
     is_valid = any(
         key.id == certificate.authority and key.has_signed(signed, certificate.signature)
-        for key in authorities
+        for key in situation.authorities
     )
     return certificate if is_valid else None

@@ -291,6 +291,33 @@ def test_a_wrong_clock_makes_nothing_expire() -> None:
         assert not mesh.roster.judge(now=1.0)
 
 
+def test_on_the_first_start_our_own_certificate_tells_the_time_better_than_a_clock_that_is_years_ahead() -> (
+    None
+):
+    identity = Identity(BOUND, now=0.0, wall=WALL + 4000 * DAY)
+    assert identity.verdict("b", certified("b"), now=0.0).refusal is Refusal.EXPIRED
+    identity.take_own("me", certified("me", by=UNKNOWN), now=0.0)
+    identity.take_own("me", certified("someone"), now=0.0)
+    assert identity.verdict("b", certified("b"), now=0.0).refusal is Refusal.EXPIRED
+    identity.take_own("me", certified("me"), now=0.0)
+    assert identity.verdict("b", certified("b"), now=0.0).is_certified
+    old = certified("b", serial=SIGNED_AT - 31 * 86_400_000)
+    assert identity.verdict("b", old, now=0.0).refusal is Refusal.EXPIRED
+
+
+def test_an_expired_certificate_of_our_own_revives_nothing_once_the_time_is_known() -> None:
+    identity = Identity(BOUND, [SavedTrust(AUTHORITY.key, SIGNED_AT)], now=0.0, wall=WALL)
+    old = certified("me", serial=SIGNED_AT - 31 * 86_400_000)
+    identity.take_own("me", old, now=0.0)
+    assert identity.verdict("me", old, now=0.0).refusal is Refusal.EXPIRED
+
+
+def test_a_clock_that_was_never_set_refuses_no_certificate_as_of_the_future() -> None:
+    """A machine without a clock of its own starts in 1970, and has verified nothing on its first start."""
+    identity = Identity(BOUND, now=0.0, wall=0.0)
+    assert identity.verdict("b", certified("b"), now=0.0).is_certified
+
+
 def test_what_was_signed_is_known_after_a_restart() -> None:
     """An old certificate is not valid again because the clock went back to 1970."""
     mesh = Mesh()

@@ -124,7 +124,7 @@ def test_a_bound_mesh_stays_bound_until_the_spec_says_open(told_by: str) -> None
     is_status = told_by == "status"
     known: dict[str, Any] = {
         "status": {"identity": {"mode": "Verified", "bound": is_status}},
-        "published": document(None if is_status else bound),
+        "published": document(KEYS if is_status else bound),
         "outsiders": ("laptop",),
     }
     new = agent("new", serial=0, certificateSerial=0)

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from wesher_common.certificate import Certificate
+from wesher_common.certificate import Certificate, name_hash
+from wesher_common.conditions import rfc3339
 from wesher_common.keys import WireGuardPrivateKey
-from wesher_common.news import NEWS_FILE, NewsKind, PeerCertificate, unpack_news
+from wesher_common.news import NEWS_FILE, NewsKind, PeerCertificate, Statement, sign_statement, unpack_news
 from wesher_operator import kube
-from wesher_operator.kube import CONFIG_MAP, MESH, NODE, WESHER_PEER, Cluster
+from wesher_operator.kube import CONFIG_MAP, MESH, NODE, WESHER_NODE, WESHER_PEER, Cluster
 from wesher_operator.reconcile import peer_keeper
 from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.membership import HELD_BACK_FOR
@@ -56,7 +57,13 @@ class Story:
 
     def admit(self, name: str, **spec: Any) -> None:
         """Create a WesherPeer."""
-        metadata = {"name": f"demo.{name}", "uid": f"uid-{name}-{self.now}", "generation": 1}
+        created = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        metadata = {
+            "name": f"demo.{name}",
+            "uid": f"uid-{name}-{self.now}",
+            "generation": 1,
+            "creationTimestamp": created,
+        }
         body = {
             "metadata": metadata,
             "spec": {"meshRef": {"name": "demo"}, "publicKey": key_of(name), **spec},
@@ -69,6 +76,26 @@ class Story:
         _, found = self.store(Request("GET", path, "", {}))
         self.store(Request("DELETE", path, "", {}))
         self.world.forget(WESHER_PEER, found)
+
+    def edit(self, **spec: Any) -> None:
+        """Change the spec of the mesh."""
+        path = MESH.path("", "demo")
+        _, found = self.store(Request("GET", path, "", {}))
+        self.world.observe(MESH, self.store.put(path, {**found, "spec": {**found["spec"], **spec}}))
+
+    def report(self, signed: Statement) -> None:
+        """Have the agent report a statement that it has."""
+        path = WESHER_NODE.path("", "demo.n")
+        _, found = self.store(Request("GET", path, "", {}))
+        news = base64.b64encode(signed.packed()).decode()
+        status = {"newsNumber": signed.number, "news": news, "lastReportTime": rfc3339(self.now)}
+        self.world.observe(WESHER_NODE, self.store.put(path, {**found, "status": status}))
+
+    def revoked(self) -> dict[bytes, int]:
+        """Return whom the published statement revokes."""
+        data = self.world.config_maps["demo-config"].body["binaryData"][NEWS_FILE]
+        (found,) = [each for kind, each in unpack_news(base64.b64decode(data)) if kind is NewsKind.STATEMENT]
+        return dict(Statement.unpacked(found).revoked)
 
     def answer(self, request: Request) -> Answer:
         """Answer a request."""
@@ -140,9 +167,11 @@ async def test_names_are_in_the_ledger_before_their_certificates_and_runs_are_cu
 
 @pytest.mark.parametrize("status", [403, 500])
 async def test_without_the_ledger_no_certificate_is_written(status: int) -> None:
-    story = Story("laptop")
+    story = Story()
     async with serving(story.answer, clock=lambda: story.now) as cluster:
         runs = story.reconciler(cluster)
+        await runs.reconcile()
+        story.admit("laptop")
         with story.refusing(status, "demo-issued"):
             if status == 403:
                 await runs.reconcile()
@@ -254,3 +283,60 @@ async def test_the_address_of_a_deleted_machine_is_held_back_for_an_hour() -> No
         released = json.loads(story.world.config_maps["demo-released"].body["data"]["released.json"])
         assert released["holders"] == {}
     assert "laptop" in story.ledger()
+
+
+async def test_a_deleted_machine_is_revoked_and_one_of_its_name_gets_a_later_certificate() -> None:
+    story = Story("laptop")
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        first = story.certificates()["laptop"]
+        story.delete("laptop")
+        story.now += timedelta(milliseconds=100)
+        await runs.reconcile()
+        (revoked,) = story.revoked().items()
+        assert revoked[0] == name_hash("laptop")
+        assert revoked[1] * 1000 >= first.serial
+        story.admit("laptop")
+        await runs.reconcile()
+    second = story.certificates()["laptop"]
+    assert second.serial > revoked[1] * 1000
+    assert story.published() == {"laptop": second}
+    assert story.revoked() == dict([revoked])
+
+
+async def test_another_cluster_name_revokes_no_machine_that_is_admitted() -> None:
+    story = Story("laptop")
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        story.edit(clusterName="east")
+        await runs.reconcile()
+        await runs.reconcile()
+    assert set(story.published()) == {"laptop.east"}
+    assert story.revoked() == {}
+
+
+async def test_a_machine_that_a_statement_of_another_names_stays_out_until_it_is_admitted_again() -> None:
+    story = Story("laptop")
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        second = round(story.now.timestamp()) + 60
+        authority = story.world.keys["demo-authority"].authority
+        assert authority is not None
+        assert authority.current is not None
+        signed = sign_statement(
+            authority.current, number=second * 1000, revoked={name_hash("laptop"): second}
+        )
+        story.report(signed)
+        await runs.reconcile()
+        assert (story.reason("laptop"), story.certificates()) == ("Revoked", {})
+        assert story.published() == {}
+        story.delete("laptop")
+        await runs.reconcile()
+        story.now += timedelta(minutes=2)
+        story.admit("laptop")
+        await runs.reconcile()
+    assert story.reason("laptop") == "Issued"
+    assert story.certificates()["laptop"].serial > second * 1000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,16 +12,14 @@ import pytest
 
 from wesher_common.certificate import Authority, Kind, Subject
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
-from wesher_common.news import NewsKind, PeerCertificate, RingItem, pack_news, unpack_news
+from wesher_common.news import NewsKind, PeerCertificate, RingItem
+from wesher_operator.reconcile.news import Item
 from wesher_operator.reconcile.peer_news import (
     CertifiedPeer,
-    Item,
     NumberedRing,
     certificate_items,
-    numbered_ring,
-    packed_within,
-    read_items,
     ring_items,
+    ring_number,
 )
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -113,21 +110,9 @@ def test_an_item_that_cannot_be_read_is_replaced(pairs: Iterator[WireGuardPrivat
 
 def test_the_number_of_the_ring_rises_with_each_change() -> None:
     ring = KeyRing(NEW, (OLD,))
-    assert numbered_ring(None, {}, now=NOW) is None
-    first = numbered_ring(ring, {"id": NEW.id, "acceptedIDs": [OLD.id]}, now=NOW)
-    assert first == NumberedRing(ring, MS)
+    assert ring_number(ring, {"id": NEW.id, "acceptedIDs": [OLD.id]}, now=NOW) == MS
     status = {"id": NEW.id, "acceptedIDs": [OLD.id], "ringNumber": 5}
-    assert numbered_ring(ring, status, now=NOW) == NumberedRing(ring, 5)
-    assert numbered_ring(KeyRing(NEW), status, now=NOW) == NumberedRing(KeyRing(NEW), MS)
-    assert numbered_ring(KeyRing(OLD, (NEW,)), status, now=NOW) == NumberedRing(KeyRing(OLD, (NEW,)), MS)
-    ahead = {**status, "ringNumber": MS + 9}
-    assert numbered_ring(KeyRing(NEW), ahead, now=NOW) == NumberedRing(KeyRing(NEW), MS + 10)
-
-
-def test_the_file_holds_what_fits_in_the_order_given() -> None:
-    items = [(NewsKind.CERTIFICATE, b"one"), (NewsKind.RING, b"x" * 100), (NewsKind.RING, b"two")]
-    assert unpack_news(packed_within(items)) == items
-    assert unpack_news(packed_within(items, 20)) == [items[0], items[2]]
-    assert read_items(base64.b64encode(pack_news(items)).decode()) == items
-    assert read_items("") == []
-    assert read_items("é") == read_items(base64.b64encode(b"\2\0\0").decode()) == []
+    assert ring_number(ring, status, now=NOW) == 5
+    assert ring_number(KeyRing(NEW), status, now=NOW) == MS
+    assert ring_number(KeyRing(OLD, (NEW,)), status, now=NOW) == MS
+    assert ring_number(KeyRing(NEW), {**status, "ringNumber": MS + 9}, now=NOW) == MS + 10
