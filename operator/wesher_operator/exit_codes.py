@@ -51,7 +51,7 @@ PLUGIN: Mapping[str, Mapping[int, str]] = {
     "admit": {
         0: "the key is admitted, or was certified already",
         1: f"there is nothing to admit, or {_NO_ANSWER}",
-        2: f"{_MISNAMED}, or the node has another key",
+        2: f"{_MISNAMED}, or the name and the key belong to different machines",
     },
     "authority": {
         0: "the key was printed",

@@ -316,7 +316,7 @@ class Cluster:
         return applied
 
     async def annotate(self, kind: Kind, name: str, annotations: Mapping[str, str | None]) -> Object | None:
-        """Set annotations of an object, or remove those that are None; return it, or None where it is gone.
+        """Set annotations of an object, or remove those without a value; return it, or None if it is gone.
 
         Raises:
             ClusterUnavailable: the API server does not answer, or this process does not lead, or others

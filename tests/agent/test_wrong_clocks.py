@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Callable
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
 
@@ -35,7 +36,7 @@ time.time = lambda: _read() + _ahead
 
 
 def test_certificates_count_on_hosts_whose_clocks_are_wrong_and_after_60_days_without_an_operator(
-    lab: Lab, tmp_path: Path
+    lab: Lab, tmp_path: Path, say: Callable[[str], None]
 ) -> None:
     """Two have never known the time; two others are rebooted into a clock that is 60 days ahead."""
     (tmp_path / "sitecustomize.py").write_text(_CLOCK)
@@ -75,9 +76,11 @@ def test_certificates_count_on_hosts_whose_clocks_are_wrong_and_after_60_days_wi
             mesh.power_off(name)
         for name in ("reboots-1", "reboots-2"):
             mesh.start(name)
-        mesh.wait_whole()
+        back = mesh.wait_whole()
     assert _uncertified(mesh) == {}
-    assert sum(pinging.lost.values()) == 0
+    lost = sum(pinging.lost.values())
+    say(f"wrong clocks and no operator: all tunnels up {back:.1f} s after the reboots, {lost} pings lost")
+    assert lost == 0
 
 
 def _uncertified(mesh: RealMesh) -> dict[tuple[str, str], str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -16,12 +16,11 @@ _BOUND_SOON = 60.0
 
 
 def test_a_new_mesh_has_only_certified_members_a_minute_after_the_chart_was_installed(
-    bound_after: float, capsys: pytest.CaptureFixture[str]
+    bound_after: float, say: Callable[[str], None]
 ) -> None:
     """With the images on the nodes: from the command to status.identity.bound."""
     share = share_of_a_core()
-    with capsys.disabled():
-        sys.stdout.write(f"\n  helm install to a bound mesh: {bound_after:.1f} s, of a core: {share:.0%}")
+    say(f"helm install to a bound mesh: {bound_after:.1f} s, of a core: {share:.0%}")
     assert bound_after < _BOUND_SOON / share
 
 

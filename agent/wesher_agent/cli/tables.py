@@ -231,6 +231,16 @@ def join_text(answer: Mapping[str, Any], *, reach: Sequence[str]) -> str:
     )
 
 
+def news_text(answer: Mapping[str, Any]) -> str:
+    """Return what became of revocations that an administrator gave."""
+    names = f"{answer['names']} name{'' if answer['names'] == 1 else 's'}"
+    if answer["isNew"]:
+        done = f"the agent took statement {answer['number']}, which revokes {names}, and passes it on"
+    else:
+        done = f"the agent already has statement {answer['number']}, which revokes {names}"
+    return as_lines([done])
+
+
 def left_text(left: Mapping[str, Any], *, forgot: bool) -> str:
     """Return what a leave did, and what it keeps on this machine and why."""
     done = f"{left['node']} left the mesh on {left['interface']}"

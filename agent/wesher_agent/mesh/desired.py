@@ -148,7 +148,7 @@ def desired(local: LocalPeer, members: Iterable[RosterMember], former: Collectio
     peers = [
         Peer(
             public_key=claim.key,
-            endpoint=_endpoint(local, claim.member, claim.meta),
+            endpoint=_endpoint_outside(local, claim, inside | certified),
             allowed_ips=(host_network(claim.address),),
             persistent_keepalive=keepalive,
         )
@@ -267,7 +267,7 @@ def _readable(local: LocalPeer, members: Iterable[RosterMember], problems: list[
     return claims
 
 
-def _claim(local: LocalPeer, member: RosterMember) -> _Claim | Problem:
+def _claim(local: LocalPeer, member: RosterMember) -> _Claim | Problem:  # noqa: PLR0911 - one for each problem
     name, meta = member.name, member.meta
     if not is_member_name(name):
         shown = ascii(name)[1:-1][:MAX_MEMBER_NAME]
@@ -276,6 +276,9 @@ def _claim(local: LocalPeer, member: RosterMember) -> _Claim | Problem:
             "BadName",
             "has a name that is not valid in a hosts file: give the machine a valid hostname",
         )
+    if local.only_certified and (refused := _refused(local, member)) is not None:
+        # Whatever else is wrong, it would have no tunnel, and anyone with the cluster key can invent it.
+        return refused
     if member.problem == "metadata-of-wesher-0.2":
         return Problem(
             name, "OldRelease", "runs wesher 0.2, which cannot read this node's metadata: upgrade it"
@@ -319,13 +322,16 @@ def _refused(local: LocalPeer, member: RosterMember) -> Problem | None:
 def _reached_outside(
     local: LocalPeer, claims: list[_Claim], inside: Collection[IPAddress], problems: list[Problem]
 ) -> list[_Claim]:
-    """Keep the claims of members whose tunnels would not go through the overlay themselves."""
+    """Keep the claims of members whose tunnels would not go through the overlay themselves.
+
+    Endpoints are unsigned, so a certified member keeps its tunnel whatever is announced of it.
+    """
     if not inside:
         return claims
     kept = []
     for claim in claims:
         endpoint = _endpoint(local, claim.member, claim.meta)
-        if endpoint.address in inside:
+        if endpoint.address in inside and not claim.member.verdict.is_certified:
             message = (
                 f"announces the endpoint {endpoint}, which is inside the overlay {local.overlay}: "
                 "give it an --advertise-addr outside the overlay"
@@ -458,6 +464,13 @@ def _endpoint(local: LocalPeer, member: RosterMember, meta: NodeMeta) -> Endpoin
     if (internal := meta.address_within(local.location)) is not None:
         return Endpoint(internal, local.listen_port)
     return meta.wireguard_endpoint or Endpoint(_parsed(member.address.ip), local.listen_port)
+
+
+def _endpoint_outside(local: LocalPeer, claim: _Claim, inside: Collection[IPAddress]) -> Endpoint | None:
+    """Return where to send what is for a member; None if that is in the overlay: its packets would loop."""
+    endpoint = _endpoint(local, claim.member, claim.meta)
+    is_certified = claim.member.verdict.is_certified
+    return None if is_certified and endpoint.address in inside else endpoint
 
 
 def _endpoints(local: LocalPeer, members: Iterable[RosterMember]) -> frozenset[IPAddress]:

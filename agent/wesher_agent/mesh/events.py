@@ -11,7 +11,7 @@ from datetime import datetime
 from wesher_agent.mesh.cover import Extent
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event as EngineEvent
-from wesher_common.certificate import Refusal
+from wesher_common.certificate import AuthorityKey, Refusal
 from wesher_common.mesh_document import IdentityMode
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import SeedAddress
@@ -191,6 +191,27 @@ class StateFileLost:
     """Another program removed the file in which the state was saved; it is written again."""
 
 
+@dataclass(frozen=True, slots=True)
+class StatementTaken:
+    """An authority revokes certificates, or says again which are void."""
+
+    authority: AuthorityKey
+    number: int
+    """Of the statement."""
+    names: int
+    """How many it names."""
+    source: str
+    """Where it came from: a member's IP address, the mounted file or an administrator."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRejected:
+    """A statement in the mounted file does not count."""
+
+    reason: str
+    """As of `PacketRejected`."""
+
+
 MeshEvent = (
     MemberReturned
     | FailedMemberLeft
@@ -215,6 +236,8 @@ MeshEvent = (
     | StateNotSaved
     | StateSavedAgain
     | StateFileLost
+    | StatementTaken
+    | StatementRejected
 )
 Event = EngineEvent | MeshEvent
 """Everything a member reports."""

@@ -31,6 +31,7 @@ from wesher_agent.mesh.identity import MOST_UNCERTIFIED_BOUND, Identity, Verdict
 from wesher_agent.mesh.key_doubts import KeyDoubts
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.name_conflicts import Claim, NameConflicts
+from wesher_agent.mesh.news import News
 from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import MemberState, Roster, RosterMember
@@ -45,7 +46,10 @@ from wesher_agent.swim.events import (
     LeaveDone,
     NameConflict,
     PacketRejected,
+    PushPullAnswered,
+    PushPullDone,
     SelfRefuted,
+    UserMessageReceived,
 )
 from wesher_agent.swim.events import Event as EngineEvent
 from wesher_agent.swim.members import LocalNode
@@ -54,6 +58,7 @@ from wesher_agent.swim.streams import OpenStream, StreamAction, StreamId
 from wesher_common.certificate import Refusal
 from wesher_common.keys import KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import IdentitySettings, MeshDocument
+from wesher_common.news import NewsKind, Statement
 from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
 
@@ -120,16 +125,19 @@ class MeshMember:
             rng=rng,
             nonce=nonce,
             standing=self._identity.standing,
+            vet=self._identity.vet,
             limits=limits,
         )
         if self._route_problem:
             self._events.append(events.RoutesNotAnnounced(self._route_problem))
+        self._engine.set_most_unproven(self._most_unproven)
         self._engine.bury(saved.tombstones, now=now)
         self._roster = _roster(local, saved, self._identity, rng, now=now)
         former = saved.gossip_address if saved.name == local.name else None
         self._conflicts = NameConflicts([former] if former is not None else [])
 
         self._key_doubts = KeyDoubts()
+        self._news = News(local.name, self._identity, self._roster, self._engine, rng=rng)
         self._seeker = Seeker(self._roster, self._engine)
         self._former_addresses = FormerAddresses(saved.former_addresses, now=now)
         self._desired: Desired | None = None
@@ -220,7 +228,7 @@ class MeshMember:
 
     def view(self, *, now: float) -> MemberView:
         """Return what is known now."""
-        members = dict(self._roster.members)
+        members, own = dict(self._roster.members), self._identity.own
         return MemberView(
             now=now,
             local=self._local,
@@ -233,6 +241,8 @@ class MeshMember:
             listen_problem=self._listening.problem,
             save_problem=self._saving.problem,
             has_seeds_elsewhere=self._roster.has_seeds_elsewhere,
+            news_number=own.number if own is not None else 0,
+            unpublished_news=self._news.unpublished,
             uptime=now - self._started_at,
             verdict=self._own_verdict(now),
         )
@@ -393,6 +403,7 @@ class MeshMember:
         is_judged_anew = self._identity.configure(document.identity)
         self._note_identity(former.identity, document.identity)
         if is_judged_anew:
+            self._news.trust_changed()
             self._judge(now)
         if self._local.needs_restart_for(document):
             self._events.append(events.RestartNeeded())
@@ -420,7 +431,25 @@ class MeshMember:
     def clock_read(self, wall: float, *, now: float) -> None:
         """Take the wall clock, in Unix seconds, for certificates; once in a while, since it may be set."""
         self._identity.wall_clock(wall, now=now)
+        self._follow_news(self._news.look_again(now=now), now)
         self._judge(now)
+
+    def news_published(self, items: Iterable[tuple[NewsKind, bytes]], *, now: float) -> None:
+        """Take what the operator has published beside mesh.json now."""
+        self._follow_news(self._news.published(items, now=now), now)
+        self._settle(now)
+
+    def news_added(self, data: bytes, *, now: float) -> tuple[Statement, bool]:
+        """Take a statement of an administrator; return it, and whether it was new.
+
+        Raises:
+            PeerMisbehaved: it does not count; the reason is one of `News`.
+
+        """
+        statement, is_new = self._news.added(data, now=now)
+        self._follow_news(is_new, now)
+        self._settle(now)
+        return statement, is_new
 
     # What follows from the engine's events.
 
@@ -455,6 +484,33 @@ class MeshMember:
                 pass
         if self._roster.observe(event, now=now):
             self._members_changed()
+        self._observe_news(event, now)
+
+    def _observe_news(self, event: EngineEvent, now: float) -> None:
+        match event:
+            case UserMessageReceived(payload=payload, sender=sender):
+                self._follow_news(self._news.received(payload, sender, now=now), now)
+            case PushPullDone(address=address, user_state=state):
+                self._news.exchanged(state, address, asked_for=True, now=now)
+                self._note_news()
+            case PushPullAnswered(address=address, user_state=state):
+                self._news.exchanged(state, address, asked_for=False, now=now)
+                self._note_news()
+            case _:
+                pass
+
+    def _follow_news(self, is_new: bool, now: float) -> None:  # noqa: FBT001 - the verdict of `News`
+        """Draw the consequences of a statement, if it was new: first here, then in the other members."""
+        self._note_news()
+        if is_new:
+            self._judge(now)
+            self._news.pass_on(now=now)
+            self._saving.want()
+            self._report()
+
+    def _note_news(self) -> None:
+        while (event := self._news.next_event()) is not None:
+            self._events.append(event)
 
     def _settle_conflict(self, claimed: Address, *, asked_for: bool, now: float) -> None:
         match self._conflicts.judge(claimed, asked_for=asked_for, now=now):
@@ -479,16 +535,19 @@ class MeshMember:
 
     def _judge(self, now: float) -> None:
         """Judge all certificates again: what is trusted changed, or time has passed."""
-        self._engine.set_most_unproven(
-            MOST_UNCERTIFIED_BOUND if self._identity.is_bound else self._limits.unproven
-        )
+        self._engine.set_most_unproven(self._most_unproven)
         self._identity.take_own(self._local.name, self._local.node_meta, now=now)
         self._note_certificate(now)
         if self._is_started:
             self._announce(now)
         if self._roster.judge(now=now):
+            self._engine.weigh_again(now=now)
             self._members_changed()
             self._settle(now)
+
+    @property
+    def _most_unproven(self) -> int:
+        return MOST_UNCERTIFIED_BOUND if self._identity.is_bound else self._limits.unproven
 
     def _report(self) -> None:
         if self.ending is None and not any(isinstance(output, Report) for output in self._outputs):

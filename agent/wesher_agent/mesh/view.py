@@ -47,6 +47,10 @@ class MemberView:
     """Why the state was not saved; empty when it was."""
     has_seeds_elsewhere: bool
     """Whether any seed may lead to another machine."""
+    news_number: int
+    """Of the newest statement of the mesh's own authority; 0 for none."""
+    unpublished_news: bytes
+    """That statement, packed; empty if the mounted file has it."""
     uptime: float
     """Seconds since `MeshMember.start`."""
     verdict: Verdict = NOT_CERTIFIED

@@ -82,3 +82,9 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.info("state saved again")
         case events.StateFileLost():
             log.warning("state file removed by another program: saving it again")
+        case events.StatementTaken(authority=authority, number=number, names=names, source=source):
+            log.info(
+                "revocations received", authority=str(authority), number=number, names=names, source=source
+            )
+        case events.StatementRejected(reason=reason):
+            log.error("published revocations rejected: keeping the previous ones", reason=reason)

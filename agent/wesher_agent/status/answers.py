@@ -18,6 +18,7 @@ from wesher_agent.status.json_output import MemberAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_common.errors import WesherError
 from wesher_common.join_command import MAX_SEEDS, JoinFlags
+from wesher_common.news import Statement
 
 
 def status_answer(now: Snapshot) -> StatusAnswer:
@@ -34,6 +35,7 @@ def status_answer(now: Snapshot) -> StatusAnswer:
         "unreachableRoute": {"covers": cover.extent, "reason": cover.reason},
         "hosts": now.hosts,
         "state": f"not saved: {now.member.save_problem}" if now.member.save_problem else "saved",
+        "newsNumber": now.member.news_number,
         "uptimeSeconds": round(now.member.uptime, 1),
         "version": now.version,
         "wireguard": {"mode": now.mode or "none", "mtu": now.mtu, "port": wireguard.port},
@@ -124,6 +126,35 @@ def key_answer(now: Snapshot) -> dict[str, Any]:
     """
     _refuse_in_kubernetes(now)
     return {"clusterKey": now.local.ring.primary.reveal_base64()}
+
+
+def news_answer(statement: Statement, *, is_new: bool) -> dict[str, Any]:
+    """Return what ``wesher news add`` prints of a statement.
+
+    Args:
+        statement: the one that was given.
+        is_new: whether the agent did not have it before.
+
+    """
+    return {"number": statement.number, "names": len(statement.revoked), "isNew": is_new}
+
+
+def refused_news(reason: str) -> str:
+    """Return why a statement that an administrator gave does not count, and what to do.
+
+    Args:
+        reason: of the `PeerMisbehaved`.
+
+    """
+    rules = {
+        "statement-unknown-authority": "damaged, or signed by an authority that this mesh does not trust: "
+        "check that it is for this mesh, and copy it again",
+        "statement-outdated": "older than the revocations that this agent has: sign it again",
+        "statement-bad-signature": "damaged, or not signed by this mesh's authority: copy it again",
+        "statement-not-yet-valid": "signed more than a day ahead of this host's clock: set both clocks",
+        "statement-not-alone": "contains more than one statement: add them one at a time",
+    }
+    return rules.get(reason, f"not a statement of an authority ({reason}): copy the file again")
 
 
 def _refuse_in_kubernetes(now: Snapshot) -> None:

@@ -93,6 +93,8 @@ class StatusAnswer(TypedDict):
     """The hosts file: `written`, `not written yet`, `off`, or `skipped:` and the reason."""
     state: str
     """The state file: `saved`, or `not saved:` and the reason."""
+    newsNumber: int
+    """Milliseconds of Unix time at which the newest revocations known here were signed; 0 for none."""
     uptimeSeconds: float
     """Seconds since the agent started."""
     version: str

@@ -29,11 +29,12 @@ from wesher_agent.swim.probe import Prober
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits, Profile
 from wesher_agent.swim.relay import Relay
 from wesher_agent.swim.sequence import sequence_numbers
+from wesher_agent.swim.source import Source, Vet, Way, take_all
 from wesher_agent.swim.streams import StreamAction, StreamId
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import Tombstone, Tombstones
 from wesher_agent.wire.keyring import PADDED
-from wesher_agent.wire.limits import META, USER_MESSAGE
+from wesher_agent.wire.limits import META, USER_MESSAGE, USER_STATE
 from wesher_agent.wire.messages import (
     AckResp,
     Alive,
@@ -64,6 +65,7 @@ class Engine:
         nonce: returns that many fresh bytes for AES-GCM; unpredictable in production.
         standing: tells how well it is proven that a member has a name, metadata and address;
             of two claims of one name the higher wins. Called for each alive that says something new.
+        vet: drops alives that say something new before they are judged.
         limits: caps on what other members can make this one keep.
 
     Times (``now``) are seconds on any monotonic clock, never going back.
@@ -80,6 +82,7 @@ class Engine:
         rng: Random,
         nonce: Callable[[int], bytes],
         standing: Standing = unproven,
+        vet: Vet = take_all,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._profile = profile
@@ -125,6 +128,7 @@ class Engine:
             timers=self._timers,
             rng=rng,
             standing=standing,
+            vet=vet,
             emit=emit,
         )
         sequence = sequence_numbers(after=rng.getrandbits(32))
@@ -265,6 +269,23 @@ class Engine:
         """Keep at most that many members of standing 0; those that are too many go as others come."""
         self._membership.most_unproven = most
 
+    def set_user_state(self, state: bytes) -> None:
+        """Replace the application's part of the state that is exchanged, empty at first.
+
+        That of the other side is in `PushPullDone` and `PushPullAnswered`.
+
+        Raises:
+            ValueError: longer than other members take.
+
+        """
+        if len(state) > USER_STATE.most:
+            raise ValueError(f"user state is at most {USER_STATE.most} bytes, not {len(state)}")
+        self._exchange.user_state = state
+
+    def weigh_again(self, *, now: float) -> None:
+        """Ask for the standing of each member again: what is proven has changed."""
+        self._membership.weigh_again(now=now)
+
     def stream_accepted(self, remote: Address, *, now: float) -> StreamId:
         """Name a connection that another host opened; when there are too many, another one is ended for it.
 
@@ -325,6 +346,11 @@ class Engine:
         """Seal and read with other keys, label or versions from now on; open streams keep theirs."""
         self._outbox.packet_format = self._exchange.packet_format = self._for_our_protocol(packet_format)
 
+    @property
+    def most_in_datagram(self) -> int:
+        """Bytes of the longest user message that fits into a datagram."""
+        return self._outbox.room - 1
+
     def send_user_message(self, address: Address, payload: bytes, *, now: float, reliable: bool) -> None:  # noqa: ARG002 - every input tells the time
         """Send bytes to the application at ``address``.
 
@@ -338,7 +364,7 @@ class Engine:
             ValueError: too long for a datagram, or for the other side's limit on a stream.
 
         """
-        most = USER_MESSAGE.most if reliable else self._outbox.room - 1
+        most = USER_MESSAGE.most if reliable else self.most_in_datagram
         if len(payload) > most:
             raise ValueError(f"a user message is at most {most} bytes here, not {len(payload)}")
         if reliable:
@@ -355,7 +381,8 @@ class Engine:
             sender: where it came from, if from a datagram.
 
         Raises:
-            PeerMisbehaved: it is an alive with invalid versions or an invalid address.
+            PeerMisbehaved: it is an alive with invalid versions or an invalid address, or one that
+                the application refuses.
 
         """
         if claim.node == self.me.name:
@@ -363,7 +390,8 @@ class Engine:
             return
         match claim:
             case Alive():
-                self._membership.alive(claim, now=now)
+                source = Source(sender.ip if sender is not None else "", Way.DATAGRAM)
+                self._membership.alive(claim, source=source, now=now)
             case Suspect():
                 self._membership.suspect(claim, now=now)
             case Dead():
@@ -416,9 +444,15 @@ class Engine:
                 self._departure.begin_anew(now=now)
 
     def _push_pull(self, now: float) -> None:
-        interval = push_pull_scale(self._profile.push_pull_interval, len(self._table))
+        table = self._table
+        count = len(table.proven) if table.is_crowded else len(table)
+        interval = push_pull_scale(self._profile.push_pull_interval, count)
         self._timers.set(Timer(Kind.PUSH_PULL), now + interval)
-        for member in self._table.pick(1, lambda m: m.state is State.ALIVE):
+
+        def eligible(member: Member) -> bool:
+            return member.state is State.ALIVE
+
+        for member in [*table.pick(1, eligible), *table.pick_proven(1, eligible)]:
             self._exchange.push_pull(member.address, join=False, now=now)
 
     def _for_our_protocol(self, packet_format: PacketFormat) -> PacketFormat:

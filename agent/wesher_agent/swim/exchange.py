@@ -20,6 +20,7 @@ from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import MemberTable
 from wesher_agent.swim.membership import Membership
 from wesher_agent.swim.profile import Limits, Profile
+from wesher_agent.swim.source import Source, Way
 from wesher_agent.swim.streams import CloseStream, OpenStream, Purpose, StreamAction, StreamId, WriteStream
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import TOLD, Tombstones
@@ -84,6 +85,8 @@ class Exchange:
     """Counts the wrappers round received messages."""
     emit: Callable[[Event], None]
     """Takes what happened."""
+    user_state: bytes = field(default=b"", init=False)
+    """The application's part of the state to exchange."""
     admission: Admission = field(init=False)
     """Says which accepted stream is ended for another one."""
     _ids: count[int] = field(default_factory=lambda: count(1), init=False)
@@ -268,9 +271,15 @@ class Exchange:
         match request:
             case PushPull():
                 self._answer(stream, self._own_state(join=request.join, now=now))
-                self._merge(known.remote, request, now, asked_for=False)
+                self._merge(known.remote, request, now, Way.REQUEST)
                 self.emit(
-                    events.PushPullAnswered(known.remote, request.join, len(request.nodes), now - known.since)
+                    events.PushPullAnswered(
+                        known.remote,
+                        request.join,
+                        len(request.nodes),
+                        now - known.since,
+                        request.user_state,
+                    )
                 )
             case Ping():
                 self.local.check_addressee(request)
@@ -284,9 +293,13 @@ class Exchange:
     def _conclude(self, stream: StreamId, known: _Stream, answer: Message, now: float) -> AckResp | None:
         match answer:
             case PushPull() if known.purpose == "push-pull":
-                self._merge(known.remote, answer, now, asked_for=True)
+                self._merge(known.remote, answer, now, Way.ANSWER)
                 self._close(stream)
-                self.emit(events.PushPullDone(known.remote, known.join, len(answer.nodes), now - known.since))
+                self.emit(
+                    events.PushPullDone(
+                        known.remote, known.join, len(answer.nodes), now - known.since, answer.user_state
+                    )
+                )
             case AckResp() if answer.seq_no == known.seq_no:
                 self._close(stream)
                 return answer
@@ -296,9 +309,10 @@ class Exchange:
                 raise PeerMisbehaved("unexpected-type", type(answer).__name__)
         return None
 
-    def _merge(self, remote: Address, state: PushPull, now: float, *, asked_for: bool) -> None:
+    def _merge(self, remote: Address, state: PushPull, now: float, way: Way) -> None:
         verify_protocol(self.table.view.values(), state.nodes)
-        for reason in self.membership.merge(state.nodes, asked_for=asked_for, now=now):
+        source = Source(self.admission.holder(remote.ip), way)
+        for reason in self.membership.merge(state.nodes, source=source, now=now):
             self.emit(events.PacketRejected(reason, remote))
 
     def _own_state(self, *, join: bool, now: float) -> PushPull:
@@ -328,7 +342,7 @@ class Exchange:
             )
             for tombstone in self.tombstones.told(most=wire_limits.NODES.most - len(members), now=now)
         ]
-        return PushPull((*members, *gone), join)
+        return PushPull((*members, *gone), join, self.user_state)
 
     def _answer(self, stream: StreamId, message: Message) -> None:
         data = seal_stream(message, self.packet_format, nonce=self.nonce, answer=True)

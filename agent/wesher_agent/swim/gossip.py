@@ -40,9 +40,9 @@ class Gossip:
         self._timers = timers
         self._phase = rng.random() * profile.gossip_interval
 
-    def spread(self, name: str, message: Message, *, now: float) -> None:
+    def spread(self, name: str, message: Message, *, goes_first: bool, now: float) -> None:
         """Tell everyone, in place of whatever was being told about ``name``."""
-        self._broadcasts.queue(name, encode(message))
+        self._broadcasts.queue(name, encode(message), goes_first=goes_first)
         self._arm(now)
 
     def tell(self, name: str, address: Address, message: Message) -> None:
@@ -61,7 +61,13 @@ class Gossip:
         """Offer the queue to a few random members."""
         if not self._broadcasts:
             return
-        for member in self._table.pick(self._profile.gossip_nodes, lambda m: self._hears_gossip(m, now)):
+        count = self._profile.gossip_nodes
+
+        def eligible(member: Member) -> bool:
+            return self._hears_gossip(member, now)
+
+        targets = [*self._table.pick(count, eligible), *self._table.pick_proven(count, eligible)]
+        for member in targets:
             self._outbox.send(member.address, checksum=member.reads_checksums)
         self._arm(now)
 

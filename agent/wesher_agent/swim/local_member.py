@@ -126,7 +126,7 @@ class LocalMember:
         self._me = replace(me, incarnation=incarnation, state=State.LEFT, state_change=now)
         self._table.put(self._me)
         dead = Dead(incarnation, self.name, from_node=self.name)
-        self._gossip.spread(self.name, dead, now=now)
+        self._gossip.spread(self.name, dead, goes_first=True, now=now)
         return dead
 
     def come_back(self, address: Address, *, now: float) -> Alive:
@@ -268,7 +268,7 @@ class LocalMember:
         self._me = me
         alive = self._alive()
         self._table.put(me)
-        self._gossip.spread(me.name, alive, now=now)
+        self._gossip.spread(me.name, alive, goes_first=True, now=now)
         return alive
 
     def _alive(self) -> Alive:

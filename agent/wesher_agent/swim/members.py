@@ -12,6 +12,7 @@ from random import Random
 from types import MappingProxyType
 
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.random_set import RandomSet
 from wesher_agent.wire.messages import State, Versions
 
 _MAPPED = bytes(10) + b"\xff\xff"
@@ -83,6 +84,8 @@ class MemberTable:
         self._ips: Counter[str] = Counter()
         """How many members each IP address has, this one excluded."""
         self.view: Mapping[str, Member] = MappingProxyType(self._members)
+        self.proven = RandomSet(rng)
+        """The names of those whose standing is above 0."""
 
     def __len__(self) -> int:
         """Return how many are known, this one and dead ones included (`state.go`, estNumNodes)."""
@@ -91,6 +94,14 @@ class MemberTable:
     def get(self, name: str) -> Member | None:
         """Return the member of that name."""
         return self._members.get(name)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more than half of the members are not proven, while others are.
+
+        Anyone with the key can invent names. Random choices would then hardly ever fall on a real member.
+        """
+        return 0 < 2 * len(self.proven) < len(self._members)
 
     def has_other_at(self, ip: str) -> bool:
         """Tell whether another member, in whatever state, has this IP address."""
@@ -119,6 +130,7 @@ class MemberTable:
 
         """
         member = self._members.pop(name)
+        self.proven.discard(name)
         place = self._ring.index(name)
         del self._ring[place]
         self._next -= place < self._next
@@ -156,6 +168,14 @@ class MemberTable:
                 picked[name] = self._members[name]
         return list(picked.values())
 
+    def pick_proven(self, k: int, eligible: Callable[[Member], bool]) -> list[Member]:
+        """Return up to ``k`` more random members, of those that are proven, where `is_crowded`."""
+        if not self.is_crowded:
+            return []
+        names = dict.fromkeys(self.proven.draw() for _ in range(3 * k))
+        found = [self._members[name] for name in names if eligible(self._members[name])]
+        return found[:k]
+
     def _reset(self, forget: Callable[[Member], bool]) -> list[Member]:
         forgotten = [
             member
@@ -164,6 +184,7 @@ class MemberTable:
         ]
         for member in forgotten:
             del self._members[member.name]
+            self.proven.discard(member.name)
             self._leave_ip(member)
         self._ring = list(self._members)
         self._rng.shuffle(self._ring)

@@ -23,10 +23,11 @@ dead      incarnation not lower, member not gone    left if the member says so, 
 
 Claims about the local member are judged in `local_member`.
 
-An application can tell how well a claim is proven (`Standing`). A better proven alive takes
-a name at once, with any incarnation and address. A worse proven one keeps the metadata
-and address that are known: it changes only whether the member appears alive. memberlist
-has nothing like it, so its members judge by incarnation alone.
+An application can drop an alive before it is judged (`source.Vet`), and tell how well it is
+proven (`Standing`). A better proven alive takes a name at once, with any incarnation and
+address. A worse proven one keeps the metadata and address that are known: it changes only
+whether the member appears alive. News of proven members is spread before other news.
+memberlist has nothing like it, so its members judge by incarnation alone.
 
 memberlist believes an alive with any incarnation from a new address, once the member has
 left. Here an old incarnation only gets the address a suspect: the claim may be a replay.
@@ -55,6 +56,7 @@ from wesher_agent.swim.members import MAX_INCARNATION, Member, MemberTable
 from wesher_agent.swim.pauses import Pauses
 from wesher_agent.swim.profile import Limits, Profile
 from wesher_agent.swim.random_set import RandomSet
+from wesher_agent.swim.source import Source, Vet, Way
 from wesher_agent.swim.suspicion import Suspicion, suspicion_timeout
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import Tombstone, Tombstones
@@ -110,6 +112,7 @@ class Membership:
         timers: holds the deadlines of suspicions.
         rng: for which member goes when there are too many.
         standing: tells how well claims are proven.
+        vet: drops claims before they are judged.
         emit: takes what happened.
 
     """
@@ -122,6 +125,7 @@ class Membership:
         *,
         rng: Random,
         standing: Standing,
+        vet: Vet,
         table: MemberTable,
         tombstones: Tombstones,
         gossip: Gossip,
@@ -138,6 +142,7 @@ class Membership:
         self._timers = timers
         self._emit = emit
         self._standing = standing
+        self._vet = vet
         self.most_unproven = limits.unproven
         """How many members of standing 0 are kept at once; for a further one, a random one of them goes."""
         self._unproven = RandomSet(rng)
@@ -145,14 +150,14 @@ class Membership:
         self._doubted = Pauses(DOUBT_PAUSE, limits.outbox)
         """Addresses that were sent a suspect, since a gone member was claimed to be alive there."""
 
-    def alive(self, claim: Alive, *, now: float) -> None:
+    def alive(self, claim: Alive, *, source: Source, now: float) -> None:
         """Judge a gossiped alive.
 
         Raises:
-            PeerMisbehaved: its versions or its address are invalid.
+            PeerMisbehaved: its versions or its address are invalid, or the application refuses it.
 
         """
-        self._judge_alive(claim, now, gossiped=True)
+        self._judge_alive(claim, source, now)
 
     def suspect(self, claim: Suspect, *, now: float) -> None:
         """Judge a suspect."""
@@ -184,6 +189,16 @@ class Membership:
         if member is not None and member.state is State.SUSPECT:
             self.dead(Dead(member.incarnation, name, self._own_name), now=now)
 
+    def weigh_again(self, *, now: float) -> None:
+        """Ask for the standing of each member again: one that lost it can be displaced from now on."""
+        for name, member in self._table.view.items():
+            if name == self._own_name:
+                continue
+            if self._standing(name, member.meta, member.address, now) > 0:
+                self._unproven.discard(name)
+            else:
+                self._unproven.add(name)
+
     def next_to_probe(self, *, now: float) -> Member | None:
         """Return the member to probe next; None when no other member is alive or suspect.
 
@@ -199,12 +214,12 @@ class Membership:
             self._emit(events.MemberForgotten(gone))
         return member
 
-    def merge(self, nodes: Iterable[PushNodeState], *, asked_for: bool, now: float) -> list[str]:
+    def merge(self, nodes: Iterable[PushNodeState], *, source: Source, now: float) -> list[str]:
         """Judge another member's state; its dead members are only suspected (`state.go`, mergeState).
 
         Args:
             nodes: the state.
-            asked_for: as in `NameConflict`.
+            source: the member.
             now: the time.
 
         Returns:
@@ -227,20 +242,20 @@ class Membership:
                 continue
             try:
                 if node.name == self._own_name:
-                    self._local.meet(node, asked_for=asked_for, now=now)
+                    self._local.meet(node, asked_for=source.way is Way.ANSWER, now=now)
                 else:
-                    self._merge_one(node, now, asked_for=asked_for)
+                    self._merge_one(node, source, now)
             except PeerMisbehaved as misbehaved:
                 rejected.append(misbehaved.reason)
         return rejected
 
-    def _merge_one(self, node: PushNodeState, now: float, *, asked_for: bool) -> None:
+    def _merge_one(self, node: PushNodeState, source: Source, now: float) -> None:
         if node.state is State.DEAD and node.name not in self._table.view:
             self._tombstones.hear(node.name, node.incarnation, left=False, now=now)
         match node.state:
             case State.ALIVE:
                 claim = Alive(node.incarnation, node.name, node.addr, node.port, node.meta, node.vsn)
-                self._judge_alive(claim, now, asked_for=asked_for)
+                self._judge_alive(claim, source, now)
             case State.LEFT:
                 self.dead(Dead(node.incarnation, node.name, node.name), now=now)
             case State.SUSPECT | State.DEAD:
@@ -257,12 +272,10 @@ class Membership:
         if claim.node in self._suspicions and not was_suspected:
             self._gossip.tell(claim.node, self._table.view[claim.node].address, claim)
 
-    def _judge_alive(
-        self, claim: Alive, now: float, *, gossiped: bool = False, asked_for: bool = False
-    ) -> None:
+    def _judge_alive(self, claim: Alive, source: Source, now: float) -> None:
         known = self._table.get(claim.node)
         me = self._local.me
-        if gossiped:
+        if source.way is Way.DATAGRAM:
             usual = me.versions if known is None or known.is_gone else known.versions
             verify_gossiped(claim, usual, self._table.view.values())
         else:
@@ -270,7 +283,10 @@ class Membership:
         address = Address.from_wire(
             claim.addr, claim.port, me.address.port, protocol=me.versions.protocol_current
         )
+        if known is None or claim.meta != known.meta:
+            self._vet(claim.node, claim.meta, source, now)
         claim, address, is_better = self._weighed(claim, address, known, now)
+        asked_for = source.way is Way.ANSWER
         if not is_better and not self._is_acceptable(claim, address, known, now, asked_for=asked_for):
             return
         last = -1 if is_better else self._last_incarnation(claim, known, now)
@@ -326,8 +342,10 @@ class Membership:
 
     def _believe_alive(self, claim: Alive, address: Address, known: Member | None, now: float) -> None:
         is_proven = self._standing(claim.node, claim.meta, address, now) > 0
+        is_spread = True
         if known is None:
-            self._make_room(is_proven=is_proven)
+            # What takes another's place is not spread, or invented names would displace each other for good.
+            is_spread = not self._make_room(is_proven=is_proven) or is_proven
             self._tombstones.remove(claim.node)
         elif known.state is State.SUSPECT:
             self._end_suspicion(claim.node)
@@ -335,9 +353,11 @@ class Membership:
         member = _claimed(claim, address, since=since)
         if is_proven:
             self._unproven.discard(claim.node)
+            self._table.proven.add(claim.node)
         else:
             self._unproven.add(claim.node)
-        self._believe(claim, member, now)
+            self._table.proven.discard(claim.node)
+        self._believe(claim, member, now, is_spread=is_spread)
         if known is None or known.is_gone:
             self._emit(events.MemberJoined(member))
             return
@@ -346,17 +366,23 @@ class Membership:
         if claim.meta != known.meta:
             self._emit(events.MemberUpdated(member, known))
 
-    def _make_room(self, *, is_proven: bool) -> None:
-        """Drop random members that are not proven if there are too many: invented names keep no other out."""
+    def _make_room(self, *, is_proven: bool) -> bool:
+        """Drop random members that are not proven if there are too many; tell whether there were.
+
+        So invented names keep no other out.
+        """
+        is_full = False
         for _ in range(_MOST_DISPLACED):
             is_crowded = not is_proven and len(self._unproven) >= self.most_unproven
             if not len(self._unproven) or not (is_crowded or len(self._table) >= self._limits.members):
-                return
+                break
+            is_full = True
             name = self._unproven.draw()
             self._unproven.discard(name)
             self._end_suspicion(name)
             self._gossip.discard(name)
             self._emit(events.MemberDisplaced(self._table.drop(name)))
+        return is_full
 
     def _judge_dead(self, claim: Dead, known: Member, state: State, now: float) -> None:
         if known.state in {state, State.LEFT} or not self._is_current(claim, known):
@@ -372,10 +398,13 @@ class Membership:
             confirmations = suspicion.confirmations if suspicion is not None else 0
             self._emit(events.MemberFailed(member, claim.from_node, confirmations))
 
-    def _believe(self, claim: Alive | Suspect | Dead, member: Member, now: float) -> None:
-        """Store the member that a claim describes, and spread the claim."""
+    def _believe(
+        self, claim: Alive | Suspect | Dead, member: Member, now: float, *, is_spread: bool = True
+    ) -> None:
+        """Store the member that a claim describes, and spread the claim: what is proven first."""
         self._table.put(member)
-        self._gossip.spread(claim.node, claim, now=now)
+        if is_spread:
+            self._gossip.spread(claim.node, claim, goes_first=claim.node in self._table.proven, now=now)
 
     def _gives_up_address(self, known: Member, now: float) -> bool:
         reclaim = self._profile.dead_node_reclaim_time

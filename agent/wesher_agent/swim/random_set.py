@@ -22,6 +22,9 @@ class RandomSet:
         """Return how many there are."""
         return len(self._names)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
     def add(self, name: str) -> None:
         """Have ``name`` in the set."""
         if name not in self._places:

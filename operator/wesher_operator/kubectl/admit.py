@@ -1,4 +1,4 @@
-"""``kubectl wesher admit``: lets the operator certify a WireGuard key that it refuses by itself.
+"""``kubectl wesher admit``: lets the operator certify a WireGuard key that it otherwise refuses.
 
 The key is given whole, as ``wg`` prints it: a short form of it could be found again by trying keys.
 The annotation that it writes is on an object whose spec and metadata only administrators and the

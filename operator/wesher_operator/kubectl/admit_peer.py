@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wesher_common.errors import InvalidSpec
 from wesher_common.keys import WireGuardPublicKey
-from wesher_operator.kubectl.meshes import ROOT, name_of
+from wesher_operator.kubectl.meshes import ROOT, name_of, nodes_of, status_of
 from wesher_operator.kubectl.peers import checked_name, new_peer, peer_path
 from wesher_operator.kubectl.reach import ApiServer, Object
 
@@ -32,6 +32,10 @@ def admit_peer(api: ApiServer, mesh: Object, name: str, key: str) -> str:
         rule = "must be a whole WireGuard public key: 44 characters, as wg show prints it"
         raise InvalidSpec("--key", rule, value=key) from error
     whole = checked_name(api, mesh, name)
+    for node in nodes_of(api, name_of(mesh)):
+        if status_of(node).get("publicKey") == public_key:
+            rule = f"node {node['spec']['nodeName']} has this key: give the name of that node"
+            raise InvalidSpec("NAME", rule, value=name)
     path = peer_path(mesh, name)
     found = api.get(path)
     if found is None:

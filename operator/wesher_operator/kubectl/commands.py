@@ -19,6 +19,7 @@ from wesher_common.version import VERSION
 from wesher_operator.exit_codes import PLUGIN, exit_code_help
 from wesher_operator.installation import installation_of
 from wesher_operator.kubectl.admit import admit
+from wesher_operator.kubectl.admit_peer import admit_peer
 from wesher_operator.kubectl.authority import authorities_of
 from wesher_operator.kubectl.checks import Finding
 from wesher_operator.kubectl.doctor import examine
@@ -156,7 +157,9 @@ def _new_authority(api: ApiServer, given: argparse.Namespace) -> int:
 
 
 def _admit(api: ApiServer, given: argparse.Namespace) -> int:
-    _say(admit(api, find_mesh(api, given.mesh), given.node, given.key))
+    mesh = find_mesh(api, given.mesh)
+    is_node = any(node["spec"]["nodeName"] == given.name for node in nodes_of(api, name_of(mesh)))
+    _say((admit if is_node else admit_peer)(api, mesh, given.name, given.key))
     return 0
 
 
@@ -167,7 +170,10 @@ _COMMANDS = {
     "doctor": _Command(_doctor, "check the installation step by step and suggest fixes; exit 1 on a failure"),
     "join-command": _Command(_join_command, "print the commands that join an external machine to a mesh"),
     "invite": _Command(_invite, "admit an external machine to a mesh, and write the file that it joins with"),
-    "admit": _Command(_admit, "let the operator certify the changed WireGuard key of a node"),
+    "admit": _Command(
+        _admit,
+        "let the operator certify the WireGuard key of an external machine, or the changed one of a node",
+    ),
     "authority": _Command(_authority, "print the public key of a mesh's authority"),
     "new-authority": _Command(
         _new_authority, "replace the authority of a mesh: the key that signs its certificates"
@@ -206,9 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "sysdump":
             written = "file to write, .tar.gz (default: wesher-sysdump-<time>.tar.gz)"
             sub.add_argument("-f", "--file", default="", metavar="FILE", help=written)
-        elif name == "invite":
-            _add_invite(sub)
-        elif name in {"admit", "authority", "new-authority"}:
+        elif name in {"admit", "authority", "invite", "new-authority"}:
             mesh_help = "name of the WesherMesh (required if there are several)"
             sub.add_argument("--mesh", default="", metavar="MESH", help=mesh_help)
         else:
@@ -217,9 +221,11 @@ def _parser() -> argparse.ArgumentParser:
                 "mesh", nargs="?", default="", metavar="MESH", help=f"name of the WesherMesh ({named})"
             )
         if name == "admit":
-            sub.add_argument("node", metavar="NODE", help="name of the Node")
-            key_help = "the whole WireGuard public key of the node, as wg show prints it there"
+            sub.add_argument("name", metavar="NAME", help="name of the Node, or of the external machine")
+            key_help = "the whole WireGuard public key of the machine, as wg show prints it there"
             sub.add_argument("--key", required=True, metavar="KEY", help=key_help)
+        if name == "invite":
+            _add_invite(sub)
         if name == "new-authority":
             now_help = (
                 "drop the former authority at once, as after a theft of its key; "
@@ -238,8 +244,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_invite(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("name", metavar="NAME", help="name of the machine in the mesh")
-    mesh_help = "name of the WesherMesh (required if there are several)"
-    sub.add_argument("--mesh", default="", metavar="MESH", help=mesh_help)
     ttl_help = "how long the invite is valid, from 1m to 7d (default: 1h)"
     sub.add_argument("--ttl", default="1h", metavar="DURATION", help=ttl_help)
     output_help = "new file to write, readable only by you (default: -, standard output unless a terminal)"

@@ -1,7 +1,7 @@
 """``kubectl wesher new-authority``: replaces the key that signs a mesh's certificates.
 
 It writes the Secret of the authority, in one write that fails if the Secret has changed; the operator
-does the rest. Machines outside Kubernetes, which read no mesh.json, are not told by it.
+does the rest. Machines outside Kubernetes do not learn of it here: they read no mesh.json.
 """
 
 from __future__ import annotations

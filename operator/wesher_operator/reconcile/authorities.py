@@ -139,7 +139,7 @@ def decide(
 
 
 def _problem(secret: AuthoritySecret | None, keys: Sequence[AuthorityKey], name: str) -> str:
-    """Return why the Secret holds no authority that agents may be told to trust; empty if it does."""
+    """Return why the Secret holds no authority that mesh.json may list; empty if it does."""
     if secret is None:
         return f"Secret {name} is missing"
     if secret.current is None:
@@ -167,7 +167,7 @@ def _waiting(current: AuthorityKey, agents: Iterable[Agent], published: MeshDocu
     return [
         agent.name
         for agent in agents
-        # An agent of a release without certificates proves no key, and refuses nobody.
+        # An agent of a release without certificates proves no key, and refuses no certificate.
         if agent.is_ready and agent.status.key_proof and agent.status.config_hash != config_hash
     ]
 

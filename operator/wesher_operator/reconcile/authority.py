@@ -70,21 +70,17 @@ class Ledger:
 
     @classmethod
     def of(cls, config_map: ObjectFacts | None) -> Ledger:
-        """Read the ConfigMap as it stands; one that is absent, or cannot be read, lists no name.
+        """Read the ConfigMap as it stands; an entry that is absent, or cannot be read, lists no name.
 
         Then the certificates in the WesherNodes still say which keys were certified.
         """
         data = (config_map.body.get("data") or {}) if config_map is not None else {}
         try:
             content: dict[str, Any] = json.loads(data.get(LEDGER_FILE, "{}"))
-            return cls(
-                {
-                    str(name): Issued(str(entry["key"]), str(entry["incarnation"]))
-                    for name, entry in content.items()
-                }
-            )
-        except (ValueError, TypeError, KeyError, AttributeError):
+            entries = dict(content.items())
+        except (ValueError, TypeError, AttributeError):
             return cls()
+        return cls({name: read for name, entry in entries.items() if (read := _issued(entry)) is not None})
 
     def to_json(self) -> str:
         """Return the ConfigMap's text."""
@@ -218,8 +214,8 @@ def judge_all(
     names = {*others, *(each.name for each in candidates)}
     holders = {entry.key: name for name, entry in ledger.entries.items() if name in names}
     for each in candidates:
-        if each.name not in ledger.entries and each.member.spec.certificate:
-            # The ledger was lost.
+        # The ledger was lost, or is from a backup.
+        if _is_certified(each, keys):
             holders.setdefault(each.member.status.public_key, each.name)
     verdicts = {}
     for each in sorted(candidates, key=lambda c: (c.member.created_at is None, c.member.created_at, c.name)):
@@ -248,14 +244,12 @@ def _judge(
     due = renewal(valid) if valid is not None else None
     entry = Issued(str(key), incarnation(candidate))
     former = ledger.entries.get(name)
-    if former is None:
+    if _is_certified(candidate, known):
+        # A ledger from a backup may have the key before it.
+        is_changed = False
+    elif former is None:
         # This is the first certificate, or the ledger was lost, or the node has another name than before.
-        is_changed = (
-            current is not None
-            and valid is None
-            and entry.key not in ledger.keys
-            and not any(_was_valid(current, candidate, key, each) for each in known)
-        )
+        is_changed = current is not None and entry.key not in ledger.keys
     else:
         is_changed = former.key != entry.key and former.incarnation == entry.incarnation
     # It has proven this key to the former authority, whose seed the proof was made for.
@@ -429,6 +423,26 @@ def _is_valid(
     """Tell whether a certificate is the authority's, for a node as it is to be."""
     signed = certificate.signed_text(candidate.subject(key))
     return certificate.authority == authority.id and authority.has_signed(signed, certificate.signature)
+
+
+def _is_certified(candidate: Candidate, known: Iterable[AuthorityKey]) -> bool:
+    """Tell whether a node has a certificate for the key that it reports, as its WesherNode says now."""
+    certificate, key = (
+        Certificate.from_base64(candidate.member.spec.certificate),
+        _reported_key(candidate.member),
+    )
+    return (
+        certificate is not None
+        and key is not None
+        and any(_was_valid(certificate, candidate, key, each) for each in known)
+    )
+
+
+def _issued(entry: object) -> Issued | None:
+    match entry:
+        case {"key": str(key), "incarnation": str(incarnation)}:
+            return Issued(key, incarnation)
+    return None
 
 
 def _was_valid(

@@ -18,7 +18,7 @@ from wesher_common.errors import InvalidSpec
 from wesher_common.keys import WireGuardPublicKey
 from wesher_operator.reconcile.authority import Ledger
 from wesher_operator.reconcile.facts import PeerFacts
-from wesher_operator.reconcile.peer_situation import Problem, Sighting, Situation, key_of, moment_of
+from wesher_operator.reconcile.peer_situation import PeerProblem, Sighting, Situation, key_of, moment_of
 
 LONGEST_INVITE: Final = timedelta(days=7)
 """From the creation of a WesherPeer to its ``enrolUntil``."""
@@ -35,24 +35,26 @@ def admission(peer: PeerFacts) -> str:
 
 def admitted_key(
     peer: PeerFacts, name: str, situation: Situation
-) -> tuple[WireGuardPublicKey | Problem, datetime | None]:
+) -> tuple[WireGuardPublicKey | PeerProblem, datetime | None]:
     """Return the key that an invite admits, or why there is none, and when time alone changes that."""
     if (used := _used_by(peer, name, situation.ledger)) is not None:
         return used, None
     until = moment_of(peer.spec.enrol_until)
     again = f"delete this WesherPeer, then run {invite_command(peer)}"
     if _enrol_key(peer) is None:
-        return Problem("InvalidSpec", "spec.enrolKey must be 32 bytes in base64"), None
+        return PeerProblem("InvalidSpec", "spec.enrolKey must be 32 bytes in base64"), None
     if until is None:
-        return Problem("InvalidSpec", "spec.enrolUntil must be a time such as 2030-01-31T12:00:00Z"), None
+        return PeerProblem("InvalidSpec", "spec.enrolUntil must be a time such as 2030-01-31T12:00:00Z"), None
     if until > (peer.created_at or situation.now) + LONGEST_INVITE:
         message = f"enrolUntil must be at most 7 days after this WesherPeer was created: {again}"
-        return Problem("InviteTooLong", message), None
+        return PeerProblem("InviteTooLong", message), None
     enrolled = [each for each in situation.sightings.get(name, ()) if has_invite(peer, each, situation)]
     key = enrolled[0].key if enrolled else None
     if situation.now > until:
         late = f"; the machine with the key {key} came too late" if key is not None else ""
-        return Problem("InviteExpired", f"the invite ended at {rfc3339(until)} unused{late}: {again}"), None
+        return PeerProblem(
+            "InviteExpired", f"the invite ended at {rfc3339(until)} unused{late}: {again}"
+        ), None
     return key or _not_enrolled(peer, name, until, situation), until
 
 
@@ -65,21 +67,21 @@ def _used_by(peer: PeerFacts, name: str, ledger: Ledger) -> WireGuardPublicKey |
     return key_of(peer.status.public_key) if peer.status.certificate else None
 
 
-def _not_enrolled(peer: PeerFacts, name: str, until: datetime, situation: Situation) -> Problem:
+def _not_enrolled(peer: PeerFacts, name: str, until: datetime, situation: Situation) -> PeerProblem:
     for other, seen in sorted(situation.sightings.items()):
         if other != name and any(has_invite(peer, each, situation, name=other) for each in seen):
             message = (
                 f"a machine named {other} has this invite, which is good for the name {name} only: start its "
                 "agent with the join file as it is"
             )
-            return Problem("InviteOtherName", message)
+            return PeerProblem("InviteOtherName", message)
     if any(each.enrolment for each in situation.sightings.get(name, ())):
         message = (
             f"the machine named {name} has another invite than that of this WesherPeer: give it the join "
             "file that was written with it"
         )
-        return Problem("InviteDiffers", message)
-    return Problem("NotEnrolled", f"the invite is valid until {rfc3339(until)} and unused", "Unknown")
+        return PeerProblem("InviteDiffers", message)
+    return PeerProblem("NotEnrolled", f"the invite is valid until {rfc3339(until)} and unused", "Unknown")
 
 
 def has_invite(peer: PeerFacts, sighting: Sighting, situation: Situation, *, name: str = "") -> bool:

@@ -14,7 +14,7 @@ from wesher_common.overlay import IPAddress, is_reserved
 from wesher_operator.reconcile.allocation import allocate
 from wesher_operator.reconcile.facts import MemberFacts, PeerFacts
 from wesher_operator.reconcile.membership import Released
-from wesher_operator.reconcile.peer_situation import Problem
+from wesher_operator.reconcile.peer_situation import PeerProblem
 from wesher_operator.resources.mesh import WesherMeshSpec
 
 
@@ -24,7 +24,7 @@ class PeerAddresses:
 
     addresses: Mapping[str, IPAddress]
     """By the name of the WesherPeer."""
-    problems: Mapping[str, Problem]
+    problems: Mapping[str, PeerProblem]
     """Why the others have none."""
 
 
@@ -46,7 +46,7 @@ def place_peers(
 
     """
     given: dict[str, IPAddress] = {}
-    problems: dict[str, Problem] = {}
+    problems: dict[str, PeerProblem] = {}
     used = set(nodes)
     fresh: dict[str, PeerFacts] = {}
     for name, peer in peers.items():
@@ -54,7 +54,7 @@ def place_peers(
         if peer.spec.overlay_ip:
             problem = _problem_with(wanted, spec, used)
             if problem is not None or wanted is None:
-                problems[peer.name] = problem or Problem("AddressNotAllowed", "")
+                problems[peer.name] = problem or PeerProblem("AddressNotAllowed", "")
                 continue
         else:
             wanted = address_of(peer.status.overlay_ip)
@@ -73,7 +73,7 @@ def place_peers(
     found, without = allocate(fresh, spec.allocation, taken | set(released.addresses))
     for name in without:
         message = f"{spec.allocation} has no free address: delete a WesherPeer, or set spec.overlayIP"
-        problems[fresh[name].name] = Problem("NoFreeAddress", message)
+        problems[fresh[name].name] = PeerProblem("NoFreeAddress", message)
     return PeerAddresses({**given, **{fresh[name].name: found[name] for name in found}}, problems)
 
 
@@ -104,10 +104,10 @@ def address_of(text: str) -> IPAddress | None:
 
 def _problem_with(
     address: IPAddress | None, spec: WesherMeshSpec, used: Collection[IPAddress]
-) -> Problem | None:
+) -> PeerProblem | None:
     if address is None or address not in spec.overlay or is_reserved(address, spec.overlay):
         message = f"spec.overlayIP must be the address of one machine in overlayCIDR {spec.overlay}"
-        return Problem("AddressNotAllowed", message)
+        return PeerProblem("AddressNotAllowed", message)
     if address in used:
-        return Problem("AddressInUse", f"another member has the address {address}: choose a free one")
+        return PeerProblem("AddressInUse", f"another member has the address {address}: choose a free one")
     return None

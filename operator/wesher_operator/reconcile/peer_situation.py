@@ -24,7 +24,7 @@ _RING: Final = re.compile(r"[0-9a-f]{2}\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class PeerProblem:
     """Why a machine gets no certificate now."""
 
     reason: str

@@ -23,7 +23,7 @@ from wesher_common.overlay import IPAddress
 from wesher_operator.reconcile.authority import Issued, renewal
 from wesher_operator.reconcile.facts import PeerFacts
 from wesher_operator.reconcile.invites import admission, admitted_key, has_invite, invite_command
-from wesher_operator.reconcile.peer_situation import Problem, Situation, key_of
+from wesher_operator.reconcile.peer_situation import PeerProblem, Situation, key_of
 
 _ANY_KEY: Final = WireGuardPrivateKey.from_random(bytes(32))
 
@@ -34,7 +34,7 @@ class Verdict:
 
     name: str
     """Of the member."""
-    problem: Problem | None = None
+    problem: PeerProblem | None = None
     key: WireGuardPublicKey | None = None
     """That is certified, or is to be."""
     address: IPAddress | None = None
@@ -53,7 +53,7 @@ class Verdict:
         return Subject(name=self.name, public_key=self.key, address=self.address)
 
 
-def name_problem(peer: PeerFacts, situation: Situation) -> Problem | None:
+def name_problem(peer: PeerFacts, situation: Situation) -> PeerProblem | None:
     """Return why there can be no member for a WesherPeer, or None."""
     name, uid = situation.name_of(peer), peer.spec.mesh_ref.uid
     if uid and uid != situation.mesh.uid:
@@ -61,16 +61,16 @@ def name_problem(peer: PeerFacts, situation: Situation) -> Problem | None:
             f"meshRef.uid is that of an earlier WesherMesh {situation.mesh.name}: delete this WesherPeer, "
             "and create another one if the machine is to be in the present mesh"
         )
-        return Problem("MeshReplaced", message)
+        return PeerProblem("MeshReplaced", message)
     if not is_member_name(name) or is_reserved_name(name):
         message = (
             f"no machine can be named {name}: use a DNS name of at most 253 characters with clusterName, "
             "which is not an address or localhost"
         )
-        return Problem("NameNotAllowed", message)
+        return PeerProblem("NameNotAllowed", message)
     if name in situation.nodes:
         message = f"a Node has the name {name}: delete this WesherPeer, and admit the machine by another name"
-        return Problem("NameInUse", message)
+        return PeerProblem("NameInUse", message)
     return None
 
 
@@ -87,7 +87,7 @@ def judge_all(
     peers: Iterable[PeerFacts],
     situation: Situation,
     addresses: Mapping[str, IPAddress],
-    address_problems: Mapping[str, Problem],
+    address_problems: Mapping[str, PeerProblem],
 ) -> dict[str, Verdict]:
     """Decide about every machine's certificate, by the name of its WesherPeer.
 
@@ -119,7 +119,7 @@ def _judge(peer: PeerFacts, situation: Situation, address: IPAddress, holders: M
     if peer.machine in situation.barred:
         return Verdict(name=name, problem=_barred(peer), address=address)
     found, again = _admitted_key(peer, name, situation)
-    if isinstance(found, Problem):
+    if isinstance(found, PeerProblem):
         return Verdict(name=name, problem=found, address=address, again=again)
     verdict = Verdict(name=name, key=found, address=address)
     current = _valid_certificate(peer, verdict, situation)
@@ -139,33 +139,35 @@ def _judge(peer: PeerFacts, situation: Situation, address: IPAddress, holders: M
 
 def _admitted_key(
     peer: PeerFacts, name: str, situation: Situation
-) -> tuple[WireGuardPublicKey | Problem, datetime | None]:
+) -> tuple[WireGuardPublicKey | PeerProblem, datetime | None]:
     if not peer.spec.public_key:
         return admitted_key(peer, name, situation)
     rule = "spec.publicKey must be a WireGuard key: 32 bytes in base64"
-    return key_of(peer.spec.public_key) or Problem("InvalidSpec", rule), None
+    return key_of(peer.spec.public_key) or PeerProblem("InvalidSpec", rule), None
 
 
-def _barred(peer: PeerFacts) -> Problem:
+def _barred(peer: PeerFacts) -> PeerProblem:
     message = (
         "a statement of revocations names it that another operator, or a person, has signed: to let it in "
         f"again, run kubectl delete wpeer {peer.name}, then admit or invite it again"
     )
-    return Problem("Revoked", message)
+    return PeerProblem("Revoked", message)
 
 
-def _key_problem(key: WireGuardPublicKey, name: str, holders: Mapping[str, str]) -> Problem | None:
+def _key_problem(key: WireGuardPublicKey, name: str, holders: Mapping[str, str]) -> PeerProblem | None:
     if key_proof(_ANY_KEY, key, b"") is None:
-        return Problem("InvalidSpec", f"{key} is not a WireGuard key: anybody could compute its secrets")
+        return PeerProblem("InvalidSpec", f"{key} is not a WireGuard key: anybody could compute its secrets")
     holder = holders.get(str(key), name)
     if holder != name:
-        return Problem(
+        return PeerProblem(
             "KeyInUse", f"the key {key} is certified for {holder}: give one of the two another key"
         )
     return None
 
 
-def _another_key(peer: PeerFacts, key: WireGuardPublicKey, name: str, situation: Situation) -> Problem | None:
+def _another_key(
+    peer: PeerFacts, key: WireGuardPublicKey, name: str, situation: Situation
+) -> PeerProblem | None:
     """Return what to say of a machine that has this one's name now and another key.
 
     The certificate stays, and is renewed: otherwise each holder of the cluster key could let it expire.
@@ -179,13 +181,13 @@ def _another_key(peer: PeerFacts, key: WireGuardPublicKey, name: str, situation:
             "certificate: if the machine was set up again, delete this WesherPeer, then run "
             f"{invite_command(peer)}"
         )
-        return Problem("InviteUsed", message)
+        return PeerProblem("InviteUsed", message)
     message = (
         f"a machine named {name} has the key {newest.key}, which gets no certificate: if you replaced the "
         f"key on purpose, run kubectl wesher admit {peer.machine} --key {newest.key} "
         f"--mesh {situation.mesh.name}"
     )
-    return Problem("KeyChanged", message)
+    return PeerProblem("KeyChanged", message)
 
 
 def _valid_certificate(peer: PeerFacts, verdict: Verdict, situation: Situation) -> Certificate | None:

@@ -168,6 +168,19 @@ def test_what_a_restart_restores_is_protected_before_the_member_is_heard_of(mesh
     assert again.tunnel("b") == tunnel_of("b")
 
 
+def test_the_members_of_a_bound_mesh_are_saved_in_the_form_that_an_older_release_reads(mesh: Mesh) -> None:
+    """After a rollback its agent starts with their tunnels, before gossip has said anything."""
+    announced = certified("b")
+    compact = gossiped("b", "192.0.2.2", raw_meta=announced.encode(compact=True), incarnation=2)
+    mesh.roster.observe(MemberUpdated(compact, previous=gossiped("b", "192.0.2.2")), now=0.0)
+    assert mesh.roster.members["b"].raw_meta == compact.meta
+    [saved] = mesh.roster.saved(now=1.0)
+    assert saved.raw_meta == announced.encode()
+    again = Mesh()
+    again.roster.restore([saved], now=0.0)
+    assert again.roster.members["b"].verdict.is_certified
+
+
 def test_only_removal_or_time_removes_a_certified_member(mesh: Mesh) -> None:
     mesh.roster.observe(MemberLeft(gossiped("b", "192.0.2.2", state=State.LEFT)), now=1.0)
     assert mesh.roster.forget(now=DAY) == ()
@@ -201,6 +214,38 @@ def test_no_endpoint_makes_a_certified_members_address_one_of_the_underlay(mesh:
     assert address is not None
     mesh.joins("thief", meta("thief", wireguard_endpoint=Endpoint(address, 51820)), ip=str(address))
     assert mesh.tunnel("b") == tunnel_of("b")
+
+
+@pytest.mark.parametrize("in_kubernetes", [True, False])
+def test_a_forged_endpoint_inside_the_overlay_takes_no_certified_members_tunnel(
+    *, in_kubernetes: bool
+) -> None:
+    """WireGuard then keeps the endpoint that it knows."""
+    mesh = Mesh(in_kubernetes=in_kubernetes)
+    mesh.joins("c", certified("c"), ip="192.0.2.3")
+    address = meta("c").overlay_address
+    assert address is not None
+    mesh.joins("b", certified("b", wireguard_endpoint=Endpoint(address, 51820)))
+    assert mesh.tunnel("b") == tunnel_of("b")
+    assert mesh.tunnel("c") == tunnel_of("c")
+    [b] = [peer for peer in mesh.desired().device.peers if peer.public_key == private_key("b").public]
+    assert b.endpoint is None
+    assert mesh.problems() == {}
+
+
+@pytest.mark.parametrize(
+    "invented",
+    [
+        meta("x", overlay_address=ip_address("192.0.2.9")),
+        meta("x", public_key=None),
+        meta("x", wireguard_endpoint=Endpoint(ip_address("10.189.0.9"), 51820)),
+    ],
+)
+def test_a_bound_mesh_says_only_that_an_invented_member_has_no_certificate(invented: NodeMeta) -> None:
+    """Other problems count as a fault of the mesh, and anyone with the cluster key can invent them."""
+    mesh = Mesh(BOUND, in_kubernetes=True)
+    mesh.joins("x", invented)
+    assert mesh.problems() == {"x": Refusal.UNCERTIFIED}
 
 
 def test_a_name_in_other_letters_takes_no_hosts_entry(mesh: Mesh) -> None:

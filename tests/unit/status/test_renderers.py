@@ -328,6 +328,8 @@ CHANGES: dict[str, Any] = {
     "other_key_at": "192.0.2.9:7946",
     "listen_problem": "UDP port 7946 is taken",
     "save_problem": "no space left on device",
+    "news_number": 1_790_000_000_000,
+    "unpublished_news": b"statement",
     "has_seeds_elsewhere": True,
     "uptime": 1.0,
     "verdict": Verdict(Rank.OWN, SIGNED_AT, None),

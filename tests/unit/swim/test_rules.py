@@ -11,6 +11,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.members import LocalNode, Member
 from wesher_agent.swim.profile import LAN
+from wesher_agent.swim.source import Source, Way
 from wesher_agent.swim.versions import verify_protocol
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspect, Versions
 from wesher_agent.wire.packet import PacketFormat, open_packet
@@ -156,7 +157,7 @@ def test_whom_a_state_exchange_makes_us_suspect_hears_of_it_from_us_once(held: S
     engine.datagrams_to_send()
     entry = PushNodeState("x", HERE.packed, HERE.port, b"", KNOWN, held, Versions())
     for _ in range(2):
-        engine._membership.merge([entry], asked_for=True, now=0.0)
+        engine._membership.merge([entry], source=Source("10.0.0.9", Way.ANSWER), now=0.0)
     assert engine.members["x"].state is SUSPECT
     told = [data for data, address in engine.datagrams_to_send() if address == HERE]
     assert len(told) == 1

@@ -13,8 +13,9 @@ from wesher_agent.swim.events import Event, MemberDisplaced, MembersFull, Member
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import DEFAULT_LIMITS, LAN, Limits
 from wesher_agent.swim.random_set import RandomSet
+from wesher_agent.swim.streams import OpenStream
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, PushPull, State, Suspect, Versions
-from wesher_agent.wire.packet import PacketFormat
+from wesher_agent.wire.packet import PacketFormat, open_packet
 from wesher_agent.wire.stream import seal_stream
 
 HERE, THERE = Address("10.0.0.2", 7946), Address("10.0.0.3", 7946)
@@ -182,6 +183,54 @@ def test_lowering_the_limit_lets_them_go_as_others_come() -> None:
     for number in range(20, 40):
         crowded.inject(alive(1, b"", name=f"invented-{number}"), now=1.0)
     assert len(crowded.members) == 6
+
+
+def test_names_that_take_the_place_of_others_are_not_spread() -> None:
+    """Members would go on displacing each other's invented names for good."""
+    crowded = engine(Limits(unproven=3))
+    for number in range(10):
+        crowded.inject(alive(1, b"forged", name=f"invented-{number}"), now=1.0)
+    spread = {name for name in crowded.members if crowded._gossip.is_spreading(name)}
+    assert spread <= {"me", "invented-0", "invented-1", "invented-2"}
+    crowded.inject(alive(1, b"signed", name="proven"), now=1.0)
+    assert crowded._gossip.is_spreading("proven")
+
+
+def gossiped_to(engine: Engine, *, now: float) -> set[Address]:
+    """Let an engine gossip once; return to whom."""
+    engine.datagrams_to_send()
+    engine._gossip.tick(now=now)
+    return {address for _, address in engine.datagrams_to_send()}
+
+
+def test_where_most_are_invented_the_proven_hear_gossip_and_exchange_state_all_the_same() -> None:
+    crowded = engine()
+    proven = Address("10.0.0.7", 7946)
+    crowded.inject(alive(1, b"signed", proven, name="proven"), now=1.0)
+    for number in range(1000):
+        invented = Address(f"10.1.{number // 250}.{number % 250 + 1}", 7946)
+        crowded.inject(alive(1, b"forged", invented, name=f"invented-{number}"), now=1.0)
+    assert all(proven in gossiped_to(crowded, now=1.0) for _ in range(5))
+    crowded.stream_actions()
+    crowded._push_pull(2.0)
+    opened = {action.address for action in crowded.stream_actions() if isinstance(action, OpenStream)}
+    assert proven in opened
+
+
+def test_news_of_proven_members_is_sent_before_that_of_invented_ones() -> None:
+    crowded = engine()
+    crowded.inject(alive(1, b"signed", name="proven"), now=1.0)
+    for number in range(1000):
+        crowded.inject(alive(1, b"forged" + bytes(100), name=f"invented-{number}"), now=1.0)
+    crowded.datagrams_to_send()
+    crowded._gossip.tick(now=1.0)
+    first, _ = crowded.datagrams_to_send()[0]
+    told = [
+        message.node
+        for message in open_packet(first, PacketFormat(None)).messages
+        if isinstance(message, Alive)
+    ]
+    assert {*told[:2]} == {"me", "proven"}
 
 
 def test_every_name_is_drawn_sooner_or_later() -> None:

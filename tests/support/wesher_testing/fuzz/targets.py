@@ -28,7 +28,7 @@ from wesher_agent.flags import FLAGS
 from wesher_agent.kube.exchange import Exchange
 from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.mesh.desired import HostEntry, desired
-from wesher_agent.mesh.gob import decode_struct
+from wesher_agent.mesh.gob import Field, Marshalled, decode_struct, encode_struct
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.mesh.roster import Roster
 from wesher_agent.netlink.errors import MalformedReply
@@ -50,17 +50,29 @@ from wesher_agent.wire.stream import StreamReader
 from wesher_agent.wireguard.uapi import parse_get, parse_sessions, parse_set
 from wesher_agent.wireguard.wireguard_messages import parse_device
 from wesher_agent.wireguard.wireguard_messages import parse_sessions as parse_kernel_sessions
+from wesher_common.byte_reader import ByteReader
+from wesher_common.certificate import Authority, Certificate, Refusal, Subject, Trust, refusal
 from wesher_common.errors import InvalidSpec, PeerMisbehaved, WesherError
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.seeds import parse_seed
-from wesher_testing.virtual.members import OVERLAY, PORT, local_peer, meta, nobody_certified
+from wesher_testing.virtual.members import OVERLAY, PORT, local_peer, meta, nobody_certified, private_key
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(16)
 LABEL = b"label"
 PLAIN = PacketFormat(None, compress=False)
 ENCRYPTED = PacketFormat(Keyring(OTHER_KEY, [KEY]), LABEL)
 """What opens a packet sealed under the second key of a ring."""
+
+COMPACT = b"\0"
+"""How metadata in compact form begins."""
+TWO_FIELDS = [
+    Field("OverlayAddr", Marshalled(ip_address("10.189.0.7").packed), "Addr"),
+    Field("PubKey", str(private_key("go").public)),
+]
+"""The metadata of a Go member."""
+AUTHORITY = Authority(bytes(32))
+SUBJECT = Subject(name="a", public_key=private_key("a").public, address=ip_address("10.189.0.8"))
 
 Lap = Callable[[], None]
 """Says that the reader gives others their turn here."""
@@ -146,6 +158,31 @@ def _gob(data: bytes, _lap: Lap) -> None:
 
 def _metadata(data: bytes, _lap: Lap) -> None:
     NodeMeta.decode(data)
+
+
+def _compact(data: bytes, _lap: Lap) -> None:
+    """Read metadata in compact form, which has one form for one content."""
+    read = NodeMeta.decode(COMPACT + data)
+    written = read.encode(compact=True)
+    assert (len(written), NodeMeta.decode(written)) == (len(COMPACT + data), read)
+
+
+def _block(data: bytes, _lap: Lap) -> None:
+    """Read a block beside the two fields of a Go member."""
+    read = NodeMeta.decode(encode_struct("nodeMeta", [*TWO_FIELDS, Field("W", data)]))
+    if data:
+        assert NodeMeta.decode(read.encode(compact=True)) == read
+
+
+def _certificate(data: bytes, _lap: Lap) -> None:
+    """Read a certificate, and judge it: no bytes but the authority's own are a signature."""
+    reader = ByteReader(data, "certificate")
+    certificate = Certificate.read(reader)
+    reader.end()
+    assert certificate.packed() == data
+    assert Certificate.from_base64(certificate.to_base64()) == certificate
+    trusted = {certificate.authority: Trust(key=AUTHORITY.key)}
+    assert refusal(certificate, SUBJECT, trusted, clock=certificate.serial) is Refusal.BAD_SIGNATURE
 
 
 ME = Address("10.0.0.1", PORT)
@@ -427,6 +464,9 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "lzw": Target(_lzw),
         "gob": Target(_gob, most=512),
         "metadata": Target(_metadata, most=520),
+        "metadata-compact": Target(_compact, most=520),
+        "metadata-block": Target(_block, most=400),
+        "certificate": Target(_certificate, most=100),
         "engine": Target(_engine, refusals=(), most=3000),
         "state-file": Target(_state_file, refusals=(), most=3000, json=True),
         "mesh-json": Target(_mesh_document, refusals=(InvalidSpec, UnicodeDecodeError), json=True),

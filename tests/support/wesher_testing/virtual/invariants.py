@@ -47,6 +47,9 @@ class Invariants:
         put = table.put
 
         def checked(member: Member) -> None:
+            if self._is_better_proven(node, member, table.get(member.name)):
+                # Such a member takes a name with any incarnation.
+                node.incarnations.pop(member.name, None)
             self._check_incarnation(node, member)
             put(member)
 
@@ -86,6 +89,15 @@ class Invariants:
                     raise AssertionError(self._report(node, f"{problem}, since {since:.0f} s"))
         self._missed = missed
         self.next_look = network.now + max(1.0, len(network.nodes) ** 2 / _PAIRS_A_SECOND)
+
+    def _is_better_proven(self, node: Node, member: Member, former: Member | None) -> bool:
+        if former is None or (member.meta, member.address) == (former.meta, former.address):
+            return False
+        claimed, held = (
+            node.engine._membership._standing(one.name, one.meta, one.address, self._network.now)
+            for one in (member, former)
+        )
+        return claimed > held
 
     def _check_incarnation(self, node: Node, member: Member) -> None:
         highest = node.incarnations.get(member.name, 0)

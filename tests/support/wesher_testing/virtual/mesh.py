@@ -13,25 +13,34 @@ from typing import Any
 
 from wesher_agent.files.state_format import parse_state, render_state
 from wesher_agent.mesh.desired import Desired, HostEntry
+from wesher_agent.mesh.device import DeviceConfig, Endpoint
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.host import HostAddress, HostNetwork
 from wesher_agent.mesh.local import Local, Options
 from wesher_agent.mesh.member import MeshMember
 from wesher_agent.mesh.outputs import Apply, Left, Listen, Output, Resolve, Restart, Save
+from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import MOST_FAILED, MemberState
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.packet import PacketFormat
+from wesher_common.certificate import Authority, Subject
 from wesher_common.keys import KEY_BYTES, ClusterKey, KeyRing, WireGuardPublicKey
-from wesher_common.mesh_document import GossipProfile, GossipSettings, MeshDocument
-from wesher_common.overlay import IPAddress, IPNetwork
+from wesher_common.mesh_document import GossipProfile, GossipSettings, IdentitySettings, MeshDocument
+from wesher_common.overlay import IPAddress, IPNetwork, candidate_address
 from wesher_common.seeds import parse_seed
 from wesher_testing.virtual.members import private_key
 from wesher_testing.virtual.network import PORT, Node, VirtualNetwork
 
 WORK_SECONDS = 0.5
 """How long a host takes at most to change its device, write its state or resolve a name."""
+REPAIR_SECONDS = 25.0
+"""Seconds between two looks at the tunnels, as `tunnel` has it."""
+AUTHORITY = Authority(bytes(range(32)))
+"""Certifies the members of each virtual mesh that has certificates."""
+IN_OPEN_MESH = IdentitySettings(mode="Open", authorities=(AUTHORITY.key,))
+IN_BOUND_MESH = IdentitySettings(mode="Verified", bound=True, form="Compact", authorities=(AUTHORITY.key,))
 EPOCH = 1_800_000_000.0
 """Wall-clock seconds at virtual time 0."""
 KEYS = KeyRing(ClusterKey(bytes(KEY_BYTES)))
@@ -64,6 +73,10 @@ class VirtualAgent(Node):
         self.port_problem = ""
         """Why it cannot listen; empty when it can."""
         self.listens = False
+        self.devices: list[DeviceConfig] = []
+        """Each device that it was to have, one entry for each change."""
+        self._sessions: dict[WireGuardPublicKey, Address] = {}
+        """Where WireGuard last heard each peer."""
         self._saved = saved
         self._dice = mesh.new_dice()
 
@@ -158,6 +171,40 @@ class VirtualAgent(Node):
         self.member.handle_timer(now=self._mesh.now)
         self.pump()
 
+    def watch_tunnels(self) -> None:
+        """Tell the member where its peers are proven to be, and the time, as `runtime.agent` does."""
+        self._sessions = {
+            key: other.address
+            for key, endpoint in self.endpoints.items()
+            if (other := self._mesh.with_key(key)) is not None and self._can_shake_hands(other, endpoint)
+        }
+        proven = {key: ip_address(address.ip) for key, address in self._sessions.items()}
+        self.change(lambda member, now: member.tunnels_seen(proven, now=now))
+        self.change(lambda member, now: member.clock_read(self._mesh.wall_clock, now=now))
+        self.later(REPAIR_SECONDS, self.watch_tunnels)
+
+    def renew(self) -> None:
+        """Get a newer certificate, as from the operator."""
+        place = self._mesh.issue(self.name, self.local.private_key.public)
+        self.change(lambda member, now: member.node_given(place, now=now))
+
+    @property
+    def endpoints(self) -> dict[WireGuardPublicKey, Endpoint | None]:
+        """Where its device sends what is for each peer, unless it has heard the peer elsewhere."""
+        return {peer.public_key: peer.endpoint for peer in self.wanted.device.peers} if self.wanted else {}
+
+    def _can_shake_hands(self, other: VirtualAgent, endpoint: Endpoint | None) -> bool:
+        """Whether both have each other as a peer, and one of them sends to where the other is."""
+        mine = self.local.private_key.public
+        if mine not in other.endpoints or not self._mesh.connects(self, other):
+            return False
+        way, back = endpoint, other.endpoints[mine]
+        return (
+            self._sessions.get(other.local.private_key.public) == other.address
+            or (way is not None and str(way.address) == other.address.ip)
+            or (back is not None and str(back.address) == self.address.ip)
+        )
+
     def pump(self) -> None:
         """Do what the member wants of the network, then what it wants of its host."""
         while True:
@@ -234,6 +281,8 @@ class VirtualAgent(Node):
         assert len({*networks, ip_network(wanted.device.address)}) == len(networks) + 1, (
             f"{self.name} programs two owners of one address: {networks}; {self._mesh!r}"
         )
+        if not self.devices or self.devices[-1] != wanted.device:
+            self.devices.append(wanted.device)
         if self.wanted is None or self.wanted.device == wanted.device:
             self.wanted = wanted
         else:
@@ -249,6 +298,7 @@ class VirtualMesh(VirtualNetwork):
         gossip: the mesh's profile.
         overlay: its network.
         forget_after: seconds a failed member is expected back.
+        identity: its members are certified by `AUTHORITY`; None for a mesh without certificates.
         settings: further ones of `VirtualNetwork`.
 
     """
@@ -260,6 +310,7 @@ class VirtualMesh(VirtualNetwork):
         gossip: GossipProfile = "LAN",
         overlay: str = "192.168.0.0/16",
         forget_after: float = 24 * 3600.0,
+        identity: IdentitySettings | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(seed, profile=gossip_profile(gossip), packet_format=SEALED, **settings)
@@ -270,6 +321,18 @@ class VirtualMesh(VirtualNetwork):
         """Seconds by which every host's clock is wrong."""
         self._gossip: GossipProfile = gossip
         self._forget_after = forget_after
+        self._identity = identity
+        self._by_key: dict[WireGuardPublicKey, VirtualAgent] = {}
+
+    @property
+    def wall_clock(self) -> float:
+        """What every host's clock shows, in Unix seconds."""
+        return EPOCH + self.now + self.wall_clock_error
+
+    def with_key(self, key: WireGuardPublicKey) -> VirtualAgent | None:
+        """Return the agent that holds a WireGuard key, if it runs."""
+        agent = self._by_key.get(key)
+        return agent if agent is not None and self.runs(agent) else None
 
     @property
     def agents(self) -> list[VirtualAgent]:
@@ -290,6 +353,7 @@ class VirtualMesh(VirtualNetwork):
         seeds: Iterable[str] = (),
         address: Address | None = None,
         state: SavedState | None = None,
+        certified: bool = True,
     ) -> VirtualAgent:
         """Start an agent.
 
@@ -298,6 +362,7 @@ class VirtualMesh(VirtualNetwork):
             seeds: as users write them.
             address: where; by default an address of its own.
             state: what an earlier run left, read from its file's text; None when nothing.
+            certified: whether it is a node with a certificate, where the mesh has an authority.
 
         """
         saved = SavedState()
@@ -314,23 +379,42 @@ class VirtualMesh(VirtualNetwork):
             gossip=GossipSettings(port=PORT, profile=self._gossip),
             etc_hosts="Names",
             seed_nodes=tuple(parse_seed(seed, field="seed") for seed in seeds),
+            identity=self._identity,
         )
-        options, host = Options(forget_after=self._forget_after), host_at(address)
+        key = saved.private_key or private_key(f"{name} {rng.random()}")
+        place = self.issue(name, key.public) if certified and self._identity is not None else None
+        options = Options(forget_after=self._forget_after, in_kubernetes=place is not None)
+        host = host_at(address)
         local = Local(
             name=name,
-            private_key=saved.private_key or private_key(f"{name} {rng.random()}"),
+            private_key=key,
             ring=KEYS,
             document=document,
             options=options,
             host=host,
             listening=options.listening(document, None, host),
+            place=place,
         )
-        wall = EPOCH + self.now + self.wall_clock_error
-        member = MeshMember(local, saved, now=self.now, wall=wall, rng=rng, nonce=rng.randbytes)
+        local = self.prepared(local)
+        member = MeshMember(local, saved, now=self.now, wall=self.wall_clock, rng=rng, nonce=rng.randbytes)
         agent = VirtualAgent(self, member, address, saved)
+        self._by_key[key.public] = agent
         self.place(agent)
         agent.change(lambda member, now: member.start(now=now))
+        if self._identity is not None:
+            agent.later(rng.uniform(0.0, REPAIR_SECONDS), agent.watch_tunnels)
         return agent
+
+    def prepared(self, local: Local) -> Local:
+        """Return an agent that is to start, as a mesh of another kind wants it."""
+        return local
+
+    def issue(self, name: str, key: WireGuardPublicKey) -> Place:
+        """Give a node its address and its certificate, as the operator does."""
+        address = candidate_address(name, self.overlay)
+        subject = Subject(name=name, public_key=key, address=address)
+        certificate = AUTHORITY.issue(subject, serial=int(self.wall_clock * 1000))
+        return Place(overlay_address=address, certificate=certificate)
 
     def is_whole(self, agents: Iterable[VirtualAgent] | None = None) -> bool:
         """Whether agents, all by default, see just each other, alive, and agree on every tunnel."""

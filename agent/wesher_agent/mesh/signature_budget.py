@@ -1,0 +1,51 @@
+"""How many certificates with a false signature are checked in a second.
+
+To check a signature takes longer than to read a message, and a holder of the cluster key can send
+thousands of false ones. Only failed checks count, so members' own certificates cost nothing.
+
+Each way has a share that the others cannot use up. A datagram's sender can be forged, so a flood of datagrams
+can leave none of theirs. Streams have real senders, and answers come from hosts that this member chose. So a
+renewed certificate arrives with the next state exchange at the latest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import floor
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from wesher_agent.swim.source import Source, Way
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MOST_FAILED: Final[Mapping[Way, int]] = MappingProxyType({Way.DATAGRAM: 100, Way.REQUEST: 60, Way.ANSWER: 40})
+"""Failed checks a second; together 200, which take about 3 % of a core."""
+MOST_FAILED_OF_ONE: Final = 10
+"""Of them, those of one sender."""
+
+
+class SignatureBudget:
+    """The failed checks of the current second."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._by_way: Counter[Way] = Counter()
+        self._by_source: Counter[Source] = Counter()
+
+    def allows(self, source: Source, *, now: float) -> bool:
+        """Tell whether one more signature from a source may be checked."""
+        if floor(now) != self._second:
+            self._second = floor(now)
+            self._by_way.clear()
+            self._by_source.clear()
+        return (
+            self._by_way[source.way] < MOST_FAILED[source.way]
+            and self._by_source[source] < MOST_FAILED_OF_ONE
+        )
+
+    def failed(self, source: Source) -> None:
+        """Count a failed check, which `allows` has allowed."""
+        self._by_way[source.way] += 1
+        self._by_source[source] += 1
