@@ -27,6 +27,7 @@ from wesher_operator.kubectl.invite import new_file, parse_ttl, prepare
 from wesher_operator.kubectl.join import join_text
 from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, nodes_of
 from wesher_operator.kubectl.new_authority import new_authority
+from wesher_operator.kubectl.peers import peers_of
 from wesher_operator.kubectl.reach import ApiServer, connect, operator_deployment
 from wesher_operator.kubectl.status import overview, overview_text
 from wesher_operator.kubectl.sysdump import write_sysdump
@@ -84,7 +85,7 @@ def _say(text: str) -> None:
 
 def _status(api: ApiServer, given: argparse.Namespace) -> int:
     meshes = find_meshes(api, given.mesh)
-    shown = [overview(mesh, nodes_of(api, name_of(mesh))) for mesh in meshes]
+    shown = [overview(mesh, nodes_of(api, name_of(mesh)), peers_of(api, name_of(mesh))) for mesh in meshes]
     if given.output == "json":
         _say(json.dumps([each.to_dict() for each in shown], indent=2))
     else:
