@@ -1,7 +1,7 @@
 """The join file: all that a machine outside Kubernetes needs to join a mesh as one invited machine.
 
 ``kubectl wesher invite`` writes it, ``wesher --join-file`` reads it. It holds the cluster keys and the
-seed of the invite, so whoever writes it to a disk gives it mode 0600. Unknown keys are ignored, so
+seed of the invite, so a program that writes it to a disk gives it mode 0600. Unknown keys are ignored, so
 that an older agent reads the file of a newer plugin; a newer ``version`` is refused.
 """
 
@@ -62,7 +62,7 @@ class JoinFile:
     authority: AuthorityKey
     """The mesh's, whose certificates alone count."""
     enrol_seed: bytes = field(repr=False)
-    """Of the invite's Ed25519 pair: with it the machine signs `member_name` and its WireGuard key (`enrolment`)."""
+    """Of the invite's Ed25519 pair; with it the machine signs its `member_name` and WireGuard key."""
     cluster_name: str = ""
     gossip_port: int = 7946
     wireguard_port: int = 51820
