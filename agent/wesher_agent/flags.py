@@ -17,6 +17,7 @@ from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
+from wesher_common.certificate import AuthorityKey
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import FORMATS, TRACE
 from wesher_common.keys import ClusterKey
@@ -146,6 +147,10 @@ def _cluster_key(text: str, where: str) -> ClusterKey | None:
     return ClusterKey.from_base64(text, field_name=where) if text else None
 
 
+def _authority(text: str, where: str) -> AuthorityKey:
+    return AuthorityKey.from_base64(text, field_name=where)
+
+
 def _seeds(text: str, where: str) -> tuple[SeedAddress, ...]:
     seeds = tuple(parse_seed(part, field=where) for part in text.split(",") if part.strip())
     if text.strip() and not seeds:
@@ -244,6 +249,24 @@ FLAGS: tuple[Flag, ...] = (
         repeats=True,
         from_document=True,
         help="members to join through; if a name has several addresses, all are tried",
+    ),
+    Flag(
+        name="--join-file",
+        group="mesh",
+        metavar="FILE",
+        read=_path,
+        from_document=True,
+        help="join as the machine for which `kubectl wesher invite` wrote this file; "
+        "only the first start needs it",
+    ),
+    Flag(
+        name="--authority",
+        group="mesh",
+        metavar="KEY",
+        read=_authority,
+        from_document=True,
+        help="public key of the mesh's authority, as `kubectl wesher authority` prints it: only members that "
+        "it has certified get a tunnel (default: every member with the cluster key)",
     ),
     Flag(
         name="--init",

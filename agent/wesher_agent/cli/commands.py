@@ -27,6 +27,7 @@ from wesher_agent.cli.tables import (
     left_text,
     member_table,
     member_tree,
+    rekey_text,
     removal_hint,
     status_text,
 )
@@ -211,6 +212,13 @@ def _key(argv: Sequence[str], environ: Environ) -> int:
     return show(_ask("key", parser_of("key").parse_args(argv), environ)["clusterKey"])
 
 
+def _rekey(argv: Sequence[str], environ: Environ) -> int:
+    given = parser_of("rekey").parse_args(argv)
+    as_json = _is_json(given)
+    rekeyed = _ask("rekey", given, environ)
+    return show(json.dumps(rekeyed) if as_json else rekey_text(rekeyed))
+
+
 def _leave(argv: Sequence[str], environ: Environ) -> int:
     given = parser_of("leave").parse_args(argv)
     as_json = _is_json(given)
@@ -284,6 +292,7 @@ _RUN: Mapping[str, Callable[[Sequence[str], Environ], int]] = {
     "ping": _ping,
     "join-command": _join_command,
     "key": _key,
+    "rekey": _rekey,
     "leave": _leave,
     "cleanup": _cleanup,
     "keygen": _keygen,

@@ -146,6 +146,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         ("public key", status["publicKey"]),
         ("gossip", f"{gossip['address']} {gossip['profile']}, {joined}"),
         ("cluster key", f"id {', '.join(status['keyIDs'])}"),
+        ("identity", _identity(status["identity"])),
         ("peers", f"{known}, {peers['handshake']} with a fresh handshake"),
         ("covered", _covered(status)),
         ("hosts file", status["hosts"]),
@@ -159,6 +160,28 @@ def status_text(status: Mapping[str, Any]) -> str:
     width = max(len(label) for label, _ in lines) + 2
     facts = [f"{label + ':':{width}}{value}" for label, value in lines]
     return as_lines([*facts, *(f"! {problem}" for problem in _problems(status["conditions"]))])
+
+
+def _identity(identity: Mapping[str, Any]) -> str:
+    """Return who may have a tunnel to this machine, and what its own certificate is."""
+    if identity["mode"] == "Open":
+        return "open: every machine with the cluster key gets a tunnel"
+    if identity["mode"] == "NotBound":
+        return "verified, once all nodes have a certificate; until then, open"
+    own = "certified" if identity["certificateSerial"] else "not certified yet"
+    return f"verified: only members with a certificate get a tunnel; this machine is {own}"
+
+
+def rekey_text(answer: Mapping[str, Any]) -> str:
+    """Return what ``wesher rekey`` has done, and what is left to do."""
+    node, key = answer["node"], answer["publicKey"]
+    lines = [f"{node} has the WireGuard key {key} now; it was {answer['former']}"]
+    if answer["needsAdmission"]:
+        lines.append(
+            "its certificate was for the former key: to admit the new one, run "
+            f"`kubectl wesher admit {node} --key {key}`"
+        )
+    return as_lines(lines)
 
 
 def _covered(status: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from wesher_agent.mesh.cover import Extent
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event as EngineEvent
+from wesher_common.keys import WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import SeedAddress
 
@@ -140,6 +141,39 @@ class KeyRingChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateReceived:
+    """The mesh's authority has certified this machine, or has renewed its certificate."""
+
+    address: IPAddress | None
+    """The overlay address that it gives."""
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewsAskedFor:
+    """No node of the mesh has answered for a while: seeds are asked for a newer key ring."""
+
+    asked: int
+    """How many hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCopied:
+    """Another running machine has this member's WireGuard key: most likely a copy of its disk."""
+
+    other: str
+    """The other machine's name, or its address if it has this member's name too."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReplaced:
+    """This member has another WireGuard key from its next start on, which follows at once."""
+
+    former: WireGuardPublicKey
+    key: WireGuardPublicKey
+
+
+@dataclass(frozen=True, slots=True)
 class RestartNeeded:
     """The mesh document changed in what only a restart can apply."""
 
@@ -180,6 +214,10 @@ MeshEvent = (
     | ListenFailed
     | ListeningChanged
     | KeyRingChanged
+    | CertificateReceived
+    | NewsAskedFor
+    | KeyCopied
+    | KeyReplaced
     | RestartNeeded
     | StateNotSaved
     | StateSavedAgain

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.status.conditions import conditions
-from wesher_agent.status.json_output import MemberAnswer, StatusAnswer
+from wesher_agent.status.json_output import IdentityState, MemberAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_common.errors import WesherError
 from wesher_common.join_command import MAX_SEEDS, JoinFlags
@@ -27,6 +27,7 @@ def status_answer(now: Snapshot) -> StatusAnswer:
         "overlayNet": str(document.overlay),
         "publicKey": str(local.private_key.public),
         "keyIDs": [key.id for key in local.ring],
+        "identity": _identity(now),
         "unreachableRoute": {"covers": cover.extent, "reason": cover.reason},
         "hosts": now.hosts,
         "state": f"not saved: {now.member.save_problem}" if now.member.save_problem else "saved",
@@ -48,6 +49,20 @@ def status_answer(now: Snapshot) -> StatusAnswer:
         },
         "counts": dict(now.counts),
         "conditions": [condition.to_dict() for condition in conditions(now)],
+    }
+
+
+def _identity(now: Snapshot) -> IdentityState:
+    local, settings = now.local, now.local.document.identity
+    serial = local.announced_serial
+    mode: Literal["Open", "NotBound", "Verified"] = "Open"
+    if settings is not None and settings.mode == "Verified":
+        mode = "Verified" if settings.bound else "NotBound"
+    return {
+        "mode": mode,
+        "authorities": [str(key) for key in settings.authorities] if settings is not None else [],
+        "certificateSerial": serial,
+        "isInvited": local.joined is not None and not serial,
     }
 
 

@@ -9,6 +9,21 @@ from wesher_common.conditions import ConditionEntry
 from wesher_common.mesh_document import GossipProfile
 
 
+class IdentityState(TypedDict):
+    """Who certifies the members of the mesh, as far as this node knows."""
+
+    mode: Literal["Open", "NotBound", "Verified"]
+    """`Verified`: only members with a certificate get a tunnel. `NotBound`: not all nodes have one yet.
+    `Open`: each member with the cluster key gets a tunnel."""
+    authorities: list[str]
+    """Public keys of the mesh's own authorities, in base64."""
+    certificateSerial: int
+    """Serial of the certificate that this node announces: when it was signed, in milliseconds of Unix time;
+    0 without one."""
+    isInvited: bool
+    """Whether this machine announces that it was invited, until it has a certificate."""
+
+
 class UnreachableRoute(TypedDict):
     """The routes that keep packets to the overlay from leaving in clear."""
 
@@ -72,6 +87,8 @@ class StatusAnswer(TypedDict):
     """WireGuard public key, in base64."""
     keyIDs: list[str]
     """Ids of the cluster keys that this node accepts; it encrypts with the first."""
+    identity: IdentityState
+    """Who certifies the members of the mesh."""
     unreachableRoute: UnreachableRoute
     """Routes that refuse packets to overlay addresses without a member."""
     hosts: str
@@ -125,6 +142,19 @@ class MemberAnswer(TypedDict):
     """Bytes sent, in the same way."""
     note: str
     """What is wrong with the member, or `this node`; otherwise empty."""
+
+
+class RekeyAnswer(TypedDict):
+    """What ``wesher rekey`` prints: one object on one line."""
+
+    node: str
+    """Name of the member."""
+    former: str
+    """WireGuard public key until now, in base64."""
+    publicKey: str
+    """WireGuard public key from now on, in base64."""
+    needsAdmission: bool
+    """Whether the mesh certifies its members: then an administrator has to admit the new key."""
 
 
 class LeaveAnswer(TypedDict):
