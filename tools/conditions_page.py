@@ -19,6 +19,8 @@ Reasons = Mapping[str, tuple[str, ...]]
 _REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "RefusedByCluster")
 _WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyClash", "Failed")
 _GOSSIP = ("AddressGone", "PortTaken", "NameConflict", "NobodyAnswers", "WrongKey")
+_NOT_ISSUING = ("AuthorityLost", "NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
+_UNCERTIFIED = ("KeyProof", "KeyChanged", "KeyInUse")
 MESH: Mapping[str, Reasons] = {
     "Ready": {
         "True": ("AllReady", "NodesStarting"),
@@ -37,6 +39,11 @@ MESH: Mapping[str, Reasons] = {
         "False": ("AsExpected",),
         "True": ("OverlappingNetwork", "PairsUnreachable", "InvalidAnnotation"),
     },
+    "Certified": {
+        "True": ("AllCertified",),
+        "False": (*_NOT_ISSUING, *_UNCERTIFIED, "CertificateExpires"),
+        "Unknown": ("NotLookedAt", "WaitingForAgents"),
+    },
 }
 NODE: Mapping[str, Reasons] = {
     "Ready": {
@@ -52,6 +59,17 @@ NODE: Mapping[str, Reasons] = {
     "GossipJoined": {"True": ("Joined", "OnlyMember"), "False": _GOSSIP, "Unknown": ("Joining",)},
     "KeyCurrent": {"True": ("Current",), "False": ("InvalidConfig",)},
     "StateSaved": {"True": ("Saved",), "False": ("NotSaved",)},
+    "Certified": {
+        "True": ("Issued", "CertificateExpires"),
+        "False": (
+            "AuthorityLost",
+            "NodeRestrictionOff",
+            "ClockDiffers",
+            "RefusedByCluster",
+            *_UNCERTIFIED[:3],
+        ),
+        "Unknown": ("NotReported", "Issuing"),
+    },
 }
 MEMBER = (
     *("NotReported", "NoReport", "Unreachable", "NoFreeAddress"),
@@ -65,6 +83,7 @@ _MESH_TRUE = {
     "ConfigPublished": "the agents' configuration is what the spec asks for",
     "MembersReady": "every node that should run an agent is ready",
     "Converged": "all agents see the same members",
+    "Certified": "every agent on a Ready Node announces its certificate, and none expires soon",
     "Degraded": "the mesh works, but something is wrong; False is good",
 }
 _NODE_TRUE = {
@@ -72,13 +91,16 @@ _NODE_TRUE = {
     "WireGuardReady": "the WireGuard device is set up",
     "GossipJoined": "another member is alive, or there is no other",
     "KeyCurrent": "the agent uses the mounted key and configuration, or has none mounted",
+    "Certified": "the operator has certified the node's name, WireGuard key and overlay address",
     "StateSaved": "the state file has the last change; `Ready` does not depend on it",
 }
 GOOD = {
+    "AllCertified": "every agent on a Ready Node announces its certificate",
     "AllReady": "every node is ready",
     "AsExpected": "nothing is wrong",
     "Current": "the mounted files are in use, or none are mounted",
     "DeviceReady": "the device is as desired",
+    "Issued": "the node has a valid certificate",
     "Joined": "another member is alive",
     "KeyReady": "the key in the message is in use",
     "OnlyMember": "there is no other member",

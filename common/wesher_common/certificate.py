@@ -47,6 +47,7 @@ SKEW_MS: Final = 300_000
 
 _AUTHORITY_ID_BYTES: Final = 4
 _SERIAL_BYTES: Final = 6
+MAX_SERIAL: Final = 2 ** (8 * _SERIAL_BYTES) - 1
 _HOURS_BYTES: Final = 2
 _SIGNATURE_BYTES: Final = 64
 _ADDRESS_BYTES: Final = frozenset({4, 16})
@@ -71,7 +72,7 @@ class Refusal(StrEnum):
     UNCERTIFIED = "Uncertified"
     UNKNOWN_AUTHORITY = "UnknownAuthority"
     NAME_NOT_ALLOWED = "NameNotAllowed"
-    """The authority of another cluster signed a name of ours, or of a third cluster."""
+    """The authority of another cluster signed a name of this cluster or of a third one."""
     NETWORK_NOT_ALLOWED = "NetworkNotAllowed"
     """The same of an overlay address."""
     REVOKED = "Revoked"

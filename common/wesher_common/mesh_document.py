@@ -128,7 +128,7 @@ class MeshDocument:
     removed: tuple[str, ...] = ()
     """Members that were deleted on purpose: dropped at once, not waited for."""
     identity: IdentitySettings | None = None
-    """None in the document of an operator that certifies nobody."""
+    """None in the document of an operator of a release without certificates."""
 
     @property
     def config_hash(self) -> str:

@@ -160,7 +160,7 @@ def sign_statement(
 
 
 def revocation_second(moment: int) -> int:
-    """Return the second, rounded up, that stands in a statement for a moment in milliseconds.
+    """Return the second, rounded up, of a statement for a moment in milliseconds.
 
     A certificate that is issued again has a later serial than this second.
     """

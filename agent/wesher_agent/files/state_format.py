@@ -22,7 +22,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.byte_reader import ByteReader
-from wesher_common.certificate import AuthorityKey, Certificate
+from wesher_common.certificate import MAX_SERIAL, AuthorityKey, Certificate
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.join_file import JoinFile
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
@@ -267,7 +267,7 @@ def _certificate(value: Any, at: str) -> Certificate:
 def _trust(value: Any, at: str) -> SavedTrust:
     entry = _object(value, at)
     key = AuthorityKey.from_base64(_text(entry.get("Key"), f"{at}.Key"), field_name=f"{at}.Key")
-    return SavedTrust(key, int(_seconds(entry.get("Newest", 0), f"{at}.Newest")))
+    return SavedTrust(key, _whole_number(entry.get("Newest", 0), f"{at}.Newest", MAX_SERIAL))
 
 
 def _former_address(value: Any, at: str) -> FormerAddress:
@@ -292,8 +292,12 @@ def _joined(value: Any, at: str) -> JoinFile:
 
 
 def _incarnation(value: Any, at: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_INCARNATION:
-        raise InvalidSpec(at, f"must be a whole number from 0 to {MAX_INCARNATION}", value=value)
+    return _whole_number(value, at, MAX_INCARNATION)
+
+
+def _whole_number(value: Any, at: str, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise InvalidSpec(at, f"must be a whole number from 0 to {most}", value=value)
     return value
 
 

@@ -233,7 +233,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"Authorities": [{"Key": "AAAA"}]}, "Authorities[0].Key: must decode to exactly 32 bytes, not 3"),
     (
         {"Authorities": [{"Key": base64.b64encode(bytes(32)).decode(), "Newest": -1}]},
-        "Authorities[0].Newest -1: must be a number of seconds",
+        "Authorities[0].Newest '-1': must be a whole number from 0 to 281474976710655",
     ),
     ({"Routes": "10.0.0.0/8"}, "Routes: must be a list"),
     ({"Routes": ["10.0.0.0/8", "10.0.0.1/8"]}, "Routes[1] '10.0.0.1/8': must be a network"),
@@ -283,6 +283,10 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     (
         {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("nan")}]},
         "Nodes[0].Away 'nan': must be a number of seconds",
+    ),
+    (
+        {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Left": "yes"}]},
+        "Nodes[0].Left 'yes': must be true or false",
     ),
     ({"FormerAddresses": [7]}, "FormerAddresses[0]: must be a JSON object"),
     (

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from wesher_agent.mesh.events import ListenFailed, MemberReturned, RestartNeeded
-from wesher_agent.mesh.nodemeta import NodeMeta
+from wesher_agent.mesh.nodemeta import META_VERSION, NodeMeta
 from wesher_agent.net.event_log import BURST, LINES_A_SECOND, MAX_REMEMBERED, QUIET, EventLog
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
@@ -27,6 +27,7 @@ from wesher_agent.swim.events import (
 )
 from wesher_agent.swim.members import DEFAULT_VERSIONS, Member
 from wesher_agent.wire.messages import State
+from wesher_common.keys import WireGuardPublicKey
 
 B = Member("b", Address("10.0.0.2", 7946), b"", 1, State.ALIVE, DEFAULT_VERSIONS, 0.0)
 STANDING: list[Event] = [
@@ -123,7 +124,8 @@ def test_events_of_this_machine_do_not_share_the_allowance_of_those_that_peers_c
 
 def test_an_update_says_which_fields_changed(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    former = NodeMeta(overlay_address=ip_address("10.9.0.1"), public_key=None)
+    key = WireGuardPublicKey(bytes(range(32)))
+    former = NodeMeta(overlay_address=ip_address("10.9.0.1"), public_key=key, version=META_VERSION)
     moved = replace(former, overlay_address=ip_address("10.9.0.2"), location="berlin")
     told, known = replace(B, meta=moved.encode()), replace(B, meta=former.encode())
     EventLog(lambda: 0.0).write(MemberUpdated(told, known))

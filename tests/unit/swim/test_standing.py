@@ -11,7 +11,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import Event, MemberDisplaced, MembersFull, MemberUpdated, NameConflict
 from wesher_agent.swim.members import LocalNode
-from wesher_agent.swim.profile import LAN, Limits
+from wesher_agent.swim.profile import DEFAULT_LIMITS, LAN, Limits
 from wesher_agent.swim.random_set import RandomSet
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, PushPull, State, Suspect, Versions
 from wesher_agent.wire.packet import PacketFormat
@@ -140,6 +140,13 @@ def test_invented_names_keep_no_other_out(limits: Limits) -> None:
     assert "proven" in crowded.members
     displaced = [event.member.name for event in events_of(crowded) if isinstance(event, MemberDisplaced)]
     assert not {*displaced} & crowded.members.keys()
+
+
+def test_5000_members_without_proof_fit_where_the_mesh_is_not_bound() -> None:
+    crowded = engine(Limits())
+    for number in range(DEFAULT_LIMITS.unproven + 10):
+        crowded.inject(alive(1, b"forged", name=f"invented-{number}"), now=1.0)
+    assert len(crowded.members) == 5_001
 
 
 def test_a_member_that_is_suspected_can_be_displaced() -> None:
