@@ -49,23 +49,16 @@ KNOCK_SECONDS: Final = 30.0
 """Between two knocks."""
 MOST_KNOCKS: Final = 3
 """Hosts asked at once."""
-LARGEST_DATAGRAM: Final = 1000
-"""Bytes of a message that goes as one datagram, which passes a NAT that the owner is behind."""
 MARK: Final = b"W"
 """Begins our user messages; Go members ignore all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A user message to send."""
+    """A user message to send as one datagram, which passes a NAT that its owner is behind."""
 
     to: Address
     payload: bytes
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it needs a stream."""
-        return len(self.payload) > LARGEST_DATAGRAM
 
 
 class Delivery:

@@ -659,7 +659,7 @@ class MeshMember:
     def _deliver(self, now: float) -> None:
         members = self._roster.members
         for message in self._delivery.to_send(self._local, members, now=now):
-            self._engine.send_user_message(message.to, message.payload, now=now, reliable=message.is_large)
+            self._engine.send_user_message(message.to, message.payload, now=now, reliable=False)
         if self._delivery.must_knock(self._local, members, now=now):
             known = self._roster.seeds_and_nodes()
             asked = self._rng.sample(known, min(MOST_KNOCKS, len(known)))

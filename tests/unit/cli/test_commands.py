@@ -32,6 +32,7 @@ STATUS = {
     "overlayNet": "10.0.0.0/24",
     "publicKey": "PUBLIC",
     "keyIDs": ["0011aabb"],
+    "identity": {"mode": "Open", "authorities": [], "certificateSerial": 0, "isInvited": False},
     "unreachableRoute": {"covers": "Overlay", "reason": ""},
     "hosts": "written",
     "state": "not saved: no space left on device",

@@ -279,6 +279,7 @@ CHANGES: dict[str, Any] = {
     "cover": Cover("Members", "this host uses the address 10.0.0.5 in it"),
     "can_probe": False,
     "rival": "192.0.2.9:7946",
+    "copy": "192.0.2.9:7946",
     "other_key_at": "192.0.2.9:7946",
     "listen_problem": "UDP port 7946 is taken",
     "save_problem": "no space left on device",
