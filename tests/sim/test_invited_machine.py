@@ -181,6 +181,7 @@ class Mesh:
         """Set all clocks ahead, certify the nodes again, and give them another key ring."""
         self.wall_offset += YEAR
         self.ring = NEW_RING
+        self.publish()
         for node in self.nodes:
             place = self._certified(node.name, node.local.private_key, node.overlay_address)
             wall = self.network.now + self.wall_offset
