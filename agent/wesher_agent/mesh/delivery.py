@@ -132,9 +132,7 @@ class Delivery:
 
     def to_send(self, local: Local, members: Mapping[str, RosterMember], *, now: float) -> list[Message]:
         """Return what living machines lack and this agent is to send them."""
-        if not self._at_door:
-            return []
-        self._look_at = now + SEND_SECONDS
+        self._look_at = now + SEND_SECONDS if self._at_door else inf
         self._sent_at = {what: at for what, at in self._sent_at.items() if now < at + SEND_SECONDS}
         lacking = [*self._lacking_certificates(members), *self._lacking_rings(local, members)]
         if not lacking:

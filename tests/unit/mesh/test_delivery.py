@@ -211,6 +211,14 @@ def test_news_that_cannot_be_read_are_left_out_and_older_ones_are_gone() -> None
     assert made.answer(key_hash(private_key("b").public), ANYONE, 2.0) is None
 
 
+def test_once_the_news_are_gone_nothing_is_due() -> None:
+    """A timer that stays in the past would keep the agent busy."""
+    made = sender(certificate_item(subject()))
+    made.news_published([], now=1.0)
+    assert made.to_send(local("n0", options=IN_KUBERNETES), members(laptop()), now=1.0) == []
+    assert made.next_timer == float("inf")
+
+
 # The door.
 
 
