@@ -18,7 +18,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 MEMBER, AGENT = "agent/wesher_agent/mesh/member.py", "agent/wesher_agent/runtime/agent.py"
 TESTS, SIM = "tests/unit/mesh/test_member.py", "tests/sim/test_names_and_addresses.py"
-SHELL = "tests/unit/runtime/test_agent.py"
+SHELL, NEWS = "tests/unit/runtime/test_agent.py", "tests/unit/mesh/test_news.py"
+CERTIFIED = "tests/unit/mesh/test_certified_members.py"
 SECONDS = 300
 """For one test, however slow the machine is."""
 
@@ -36,6 +37,26 @@ class Sabotage:
 
 
 SABOTAGES = {
+    "believe-a-clock-that-is-years-ahead": Sabotage(
+        "agent/wesher_agent/mesh/identity.py",
+        "if certificate.authority in self._own and not self._trusted[certificate.authority].newest:",
+        "if False:",
+        f"{CERTIFIED}::test_on_the_first_start_our_own_certificate_tells_the_time_better_than_a_clock_"
+        "that_is_years_ahead",
+    ),
+    "save-what-older-releases-cannot-read": Sabotage(
+        "agent/wesher_agent/mesh/roster.py",
+        "else in_gob_form(member.raw_meta, member.meta),",
+        "else member.raw_meta,",
+        f"{CERTIFIED}::test_the_members_of_a_bound_mesh_are_saved_in_the_form_that_an_older_release_reads",
+    ),
+    "renew-too-late": Sabotage(
+        "operator/wesher_operator/reconcile/authority.py",
+        "life * (1 - _JITTER * share)",
+        "life * (1 + _JITTER * share)",
+        "tests/unit/operator_reconcile/test_authority.py"
+        "::test_renewals_are_spread_over_the_last_five_per_cent_of_two_thirds_of_the_life",
+    ),
     "ignore-roster-changes": Sabotage(
         MEMBER,
         "if self._roster.observe(event, now=now):",
@@ -53,6 +74,39 @@ SABOTAGES = {
         "if member.state is MemberState.LEFT and now < until:",
         "if False:",
         f"{TESTS}::test_one_that_leaves_keeps_its_tunnel_for_as_long_as_a_move_takes",
+    ),
+    "keep-the-tunnel-of-a-revoked-member": Sabotage(
+        MEMBER,
+        """        if is_new:
+            self._judge(now)
+""",
+        """        if is_new:
+""",
+        f"{NEWS}::test_a_revoked_member_loses_tunnel_hosts_entry_and_standing_at_once_in_every_mode",
+    ),
+    "pass-no-revocation-on": Sabotage(
+        MEMBER,
+        "self._news.pass_on(now=now)",
+        "pass",
+        f"{NEWS}::test_a_new_statement_goes_to_four_members_once",
+    ),
+    "take-an-older-revocation": Sabotage(
+        "agent/wesher_agent/mesh/news.py",
+        "if number <= known.number:",
+        "if number == known.number:",
+        f"{NEWS}::test_an_older_statement_is_dropped_unread_and_the_same_one_silently",
+    ),
+    "forget-what-was-revoked-before": Sabotage(
+        "agent/wesher_agent/mesh/identity.py",
+        "revoked = _union(self._known_of(trust.key).revoked, statement.revoked_ms, newest)",
+        "revoked = _union({}, statement.revoked_ms, newest)",
+        f"{NEWS}::test_what_was_revoked_stays_so_when_a_later_statement_leaves_it_out",
+    ),
+    "leave-a-member-behind-in-a-state-exchange": Sabotage(
+        MEMBER,
+        "self._news.exchanged(state, address, asked_for=False, now=now)",
+        "pass",
+        f"{NEWS}::test_a_member_that_is_behind_is_sent_the_statement_once_in_a_while",
     ),
     "never-settle-a-name-conflict": Sabotage(
         MEMBER,

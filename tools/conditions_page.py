@@ -42,7 +42,7 @@ MESH: Mapping[str, Reasons] = {
     "Certified": {
         "True": ("AllCertified",),
         "False": (*_NOT_ISSUING, *_UNCERTIFIED, "CertificateExpires"),
-        "Unknown": ("NotLookedAt", "WaitingForAgents"),
+        "Unknown": ("NotLookedAt", "WaitingForAgents", "NewAuthority"),
     },
 }
 NODE: Mapping[str, Reasons] = {
@@ -50,7 +50,7 @@ NODE: Mapping[str, Reasons] = {
         "True": ("Ready",),
         "False": (
             *dict.fromkeys((*_WIREGUARD, *_GOSSIP)),
-            *("InvalidConfig", "RestartFailed", "Removed", "HealthPortTaken"),
+            *("InvalidConfig", "RestartFailed", "Removed", "Revoked", "HealthPortTaken"),
             *("PeersUnreachable", "OverlayDiffers"),
         ),
         "Unknown": ("Starting", "Joining", "Probing"),

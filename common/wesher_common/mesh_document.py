@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_network
 from typing import Any, Literal, get_args
@@ -222,13 +223,7 @@ def _read(document: JsonSection) -> MeshDocument:
     label = gossip.text("label", "")
     if len(label.encode()) > MAX_LABEL:
         raise InvalidSpec(gossip.field("label"), f"must be at most {MAX_LABEL} bytes", value=label)
-    cluster_name = document.text("clusterName", "")
-    if cluster_name and not (is_member_name(cluster_name) and len(cluster_name) <= MAX_CLUSTER_NAME):
-        raise InvalidSpec(
-            document.field("clusterName"),
-            f"must be at most {MAX_CLUSTER_NAME} letters, digits, '-' or '.', as in a DNS name",
-            value=cluster_name,
-        )
+    cluster_name = document.text("clusterName", "") and _cluster_name(document)
     mtu = wireguard.number("mtu", 0, 0, MAX_MTU)
     if 0 < mtu < MIN_MTU:
         raise InvalidSpec(wireguard.field("mtu"), f"must be 0 or at least {MIN_MTU}", value=mtu)
@@ -265,32 +260,51 @@ def _network(section: JsonSection, key: str, default: str | None = None) -> IPNe
     return parse_overlay_network(section.text(key, default), field=section.field(key))
 
 
+def _cluster_name(section: JsonSection) -> str:
+    name = section.text("clusterName")
+    if not (is_member_name(name) and len(name) <= MAX_CLUSTER_NAME):
+        raise InvalidSpec(
+            section.field("clusterName"),
+            f"must be at most {MAX_CLUSTER_NAME} letters, digits, '-' or '.', as in a DNS name",
+            value=name,
+        )
+    return name
+
+
 def _identity(section: JsonSection) -> IdentitySettings:
-    authorities = section.texts("authorities")
-    if len(authorities) > MAX_AUTHORITIES:
+    texts = section.texts("authorities")
+    if len(texts) > MAX_AUTHORITIES:
         raise InvalidSpec(section.field("authorities"), f"must be at most {MAX_AUTHORITIES} keys")
+    authorities = tuple(
+        AuthorityKey.from_base64(text, field_name=f"{section.field('authorities')}[{index}]")
+        for index, text in enumerate(texts)
+    )
     proof_key = section.text("proofKey", "")
     return IdentitySettings(
         mode=section.choice("mode", "Open", get_args(IdentityMode)),
         bound=section.truth("bound"),
         form=section.choice("form", "Gob", get_args(MetadataForm)),
-        authorities=tuple(
-            AuthorityKey.from_base64(text, field_name=f"{section.field('authorities')}[{index}]")
-            for index, text in enumerate(authorities)
-        ),
+        authorities=authorities,
         proof_key=WireGuardPublicKey.from_base64(proof_key, field_name=section.field("proofKey"))
         if proof_key
         else None,
-        trusted=tuple(map(_trusted, section.sections("trusted", MAX_TRUSTED))),
+        trusted=tuple(_trusted(each, authorities) for each in section.sections("trusted", MAX_TRUSTED)),
     )
 
 
-def _trusted(section: JsonSection) -> TrustedAuthority:
+def _trusted(section: JsonSection, own: Sequence[AuthorityKey]) -> TrustedAuthority:
+    key = AuthorityKey.from_base64(section.text("key"), field_name=section.field("key"))
+    if key in own:
+        raise InvalidSpec(section.field("key"), "must not be an authority of this mesh", value=key)
+    networks = section.texts("cidrs")
+    if not networks:
+        # Without one, it could certify each address.
+        raise InvalidSpec(section.field("cidrs"), "must list a network")
     return TrustedAuthority(
-        cluster_name=section.text("clusterName"),
-        key=AuthorityKey.from_base64(section.text("key"), field_name=section.field("key")),
+        cluster_name=_cluster_name(section),
+        key=key,
         cidrs=tuple(
             parse_overlay_network(text, field=f"{section.field('cidrs')}[{index}]")
-            for index, text in enumerate(section.texts("cidrs"))
+            for index, text in enumerate(networks)
         ),
     )

@@ -43,6 +43,21 @@ PLUGIN: Mapping[str, Mapping[int, str]] = {
         1: _NO_ANSWER,
         2: _MISNAMED,
     },
+    "admit": {
+        0: "the key is admitted, or was certified already",
+        1: f"there is nothing to admit, or {_NO_ANSWER}",
+        2: f"{_MISNAMED}, or the node has another key",
+    },
+    "authority": {
+        0: "the key was printed",
+        1: _NO_ANSWER,
+        2: f"{_MISNAMED}, or the mesh has no authority yet",
+    },
+    "new-authority": {
+        0: "the operator replaces the authority",
+        1: f"an earlier replacement has not ended, or {_NO_ANSWER}",
+        2: f"{_MISNAMED}, or the mesh has no authority yet",
+    },
     "sysdump": {
         0: "the file was written; standard error lists what is missing from it",
         1: _NO_ANSWER,

@@ -314,8 +314,8 @@ class Cluster:
             raise ClusterUnavailable(f"{kind.kind} {name} was deleted during the write")
         return applied
 
-    async def annotate(self, kind: Kind, name: str, annotations: Mapping[str, str]) -> Object | None:
-        """Set annotations of an object that others own; return it as it now stands, None where it is gone.
+    async def annotate(self, kind: Kind, name: str, annotations: Mapping[str, str | None]) -> Object | None:
+        """Set annotations of an object, or remove those without a value; return it, or None if it is gone.
 
         Raises:
             ClusterUnavailable: the API server does not answer, or this process does not lead, or others

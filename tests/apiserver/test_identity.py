@@ -161,7 +161,8 @@ def test_a_changed_key_is_certified_after_a_reboot_and_not_without(
     certify(api, report, a=A)
     had = certificate(api, "a")
     report("a", **proven(api, "a", OTHER))
-    assert "kubectl delete weshernode demo.a" in until_node(api, "a", "KeyChanged")["message"]
+    command = f"kubectl wesher admit a --key {OTHER.public} --mesh demo"
+    assert command in until_node(api, "a", "KeyChanged")["message"]
     until_mesh(api, "False", "KeyChanged")
     assert certificate(api, "a") == had
 

@@ -14,6 +14,8 @@ PAGE = REPOSITORY / "docs/troubleshooting.md"
 SOURCES = [
     *(REPOSITORY / "agent/wesher_agent").rglob("*.py"),
     *(REPOSITORY / "operator/wesher_operator").rglob("*.py"),
+    # Why a certificate does not count.
+    REPOSITORY / "common/wesher_common/certificate.py",
 ]
 
 

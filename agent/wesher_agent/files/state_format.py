@@ -28,6 +28,7 @@ from wesher_common.join_file import JoinFile
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.names import is_member_name
+from wesher_common.news import Statement
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT, parse_seed
 
@@ -64,7 +65,15 @@ def render_state(state: SavedState) -> str:
         "Location": state.location,
         "Routes": [str(route) for route in state.routes],
         "Certificate": base64.b64encode(state.certificate.packed()).decode() if state.certificate else None,
-        "Authorities": [{"Key": str(trust.key), "Newest": trust.newest} for trust in state.trust],
+        "Authorities": [
+            {
+                "Key": str(trust.key),
+                "Newest": trust.newest,
+                "Revoked": {name.hex(): moment for name, moment in sorted(trust.revoked.items())},
+                "Statement": base64.b64encode(trust.statement).decode(),
+            }
+            for trust in state.trust
+        ],
         "Incarnation": state.incarnation,
         "Tombstones": [
             {
@@ -132,7 +141,7 @@ class _StateReader:
             location=self._take("Location", _text) or "",
             routes=tuple(self._take_list("Routes", _network)),
             certificate=self._take("Certificate", _certificate),
-            trust=tuple(self._take_list("Authorities", _trust)),
+            trust=tuple(self._take_list("Authorities", self._trust)),
             incarnation=self._take("Incarnation", _incarnation) or 0,
             tombstones=tuple(self._take_list("Tombstones", self._tombstone)),
             former_addresses=tuple(self._take_list("FormerAddresses", _former_address)),
@@ -195,6 +204,17 @@ class _StateReader:
             return name, Address.from_wire(_ip(addr, f"{at}.Addr").packed, int(port))
         except PeerMisbehaved as error:
             raise InvalidSpec(f"{at}.Addr", "must be one machine's address", value=addr) from error
+
+    def _trust(self, value: Any, at: str) -> SavedTrust:
+        entry = _object(value, at)
+        key = AuthorityKey.from_base64(_text(entry.get("Key"), f"{at}.Key"), field_name=f"{at}.Key")
+        # One by one: what is good of them keeps a void certificate from being valid again.
+        newest = self._guarded(entry.get("Newest", 0), f"{at}.Newest", _moment) or 0
+        revoked = self._guarded(entry.get("Revoked", {}), f"{at}.Revoked", _revoked) or {}
+        statement = self._guarded(
+            entry.get("Statement", ""), f"{at}.Statement", lambda given, where: _statement(given, where, key)
+        )
+        return SavedTrust(key, newest, revoked, statement or b"")
 
 
 def _is_number(value: Any) -> bool:
@@ -264,10 +284,29 @@ def _certificate(value: Any, at: str) -> Certificate:
     return certificate
 
 
-def _trust(value: Any, at: str) -> SavedTrust:
-    entry = _object(value, at)
-    key = AuthorityKey.from_base64(_text(entry.get("Key"), f"{at}.Key"), field_name=f"{at}.Key")
-    return SavedTrust(key, _whole_number(entry.get("Newest", 0), f"{at}.Newest", MAX_SERIAL))
+def _moment(value: Any, at: str) -> int:
+    return _whole_number(value, at, MAX_SERIAL)
+
+
+def _revoked(value: Any, at: str) -> dict[bytes, int]:
+    found = {}
+    for name, moment in _object(value, at).items():
+        try:
+            hashed = bytes.fromhex(name)
+        except ValueError as error:
+            raise InvalidSpec(at, "must have the hashes of names in hexadecimal", value=name) from error
+        found[hashed] = _moment(moment, f"{at}.{name}")
+    return found
+
+
+def _statement(value: Any, at: str, authority: AuthorityKey) -> bytes:
+    data = _base64(value, at)
+    if data:
+        try:
+            Statement.verified(data, authority)
+        except PeerMisbehaved as error:
+            raise InvalidSpec(at, "must be a statement of this authority") from error
+    return data
 
 
 def _former_address(value: Any, at: str) -> FormerAddress:

@@ -16,7 +16,7 @@ from wesher_agent.status.snapshot import Snapshot
 from wesher_common.conditions import carry_over, rfc3339
 from wesher_common.key_proof import key_proof, proof_statement
 from wesher_common.printable import printable
-from wesher_common.report import MAX_MESSAGE, MAX_OUTSIDERS, MAX_UNREACHABLE
+from wesher_common.report import MAX_MESSAGE, MAX_NEWS, MAX_OUTSIDERS, MAX_UNREACHABLE
 
 
 def own_part(now: Snapshot) -> Hashable:
@@ -100,7 +100,16 @@ def _view(now: Snapshot) -> dict[str, Any]:
         },
         "viewHash": view_hash(peer, members.values()) if peer is not None else "",
         "outsiders": [_external(member) for member in now.external_members[:MAX_OUTSIDERS]],
+        # All nodes get a statement in the same second, so this waits for the report window.
+        "newsNumber": now.member.news_number,
+        "news": _news(now.member.unpublished_news),
     }
+
+
+def _news(statement: bytes) -> str:
+    """Return a statement for the operator, which publishes it; empty if it is too long for a status."""
+    text = base64.b64encode(statement).decode()
+    return text if len(text) <= MAX_NEWS else ""
 
 
 def _external(member: RosterMember) -> dict[str, Any]:

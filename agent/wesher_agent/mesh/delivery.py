@@ -20,6 +20,7 @@ from typing import Final
 
 from wesher_agent.mesh.identity import Identity, Rank
 from wesher_agent.mesh.local import Local
+from wesher_agent.mesh.news import MARK
 from wesher_agent.mesh.nodemeta import COMPACT, NodeMeta
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import RosterMember
@@ -49,8 +50,6 @@ KNOCK_SECONDS: Final = 30.0
 """Between two knocks."""
 MOST_KNOCKS: Final = 3
 """Hosts asked at once."""
-MARK: Final = b"W"
-"""Begins our user messages; Go members ignore all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ class Delivery:
 
     def start(self, local: Local, *, now: float) -> None:
         """Begin; a machine with a certificate looks whether it finds its mesh."""
-        if not local.options.in_kubernetes and self._identity.authorities:
+        if not local.options.in_kubernetes and self._identity.own_keys:
             self._look_at = now + SEND_SECONDS
 
     # In Kubernetes.
@@ -199,7 +198,7 @@ class Delivery:
 
     def must_knock(self, local: Local, members: Mapping[str, RosterMember], *, now: float) -> bool:
         """Tell whether to ask at the door now: no node of the mesh has been alive for a minute."""
-        if local.options.in_kubernetes or not self._identity.authorities:
+        if local.options.in_kubernetes or not self._identity.own_keys:
             return False
         self._look_at = now + SEND_SECONDS
         if any(_is_living_node(member) for member in members.values()):
@@ -220,7 +219,7 @@ class Delivery:
             PeerMisbehaved: it is not an item, or the mesh's authority has not signed it.
 
         """
-        if local.options.in_kubernetes or not self._identity.authorities:
+        if local.options.in_kubernetes or not self._identity.own_keys:
             # In Kubernetes a node has both from the API server and the kubelet.
             return None
         match kind:
@@ -262,7 +261,7 @@ class Delivery:
             return None
         if not self._checks.take(now):
             return None
-        if not any(item.is_signed_by(key) for key in self._identity.authorities):
+        if not any(item.is_signed_by(key) for key in self._identity.own_keys):
             raise PeerMisbehaved("ring-refused")
         keys = item.opened(local.private_key)
         if keys is None:

@@ -75,6 +75,14 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             )
         case events.KeyReplaced(former=old, key=key):
             log.warning("wireguard key replaced: restarting", former=old, key=key)
+        case events.IdentityChanged(mode=None):
+            log.warning("mesh.json says nothing about identity: members without a certificate get a tunnel")
+        case events.IdentityChanged(mode=mode, bound=bound):
+            log.info("identity changed", mode=mode, bound=bound)
+        case events.CertificateValid(serial=serial, expires=expires):
+            log.info("own certificate valid", serial=serial, expires=expires.isoformat())
+        case events.CertificateRefused(serial=serial, reason=reason):
+            log.warning("own certificate does not count", serial=serial, reason=reason)
         case events.RestartNeeded():
             log.info("mesh.json changed: restarting to apply it")
         case events.StateNotSaved(error=error, is_first=True):
@@ -85,3 +93,9 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.info("state saved again")
         case events.StateFileLost():
             log.warning("state file removed by another program: saving it again")
+        case events.StatementTaken(authority=authority, number=number, names=names, source=source):
+            log.info(
+                "revocations received", authority=str(authority), number=number, names=names, source=source
+            )
+        case events.StatementRejected(reason=reason):
+            log.error("published revocations rejected: keeping the previous ones", reason=reason)

@@ -45,7 +45,14 @@ from wesher_agent.netlink.errors import WireGuardUnavailable
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.startup import Startup
-from wesher_agent.status.answers import join_answer, key_answer, members_answer, status_answer
+from wesher_agent.status.answers import (
+    join_answer,
+    key_answer,
+    members_answer,
+    news_answer,
+    refused_news,
+    status_answer,
+)
 from wesher_agent.status.conditions import failing
 from wesher_agent.status.counters import Counts
 from wesher_agent.status.greeting import greeting
@@ -58,10 +65,11 @@ from wesher_agent.tunnel.prober import Prober
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
 from wesher_agent.wireguard.device import check_mode, why_taken
 from wesher_agent.wireguard.ownership import Owner
-from wesher_common.errors import InvalidSpec, WesherError
+from wesher_common.errors import InvalidSpec, PeerMisbehaved, WesherError
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
 from wesher_common.mesh_document import WireGuardSettings
+from wesher_common.news import statement_in
 from wesher_common.overlay import IPAddress
 from wesher_common.printable import shell_line
 from wesher_common.version import VERSION
@@ -148,6 +156,7 @@ class Agent:
                 "leave": self._answer_leave,
                 "leave-and-forget": partial(self._answer_leave, forget=True),
             },
+            {"news-add": self._answer_news_add},
         )
 
     async def start(self) -> None:
@@ -158,6 +167,7 @@ class Agent:
 
         """
         self._driver.tell(self._member.start)
+        self._driver.tell(partial(self._member.news_published, self._startup.news))
         # To listen, then to save: a port that cannot be had ends the process before anything is written.
         try:
             for output in (self._member.next_output(), self._member.next_output()):
@@ -289,6 +299,13 @@ class Agent:
 
     async def _answer_key(self) -> dict[str, Any]:
         return key_answer(self._snapshot())
+
+    async def _answer_news_add(self, data: bytes) -> dict[str, Any]:
+        try:
+            statement, is_new = self._driver.tell(partial(self._member.news_added, statement_in(data)))
+        except PeerMisbehaved as refused:
+            raise WesherError(refused_news(refused.reason)) from refused
+        return news_answer(statement, is_new=is_new)
 
     def _view(self) -> MemberView:
         return self._member.view(now=self._driver.now)
@@ -528,8 +545,10 @@ class Agent:
             # A node that was removed, or has the former key only, must be shut out now.
             present = replace(self._view().local.document, removed=document.removed)
             self._driver.tell(partial(self._member.mesh_changed, present, content.ring))
+            self._driver.tell(partial(self._member.news_published, content.news))
             raise
         self._driver.tell(partial(self._member.mesh_changed, document, content.ring))
+        self._driver.tell(partial(self._member.news_published, content.news))
 
     async def _check(self, wanted: WireGuardSettings) -> None:
         """Refuse a device that this host cannot have, before the present one goes for it.

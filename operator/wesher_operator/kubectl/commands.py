@@ -18,10 +18,13 @@ from wesher_common.tables import table
 from wesher_common.version import VERSION
 from wesher_operator.exit_codes import PLUGIN, exit_code_help
 from wesher_operator.installation import installation_of
+from wesher_operator.kubectl.admit import admit
+from wesher_operator.kubectl.authority import authorities_of
 from wesher_operator.kubectl.checks import Finding
 from wesher_operator.kubectl.doctor import examine
 from wesher_operator.kubectl.join import join_text
 from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, nodes_of
+from wesher_operator.kubectl.new_authority import new_authority
 from wesher_operator.kubectl.reach import ApiServer, connect, operator_deployment
 from wesher_operator.kubectl.status import overview, overview_text
 from wesher_operator.kubectl.sysdump import write_sysdump
@@ -111,12 +114,39 @@ def _sysdump(api: ApiServer, given: argparse.Namespace) -> int:
     return 0
 
 
+def _authority(api: ApiServer, given: argparse.Namespace) -> int:
+    current, former = authorities_of(find_mesh(api, given.mesh))
+    _say(current)
+    if former:
+        print(f"it replaces {former}, which is trusted too for now", file=sys.stderr)  # noqa: T201 - an answer
+    return 0
+
+
+def _new_authority(api: ApiServer, given: argparse.Namespace) -> int:
+    mesh = find_mesh(api, given.mesh)
+    place = given.namespace or installation_of(mesh)
+    if not place:
+        raise InvalidSpec("--mesh", "no operator has claimed this mesh yet", value=name_of(mesh))
+    _say(new_authority(api, mesh, place, at_once=given.now, entropy=os.urandom))
+    return 0
+
+
+def _admit(api: ApiServer, given: argparse.Namespace) -> int:
+    _say(admit(api, find_mesh(api, given.mesh), given.node, given.key))
+    return 0
+
+
 _COMMANDS = {
     "status": _Command(
         _status, "show meshes, their members and problems; exit 1 if a mesh is not Ready or is Degraded"
     ),
     "doctor": _Command(_doctor, "check the installation step by step and suggest fixes; exit 1 on a failure"),
     "join-command": _Command(_join_command, "print the commands that join an external machine to a mesh"),
+    "admit": _Command(_admit, "let the operator certify the changed WireGuard key of a node"),
+    "authority": _Command(_authority, "print the public key of a mesh's authority"),
+    "new-authority": _Command(
+        _new_authority, "replace the authority of a mesh: the key that signs its certificates"
+    ),
     "sysdump": _Command(_sysdump, "collect objects, events and logs in one file, without secrets"),
 }
 
@@ -151,11 +181,24 @@ def _parser() -> argparse.ArgumentParser:
         if name == "sysdump":
             written = "file to write, .tar.gz (default: wesher-sysdump-<time>.tar.gz)"
             sub.add_argument("-f", "--file", default="", metavar="FILE", help=written)
+        elif name in {"admit", "authority", "new-authority"}:
+            mesh_help = "name of the WesherMesh (required if there are several)"
+            sub.add_argument("--mesh", default="", metavar="MESH", help=mesh_help)
         else:
             named = "required if there are several" if name == "join-command" else "default: all"
             sub.add_argument(
                 "mesh", nargs="?", default="", metavar="MESH", help=f"name of the WesherMesh ({named})"
             )
+        if name == "admit":
+            sub.add_argument("node", metavar="NODE", help="name of the Node")
+            key_help = "the whole WireGuard public key of the node, as wg show prints it there"
+            sub.add_argument("--key", required=True, metavar="KEY", help=key_help)
+        if name == "new-authority":
+            now_help = (
+                "drop the former authority at once, as after a theft of its key; "
+                "this interrupts tunnels for some seconds"
+            )
+            sub.add_argument("--now", action="store_true", help=now_help)
         if name == "status":
             forms = ("text", "json")
             sub.add_argument(

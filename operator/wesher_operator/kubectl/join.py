@@ -36,6 +36,7 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
     secret = shell_line(["kubectl", *reach, "-n", namespace, "get", "secret", key_secret_of(mesh)])
     return as_lines(
         [
+            *_why_refused(mesh, reach),
             f"# To add a machine to the mesh {name_of(mesh)}:",
             "# 1. On a host with kubectl, write the cluster key into a file that only you can read:",
             "(umask 077; " + secret + " -o jsonpath='{.data.cluster-key}' | base64 -d > wesher-key)",
@@ -48,6 +49,19 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
             _flags(mesh, nodes, overlay).command(),
         ]
     )
+
+
+def _why_refused(mesh: Object, reach: Sequence[str]) -> list[str]:
+    """Return as comments why a Verified mesh gives a machine outside no tunnel, and how to change that."""
+    if (status_of(mesh).get("identity") or {}).get("mode") != "Verified":
+        return []
+    patch = ["patch", "wmesh", name_of(mesh), "--type=merge", '--patch={"spec":{"identity":"Open"}}']
+    return [
+        f"# Mesh {name_of(mesh)} is Verified: a machine outside has no certificate, so it gets no tunnel.",
+        "# To give every machine with the cluster key a tunnel, first run:",
+        f"# {shell_line(['kubectl', *reach, *patch])}",
+        "",
+    ]
 
 
 def _flags(mesh: Object, nodes: Sequence[Object], overlay: str) -> JoinFlags:

@@ -28,6 +28,25 @@ class MemberOutput(TypedDict):
     """When its agent last reported, RFC 3339; empty if never."""
 
 
+class IdentityOutput(TypedDict):
+    """Who gets a tunnel in a mesh, and who has a certificate."""
+
+    mode: str
+    """`Open` or `Verified`."""
+    bound: bool
+    """Whether members without a certificate get no tunnel."""
+    authority: str
+    """Public key of the mesh's authority."""
+    formerAuthority: str
+    """Public key of the authority that it is replacing; empty if there is none."""
+    certified: str
+    """`n/m`: of m agents on Ready Nodes, n announce their certificate."""
+    waitingFor: list[str]
+    """Members that a Verified mesh waits for before it is bound; at most 8."""
+    daysLeft: int | None
+    """Days until the first certificate of a node expires; null while there is none."""
+
+
 class MeshOutput(TypedDict):
     """What ``kubectl wesher status`` prints of each mesh."""
 
@@ -45,5 +64,7 @@ class MeshOutput(TypedDict):
     """Members, those not ready first; at most 100."""
     membersTruncated: bool
     """Whether `memberList` leaves some out."""
+    identity: IdentityOutput | None
+    """Certificates; null if no operator that issues certificates has processed the mesh."""
     problems: list[str]
     """What is wrong, one line each."""

@@ -13,7 +13,7 @@ from typing import Any
 from wesher_common.conditions import Condition
 from wesher_common.printable import as_lines
 from wesher_common.tables import age, table
-from wesher_operator.kubectl.json_output import MemberOutput, MeshOutput
+from wesher_operator.kubectl.json_output import IdentityOutput, MemberOutput, MeshOutput
 from wesher_operator.kubectl.meshes import name_of, status_of
 from wesher_operator.kubectl.reach import Object
 
@@ -69,6 +69,8 @@ class Overview:
     """What was declared, as label and text."""
     problems: tuple[str, ...]
     """One line each, in the words of the conditions."""
+    identity: IdentityOutput | None = None
+    """None if no operator that issues certificates has processed the mesh."""
 
     @property
     def is_ready(self) -> bool:
@@ -90,6 +92,7 @@ class Overview:
             "members": dict(self.counts),
             "memberList": [member.to_dict() for member in self.members],
             "membersTruncated": self.members_truncated,
+            "identity": self.identity,
             "problems": list(self.problems),
         }
 
@@ -112,7 +115,8 @@ def overview(mesh: Object, nodes: Sequence[Object]) -> Overview:
         counts=status.get("members") or {},
         members=_members(status, nodes),
         members_truncated=bool(status.get("membersTruncated")),
-        facts=_facts(mesh, status),
+        facts=_facts(mesh, status, nodes),
+        identity=_identity(mesh, nodes),
         problems=(
             *(["the operator has not processed the current spec of this mesh yet"] if is_behind else []),
             *_distinct(wrong(conditions)),
@@ -188,7 +192,7 @@ def _distinct(conditions: Sequence[Condition]) -> list[str]:
     ]
 
 
-def _facts(mesh: Object, status: Object) -> tuple[tuple[str, str], ...]:
+def _facts(mesh: Object, status: Object, nodes: Sequence[Object]) -> tuple[tuple[str, str], ...]:
     spec = mesh["spec"]
     wireguard, gossip, key = spec.get("wireguard") or {}, spec.get("gossip") or {}, status.get("key") or {}
     accepted = f", also accepted: {', '.join(key['acceptedIDs'])}" if key.get("acceptedIDs") else ""
@@ -204,7 +208,47 @@ def _facts(mesh: Object, status: Object) -> tuple[tuple[str, str], ...]:
             + (f", label {gossip['label']}" if gossip.get("label") else ""),
         ),
         ("key", f"id {key.get('id') or '-'}{accepted}"),
+        *((("identity", said),) if (said := identity_text(mesh, nodes)) else ()),
+        *((("authority", text),) if (text := _authority_text(mesh)) else ()),
     )
+
+
+def days_left(node: Object) -> int | None:
+    """Return in how many days the certificate of a node expires; None where it has none."""
+    days = status_of(node).get("certificateDays")
+    return int(days) if days is not None and node["spec"].get("certificate") else None
+
+
+def identity_text(mesh: Object, nodes: Sequence[Object]) -> str:
+    """Return who gets a tunnel and who is certified, as a phrase; empty if no operator has said so."""
+    found = _identity(mesh, nodes)
+    if found is None:
+        return ""
+    bound = ", bound" if found["bound"] else ", not bound" if found["mode"] == "Verified" else ""
+    waiting = f", waiting for {', '.join(found['waitingFor'])}" if found["waitingFor"] else ""
+    days = f", the first expires in {found['daysLeft']} days" if found["daysLeft"] is not None else ""
+    return f"{found['mode']}{bound}, {found['certified'] or '0/0'} certified{days}{waiting}"
+
+
+def _authority_text(mesh: Object) -> str:
+    found = status_of(mesh).get("identity") or {}
+    former = f", replaces {found['formerAuthority']}" if found.get("formerAuthority") else ""
+    return f"{found['authority']}{former}" if found.get("authority") else ""
+
+
+def _identity(mesh: Object, nodes: Sequence[Object]) -> IdentityOutput | None:
+    found = status_of(mesh).get("identity")
+    if not found:
+        return None
+    return {
+        "mode": str(found.get("mode") or "Open"),
+        "bound": bool(found.get("bound")),
+        "authority": str(found.get("authority") or ""),
+        "formerAuthority": str(found.get("formerAuthority") or ""),
+        "certified": str(found.get("certified") or ""),
+        "waitingFor": [str(name) for name in found.get("waitingFor") or []],
+        "daysLeft": min((days for node in nodes if (days := days_left(node)) is not None), default=None),
+    }
 
 
 def _members(status: Object, nodes: Sequence[Object]) -> tuple[Member, ...]:

@@ -22,12 +22,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from wesher_common.certificate import Authority
 from wesher_common.conditions import find_condition
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
 from wesher_common.names import (
+    ADMIT_KEY_ANNOTATION,
     ADVERTISE_ADDRESS_ANNOTATION,
     LOCATION_ANNOTATION,
     MESH_LABEL,
@@ -48,12 +48,11 @@ from wesher_operator.kube import (
     Kind,
 )
 from wesher_operator.reconcile.agent_pod import PodTrouble, made_at, node_of, runs, trouble_of
+from wesher_operator.reconcile.authorities import AuthoritySecret
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
 _log = EventLogger("wesher.facts")
-AUTHORITY_SEED = "seed"
-"""Entry of the Secret ``<mesh>-authority``."""
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
 
 
@@ -143,6 +142,8 @@ class MemberFacts:
     reported_at: datetime | None = None
     """When its agent last reported."""
     created_at: datetime | None = None
+    admitted_key: str = ""
+    """The changed key that an administrator admits, as annotated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +154,8 @@ class KeyFacts:
     ring: KeyRing | None
     problem: str
     """Which entry breaks which rule; empty where `ring` is set."""
-    authority: Authority | None = None
-    """Of the Secret of a mesh's authority."""
+    authority: AuthoritySecret | None = None
+    """Of the Secret of a mesh's authority; None where it has a cluster key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +337,7 @@ def _member(body: Mapping[str, Any]) -> MemberFacts:
         generation=metadata.get("generation", 1),
         reported_at=reported_at,
         created_at=datetime.fromisoformat(created) if created else None,
+        admitted_key=str((metadata.get("annotations") or {}).get(ADMIT_KEY_ANNOTATION) or ""),
     )
 
 
@@ -353,7 +355,7 @@ def _report(body: Mapping[str, Any]) -> tuple[WesherNodeStatus, datetime | None]
 def _key(body: Mapping[str, Any]) -> KeyFacts:
     data, name = body.get("data") or {}, body["metadata"]["name"]
     if "cluster-key" not in data:
-        return KeyFacts(name, None, "has no entry cluster-key", _authority(data.get(AUTHORITY_SEED, "")))
+        return KeyFacts(name, None, "has no entry cluster-key", AuthoritySecret.from_data(data))
     try:
         entries = [
             base64.b64decode(data.get(entry, "")).decode() for entry in ("cluster-key", "accepted-keys")
@@ -363,14 +365,6 @@ def _key(body: Mapping[str, Any]) -> KeyFacts:
         return KeyFacts(name, None, f"cluster-key: must be standard base64 of {KEY_BYTES} bytes")
     except InvalidSpec as error:
         return KeyFacts(name, None, str(error))
-
-
-def _authority(entry: str) -> Authority | None:
-    """Read the seed as it is stored: base64, and base64 once more, as every entry of a Secret."""
-    try:
-        return Authority(base64.b64decode(base64.b64decode(entry), validate=True))
-    except (ValueError, InvalidSpec):
-        return None
 
 
 def _pod(body: Mapping[str, Any]) -> PodFacts | None:
@@ -397,7 +391,7 @@ def _child(body: Mapping[str, Any]) -> ObjectFacts | None:
         return None
     keys = ("name", "uid", "labels", "annotations", "ownerReferences", "creationTimestamp")
     kept = {key: metadata[key] for key in keys if key in metadata}
-    body = {key: body[key] for key in ("data", "spec") if key in body}
+    body = {key: body[key] for key in ("data", "binaryData", "spec") if key in body}
     return ObjectFacts(metadata["name"], {"metadata": kept, **body})
 
 

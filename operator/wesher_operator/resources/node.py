@@ -15,6 +15,8 @@ from wesher_operator.resources.parts import MAX_DNS_NAME, Column, Conditions, Re
 MAX_IP_TEXT = 39
 _MAX_ENDPOINT_TEXT = 64
 _MAX_WORD = 64
+_MAX_NEWS_TEXT = 64 * 1024
+_MAX_NEWS_NUMBER = 2**48 - 1
 _MAX_ENROLMENT_TEXT = 88
 """64 bytes in base64."""
 MAX_CERTIFICATE_TEXT = 104
@@ -132,6 +134,14 @@ class WesherNodeStatus(Resource):
     """`spec.serial` of the certificate that the agent announces; 0 while it announces none."""
     certificate_days: int = 0
     """Days until the certificate expires; written by the operator."""
+    news_number: int = Field(0, ge=0, le=_MAX_NEWS_NUMBER)
+    """Number of the newest statement of revocations that the agent has; 0 for none."""
+    news: str = Field(
+        "",
+        max_length=_MAX_NEWS_TEXT,
+        json_schema_extra={"pattern": "^[A-Za-z0-9+/]*={0,2}$"},
+    )
+    """That statement in base64, while it is newer than the one that the operator published."""
     endpoint: str = Field("", max_length=64)
     """Address and port of the node's WireGuard device."""
     key_ids: KeyIDs = Field([], alias="keyIDs")

@@ -118,3 +118,41 @@ def test_a_mesh_that_waits_for_a_new_nodes_certificate_has_nothing_wrong() -> No
     refused = Condition("Certified", "False", "KeyChanged", "b: why")
     assert wrong([waiting]) == []
     assert wrong([waiting, refused]) == [refused]
+
+
+def certified_node(name: str, days: int | None) -> dict[str, Any]:
+    node = a_node(name, "10.189.0.1")
+    node["spec"]["certificate"] = "of this node" if days is not None else ""
+    return {**node, "status": {**node["status"], "certificateDays": days or 0}}
+
+
+IDENTITY = {
+    "mode": "Verified",
+    "bound": False,
+    "authority": "AUTHORITY=",
+    "certified": "2/3",
+    "waitingFor": ["c", "laptop"],
+}
+
+
+def test_identity_is_shown_with_what_it_waits_for_and_the_days_left() -> None:
+    nodes = [certified_node("a", 30), certified_node("b", 21), certified_node("c", None)]
+    shown = overview(a_mesh(identity=IDENTITY), nodes)
+    lines = overview_text(shown, now=NOW).splitlines()
+    said = "Verified, not bound, 2/3 certified, the first expires in 21 days, waiting for c, laptop"
+    assert f"  identity:  {said}" in lines
+    assert "  authority: AUTHORITY=" in lines
+    assert shown.to_dict()["identity"] == {**IDENTITY, "formerAuthority": "", "daysLeft": 21}
+
+
+def test_a_bound_mesh_with_two_authorities_says_which_is_being_replaced() -> None:
+    status = {**IDENTITY, "bound": True, "waitingFor": [], "formerAuthority": "FORMER="}
+    text = overview_text(overview(a_mesh(identity=status), []), now=NOW)
+    assert "Verified, bound, 2/3 certified\n" in text
+    assert "  authority: AUTHORITY=, replaces FORMER=" in text.splitlines()
+
+
+def test_a_mesh_of_an_operator_without_certificates_shows_no_identity() -> None:
+    shown = overview(a_mesh(), [a_node("a", "10.189.0.1")])
+    assert "identity" not in overview_text(shown, now=NOW)
+    assert shown.to_dict()["identity"] is None

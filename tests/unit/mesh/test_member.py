@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from random import Random
 from typing import Any, TypeVar
@@ -46,9 +47,9 @@ from wesher_agent.swim.events import AddressChanged, SelfRefuted
 from wesher_agent.swim.streams import OpenStream
 from wesher_agent.wire.messages import Alive, Dead, Suspect
 from wesher_agent.wire.packet import open_packet
-from wesher_common.certificate import Authority, Subject
+from wesher_common.certificate import Authority, Refusal, Subject
 from wesher_common.keys import ClusterKey, KeyRing
-from wesher_common.mesh_document import MeshDocument, WireGuardMode, WireGuardSettings
+from wesher_common.mesh_document import IdentitySettings, MeshDocument, WireGuardMode, WireGuardSettings
 from wesher_common.seeds import SeedAddress
 from wesher_testing.virtual.members import OVERLAY, document, host, local_node, meta, private_key
 
@@ -57,6 +58,7 @@ E = TypeVar("E")
 M = TypeVar("M")
 IN_KUBERNETES = Options(in_kubernetes=True, leaves_on_exit=False)
 B = Address("192.0.2.2", 7946)
+SIGNED_AT = 1_800_000_000_000
 
 
 class Shell:
@@ -902,6 +904,43 @@ def test_one_that_restarts_seeks_applies_and_reports_no_more() -> None:
     shell.run(200.0)
     assert shell.outputs == []
     assert away not in {stream.address for stream in shell.dialled}
+
+
+def test_a_new_certificate_and_one_that_does_not_count_are_reported_once() -> None:
+    authority, other = Authority(b"a" * 32), Authority(b"b" * 32)
+    settings = IdentitySettings(mode="Verified", authorities=(authority.key,))
+    place = Place(overlay_address=ip_address("10.9.0.7"))
+    local = local_node("a", mesh=document(identity=settings), options=IN_KUBERNETES, place=place)
+    shell = started(local)
+    subject = shell.member.view(now=0.0).local.node_meta.subject("a")
+    assert subject is not None
+
+    def given(by: Authority, serial: int) -> list[events.Event]:
+        certified = replace(place, certificate=by.issue(subject, serial=serial))
+        shell.tell(lambda member, now: member.node_given(certified, now=now))
+        shell.tell(lambda member, now: member.clock_read(SIGNED_AT / 1000, now=now))
+        kinds = (events.CertificateValid, events.CertificateRefused)
+        told: list[events.Event] = [event for kind in kinds for event in shell.happened(kind)]
+        shell.events.clear()
+        return told
+
+    expires = datetime.fromtimestamp(SIGNED_AT // 1000, UTC) + timedelta(days=30)
+    assert given(authority, SIGNED_AT) == [events.CertificateValid(SIGNED_AT, expires)]
+    assert given(authority, SIGNED_AT) == []
+    assert given(other, SIGNED_AT + 1) == [
+        events.CertificateRefused(SIGNED_AT + 1, Refusal.UNKNOWN_AUTHORITY)
+    ]
+
+
+def test_a_change_of_who_gets_a_tunnel_is_reported() -> None:
+    verified = IdentitySettings(mode="Verified", authorities=(Authority(b"a" * 32).key,))
+    shell = started(local_node("a", mesh=document(identity=verified), options=IN_KUBERNETES))
+    for settings in (replace(verified, bound=True, form="Compact"), None):
+        mesh = document(identity=settings)
+        ring = shell.member.view(now=0.0).local.ring
+        shell.tell(lambda member, now, mesh=mesh, ring=ring: member.mesh_changed(mesh, ring, now=now))
+    told = shell.happened(events.IdentityChanged)
+    assert told == [events.IdentityChanged("Verified", bound=True), events.IdentityChanged(None, bound=False)]
 
 
 # Its WireGuard key.

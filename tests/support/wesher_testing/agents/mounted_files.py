@@ -15,6 +15,7 @@ from typing import Any
 from wesher_agent.files.state_format import render_state
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_common.keys import ClusterKey, KeyRing
+from wesher_common.news import NEWS_FILE
 from wesher_common.overlay import IPAddress
 from wesher_testing.lab.namespaces import Host
 
@@ -66,11 +67,22 @@ def document(*seeds: Host, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def mount(host: Host, mesh: dict[str, Any] | str, *, key: str, accepted: str = "", nudge: str = "") -> None:
+def mount(
+    host: Host,
+    mesh: dict[str, Any] | str,
+    *,
+    key: str,
+    accepted: str = "",
+    nudge: str = "",
+    news: bytes | None = None,
+) -> None:
     """Put the files there, all at once."""
     text = mesh if isinstance(mesh, str) else json.dumps(mesh)
     files = {"mesh.json": text, "cluster-key": key, "accepted-keys": accepted, "nudge": nudge}
-    project(host.root / MOUNT.removeprefix("/"), {name: content.encode() for name, content in files.items()})
+    contents = {name: content.encode() for name, content in files.items()}
+    if news is not None:
+        contents[NEWS_FILE] = news
+    project(host.root / MOUNT.removeprefix("/"), contents)
 
 
 def remember(host: Host, address: IPAddress, *, name: str = "", **more: Any) -> None:

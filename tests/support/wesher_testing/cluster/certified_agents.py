@@ -74,11 +74,11 @@ def certificate(api: ApiServer, node: str) -> Certificate | None:
 
 def counts_for(api: ApiServer, node: str, key: WireGuardPrivateKey, address: IPAddress) -> Refusal | None:
     """Return why a node's certificate does not count for a key, or None if agents take it."""
-    (authority,) = identity(api).authorities
+    trusted = {authority.id: Trust(key=authority) for authority in identity(api).authorities}
     subject = Subject(name=node, public_key=key.public, address=address)
     issued = certificate(api, node)
     clock = issued.serial if issued is not None else 0
-    return refusal(issued, subject, {authority.id: Trust(key=authority)}, clock=clock)
+    return refusal(issued, subject, trusted, clock=clock)
 
 
 def node_condition(api: ApiServer, node: str) -> dict[str, Any]:

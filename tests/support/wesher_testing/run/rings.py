@@ -157,7 +157,7 @@ RINGS = (
     Ring(
         "cluster",
         "the image and the chart on real kubelets",
-        18,
+        19,
         (
             _tests(*_files("cluster", but=_OTHER_CLUSTERS), name="one cluster"),
             _tests(*_files("cluster", only=_OTHER_CLUSTERS), name="separate clusters"),
@@ -182,7 +182,7 @@ RINGS = (
     Ring(
         "vm",
         "kernel WireGuard, alone and in a mesh, on a real kernel in QEMU",
-        4,
+        5,
         (_tests("vm"),),
         programs=("ip", "ping", "wg", "qemu-system-x86_64", "zstd"),
         tools=("vm",),

@@ -325,12 +325,17 @@ class VirtualMesh(VirtualNetwork):
             host=host,
             listening=options.listening(document, None, host),
         )
+        local = self.prepared(local)
         wall = EPOCH + self.now + self.wall_clock_error
         member = MeshMember(local, saved, now=self.now, wall=wall, rng=rng, nonce=rng.randbytes)
         agent = VirtualAgent(self, member, address, saved)
         self.place(agent)
         agent.change(lambda member, now: member.start(now=now))
         return agent
+
+    def prepared(self, local: Local) -> Local:
+        """Return an agent that is to start, as a mesh of another kind wants it."""
+        return local
 
     def is_whole(self, agents: Iterable[VirtualAgent] | None = None) -> bool:
         """Whether agents, all by default, see just each other, alive, and agree on every tunnel."""
