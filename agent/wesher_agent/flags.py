@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from wesher_common.certificate import AuthorityKey
 from wesher_common.errors import InvalidSpec
@@ -26,6 +27,9 @@ from wesher_common.names import MAX_MEMBER_NAME, check_interface_name, is_member
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
 from wesher_common.variables import PREFIX
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 # logrus names, the Go program's; Python has no level above CRITICAL.
 LOG_LEVELS = {
@@ -530,6 +534,11 @@ class OneLineParser(argparse.ArgumentParser):
         if lacking != message:
             raise InvalidSpec(lacking, f"is missing: see {self.prog} --help")
         raise InvalidSpec(self.prog, message)
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        # argparse ignores errors here, so that a help longer than a buffer would end well on a closed pipe.
+        if message:
+            (file or sys.stderr).write(message)
 
     def _unknown_flag(self, word: str) -> str:
         flags = [name for action in self._actions for name in action.option_strings]
