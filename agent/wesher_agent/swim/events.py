@@ -118,6 +118,8 @@ class NameConflict:
 
     Any other may be an old packet sent again by somebody who has no key.
     """
+    meta: bytes = b""
+    """What the claim announces, if it is about this node itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +234,15 @@ class UserMessageFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class KnockAnswered:
+    """A host has answered a request that needs no key; anyone on the way can have written the answer."""
+
+    address: Address
+    answer: bytes
+    """Empty if it has nothing to give."""
+
+
+@dataclass(frozen=True, slots=True)
 class UnreadableStream:
     """What a peer sent on a stream is encrypted, but not with a key of our ring."""
 
@@ -309,6 +320,7 @@ Event = (
     | PushPullFailed
     | UserMessageReceived
     | UserMessageFailed
+    | KnockAnswered
     | StreamsFull
     | UnreadableStream
     | PacketRejected
