@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from wesher_common.certificate import AuthorityKey
 from wesher_common.errors import InvalidSpec
@@ -27,9 +27,6 @@ from wesher_common.names import MAX_MEMBER_NAME, check_interface_name, is_member
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
 from wesher_common.variables import PREFIX
-
-if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
 
 # logrus names, the Go program's; Python has no level above CRITICAL.
 LOG_LEVELS = {
@@ -535,7 +532,7 @@ class OneLineParser(argparse.ArgumentParser):
             raise InvalidSpec(lacking, f"is missing: see {self.prog} --help")
         raise InvalidSpec(self.prog, message)
 
-    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+    def _print_message(self, message: str, file: Any = None) -> None:
         # argparse ignores errors here, so that a help longer than a buffer would end well on a closed pipe.
         if message:
             (file or sys.stderr).write(message)

@@ -155,9 +155,9 @@ class Delivery:
             if member is None or member.meta is None or not member.state.is_alive:
                 continue
             announced = member.meta.certificate
-            # Another machine that uses the name could not use the certificate.
-            is_owner = member.meta.public_key == item.subject.public_key
-            if is_owner and (announced is None or announced.serial < item.certificate.serial):
+            # Whatever key it is known by: after `wesher rekey`, gossip keeps the former key until the new
+            # one is certified. Another machine that uses the name could not use the certificate.
+            if announced is None or announced.serial < item.certificate.serial:
                 yield NewsKind.CERTIFICATE, member, key_hash(item.subject.public_key), item.packed()
 
     def _lacking_rings(
@@ -271,7 +271,7 @@ class Delivery:
 
 
 def read_message(payload: bytes) -> list[tuple[NewsKind, bytes]]:
-    """Return the item in a user message, its kind and its bytes; none if it is not one of ours."""
+    """Return the item in a user message, its kind and its bytes; none if it is not wesher's."""
     mark, kind = payload[:1], payload[1:2]
     if mark != MARK or not kind or kind[0] not in {*NewsKind}:
         return []
@@ -291,8 +291,8 @@ def read_answer(answer: bytes) -> list[tuple[NewsKind, bytes]]:
 def form_of_nodes(members: Iterable[RosterMember]) -> MetadataForm | None:
     """Return in which form the living nodes of the mesh announce their metadata; None if there are none.
 
-    They change to the compact form together, once all members read it. A machine outside Kubernetes is not
-    told, so it follows them; it does not look at others like itself, which would wait for it in turn.
+    They change to the compact form together, once all members read it. A machine outside Kubernetes does not
+    learn of that, so it follows them; it does not look at others like itself, which would wait for it in turn.
     """
     forms = {member.raw_meta.startswith(COMPACT) for member in members if _is_living_node(member)}
     if not forms:
@@ -317,7 +317,7 @@ def _senders(agents: Iterable[str], owner: str) -> list[str]:
 
 
 class _Allowance:
-    """So many a second, and as many at once."""
+    """A number of times a second, and as many at once."""
 
     def __init__(self, a_second: float) -> None:
         self._a_second = self._left = a_second
