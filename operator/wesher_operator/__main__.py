@@ -23,6 +23,7 @@ from wesher_operator.kube import (
     DEFINITION,
     MESH,
     WESHER_NODE,
+    WESHER_PEER,
     Cluster,
     NotPermitted,
     Object,
@@ -229,7 +230,7 @@ async def _check_kinds(cluster: Cluster) -> None:
         InvalidSpec: a CustomResourceDefinition is missing.
 
     """
-    for kind in (MESH, WESHER_NODE):
+    for kind in (MESH, WESHER_NODE, WESHER_PEER):
         if not await cluster.serves(kind):
             raise InvalidSpec(
                 f"CustomResourceDefinition {kind.plural}.{kind.group}",

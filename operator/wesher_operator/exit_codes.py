@@ -52,10 +52,15 @@ PLUGIN: Mapping[str, Mapping[int, str]] = {
         1: f"nothing is signed yet, or {_NO_ANSWER}",
         2: _MISNAMED,
     },
+    "invite": {
+        0: "the WesherPeer was created, and the join file was written",
+        1: f"the API server refused the WesherPeer, the key Secret cannot be used, or {_NO_ANSWER}",
+        2: f"{_MISNAMED}, or the machine was admitted before, or the file cannot be written",
+    },
     "admit": {
         0: "the key is admitted, or was certified already",
         1: f"there is nothing to admit, or {_NO_ANSWER}",
-        2: f"{_MISNAMED}, or the node has another key",
+        2: f"{_MISNAMED}, or the name and the key belong to different machines",
     },
     "authority": {
         0: "the key was printed",

@@ -6,9 +6,10 @@ WesherNodes are deleted or certified, and the statement for the news file after 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from wesher_common.certificate import EARLY_MS, Authority, AuthorityKey, name_hash
 from wesher_common.event_logger import EventLogger
@@ -30,7 +31,8 @@ from wesher_operator.reconcile.authority import (
     clock_obstacle,
     incarnation_of,
 )
-from wesher_operator.reconcile.facts import MemberFacts, MeshFacts
+from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, PeerFacts
+from wesher_operator.reconcile.invites import admission
 from wesher_operator.reconcile.news import Item, NewsFile
 from wesher_operator.reconcile.revocations import Present, Revocations, added, void_items
 from wesher_operator.reconcile.status import fresh
@@ -113,7 +115,7 @@ class Revoker:
         *,
         desired: Collection[str],
         leaving: Collection[str],
-        others: Collection[str] = (),
+        outside: Mapping[str, PeerFacts] = MappingProxyType({}),
         now: datetime,
     ) -> Known:
         """Take in who left the mesh, is kept out of it or was revoked elsewhere, and remember it.
@@ -128,7 +130,7 @@ class Revoker:
             write: brings a ConfigMap to what it is to say.
             desired: names of the nodes that belong to the mesh.
             leaving: names of the nodes that leave it now.
-            others: member names of machines outside Kubernetes that have a certificate.
+            outside: admitted machines outside Kubernetes, by member name.
             now: the time.
 
         Raises:
@@ -143,11 +145,11 @@ class Revoker:
             return known
         known = replace(known, can_sign=self._has_heard(members, now))
         before = known.revocations
-        present = self._present(spec, members, desired, leaving, others)
+        present = self._present(spec, members, desired, leaving, outside=outside, before=before)
         after = before.after(
             present,
             void_items(*(each.revoked for each in known.published.values())),
-            second=_second(known, members, moment),
+            second=_second(known, members, outside.values(), moment),
             taken=_taken(known, {*present.names, *present.issued}, spec.cluster_name),
         )
         if after == before:
@@ -268,26 +270,30 @@ class Revoker:
         members: Sequence[MemberFacts],
         desired: Collection[str],
         leaving: Collection[str],
-        others: Collection[str],
+        *,
+        outside: Mapping[str, PeerFacts],
+        before: Revocations,
     ) -> Present:
         nodes, label = self._world.nodes, out_label(self._mesh)
         staying = [member for member in members if member.spec.node_name not in leaving]
         ledger = Ledger.of(self._world.config_maps.get(issued_config_map_name(self._mesh)))
         names = {name_of(spec, nodes[node]) for node in desired}
         return Present(
-            names={*names, *others, *(name_of(spec, member) for member in staying)},
+            names={*names, *outside, *(name_of(spec, member) for member in staying)},
             incarnations={
                 incarnation_of(member, nodes[member.spec.node_name])
                 for member in staying
                 if member.spec.node_name in nodes
-            },
+            }
+            | {admission(peer) for peer in outside.values()},
             issued={name: entry.incarnation for name, entry in ledger.entries.items()},
             nodes={name: (node.uid, label in node.labels) for name, node in nodes.items()},
             admitted={
                 member.spec.node_name
                 for member in staying
                 if member.admitted_key and member.admitted_key == member.status.public_key
-            },
+            }
+            | {peer.machine for peer in outside.values() if _is_readmitted(peer, before)},
         )
 
     def _has_heard(self, members: Sequence[MemberFacts], now: datetime) -> bool:
@@ -300,9 +306,16 @@ def _milliseconds(now: datetime) -> int:
     return round(now.timestamp() * 1000)
 
 
-def _second(known: Known, members: Sequence[MemberFacts], moment: int) -> int:
+def _is_readmitted(peer: PeerFacts, before: Revocations) -> bool:
+    """Tell whether a WesherPeer was created after its machine was barred."""
+    bar = before.barred.get(peer.machine)
+    return bar is not None and peer.created_at is not None and peer.created_at.timestamp() > bar.second
+
+
+def _second(known: Known, members: Iterable[MemberFacts], outside: Iterable[PeerFacts], moment: int) -> int:
     """Return the second up to which certificates are void that are revoked now: no earlier one is later."""
-    serials = (each.spec.serial for each in members if each.spec.serial <= moment + EARLY_MS)
+    issued = [*(each.spec.serial for each in members), *(peer.status.serial for peer in outside)]
+    serials = (serial for serial in issued if serial <= moment + EARLY_MS)
     numbers = (each.number for each in known.newest.values())
     return revocation_second(max([moment, *serials, *numbers]))
 
