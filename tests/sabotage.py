@@ -69,6 +69,27 @@ SABOTAGES = {
         "tests/unit/operator_reconcile/test_authority.py"
         "::test_renewals_are_spread_over_the_last_five_per_cent_of_two_thirds_of_the_life",
     ),
+    "let-a-revoked-node-register-again": Sabotage(
+        "operator/wesher_operator/reconcile/revocations.py",
+        "elif not is_out and bar is not None and bar.node == uid:",
+        "elif not is_out and bar is not None:",
+        "tests/unit/operator_reconcile/test_revocations.py"
+        "::test_a_revoked_node_that_was_deleted_and_registers_again_stays_out_until_it_is_readmitted",
+    ),
+    "sign-before-agents-have-reported": Sabotage(
+        "operator/wesher_operator/reconcile/revoker.py",
+        "can_sign=self._has_heard(members, now)",
+        "can_sign=True",
+        "tests/unit/operator_reconcile/test_revoker.py"
+        "::test_the_first_statement_after_a_start_waits_for_a_report_where_agents_have_reported_before",
+    ),
+    "certify-within-the-revoked-second": Sabotage(
+        "operator/wesher_operator/reconcile/certifier.py",
+        "each.after + 1)",
+        "0)",
+        "tests/unit/operator_reconcile/test_revoker.py"
+        "::test_a_node_that_comes_back_gets_a_certificate_that_is_later_than_its_revocation",
+    ),
     "ignore-roster-changes": Sabotage(
         MEMBER,
         "if self._roster.observe(event, now=now):",
@@ -283,7 +304,7 @@ SABOTAGES = {
 def copied(into: Path) -> Path:
     """Return a copy of the tree in which the tests run."""
     tree = into / "tree"
-    for name in ("common", "agent", "operator", "tests"):
+    for name in ("common", "agent", "operator", "tests", "deploy"):
         shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "pyproject.toml", tree)
     return tree
