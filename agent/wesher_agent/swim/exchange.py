@@ -286,7 +286,7 @@ class Exchange:
                 self._answer(stream, AckResp(request.seq_no))
             case User():
                 self._close(stream)
-                self.emit(events.UserMessageReceived(request.payload, known.remote))
+                self.emit(events.UserMessageReceived(request.payload, known.remote, Way.REQUEST))
             case _:
                 raise PeerMisbehaved("unexpected-type", type(request).__name__)
 
