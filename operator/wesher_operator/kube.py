@@ -89,6 +89,7 @@ class Kind:
 
 MESH = Kind("WesherMesh", "weshermeshes", GROUP, VERSION, namespaced=False)
 WESHER_NODE = Kind("WesherNode", "weshernodes", GROUP, VERSION, namespaced=False)
+WESHER_PEER = Kind("WesherPeer", "wesherpeers", GROUP, VERSION, namespaced=False)
 NODE = Kind("Node", "nodes", namespaced=False)
 SERVICE_CIDR = Kind("ServiceCIDR", "servicecidrs", "networking.k8s.io", namespaced=False)
 API_SERVER_ENDPOINTS = Kind(

@@ -123,10 +123,15 @@ def _news(statement: bytes) -> str:
 
 def _external(member: RosterMember) -> dict[str, Any]:
     meta = member.meta
+    if meta is None:
+        return {"name": member.name, "endpoint": str(member.address), "kind": "Go"}
     return {
         "name": member.name,
-        "address": str(meta.overlay_address or "") if meta is not None else "",
+        "address": str(meta.overlay_address or ""),
         "endpoint": str(member.address),
-        "kind": "wesher" if meta is not None and meta.version else "Go",
-        "publicKey": str(meta.public_key or "") if meta is not None else "",
+        "kind": "wesher" if meta.version else "Go",
+        "publicKey": str(meta.public_key or ""),
+        "enrolment": base64.b64encode(meta.enrolment).decode(),
+        "certificateSerial": meta.certificate.serial if meta.certificate is not None else 0,
+        "ringID": f"{meta.ring:02x}" if meta.version else "",
     }

@@ -45,6 +45,7 @@ class Right(NamedTuple):
 _WATCHED = (
     (GROUP, "weshermeshes"),
     (GROUP, "weshernodes"),
+    (GROUP, "wesherpeers"),
     ("", "nodes"),
     ("", "secrets"),
     ("", "configmaps"),
@@ -92,6 +93,7 @@ def operator_rights(agents: str, *, manages_definitions: bool) -> tuple[Right, .
         Right("patch", GROUP, "weshermeshes/status"),
         *(Right(verb, GROUP, "weshernodes") for verb in ("create", "patch", "delete")),
         Right("patch", GROUP, "weshernodes/status"),
+        Right("patch", GROUP, "wesherpeers/status"),
         *(Right(verb, "", "secrets") for verb in ("get", "create")),
         *(Right(verb, "", "configmaps") for verb in ("create", "patch")),
         *(Right(verb, "apps", "daemonsets") for verb in ("create", "patch")),

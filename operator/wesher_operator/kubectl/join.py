@@ -68,7 +68,7 @@ def _flags(mesh: Object, nodes: Sequence[Object], overlay: str) -> JoinFlags:
     spec = mesh["spec"]
     wireguard, gossip = spec["wireguard"], spec["gossip"]
     return JoinFlags(
-        seeds=_seeds(mesh, nodes),
+        seeds=seeds_of(mesh, nodes),
         overlay=overlay,
         gossip_port=gossip["port"],
         wireguard_port=wireguard["port"],
@@ -90,8 +90,13 @@ def _joinable(overlay: str) -> str:
     return overlay
 
 
-def _seeds(mesh: Object, nodes: Sequence[Object]) -> list[str]:
-    """Return the addresses of some nodes, ready ones first; they gossip on the port that is given too."""
+def seeds_of(mesh: Object, nodes: Sequence[Object]) -> list[str]:
+    """Return the addresses of some nodes, ready ones first; they gossip on the port that is given too.
+
+    Raises:
+        InvalidSpec: no node has reported one.
+
+    """
     hosts = [host for node in sorted(nodes, key=lambda node: not _is_ready(node)) for host in _hosts(node)]
     if not hosts:
         raise InvalidSpec(

@@ -16,7 +16,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from functools import cached_property, lru_cache
@@ -196,6 +196,7 @@ def judge_all(
     authority: Authority,
     *,
     known: Sequence[AuthorityKey] = (),
+    others: Collection[str] = (),
     now: datetime,
 ) -> dict[str, Verdict]:
     """Decide about every node's certificate, by member name.
@@ -205,11 +206,12 @@ def judge_all(
         ledger: as it stands.
         authority: the one that signs.
         known: others whose certificates the nodes may have.
+        others: names of further members, whose keys no node may have.
         now: the time.
 
     """
     keys = (authority.key, *known)
-    names = {each.name for each in candidates}
+    names = {*others, *(each.name for each in candidates)}
     holders = {entry.key: name for name, entry in ledger.entries.items() if name in names}
     for each in candidates:
         # The ledger was lost, or is from a backup.

@@ -8,7 +8,7 @@ between leaves a name in the ledger and no certificate that is not.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -141,6 +141,7 @@ class Certifier:
         write_ledger: Callable[[Object], Awaitable[None]],
         *,
         now: datetime,
+        outside: Collection[str] = (),
     ) -> Certified:
         """Certify the nodes that are due, and put them into the ledger first.
 
@@ -151,6 +152,7 @@ class Certifier:
             mode: of the mesh, which is kept beside the ledger.
             write_ledger: brings a ConfigMap to what it is to say.
             now: the time.
+            outside: names of machines outside Kubernetes that are admitted.
 
         Raises:
             ClusterUnavailable: the API server does not answer.
@@ -167,7 +169,9 @@ class Certifier:
             return Certified()
         candidates = sorted(candidates, key=lambda each: each.name)
         ledger = Ledger.of(self._world.config_maps.get(issued_config_map_name(mesh.name)))
-        verdicts = authority.judge_all(candidates, ledger, found, known=authorities.known, now=now)
+        verdicts = authority.judge_all(
+            candidates, ledger, found, known=authorities.known, others=outside, now=now
+        )
         due = [each for each in candidates if verdicts[each.name].issue is not None]
         # The API server's time is as of its last reply, and this machine may have slept since.
         obstacle = await self._obstacle(now) if due or self._better_time(now) is not None else None
@@ -180,7 +184,7 @@ class Certifier:
             if entry is not None and ledger.entries.get(each.name) != entry:
                 entries[each.name] = entry
         if entries:
-            ledger = ledger.with_entries(entries, verdicts)
+            ledger = ledger.with_entries(entries, {*verdicts, *outside})
             try:
                 await write_ledger(manifests.issued_config_map(mesh, ledger, mode))
             except InvalidSpec as error:
@@ -297,7 +301,9 @@ class Certifier:
         now: datetime,
     ) -> dict[str, tuple[str, int]]:
         """Sign, and say so in the verdicts; return certificate and serial by node."""
-        known = [Certificate.from_base64(each.member.spec.certificate) for each in candidates]
+        texts = [each.member.spec.certificate for each in candidates]
+        texts += [peer.status.certificate for peer in self._world.peers_of(self._mesh)]
+        known = [Certificate.from_base64(text) for text in texts]
         serial = authority.next_serial((each for each in known if each is not None), now)
         specs = {}
         for number, each in enumerate(chosen):

@@ -45,12 +45,14 @@ from wesher_operator.kube import (
     SECRET,
     SERVICE_CIDR,
     WESHER_NODE,
+    WESHER_PEER,
     Kind,
 )
 from wesher_operator.reconcile.agent_pod import PodTrouble, made_at, node_of, runs, trouble_of
 from wesher_operator.reconcile.authorities import AuthoritySecret
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
+from wesher_operator.resources.peer import WesherPeerSpec, WesherPeerStatus
 
 _log = EventLogger("wesher.facts")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
@@ -147,6 +149,30 @@ class MemberFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """A WesherPeer."""
+
+    name: str
+    uid: str
+    deleting: bool
+    spec: WesherPeerSpec
+    status: WesherPeerStatus
+    generation: int = 1
+    """Grows with each change of the spec."""
+    created_at: datetime | None = None
+
+    @property
+    def machine(self) -> str:
+        """Its name without that of the mesh."""
+        return self.name.removeprefix(f"{self.spec.mesh_ref.name}.")
+
+    @property
+    def age_order(self) -> tuple[bool, datetime, str]:
+        """Sorts the older before the newer."""
+        return self.created_at is None, self.created_at or datetime.min.replace(tzinfo=UTC), self.name
+
+
+@dataclass(frozen=True, slots=True)
 class KeyFacts:
     """A Secret, as far as it holds a cluster key, or the key of an authority."""
 
@@ -202,6 +228,7 @@ Facts = (
     MeshFacts
     | NodeFacts
     | MemberFacts
+    | PeerFacts
     | KeyFacts
     | PodFacts
     | ServiceNetworks
@@ -352,6 +379,26 @@ def _report(body: Mapping[str, Any]) -> tuple[WesherNodeStatus, datetime | None]
         return WesherNodeStatus(), None
 
 
+def _peer(body: Mapping[str, Any]) -> PeerFacts:
+    metadata = body["metadata"]
+    created = metadata.get("creationTimestamp")
+    try:
+        status = WesherPeerStatus.model_validate(body.get("status") or {})
+    except ValidationError as error:
+        # Only the operator writes it, and it writes it again.
+        _log.warning("status not readable", name=metadata["name"], error=_brief(error))
+        status = WesherPeerStatus()
+    return PeerFacts(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        deleting="deletionTimestamp" in metadata,
+        spec=WesherPeerSpec.model_validate(body["spec"]),
+        status=status,
+        generation=metadata.get("generation", 1),
+        created_at=datetime.fromisoformat(created) if created else None,
+    )
+
+
 def _key(body: Mapping[str, Any]) -> KeyFacts:
     data, name = body.get("data") or {}, body["metadata"]["name"]
     if "cluster-key" not in data:
@@ -408,6 +455,7 @@ _READERS: dict[Kind, Any] = {
     MESH: _mesh,
     NODE: _node,
     WESHER_NODE: _member,
+    WESHER_PEER: _peer,
     SECRET: _key,
     CONFIG_MAP: _child,
     DAEMON_SET: _child,

@@ -29,6 +29,7 @@ from wesher_common.names import (
     out_label,
     released_config_map_name,
 )
+from wesher_common.overlay import IPAddress
 from wesher_common.printable import printable
 from wesher_common.report import SHOWN_NAMES
 from wesher_common.seeds import SeedAddress
@@ -50,6 +51,8 @@ from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, O
 from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.news import NewsFile
 from wesher_operator.reconcile.nudge import Nudges
+from wesher_operator.reconcile.peer_keeper import Kept, Outside, PeerKeeper
+from wesher_operator.reconcile.peer_news import NumberedRing, ring_number
 from wesher_operator.reconcile.places import REFUSED_AGAIN, Places
 from wesher_operator.reconcile.pod_troubles import NOT_RUNNING, PodTroubles
 from wesher_operator.reconcile.publish import Publisher
@@ -72,6 +75,8 @@ class _Placed:
     """What a run came to with a mesh's nodes."""
 
     released: Released
+    addresses: set[IPAddress]
+    """That nodes have."""
     without_address: frozenset[str]
     refused: InvalidSpec | None
     """Of the first WesherNode that the API server does not take: the others get theirs."""
@@ -112,6 +117,7 @@ class MeshReconciler:
         self._nudges = Nudges(name, world, cluster)
         self._pod_troubles = PodTroubles(name, world, cluster)
         self._certifier = Certifier(name, world, cluster, settings.pods.service_account_name, entropy)
+        self._peers = PeerKeeper(name, world, cluster, entropy)
         self._revoker = Revoker(name, world, cluster)
         self._settings = settings
         self._clock = clock
@@ -193,7 +199,7 @@ class MeshReconciler:
                     desired=desired,
                     members=members,
                     refusal=refused,
-                    mode=self._mode(mesh, spec, desired) if spec is not None else None,
+                    mode=self._mode(mesh, spec, desired, now) if spec is not None else None,
                     published=spec is not None and self._is_published(mesh, spec),
                 ),
                 None,
@@ -204,26 +210,22 @@ class MeshReconciler:
         troubles: dict[str, PodTrouble] = {}
         refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
         published = False
-        mode, authorities, certified = self._mode(mesh, spec, desired), Authorities(), Certified()
+        mode, authorities, certified = self._mode(mesh, spec, desired, now), Authorities(), Certified()
         known, signed = Known(), Signed(file=NewsFile(b""))
         try:
             ring, key_problem = await self._key(mesh, spec)
             before = self._published_of(mesh)
             authorities = await self._certifier.authorities(mesh, before, self._agents(mesh, spec), now=now)
-            placed = await self._members(mesh, spec, desired, authorities, mode=mode, now=now)
+            outside = self._peers.look(mesh, spec, self._own_members(mesh), now=now)
+            placed = await self._members(mesh, spec, desired, authorities, outside, mode=mode, now=now)
             moments.append(placed.again)
             refused_write, without_address = placed.refused, placed.without_address
             certified, known = placed.certified, placed.known
             self._check(mesh)
             await self._keep_mode(mesh, mode)
             identity = _identity(mode, authorities, before)
-            signed = self._revoker.news(
-                known,
-                spec,
-                authorities.signers,
-                authorities=identity.authorities,
-                now=now,
-            )
+            kept, signed = await self._news(mesh, spec, placed, authorities, outside, mode=mode, ring=ring)
+            moments.append(kept.again)
             moments.append(signed.again)
             document = await self._config(
                 mesh, spec, desired, placed.released, identity, news=signed.file.content
@@ -248,14 +250,12 @@ class MeshReconciler:
             moments.append(now + REFUSED_AGAIN)
 
         members = self._own_members(mesh)
-        if not status.views_differ(members, now=now):
-            self._views_differ_since = None
-        elif self._views_differ_since is None:
-            self._views_differ_since = status.views_differed_since(mesh, len(members), now=now)
+        self._note_views(mesh, members, now)
         findings = Findings(
             desired=desired,
             members=members,
             ring=ring,
+            ring_number=ring_number(ring, mesh.status.get("key") or {}, now=now) if ring is not None else 0,
             key_problem=key_problem,
             failure=failure,
             overlaps=overlaps(mesh, self._world),
@@ -278,6 +278,52 @@ class MeshReconciler:
             else None,
         )
         return findings, _first(*moments)
+
+    def _note_views(self, mesh: MeshFacts, members: Sequence[MemberFacts], now: datetime) -> None:
+        if not status.views_differ(members, now=now):
+            self._views_differ_since = None
+        elif self._views_differ_since is None:
+            self._views_differ_since = status.views_differed_since(mesh, len(members), now=now)
+
+    async def _news(
+        self,
+        mesh: MeshFacts,
+        spec: WesherMeshSpec,
+        placed: _Placed,
+        authorities: Authorities,
+        outside: Outside,
+        *,
+        mode: modes.Mode,
+        ring: KeyRing | None,
+    ) -> tuple[Kept, Signed]:
+        """Certify machines outside, and return what the news file says of them and of revocations."""
+        now = outside.situation.now
+        numbered = (
+            NumberedRing(ring, ring_number(ring, mesh.status.get("key") or {}, now=now))
+            if ring is not None
+            else None
+        )
+        kept = await self._peers.keep(
+            outside,
+            spec,
+            authorities,
+            partial(self._ensure, CONFIG_MAP),
+            known=placed.known,
+            obstacle=placed.certified.obstacle,
+            mode=mode.mode,
+            ring=numbered,
+            nodes=placed.addresses,
+            released=placed.released,
+        )
+        signed = self._revoker.news(
+            placed.known,
+            spec,
+            authorities.signers,
+            authorities=authorities.trusted,
+            more=kept.items,
+            now=now,
+        )
+        return kept, signed
 
     async def _tell_revoked(self, mesh: MeshFacts, known: Known, *, now: datetime) -> None:
         if known.newly_barred:
@@ -316,6 +362,7 @@ class MeshReconciler:
         spec: WesherMeshSpec,
         desired: list[NodeFacts],
         authorities: Authorities,
+        outside: Outside,
         *,
         mode: modes.Mode,
         now: datetime,
@@ -337,14 +384,21 @@ class MeshReconciler:
 
         stored = Released.of(self._world.config_maps.get(released_config_map_name(mesh.name)))
         released = stored.after(
-            [(allocation.name_of(spec, member), member.address) for member in leaving],
-            [allocation.name_of(spec, node) for node in desired],
-            {allocation.name_of(spec, member) for node, member in mine.items() if node not in departures.now},
+            [
+                *((allocation.name_of(spec, member), member.address) for member in leaving),
+                *outside.gone.items(),
+            ],
+            [*(allocation.name_of(spec, node) for node in desired), *outside.living],
+            {
+                *(allocation.name_of(spec, m) for node, m in mine.items() if node not in departures.now),
+                *outside.addresses,
+            },
             now=now,
         )
         if released != stored:
             # Before the deletions: a crash in between must not forget who left.
             await self._ensure(CONFIG_MAP, manifests.released_config_map(mesh, released))
+        self._peers.remember(outside)
         known = await self._revoker.note(
             mesh,
             spec,
@@ -353,9 +407,11 @@ class MeshReconciler:
             partial(self._ensure, CONFIG_MAP),
             desired={node.name for node in desired},
             leaving=departures.now,
+            outside=outside.living,
             now=now,
         )
-        placement = allocation.place(spec, desired, own, foreign, released)
+        taken = {*outside.addresses.values(), *outside.claimed}
+        placement = allocation.place(spec, desired, own, foreign, released, outside=taken)
         wanted = {
             node.name: allocation.node_spec(mesh, spec, node, placement.addresses[node.name])
             for node in desired
@@ -377,7 +433,13 @@ class MeshReconciler:
             ],
         )
         certified = await self._certifier.issue(
-            mesh, authorities, may, mode.mode, partial(self._ensure, CONFIG_MAP), now=now
+            mesh,
+            authorities,
+            may,
+            mode.mode,
+            partial(self._ensure, CONFIG_MAP),
+            outside=outside.living,
+            now=now,
         )
         certified = replace(certified, members=[*certified.members, *barred])
         written = await self._places.write(
@@ -388,7 +450,8 @@ class MeshReconciler:
             now=now,
         )
         again = _first(written.again, departures.grace_ends, released.next_expiry, certified.again)
-        return _Placed(released, placement.left_over, written.refused, certified, known, again)
+        addresses = {*placement.addresses.values(), *(member.address for member in (*own, *foreign))}
+        return _Placed(released, addresses, placement.left_over, written.refused, certified, known, again)
 
     async def _config(
         self,
@@ -473,7 +536,9 @@ class MeshReconciler:
         overlays = {member.address for member in self._world.members.values()}
         return [allocation.usable(spec, node, overlays) for node in nodes]
 
-    def _mode(self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts]) -> modes.Mode:
+    def _mode(
+        self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], now: datetime
+    ) -> modes.Mode:
         own = {member.spec.node_name: member for member in self._own_members(mesh)}
         barred = self._revoker.memory(mesh).barred
         # A mesh waits for no node that gets no certificate.
@@ -482,9 +547,8 @@ class MeshReconciler:
             for node in desired
             if node.name not in barred
         ]
-        # By reports of any age: while the API server is away, no external member goes unnoticed.
-        reports = [member.status for _, node, member in agents if node.ready and member is not None]
-        external = {each.name for report in reports for each in report.outsiders}
+        reporters = [member for _, node, member in agents if node.ready and member is not None]
+        external = self._peers.look(mesh, spec, reporters, now=now).uncertified
         kept = modes.kept_mode(mesh, self._ledger(mesh))
         return modes.decide(spec.identity, mesh.status, self._published_of(mesh), agents, external, kept=kept)
 

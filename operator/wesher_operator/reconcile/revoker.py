@@ -6,9 +6,10 @@ WesherNodes are deleted or certified, and the statement for the news file after 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from wesher_common.certificate import EARLY_MS, Authority, AuthorityKey, name_hash
 from wesher_common.event_logger import EventLogger
@@ -30,7 +31,8 @@ from wesher_operator.reconcile.authority import (
     clock_obstacle,
     incarnation_of,
 )
-from wesher_operator.reconcile.facts import MemberFacts, MeshFacts
+from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, PeerFacts
+from wesher_operator.reconcile.invites import admission
 from wesher_operator.reconcile.news import Item, NewsFile
 from wesher_operator.reconcile.revocations import Present, Revocations, added, void_items
 from wesher_operator.reconcile.status import fresh
@@ -65,9 +67,15 @@ class Known:
         """Items of the newest statements, by name hash."""
         return void_items(*(statement.revoked for statement in self.newest.values()))
 
-    def last_void(self, candidate: Candidate) -> int:
-        """Return the millisecond up to which a node's certificates are void; 0 if none is."""
-        return self.revocations.void(self.void, candidate.name, candidate.node.name) * 1000
+    def void_until(self, name: str, node: str) -> int:
+        """Return the millisecond up to which a member's certificates are void; 0 if none is.
+
+        Args:
+            name: of the member.
+            node: the same without ``clusterName``.
+
+        """
+        return self.revocations.void(self.void, name, node) * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +115,7 @@ class Revoker:
         *,
         desired: Collection[str],
         leaving: Collection[str],
-        others: Collection[str] = (),
+        outside: Mapping[str, PeerFacts] = MappingProxyType({}),
         now: datetime,
     ) -> Known:
         """Take in who left the mesh, is kept out of it or was revoked elsewhere, and remember it.
@@ -122,7 +130,7 @@ class Revoker:
             write: brings a ConfigMap to what it is to say.
             desired: names of the nodes that belong to the mesh.
             leaving: names of the nodes that leave it now.
-            others: member names of machines outside Kubernetes that have a certificate.
+            outside: admitted machines outside Kubernetes, by member name.
             now: the time.
 
         Raises:
@@ -137,11 +145,11 @@ class Revoker:
             return known
         known = replace(known, can_sign=self._has_heard(members, now))
         before = known.revocations
-        present = self._present(spec, members, desired, leaving, others)
+        present = self._present(spec, members, desired, leaving, outside=outside, before=before)
         after = before.after(
             present,
             void_items(*(each.revoked for each in known.published.values())),
-            second=_second(known, members, moment),
+            second=_second(known, members, outside.values(), moment),
             taken=_taken(known, {*present.names, *present.issued}, spec.cluster_name),
         )
         if after == before:
@@ -168,7 +176,8 @@ class Revoker:
         """
         may, barred = [], []
         for each in candidates:
-            bar, last = known.revocations.barred.get(each.node.name), known.last_void(each)
+            bar = known.revocations.barred.get(each.node.name)
+            last = known.void_until(each.name, each.node.name)
             if bar is not None:
                 barred.append((each.member, Verdict(reason=REVOKED, message=_barred_message(each, bar.node))))
                 continue
@@ -204,8 +213,11 @@ class Revoker:
         items = known.revocations.items(lambda node: member_name(node, spec.cluster_name))
         statements = dict(known.newest)
         for authority in signers:
-            wanted = news.next_statement(authority, statements.get(authority.key), items, now=moment)
-            if wanted == statements.get(authority.key):
+            before = statements.get(authority.key)
+            # External machines that know only the former authority learn from it which one they may trust.
+            successor = authorities[0] if authority.key != authorities[0] else None
+            wanted = news.next_statement(authority, before, items, now=moment, successor=successor)
+            if wanted == before:
                 continue
             if known.can_sign:
                 statements[authority.key] = wanted
@@ -215,10 +227,9 @@ class Revoker:
             else:
                 again = now + LOOK_AGAIN
         own = [statements[key] for key in authorities if key in statements]
-        if again is None and own and signers:
-            again = now + timedelta(
-                milliseconds=max(1, min(each.number for each in own) + news.SIGNED_AGAIN_MS - moment)
-            )
+        numbers = [statements[each.key].number for each in signers if each.key in statements]
+        if again is None and numbers:
+            again = now + timedelta(milliseconds=min(numbers) + news.SIGNED_AGAIN_MS - moment)
         parts = [(NewsKind.STATEMENT, each.packed()) for each in own]
         return Signed(file=news.news_file([*parts, *more]), number=own[0].number if own else 0, again=again)
 
@@ -259,26 +270,30 @@ class Revoker:
         members: Sequence[MemberFacts],
         desired: Collection[str],
         leaving: Collection[str],
-        others: Collection[str],
+        *,
+        outside: Mapping[str, PeerFacts],
+        before: Revocations,
     ) -> Present:
         nodes, label = self._world.nodes, out_label(self._mesh)
         staying = [member for member in members if member.spec.node_name not in leaving]
         ledger = Ledger.of(self._world.config_maps.get(issued_config_map_name(self._mesh)))
         names = {name_of(spec, nodes[node]) for node in desired}
         return Present(
-            names={*names, *others, *(name_of(spec, member) for member in staying)},
+            names={*names, *outside, *(name_of(spec, member) for member in staying)},
             incarnations={
                 incarnation_of(member, nodes[member.spec.node_name])
                 for member in staying
                 if member.spec.node_name in nodes
-            },
+            }
+            | {admission(peer) for peer in outside.values()},
             issued={name: entry.incarnation for name, entry in ledger.entries.items()},
             nodes={name: (node.uid, label in node.labels) for name, node in nodes.items()},
             admitted={
                 member.spec.node_name
                 for member in staying
                 if member.admitted_key and member.admitted_key == member.status.public_key
-            },
+            }
+            | {peer.machine for peer in outside.values() if _is_readmitted(peer, before)},
         )
 
     def _has_heard(self, members: Sequence[MemberFacts], now: datetime) -> bool:
@@ -291,9 +306,16 @@ def _milliseconds(now: datetime) -> int:
     return round(now.timestamp() * 1000)
 
 
-def _second(known: Known, members: Sequence[MemberFacts], moment: int) -> int:
+def _is_readmitted(peer: PeerFacts, before: Revocations) -> bool:
+    """Tell whether a WesherPeer was created after its machine was barred."""
+    bar = before.barred.get(peer.machine)
+    return bar is not None and peer.created_at is not None and peer.created_at.timestamp() > bar.second
+
+
+def _second(known: Known, members: Iterable[MemberFacts], outside: Iterable[PeerFacts], moment: int) -> int:
     """Return the second up to which certificates are void that are revoked now: no earlier one is later."""
-    serials = (each.spec.serial for each in members if each.spec.serial <= moment + EARLY_MS)
+    issued = [*(each.spec.serial for each in members), *(peer.status.serial for peer in outside)]
+    serials = (serial for serial in issued if serial <= moment + EARLY_MS)
     numbers = (each.number for each in known.newest.values())
     return revocation_second(max([moment, *serials, *numbers]))
 

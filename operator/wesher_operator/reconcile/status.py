@@ -64,6 +64,8 @@ class Findings:
     desired: Sequence[NodeFacts]
     members: Sequence[MemberFacts]
     ring: KeyRing | None = None
+    ring_number: int = 0
+    """Of the ring; see `peer_news.ring_number`."""
     key_problem: str = ""
     refusal: Refusal | None = None
     failure: Refusal | None = None
@@ -207,7 +209,11 @@ def mesh_status(mesh: MeshFacts, findings: Findings, *, now: datetime) -> dict[s
         members=counts,
         member_list=entries[:MAX_LISTED],
         members_truncated=len(entries) > MAX_LISTED,
-        key=KeyStatus(id=ring.primary.id, accepted_ids=[key.id for key in ring.accepted])
+        key=KeyStatus(
+            id=ring.primary.id,
+            accepted_ids=[key.id for key in ring.accepted],
+            ring_number=findings.ring_number,
+        )
         if ring
         # Agents go on with the key they have; that there was one also forbids making another.
         else KeyStatus.model_validate(mesh.status.get("key") or {}),

@@ -273,6 +273,8 @@ class KeyStatus(Resource):
     """First eight hex digits of a hash of the primary key."""
     accepted_ids: list[str] = Field([], alias="acceptedIDs")
     """Ids of further keys that are still accepted."""
+    ring_number: int = 0
+    """Rises with each change of these keys: Unix time in milliseconds."""
 
 
 class IdentityStatus(Resource):

@@ -34,7 +34,8 @@ def definition(release: str | None = "1.0.0", established: str = "True") -> dict
     ],
 )
 def test_definitions(nodes: dict[str, Any] | None, verdict: str, says: str) -> None:
-    finding = checks.definitions({"weshermeshes": definition(), "weshernodes": nodes}, "1.0.0")
+    others = {"weshermeshes": definition(), "wesherpeers": definition()}
+    finding = checks.definitions({**others, "weshernodes": nodes}, "1.0.0")
     assert (finding.verdict, finding.says) == (verdict, says)
 
 

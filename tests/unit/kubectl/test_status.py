@@ -156,3 +156,48 @@ def test_a_mesh_of_an_operator_without_certificates_shows_no_identity() -> None:
     shown = overview(a_mesh(), [a_node("a", "10.189.0.1")])
     assert "identity" not in overview_text(shown, now=NOW)
     assert shown.to_dict()["identity"] is None
+
+
+def a_peer(name: str, *conditions: dict[str, str], **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": f"demo.{name}"}, "status": {"conditions": list(conditions), **status}}
+
+
+def test_machines_outside_stand_in_a_table_of_their_own_and_what_is_wrong_below() -> None:
+    certified = {"overlayIP": "10.189.0.9", "publicKey": "key", "certificate": "c", "certificateDays": 29}
+    peers = [
+        a_peer(
+            "laptop", condition("Certified", "True", "Issued"), **certified, lastSeen="2030-05-01T11:00:00Z"
+        ),
+        a_peer("phone", condition("Certified", "Unknown", "NotEnrolled", "valid until noon")),
+        a_peer("tablet", condition("Certified", "False", "InviteUsed", "used twice")),
+        a_peer("new"),
+    ]
+    shown = overview(a_mesh(), [], peers)
+    lines = overview_text(shown, now=NOW).splitlines()
+    at = next(number for number, line in enumerate(lines) if "OUTSIDE" in line)
+    assert [line.split() for line in lines[at : at + 5]] == [
+        ["OUTSIDE", "CERTIFIED", "OVERLAY-IP", "CERT", "SEEN", "REASON"],
+        ["laptop", "True", "10.189.0.9", "29d", "1h", "ago"],
+        ["phone", "Unknown", "-", "-", "never", "NotEnrolled"],
+        ["tablet", "False", "-", "-", "never", "InviteUsed"],
+        ["new", "Unknown", "-", "-", "never"],
+    ]
+    assert lines[at + 5 :] == ["! tablet: Certified is False, InviteUsed: used twice"]
+    assert shown.is_ready
+    first, *_ = shown.to_dict()["peers"]
+    assert first == {
+        "name": "laptop",
+        "certified": "True",
+        "reason": "Issued",
+        "message": "",
+        "overlayIP": "10.189.0.9",
+        "publicKey": "key",
+        "daysLeft": 29,
+        "lastSeen": "2030-05-01T11:00:00Z",
+    }
+
+
+def test_a_certificate_outside_that_was_not_renewed_is_a_problem() -> None:
+    expires = condition("Certified", "True", "CertificateExpires", "in 3 days")
+    shown = overview(a_mesh(), [], [a_peer("laptop", expires)])
+    assert shown.problems == ("laptop: Certified is True, CertificateExpires: in 3 days",)
