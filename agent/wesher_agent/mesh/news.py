@@ -158,7 +158,7 @@ class News:
         if not user_state.startswith(MARK):
             return
         try:
-            numbers = _read_numbers(user_state)
+            numbers = read_numbers(user_state)
         except PeerMisbehaved as refused:
             self._events.append(PacketRejected(refused.reason, remote))
             return
@@ -253,7 +253,7 @@ def packed_numbers(authorities: Iterable[SavedTrust]) -> bytes:
     return MARK + bytes([len(entries)]) + b"".join(entries) if entries else b""
 
 
-def _read_numbers(user_state: bytes) -> Mapping[bytes, int]:
+def read_numbers(user_state: bytes) -> Mapping[bytes, int]:
     """Read what `packed_numbers` packed.
 
     Raises:
