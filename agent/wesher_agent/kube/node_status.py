@@ -108,8 +108,7 @@ def _view(now: Snapshot) -> dict[str, Any]:
 
 def _news(statement: bytes) -> str:
     """Return a statement for the operator, which publishes it; empty if it is too long for a status."""
-    text = base64.b64encode(statement).decode()
-    return text if len(text) <= MAX_NEWS else ""
+    return base64.b64encode(statement).decode() if 4 * len(statement) <= 3 * MAX_NEWS else ""
 
 
 def _external(member: RosterMember) -> dict[str, Any]:

@@ -555,8 +555,8 @@ class MeshMember:
 
     def _observe_news(self, event: EngineEvent, now: float) -> None:
         match event:
-            case UserMessageReceived(payload=payload, sender=sender):
-                self._follow_news(self._news.received(payload, sender, now=now), now)
+            case UserMessageReceived():
+                self._follow_news(self._news.received(event, now=now), now)
             case PushPullDone(address=address, user_state=state):
                 self._news.exchanged(state, address, asked_for=True, now=now)
                 self._note_news()

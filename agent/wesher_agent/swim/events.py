@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.members import Member
+from wesher_agent.swim.source import Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,7 @@ class UserMessageReceived:
 
     payload: bytes
     sender: Address
+    way: Way = Way.DATAGRAM
 
 
 @dataclass(frozen=True, slots=True)

@@ -321,7 +321,7 @@ class Exchange:
                 self._answer(stream, AckResp(request.seq_no))
             case User():
                 self._close(stream)
-                self.emit(events.UserMessageReceived(request.payload, known.remote))
+                self.emit(events.UserMessageReceived(request.payload, known.remote, Way.REQUEST))
             case Knock():
                 answer = self.porter(request.token, known.remote, now)
                 if answer is None:
