@@ -125,8 +125,9 @@ GOOD = {
 }
 """Reasons for which there is nothing to do."""
 _INTRODUCTION = """
-`kubectl describe` shows the conditions of a `wmesh`, `wnode` or `wpeer`, each with a message that names what is
-wrong. `wesher status -o json` shows those of a WesherNode, also outside Kubernetes. A link leads to the table of [troubleshooting](../troubleshooting.md) that explains the reason and says what to do.
+`kubectl describe` shows the conditions of a `wmesh`, `wnode` or `wpeer`, each with a message that names
+what is wrong. `wesher status -o json` shows those of a WesherNode, also outside Kubernetes. A link leads to
+the table of [troubleshooting](../troubleshooting.md) that explains the reason and says what to do.
 """
 SECTIONS = {
     "WesherMesh": ("A mesh", "A node"),
