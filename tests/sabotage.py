@@ -1,7 +1,7 @@
 """Breaks one place of the code at a time, and sees a named test fail: ``tests/sabotage.py [NAME ...]``.
 
 A joint that nothing tests looks as sound as one that everything tests. Each entry
-here breaks one decision of a member or one deed of its shell in a copy of the tree;
+here breaks one decision of a member or the operator, or one deed of a shell, in a copy of the tree;
 the test it names must fail there, and must pass in the copy that nothing was done to.
 """
 
@@ -37,6 +37,18 @@ class Sabotage:
 
 
 SABOTAGES = {
+    "forget-proven-endpoints": Sabotage(
+        MEMBER,
+        "endpoints=self._proven,",
+        "endpoints={},",
+        f"{TESTS}::test_where_a_handshake_proved_a_peer_to_be_is_saved_and_the_device_begins_there",
+    ),
+    "limit-uncertified-members-later": Sabotage(
+        MEMBER,
+        "self._engine.set_most_unproven(self._most_unproven)\n        self._engine.bury",
+        "self._engine.bury",
+        f"{TESTS}::test_a_bound_mesh_remembers_few_uncertified_members_from_the_start",
+    ),
     "believe-a-clock-that-is-years-ahead": Sabotage(
         "agent/wesher_agent/mesh/identity.py",
         "if certificate.authority in self._own and not self._trusted[certificate.authority].newest:",
@@ -257,6 +269,13 @@ SABOTAGES = {
         "self._driver.tell(partial(self._member.leave, forget=forget))",
         "pass",
         f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
+    ),
+    "sign-with-an-authority-that-agents-do-not-trust": Sabotage(
+        "operator/wesher_operator/reconcile/authorities.py",
+        "    if any(in_use.values()) and waiting:",
+        "    if False:",
+        "tests/unit/operator_reconcile/test_authorities.py"
+        "::test_the_new_one_signs_once_each_agent_on_a_ready_node_trusts_it",
     ),
 }
 

@@ -37,7 +37,7 @@ MESH: Mapping[str, Reasons] = {
     "Converged": {"True": ("ViewsAgree",), "False": ("ViewsDiffer",), "Unknown": ("NoReports",)},
     "Degraded": {
         "False": ("AsExpected",),
-        "True": ("OverlappingNetwork", "PairsUnreachable", "InvalidAnnotation"),
+        "True": ("OverlappingNetwork", "NewsTooLarge", "PairsUnreachable", "InvalidAnnotation"),
     },
     "Certified": {
         "True": ("AllCertified",),
@@ -67,6 +67,7 @@ NODE: Mapping[str, Reasons] = {
             "ClockDiffers",
             "RefusedByCluster",
             *_UNCERTIFIED[:3],
+            "Revoked",
         ),
         "Unknown": ("NotReported", "Issuing"),
     },

@@ -21,6 +21,10 @@ OPERATOR: Mapping[str, Mapping[int, str]] = {
         1: "the mesh is not ready, or a node cannot reach another, after the timeout",
         2: "a flag is invalid",
     },
+    "sign-revocation": {
+        0: "the statement was written",
+        2: "a flag is invalid, or a file cannot be read or written",
+    },
     "uninstall": {
         0: "the agents have left; the log names those that have not",
         2: "a flag is invalid",
@@ -41,6 +45,11 @@ PLUGIN: Mapping[str, Mapping[int, str]] = {
     "join-command": {
         0: "the commands were printed",
         1: _NO_ANSWER,
+        2: _MISNAMED,
+    },
+    "revoke": {
+        0: "the operator has signed that the certificates of this member are void",
+        1: f"nothing is signed yet, or {_NO_ANSWER}",
         2: _MISNAMED,
     },
     "invite": {

@@ -39,8 +39,8 @@ def test_an_agent_killed_while_the_api_server_is_away_starts_from_its_state(
     restarts = _restarts(mesh, node)
     addresses = mesh.addresses()
     others = running.nodes.keys() - {node.name}
+    eventually(lambda: mesh.status()["identity"]["bound"], within=_SETTLED_SECONDS)
     certified = mesh.certificates()
-    assert mesh.status()["identity"]["bound"]
     assert {why for _, why in certified.values()} == {""}
     with Pinging(running.nodes, addresses) as pinging:
         running.control_plane.drop("tcp", port)

@@ -164,11 +164,24 @@ class Identity:
     def configure(self, settings: IdentitySettings | None) -> bool:
         """Take the mesh's settings; tell whether verdicts may change by them."""
         before = self._trusted, self.is_bound
+        if settings is not None:
+            self._take_time(settings)
         self._settings = settings
         self._own = frozenset(key.id for key in settings.authorities) if settings is not None else frozenset()
         self._trusted = {} if settings is None else {trust.key.id: trust for trust in self._trust(settings)}
         self._signed.clear()
         return before != (self._trusted, self.is_bound)
+
+    def _take_time(self, settings: IdentitySettings) -> None:
+        """Have a new authority of the mesh know the time that the former ones gave.
+
+        Otherwise its certificates would count by the clock alone, which may be wrong.
+        """
+        former = self._settings.authorities if self._settings is not None else ()
+        newest = max((self._known_of(key).newest for key in (*former, *settings.authorities)), default=0)
+        for key in settings.authorities:
+            if newest and key not in self._known:
+                self._known[key] = SavedTrust(key, newest)
 
     def wall_clock(self, wall: float, *, now: float) -> None:
         """Take the wall clock, which may have been set."""

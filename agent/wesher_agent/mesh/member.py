@@ -23,6 +23,7 @@ from wesher_agent.mesh import events
 from wesher_agent.mesh.chore import Chore
 from wesher_agent.mesh.cover import NO_COVER, Cover, is_wide
 from wesher_agent.mesh.desired import Desired, LocalPeer, Problem, desired
+from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.events import Event
 from wesher_agent.mesh.former_addresses import FormerAddresses
 from wesher_agent.mesh.gossip_profile import gossip_profile
@@ -130,6 +131,8 @@ class MeshMember:
         )
         if self._route_problem:
             self._events.append(events.RoutesNotAnnounced(self._route_problem))
+        if saved.mesh is not None and local.options.in_kubernetes:
+            self._note_identity(saved.mesh.identity, local.document.identity)
         self._engine.set_most_unproven(self._most_unproven)
         self._engine.bury(saved.tombstones, now=now)
         self._roster = _roster(local, saved, self._identity, rng, now=now)
@@ -140,6 +143,8 @@ class MeshMember:
         self._news = News(local.name, self._identity, self._roster, self._engine, rng=rng)
         self._seeker = Seeker(self._roster, self._engine)
         self._former_addresses = FormerAddresses(saved.former_addresses, now=now)
+        self._proven = dict(saved.endpoints)
+        """Where the last handshake with each member proved it to be."""
         self._desired: Desired | None = None
         self._tunnels_end = inf
         """When the next member that left loses its tunnel."""
@@ -401,7 +406,6 @@ class MeshMember:
         if document == former:
             return
         is_judged_anew = self._identity.configure(document.identity)
-        self._note_identity(former.identity, document.identity)
         if is_judged_anew:
             self._news.trust_changed()
             self._judge(now)
@@ -411,6 +415,7 @@ class MeshMember:
             self.restart(now=now)
             return
         self._local, self._following = replace(self._local, document=document), document.wireguard
+        self._note_identity(former.identity, document.identity)
         if self._local.name in document.removed:
             # While this pod's token is valid: it ends with the pod.
             self._outputs.append(AskForPlace())
@@ -423,10 +428,16 @@ class MeshMember:
         self._members_changed()
         self._settle(now)
 
-    def tunnels_seen(self, endpoints: Mapping[WireGuardPublicKey, IPAddress], *, now: float) -> None:
+    def tunnels_seen(self, endpoints: Mapping[WireGuardPublicKey, Endpoint], *, now: float) -> None:
         """Take where WireGuard has proven peers to be: those with a fresh handshake."""
-        self._identity.tunnels_end(endpoints)
+        self._identity.tunnels_end({key: endpoint.address for key, endpoint in endpoints.items()})
         self._roster.heard_through_tunnels(endpoints.keys(), now=now)
+        keys = {member.meta.public_key for member in self._roster.members.values() if member.meta is not None}
+        proven = {key: where for key, where in {**self._proven, **endpoints}.items() if key in keys}
+        if proven != self._proven:
+            self._proven = proven
+            self._applying.want()
+            self._saving.want()
 
     def clock_read(self, wall: float, *, now: float) -> None:
         """Take the wall clock, in Unix seconds, for certificates; once in a while, since it may be set."""
@@ -684,7 +695,7 @@ class MeshMember:
         members = self._expected(now)
         self._former_addresses.note(members, now=now)
         former = self._former_addresses.addresses
-        wanted = desired(peer, members, former)
+        wanted = desired(peer, members, former, self._proven)
         moved_to = wanted.device.address
         if moved_to == peer.address:
             return wanted
@@ -692,7 +703,7 @@ class MeshMember:
         self._local = replace(self._local, overlay_address=moved_to)
         self._announce(now)
         self._saving.want()
-        return desired(replace(peer, address=moved_to), members, former)
+        return desired(replace(peer, address=moved_to), members, former, self._proven)
 
     def _expected(self, now: float) -> list[RosterMember]:
         """Return the members; one that has just left counts as failed for a while."""
@@ -745,6 +756,7 @@ class MeshMember:
             trust=self._identity.saved(),
             incarnation=max(self._first_incarnation, self._engine.me.incarnation),
             tombstones=self._engine.tombstones(now=now),
+            endpoints=self._proven,
             former_addresses=self._former_addresses.saved(now=now),
             mesh=local.document if local.options.in_kubernetes else None,
             unknown=self._saved.unknown,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wesher_agent.mesh import events
 from wesher_agent.mesh.events import MeshEvent
+from wesher_common.certificate import Refusal
 from wesher_common.event_logger import EventLogger
 
 CAUSED_BY_PEERS = (
@@ -34,6 +35,9 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.warning("seed not resolved", seed=seed, error=error)
         case events.SeedNotResolved(seed=seed, error=error):
             log.debug("seed not resolved", seed=seed, error=error)
+        case events.ProblemFound(node=node, reason=Refusal.UNCERTIFIED as reason, message=message):
+            # Each node of a bound mesh joins without a certificate, and has one seconds later.
+            log.info("member has a problem", node=node, reason=reason, problem=message)
         case events.ProblemFound(node=node, reason=reason, message=message):
             log.warning("member has a problem", node=node, reason=reason, problem=message)
         case events.OverlayAddressGiven(address=address):

@@ -66,6 +66,8 @@ log = EventLogger("wesher.agent")
 
 END_SECONDS = 30.0
 """How long the last save and the leave may take; the leave takes ten at most."""
+PROOF_SECONDS = 5.0
+"""Between two looks at which endpoints are proven: a restart begins at these."""
 JUDGE_SECONDS = 1.0
 """Between two looks at the conditions: their transition times are in whole seconds."""
 
@@ -206,6 +208,7 @@ class Agent:
         jobs = [
             self._watch_host(),
             self._watch_tunnels(),
+            self._watch_clock(),
             self._watch_state(),
             self._tunnel.keep(),
             self._control.keep(),
@@ -423,13 +426,11 @@ class Agent:
             problem = await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
             # After their routes: a probe that finds no way out is lost, and with it the first handshake.
             self._prober.set_peers(wanted.tunnels)
-            announced = {peer.public_key: peer.endpoint for peer in wanted.device.peers}
+            peers = {peer.public_key: peer for peer in wanted.device.peers}
+            named = {name: peers[key] for name, (key, _) in wanted.tunnels.items()}
             self._endpoint_keeper.set_announced(
-                {
-                    name: endpoint
-                    for name, (key, _) in wanted.tunnels.items()
-                    if (endpoint := announced.get(key)) is not None
-                }
+                {name: peer.endpoint for name, peer in named.items() if peer.endpoint is not None},
+                {name: peer.proven for name, peer in named.items() if peer.proven is not None},
             )
         finally:
             self._driver.tell(partial(self._member.applied, problem))
@@ -477,17 +478,16 @@ class Agent:
             self._driver.tell(partial(self._member.host_changed, host))
 
     async def _watch_tunnels(self) -> None:
-        """Tell the member where its peers are proven to be, and the wall clock, which may have been set."""
+        """Tell the member where its peers are proven to be."""
+        while True:
+            await asyncio.sleep(PROOF_SECONDS)
+            self._driver.tell(partial(self._member.tunnels_seen, self._endpoint_keeper.proven()))
+
+    async def _watch_clock(self) -> None:
+        """Tell the member the wall clock, which may have been set."""
         while True:
             await asyncio.sleep(REPAIR_SECONDS)
-            wall = time.time()
-            proven = {
-                key: session.endpoint.address
-                for key, session in self._prober.observed.items()
-                if session.endpoint is not None and session.has_fresh_handshake(now=wall)
-            }
-            self._driver.tell(partial(self._member.tunnels_seen, proven))
-            self._driver.tell(partial(self._member.clock_read, wall))
+            self._driver.tell(partial(self._member.clock_read, time.time()))
 
     async def _watch_state(self) -> None:
         while True:

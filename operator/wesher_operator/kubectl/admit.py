@@ -47,7 +47,7 @@ def admit(api: ApiServer, mesh: Object, name: str, key: str) -> str:
     certified = find_condition(status.get("conditions") or [], "Certified")
     if certified is not None and certified.is_true:
         return f"node {name}: this key is certified already"
-    if certified is None or certified.reason != "KeyChanged":
+    if certified is None or certified.reason not in {"KeyChanged", "Revoked"}:
         reason = f"{certified.reason}: {certified.message}" if certified is not None else "not looked at yet"
         raise WesherError(f"node {name} waits for something other than an admission: {reason}")
     version = node["metadata"]["resourceVersion"]

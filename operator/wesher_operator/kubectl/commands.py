@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, node
 from wesher_operator.kubectl.new_authority import new_authority
 from wesher_operator.kubectl.peers import peers_of
 from wesher_operator.kubectl.reach import ApiServer, connect, operator_deployment
+from wesher_operator.kubectl.revoke import WITHIN_SECONDS, revoke
 from wesher_operator.kubectl.status import overview, overview_text
 from wesher_operator.kubectl.sysdump import write_sysdump
 from wesher_operator.one_line import OneLineParser
@@ -108,6 +110,16 @@ def _join_command(api: ApiServer, given: argparse.Namespace) -> int:
     return 0
 
 
+def _revoke(api: ApiServer, given: argparse.Namespace) -> int:
+    if not math.isfinite(given.timeout) or given.timeout < 0:
+        raise InvalidSpec("--timeout", "must be a number of seconds", value=given.timeout)
+    mesh = find_mesh(api, given.mesh)
+    place = given.namespace or installation_of(mesh)
+    answer = revoke(api, mesh, place, given.name, within=given.timeout)
+    _say(answer.text)
+    return 0 if answer.is_signed else EXIT_FAILED
+
+
 def _invite(api: ApiServer, given: argparse.Namespace) -> int:
     ttl = parse_ttl(given.ttl)
     if given.output == _STDOUT and sys.stdout.isatty() and not given.force:
@@ -170,6 +182,7 @@ _COMMANDS = {
     ),
     "doctor": _Command(_doctor, "check the installation step by step and suggest fixes; exit 1 on a failure"),
     "join-command": _Command(_join_command, "print the commands that join an external machine to a mesh"),
+    "revoke": _Command(_revoke, "void the certificates of a member, and keep it out of the mesh"),
     "invite": _Command(_invite, "admit an external machine to a mesh, and write the file that it joins with"),
     "admit": _Command(
         _admit,
@@ -213,13 +226,19 @@ def _parser() -> argparse.ArgumentParser:
         if name == "sysdump":
             written = "file to write, .tar.gz (default: wesher-sysdump-<time>.tar.gz)"
             sub.add_argument("-f", "--file", default="", metavar="FILE", help=written)
-        elif name in {"admit", "authority", "invite", "new-authority"}:
+        elif name in {"admit", "authority", "invite", "new-authority", "revoke"}:
             mesh_help = "name of the WesherMesh (required if there are several)"
             sub.add_argument("--mesh", default="", metavar="MESH", help=mesh_help)
         else:
             named = "required if there are several" if name == "join-command" else "default: all"
             sub.add_argument(
                 "mesh", nargs="?", default="", metavar="MESH", help=f"name of the WesherMesh ({named})"
+            )
+        if name == "revoke":
+            sub.add_argument("name", metavar="NAME", help="name of the Node or of the external machine")
+            timeout_help = f"how long to wait for the operator (default: {WITHIN_SECONDS:g})"
+            sub.add_argument(
+                "--timeout", type=float, default=WITHIN_SECONDS, metavar="SECONDS", help=timeout_help
             )
         if name == "admit":
             sub.add_argument("name", metavar="NAME", help="name of the Node, or of the external machine")

@@ -1,4 +1,4 @@
-"""The objects of ours that the commands show, and where they stand; reads them and no more."""
+"""The custom resources that the commands read, and their paths in the API."""
 
 from __future__ import annotations
 

@@ -102,6 +102,13 @@ class ApiServer:
             raise ClusterUnavailable(f"{path} was deleted meanwhile")
         return _parsed(answer, path)
 
+    def delete(self, path: str) -> None:
+        """Delete an object; one that is gone is left alone.
+
+        Raises: as `get`.
+        """
+        self._ask("DELETE", path, query={})
+
     def _ask(
         self,
         method: str,

@@ -117,12 +117,13 @@ def authority_secret(name: str, mesh: str, seed: bytes) -> Object:
     return {"metadata": {"name": name, "labels": _labels(mesh)}, "type": "Opaque", "data": data}
 
 
-def config_map(mesh: MeshFacts, document: MeshDocument, news: bytes) -> Object:
-    """Return the ConfigMap that agents mount, with the news file unless it is empty."""
+def config_map(mesh: MeshFacts, document: MeshDocument, news: bytes = b"") -> Object:
+    """Return the ConfigMap that agents mount, with the news file."""
     return {
         "metadata": _owned(mesh, config_map_name(mesh.name)),
         "data": {FILE_NAME: document.to_json()},
-        **({"binaryData": {NEWS_FILE: base64.b64encode(news).decode()}} if news else {}),
+        # Also an empty one: only what is applied replaces what was applied before.
+        "binaryData": {NEWS_FILE: base64.b64encode(news).decode()},
     }
 
 

@@ -150,7 +150,6 @@ def _reported(key: AuthorityKey, text: str) -> Statement | None:
 @lru_cache(maxsize=8)
 def _verified(key: AuthorityKey, data: bytes) -> Statement | None:
     try:
-        statement = Statement.unpacked(data)
+        return Statement.verified(data, key)
     except PeerMisbehaved:
         return None
-    return statement if statement.is_signed_by(key) else None

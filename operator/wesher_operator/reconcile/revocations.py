@@ -7,7 +7,7 @@ statement names which this operator did not sign, such as after a restore from a
 *barred* until an administrator readmits them.
 
 Kept in ConfigMap ``<mesh>-revoked``, which is written before the statement that says so is published and
-before a WesherNode is deleted. So a crash forgets nobody.
+before a WesherNode is deleted. So a crash loses no revocation.
 
 Left to others: the statement and the news file (`news`), reading and writing (`revoker`).
 """
@@ -174,7 +174,7 @@ class Revocations:
             if is_out and (bar is None or bar.node != uid):
                 bars[name] = Bar(second, uid)
             elif not is_out and bar is not None and bar.node == uid:
-                # Of a Node that was made again under the same name nobody has removed the label.
+                # A Node that was made again under the same name has another UID: its label was not removed.
                 del bars[name]
         return bars
 

@@ -67,9 +67,15 @@ class Known:
         """Items of the newest statements, by name hash."""
         return void_items(*(statement.revoked for statement in self.newest.values()))
 
-    def last_void(self, candidate: Candidate) -> int:
-        """Return the millisecond up to which a node's certificates are void; 0 if none is."""
-        return self.revocations.void(self.void, candidate.name, candidate.node.name) * 1000
+    def void_until(self, name: str, node: str) -> int:
+        """Return the millisecond up to which a member's certificates are void; 0 if none is.
+
+        Args:
+            name: of the member.
+            node: the same without ``clusterName``.
+
+        """
+        return self.revocations.void(self.void, name, node) * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +176,8 @@ class Revoker:
         """
         may, barred = [], []
         for each in candidates:
-            bar, last = known.revocations.barred.get(each.node.name), known.last_void(each)
+            bar = known.revocations.barred.get(each.node.name)
+            last = known.void_until(each.name, each.node.name)
             if bar is not None:
                 barred.append((each.member, Verdict(reason=REVOKED, message=_barred_message(each, bar.node))))
                 continue
@@ -206,8 +213,11 @@ class Revoker:
         items = known.revocations.items(lambda node: member_name(node, spec.cluster_name))
         statements = dict(known.newest)
         for authority in signers:
-            wanted = news.next_statement(authority, statements.get(authority.key), items, now=moment)
-            if wanted == statements.get(authority.key):
+            before = statements.get(authority.key)
+            # External machines that know only the former authority learn from it which one they may trust.
+            successor = authorities[0] if authority.key != authorities[0] else None
+            wanted = news.next_statement(authority, before, items, now=moment, successor=successor)
+            if wanted == before:
                 continue
             if known.can_sign:
                 statements[authority.key] = wanted
@@ -217,10 +227,9 @@ class Revoker:
             else:
                 again = now + LOOK_AGAIN
         own = [statements[key] for key in authorities if key in statements]
-        if again is None and own and signers:
-            again = now + timedelta(
-                milliseconds=max(1, min(each.number for each in own) + news.SIGNED_AGAIN_MS - moment)
-            )
+        numbers = [statements[each.key].number for each in signers if each.key in statements]
+        if again is None and numbers:
+            again = now + timedelta(milliseconds=min(numbers) + news.SIGNED_AGAIN_MS - moment)
         parts = [(NewsKind.STATEMENT, each.packed()) for each in own]
         return Signed(file=news.news_file([*parts, *more]), number=own[0].number if own else 0, again=again)
 

@@ -8,14 +8,13 @@ from pydantic import Field
 
 from wesher_common.keys import MAX_KEYS
 from wesher_common.names import MAX_MESH_NAME
-from wesher_common.report import MAX_OUTSIDERS, MAX_UNREACHABLE
+from wesher_common.report import MAX_NEWS, MAX_OUTSIDERS, MAX_UNREACHABLE
 from wesher_operator.resources import rules
 from wesher_operator.resources.parts import MAX_DNS_NAME, Column, Conditions, Resource
 
 MAX_IP_TEXT = 39
 _MAX_ENDPOINT_TEXT = 64
 _MAX_WORD = 64
-_MAX_NEWS_TEXT = 64 * 1024
 _MAX_NEWS_NUMBER = 2**48 - 1
 _MAX_ENROLMENT_TEXT = 88
 """64 bytes in base64."""
@@ -138,7 +137,7 @@ class WesherNodeStatus(Resource):
     """Number of the newest statement of revocations that the agent has; 0 for none."""
     news: str = Field(
         "",
-        max_length=_MAX_NEWS_TEXT,
+        max_length=MAX_NEWS,
         json_schema_extra={"pattern": "^[A-Za-z0-9+/]*={0,2}$"},
     )
     """That statement in base64, while it is newer than the one that the operator published."""

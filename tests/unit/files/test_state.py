@@ -15,6 +15,7 @@ import pytest
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.state import StateFile
 from wesher_agent.files.state_format import parse_state, render_state
+from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.former_addresses import FormerAddress
 from wesher_agent.mesh.identity import SavedTrust
 from wesher_agent.mesh.roster import SavedMember
@@ -23,7 +24,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.certificate import Authority, Subject, name_hash
 from wesher_common.errors import InvalidSpec
-from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
+from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.news import sign_statement
 from wesher_testing.lab.mount_namespace import run_with_own_mounts
@@ -68,6 +69,10 @@ FULL = SavedState(
         Tombstone(name="d", incarnation=7, address=Address("192.0.2.4", 7946), age=3600.5, left=True),
         Tombstone(name="e.west", incarnation=1_800_000_001, address=Address("2001:db8::5", 7947)),
     ),
+    endpoints={
+        WireGuardPublicKey(bytes([2]) * 32): Endpoint(ip_address("192.0.2.2"), 51820),
+        WireGuardPublicKey(bytes([3]) * 32): Endpoint(ip_address("2001:db8::3"), 65535),
+    },
     former_addresses=(
         FormerAddress(ip_address("10.189.0.9"), 3600.5),
         FormerAddress(ip_address("fd42::9")),
@@ -318,6 +323,20 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     (
         {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("nan")}]},
         "Nodes[0].Away 'nan': must be a number of seconds",
+    ),
+    ({"Endpoints": [7]}, "Endpoints[0]: must be a JSON object"),
+    ({"Endpoints": [{"Key": "short"}]}, "Endpoints[0].Key: must be standard base64 of 32 bytes"),
+    (
+        {"Endpoints": [{"Key": "A" * 43 + "=", "Addr": "0.0.0.0", "Port": 1}]},
+        "Endpoints[0].Addr '0.0.0.0': must be one machine's address",
+    ),
+    (
+        {"Endpoints": [{"Key": "A" * 43 + "=", "Addr": "192.0.2.2", "Port": 0}]},
+        "Endpoints[0].Port '0': must be a number from 1 to 65535",
+    ),
+    (
+        {"Endpoints": [{"Key": "A" * 43 + "=", "Addr": "192.0.2.2"}]},
+        "Endpoints[0].Port: must be a number from 1 to 65535",
     ),
     (
         {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Left": "yes"}]},

@@ -382,6 +382,47 @@ def test_a_change_of_what_is_trusted_judges_every_member_again(mesh: Mesh) -> No
     assert not mesh.roster.judge(now=2.0)
 
 
+NEW = replace(BOUND, authorities=(UNKNOWN.key,))
+BOTH = replace(BOUND, authorities=(UNKNOWN.key, AUTHORITY.key))
+
+
+def test_one_authority_replaces_another_without_a_tunnel_less() -> None:
+    mesh = Mesh(BOUND)
+    mesh.joins("b", certified("b"))
+    mesh.identity.configure(BOTH)
+    assert not mesh.roster.judge(now=1.0)
+    renewed = gossiped("b", "192.0.2.2", raw_meta=certified("b", by=UNKNOWN, serial=SIGNED_AT + 1).encode())
+    mesh.roster.observe(MemberUpdated(renewed, renewed), now=2.0)
+    assert mesh.tunnel("b") == tunnel_of("b")
+    mesh.identity.configure(NEW)
+    mesh.roster.judge(now=3.0)
+    assert mesh.tunnel("b") == tunnel_of("b")
+
+
+def test_what_a_dropped_authority_signed_gives_no_tunnel() -> None:
+    """After a theft, agents stop trusting it at once."""
+    mesh = Mesh(BOUND)
+    mesh.joins("b", certified("b"))
+    mesh.identity.configure(NEW)
+    assert mesh.roster.judge(now=1.0)
+    assert mesh.tunnel("b") is None
+    mesh.joins("thief", certified("thief", serial=SIGNED_AT + 9), now=2.0)
+    assert mesh.tunnel("thief") is None
+
+
+@pytest.mark.parametrize("wall", [0.0, WALL + 4000 * DAY])
+@pytest.mark.parametrize("settings", [BOTH, NEW])
+def test_a_new_authority_is_believed_though_the_clock_is_years_off(
+    settings: IdentitySettings, wall: float
+) -> None:
+    identity = Identity(BOUND, [SavedTrust(AUTHORITY.key, SIGNED_AT)], now=0.0, wall=wall)
+    identity.configure(settings)
+    renewed = certified("b", by=UNKNOWN, serial=SIGNED_AT + 60_000)
+    assert identity.verdict("b", renewed, now=0.0).is_certified
+    old = certified("b", by=UNKNOWN, serial=SIGNED_AT - 31 * 86_400_000)
+    assert identity.verdict("b", old, now=0.0).refusal is Refusal.EXPIRED
+
+
 def test_the_standing_of_an_alive_is_its_certificate_and_where_the_tunnel_ends(mesh: Mesh) -> None:
     here, there = Address("192.0.2.2", 7946), Address("192.0.2.66", 7946)
     raw = certified("b").encode()

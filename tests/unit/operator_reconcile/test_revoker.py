@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from wesher_common.certificate import name_hash
+from wesher_common.certificate import Authority, name_hash
 from wesher_common.conditions import rfc3339
 from wesher_common.errors import WesherError
 from wesher_common.names import ADMIT_KEY_ANNOTATION, out_label
-from wesher_common.news import Statement, sign_statement
+from wesher_common.news import Statement, sign_statement, unpack_news
 from wesher_operator import kube
 from wesher_operator.kube import CONFIG_MAP, WESHER_NODE, Cluster
 from wesher_operator.reconcile.mesh import MeshReconciler
@@ -385,3 +385,34 @@ async def test_an_operator_that_leads_too_long_takes_no_revocation_back() -> Non
     assert set(story.statement().revoked) == {name_hash(N1), name_hash("n002")}
     memory = json.loads(story.world.config_maps["demo-revoked"].body["data"]["revoked.json"])
     assert memory["barred"] == {}
+
+
+async def test_while_an_authority_is_replaced_both_revoke_and_the_former_one_names_its_successor() -> None:
+    story = Story(nodes=2)
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = await certify(story, cluster)
+        former, successor = story.authority(), Authority(bytes(range(32)))
+        seed = base64.b64encode(successor.seed).decode()
+        story.write_secret(seed=seed, former_seed=story.seed(), replaces=str(former.key))
+        pass_seconds(story, 60)
+        story.remove_node(N1)
+        await runs.reconcile()
+        text = story.world.config_maps["demo-config"].body["binaryData"]["news"]
+        items = [Statement.unpacked(data) for _, data in unpack_news(base64.b64decode(text))]
+    by_key = {key: each for each in items for key in (former.key, successor.key) if each.is_signed_by(key)}
+    assert [set(each.revoked) for each in items] == [{name_hash(N1)}] * 2
+    assert by_key[former.key].successor == successor.key
+    assert by_key[successor.key].successor is None
+
+
+async def test_the_next_run_is_not_sooner_where_a_former_authority_can_sign_nothing_more() -> None:
+    story = Story()
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = await certify(story, cluster)
+        former = story.authority()
+        seed = base64.b64encode(bytes(range(32))).decode()
+        story.write_secret(seed=seed, former_seed="", replaces=str(former.key))
+        story.now += timedelta(days=3)
+        again = await runs.reconcile()
+    assert again is not None
+    assert again >= story.now + timedelta(seconds=5)

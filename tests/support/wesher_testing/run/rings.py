@@ -145,8 +145,10 @@ RINGS = (
     Ring(
         "agent",
         "the agent as a process, including attacks on it",
-        9,
-        _file_by_file("agent", "test_live_edits", "test_one_host", "test_hostile", "test_mesh"),
+        10,
+        _file_by_file(
+            "agent", "test_live_edits", "test_attacks", "test_one_host", "test_hostile", "test_mesh"
+        ),
         lane=Lane.WAITS,
         workers=3,
         needs_root=True,
