@@ -323,7 +323,7 @@ def test_the_key_ring_is_sealed_to_a_machine_that_is_not_seen_with_it(api: ApiSe
         *("patch", "secret", "demo-key", "-n", NAMESPACE, "--type=merge"), "-p", json.dumps({"data": entries})
     )
     (later,) = eventually(
-        lambda: published_rings(api), within=SOON, until=lambda found: found and found[0] != item
+        lambda: published_rings(api), within=SOON, until=lambda found: bool(found) and found[0] != item
     )
     assert later.opened(LAPTOP) == (new, raw)
     assert later.number > item.number
