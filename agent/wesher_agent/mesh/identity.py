@@ -194,6 +194,8 @@ class Identity:
         return tuple(SavedTrust(key, newest) for key, newest in self._newest.items())
 
     def _note_signed(self, authority: bytes, moment: int) -> None:
+        if moment <= self._trusted[authority].newest:
+            return
         trust = self._trusted[authority].with_signed(moment)
         self._newest[trust.key] = trust.newest
         self._trusted = {**self._trusted, authority: trust}
