@@ -120,7 +120,7 @@ class Thief:
 
     Args:
         mesh: with its victims.
-        rng: for whom it attacks, how and when.
+        rng: chooses victims and details of attacks.
 
     """
 
@@ -232,7 +232,7 @@ class Thief:
         )
 
     def announce_the_key(self) -> None:
-        """Announce another's public key under a smaller name."""
+        """Announce the public key of a member under a smaller name."""
         victim = self._victim()
         stolen = self.meta("aaaa", public_key=victim.local.private_key.public)
         self.say(self.alive("aaaa", stolen.encode(), incarnation=self._bump()))
@@ -331,7 +331,7 @@ class Thief:
         )
 
     def run_the_stock_program(self) -> None:
-        """Run the agent with a state file that has another's overlay address, for a while."""
+        """Run the agent with a state file that has the overlay address of a member, for a while."""
         victim = self._victim()
         self._count += 1
         name = f"stock-{self._count}"
