@@ -1,7 +1,7 @@
 """Breaks one place of the code at a time, and sees a named test fail: ``tests/sabotage.py [NAME ...]``.
 
 A joint that nothing tests looks as sound as one that everything tests. Each entry
-here breaks one decision of a member or one deed of its shell in a copy of the tree;
+here breaks one decision of a member or the operator, or one deed of a shell, in a copy of the tree;
 the test it names must fail there, and must pass in the copy that nothing was done to.
 """
 
@@ -18,7 +18,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 MEMBER, AGENT = "agent/wesher_agent/mesh/member.py", "agent/wesher_agent/runtime/agent.py"
 TESTS, SIM = "tests/unit/mesh/test_member.py", "tests/sim/test_names_and_addresses.py"
-SHELL = "tests/unit/runtime/test_agent.py"
+SHELL, NEWS = "tests/unit/runtime/test_agent.py", "tests/unit/mesh/test_news.py"
+CERTIFIED = "tests/unit/mesh/test_certified_members.py"
 SECONDS = 300
 """For one test, however slow the machine is."""
 
@@ -36,6 +37,38 @@ class Sabotage:
 
 
 SABOTAGES = {
+    "forget-proven-endpoints": Sabotage(
+        MEMBER,
+        "endpoints=self._proven,",
+        "endpoints={},",
+        f"{TESTS}::test_where_a_handshake_proved_a_peer_to_be_is_saved_and_the_device_begins_there",
+    ),
+    "limit-uncertified-members-later": Sabotage(
+        MEMBER,
+        "self._engine.set_most_unproven(self._most_unproven)\n        self._engine.bury",
+        "self._engine.bury",
+        f"{TESTS}::test_a_bound_mesh_remembers_few_uncertified_members_from_the_start",
+    ),
+    "believe-a-clock-that-is-years-ahead": Sabotage(
+        "agent/wesher_agent/mesh/identity.py",
+        "if certificate.authority in self._own and not self._trusted[certificate.authority].newest:",
+        "if False:",
+        f"{CERTIFIED}::test_on_the_first_start_our_own_certificate_tells_the_time_better_than_a_clock_"
+        "that_is_years_ahead",
+    ),
+    "save-what-older-releases-cannot-read": Sabotage(
+        "agent/wesher_agent/mesh/roster.py",
+        "else in_gob_form(member.raw_meta, member.meta),",
+        "else member.raw_meta,",
+        f"{CERTIFIED}::test_the_members_of_a_bound_mesh_are_saved_in_the_form_that_an_older_release_reads",
+    ),
+    "renew-too-late": Sabotage(
+        "operator/wesher_operator/reconcile/authority.py",
+        "life * (1 - _JITTER * share)",
+        "life * (1 + _JITTER * share)",
+        "tests/unit/operator_reconcile/test_authority.py"
+        "::test_renewals_are_spread_over_the_last_five_per_cent_of_two_thirds_of_the_life",
+    ),
     "ignore-roster-changes": Sabotage(
         MEMBER,
         "if self._roster.observe(event, now=now):",
@@ -72,6 +105,39 @@ SABOTAGES = {
         "if endpoint.address in inside:",
         "tests/unit/mesh/test_certified_members.py::"
         "test_a_forged_endpoint_inside_the_overlay_takes_no_certified_members_tunnel",
+    ),
+    "keep-the-tunnel-of-a-revoked-member": Sabotage(
+        MEMBER,
+        """        if is_new:
+            self._judge(now)
+""",
+        """        if is_new:
+""",
+        f"{NEWS}::test_a_revoked_member_loses_tunnel_hosts_entry_and_standing_at_once_in_every_mode",
+    ),
+    "pass-no-revocation-on": Sabotage(
+        MEMBER,
+        "self._news.pass_on(now=now)",
+        "pass",
+        f"{NEWS}::test_a_new_statement_goes_to_four_members_once",
+    ),
+    "take-an-older-revocation": Sabotage(
+        "agent/wesher_agent/mesh/news.py",
+        "if number <= known.number:",
+        "if number == known.number:",
+        f"{NEWS}::test_an_older_statement_is_dropped_unread_and_the_same_one_silently",
+    ),
+    "forget-what-was-revoked-before": Sabotage(
+        "agent/wesher_agent/mesh/identity.py",
+        "revoked = _union(self._known_of(trust.key).revoked, statement.revoked_ms, newest)",
+        "revoked = _union({}, statement.revoked_ms, newest)",
+        f"{NEWS}::test_what_was_revoked_stays_so_when_a_later_statement_leaves_it_out",
+    ),
+    "leave-a-member-behind-in-a-state-exchange": Sabotage(
+        MEMBER,
+        "self._news.exchanged(state, address, asked_for=False, now=now)",
+        "pass",
+        f"{NEWS}::test_a_member_that_is_behind_is_sent_the_statement_once_in_a_while",
     ),
     "never-settle-a-name-conflict": Sabotage(
         MEMBER,
@@ -222,6 +288,13 @@ SABOTAGES = {
         "self._driver.tell(partial(self._member.leave, forget=forget))",
         "pass",
         f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
+    ),
+    "sign-with-an-authority-that-agents-do-not-trust": Sabotage(
+        "operator/wesher_operator/reconcile/authorities.py",
+        "    if any(in_use.values()) and waiting:",
+        "    if False:",
+        "tests/unit/operator_reconcile/test_authorities.py"
+        "::test_the_new_one_signs_once_each_agent_on_a_ready_node_trusts_it",
     ),
 }
 

@@ -97,7 +97,8 @@ def _rows(
         # The fields of a mesh have their meaning from the custom resource.
         of_mesh = field.get("description", "") if path else ""
         meaning = of_mesh or comments.get(here) or _BY_NAME.get(name, "")
-        is_section = isinstance(value, dict) and value and "properties" in field
+        # An affinity is a part of a pod's spec, which a user gives as a whole.
+        is_section = isinstance(value, dict) and value and "properties" in field and name != "affinity"
         if meaning or not is_section:
             given = "" if is_section else default_of(value)
             shown = "see below" if is_long(given) else code(given)

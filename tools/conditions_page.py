@@ -37,12 +37,12 @@ MESH: Mapping[str, Reasons] = {
     "Converged": {"True": ("ViewsAgree",), "False": ("ViewsDiffer",), "Unknown": ("NoReports",)},
     "Degraded": {
         "False": ("AsExpected",),
-        "True": ("OverlappingNetwork", "PairsUnreachable", "InvalidAnnotation"),
+        "True": ("OverlappingNetwork", "NewsTooLarge", "PairsUnreachable", "InvalidAnnotation"),
     },
     "Certified": {
         "True": ("AllCertified",),
         "False": (*_NOT_ISSUING, *_UNCERTIFIED, "CertificateExpires"),
-        "Unknown": ("NotLookedAt", "WaitingForAgents"),
+        "Unknown": ("NotLookedAt", "WaitingForAgents", "NewAuthority"),
     },
 }
 NODE: Mapping[str, Reasons] = {
@@ -50,7 +50,7 @@ NODE: Mapping[str, Reasons] = {
         "True": ("Ready",),
         "False": (
             *dict.fromkeys((*_WIREGUARD, *_GOSSIP)),
-            *("InvalidConfig", "RestartFailed", "Removed", "HealthPortTaken"),
+            *("InvalidConfig", "RestartFailed", "Removed", "Revoked", "HealthPortTaken"),
             *("PeersUnreachable", "OverlayDiffers"),
         ),
         "Unknown": ("Starting", "Joining", "Probing"),
@@ -67,6 +67,7 @@ NODE: Mapping[str, Reasons] = {
             "ClockDiffers",
             "RefusedByCluster",
             *_UNCERTIFIED[:3],
+            "Revoked",
         ),
         "Unknown": ("NotReported", "Issuing"),
     },

@@ -10,20 +10,18 @@ from pathlib import Path
 import yaml
 
 from wesher_common.names import GROUP
-from wesher_operator.crd import KINDS, definition
-from wesher_operator.resources.mesh import WesherMesh
-from wesher_operator.resources.node import WesherNode
+from wesher_operator.crd import KINDS, CustomResource, definition
 
 FOLDER = Path(__file__).resolve().parents[1] / "charts/wesher/crds"
 _NOTE = "# Generated from operator/wesher_operator/resources/ by `make generate`.\n"
 
 
-def file_of(kind: type[WesherMesh | WesherNode]) -> Path:
+def file_of(kind: CustomResource) -> Path:
     """Return the kind's file."""
     return FOLDER / f"{GROUP}_{kind.plural}.yaml"
 
 
-def text(kind: type[WesherMesh | WesherNode]) -> str:
+def text(kind: CustomResource) -> str:
     """Return what the file should say."""
     return _NOTE + yaml.safe_dump(definition(kind), sort_keys=False, width=110)
 

@@ -9,14 +9,15 @@ import yaml
 from reference import FOLDER, code, page, prose, table
 from schema_text import Schema, default_of, is_long, type_of
 from wesher_common.names import GROUP, VERSION
-from wesher_operator.crd import KINDS, definition
+from wesher_operator.crd import KINDS, CustomResource, definition
 from wesher_operator.resources.mesh import WesherMesh
 from wesher_operator.resources.node import WesherNode
+from wesher_operator.resources.peer import WesherPeer
 from wesher_operator.resources.rules import PRINTABLE
 
 PAGE = FOLDER / "custom-resources.md"
 _INTRODUCTION = f"""
-The API is `{GROUP}/{VERSION}`, and both kinds are cluster-scoped. `kubectl explain wmesh.spec` shows the same
+The API is `{GROUP}/{VERSION}`, and all kinds are cluster-scoped. `kubectl explain wmesh.spec` shows the same
 fields. The API server refuses an object that breaks a rule. A text in a status has no control characters.
 [Conditions](conditions.md) lists what `status.conditions` can say.
 """
@@ -24,6 +25,7 @@ _LONGEST_PATH = 70
 _WRITERS = {
     WesherMesh: "You write the spec, and the operator writes the status.",
     WesherNode: "The operator writes the spec, and the node's agent writes the status. Edit neither.",
+    WesherPeer: "An administrator writes the spec, and the operator writes the status.",
 }
 
 
@@ -33,7 +35,7 @@ def text() -> str:
     return page("Custom resources", "operator/wesher_operator/resources/", _INTRODUCTION, *sections)
 
 
-def _kind(kind: type[WesherMesh | WesherNode]) -> Iterator[str]:
+def _kind(kind: CustomResource) -> Iterator[str]:
     spec = definition(kind)["spec"]
     root = spec["versions"][0]["schema"]["openAPIV3Schema"]
     yield f"## {kind.__name__}"

@@ -56,9 +56,10 @@ def fields_of(shape: type, path: str = "") -> Iterator[tuple[str, str, str]]:
         kind = get_args(hint)[0] if is_optional else hint
         here = f"{path}{name}"
         yield here, f"{_text(kind)}{', optional' if is_optional else ''}", meanings[name]
-        (item,) = get_args(kind) if get_origin(kind) is list else (kind,)
-        if is_typeddict(item):
-            yield from fields_of(item, f"{here}[]." if item is not kind else f"{here}.")
+        is_list = get_origin(kind) is list
+        for item in get_args(kind) if is_list or get_origin(kind) is UnionType else (kind,):
+            if is_typeddict(item):
+                yield from fields_of(item, f"{here}[]." if is_list else f"{here}.")
 
 
 def _text(kind: Any, many: str = "") -> str:

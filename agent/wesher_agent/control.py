@@ -2,13 +2,15 @@
 
 One Unix socket a mesh, ``<run dir>/<interface>.sock``, mode 0600. A connection
 carries one request and one reply, each a JSON object on a line:
-``{"command": "status"}`` and ``{"result": …}`` or ``{"error": "…"}``. What the
+``{"command": "status"}`` and ``{"result": …}`` or ``{"error": "…"}``. A command that
+takes a file has its content in base64: ``{"command": "news-add", "data": "…"}``. What the
 answers hold is decided by whoever serves the commands.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import errno
 import json
@@ -16,6 +18,7 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from wesher_common.errors import InvalidSpec, WesherError
@@ -24,9 +27,10 @@ from wesher_common.event_logger import EventLogger
 log = EventLogger("wesher.control")
 
 Handler = Callable[[], Awaitable[Any]]
+FileHandler = Callable[[bytes], Awaitable[Any]]
 
-MAX_REQUEST = 4096
-"""Bytes of one request."""
+MAX_REQUEST = 3 * 1024 * 1024
+"""Bytes of one request; the longest has a news file in base64."""
 REQUEST_TIMEOUT = 5.0
 MAX_CONNECTIONS = 8
 ANSWER_TIMEOUT = 60.0
@@ -45,11 +49,24 @@ def socket_path(run_dir: Path, interface: str) -> Path:
 
 
 class ControlServer:
-    """Answers commands on the control socket until closed."""
+    """Answers commands on the control socket until closed.
 
-    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+    Args:
+        path: of the socket.
+        handlers: by command.
+        file_handlers: of the commands that take the content of a file.
+
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        handlers: Mapping[str, Handler],
+        file_handlers: Mapping[str, FileHandler] = MappingProxyType({}),
+    ) -> None:
         self._path = path
         self._handlers = handlers
+        self._file_handlers = file_handlers
         self._server: asyncio.Server | None = None
         self._place: tuple[int, int] | None = None
         """Device and inode of the socket, which no other file has while we listen."""
@@ -157,7 +174,10 @@ class ControlServer:
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            return {"result": await self._handlers[read_request(line, self._handlers)]()}
+            command, data = read_request(line, self._handlers, self._file_handlers)
+            if command in self._handlers:
+                return {"result": await self._handlers[command]()}
+            return {"result": await self._file_handlers[command](data)}
         except WesherError as error:
             return {"error": str(error)}
 
@@ -191,11 +211,18 @@ def _is_answered(path: Path) -> bool:
     return True
 
 
-def read_request(line: bytes, commands: Collection[str]) -> str:
-    """Return the command that a request names.
+def read_request(
+    line: bytes, commands: Collection[str], with_file: Collection[str] = ()
+) -> tuple[str, bytes]:
+    """Return the command that a request names, and the content of the file that comes with it.
+
+    Args:
+        line: the request.
+        commands: those that are known.
+        with_file: those that take a file.
 
     Raises:
-        WesherError: it is not a request, or names an unknown command.
+        WesherError: it is not a request, names an unknown command, or lacks its file.
 
     """
     try:
@@ -203,9 +230,15 @@ def read_request(line: bytes, commands: Collection[str]) -> str:
     except (ValueError, RecursionError):
         request = None
     command = request.get("command") if isinstance(request, dict) else None
-    if not isinstance(command, str) or command not in commands:
-        raise WesherError(f"expected a JSON object with one of the commands {', '.join(sorted(commands))}")
-    return command
+    if isinstance(command, str) and command in commands:
+        return command, b""
+    if not isinstance(command, str) or command not in with_file:
+        known = ", ".join(sorted([*commands, *with_file]))
+        raise WesherError(f"expected a JSON object with one of the commands {known}")
+    try:
+        return command, base64.b64decode(request["data"], validate=True)
+    except (KeyError, TypeError, ValueError) as error:
+        raise WesherError(f"{command}: data must be the content of a file in base64") from error
 
 
 def read_answer(line: bytes) -> Any:
@@ -266,8 +299,13 @@ def _is_socket(path: Path) -> bool:
         return False
 
 
-def ask(path: Path, command: str) -> Any:
+def ask(path: Path, command: str, data: bytes | None = None) -> Any:
     """Send a command to the agent behind a socket and return its result.
+
+    Args:
+        path: the socket.
+        command: the command.
+        data: the content of the file that it takes; None if it takes none.
 
     Raises:
         AgentUnreachable: nothing listens, this user may not ask, or no answer came.
@@ -278,9 +316,12 @@ def ask(path: Path, command: str) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(ANSWER_TIMEOUT)
             connection.connect(str(path))
+            request = {"command": command}
+            if data is not None:
+                request["data"] = base64.b64encode(data).decode()
             # An agent with too many clients replies and closes before it reads the request.
             with contextlib.suppress(BrokenPipeError):
-                connection.sendall(json.dumps({"command": command}).encode() + b"\n")
+                connection.sendall(json.dumps(request).encode() + b"\n")
             with connection.makefile("rb") as lines:
                 return read_answer(lines.readline())
     except PermissionError as error:

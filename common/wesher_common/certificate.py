@@ -45,6 +45,9 @@ EARLY_MS: Final = 24 * 3_600_000
 SKEW_MS: Final = 300_000
 """By how much two clocks that are set may differ."""
 
+FIRST_MS: Final = 1_767_225_600_000
+"""The start of 2026. A clock before it was never set: wesher issued no certificates then."""
+
 _AUTHORITY_ID_BYTES: Final = 4
 _SERIAL_BYTES: Final = 6
 MAX_SERIAL: Final = 2 ** (8 * _SERIAL_BYTES) - 1
@@ -53,6 +56,8 @@ _SIGNATURE_BYTES: Final = 64
 _ADDRESS_BYTES: Final = frozenset({4, 16})
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
+_MAX_REMEMBERED: Final = 2048
+"""Bytes of the longest signed text whose check is remembered: longer than any certificate's."""
 _DOMAIN: Final = b"wesher certificate 1\0"
 """Begins the signed text, so that no signature for another purpose is one for a certificate."""
 
@@ -219,7 +224,8 @@ class AuthorityKey:
 
     def has_signed(self, text: bytes, signature: bytes) -> bool:
         """Tell whether ``signature`` is this authority's on ``text``."""
-        return _is_signature(self.raw, text, signature)
+        is_short = len(text) <= _MAX_REMEMBERED
+        return (_is_known_signature if is_short else _is_signature)(self.raw, text, signature)
 
 
 @dataclass(frozen=True)
@@ -301,8 +307,7 @@ class Trust:
             return Refusal.REVOKED
         if not self.key.has_signed(certificate.signed_text(subject), certificate.signature):
             return Refusal.BAD_SIGNATURE
-        # A clock before what was signed proves nothing.
-        if clock >= self.newest - SKEW_MS and certificate.serial > clock + EARLY_MS:
+        if self.is_early(certificate.serial, clock=clock):
             return Refusal.NOT_YET_VALID
         if self.time(clock) > certificate.expires + SKEW_MS:
             return Refusal.EXPIRED
@@ -313,6 +318,11 @@ class Trust:
         if not self.newest:
             return clock
         return min(max(clock, self.newest), self.newest + GRACE_DAYS * _DAY_MS)
+
+    def is_early(self, moment: int, *, clock: int) -> bool:
+        """Tell whether it seems to have signed something more than a day in the future."""
+        # A clock before what was signed proves nothing.
+        return clock >= max(self.newest - SKEW_MS, FIRST_MS) and moment > clock + EARLY_MS
 
     def with_signed(self, moment: int) -> Trust:
         """Take a moment at which it has signed something that was verified."""
@@ -355,11 +365,13 @@ def _is_inside(address: IPAddress, network: IPNetwork) -> bool:
     return address.version == network.version and host_network(address).subnet_of(network)  # type: ignore[arg-type]
 
 
-# A mesh of a thousand members judges each of them after each event.
-@lru_cache(maxsize=16384)
 def _is_signature(key: bytes, text: bytes, signature: bytes) -> bool:
     try:
         Ed25519PublicKey.from_public_bytes(key).verify(signature, text)
     except InvalidSignature:
         return False
     return True
+
+
+# A mesh of a thousand members judges each of them after each event.
+_is_known_signature = lru_cache(maxsize=16384)(_is_signature)

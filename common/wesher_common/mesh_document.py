@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_network
 from typing import Any, Literal, get_args
 
 from wesher_common.certificate import AuthorityKey
 from wesher_common.errors import InvalidSpec
+from wesher_common.json_section import JsonSection
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.names import check_interface_name, check_mesh_name, is_member_name
 from wesher_common.overlay import IPNetwork
-from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
+from wesher_common.seeds import MAX_PORT, SeedAddress
 
 DOCUMENT_VERSION = 1
 FILE_NAME = "mesh.json"
@@ -179,81 +180,7 @@ class MeshDocument:
             InvalidSpec: naming the key (as ``mesh.json wireguard.port``) and its rule.
 
         """
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InvalidSpec(FILE_NAME, f"is not JSON: {error}") from error
-        return _read(_Section(content, FILE_NAME + " "))
-
-
-class _Section:
-    """One JSON object, read field by field with the path for the error."""
-
-    def __init__(self, content: Any, path: str) -> None:
-        if not isinstance(content, Mapping):
-            raise InvalidSpec(path.rstrip(". "), "must be a JSON object")
-        self._content = content
-        self._path = path
-
-    def field(self, key: str) -> str:
-        return self._path + key
-
-    def section(self, key: str) -> _Section:
-        return _Section(self._content.get(key, {}), f"{self._path}{key}.")
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self._content.get(key, default)
-        if not _is_text(value):
-            raise InvalidSpec(self.field(key), "must be a string", value=value)
-        return str(value)
-
-    def number(self, key: str, default: int, low: int, high: int) -> int:
-        value = self._content.get(key, default)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise InvalidSpec(self.field(key), f"must be a whole number from {low} to {high}", value=value)
-        return value
-
-    def truth(self, key: str) -> bool:
-        value = self._content.get(key, False)
-        if not isinstance(value, bool):
-            raise InvalidSpec(self.field(key), "must be true or false", value=value)
-        return value
-
-    def has(self, key: str) -> bool:
-        return key in self._content
-
-    def sections(self, key: str, most: int) -> list[_Section]:
-        value = self._content.get(key, [])
-        if not isinstance(value, list) or len(value) > most:
-            raise InvalidSpec(self.field(key), f"must be a list of at most {most} objects")
-        return [_Section(entry, f"{self._path}{key}[{index}].") for index, entry in enumerate(value)]
-
-    def choice(self, key: str, default: str, choices: tuple[str, ...]) -> Any:
-        value = self._content.get(key, default)
-        if value not in choices:
-            raise InvalidSpec(self.field(key), f"must be one of {', '.join(choices)}", value=value)
-        return value
-
-    def texts(self, key: str) -> list[str]:
-        value = self._content.get(key, [])
-        if not isinstance(value, list) or not all(map(_is_text, value)):
-            raise InvalidSpec(self.field(key), "must be a list of strings", value=value)
-        return value
-
-    def seeds(self, key: str) -> tuple[SeedAddress, ...]:
-        return tuple(
-            parse_seed(text, field=f"{self.field(key)}[{index}]")
-            for index, text in enumerate(self.texts(key))
-        )
-
-    def network(self, key: str, default: str | None = None) -> IPNetwork:
-        value = self.text(key, default)
-        return parse_overlay_network(value, field=self.field(key))
-
-
-def _is_text(value: Any) -> bool:
-    # JSON can name half of a surrogate pair, which no file, name or hash can hold.
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+        return _read(JsonSection.of_text(text, FILE_NAME))
 
 
 def parse_overlay_network(text: str, *, field: str) -> IPNetwork:
@@ -280,7 +207,7 @@ def parse_overlay_network(text: str, *, field: str) -> IPNetwork:
     return network
 
 
-def _read(document: _Section) -> MeshDocument:
+def _read(document: JsonSection) -> MeshDocument:
     version = document.number("version", 0, 0, 2**31)
     if version != DOCUMENT_VERSION:
         raise InvalidSpec(
@@ -288,21 +215,15 @@ def _read(document: _Section) -> MeshDocument:
             f"this agent supports version {DOCUMENT_VERSION}: use the same release of agent and operator",
             value=version,
         )
-    overlay = document.network("overlayCIDR")
-    allocation = document.network("allocationCIDR", str(overlay))
+    overlay = _network(document, "overlayCIDR")
+    allocation = _network(document, "allocationCIDR", str(overlay))
     if allocation.version != overlay.version or not allocation.subnet_of(overlay):  # type: ignore[arg-type]
         raise InvalidSpec(document.field("allocationCIDR"), f"must be inside {overlay}", value=allocation)
     wireguard, gossip = document.section("wireguard"), document.section("gossip")
     label = gossip.text("label", "")
     if len(label.encode()) > MAX_LABEL:
         raise InvalidSpec(gossip.field("label"), f"must be at most {MAX_LABEL} bytes", value=label)
-    cluster_name = document.text("clusterName", "")
-    if cluster_name and not (is_member_name(cluster_name) and len(cluster_name) <= MAX_CLUSTER_NAME):
-        raise InvalidSpec(
-            document.field("clusterName"),
-            f"must be at most {MAX_CLUSTER_NAME} letters, digits, '-' or '.', as in a DNS name",
-            value=cluster_name,
-        )
+    cluster_name = document.text("clusterName", "") and _cluster_name(document)
     mtu = wireguard.number("mtu", 0, 0, MAX_MTU)
     if 0 < mtu < MIN_MTU:
         raise InvalidSpec(wireguard.field("mtu"), f"must be 0 or at least {MIN_MTU}", value=mtu)
@@ -335,32 +256,55 @@ def _read(document: _Section) -> MeshDocument:
     )
 
 
-def _identity(section: _Section) -> IdentitySettings:
-    authorities = section.texts("authorities")
-    if len(authorities) > MAX_AUTHORITIES:
+def _network(section: JsonSection, key: str, default: str | None = None) -> IPNetwork:
+    return parse_overlay_network(section.text(key, default), field=section.field(key))
+
+
+def _cluster_name(section: JsonSection) -> str:
+    name = section.text("clusterName")
+    if not (is_member_name(name) and len(name) <= MAX_CLUSTER_NAME):
+        raise InvalidSpec(
+            section.field("clusterName"),
+            f"must be at most {MAX_CLUSTER_NAME} letters, digits, '-' or '.', as in a DNS name",
+            value=name,
+        )
+    return name
+
+
+def _identity(section: JsonSection) -> IdentitySettings:
+    texts = section.texts("authorities")
+    if len(texts) > MAX_AUTHORITIES:
         raise InvalidSpec(section.field("authorities"), f"must be at most {MAX_AUTHORITIES} keys")
+    authorities = tuple(
+        AuthorityKey.from_base64(text, field_name=f"{section.field('authorities')}[{index}]")
+        for index, text in enumerate(texts)
+    )
     proof_key = section.text("proofKey", "")
     return IdentitySettings(
         mode=section.choice("mode", "Open", get_args(IdentityMode)),
         bound=section.truth("bound"),
         form=section.choice("form", "Gob", get_args(MetadataForm)),
-        authorities=tuple(
-            AuthorityKey.from_base64(text, field_name=f"{section.field('authorities')}[{index}]")
-            for index, text in enumerate(authorities)
-        ),
+        authorities=authorities,
         proof_key=WireGuardPublicKey.from_base64(proof_key, field_name=section.field("proofKey"))
         if proof_key
         else None,
-        trusted=tuple(map(_trusted, section.sections("trusted", MAX_TRUSTED))),
+        trusted=tuple(_trusted(each, authorities) for each in section.sections("trusted", MAX_TRUSTED)),
     )
 
 
-def _trusted(section: _Section) -> TrustedAuthority:
+def _trusted(section: JsonSection, own: Sequence[AuthorityKey]) -> TrustedAuthority:
+    key = AuthorityKey.from_base64(section.text("key"), field_name=section.field("key"))
+    if key in own:
+        raise InvalidSpec(section.field("key"), "must not be an authority of this mesh", value=key)
+    networks = section.texts("cidrs")
+    if not networks:
+        # Without one, it could certify each address.
+        raise InvalidSpec(section.field("cidrs"), "must list a network")
     return TrustedAuthority(
-        cluster_name=section.text("clusterName"),
-        key=AuthorityKey.from_base64(section.text("key"), field_name=section.field("key")),
+        cluster_name=_cluster_name(section),
+        key=key,
         cidrs=tuple(
             parse_overlay_network(text, field=f"{section.field('cidrs')}[{index}]")
-            for index, text in enumerate(section.texts("cidrs"))
+            for index, text in enumerate(networks)
         ),
     )

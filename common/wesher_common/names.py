@@ -15,6 +15,8 @@ NUDGE_ANNOTATION = f"{GROUP}/nudge"
 NUDGE_FILE = "nudge"
 """Shows an agent that annotation of its pod: it changes when there is something new to ask for."""
 RELEASE_ANNOTATION = f"{GROUP}/release"
+ADMIT_KEY_ANNOTATION = f"{GROUP}/admit-key"
+"""Of a WesherNode: the changed WireGuard key that an administrator admits. Agents may not write it."""
 HOSTS_DOMAIN = "wesher.internal"
 
 MAX_MESH_NAME = 32
@@ -133,3 +135,17 @@ def released_config_map_name(mesh: str) -> str:
 def issued_config_map_name(mesh: str) -> str:
     """Return the name of the ConfigMap that lists the names that certificates were issued to."""
     return f"{mesh}-issued"
+
+
+def revoked_config_map_name(mesh: str) -> str:
+    """Return the name of the ConfigMap that remembers which names were revoked, and which stay out."""
+    return f"{mesh}-revoked"
+
+
+def out_label(mesh: str) -> str:
+    """Return the label that keeps a Node out of a mesh, whatever its value.
+
+    The prefix is one that the API server's NodeRestriction plugin keeps from kubelets: a node that was
+    broken into cannot remove the label.
+    """
+    return f"wesher.node-restriction.kubernetes.io/out-{mesh}"

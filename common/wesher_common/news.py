@@ -13,8 +13,10 @@ Who publishes and keeps them is decided elsewhere: `wesher_operator.reconcile` a
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from types import MappingProxyType
@@ -28,6 +30,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from wesher_common.byte_reader import ByteReader, counted
 from wesher_common.certificate import Authority, AuthorityKey, Certificate, Subject
+from wesher_common.errors import PeerMisbehaved
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey, WireGuardPublicKey
 
 NEWS_FILE: Final = "news"
@@ -87,6 +90,30 @@ class Statement:
         """`revoked` in the unit of a certificate's serial, as `Trust.revoked` takes it."""
         return {name: seconds * 1000 for name, seconds in self.revoked.items()}
 
+    @staticmethod
+    def head(data: bytes) -> tuple[bytes, int]:
+        """Return the id of the authority and the number that the bytes of a statement begin with.
+
+        Raises:
+            PeerMisbehaved: they do not begin as a statement does.
+
+        """
+        return _read_head(ByteReader(data, "statement"))
+
+    @classmethod
+    def verified(cls, data: bytes, key: AuthorityKey) -> Statement:
+        """Read its bytes if the authority has signed them. What is forged costs one check of a signature.
+
+        Raises:
+            PeerMisbehaved: they are not a statement of this authority.
+
+        """
+        if cls.head(data)[0] != key.id or not key.has_signed(
+            _STATEMENT + data[:-_SIGNATURE_BYTES], data[-_SIGNATURE_BYTES:]
+        ):
+            raise PeerMisbehaved("statement-bad-signature")
+        return cls.unpacked(data)
+
     @classmethod
     def unpacked(cls, data: bytes) -> Statement:
         """Read its bytes; the signature is not checked.
@@ -96,9 +123,7 @@ class Statement:
 
         """
         reader = ByteReader(data, "statement")
-        if reader.number(1) != _VERSION:
-            raise reader.refusal("version")
-        authority, number = reader.take(_AUTHORITY_ID_BYTES), reader.number(_NUMBER_BYTES)
+        authority, number = _read_head(reader)
         successor = reader.counted()
         if len(successor) not in {0, KEY_BYTES}:
             raise reader.refusal("successor")
@@ -139,6 +164,12 @@ class Statement:
             + len(self.revoked).to_bytes(4)
             + names
         )
+
+
+def _read_head(reader: ByteReader) -> tuple[bytes, int]:
+    if reader.number(1) != _VERSION:
+        raise reader.refusal("version")
+    return reader.take(_AUTHORITY_ID_BYTES), reader.number(_NUMBER_BYTES)
 
 
 def sign_statement(
@@ -315,6 +346,33 @@ def unpack_news(data: bytes) -> list[tuple[NewsKind, bytes]]:
         if kind in {*NewsKind}:
             items.append((NewsKind(kind), body))
     return items
+
+
+def statement_in(content: bytes) -> bytes:
+    """Return the bytes of the statement in a file, not checked.
+
+    Args:
+        content: a news file with one statement, or the statement alone; either may be in base64, as a
+            WesherNode's ``status.news`` has it.
+
+    Raises:
+        PeerMisbehaved: it has no statement, or more than one.
+
+    """
+    with suppress(ValueError):
+        content = base64.b64decode(b"".join(content.split()), validate=True)
+    try:
+        items = unpack_news(content)
+    except PeerMisbehaved:
+        items = []
+    match [data for kind, data in items if kind is NewsKind.STATEMENT]:
+        case [data]:
+            return data
+        case []:
+            Statement.head(content)
+            return content
+        case _:
+            raise PeerMisbehaved("statement-not-alone")
 
 
 def _seal_key(mine: WireGuardPrivateKey, theirs: bytes, ephemeral: bytes, owner: WireGuardPublicKey) -> bytes:

@@ -13,6 +13,8 @@ MAX_UNREACHABLE = 64
 after it are not reported, and count as ready until their own reports are too old."""
 MAX_OUTSIDERS = 64
 """Members outside the cluster."""
+MAX_NEWS = 64 * 1024
+"""Characters of a statement in base64. Of a longer one an agent reports the number only."""
 MAX_MESSAGE = 1024
 """Characters of a condition's message, escapes included."""
 SHOWN_NAMES = 8

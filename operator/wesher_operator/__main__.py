@@ -23,6 +23,7 @@ from wesher_operator.kube import (
     DEFINITION,
     MESH,
     WESHER_NODE,
+    WESHER_PEER,
     Cluster,
     NotPermitted,
     Object,
@@ -33,14 +34,15 @@ from wesher_operator.leader import Leadership
 from wesher_operator.options import (
     VARIABLES,
     CheckOptions,
-    Options,
     RunOptions,
+    SignOptions,
     UninstallOptions,
     parse_options,
 )
 from wesher_operator.reconcile.control import Controller
 from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.release import is_newer, release_of
+from wesher_operator.sign_revocation import sign_revocation
 
 EXIT_FAILED, EXIT_USAGE, EXIT_LEADERSHIP_LOST = 1, 2, 3
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -60,6 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options = parse_options(
             sys.argv[1:] if arguments is None else arguments, os.environ, _pod_namespace()
         )
+        if isinstance(options, SignOptions):
+            print(  # noqa: T201 - its answer
+                sign_revocation(options.seed_file, options.news_file, options.names, options.output)
+            )
+            sys.exit(0)
         _set_up_logging(options.log_level, options.log_format)
         for variable in unknown_variables(os.environ, VARIABLES):
             _log.warning(
@@ -106,7 +113,7 @@ def _pod_namespace() -> str:
         return ""
 
 
-async def _carry_out(options: Options, deadline: Deadline) -> int:
+async def _carry_out(options: RunOptions | UninstallOptions | CheckOptions, deadline: Deadline) -> int:
     match options:
         case RunOptions():
             try:
@@ -223,7 +230,7 @@ async def _check_kinds(cluster: Cluster) -> None:
         InvalidSpec: a CustomResourceDefinition is missing.
 
     """
-    for kind in (MESH, WESHER_NODE):
+    for kind in (MESH, WESHER_NODE, WESHER_PEER):
         if not await cluster.serves(kind):
             raise InvalidSpec(
                 f"CustomResourceDefinition {kind.plural}.{kind.group}",

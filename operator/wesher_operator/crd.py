@@ -13,11 +13,13 @@ from wesher_operator.resources import rules
 from wesher_operator.resources.mesh import WesherMesh
 from wesher_operator.resources.node import WesherNode
 from wesher_operator.resources.parts import Column
+from wesher_operator.resources.peer import WesherPeer
 
-KINDS = (WesherMesh, WesherNode)
+CustomResource = type[WesherMesh | WesherNode | WesherPeer]
+KINDS: tuple[CustomResource, ...] = (WesherMesh, WesherNode, WesherPeer)
 
 
-def definition(kind: type[WesherMesh | WesherNode]) -> dict[str, Any]:
+def definition(kind: CustomResource) -> dict[str, Any]:
     """Return the CustomResourceDefinition of one kind."""
     schema = kind.model_json_schema(by_alias=True)
     parts = schema.get("$defs", {})

@@ -21,6 +21,10 @@ OPERATOR: Mapping[str, Mapping[int, str]] = {
         1: "the mesh is not ready, or a node cannot reach another, after the timeout",
         2: "a flag is invalid",
     },
+    "sign-revocation": {
+        0: "the statement was written",
+        2: "a flag is invalid, or a file cannot be read or written",
+    },
     "uninstall": {
         0: "the agents have left; the log names those that have not",
         2: "a flag is invalid",
@@ -42,6 +46,31 @@ PLUGIN: Mapping[str, Mapping[int, str]] = {
         0: "the commands were printed",
         1: _NO_ANSWER,
         2: _MISNAMED,
+    },
+    "revoke": {
+        0: "the operator has signed that the certificates of this member are void",
+        1: f"nothing is signed yet, or {_NO_ANSWER}",
+        2: _MISNAMED,
+    },
+    "invite": {
+        0: "the WesherPeer was created, and the join file was written",
+        1: f"the API server refused the WesherPeer, the key Secret cannot be used, or {_NO_ANSWER}",
+        2: f"{_MISNAMED}, or the machine was admitted before, or the file cannot be written",
+    },
+    "admit": {
+        0: "the key is admitted, or was certified already",
+        1: f"there is nothing to admit, or {_NO_ANSWER}",
+        2: f"{_MISNAMED}, or the name and the key belong to different machines",
+    },
+    "authority": {
+        0: "the key was printed",
+        1: _NO_ANSWER,
+        2: f"{_MISNAMED}, or the mesh has no authority yet",
+    },
+    "new-authority": {
+        0: "the operator replaces the authority",
+        1: f"an earlier replacement has not ended, or {_NO_ANSWER}",
+        2: f"{_MISNAMED}, or the mesh has no authority yet",
     },
     "sysdump": {
         0: "the file was written; standard error lists what is missing from it",

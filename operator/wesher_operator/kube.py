@@ -89,6 +89,7 @@ class Kind:
 
 MESH = Kind("WesherMesh", "weshermeshes", GROUP, VERSION, namespaced=False)
 WESHER_NODE = Kind("WesherNode", "weshernodes", GROUP, VERSION, namespaced=False)
+WESHER_PEER = Kind("WesherPeer", "wesherpeers", GROUP, VERSION, namespaced=False)
 NODE = Kind("Node", "nodes", namespaced=False)
 SERVICE_CIDR = Kind("ServiceCIDR", "servicecidrs", "networking.k8s.io", namespaced=False)
 API_SERVER_ENDPOINTS = Kind(
@@ -314,8 +315,8 @@ class Cluster:
             raise ClusterUnavailable(f"{kind.kind} {name} was deleted during the write")
         return applied
 
-    async def annotate(self, kind: Kind, name: str, annotations: Mapping[str, str]) -> Object | None:
-        """Set annotations of an object that others own; return it as it now stands, None where it is gone.
+    async def annotate(self, kind: Kind, name: str, annotations: Mapping[str, str | None]) -> Object | None:
+        """Set annotations of an object, or remove those without a value; return it, or None if it is gone.
 
         Raises:
             ClusterUnavailable: the API server does not answer, or this process does not lead, or others

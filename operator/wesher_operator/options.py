@@ -11,6 +11,7 @@ from typing import Any
 
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import FORMATS
+from wesher_common.names import is_member_name
 from wesher_common.seeds import MAX_PORT
 from wesher_common.version import VERSION
 from wesher_operator.agent_pods import AgentPods, parse_agent_pods
@@ -115,6 +116,18 @@ _CHECK = (
     _Flag("--mesh", "WESHER_MESH", "NAME", "the mesh to check", required=True),
     _Flag("--timeout", "WESHER_TIMEOUT", "SECONDS", "seconds to wait until it is ready", "120"),
 )
+_SIGN = (
+    _Flag(
+        "--seed-file",
+        "WESHER_SEED_FILE",
+        "FILE",
+        "file with the authority's seed in base64; - reads standard input",
+        required=True,
+    ),
+    _Flag("--news-file", "WESHER_NEWS_FILE", "FILE", "copy of the mesh's current news file", required=True),
+    _Flag("--names", "WESHER_NAMES", "NAME,…", "member names to revoke, separated by commas", required=True),
+    _Flag("--output", "WESHER_OUTPUT", "FILE", "new file to write", required=True),
+)
 _COMMANDS = {
     "run": (_RUN, "run until SIGTERM; with several replicas only the leader acts"),
     "uninstall": (
@@ -124,6 +137,10 @@ _COMMANDS = {
     "check": (
         _CHECK,
         "wait until a mesh is ready and all its nodes reach each other; exit with 1 after the timeout",
+    ),
+    "sign-revocation": (
+        _SIGN,
+        "sign offline that certificates are void; members learn it by wesher news add",
     ),
 }
 
@@ -172,7 +189,17 @@ class CheckOptions(Reach):
     """Seconds."""
 
 
-Options = RunOptions | UninstallOptions | CheckOptions
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignOptions:
+    """Options of ``sign-revocation``, which needs no API server."""
+
+    seed_file: str
+    news_file: str
+    names: tuple[str, ...]
+    output: str
+
+
+Options = RunOptions | UninstallOptions | CheckOptions | SignOptions
 
 
 VARIABLES = frozenset(flag.variable for flags, _ in _COMMANDS.values() for flag in flags)
@@ -203,10 +230,16 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str], pod_name
         if flag.required and not value:
             raise InvalidSpec(flag.name, f"is required, or set {flag.variable}")
         values[flag.attribute] = _read(flag, value, where)
+    if flags is _SIGN:
+        return SignOptions(**values)
     values["namespace"] = values["namespace"] or pod_namespace
     if not values["namespace"]:
         raise InvalidSpec("--namespace", "is required outside a pod")
-    made: dict[str, type[Options]] = {"run": RunOptions, "uninstall": UninstallOptions, "check": CheckOptions}
+    made: dict[str, type[RunOptions | UninstallOptions | CheckOptions]] = {
+        "run": RunOptions,
+        "uninstall": UninstallOptions,
+        "check": CheckOptions,
+    }
     return made[given["command"]](**values)
 
 
@@ -220,12 +253,20 @@ def _read(flag: _Flag, text: str, where: str) -> Any:
             return text == "true"
         case "health_port" | "timeout":
             return _number(text or "0", where)
+        case "names":
+            return _names(text, where)
         case "hook_job":
             if text and not _JOB_NAME.match(text):
                 raise InvalidSpec(where, "must be the name of a Job", value=text)
-            return text
-        case _:
-            return text
+    return text
+
+
+def _names(text: str, where: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if not is_member_name(name):
+            raise InvalidSpec(where, "must be member names, separated by commas", value=name)
+    return names
 
 
 def _choose(choices: tuple[str, ...], text: str, where: str) -> str:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +20,9 @@ from wesher_testing.cluster.operator_process import (
     install,
     run_operator,
 )
+from wesher_testing.run import toolbox
+
+Plugin = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +39,7 @@ def api(installed: ApiServer) -> Iterator[ApiServer]:
     yield installed
     # Meshes first and by themselves, so that an operator makes nothing anew.
     installed.kubectl("delete", "weshermeshes", "--all")
-    installed.kubectl("delete", "weshernodes,nodes", "--all", "--wait=false")
+    installed.kubectl("delete", "weshernodes,wesherpeers,nodes", "--all", "--wait=false")
     children = "secret,configmap,daemonset,pod"
     # No kubelet ends a pod here, so only force takes one away.
     installed.kubectl("delete", children, "--all", "--wait=false", "--force", "-n", NAMESPACE)
@@ -83,3 +90,22 @@ def operator(installed: ApiServer) -> Iterator[OperatorProcess]:
     with run_operator(installed) as process:
         eventually(process.leads, within=SOON)
         yield process
+
+
+@pytest.fixture
+def plugin(api: ApiServer) -> Plugin:
+    """Run ``kubectl wesher`` and return how it ended."""
+    kubectl = toolbox.kubernetes_binary("kubectl")
+
+    def run(*words: str, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
+        path = f"{Path(sys.executable).parent}:{kubectl.parent}:{os.environ['PATH']}"
+        return subprocess.run(
+            [kubectl, "wesher", *words, f"--kubeconfig={kubeconfig or api.kubeconfig}"],
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=2 * SOON,
+        )
+
+    return run

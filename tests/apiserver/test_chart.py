@@ -179,6 +179,18 @@ def test_without_a_mesh_there_is_none_and_no_test_of_it(tmp_path: Path) -> None:
     assert "Pod" not in kinds
 
 
+def test_the_operator_prefers_control_plane_nodes_and_runs_elsewhere_too(tmp_path: Path) -> None:
+    """SECURITY.md says what control of its node means."""
+    deployment = next(each for each in documents(render(tmp_path)) if each["kind"] == "Deployment")
+    pod, label = deployment["spec"]["template"]["spec"], "node-role.kubernetes.io/control-plane"
+    assert pod["affinity"].keys() == {"nodeAffinity"}
+    ((kind, (term,)),) = pod["affinity"]["nodeAffinity"].items()
+    assert kind == "preferredDuringSchedulingIgnoredDuringExecution"
+    assert term["preference"]["matchExpressions"] == [{"key": label, "operator": "Exists"}]
+    tolerated = {"key": label, "operator": "Exists", "effect": "NoSchedule"}
+    assert tolerated in pod["tolerations"]
+
+
 def test_without_rbac_there_are_no_roles_but_the_accounts_that_others_bind(tmp_path: Path) -> None:
     kinds = {each["kind"] for each in documents(render(tmp_path, "--set", "rbac.create=false"))}
     assert not {kind for kind in kinds if "Role" in kind}

@@ -135,8 +135,29 @@ BAD_NODES: list[tuple[str, dict[str, Any], str]] = [
     ("serial", {**NODE, "serial": "1"}, "integer"),
 ]
 
-BAD = [("WesherMesh", "m", *case) for case in BAD_MESHES] + [
-    ("WesherNode", "m.n", *case) for case in BAD_NODES
+UNTIL = "2030-01-31T12:00:00Z"
+KEY = "A" * 43 + "="
+PEER = {"meshRef": {"name": "m"}, "publicKey": KEY}
+INVITED = {"meshRef": {"name": "m"}, "enrolKey": KEY, "enrolUntil": UNTIL}
+BAD_PEERS: list[tuple[str, dict[str, Any], str]] = [
+    ("meshRef", {"publicKey": KEY}, "Required value"),
+    ("meshRef.name", {**PEER, "meshRef": {"name": ""}}, "at least 1"),
+    ("meshRef.name", {**PEER, "meshRef": {"uid": "u"}}, "Required value"),
+    ("meshRef.uid", {**PEER, "meshRef": {"name": "m", "uid": "u" * 65}}, "64"),
+    ("publicKey", {**PEER, "publicKey": "abc"}, "'abc': must be 32 bytes in base64"),
+    ("publicKey", {**PEER, "publicKey": "A" * 42 + "B="}, "must be 32 bytes in base64"),
+    ("publicKey", {**PEER, "publicKey": "A" * 45}, "44"),
+    ("enrolKey", {**INVITED, "enrolKey": "A" * 43}, "must be 32 bytes in base64"),
+    ("enrolUntil", {**INVITED, "enrolUntil": "tomorrow"}, "date-time"),
+    ("enrolUntil", {**INVITED, "enrolUntil": ""}, "date-time"),
+    ("enrolUntil", {**PEER, "enrolUntil": UNTIL}, "must be set together with enrolKey"),
+    ("overlayIP", {**PEER, "overlayIP": "10.189.0"}, "'10.189.0': must be an IP address"),
+]
+
+BAD = [
+    *(("WesherMesh", "m", *case) for case in BAD_MESHES),
+    *(("WesherNode", "m.n", *case) for case in BAD_NODES),
+    *(("WesherPeer", "m.laptop", *case) for case in BAD_PEERS),
 ]
 
 
@@ -164,12 +185,14 @@ def test_what_may_be_left_out_may_be_empty_as_charts_render_it(installed: ApiSer
     empty = {"allocationCIDR": "", "clusterName": "", "clusterKeySecretRef": {"name": ""}}
     create(installed, "WesherMesh", "m", {**MESH, **empty})
     create(installed, "WesherNode", "m.n", {**NODE, "advertiseAddress": "", "location": ""})
+    create(installed, "WesherPeer", "m.laptop", {**PEER, "enrolKey": "", "overlayIP": ""})
+    create(installed, "WesherPeer", "m.laptop", {**INVITED, "publicKey": ""})
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_field_of_a_spec_has_a_bad_value_above(kind: type[Any]) -> None:
     """A field that is added without a case fails here."""
-    cases = {"WesherMesh": BAD_MESHES, "WesherNode": BAD_NODES}[kind.__name__]
+    cases = {"WesherMesh": BAD_MESHES, "WesherNode": BAD_NODES, "WesherPeer": BAD_PEERS}[kind.__name__]
     tried = {field.replace("[0]", "").replace("[1]", "") for field, _, _ in cases}
     schema = definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
     assert set(leaves(schema)) - tried == set()
@@ -196,6 +219,20 @@ def test_a_wesher_node_is_named_after_its_mesh_and_node(installed: ApiServer) ->
         KubectlFailed, match=r"metadata\.name must be <spec\.meshRef\.name>\.<spec\.nodeName>"
     ):
         create(installed, "WesherNode", "other", NODE)
+
+
+@pytest.mark.parametrize("name", ["m", "mlaptop", "other.laptop"])
+def test_a_wesher_peer_is_named_after_its_mesh(installed: ApiServer, name: str) -> None:
+    with pytest.raises(KubectlFailed, match=r"metadata\.name must be <spec\.meshRef\.name>\.<name of the"):
+        create(installed, "WesherPeer", name, PEER)
+    create(installed, "WesherPeer", "m.laptop.example", PEER)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_machine_is_admitted_by_a_key_or_by_an_invite(installed: ApiServer, *, both: bool) -> None:
+    spec = {**INVITED, **PEER} if both else {"meshRef": {"name": "m"}}
+    with pytest.raises(KubectlFailed, match=r"exactly one of publicKey and enrolKey must be set"):
+        create(installed, "WesherPeer", "m.laptop", spec)
 
 
 def test_the_overlay_network_never_changes(api: ApiServer) -> None:

@@ -14,12 +14,14 @@ from wesher_testing.cluster.certified_agents import (
     announced,
     boot,
     certificate,
+    certify,
     counts_for,
     identity,
     issued_names,
-    node_condition,
+    place,
     private_key,
     proven,
+    until_node,
 )
 from wesher_testing.cluster.operator_process import MANIFESTS, NAMESPACE, SOON, eventually
 
@@ -39,21 +41,6 @@ def nodes(api: ApiServer) -> None:
         boot(api, name, f"boot-{name}")
 
 
-def place(api: ApiServer, node: str) -> dict[str, Any]:
-    found = eventually(lambda: api.get("wnode", f"demo.{node}"), within=SOON)
-    spec: dict[str, Any] = found["spec"]
-    return spec
-
-
-def certify(api: ApiServer, report: Report, **keys: Any) -> None:
-    """Have agents report their keys, and wait for their certificates."""
-    for node, key in keys.items():
-        place(api, node)
-        report(node, **proven(api, node, key))
-    for node in keys:
-        eventually(lambda node=node: certificate(api, node), within=SOON)
-
-
 def mesh_status(api: ApiServer) -> dict[str, Any]:
     return dict(api.get("wmesh", "demo").get("status", {}))
 
@@ -66,12 +53,6 @@ def mesh_condition(api: ApiServer) -> tuple[str, str]:
 
 def until_mesh(api: ApiServer, status: str, reason: str) -> None:
     eventually(lambda: mesh_condition(api), within=SOON, until=(status, reason).__eq__)
-
-
-def until_node(api: ApiServer, node: str, reason: str) -> dict[str, Any]:
-    return eventually(
-        lambda: node_condition(api, node), within=SOON, until=lambda found: found.get("reason") == reason
-    )
 
 
 def test_each_node_that_proves_its_key_is_certified_and_the_mesh_is_bound(
@@ -161,7 +142,8 @@ def test_a_changed_key_is_certified_after_a_reboot_and_not_without(
     certify(api, report, a=A)
     had = certificate(api, "a")
     report("a", **proven(api, "a", OTHER))
-    assert "kubectl delete weshernode demo.a" in until_node(api, "a", "KeyChanged")["message"]
+    command = f"kubectl wesher admit a --key {OTHER.public} --mesh demo"
+    assert command in until_node(api, "a", "KeyChanged")["message"]
     until_mesh(api, "False", "KeyChanged")
     assert certificate(api, "a") == had
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
@@ -22,13 +24,17 @@ from wesher_testing.cluster.api_server import ApiServer
 from wesher_testing.cluster.certified_agents import (
     boot,
     certificate,
+    certify,
     counts_for,
     document,
     identity,
     issued_names,
     node_condition,
+    place,
     private_key,
     proven,
+    until_void,
+    void_until,
 )
 from wesher_testing.cluster.operator_process import NAMESPACE, SOON, eventually, run_operator
 
@@ -188,3 +194,35 @@ async def test_nothing_is_issued_while_the_operators_clock_is_two_minutes_off(
         error = timedelta()
         await run()
         assert certificate(api, "a") is not None
+
+
+def test_an_operator_that_is_away_or_killed_revokes_when_the_next_one_runs(
+    api: ApiServer, node: None, mesh: Mesh, report: Report
+) -> None:
+    with run_operator(api, name="before"):
+        mesh()
+        certify(api, report, a=A)
+        serial = place(api, "a")["serial"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "wesher_operator.kubectl", "revoke", "a", "--timeout=1"),
+            f"--kubeconfig={api.kubeconfig}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SOON,
+    )
+    assert done.returncode == 1
+    assert "Node a is labelled, but nothing is signed yet" in done.stdout
+    assert "wesher-operator sign-revocation" in done.stdout
+    assert void_until(api, "a") == 0
+    with run_operator(api, name="killed-at-work") as killed:
+        # It is killed as soon as it has noted the name.
+        eventually(lambda: api.get("configmap", "demo-revoked", "-n", NAMESPACE), within=SOON)
+        killed.kill()
+    # Otherwise the next one waits until it runs out.
+    api.kubectl("delete", "lease", "wesher-operator", "-n", NAMESPACE)
+    with run_operator(api, name="after"):
+        until_void(api, "a", serial)
+        eventually(lambda: api.get("wnode", "demo.a") is None, within=SOON)

@@ -8,7 +8,6 @@ import os
 import shlex
 import stat
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -29,25 +28,6 @@ SECRET_VALUE = "hunter2-of-a-proxy"  # noqa: S105 - what must not get out
 Plugin = Callable[..., subprocess.CompletedProcess[str]]
 Mesh = Callable[..., None]
 Report = Callable[..., None]
-
-
-@pytest.fixture
-def plugin(api: ApiServer) -> Plugin:
-    """Run ``kubectl wesher`` and return how it ended."""
-    kubectl = toolbox.kubernetes_binary("kubectl")
-
-    def run(*words: str, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
-        path = f"{Path(sys.executable).parent}:{kubectl.parent}:{os.environ['PATH']}"
-        return subprocess.run(
-            [kubectl, "wesher", *words, f"--kubeconfig={kubeconfig or api.kubeconfig}"],
-            env={**os.environ, "PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=2 * SOON,
-        )
-
-    return run
 
 
 @pytest.fixture
@@ -335,7 +315,11 @@ def test_what_a_user_may_not_see_is_said_and_is_no_failure(
     api: ApiServer, plugin: Plugin, pods: None
 ) -> None:
     rules = [
-        {"apiGroups": ["wesher.dev"], "resources": ["weshermeshes", "weshernodes"], "verbs": ["get", "list"]},
+        {
+            "apiGroups": ["wesher.dev"],
+            "resources": ["weshermeshes", "weshernodes", "wesherpeers"],
+            "verbs": ["get", "list"],
+        },
         {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["list"]},
     ]
     api.apply(

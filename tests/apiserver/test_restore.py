@@ -6,6 +6,8 @@ import asyncio
 import base64
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,8 +18,19 @@ from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_agent.kube.reporter import KubernetesLink
 from wesher_common.keys import KeyRing
+from wesher_common.names import out_label
 from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.cluster.api_server import ApiServer, api_server
+from wesher_testing.cluster.certified_agents import (
+    boot,
+    certify,
+    node_condition,
+    place,
+    private_key,
+    statement,
+    until_node,
+    until_void,
+)
 from wesher_testing.cluster.operator_process import NAMESPACE, SOON, eventually, install, run_operator
 from wesher_testing.virtual.members import remembered
 
@@ -138,3 +151,41 @@ async def until_reported(api: ApiServer, wanted: tuple[str, str]) -> None:
 def not_ready(api: ApiServer) -> Any:
     entries = api.get("wmesh", "demo")["status"].get("memberList") or []
     return {entry["name"]: entry["reason"] for entry in entries if entry["state"] != "Ready"}.items()
+
+
+def report(api: ApiServer, node: str, **status: Any) -> None:
+    """Report as the agent of a node does."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    body = {"status": {"lastReportTime": now, **status}}
+    patch = ("--subresource=status", "--type=merge", "-p", json.dumps(body))
+    api.kubectl("patch", "wnode", f"demo.{node}", *patch)
+
+
+def test_a_node_that_was_revoked_after_the_backup_stays_out_after_the_restore(own: ApiServer) -> None:
+    """Its Node is there again, without the label, as its WesherNode is; but an agent has the statement."""
+    keys = {node: private_key(node) for node in "de"}
+    for number, node in enumerate(keys, start=8):
+        own.node(node, f"192.168.7.{number}")
+        boot(own, node, f"boot-{node}")
+    declare(own)
+    with run_operator(own, name="certifying"):
+        certify(own, partial(report, own), **keys)
+        until_node(own, "e", "Issued")
+        had = place(own, "e")
+        backup, older = own.back_up(), statement(own)
+        own.kubectl("label", "node", "e", f"{out_label('demo')}=stolen")
+        until_void(own, "e", had["serial"])
+        newest = statement(own)
+    assert older is not None
+    assert newest is not None
+
+    own.restore(backup)
+    assert statement(own) == older
+    assert place(own, "e") == had
+    text = base64.b64encode(newest.packed()).decode()
+    with run_operator(own, name="restored"):
+        report(own, "d", newsNumber=newest.number, news=text)
+        until_void(own, "e", had["serial"])
+        until_node(own, "e", "Revoked")
+        assert place(own, "e")["serial"] == had["serial"], "it gets no other certificate"
+        assert node_condition(own, "d")["reason"] == "Issued"

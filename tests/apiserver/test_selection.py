@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from wesher_common.names import out_label
 from wesher_operator.kube import NODE
 from wesher_operator.reconcile.agent_pod import node_of
 from wesher_operator.reconcile.facts import MeshFacts, NodeFacts, read_facts
@@ -39,6 +40,9 @@ DEFAULTS: dict[str, dict[str, str]] = {
     "fargate": {"kubernetes.io/os": "linux", "eks.amazonaws.com/compute-type": "fargate"},
     "virtual": {"kubernetes.io/os": "linux", "type": "virtual-kubelet"},
     "linux": {"kubernetes.io/os": "linux"},
+    "revoked": {"kubernetes.io/os": "linux", out_label("default"): "stolen"},
+    "revoked-without-a-value": {"kubernetes.io/os": "linux", out_label("default"): ""},
+    "revoked-elsewhere": {"kubernetes.io/os": "linux", out_label("another"): "stolen"},
 }
 
 
@@ -103,10 +107,11 @@ def mesh_of(**fields: Any) -> WesherMeshSpec:
     return WesherMeshSpec.model_validate({"overlayCIDR": "10.189.0.0/16", **fields})
 
 
-def expected(api: ApiServer, spec: WesherMeshSpec) -> set[str]:
-    """Return the Nodes on which the operator expects an agent."""
+def expected(api: ApiServer, name: str, spec: WesherMeshSpec) -> set[str]:
+    """Return the Nodes on which the operator expects an agent of a mesh."""
     facts = [read_facts(NODE, node) for node in api.get("nodes")["items"]]
-    return {node.name for node in selected(spec, [each for each in facts if isinstance(each, NodeFacts)], ())}
+    nodes = [each for each in facts if isinstance(each, NodeFacts)]
+    return {node.name for node in selected(spec, nodes, (), shut_out=out_label(name))}
 
 
 @pytest.mark.usefixtures("controller")
@@ -119,7 +124,7 @@ def test_each_affinity_selects_the_nodes_that_kubernetes_selects(api: ApiServer)
     for name, spec in specs.items():
         placed = until_placed(api, name, set(cases[name].nodes))
         assert (name, placed) == (name, set(cases[name].nodes))
-        assert (name, expected(api, spec)) == (name, placed)
+        assert (name, expected(api, name, spec)) == (name, placed)
 
 
 @pytest.mark.usefixtures("controller")
@@ -134,7 +139,7 @@ def test_each_taint_keeps_agents_away_where_kubernetes_says_so(
     tainted = {f"n{number}": [{"key": key, "effect": effect}] for number, (key, effect) in enumerate(TAINTS)}
     make_nodes(api, {name: {"kubernetes.io/os": "linux"} for name in tainted}, tainted)
     spec = mesh_of(**({} if tolerations is None else {"tolerations": tolerations}))
-    wanted = expected(api, spec)
+    wanted = expected(api, "tainted", spec)
     make_agents(api, "tainted", spec)
     assert until_placed(api, "tainted", wanted) == wanted
 
@@ -143,4 +148,5 @@ def test_each_taint_keeps_agents_away_where_kubernetes_says_so(
 def test_by_default_no_agent_is_placed_or_expected_where_none_can_run(api: ApiServer) -> None:
     make_nodes(api, DEFAULTS, {})
     make_agents(api, "default", mesh_of())
-    assert until_placed(api, "default", {"linux"}) == {"linux"} == expected(api, mesh_of())
+    wanted = {"linux", "revoked-elsewhere"}
+    assert until_placed(api, "default", wanted) == wanted == expected(api, "default", mesh_of())

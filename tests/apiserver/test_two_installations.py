@@ -112,6 +112,9 @@ def test_of_two_operators_exactly_one_takes_a_mesh_and_the_other_writes_nothing(
     eventually(lambda: place.get("wnode", "demo.c"), within=SOON)
     assert len(writers(place, before)) == 1
     assert agents(place) == [owner]
+    # A second authority would certify whom the first one does not.
+    found = place.get("secrets", "--all-namespaces", "--field-selector=metadata.name=demo-authority")["items"]
+    assert [item["metadata"]["namespace"] for item in found] == [owner]
     assert other.log.count(LEFT) == 1
 
 

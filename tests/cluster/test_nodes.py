@@ -75,6 +75,13 @@ def test_a_running_agent_hears_at_once_of_its_nodes_annotation(running: Cluster,
             within=_HEARD_SECONDS,
             until=lambda applied, location=location: applied == location,  # type: ignore[misc]
         )
+        # Its location is certified, so with the other one it has another certificate.
+        eventually(
+            lambda: {uncertified for _, uncertified in mesh.certificates().values()},
+            within=_HEARD_SECONDS,
+            until={""}.__eq__,
+        )
+    mesh.wait_for_all_pings()
 
 
 def test_a_node_joins_by_itself(running: Cluster, mesh: Mesh, newcomer: Node) -> None:

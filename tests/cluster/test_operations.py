@@ -1,4 +1,4 @@
-"""``docs/operations.md``: the cluster key is exchanged under pings, saved and restored, by its commands."""
+"""``docs/operations.md``: by its commands the cluster key is exchanged under pings, and keys are restored."""
 
 from __future__ import annotations
 
@@ -54,21 +54,57 @@ def test_the_key_is_exchanged_without_a_lost_ping(running: Cluster, mesh: Mesh, 
     assert not [*station.directory.glob("*.key")]
 
 
-def test_a_deleted_key_is_put_back_from_its_copy(running: Cluster, mesh: Mesh, station: Workstation) -> None:
-    key = mesh.status()["key"]["id"]
+def test_deleted_keys_are_put_back_from_their_copies(
+    running: Cluster, mesh: Mesh, station: Workstation
+) -> None:
+    """Meanwhile all goes on, and no other key or authority is made."""
+    status = mesh.status()
+    key, authority = status["key"]["id"], status["identity"]["authority"]
+    certificates = _certificates(mesh)
     for command in commands("cluster-backup", IN):
         station.run(command)
     assert "kind: WesherMesh" in (station.directory / "default.yaml").read_text()
 
-    running.api.kubectl("delete", "secret", f"{mesh.name}-key", f"--namespace={NAMESPACE}")
-    eventually(
-        lambda: mesh.condition("KeyReady").get("reason"), within=_STEP_SECONDS, until="InvalidKey".__eq__
-    )
+    for kind in ("key", "authority"):
+        running.api.kubectl("delete", "secret", f"{mesh.name}-{kind}", f"--namespace={NAMESPACE}")
+    for condition, reason in (("KeyReady", "InvalidKey"), ("Certified", "AuthorityLost")):
+        eventually(
+            lambda condition=condition: mesh.condition(condition).get("reason"),  # type: ignore[misc]
+            within=_STEP_SECONDS,
+            until=reason.__eq__,
+        )
+    mesh.wait_for_all_pings()
     for command in commands("cluster-restore", IN):
         station.run(command)
     mesh.wait_until_ready()
-    assert mesh.status()["key"]["id"] == key
+    status = mesh.status()
+    assert (status["key"]["id"], status["identity"]["authority"]) == (key, authority)
+    assert status["identity"]["bound"]
+    assert _certificates(mesh) == certificates
     mesh.wait_for_all_pings()
+
+
+def test_a_mesh_is_opened_and_made_verified_again_without_a_lost_ping(
+    running: Cluster, mesh: Mesh, station: Workstation
+) -> None:
+    for command in commands("identity-look"):
+        assert "node-3" in station.run(command)
+    mesh.wait_for_all_pings()
+    with Pinging(running.nodes, mesh.addresses()) as pinging:
+        for command in commands("identity-open"):
+            station.run(command)
+        assert mesh.status()["identity"]["mode"] == "Open"
+        for command in commands("identity-verified"):
+            station.run(command)
+        assert mesh.status()["identity"]["mode"] == "Verified"
+    assert sum(pinging.lost.values()) == 0
+    noted = running.api.kubectl("events", f"--for=wmesh/{mesh.name}")
+    assert "IdentityOpen" in noted
+    assert "IdentityBound" in noted
+
+
+def _certificates(mesh: Mesh) -> dict[str, str]:
+    return {each["metadata"]["name"]: each["spec"]["certificate"] for each in mesh.weshernodes()}
 
 
 def _secret(running: Cluster, mesh: Mesh) -> dict[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -26,7 +28,17 @@ _LISTED_SECONDS = 180.0
 _ANSWER_SECONDS = 60.0
 
 
-def test_a_plain_machine_joins_with_the_key_and_is_listed(
+@pytest.fixture
+def open_mesh(mesh: Mesh) -> Iterator[Mesh]:
+    """Return the mesh while every machine with the cluster key has a tunnel in it."""
+    _set_identity(mesh, "Open")
+    try:
+        yield mesh
+    finally:
+        _set_identity(mesh, "Verified")
+
+
+def test_a_plain_machine_with_the_key_has_tunnels_once_the_mesh_is_open(
     running: Cluster, mesh: Mesh, tmp_path: Path
 ) -> None:
     """It talks to every node over the overlay, stands in the mesh's status, and leaves when told."""
@@ -47,6 +59,13 @@ def test_a_plain_machine_joins_with_the_key_and_is_listed(
     try:
         listed = eventually(lambda: _outsider(mesh, "laptop"), within=_LISTED_SECONDS)
         assert (listed["kind"], listed["state"]) == ("Outsider", "Alive")
+        # Only members with a certificate have a tunnel in a new mesh.
+        for node in running.nodes:
+            assert mesh.members_on(node)["laptop"]["uncertified"] == "Uncertified"
+            assert mesh.members_on(node)["laptop"]["endpoint"] == ""
+        assert not any(pings(machine, address) for address in mesh.addresses().values())
+
+        _set_identity(mesh, "Open")
         for address in mesh.addresses().values():
             eventually(partial(pings, machine, address), within=_ANSWER_SECONDS)
         eventually(
@@ -62,12 +81,14 @@ def test_a_plain_machine_joins_with_the_key_and_is_listed(
         with suppress(ProcessLookupError):
             agent.kill()
         agent.wait()
+        _set_identity(mesh, "Verified")
 
 
 async def test_a_machine_with_the_go_program_joins_with_the_key_and_is_listed(
-    running: Cluster, mesh: Mesh
+    running: Cluster, open_mesh: Mesh
 ) -> None:
     """What it gossips and what it makes of others' metadata are Go's own; no node need know of that."""
+    mesh = open_mesh
     machine, seed = running.lab.host("gopher"), running.nodes["node-1"].host.ipv4
     key = ClusterKey.from_base64(_cluster_key(running, mesh)).secret
     async with go_wesher(machine, key=key, overlay=mesh.overlay, seed=seed) as gopher:
@@ -91,6 +112,19 @@ async def test_a_machine_with_the_go_program_joins_with_the_key_and_is_listed(
             within=_LISTED_SECONDS,
             until=lambda found: not found,
         )
+
+
+def _set_identity(mesh: Mesh, mode: str) -> None:
+    """Set who gets a tunnel, and wait until the agents know it."""
+    patch = json.dumps({"spec": {"identity": mode}})
+    mesh.cluster.api.kubectl("patch", "wmesh", mesh.name, "--type=merge", f"--patch={patch}")
+    wanted = (mode, mode == "Verified")
+
+    def is_so() -> tuple[str, bool]:
+        identity = mesh.status()["identity"]
+        return identity["mode"], identity["bound"]
+
+    eventually(is_so, within=_LISTED_SECONDS, until=wanted.__eq__)
 
 
 def _cluster_key(running: Cluster, mesh: Mesh) -> str:

@@ -39,6 +39,9 @@ def test_an_agent_killed_while_the_api_server_is_away_starts_from_its_state(
     restarts = _restarts(mesh, node)
     addresses = mesh.addresses()
     others = running.nodes.keys() - {node.name}
+    eventually(lambda: mesh.status()["identity"]["bound"], within=_SETTLED_SECONDS)
+    certified = mesh.certificates()
+    assert {why for _, why in certified.values()} == {""}
     with Pinging(running.nodes, addresses) as pinging:
         running.control_plane.drop("tcp", port)
         back_at = time.monotonic() + _AWAY_SECONDS
@@ -52,6 +55,8 @@ def test_an_agent_killed_while_the_api_server_is_away_starts_from_its_state(
                 _wait_until_it_answers(node, addresses[other])
                 _wait_until_it_answers(running.nodes[other], addresses[node.name])
             assert time.monotonic() < back_at, "it was back before the API server"
+            # The device is gone with the agent; the certificate comes from the state file.
+            assert mesh.certificates() == certified
             eventually(
                 lambda: _agent_process(node),
                 within=_AWAY_SECONDS,

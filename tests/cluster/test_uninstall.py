@@ -21,6 +21,8 @@ _OF_A_RELEASE = (
     *("deployments", "jobs", "serviceaccounts", "roles", "rolebindings", "clusterroles"),
     *("clusterrolebindings", "validatingadmissionpolicies", "validatingadmissionpolicybindings"),
 )
+_BOUND_SECONDS = 120.0
+"""Until every agent has its certificate; it takes some seconds."""
 _COLLECTED_SECONDS = 120.0
 """Until the garbage collector has taken what a deleted mesh had; it takes a second."""
 
@@ -30,6 +32,7 @@ def test_uninstalling_leaves_nothing_on_nodes_and_reinstalling_finds_the_key(
 ) -> None:
     """The second time agents are installed without privileges, which gives the same mesh."""
     key, addresses = mesh.status()["key"]["id"], mesh.addresses()
+    authority = mesh.status()["identity"]["authority"]
 
     for command in commands("cluster-uninstall", {"-n wesher": IN}):
         station.run(command)
@@ -42,6 +45,10 @@ def test_uninstalling_leaves_nothing_on_nodes_and_reinstalling_finds_the_key(
     mesh.wait_for_all_pings()
     assert mesh.status()["key"]["id"] == key
     assert mesh.addresses() == addresses
+    identity = eventually(
+        lambda: mesh.status()["identity"], within=_BOUND_SECONDS, until=lambda identity: identity["bound"]
+    )
+    assert identity["authority"] == authority
     for agent in mesh.agents().values():
         (container,) = agent["spec"]["containers"]
         security = container["securityContext"]

@@ -1,17 +1,15 @@
 """An upgrade from an earlier chart, and the way back: what stays, what is new, and what users feel.
 
-The commands are those of ``docs/operations.md``, by Helm 4. There is no earlier release yet,
-so one is made of this: with a lower version, agents from an image of another name, and a
-CustomResourceDefinition that lacks a field, has one that is no more, and is left alone by
-that release's operator.
+The commands are those of ``docs/operations.md``, by Helm 4. The earlier release is the last one
+without certificates, from the history of the repository. Its CustomResourceDefinition has a
+field besides that is no more, and its operator leaves the definitions alone.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
+from wesher_testing.cluster.earlier_release import EarlierRelease, earlier_release
 from wesher_testing.cluster.helm import CHART
 from wesher_testing.cluster.image import Image
 from wesher_testing.cluster.installation import NAMESPACE, Mesh, install, install_chart, uninstall
 from wesher_testing.cluster.kubelets import Cluster, Node
+from wesher_testing.cluster.operator_process import eventually
 from wesher_testing.cluster.workstation import Workstation, set_release
 from wesher_testing.lab.pings import Pinging
 from wesher_testing.operations_page import commands
@@ -34,7 +34,9 @@ _MESHES = "weshermeshes.wesher.dev"
 _LONGEST_OUTAGE = 3.0
 """Seconds that a node is out of reach at most while its user-space WireGuard is exchanged with its agent."""
 IN = f"-n {NAMESPACE}"
-_NEW_FIELD, _FORMER_FIELD = "etcHosts", "colour"
+_NEW_FIELD, _FORMER_FIELD = "identity", "colour"
+_CERTIFIED_SECONDS = 120.0
+"""Until every node has a certificate, or the mesh is bound; it takes some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +53,24 @@ class Seen:
     images: frozenset[str]
     fields: frozenset[str]
     """What the WesherMesh's CustomResourceDefinition knows."""
+    identity: Mapping[str, Any] | None
+    """As the status says."""
+    certificates: Mapping[tuple[str, str], tuple[str, str]]
+    """By node and member what the node's agent says of it: its state, and why it is not certified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Upgraded:
-    """An upgrade and the way back: before, after, and after that; and the upgrade's longest outages."""
+    """An upgrade and the way back."""
 
     before: Seen
     after: Seen
+    bound: Seen
+    """After the mesh was made Verified."""
     back: Seen
-    outages: Mapping[tuple[str, str], float]
-    """The longest time without an answer of each pair, in seconds."""
+    upgrading: Pinging
+    binding: Pinging
+    returning: Pinging
     share: float
     """What of a core each runnable process had: a busy machine starts a container slowly."""
 
@@ -70,14 +79,17 @@ class Upgraded:
 def upgraded(
     running: Cluster, installed: Mesh, image: Image, tmp_path_factory: pytest.TempPathFactory
 ) -> Upgraded:
-    """Install the earlier chart in place of this one, upgrade under pings between all nodes, and go back."""
+    """Install the earlier chart in place of this one, upgrade, have only certified members, and go back.
+
+    Under pings between all nodes.
+    """
     mesh = installed
     uninstall(running, version=4)
     running.api.kubectl("delete", "crd", _MESHES, "weshernodes.wesher.dev")
-    earlier_image = running.tag(image, f"{image.name}-earlier")
-    running.tag(image.operator, earlier_image.operator.name)
+    former = earlier_release()
+    running.load(former.image)
     directory = tmp_path_factory.mktemp("workstation")
-    earlier = _earlier_chart(directory / "earlier", earlier_image)
+    earlier = _earlier_chart(directory / "earlier", former)
     # Their release's own image is what both charts name.
     values = ("--set", f"image.repository={image.name.rpartition(':')[0]}")
     install_chart(running, *values, version=4, chart=earlier)
@@ -87,26 +99,33 @@ def upgraded(
 
     station = Workstation(running.api, tmp_path_factory.mktemp("station"), version=4)
     station.take(_this_chart(directory / "this", image))
-    with Pinging(running.nodes, mesh.addresses()) as pinging:
+    with Pinging(running.nodes, mesh.addresses()) as upgrading:
         for command in commands(
             "cluster-upgrade", {"-n wesher": IN, "registry.example.com/wesher:0.2.0": image.name}
         ):
             station.run(command)
         mesh.wait_for_all_pings()
+    eventually(mesh.status, within=_CERTIFIED_SECONDS, until=_are_all_certified)
     share = share_of_a_core()
     after = _look(running, mesh)
 
-    for command in commands(
-        "cluster-rollback", {"-n wesher": IN, "registry.example.com/wesher:0.1.0": earlier_image.name}
-    ):
-        station.run(command)
-    mesh.wait_for_all_pings()
+    with Pinging(running.nodes, mesh.addresses()) as binding:
+        for command in commands("identity-verified"):
+            station.run(command)
+        bound = _look(running, mesh)
+
+    with Pinging(running.nodes, mesh.addresses()) as returning:
+        for command in commands(
+            "cluster-rollback", {"-n wesher": IN, "registry.example.com/wesher:0.1.0": former.image.name}
+        ):
+            station.run(command)
+        mesh.wait_for_all_pings()
     back = _look(running, mesh)
 
     # Other tests go on with this release.
     uninstall(running, version=4)
     install(running, image)
-    return Upgraded(before, after, back, pinging.outages, share)
+    return Upgraded(before, after, bound, back, upgrading, binding, returning, share)
 
 
 def test_the_operator_brings_the_definitions_up_to_the_chart(upgraded: Upgraded) -> None:
@@ -142,15 +161,56 @@ def test_the_way_back_changes_only_the_agents(upgraded: Upgraded) -> None:
 
 
 def test_a_node_is_out_of_reach_only_while_its_agent_starts(
-    upgraded: Upgraded, capsys: pytest.CaptureFixture[str]
+    upgraded: Upgraded, say: Callable[[str], None]
 ) -> None:
     """One after the other: the next goes when the former's agent has reached its peers."""
-    longest = max(upgraded.outages.values())
-    with capsys.disabled():
-        sys.stdout.write(
-            f"\n  longest outage in user space: {longest:.1f} s, of a core: {upgraded.share:.0%}"
-        )
-    assert longest < _LONGEST_OUTAGE / upgraded.share
+    there, back = (max(way.outages.values()) for way in (upgraded.upgrading, upgraded.returning))
+    say(
+        f"longest outage in user space: upgrade {there:.1f} s, rollback {back:.1f} s, "
+        f"of a core: {upgraded.share:.0%}"
+    )
+    assert there < _LONGEST_OUTAGE / upgraded.share
+    assert back < _LONGEST_OUTAGE / upgraded.share
+
+
+def test_a_mesh_of_the_earlier_release_stays_open_and_all_its_nodes_get_certificates(
+    upgraded: Upgraded,
+) -> None:
+    """A mesh that a release without certificates made has members that could be cut off."""
+    assert upgraded.before.identity is None
+    after = upgraded.after.identity
+    assert after is not None
+    assert (after["mode"], after["bound"], after["certified"]) == ("Open", False, "3/3")
+    _assert_all_are_certified(upgraded.after)
+
+
+def test_the_mesh_is_bound_without_a_lost_ping_once_it_is_verified(
+    upgraded: Upgraded, say: Callable[[str], None]
+) -> None:
+    bound = upgraded.bound.identity
+    assert bound is not None
+    assert (bound["mode"], bound["bound"], bound["waitingFor"]) == ("Verified", True, [])
+    assert upgraded.bound.agents == upgraded.after.agents
+    assert upgraded.bound.networks == upgraded.after.networks
+    _assert_all_are_certified(upgraded.bound)
+    lost = sum(upgraded.binding.lost.values())
+    say(f"Open to Verified: {lost} pings lost")
+    assert lost == 0
+
+
+def test_the_way_back_opens_the_mesh_again(upgraded: Upgraded) -> None:
+    """The older operator knows nothing of identity, and its agents read no compact metadata."""
+    assert upgraded.back.identity is None
+    assert {state for state, _ in upgraded.back.certificates.values()} == {"alive"}
+
+
+def _are_all_certified(status: dict[str, Any]) -> bool:
+    return (status.get("identity") or {}).get("certified") == "3/3"
+
+
+def _assert_all_are_certified(seen: Seen) -> None:
+    assert len(seen.certificates) == len(seen.networks) ** 2
+    assert set(seen.certificates.values()) == {("alive", "")}
 
 
 def _this_chart(place: Path, image: Image) -> Path:
@@ -160,17 +220,16 @@ def _this_chart(place: Path, image: Image) -> Path:
     return place
 
 
-def _earlier_chart(place: Path, image: Image) -> Path:
+def _earlier_chart(place: Path, earlier: EarlierRelease) -> Path:
     """Make the earlier chart."""
-    shutil.copytree(CHART, place)
-    set_release(place, "0.0.9", image)
+    shutil.copytree(earlier.chart, place)
+    set_release(place, "0.0.9", earlier.image)
     values = place / "values.yaml"
     values.write_text(values.read_text().replace("  manage: true\n", "  manage: false\n"))
     path = place / f"crds/wesher.dev_{_MESHES.partition('.')[0]}.yaml"
     definition = yaml.safe_load(path.read_text())
     fields = _spec_of(definition)
     fields[_FORMER_FIELD] = {"type": "string"}
-    del fields[_NEW_FIELD]
     path.write_text(yaml.safe_dump(definition))
     return place
 
@@ -184,6 +243,12 @@ def _look(running: Cluster, mesh: Mesh) -> Seen:
         agents=frozenset(agent["metadata"]["uid"] for agent in mesh.agents().values()),
         images=_images(mesh),
         fields=frozenset(_spec_of(running.api.get("crd", _MESHES))),
+        identity=mesh.status().get("identity"),
+        certificates={
+            (node, name): (entry["state"], entry.get("uncertified", "unknown"))
+            for node in running.nodes
+            for name, entry in mesh.members_on(node).items()
+        },
     )
 
 

@@ -49,8 +49,16 @@ def wishes(draw: st.DrawFn) -> DeviceConfig:
     peers = []
     for key in sorted(draw(st.sets(keys))):
         own = [free.pop() for _ in range(min(len(free), draw(st.integers(0, 3))))]
+        announced = draw(st.none() | endpoints)
+        proven = draw(st.none() | endpoints)
         peers.append(
-            Peer(key, draw(st.none() | endpoints), tuple(sorted(own)), persistent_keepalive=draw(keepalives))
+            Peer(
+                key,
+                announced,
+                tuple(sorted(own)),
+                persistent_keepalive=draw(keepalives),
+                proven=None if announced is None or proven == announced else proven,
+            )
         )
     return DeviceConfig(
         interface="wg0",
@@ -167,7 +175,7 @@ def test_a_plan_reaches_the_wish_and_a_second_one_is_empty(wish: DeviceConfig, b
         there = reached.device.peers[peer.public_key]
         known = before.device.peers.get(peer.public_key)
         learned = known is not None and known.last_handshake == NOW - 10 and known.endpoint is not None
-        assert learned or peer.endpoint in {None, there.endpoint}
+        assert learned or peer.endpoint is None or there.endpoint in {peer.endpoint, peer.proven}
     assert set(wish.routes) <= reached.link.routes
     assert reached.link.addresses == {ip_interface(wish.address)}
     assert reached.link.unreachable - {OTHER_MESH} == {*wish.unreachable}
@@ -193,11 +201,11 @@ def test_sessions_are_read_again_only_for_endpoints_without_proof(
 ) -> None:
     reached = Model(start).apply(plan(first, start, now=NOW))
     sessions = reached.device.peers
-    former = {peer.public_key: peer.endpoint for peer in first.peers}
+    former = {peer.public_key: (peer.endpoint, peer.proven) for peer in first.peers}
     moved = [
         peer.public_key
         for peer in second.peers
-        if peer.public_key in former and former[peer.public_key] != peer.endpoint
+        if peer.public_key in former and former[peer.public_key] != (peer.endpoint, peer.proven)
     ]
     assert needs_sessions(first, second, sessions, now=NOW) == any(
         not sessions[key].has_fresh_handshake(now=NOW) for key in moved

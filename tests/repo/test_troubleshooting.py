@@ -14,6 +14,8 @@ PAGE = REPOSITORY / "docs/troubleshooting.md"
 SOURCES = [
     *(REPOSITORY / "agent/wesher_agent").rglob("*.py"),
     *(REPOSITORY / "operator/wesher_operator").rglob("*.py"),
+    # Why a certificate does not count.
+    REPOSITORY / "common/wesher_common/certificate.py",
 ]
 
 
@@ -31,7 +33,7 @@ def reasons(tree: ast.AST) -> Iterator[str]:
                     yield text(reason)
             case ast.Call(func=ast.Name("Problem"), args=[_, reason, *_]):
                 yield text(reason)
-            case ast.Call(func=ast.Name("Refusal" | "PodTrouble"), args=[reason, *_]):
+            case ast.Call(func=ast.Name("Refusal" | "PodTrouble" | "PeerProblem"), args=[reason, *_]):
                 yield text(reason)
             case ast.keyword("reason", value) | ast.Assign(targets=[ast.Name("reason")], value=value):
                 yield from (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +12,7 @@ from wesher_testing.device.vm import Told, tell_in_vm
 _LONGEST = 800.0
 """Seconds: about two minutes on two cores that have nothing else to do."""
 
-Check = Callable[[str], None]
+Check = Callable[[str], list[str]]
 
 
 @pytest.fixture(scope="session")
@@ -25,15 +24,14 @@ def told(request: pytest.FixtureRequest) -> Told:
 
 
 @pytest.fixture
-def check(told: Told, capsys: pytest.CaptureFixture[str]) -> Check:
-    """Return what fails the test with a story's failure, and prints its figures."""
+def check(told: Told) -> Check:
+    """Return what fails the test with a story's failure, and returns its figures."""
 
-    def check_story(story: str) -> None:
+    def check_story(story: str) -> list[str]:
         outcome = told.stories.get(story, {"failure": f"not reached within {_LONGEST:.0f} s"})
         if "failure" in outcome:
             pytest.fail(outcome["failure"], pytrace=False)
-        with capsys.disabled():
-            for what, seconds in (outcome["figures"] or {}).items():
-                sys.stdout.write(f"\n  {what}: {seconds * 1000:.1f} ms")
+        figures = (outcome["figures"] or {}).items()
+        return [f"{what}: {seconds * 1000:.1f} ms" for what, seconds in figures]
 
     return check_story

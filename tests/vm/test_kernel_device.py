@@ -10,5 +10,6 @@ from wesher_testing.device.cases import names
 
 
 @pytest.mark.parametrize("story", names("Kernel"))
-def test_in_the_kernel(story: str, check: Callable[[str], None]) -> None:
-    check(story)
+def test_in_the_kernel(story: str, check: Callable[[str], list[str]], say: Callable[[str], None]) -> None:
+    for figure in check(story):
+        say(figure)

@@ -10,5 +10,8 @@ from wesher_testing.device.mesh_cases import STORIES
 
 
 @pytest.mark.parametrize("story", STORIES)
-def test_a_mesh_in_the_kernel(story: str, check: Callable[[str], None]) -> None:
-    check(story)
+def test_a_mesh_in_the_kernel(
+    story: str, check: Callable[[str], list[str]], say: Callable[[str], None]
+) -> None:
+    for figure in check(story):
+        say(figure)

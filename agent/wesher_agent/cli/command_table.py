@@ -18,6 +18,7 @@ DEFAULT_COMMAND: Final = "agent"
 """As in the Go program, flags without a command are this one's."""
 SHELLS: Final = ("bash", "zsh", "fish")
 OUTPUTS: Final = ("text", "json")
+NEWS_ACTIONS: Final = ("add",)
 MEMBER_STATES: Final = tuple(str(state) for state in MemberState)
 VARIABLES_NOTE: Final = (
     "Each flag can also be set with the environment variable in brackets; the flag takes precedence."
@@ -183,6 +184,20 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "key": Command(
         summary="print the cluster key of this mesh, which lets any machine join",
         options=_AGENT,
+    ),
+    "news": Command(
+        summary="give the agent revocations that were signed while the API server was away",
+        arguments=(
+            Argument(name="ACTION", choices=NEWS_ACTIONS, required=True, help="what to do with the file"),
+            Argument(
+                name="FILE", required=True, help="the file that the operator has signed; - is standard input"
+            ),
+        ),
+        options=_AGENT,
+        details=(
+            "The agent verifies the signature, closes the tunnels of the revoked members, and passes the "
+            "revocations on to all other members by gossip. One agent of the mesh is enough."
+        ),
     ),
     "leave": Command(
         summary="leave the mesh for good and stop the agent; the keys are kept",

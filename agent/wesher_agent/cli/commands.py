@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wesher_agent.cli.command_table import COMMANDS, MEMBER_STATES, OUTPUTS, PROGRAM, SHELLS
+from wesher_agent.cli.command_table import COMMANDS, MEMBER_STATES, NEWS_ACTIONS, OUTPUTS, PROGRAM, SHELLS
 from wesher_agent.cli.completion import completion
 from wesher_agent.cli.help import agent_parser, check_command, parser_of
 from wesher_agent.cli.output import encodable, show
@@ -27,15 +27,18 @@ from wesher_agent.cli.tables import (
     left_text,
     member_table,
     member_tree,
+    news_text,
     removal_hint,
     status_text,
 )
 from wesher_agent.cli.watch import watch
 from wesher_agent.control import AgentUnreachable, ask, find_socket
+from wesher_agent.files.regular import Unreadable, read_regular
 from wesher_agent.flags import FLAGS, find_flag, pick
 from wesher_agent.settings import Settings, parse_settings
 from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.keys import KEY_BYTES
+from wesher_common.news import MAX_NEWS_BYTES
 from wesher_common.printable import as_lines
 from wesher_common.variables import unknown_variables
 from wesher_common.version import VERSION
@@ -211,6 +214,40 @@ def _key(argv: Sequence[str], environ: Environ) -> int:
     return show(_ask("key", parser_of("key").parse_args(argv), environ)["clusterKey"])
 
 
+def _news(argv: Sequence[str], environ: Environ) -> int:
+    given = parser_of("news").parse_args(argv)
+    pick(given.action, NEWS_ACTIONS, "ACTION")
+    path = _socket(given, environ)
+    content = _read_news(given.file)
+    try:
+        answer = ask(path, "news-add", content)
+    except AgentUnreachable:
+        raise
+    except WesherError as error:
+        raise InvalidSpec("FILE", str(error), value=given.file) from error
+    return show(_laid_out(news_text, answer))
+
+
+def _read_news(name: str) -> bytes:
+    """Return the content of a file, or of standard input for ``-``.
+
+    Raises:
+        InvalidSpec: it cannot be read, or is longer than news are.
+
+    """
+    # Twice, for a file in base64.
+    most = 2 * MAX_NEWS_BYTES
+    try:
+        content = sys.stdin.buffer.read(most + 1) if name == "-" else read_regular(Path(name), limit=most)
+    except Unreadable as error:
+        raise InvalidSpec("FILE", error.why, value=name) from error
+    except FileNotFoundError as error:
+        raise InvalidSpec("FILE", f"cannot be read: {error.strerror}", value=name) from error
+    if len(content) > most:
+        raise InvalidSpec("FILE", f"must not be longer than {most} bytes", value=name)
+    return content
+
+
 def _leave(argv: Sequence[str], environ: Environ) -> int:
     given = parser_of("leave").parse_args(argv)
     as_json = _is_json(given)
@@ -284,6 +321,7 @@ _RUN: Mapping[str, Callable[[Sequence[str], Environ], int]] = {
     "ping": _ping,
     "join-command": _join_command,
     "key": _key,
+    "news": _news,
     "leave": _leave,
     "cleanup": _cleanup,
     "keygen": _keygen,

@@ -30,6 +30,10 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
         0: "the key was printed",
         1: "a flag is invalid, no agent answered, or Kubernetes manages the mesh",
     },
+    "news": {
+        0: "the agent has the revocations",
+        1: "a flag is invalid, the file cannot be read, its revocations do not count, or no agent answered",
+    },
     "leave": {
         0: "this host has left the mesh",
         1: "a flag is invalid, or no agent answered; with --forget also: keys could not be deleted",

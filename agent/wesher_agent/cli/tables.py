@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
+from wesher_common.certificate import Refusal
 from wesher_common.errors import InvalidSpec
 from wesher_common.join_command import KEY_FILE, TAKE_KEY
 from wesher_common.printable import as_lines, shell_line
@@ -42,7 +43,8 @@ NO_LOCATION = "(no location)"
 
 def member_table(members: Sequence[Mapping[str, Any]]) -> str:
     """Return the members as a table, this one included."""
-    return table(_HEADING, [_row(member) for member in members])
+    shows_certificates = _have_certificates(members)
+    return table(_heading(shows_certificates), [_row(member, shows_certificates) for member in members])
 
 
 def member_tree(members: Sequence[Mapping[str, Any]], *, ascii_only: bool = False) -> str:
@@ -56,17 +58,19 @@ def member_tree(members: Sequence[Mapping[str, Any]], *, ascii_only: bool = Fals
     places: dict[str, list[Mapping[str, Any]]] = {}
     for member in members:
         places.setdefault(member["location"], []).append(member)
+    shows_certificates = _have_certificates(members)
+    heading = _heading(shows_certificates)
     rows: list[tuple[str, ...]] = []
     for place in sorted(places, key=lambda place: (not place, place)):
-        rows.append((place or NO_LOCATION, *("" for _ in _HEADING[1:])))
-        *others, last = (_row(member) for member in places[place])
+        rows.append((place or NO_LOCATION, *("" for _ in heading[1:])))
+        *others, last = (_row(member, shows_certificates) for member in places[place])
         rows += [(f"{_BRANCH}{name}", *cells) for name, *cells in others]
         rows.append((f"{_LAST_BRANCH}{last[0]}", *last[1:]))
     shown = rows
     if ascii_only:
         # Only what this function drew: a name keeps its letters.
         shown = [(_plain_branch(name), *cells) for name, *cells in rows]
-    return table(_HEADING, shown)
+    return table(heading, shown)
 
 
 def _plain_branch(name: str) -> str:
@@ -74,7 +78,24 @@ def _plain_branch(name: str) -> str:
     return name[:width].translate(_ASCII) + name[width:]
 
 
-def _row(member: Mapping[str, Any]) -> tuple[str, ...]:
+def _have_certificates(members: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether there is anything to say about certificates: not in a mesh without an authority."""
+    return any(member.get("certificateExpires") or member.get("uncertified") for member in members)
+
+
+def _heading(shows_certificates: bool) -> tuple[str, ...]:  # noqa: FBT001 - a column
+    *others, note = _HEADING
+    return (*others, "CERT", note) if shows_certificates else _HEADING
+
+
+def _certificate(holder: Mapping[str, Any]) -> str:
+    """Return until which day a certificate is valid, or why it does not count."""
+    if holder["uncertified"]:
+        return "none" if holder["uncertified"] == Refusal.UNCERTIFIED else str(holder["uncertified"])
+    return str(holder["certificateExpires"]).partition("T")[0] if holder["certificateExpires"] else "-"
+
+
+def _row(member: Mapping[str, Any], shows_certificates: bool) -> tuple[str, ...]:  # noqa: FBT001 - a column
     return (
         member["name"],
         member["state"],
@@ -84,6 +105,7 @@ def _row(member: Mapping[str, Any]) -> tuple[str, ...]:
         age(member["handshakeSeconds"]),
         size(member["receivedBytes"]),
         size(member["sentBytes"]),
+        *([_certificate(member)] if shows_certificates else []),
         member["note"],
     )
 
@@ -146,6 +168,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         ("public key", status["publicKey"]),
         ("gossip", f"{gossip['address']} {gossip['profile']}, {joined}"),
         ("cluster key", f"id {', '.join(status['keyIDs'])}"),
+        ("identity", _identity(status["identity"])),
         ("peers", f"{known}, {peers['handshake']} with a fresh handshake"),
         ("covered", _covered(status)),
         ("hosts file", status["hosts"]),
@@ -159,6 +182,24 @@ def status_text(status: Mapping[str, Any]) -> str:
     width = max(len(label) for label, _ in lines) + 2
     facts = [f"{label + ':':{width}}{value}" for label, value in lines]
     return as_lines([*facts, *(f"! {problem}" for problem in _problems(status["conditions"]))])
+
+
+def _identity(identity: Mapping[str, Any]) -> str:
+    if not identity["mode"]:
+        return "no authority: every machine with the cluster key is a member"
+    if identity["uncertified"] == Refusal.UNCERTIFIED:
+        certificate = "no certificate yet"
+    elif identity["uncertified"]:
+        certificate = f"certificate does not count ({identity['uncertified']})"
+    else:
+        certificate = f"certificate until {_certificate(identity)}"
+    if identity["bound"]:
+        mode = "Verified, bound"
+    elif identity["mode"] == "Verified":
+        mode = "Verified, not bound yet"
+    else:
+        mode = "Open"
+    return f"{mode}, {certificate}"
 
 
 def _covered(status: Mapping[str, Any]) -> str:
@@ -188,6 +229,16 @@ def join_text(answer: Mapping[str, Any], *, reach: Sequence[str]) -> str:
             answer["command"],
         ]
     )
+
+
+def news_text(answer: Mapping[str, Any]) -> str:
+    """Return what became of revocations that an administrator gave."""
+    names = f"{answer['names']} name{'' if answer['names'] == 1 else 's'}"
+    if answer["isNew"]:
+        done = f"the agent took statement {answer['number']}, which revokes {names}, and passes it on"
+    else:
+        done = f"the agent already has statement {answer['number']}, which revokes {names}"
+    return as_lines([done])
 
 
 def left_text(left: Mapping[str, Any], *, forgot: bool) -> str:

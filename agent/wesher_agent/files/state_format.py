@@ -14,6 +14,7 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
+from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.former_addresses import FormerAddress
 from wesher_agent.mesh.identity import SavedTrust
 from wesher_agent.mesh.roster import SavedMember
@@ -24,9 +25,10 @@ from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.byte_reader import ByteReader
 from wesher_common.certificate import MAX_SERIAL, AuthorityKey, Certificate
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
-from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
+from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.names import is_member_name
+from wesher_common.news import Statement
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import MAX_PORT, parse_seed
 
@@ -62,7 +64,15 @@ def render_state(state: SavedState) -> str:
         "Location": state.location,
         "Routes": [str(route) for route in state.routes],
         "Certificate": base64.b64encode(state.certificate.packed()).decode() if state.certificate else None,
-        "Authorities": [{"Key": str(trust.key), "Newest": trust.newest} for trust in state.trust],
+        "Authorities": [
+            {
+                "Key": str(trust.key),
+                "Newest": trust.newest,
+                "Revoked": {name.hex(): moment for name, moment in sorted(trust.revoked.items())},
+                "Statement": base64.b64encode(trust.statement).decode(),
+            }
+            for trust in state.trust
+        ],
         "Incarnation": state.incarnation,
         "Tombstones": [
             {
@@ -74,6 +84,10 @@ def render_state(state: SavedState) -> str:
                 "Left": gone.left,
             }
             for gone in state.tombstones
+        ],
+        "Endpoints": [
+            {"Key": str(key), "Addr": str(endpoint.address), "Port": endpoint.port}
+            for key, endpoint in state.endpoints.items()
         ],
         "FormerAddresses": [
             {"Address": str(former.address), "Age": round(former.age, 3)} for former in state.former_addresses
@@ -128,9 +142,10 @@ class _StateReader:
             location=self._take("Location", _text) or "",
             routes=tuple(self._take_list("Routes", _network)),
             certificate=self._take("Certificate", _certificate),
-            trust=tuple(self._take_list("Authorities", _trust)),
+            trust=tuple(self._take_list("Authorities", self._trust)),
             incarnation=self._take("Incarnation", _incarnation) or 0,
             tombstones=tuple(self._take_list("Tombstones", self._tombstone)),
+            endpoints=dict(self._take_list("Endpoints", _proven_endpoint)),
             former_addresses=tuple(self._take_list("FormerAddresses", _former_address)),
             mesh=self._take("Mesh", _mesh),
             unknown=self._left,
@@ -182,18 +197,33 @@ class _StateReader:
         name = _text(value.get("Name"), f"{at}.Name")
         if not name:
             raise InvalidSpec(f"{at}.Name", "must not be empty")
-        port = value.get("Port", self._gossip_port)
-        if not _is_number(port) or not 1 <= port <= MAX_PORT or port != int(port):
-            raise InvalidSpec(f"{at}.Port", f"must be a number from 1 to {MAX_PORT}", value=port)
+        port = _port(value.get("Port", self._gossip_port), f"{at}.Port")
         addr = value.get("Addr")
         try:
-            return name, Address.from_wire(_ip(addr, f"{at}.Addr").packed, int(port))
+            return name, Address.from_wire(_ip(addr, f"{at}.Addr").packed, port)
         except PeerMisbehaved as error:
             raise InvalidSpec(f"{at}.Addr", "must be one machine's address", value=addr) from error
+
+    def _trust(self, value: Any, at: str) -> SavedTrust:
+        entry = _object(value, at)
+        key = AuthorityKey.from_base64(_text(entry.get("Key"), f"{at}.Key"), field_name=f"{at}.Key")
+        # One by one: what is good of them keeps a void certificate from being valid again.
+        newest = self._guarded(entry.get("Newest", 0), f"{at}.Newest", _moment) or 0
+        revoked = self._guarded(entry.get("Revoked", {}), f"{at}.Revoked", _revoked) or {}
+        statement = self._guarded(
+            entry.get("Statement", ""), f"{at}.Statement", lambda given, where: _statement(given, where, key)
+        )
+        return SavedTrust(key, newest, revoked, statement or b"")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _port(value: Any, at: str) -> int:
+    if not _is_number(value) or not 1 <= value <= MAX_PORT or value != int(value):
+        raise InvalidSpec(at, f"must be a number from 1 to {MAX_PORT}", value=value)
+    return int(value)
 
 
 def _seconds(value: Any, at: str) -> float:
@@ -259,10 +289,38 @@ def _certificate(value: Any, at: str) -> Certificate:
     return certificate
 
 
-def _trust(value: Any, at: str) -> SavedTrust:
+def _moment(value: Any, at: str) -> int:
+    return _whole_number(value, at, MAX_SERIAL)
+
+
+def _revoked(value: Any, at: str) -> dict[bytes, int]:
+    found = {}
+    for name, moment in _object(value, at).items():
+        try:
+            hashed = bytes.fromhex(name)
+        except ValueError as error:
+            raise InvalidSpec(at, "must have the hashes of names in hexadecimal", value=name) from error
+        found[hashed] = _moment(moment, f"{at}.{name}")
+    return found
+
+
+def _statement(value: Any, at: str, authority: AuthorityKey) -> bytes:
+    data = _base64(value, at)
+    if data:
+        try:
+            Statement.verified(data, authority)
+        except PeerMisbehaved as error:
+            raise InvalidSpec(at, "must be a statement of this authority") from error
+    return data
+
+
+def _proven_endpoint(value: Any, at: str) -> tuple[WireGuardPublicKey, Endpoint]:
     entry = _object(value, at)
-    key = AuthorityKey.from_base64(_text(entry.get("Key"), f"{at}.Key"), field_name=f"{at}.Key")
-    return SavedTrust(key, _whole_number(entry.get("Newest", 0), f"{at}.Newest", MAX_SERIAL))
+    key = WireGuardPublicKey.from_base64(_text(entry.get("Key"), f"{at}.Key"), field_name=f"{at}.Key")
+    address = _ip(entry.get("Addr"), f"{at}.Addr")
+    if address.is_unspecified or address.is_multicast:
+        raise InvalidSpec(f"{at}.Addr", "must be one machine's address", value=address)
+    return key, Endpoint(address, _port(entry.get("Port"), f"{at}.Port"))
 
 
 def _former_address(value: Any, at: str) -> FormerAddress:

@@ -1,4 +1,4 @@
-"""The mounted directory of a Kubernetes agent: key ring and mesh.json, re-read when they change; nudges."""
+"""The mounted directory of a Kubernetes agent: key ring, mesh.json and news, read again on change; nudges."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wesher_common.errors import InvalidSpec
+from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import FILE_NAME, MeshDocument
 from wesher_common.names import NUDGE_FILE
+from wesher_common.news import NEWS_FILE, NewsKind, unpack_news
 
 log = EventLogger("wesher.agent")
 
@@ -27,6 +28,8 @@ class Mounted:
 
     document: MeshDocument
     ring: KeyRing
+    news: tuple[tuple[NewsKind, bytes], ...] = ()
+    """Of an older operator, or from a damaged file: none."""
 
 
 class MountedDirectory:
@@ -36,11 +39,13 @@ class MountedDirectory:
         self.problem = ""
         """Why what it holds now cannot be used; empty when it is used."""
         self._directory = directory
+        self._news_problem = ""
+        """What was wrong with the news when they were last read."""
         self._read_at: Signature | None = None
         self._nudge = self._nudge_text()
 
     def has_changed(self) -> bool:
-        """Tell whether key ring or mesh.json is another than when last read."""
+        """Tell whether key ring, mesh.json or news have changed since they were last read."""
         return self._signature() != self._read_at
 
     def take_nudge(self) -> bool:
@@ -49,7 +54,7 @@ class MountedDirectory:
         return self._nudge != former
 
     def read(self) -> Mounted:
-        """Read key ring and mesh.json.
+        """Read key ring, mesh.json and news. Damaged news are logged, and keep neither of the others back.
 
         Raises:
             InvalidSpec: naming the file, and the key in it.
@@ -61,7 +66,8 @@ class MountedDirectory:
             self._read_at = self._signature()
             document = MeshDocument.from_json(self._text(FILE_NAME))
             accepted = self._text(ACCEPTED_FILE) if (self._directory / ACCEPTED_FILE).exists() else ""
-            content = Mounted(document, KeyRing.from_files(self._text(KEY_FILE), accepted))
+            ring = KeyRing.from_files(self._text(KEY_FILE), accepted)
+            content = Mounted(document, ring, self._news())
         return content
 
     async def watch(
@@ -110,6 +116,21 @@ class MountedDirectory:
             log.error("mounted files rejected: keeping the previous ones", error=error)
         self.problem = str(error)
 
+    def _news(self) -> tuple[tuple[NewsKind, bytes], ...]:
+        problem, news = "", []
+        try:
+            news = unpack_news((self._directory / NEWS_FILE).read_bytes())
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            problem = error.strerror or str(error)
+        except PeerMisbehaved as error:
+            problem = error.reason
+        if problem and problem != self._news_problem:
+            log.error("mounted news rejected: keeping the previous ones", error=problem)
+        self._news_problem = problem
+        return tuple(news)
+
     def _nudge_text(self) -> str:
         # A pod that an older operator made has no such file.
         try:
@@ -128,7 +149,7 @@ class MountedDirectory:
 
     def _signature(self) -> Signature:
         found: list[tuple[int, int, int] | None] = []
-        for name in (FILE_NAME, KEY_FILE, ACCEPTED_FILE):
+        for name in (FILE_NAME, KEY_FILE, ACCEPTED_FILE, NEWS_FILE):
             try:
                 status = (self._directory / name).stat()
             except OSError:

@@ -16,7 +16,7 @@ from wesher_agent.status.snapshot import Snapshot
 from wesher_common.conditions import carry_over, rfc3339
 from wesher_common.key_proof import key_proof, proof_statement
 from wesher_common.printable import printable
-from wesher_common.report import MAX_MESSAGE, MAX_OUTSIDERS, MAX_UNREACHABLE
+from wesher_common.report import MAX_MESSAGE, MAX_NEWS, MAX_OUTSIDERS, MAX_UNREACHABLE
 
 
 def own_part(now: Snapshot) -> Hashable:
@@ -109,15 +109,29 @@ def _view(now: Snapshot) -> dict[str, Any]:
         },
         "viewHash": view_hash(peer, members.values()) if peer is not None else "",
         "outsiders": [_external(member) for member in now.external_members[:MAX_OUTSIDERS]],
+        # All nodes get a statement in the same second, so this waits for the report window.
+        "newsNumber": now.member.news_number,
+        "news": _news(now.member.unpublished_news),
     }
+
+
+def _news(statement: bytes) -> str:
+    """Return a statement for the operator, which publishes it; empty if it is too long for a status."""
+    text = base64.b64encode(statement).decode()
+    return text if len(text) <= MAX_NEWS else ""
 
 
 def _external(member: RosterMember) -> dict[str, Any]:
     meta = member.meta
+    if meta is None:
+        return {"name": member.name, "endpoint": str(member.address), "kind": "Go"}
     return {
         "name": member.name,
-        "address": str(meta.overlay_address or "") if meta is not None else "",
+        "address": str(meta.overlay_address or ""),
         "endpoint": str(member.address),
-        "kind": "wesher" if meta is not None and meta.version else "Go",
-        "publicKey": str(meta.public_key or "") if meta is not None else "",
+        "kind": "wesher" if meta.version else "Go",
+        "publicKey": str(meta.public_key or ""),
+        "enrolment": base64.b64encode(meta.enrolment).decode(),
+        "certificateSerial": meta.certificate.serial if meta.certificate is not None else 0,
+        "ringID": f"{meta.ring:02x}" if meta.version else "",
     }

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import Final
 
 from wesher_agent.mesh.cover import NO_COVER, Cover, UnreachableRoute, choose_cover
@@ -113,7 +114,12 @@ class Desired:
     """What the device's ``unreachable`` networks are chosen by."""
 
 
-def desired(local: LocalPeer, members: Iterable[RosterMember], former: Collection[IPAddress] = ()) -> Desired:
+def desired(
+    local: LocalPeer,
+    members: Iterable[RosterMember],
+    former: Collection[IPAddress] = (),
+    proven: Mapping[WireGuardPublicKey, Endpoint] = MappingProxyType({}),
+) -> Desired:
     """Return what the host should look like.
 
     Alive, suspected and failed members get a peer and a hosts entry; those that left get
@@ -124,12 +130,13 @@ def desired(local: LocalPeer, members: Iterable[RosterMember], former: Collectio
         local: this member.
         members: the others.
         former: overlay addresses of members that are not among these any more.
+        proven: where the last handshake of a key proved its peer to be.
 
     """
     problems: list[Problem] = []
     known = [*members]
     expected = [member for member in known if member.is_expected]
-    endpoints = _endpoints(local, expected)
+    endpoints = _endpoints(local, expected, proven)
     # In Kubernetes the overlay overlaps nothing: an endpoint inside it is bogus and reserves no address.
     inside = {address for address in endpoints if address in local.overlay} if local.in_kubernetes else set()
     readable = _readable(local, expected, problems)
@@ -149,9 +156,10 @@ def desired(local: LocalPeer, members: Iterable[RosterMember], former: Collectio
     peers = [
         Peer(
             public_key=claim.key,
-            endpoint=_endpoint_outside(local, claim, bogus),
+            endpoint=(endpoint := _endpoint_outside(local, claim, bogus)),
             allowed_ips=(host_network(claim.address),),
             persistent_keepalive=keepalive,
+            proven=_proven_elsewhere(endpoint, proven.get(claim.key), bogus),
         )
         for claim in programmed
     ]
@@ -474,13 +482,25 @@ def _endpoint_outside(local: LocalPeer, claim: _Claim, inside: Collection[IPAddr
     return None if is_certified and endpoint.address in inside else endpoint
 
 
-def _endpoints(local: LocalPeer, members: Iterable[RosterMember]) -> frozenset[IPAddress]:
+def _proven_elsewhere(
+    announced: Endpoint | None, proven: Endpoint | None, inside: Collection[IPAddress]
+) -> Endpoint | None:
+    """Return the proven endpoint if it is not the announced one and is outside the overlay."""
+    return None if proven is None or proven == announced or proven.address in inside else proven
+
+
+def _endpoints(
+    local: LocalPeer, members: Iterable[RosterMember], proven: Mapping[WireGuardPublicKey, Endpoint]
+) -> frozenset[IPAddress]:
     """Return the addresses by which members are reached in the underlay, for gossip and for WireGuard."""
     reached = set()
     for member in members:
         reached.add(_parsed(member.address.ip))
         if member.meta is not None:
             reached.add(_endpoint(local, member, member.meta).address)
+            key = member.meta.public_key
+            if key is not None and (there := proven.get(key)) is not None:
+                reached.add(there.address)
     return frozenset(reached)
 
 

@@ -36,6 +36,13 @@ class Peer:
     """Sorted, no network in two peers of one device."""
     persistent_keepalive: int = 0
     """Seconds; 0 is off."""
+    proven: Endpoint | None = None
+    """Where its last handshake proved it to be, if ``endpoint`` is another one."""
+
+    @property
+    def first_endpoint(self) -> Endpoint | None:
+        """Where to send to before a handshake has shown where it is."""
+        return self.proven or self.endpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,13 @@ Facts for the log, the counters and the status, like `swim.events`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from wesher_agent.mesh.cover import Extent
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event as EngineEvent
+from wesher_common.certificate import AuthorityKey, Refusal
+from wesher_common.mesh_document import IdentityMode
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import SeedAddress
 
@@ -140,6 +143,31 @@ class KeyRingChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class IdentityChanged:
+    """The mesh document says otherwise who gets a tunnel."""
+
+    mode: IdentityMode | None
+    """None where it says nothing of identity, as that of an operator without certificates."""
+    bound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateValid:
+    """This member's certificate counts."""
+
+    serial: int
+    expires: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateRefused:
+    """This member's certificate does not count, by what this member knows."""
+
+    serial: int
+    reason: Refusal
+
+
+@dataclass(frozen=True, slots=True)
 class RestartNeeded:
     """The mesh document changed in what only a restart can apply."""
 
@@ -163,6 +191,27 @@ class StateFileLost:
     """Another program removed the file in which the state was saved; it is written again."""
 
 
+@dataclass(frozen=True, slots=True)
+class StatementTaken:
+    """An authority revokes certificates, or says again which are void."""
+
+    authority: AuthorityKey
+    number: int
+    """Of the statement."""
+    names: int
+    """How many it names."""
+    source: str
+    """Where it came from: a member's IP address, the mounted file or an administrator."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementRejected:
+    """A statement in the mounted file does not count."""
+
+    reason: str
+    """As of `PacketRejected`."""
+
+
 MeshEvent = (
     MemberReturned
     | FailedMemberLeft
@@ -180,10 +229,15 @@ MeshEvent = (
     | ListenFailed
     | ListeningChanged
     | KeyRingChanged
+    | IdentityChanged
+    | CertificateValid
+    | CertificateRefused
     | RestartNeeded
     | StateNotSaved
     | StateSavedAgain
     | StateFileLost
+    | StatementTaken
+    | StatementRejected
 )
 Event = EngineEvent | MeshEvent
 """Everything a member reports."""

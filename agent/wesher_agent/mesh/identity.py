@@ -8,9 +8,10 @@ name, `desired` gives peers to those that may have one, and the engine asks for 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import Final
 
 from wesher_agent.mesh.nodemeta import NodeMeta
@@ -18,15 +19,25 @@ from wesher_agent.mesh.signature_budget import SignatureBudget
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.swim.source import Source
-from wesher_common.certificate import AuthorityKey, Refusal, Trust, refusal
+from wesher_common.certificate import (
+    MAX_HOURS,
+    SKEW_MS,
+    AuthorityKey,
+    Refusal,
+    Trust,
+    refusal,
+)
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import IdentitySettings
+from wesher_common.news import MAX_REVOKED, Statement
 from wesher_common.overlay import IPAddress
 
 _MOST_SIGNED: Final = DEFAULT_LIMITS.members
 MOST_UNCERTIFIED_BOUND = 64
 """Members without a certificate that are remembered where they get no tunnel."""
+LONGEST_MS = MAX_HOURS * 3_600_000 + SKEW_MS
+"""After so long no certificate counts any more, so that its revocation need not be remembered."""
 
 
 class Rank(IntEnum):
@@ -70,6 +81,15 @@ class SavedTrust:
     key: AuthorityKey
     newest: int
     """As `Trust.newest`."""
+    revoked: Mapping[bytes, int] = field(default_factory=lambda: MappingProxyType({}))
+    """As `Trust.revoked`: what all statements of the last 90 days have named."""
+    statement: bytes = b""
+    """The newest statement, packed; empty for none."""
+
+    @property
+    def number(self) -> int:
+        """Of the newest statement; 0 for none."""
+        return Statement.head(self.statement)[1] if self.statement else 0
 
 
 class Identity:
@@ -86,7 +106,7 @@ class Identity:
     def __init__(
         self, settings: IdentitySettings | None, saved: Iterable[SavedTrust] = (), *, now: float, wall: float
     ) -> None:
-        self._newest = {entry.key: entry.newest for entry in saved}
+        self._known = {entry.key: entry for entry in saved}
         self._offset = wall - now
         self._settings = settings
         self._own: frozenset[bytes] = frozenset()
@@ -107,14 +127,61 @@ class Identity:
         """Whether metadata is announced in compact form."""
         return self._settings is not None and self._settings.form == "Compact"
 
+    @property
+    def authorities(self) -> tuple[SavedTrust, ...]:
+        """What is known of the authorities that are trusted now, the mesh's own first."""
+        return tuple(self._known_of(trust.key) for trust in self._trusted.values())
+
+    @property
+    def own(self) -> SavedTrust | None:
+        """What is known of the mesh's own authority, the newer one while it is replaced; None without one."""
+        keys = self._settings.authorities if self._settings is not None else ()
+        return self._known_of(keys[0]) if keys else None
+
+    def known(self, authority: bytes) -> SavedTrust | None:
+        """Return what is known of the authority with this id; None if it is not trusted."""
+        trust = self._trusted.get(authority)
+        return self._known_of(trust.key) if trust is not None else None
+
+    def is_early(self, moment: int, authority: bytes, *, now: float) -> bool:
+        """Tell whether a trusted authority seems to have signed something more than a day in the future."""
+        return self._trusted[authority].is_early(moment, clock=self._clock(now))
+
+    def take(self, statement: Statement, packed: bytes) -> None:
+        """Revoke what a statement names, which is newer than the last one of its trusted authority.
+
+        Args:
+            statement: with a signature that was verified.
+            packed: its bytes.
+
+        """
+        trust = self._trusted[statement.authority]
+        newest = max(trust.newest, statement.number)
+        revoked = _union(self._known_of(trust.key).revoked, statement.revoked_ms, newest)
+        self._known[trust.key] = SavedTrust(trust.key, newest, revoked, packed)
+        self._trusted = {**self._trusted, trust.key.id: replace(trust, newest=newest, revoked=revoked)}
+
     def configure(self, settings: IdentitySettings | None) -> bool:
         """Take the mesh's settings; tell whether verdicts may change by them."""
         before = self._trusted, self.is_bound
+        if settings is not None:
+            self._take_time(settings)
         self._settings = settings
         self._own = frozenset(key.id for key in settings.authorities) if settings is not None else frozenset()
         self._trusted = {} if settings is None else {trust.key.id: trust for trust in self._trust(settings)}
         self._signed.clear()
         return before != (self._trusted, self.is_bound)
+
+    def _take_time(self, settings: IdentitySettings) -> None:
+        """Have a new authority of the mesh know the time that the former ones gave.
+
+        Otherwise its certificates would count by the clock alone, which may be wrong.
+        """
+        former = self._settings.authorities if self._settings is not None else ()
+        newest = max((self._known_of(key).newest for key in (*former, *settings.authorities)), default=0)
+        for key in settings.authorities:
+            if newest and key not in self._known:
+                self._known[key] = SavedTrust(key, newest)
 
     def wall_clock(self, wall: float, *, now: float) -> None:
         """Take the wall clock, which may have been set."""
@@ -130,13 +197,24 @@ class Identity:
         if meta is None or subject is None or meta.certificate is None:
             return Verdict()
         certificate = meta.certificate
-        clock = int((now + self._offset) * 1000)
-        refused = refusal(certificate, subject, self._trusted, clock=clock)
+        refused = refusal(certificate, subject, self._trusted, clock=self._clock(now))
         if refused is not None:
             return Verdict(refusal=refused)
         self._note_signed(certificate.authority, certificate.serial)
         rank = Rank.OWN if certificate.authority in self._own else Rank.TRUSTED
         return Verdict(rank, certificate.serial, None)
+
+    def take_own(self, name: str, meta: NodeMeta, *, now: float) -> None:
+        """Take this member's own certificate, which came from the operator and not from gossip.
+
+        On the first start, when nothing of the authority was verified yet, it tells the time better than
+        a clock that says that it has expired.
+        """
+        certificate = meta.certificate
+        if certificate is None or self.verdict(name, meta, now=now).refusal is not Refusal.EXPIRED:
+            return
+        if certificate.authority in self._own and not self._trusted[certificate.authority].newest:
+            self._note_signed(certificate.authority, certificate.serial)
 
     def judged_again(self, former: Verdict, name: str, meta: NodeMeta | None, *, now: float) -> Verdict:
         """Judge a member again; a certificate that counted and has expired since keeps its rank."""
@@ -191,22 +269,40 @@ class Identity:
 
     def saved(self) -> tuple[SavedTrust, ...]:
         """Return what the next start needs."""
-        return tuple(SavedTrust(key, newest) for key, newest in self._newest.items())
+        return tuple(self._known.values())
+
+    def _clock(self, now: float) -> int:
+        return int((now + self._offset) * 1000)
+
+    def _known_of(self, key: AuthorityKey) -> SavedTrust:
+        return self._known.get(key) or SavedTrust(key, 0)
 
     def _note_signed(self, authority: bytes, moment: int) -> None:
-        if moment <= self._trusted[authority].newest:
+        trust = self._trusted[authority]
+        if moment <= trust.newest:
             return
-        trust = self._trusted[authority].with_signed(moment)
-        self._newest[trust.key] = trust.newest
-        self._trusted = {**self._trusted, authority: trust}
+        self._known[trust.key] = replace(self._known_of(trust.key), newest=moment)
+        self._trusted = {**self._trusted, authority: trust.with_signed(moment)}
 
     def _trust(self, settings: IdentitySettings) -> Iterable[Trust]:
         for key in settings.authorities:
-            yield Trust(key=key, newest=self._newest.get(key, 0))
+            known = self._known_of(key)
+            yield Trust(key=key, newest=known.newest, revoked=known.revoked)
         for other in settings.trusted:
+            known = self._known_of(other.key)
             yield Trust(
                 key=other.key,
-                newest=self._newest.get(other.key, 0),
+                newest=known.newest,
+                revoked=known.revoked,
                 suffix=other.cluster_name,
                 cidrs=other.cidrs,
             )
+
+
+def _union(known: Mapping[bytes, int], added: Mapping[bytes, int], newest: int) -> Mapping[bytes, int]:
+    """Return all revocations that can still matter; of too many the last statement's, then the latest."""
+    union = {name: max(known.get(name, 0), added.get(name, 0)) for name in {*known, *added}}
+    fresh = [name for name, moment in union.items() if newest <= moment + LONGEST_MS]
+    if len(fresh) > MAX_REVOKED:
+        fresh.sort(key=lambda name: (name in added, union[name]), reverse=True)
+    return MappingProxyType({name: union[name] for name in fresh[:MAX_REVOKED]})

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from math import inf
 from random import Random
 
@@ -22,14 +23,16 @@ from wesher_agent.mesh import events
 from wesher_agent.mesh.chore import Chore
 from wesher_agent.mesh.cover import NO_COVER, Cover, is_wide
 from wesher_agent.mesh.desired import Desired, LocalPeer, Problem, desired
+from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.events import Event
 from wesher_agent.mesh.former_addresses import FormerAddresses
 from wesher_agent.mesh.gossip_profile import gossip_profile
 from wesher_agent.mesh.host import HostNetwork
-from wesher_agent.mesh.identity import MOST_UNCERTIFIED_BOUND, Identity
+from wesher_agent.mesh.identity import MOST_UNCERTIFIED_BOUND, Identity, Verdict
 from wesher_agent.mesh.key_doubts import KeyDoubts
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.name_conflicts import Claim, NameConflicts
+from wesher_agent.mesh.news import News
 from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import MemberState, Roster, RosterMember
@@ -44,14 +47,19 @@ from wesher_agent.swim.events import (
     LeaveDone,
     NameConflict,
     PacketRejected,
+    PushPullAnswered,
+    PushPullDone,
     SelfRefuted,
+    UserMessageReceived,
 )
 from wesher_agent.swim.events import Event as EngineEvent
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits
 from wesher_agent.swim.streams import OpenStream, StreamAction, StreamId
+from wesher_common.certificate import Refusal
 from wesher_common.keys import KeyRing, WireGuardPublicKey
-from wesher_common.mesh_document import MeshDocument
+from wesher_common.mesh_document import IdentitySettings, MeshDocument
+from wesher_common.news import NewsKind, Statement
 from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
 
@@ -106,6 +114,9 @@ class MeshMember:
         self._events: deque[Event] = deque()
         self._outputs: deque[Output] = deque()
         self._identity = Identity(local.document.identity, saved.trust, now=now, wall=wall)
+        self._identity.take_own(local.name, local.node_meta, now=now)
+        self._own_certificate: tuple[int, Refusal | None] | None = None
+        """Serial and verdict as last reported; None without a certificate."""
         meta, self._route_problem = local.meta(self._identity, now=now)
         self._engine = Engine(
             LocalNode(local.name, local.gossip_address, meta),
@@ -120,6 +131,8 @@ class MeshMember:
         )
         if self._route_problem:
             self._events.append(events.RoutesNotAnnounced(self._route_problem))
+        if saved.mesh is not None and local.options.in_kubernetes:
+            self._note_identity(saved.mesh.identity, local.document.identity)
         self._engine.set_most_unproven(self._most_unproven)
         self._engine.bury(saved.tombstones, now=now)
         self._roster = _roster(local, saved, self._identity, rng, now=now)
@@ -127,8 +140,11 @@ class MeshMember:
         self._conflicts = NameConflicts([former] if former is not None else [])
 
         self._key_doubts = KeyDoubts()
+        self._news = News(local.name, self._identity, self._roster, self._engine, rng=rng)
         self._seeker = Seeker(self._roster, self._engine)
         self._former_addresses = FormerAddresses(saved.former_addresses, now=now)
+        self._proven = dict(saved.endpoints)
+        """Where the last handshake with each member proved it to be."""
         self._desired: Desired | None = None
         self._tunnels_end = inf
         """When the next member that left loses its tunnel."""
@@ -217,7 +233,7 @@ class MeshMember:
 
     def view(self, *, now: float) -> MemberView:
         """Return what is known now."""
-        members = dict(self._roster.members)
+        members, own = dict(self._roster.members), self._identity.own
         return MemberView(
             now=now,
             local=self._local,
@@ -230,12 +246,16 @@ class MeshMember:
             listen_problem=self._listening.problem,
             save_problem=self._saving.problem,
             has_seeds_elsewhere=self._roster.has_seeds_elsewhere,
+            news_number=own.number if own is not None else 0,
+            unpublished_news=self._news.unpublished,
             uptime=now - self._started_at,
+            verdict=self._own_verdict(now),
         )
 
     def start(self, *, now: float) -> None:
         """Begin: the first outputs are to listen and to save; gossip begins once `listening` says so."""
         self._started_at = now
+        self._note_certificate(now)
         self._listen(now)
         self._save(now)
         self._applying.want()
@@ -355,7 +375,10 @@ class MeshMember:
         self._saving.want()
         if given is not None and given != former:
             self._events.append(events.OverlayAddressGiven(given))
+        is_certified_anew = place.certificate != self._place.certificate
         self._become(*self._local.at(place), now=now)
+        if is_certified_anew:
+            self._judge(now)
 
     def reported_from(self, ip: IPAddress, *, now: float) -> None:
         """Take the address that this node's last report named.
@@ -382,7 +405,9 @@ class MeshMember:
         former = self._local.document
         if document == former:
             return
-        if self._identity.configure(document.identity):
+        is_judged_anew = self._identity.configure(document.identity)
+        if is_judged_anew:
+            self._news.trust_changed()
             self._judge(now)
         if self._local.needs_restart_for(document):
             self._events.append(events.RestartNeeded())
@@ -390,6 +415,7 @@ class MeshMember:
             self.restart(now=now)
             return
         self._local, self._following = replace(self._local, document=document), document.wireguard
+        self._note_identity(former.identity, document.identity)
         if self._local.name in document.removed:
             # While this pod's token is valid: it ends with the pod.
             self._outputs.append(AskForPlace())
@@ -402,15 +428,39 @@ class MeshMember:
         self._members_changed()
         self._settle(now)
 
-    def tunnels_seen(self, endpoints: Mapping[WireGuardPublicKey, IPAddress], *, now: float) -> None:
+    def tunnels_seen(self, endpoints: Mapping[WireGuardPublicKey, Endpoint], *, now: float) -> None:
         """Take where WireGuard has proven peers to be: those with a fresh handshake."""
-        self._identity.tunnels_end(endpoints)
+        self._identity.tunnels_end({key: endpoint.address for key, endpoint in endpoints.items()})
         self._roster.heard_through_tunnels(endpoints.keys(), now=now)
+        keys = {member.meta.public_key for member in self._roster.members.values() if member.meta is not None}
+        proven = {key: where for key, where in {**self._proven, **endpoints}.items() if key in keys}
+        if proven != self._proven:
+            self._proven = proven
+            self._applying.want()
+            self._saving.want()
 
     def clock_read(self, wall: float, *, now: float) -> None:
         """Take the wall clock, in Unix seconds, for certificates; once in a while, since it may be set."""
         self._identity.wall_clock(wall, now=now)
+        self._follow_news(self._news.look_again(now=now), now)
         self._judge(now)
+
+    def news_published(self, items: Iterable[tuple[NewsKind, bytes]], *, now: float) -> None:
+        """Take what the operator has published beside mesh.json now."""
+        self._follow_news(self._news.published(items, now=now), now)
+        self._settle(now)
+
+    def news_added(self, data: bytes, *, now: float) -> tuple[Statement, bool]:
+        """Take a statement of an administrator; return it, and whether it was new.
+
+        Raises:
+            PeerMisbehaved: it does not count; the reason is one of `News`.
+
+        """
+        statement, is_new = self._news.added(data, now=now)
+        self._follow_news(is_new, now)
+        self._settle(now)
+        return statement, is_new
 
     # What follows from the engine's events.
 
@@ -445,6 +495,33 @@ class MeshMember:
                 pass
         if self._roster.observe(event, now=now):
             self._members_changed()
+        self._observe_news(event, now)
+
+    def _observe_news(self, event: EngineEvent, now: float) -> None:
+        match event:
+            case UserMessageReceived(payload=payload, sender=sender):
+                self._follow_news(self._news.received(payload, sender, now=now), now)
+            case PushPullDone(address=address, user_state=state):
+                self._news.exchanged(state, address, asked_for=True, now=now)
+                self._note_news()
+            case PushPullAnswered(address=address, user_state=state):
+                self._news.exchanged(state, address, asked_for=False, now=now)
+                self._note_news()
+            case _:
+                pass
+
+    def _follow_news(self, is_new: bool, now: float) -> None:  # noqa: FBT001 - the verdict of `News`
+        """Draw the consequences of a statement, if it was new: first here, then in the other members."""
+        self._note_news()
+        if is_new:
+            self._judge(now)
+            self._news.pass_on(now=now)
+            self._saving.want()
+            self._report()
+
+    def _note_news(self) -> None:
+        while (event := self._news.next_event()) is not None:
+            self._events.append(event)
 
     def _settle_conflict(self, claimed: Address, *, asked_for: bool, now: float) -> None:
         match self._conflicts.judge(claimed, asked_for=asked_for, now=now):
@@ -470,9 +547,12 @@ class MeshMember:
     def _judge(self, now: float) -> None:
         """Judge all certificates again: what is trusted changed, or time has passed."""
         self._engine.set_most_unproven(self._most_unproven)
+        self._identity.take_own(self._local.name, self._local.node_meta, now=now)
+        self._note_certificate(now)
         if self._is_started:
             self._announce(now)
         if self._roster.judge(now=now):
+            self._engine.weigh_again(now=now)
             self._members_changed()
             self._settle(now)
 
@@ -531,6 +611,37 @@ class MeshMember:
             now=now,
         )
 
+    def _note_identity(self, former: IdentitySettings | None, settings: IdentitySettings | None) -> None:
+        def said(settings: IdentitySettings | None) -> events.IdentityChanged:
+            if settings is None:
+                return events.IdentityChanged(None, bound=False)
+            return events.IdentityChanged(settings.mode, bound=settings.bound)
+
+        if said(settings) != said(former):
+            self._events.append(said(settings))
+
+    def _note_certificate(self, now: float) -> None:
+        certificate = self._place.certificate
+        if certificate is None or self._local.document.identity is None:
+            self._own_certificate = None
+            return
+        refusal = self._own_verdict(now).refusal
+        if (noted := (certificate.serial, refusal)) == self._own_certificate:
+            return
+        self._own_certificate = noted
+        if refusal is None:
+            expires = datetime.fromtimestamp(certificate.expires // 1000, UTC)
+            self._events.append(events.CertificateValid(certificate.serial, expires))
+        else:
+            self._events.append(events.CertificateRefused(certificate.serial, refusal))
+
+    @property
+    def _place(self) -> Place:
+        return self._local.place or Place()
+
+    def _own_verdict(self, now: float) -> Verdict:
+        return self._identity.verdict(self._local.name, self._local.node_meta, now=now)
+
     # This member's own work, one piece at a time.
 
     @property
@@ -569,8 +680,7 @@ class MeshMember:
 
     def _apply(self, now: float) -> None:
         self._applying.is_wanted = False
-        verdict = self._identity.verdict(self._local.name, self._local.node_meta, now=now)
-        peer = self._local.peer(verdict, only_certified=self._identity.is_bound)
+        peer = self._local.peer(self._own_verdict(now), only_certified=self._identity.is_bound)
         if peer is None:
             return
         former = self._problems
@@ -585,7 +695,7 @@ class MeshMember:
         members = self._expected(now)
         self._former_addresses.note(members, now=now)
         former = self._former_addresses.addresses
-        wanted = desired(peer, members, former)
+        wanted = desired(peer, members, former, self._proven)
         moved_to = wanted.device.address
         if moved_to == peer.address:
             return wanted
@@ -593,7 +703,7 @@ class MeshMember:
         self._local = replace(self._local, overlay_address=moved_to)
         self._announce(now)
         self._saving.want()
-        return desired(replace(peer, address=moved_to), members, former)
+        return desired(replace(peer, address=moved_to), members, former, self._proven)
 
     def _expected(self, now: float) -> list[RosterMember]:
         """Return the members; one that has just left counts as failed for a while."""
@@ -630,8 +740,7 @@ class MeshMember:
             self._outputs.append(Save(self._state(now)))
 
     def _state(self, now: float) -> SavedState:
-        local = self._local
-        place = local.place or Place()
+        local, place = self._local, self._place
         self._former_addresses.note(self._roster.members.values(), now=now)
         return SavedState(
             key_ring=local.ring,
@@ -647,6 +756,7 @@ class MeshMember:
             trust=self._identity.saved(),
             incarnation=max(self._first_incarnation, self._engine.me.incarnation),
             tombstones=self._engine.tombstones(now=now),
+            endpoints=self._proven,
             former_addresses=self._former_addresses.saved(now=now),
             mesh=local.document if local.options.in_kubernetes else None,
             unknown=self._saved.unknown,

@@ -245,6 +245,22 @@ def changed_fields(former: bytes, present: bytes) -> list[str]:
     return [one.name for one in fields(NodeMeta) if getattr(before, one.name) != getattr(after, one.name)]
 
 
+def in_gob_form(raw: bytes, meta: NodeMeta) -> bytes:
+    """Return a member's metadata in the form that every release reads, if it fits in there.
+
+    Args:
+        raw: as the member announced it.
+        meta: the same, decoded.
+
+    """
+    if not raw.startswith(_COMPACT):
+        return raw
+    try:
+        return meta.encode()
+    except InvalidSpec:
+        return raw
+
+
 def check_location(location: str, *, field: str) -> str:
     """Return the name of a location, or say which rule it breaks.
 

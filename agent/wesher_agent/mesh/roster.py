@@ -26,7 +26,7 @@ from wesher_agent.mesh.events import (
     SeedSkipped,
 )
 from wesher_agent.mesh.identity import NOT_CERTIFIED, Identity, Verdict
-from wesher_agent.mesh.nodemeta import NodeMeta
+from wesher_agent.mesh.nodemeta import NodeMeta, in_gob_form
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     Event,
@@ -291,6 +291,14 @@ class Roster:
             }
         return self._ways.get(announced, announced)
 
+    def living_at(self, ip: str) -> list[Address]:
+        """Return the announced addresses of the living members that send from an IP address."""
+        return [
+            member.address
+            for member in self._known.values()
+            if member.state.is_alive and ip in {member.address.ip, self.way_to(member.address).ip}
+        ]
+
     def set_seeds(self, seeds: Iterable[SeedAddress], *, now: float) -> None:
         """Replace the seeds: flags, ``seedNodes`` and ``clusterSeeds`` together. New ones are due at once."""
         self._seeds = tuple(dict.fromkeys(seeds))
@@ -347,12 +355,17 @@ class Roster:
         self._changed(now)
 
     def saved(self, *, now: float) -> tuple[SavedMember, ...]:
-        """Return what `restore` takes, sorted by name."""
+        """Return what `restore` takes, sorted by name.
+
+        The next agent may be of a release that reads no compact metadata, after a rollback.
+        """
         return tuple(
             SavedMember(
                 name=name,
                 address=member.address,
-                raw_meta=member.raw_meta,
+                raw_meta=member.raw_meta
+                if member.meta is None
+                else in_gob_form(member.raw_meta, member.meta),
                 away=0.0 if member.state.is_alive else now - member.since,
                 incarnation=member.incarnation,
                 has_left=member.state is MemberState.LEFT,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.former_addresses import FormerAddress
 from wesher_agent.mesh.identity import SavedTrust
 from wesher_agent.mesh.place import Place
@@ -17,7 +18,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.certificate import Certificate
-from wesher_common.keys import KeyRing, WireGuardPrivateKey
+from wesher_common.keys import KeyRing, WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress, IPNetwork
 
@@ -48,6 +49,8 @@ class SavedState:
     """The member's last incarnation."""
     tombstones: tuple[Tombstone, ...] = ()
     """Members that were gone, whose old news must not be believed."""
+    endpoints: Mapping[WireGuardPublicKey, Endpoint] = field(default_factory=dict)
+    """Where the last handshake with each member proved it to be: gossip may say something else."""
     former_addresses: tuple[FormerAddress, ...] = ()
     """Overlay addresses of members that are gone, to which nothing must leave in clear."""
     mesh: MeshDocument | None = None

@@ -8,6 +8,7 @@ from enum import Enum, auto
 
 from wesher_agent.mesh.cover import Cover
 from wesher_agent.mesh.desired import Problem
+from wesher_agent.mesh.identity import NOT_CERTIFIED, Verdict
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.roster import RosterMember
 
@@ -46,5 +47,11 @@ class MemberView:
     """Why the state was not saved; empty when it was."""
     has_seeds_elsewhere: bool
     """Whether any seed may lead to another machine."""
+    news_number: int
+    """Of the newest statement of the mesh's own authority; 0 for none."""
+    unpublished_news: bytes
+    """That statement, packed; empty if the mounted file has it."""
     uptime: float
     """Seconds since `MeshMember.start`."""
+    verdict: Verdict = NOT_CERTIFIED
+    """On this member's own certificate."""

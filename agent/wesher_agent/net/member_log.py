@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wesher_agent.mesh import events
 from wesher_agent.mesh.events import MeshEvent
+from wesher_common.certificate import Refusal
 from wesher_common.event_logger import EventLogger
 
 CAUSED_BY_PEERS = (
@@ -19,7 +20,7 @@ CAUSED_BY_PEERS = (
 """Events that a holder of the cluster key can cause at will; the others must not share their allowance."""
 
 
-def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901, PLR0912 - one arm per event is the plainest table
+def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901, PLR0912, PLR0915 - one arm per event is the plainest table
     """Log one event at the level it deserves."""
     match event:
         case events.MemberReturned(node=node):
@@ -34,6 +35,9 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.warning("seed not resolved", seed=seed, error=error)
         case events.SeedNotResolved(seed=seed, error=error):
             log.debug("seed not resolved", seed=seed, error=error)
+        case events.ProblemFound(node=node, reason=Refusal.UNCERTIFIED as reason, message=message):
+            # Each node of a bound mesh joins without a certificate, and has one seconds later.
+            log.info("member has a problem", node=node, reason=reason, problem=message)
         case events.ProblemFound(node=node, reason=reason, message=message):
             log.warning("member has a problem", node=node, reason=reason, problem=message)
         case events.OverlayAddressGiven(address=address):
@@ -64,6 +68,14 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.warning("gossip listening", addresses=addresses, port=port)
         case events.KeyRingChanged(primary=primary, keys=keys):
             log.warning("key ring changed", primary=primary, keys=keys)
+        case events.IdentityChanged(mode=None):
+            log.warning("mesh.json says nothing about identity: members without a certificate get a tunnel")
+        case events.IdentityChanged(mode=mode, bound=bound):
+            log.info("identity changed", mode=mode, bound=bound)
+        case events.CertificateValid(serial=serial, expires=expires):
+            log.info("own certificate valid", serial=serial, expires=expires.isoformat())
+        case events.CertificateRefused(serial=serial, reason=reason):
+            log.warning("own certificate does not count", serial=serial, reason=reason)
         case events.RestartNeeded():
             log.info("mesh.json changed: restarting to apply it")
         case events.StateNotSaved(error=error, is_first=True):
@@ -74,3 +86,9 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.info("state saved again")
         case events.StateFileLost():
             log.warning("state file removed by another program: saving it again")
+        case events.StatementTaken(authority=authority, number=number, names=names, source=source):
+            log.info(
+                "revocations received", authority=str(authority), number=number, names=names, source=source
+            )
+        case events.StatementRejected(reason=reason):
+            log.error("published revocations rejected: keeping the previous ones", reason=reason)

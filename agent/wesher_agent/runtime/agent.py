@@ -34,7 +34,14 @@ from wesher_agent.netlink.errors import WireGuardUnavailable
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.claim import claim_interface
 from wesher_agent.runtime.startup import Startup
-from wesher_agent.status.answers import join_answer, key_answer, members_answer, status_answer
+from wesher_agent.status.answers import (
+    join_answer,
+    key_answer,
+    members_answer,
+    news_answer,
+    refused_news,
+    status_answer,
+)
 from wesher_agent.status.conditions import failing
 from wesher_agent.status.counters import Counts
 from wesher_agent.status.greeting import greeting
@@ -47,9 +54,10 @@ from wesher_agent.tunnel.prober import Prober
 from wesher_agent.tunnel.tunnel import REPAIR_SECONDS, Tunnel
 from wesher_agent.wireguard.device import check_mode, why_taken
 from wesher_agent.wireguard.ownership import Owner
-from wesher_common.errors import InvalidSpec, WesherError
+from wesher_common.errors import InvalidSpec, PeerMisbehaved, WesherError
 from wesher_common.event_logger import EventLogger
 from wesher_common.mesh_document import WireGuardSettings
+from wesher_common.news import statement_in
 from wesher_common.overlay import IPAddress
 from wesher_common.printable import shell_line
 from wesher_common.version import VERSION
@@ -58,6 +66,8 @@ log = EventLogger("wesher.agent")
 
 END_SECONDS = 30.0
 """How long the last save and the leave may take; the leave takes ten at most."""
+PROOF_SECONDS = 5.0
+"""Between two looks at which endpoints are proven: a restart begins at these."""
 JUDGE_SECONDS = 1.0
 """Between two looks at the conditions: their transition times are in whole seconds."""
 
@@ -134,6 +144,7 @@ class Agent:
                 "leave": self._answer_leave,
                 "leave-and-forget": partial(self._answer_leave, forget=True),
             },
+            {"news-add": self._answer_news_add},
         )
 
     async def start(self) -> None:
@@ -144,6 +155,7 @@ class Agent:
 
         """
         self._driver.tell(self._member.start)
+        self._driver.tell(partial(self._member.news_published, self._startup.news))
         # To listen, then to save: a port that cannot be had ends the process before anything is written.
         try:
             for output in (self._member.next_output(), self._member.next_output()):
@@ -196,6 +208,7 @@ class Agent:
         jobs = [
             self._watch_host(),
             self._watch_tunnels(),
+            self._watch_clock(),
             self._watch_state(),
             self._tunnel.keep(),
             self._control.keep(),
@@ -275,6 +288,13 @@ class Agent:
 
     async def _answer_key(self) -> dict[str, Any]:
         return key_answer(self._snapshot())
+
+    async def _answer_news_add(self, data: bytes) -> dict[str, Any]:
+        try:
+            statement, is_new = self._driver.tell(partial(self._member.news_added, statement_in(data)))
+        except PeerMisbehaved as refused:
+            raise WesherError(refused_news(refused.reason)) from refused
+        return news_answer(statement, is_new=is_new)
 
     def _view(self) -> MemberView:
         return self._member.view(now=self._driver.now)
@@ -406,13 +426,11 @@ class Agent:
             problem = await self._tunnel.apply(wanted, document.wireguard.mode, document.etc_hosts)
             # After their routes: a probe that finds no way out is lost, and with it the first handshake.
             self._prober.set_peers(wanted.tunnels)
-            announced = {peer.public_key: peer.endpoint for peer in wanted.device.peers}
+            peers = {peer.public_key: peer for peer in wanted.device.peers}
+            named = {name: peers[key] for name, (key, _) in wanted.tunnels.items()}
             self._endpoint_keeper.set_announced(
-                {
-                    name: endpoint
-                    for name, (key, _) in wanted.tunnels.items()
-                    if (endpoint := announced.get(key)) is not None
-                }
+                {name: peer.endpoint for name, peer in named.items() if peer.endpoint is not None},
+                {name: peer.proven for name, peer in named.items() if peer.proven is not None},
             )
         finally:
             self._driver.tell(partial(self._member.applied, problem))
@@ -460,17 +478,16 @@ class Agent:
             self._driver.tell(partial(self._member.host_changed, host))
 
     async def _watch_tunnels(self) -> None:
-        """Tell the member where its peers are proven to be, and the wall clock, which may have been set."""
+        """Tell the member where its peers are proven to be."""
+        while True:
+            await asyncio.sleep(PROOF_SECONDS)
+            self._driver.tell(partial(self._member.tunnels_seen, self._endpoint_keeper.proven()))
+
+    async def _watch_clock(self) -> None:
+        """Tell the member the wall clock, which may have been set."""
         while True:
             await asyncio.sleep(REPAIR_SECONDS)
-            wall = time.time()
-            proven = {
-                key: session.endpoint.address
-                for key, session in self._prober.observed.items()
-                if session.endpoint is not None and session.has_fresh_handshake(now=wall)
-            }
-            self._driver.tell(partial(self._member.tunnels_seen, proven))
-            self._driver.tell(partial(self._member.clock_read, wall))
+            self._driver.tell(partial(self._member.clock_read, time.time()))
 
     async def _watch_state(self) -> None:
         while True:
@@ -492,8 +509,10 @@ class Agent:
             # A node that was removed, or has the former key only, must be shut out now.
             present = replace(self._view().local.document, removed=document.removed)
             self._driver.tell(partial(self._member.mesh_changed, present, content.ring))
+            self._driver.tell(partial(self._member.news_published, content.news))
             raise
         self._driver.tell(partial(self._member.mesh_changed, document, content.ring))
+        self._driver.tell(partial(self._member.news_published, content.news))
 
     async def _check(self, wanted: WireGuardSettings) -> None:
         """Refuse a device that this host cannot have, before the present one goes for it.

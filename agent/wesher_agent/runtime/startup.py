@@ -33,6 +33,7 @@ from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.names import is_reserved_name, member_name
+from wesher_common.news import NewsKind
 from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
 
@@ -55,6 +56,8 @@ class Startup:
     key_is_new: bool
     """Made at this start, so no other machine has it."""
     local: Local
+    news: tuple[tuple[NewsKind, bytes], ...] = ()
+    """As mounted."""
     resolver: Resolver
     """The agent goes on with it: the lookups of the start may not have ended."""
     seed_addresses: tuple[IPAddress, ...] = ()
@@ -74,11 +77,12 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
 
     """
     mounted, ring = None, None
+    news: tuple[tuple[NewsKind, bytes], ...] = ()
     document = settings.mesh_document()
     if settings.kubernetes is not None:
         mounted = MountedDirectory(settings.kubernetes)
         content = mounted.read()
-        document, ring = content.document, content.ring
+        document, ring, news = content.document, content.ring, content.news
     given = read_key_file(settings)
     state_file = _open_state(settings, document)
     held.callback(state_file.unlock)
@@ -143,6 +147,7 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
             listening=listening,
             place=place,
         ),
+        news=news,
         resolver=resolver,
         seed_addresses=seed_addresses,
     )

@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+from wesher_agent.mesh.identity import Verdict
+from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.status.conditions import conditions
+from wesher_agent.status.json_output import Identity as IdentityAnswer
 from wesher_agent.status.json_output import MemberAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_common.errors import WesherError
 from wesher_common.join_command import MAX_SEEDS, JoinFlags
+from wesher_common.news import Statement
 
 
 def status_answer(now: Snapshot) -> StatusAnswer:
@@ -30,6 +35,7 @@ def status_answer(now: Snapshot) -> StatusAnswer:
         "unreachableRoute": {"covers": cover.extent, "reason": cover.reason},
         "hosts": now.hosts,
         "state": f"not saved: {now.member.save_problem}" if now.member.save_problem else "saved",
+        "newsNumber": now.member.news_number,
         "uptimeSeconds": round(now.member.uptime, 1),
         "version": now.version,
         "wireguard": {"mode": now.mode or "none", "mtu": now.mtu, "port": wireguard.port},
@@ -39,6 +45,7 @@ def status_answer(now: Snapshot) -> StatusAnswer:
             "joined": bool(now.alive),
             "rejected": dict(now.rejected),
         },
+        "identity": _identity(now),
         "peers": {
             "known": len(now.member.members),
             "alive": now.count(MemberState.ALIVE),
@@ -64,6 +71,8 @@ def members_answer(now: Snapshot) -> list[MemberAnswer]:
         "endpoint": "",
         "publicKey": str(local.private_key.public),
         "kind": "wesher",
+        "certificateExpires": _expires(local.node_meta),
+        "uncertified": _uncertified(now, now.member.verdict),
         "location": local.location,
         "stateSeconds": round(now.member.uptime, 1),
         "handshakeSeconds": None,
@@ -119,6 +128,35 @@ def key_answer(now: Snapshot) -> dict[str, Any]:
     return {"clusterKey": now.local.ring.primary.reveal_base64()}
 
 
+def news_answer(statement: Statement, *, is_new: bool) -> dict[str, Any]:
+    """Return what ``wesher news add`` prints of a statement.
+
+    Args:
+        statement: the one that was given.
+        is_new: whether the agent did not have it before.
+
+    """
+    return {"number": statement.number, "names": len(statement.revoked), "isNew": is_new}
+
+
+def refused_news(reason: str) -> str:
+    """Return why a statement that an administrator gave does not count, and what to do.
+
+    Args:
+        reason: of the `PeerMisbehaved`.
+
+    """
+    rules = {
+        "statement-unknown-authority": "damaged, or signed by an authority that this mesh does not trust: "
+        "check that it is for this mesh, and copy it again",
+        "statement-outdated": "older than the revocations that this agent has: sign it again",
+        "statement-bad-signature": "damaged, or not signed by this mesh's authority: copy it again",
+        "statement-not-yet-valid": "signed more than a day ahead of this host's clock: set both clocks",
+        "statement-not-alone": "contains more than one statement: add them one at a time",
+    }
+    return rules.get(reason, f"not a statement of an authority ({reason}): copy the file again")
+
+
 def _refuse_in_kubernetes(now: Snapshot) -> None:
     if now.local.options.in_kubernetes:
         mesh = now.local.document.name
@@ -139,6 +177,8 @@ def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) ->
         "endpoint": str(peer.endpoint) if peer is not None and peer.endpoint is not None else "",
         "publicKey": str(meta.public_key) if meta is not None and meta.public_key else "",
         "kind": _kind(member),
+        "certificateExpires": _expires(meta),
+        "uncertified": _uncertified(now, member.verdict),
         "location": meta.location if meta is not None else "",
         "stateSeconds": round(max(0.0, now.member.now - member.since), 1),
         "handshakeSeconds": None if age is None else round(age, 1),
@@ -146,6 +186,30 @@ def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) ->
         "sentBytes": peer.tx_bytes if peer is not None else None,
         "note": note,
     }
+
+
+def _identity(now: Snapshot) -> IdentityAnswer:
+    settings = now.local.document.identity
+    return {
+        "mode": settings.mode if settings is not None else "",
+        "bound": settings is not None and settings.mode == "Verified" and settings.bound,
+        "authority": str(settings.authorities[0]) if settings is not None and settings.authorities else "",
+        "certificateExpires": _expires(now.local.node_meta),
+        "uncertified": _uncertified(now, now.member.verdict),
+    }
+
+
+def _expires(meta: NodeMeta | None) -> str | None:
+    """Return until when a member's certificate is valid; None if it announces no certificate."""
+    if meta is None or meta.certificate is None:
+        return None
+    return datetime.fromtimestamp(meta.certificate.expires // 1000, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _uncertified(now: Snapshot, verdict: Verdict) -> str:
+    """Return why a certificate does not count; empty if it does, or if the mesh has no authority."""
+    settings = now.local.document.identity
+    return "" if settings is None or verdict.refusal is None else verdict.refusal.value
 
 
 def _kind(member: RosterMember) -> str:

@@ -7,6 +7,7 @@ from itertools import chain
 
 from wesher_agent.mesh.roster import MemberState
 from wesher_agent.status.snapshot import Snapshot
+from wesher_common.certificate import Refusal
 from wesher_common.conditions import Condition
 from wesher_common.report import SHOWN_NAMES
 
@@ -125,10 +126,16 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
 
 
 def _ending(now: Snapshot) -> Condition | None:
-    """Return what will end the agent though all its parts work; None if nothing will."""
+    """Return what will end the agent or its tunnels though all its parts work; None if nothing will."""
     if now.removed:
         message = "this node's WesherNode was deleted; device and tunnels stay until the agent ends"
         return Condition("Ready", "False", "Removed", message)
+    if now.member.verdict.refusal is Refusal.REVOKED:
+        message = (
+            "the mesh's authority revoked this node's certificate, so other members give it no tunnel until "
+            "it has a new one"
+        )
+        return Condition("Ready", "False", "Revoked", message)
     if now.health_problem:
         message = (
             f"{now.health_problem}, so probes fail and the kubelet restarts the agent: stop that program, "

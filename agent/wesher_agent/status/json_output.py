@@ -42,6 +42,21 @@ class Gossip(TypedDict):
     """Packets dropped, by reason: see [troubleshooting](../troubleshooting.md#packets-that-are-dropped)."""
 
 
+class Identity(TypedDict):
+    """Whether members have to be certified, and this node's certificate."""
+
+    mode: Literal["", "Open", "Verified"]
+    """Mode of the mesh; empty if the mesh has no authority."""
+    bound: bool
+    """Whether members without a certificate get no tunnel."""
+    authority: str
+    """Public key of the authority of the mesh, in base64; empty if it has none."""
+    certificateExpires: str | None
+    """Until when this node's certificate is valid, RFC 3339; null without a certificate."""
+    uncertified: str
+    """Why this node's certificate [does not count](../troubleshooting.md#certificates); empty if it does."""
+
+
 class Peers(TypedDict):
     """Other members, counted."""
 
@@ -78,6 +93,8 @@ class StatusAnswer(TypedDict):
     """The hosts file: `written`, `not written yet`, `off`, or `skipped:` and the reason."""
     state: str
     """The state file: `saved`, or `not saved:` and the reason."""
+    newsNumber: int
+    """Milliseconds of Unix time at which the newest revocations known here were signed; 0 for none."""
     uptimeSeconds: float
     """Seconds since the agent started."""
     version: str
@@ -86,6 +103,8 @@ class StatusAnswer(TypedDict):
     """The WireGuard device."""
     gossip: Gossip
     """This node's part in gossip."""
+    identity: Identity
+    """Whether members have to be certified, and this node's certificate."""
     peers: Peers
     """Other members, counted."""
     counts: dict[str, int]
@@ -113,6 +132,10 @@ class MemberAnswer(TypedDict):
     """WireGuard public key, in base64; empty if unknown."""
     kind: str
     """The program: `wesher`, or `Go` for one that announces no release of wesher; empty if unknown."""
+    certificateExpires: str | None
+    """Until when its certificate is valid, RFC 3339; null without a certificate."""
+    uncertified: str
+    """Why its certificate [does not count](../troubleshooting.md#certificates); empty if it does."""
     location: str
     """Where the member is; empty if it announces no location."""
     stateSeconds: float

@@ -34,7 +34,7 @@ from wesher_agent.swim.streams import StreamAction, StreamId
 from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import Tombstone, Tombstones
 from wesher_agent.wire.keyring import PADDED
-from wesher_agent.wire.limits import META, USER_MESSAGE
+from wesher_agent.wire.limits import META, USER_MESSAGE, USER_STATE
 from wesher_agent.wire.messages import (
     AckResp,
     Alive,
@@ -269,6 +269,23 @@ class Engine:
         """Keep at most that many members of standing 0; those that are too many go as others come."""
         self._membership.most_unproven = most
 
+    def set_user_state(self, state: bytes) -> None:
+        """Replace the application's part of the state that is exchanged, empty at first.
+
+        That of the other side is in `PushPullDone` and `PushPullAnswered`.
+
+        Raises:
+            ValueError: longer than other members take.
+
+        """
+        if len(state) > USER_STATE.most:
+            raise ValueError(f"user state is at most {USER_STATE.most} bytes, not {len(state)}")
+        self._exchange.user_state = state
+
+    def weigh_again(self, *, now: float) -> None:
+        """Ask for the standing of each member again: what is proven has changed."""
+        self._membership.weigh_again(now=now)
+
     def stream_accepted(self, remote: Address, *, now: float) -> StreamId:
         """Name a connection that another host opened; when there are too many, another one is ended for it.
 
@@ -329,6 +346,11 @@ class Engine:
         """Seal and read with other keys, label or versions from now on; open streams keep theirs."""
         self._outbox.packet_format = self._exchange.packet_format = self._for_our_protocol(packet_format)
 
+    @property
+    def most_in_datagram(self) -> int:
+        """Bytes of the longest user message that fits into a datagram."""
+        return self._outbox.room - 1
+
     def send_user_message(self, address: Address, payload: bytes, *, now: float, reliable: bool) -> None:  # noqa: ARG002 - every input tells the time
         """Send bytes to the application at ``address``.
 
@@ -342,7 +364,7 @@ class Engine:
             ValueError: too long for a datagram, or for the other side's limit on a stream.
 
         """
-        most = USER_MESSAGE.most if reliable else self._outbox.room - 1
+        most = USER_MESSAGE.most if reliable else self.most_in_datagram
         if len(payload) > most:
             raise ValueError(f"a user message is at most {most} bytes here, not {len(payload)}")
         if reliable:

@@ -184,6 +184,8 @@ class PushPullDone:
     """How many the other side knows."""
     seconds: float = 0.0
     """From its begin to its end."""
+    user_state: bytes = b""
+    """The application's part of the other side's state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,8 @@ class PushPullAnswered:
     """How many the other side knows."""
     seconds: float
     """From the connection to the answer."""
+    user_state: bytes = b""
+    """As of `PushPullDone`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,8 @@ class Exchange:
     """Counts the wrappers round received messages."""
     emit: Callable[[Event], None]
     """Takes what happened."""
+    user_state: bytes = field(default=b"", init=False)
+    """The application's part of the state to exchange."""
     admission: Admission = field(init=False)
     """Says which accepted stream is ended for another one."""
     _ids: count[int] = field(default_factory=lambda: count(1), init=False)
@@ -271,7 +273,13 @@ class Exchange:
                 self._answer(stream, self._own_state(join=request.join, now=now))
                 self._merge(known.remote, request, now, Way.REQUEST)
                 self.emit(
-                    events.PushPullAnswered(known.remote, request.join, len(request.nodes), now - known.since)
+                    events.PushPullAnswered(
+                        known.remote,
+                        request.join,
+                        len(request.nodes),
+                        now - known.since,
+                        request.user_state,
+                    )
                 )
             case Ping():
                 self.local.check_addressee(request)
@@ -287,7 +295,11 @@ class Exchange:
             case PushPull() if known.purpose == "push-pull":
                 self._merge(known.remote, answer, now, Way.ANSWER)
                 self._close(stream)
-                self.emit(events.PushPullDone(known.remote, known.join, len(answer.nodes), now - known.since))
+                self.emit(
+                    events.PushPullDone(
+                        known.remote, known.join, len(answer.nodes), now - known.since, answer.user_state
+                    )
+                )
             case AckResp() if answer.seq_no == known.seq_no:
                 self._close(stream)
                 return answer
@@ -330,7 +342,7 @@ class Exchange:
             )
             for tombstone in self.tombstones.told(most=wire_limits.NODES.most - len(members), now=now)
         ]
-        return PushPull((*members, *gone), join)
+        return PushPull((*members, *gone), join, self.user_state)
 
     def _answer(self, stream: StreamId, message: Message) -> None:
         data = seal_stream(message, self.packet_format, nonce=self.nonce, answer=True)

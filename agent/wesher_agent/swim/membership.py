@@ -189,6 +189,16 @@ class Membership:
         if member is not None and member.state is State.SUSPECT:
             self.dead(Dead(member.incarnation, name, self._own_name), now=now)
 
+    def weigh_again(self, *, now: float) -> None:
+        """Ask for the standing of each member again: one that lost it can be displaced from now on."""
+        for name, member in self._table.view.items():
+            if name == self._own_name:
+                continue
+            if self._standing(name, member.meta, member.address, now) > 0:
+                self._unproven.discard(name)
+            else:
+                self._unproven.add(name)
+
     def next_to_probe(self, *, now: float) -> Member | None:
         """Return the member to probe next; None when no other member is alive or suspect.
 

@@ -104,10 +104,14 @@ class Prober:
         if probe is None:
             return
         me, target = self.local.me, probe.member
-        helpers = self.table.pick(
-            self.profile.indirect_checks, lambda m: m.state is State.ALIVE and m.name != target.name
-        )
-        for helper in helpers:
+        count = self.profile.indirect_checks
+
+        def can_help(member: Member) -> bool:
+            return member.state is State.ALIVE and member.name != target.name
+
+        drawn = [*self.table.pick(count, can_help), *self.table.pick_proven(count, can_help)]
+        helpers = {helper.name: helper for helper in drawn}
+        for helper in helpers.values():
             nack = helper.versions.protocol_max >= _NACK_PROTOCOL
             probe.expected_nacks += nack
             request = IndirectPing(
@@ -124,7 +128,7 @@ class Prober:
         tcp = not self.profile.disable_tcp_pings and target.versions.protocol_max >= _TCP_PING_PROTOCOL
         if tcp:
             self.exchange.ping(target.address, probe.ping, probe.deadline - now)
-        self.emit(events.ProbeUnanswered(target, tuple(helper.name for helper in helpers), tcp))
+        self.emit(events.ProbeUnanswered(target, tuple(helpers), tcp))
 
     def over(self, *, now: float) -> None:
         """End the probe: only TCP answered, or nothing did."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.tunnel.endpoint_trials import EndpointTrials
 from wesher_agent.tunnel.prober import Prober
 from wesher_agent.tunnel.tunnel import Tunnel
 from wesher_common.event_logger import EventLogger
+from wesher_common.keys import WireGuardPublicKey
 from wesher_common.report import SHOWN_NAMES
 
 log = EventLogger("wesher.endpoints")
@@ -35,10 +37,31 @@ class EndpointKeeper:
         self._prober = prober
         self._trials = EndpointTrials()
         self._woken = asyncio.Event()
+        self._began = asyncio.get_running_loop().time()
+        self._moved: dict[WireGuardPublicKey, float] = {}
+        """When each peer was last moved."""
 
-    def set_announced(self, endpoints: Mapping[str, Endpoint]) -> None:
-        """Replace the endpoints that peers announce, by the names that the prober has."""
-        self._trials.set_announced(endpoints, now=asyncio.get_running_loop().time())
+    def proven(self) -> dict[WireGuardPublicKey, Endpoint]:
+        """Return where handshakes proved peers to be, as last looked at.
+
+        A handshake proves the endpoint only if it is later than the last move: this agent sends
+        to announced endpoints too, and an earlier run may have ended during a try.
+        """
+        now, wall = asyncio.get_running_loop().time(), time.time()
+        return {
+            key: session.endpoint
+            for key, session in self._prober.observed.items()
+            if session.endpoint is not None
+            and session.has_fresh_handshake(now=wall, within=now - self._moved.get(key, self._began))
+        }
+
+    def set_announced(
+        self, endpoints: Mapping[str, Endpoint], proven: Mapping[str, Endpoint] = MappingProxyType({})
+    ) -> None:
+        """Replace the announced and the proven endpoints, by the names that the prober has."""
+        self._trials.set_announced(endpoints, proven, now=asyncio.get_running_loop().time())
+        present = {self._prober.find_key(name) for name in endpoints}
+        self._moved = {key: moved for key, moved in self._moved.items() if key in present}
         self._woken.set()
 
     def doubt(self, names: Iterable[str]) -> None:
@@ -67,7 +90,12 @@ class EndpointKeeper:
         if step.restored:
             log.info("former endpoints restored", count=len(step.restored), peers=step.restored[:SHOWN_NAMES])
         if step.moves:
-            keys = {self._prober.key_of(name): endpoint for name, endpoint in step.moves.items()}
+            keys = {
+                key: endpoint
+                for name, endpoint in step.moves.items()
+                if (key := self._prober.find_key(name)) is not None
+            }
+            self._moved |= dict.fromkeys(keys, now)
             await self._tunnel.move_peers(keys)
         await self._prober.ask(step.asks)
         self._trials.sent(step.asks, took=asyncio.get_running_loop().time() - now)

@@ -5,8 +5,9 @@ WireGuard learns it from an authentic packet (WireGuard paper, 2.1). So the prov
 stays while the peer answers through the tunnel, and a false announcement costs nothing.
 A peer that got another port or address is silent at its proven endpoint. Then the
 announced one is tried, and the proven one restored if that brings no answer either. The
-two alternate with growing pauses, until the last handshake is too old to prove an
-endpoint; then `wireguard.plan` chooses the announced one.
+two alternate with growing pauses. They still do when the last handshake is too old for a session,
+and after a restart, as long as no handshake succeeds: the announcement may be forged, or the peer
+may have moved. Of a peer that never had a handshake only the announcement is known.
 
 Setting endpoints, sending probes and reading the device is left to `endpoint_keeper`.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from types import MappingProxyType
 
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.tunnel.probe_plan import ANSWER_SECONDS, has_answered
@@ -29,6 +31,8 @@ TRY_SECONDS = 6.0
 """How long the announced endpoint is tried: WireGuard repeats a lost handshake after 5 s (paper, 6.1)."""
 FIRST_REST, LONGEST_REST = 6.0, 60.0
 """Seconds at the proven endpoint before the next try; the rest doubles with each try in vain."""
+HANDSHAKE_SECONDS = 5.0
+"""How long each endpoint is tried at first without a session: WireGuard repeats a handshake after that."""
 PAUSES = (1.0, 2.0, 4.0, 8.0)
 """Seconds between the questions after an announcement: it may arrive before the peer has moved."""
 
@@ -54,6 +58,8 @@ class _Phase(Enum):
     """At the proven endpoint, which it may still answer from."""
     TRYING = auto()
     """At the announced endpoint, which it may still answer from."""
+    ALTERNATING = auto()
+    """Without a session, at one endpoint and then at the other."""
 
 
 @dataclass(slots=True)
@@ -85,11 +91,30 @@ class EndpointTrials:
 
     def __init__(self) -> None:
         self._announced: dict[str, Endpoint] = {}
+        self._proven: dict[str, Endpoint] = {}
         self._doubts: dict[str, _Doubt] = {}
 
-    def set_announced(self, endpoints: Mapping[str, Endpoint], *, now: float) -> None:
-        """Replace what the peers announce; those with another announcement than before are doubted."""
+    def set_announced(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        proven: Mapping[str, Endpoint] = MappingProxyType({}),
+        *,
+        now: float,
+    ) -> None:
+        """Replace what the peers announce; those with another announcement than before are doubted.
+
+        Args:
+            endpoints: the announced endpoint of each peer.
+            proven: the endpoints that handshakes proved, of the peers that announce another one.
+            now: the time.
+
+        """
         for name, endpoint in endpoints.items():
+            if name not in self._announced and name in proven:
+                # The device begins at the proven one. No announcement ends this before a handshake could.
+                self._doubts[name] = _Doubt(
+                    _Phase.ALTERNATING, until=now + HANDSHAKE_SECONDS, rest=HANDSHAKE_SECONDS
+                )
             if self._announced.get(name, endpoint) == endpoint:
                 continue
             doubt = self._doubts.get(name)
@@ -98,7 +123,7 @@ class EndpointTrials:
                 self._doubts[name] = _Doubt(_Phase.WAITING, until=now)
             elif doubt.phase is _Phase.TRYING:
                 doubt.again = now
-        self._announced = dict(endpoints)
+        self._announced, self._proven = dict(endpoints), dict(proven)
         for gone in self._doubts.keys() - endpoints.keys():
             del self._doubts[gone]
 
@@ -129,8 +154,9 @@ class EndpointTrials:
         step = Step()
         for name, doubt in list(self._doubts.items()):
             session = sessions.get(name)
-            # Without a fresh handshake nothing is proven, and `wireguard.plan` chooses the announced one.
             if session is None or not session.has_fresh_handshake(now=wall):
+                self._alternate(step, name, session, now)
+            elif doubt.phase is _Phase.ALTERNATING:
                 del self._doubts[name]
             elif doubt.phase is _Phase.TRYING:
                 self._judge_try(step, name, session, now)
@@ -193,6 +219,32 @@ class EndpointTrials:
         elif session.endpoint != announced:
             # Another was announced meanwhile, or the device did not take the last.
             self._move(step, name, announced)
+
+    def _alternate(self, step: Step, name: str, session: PeerSession | None, now: float) -> None:
+        """Try the two endpoints of a peer without a session in turn."""
+        doubt, proven = self._doubts[name], self._proven.get(name)
+        if proven is None:
+            # `wireguard.plan` chooses the announced one.
+            del self._doubts[name]
+            return
+        if doubt.phase is not _Phase.ALTERNATING and (
+            doubt.phase is not _Phase.WAITING or now >= doubt.until
+        ):
+            doubt.phase, doubt.until, doubt.rest = _Phase.ALTERNATING, now, HANDSHAKE_SECONDS
+        doubt.again = None
+        if now < doubt.until:
+            return
+        doubt.until = now + doubt.rest
+        if session is None:
+            # The device does not have it yet.
+            return
+        if session.endpoint == proven:
+            self._move(step, name, self._announced[name])
+            step.tried.append(name)
+        else:
+            self._move(step, name, proven)
+            step.restored.append(name)
+            doubt.rest = min(2 * doubt.rest, LONGEST_REST)
 
     def _answered(self, name: str, now: float) -> None:
         """Ask again soon, as long as the announcement is new."""

@@ -96,9 +96,10 @@ class Prober:
         """Return the device's peers by name, as last looked at."""
         return {name: self.observed[key] for name, (key, _) in self._peers.items() if key in self.observed}
 
-    def key_of(self, name: str) -> WireGuardPublicKey:
-        """Return the key of a peer that `sessions` names."""
-        return self._peers[name][0]
+    def find_key(self, name: str) -> WireGuardPublicKey | None:
+        """Return the key of a peer; None if no peer has that name now."""
+        peer = self._peers.get(name)
+        return None if peer is None else peer[0]
 
     async def ask(self, names: Iterable[str]) -> None:
         """Send these peers a probe now, whatever the plan says."""

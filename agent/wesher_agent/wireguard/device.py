@@ -151,7 +151,7 @@ class Device:
     async def move_peers(self, endpoints: Mapping[WireGuardPublicKey, Endpoint]) -> None:
         """Send to these peers at other endpoints for a while; peers that are gone stay so.
 
-        `repair` sets the configured endpoint again once the last handshake is not fresh.
+        Once the last handshake is not fresh, `repair` sets a configured endpoint again.
 
         Raises:
             WireGuardUnavailable: the device is not there.

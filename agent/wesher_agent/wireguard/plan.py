@@ -34,15 +34,18 @@ class PeerSession:
     rx_bytes: int = 0
     tx_bytes: int = 0
 
-    def has_fresh_handshake(self, *, now: float) -> bool:
+    def has_fresh_handshake(self, *, now: float, within: float = HANDSHAKE_FRESH) -> bool:
         """Tell whether the last handshake proves the endpoint: its session may still be used.
 
         Args:
             now: Unix time.
+            within: seconds since which the handshake must have been, if that is less.
 
         """
         # A handshake from the future means that the clock was set back: that protects no endpoint.
-        return self.last_handshake is not None and abs(now - self.last_handshake) < HANDSHAKE_FRESH
+        return self.last_handshake is not None and abs(now - self.last_handshake) < min(
+            within, HANDSHAKE_FRESH
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +229,10 @@ def needs_sessions(
 
     Args: as `plan_next`.
     """
-    endpoints = {peer.public_key.raw: peer.endpoint for peer in before.peers}
+    endpoints = {peer.public_key.raw: (peer.endpoint, peer.proven) for peer in before.peers}
     for peer in config.peers:
-        if endpoints.get(peer.public_key.raw, peer.endpoint) == peer.endpoint:
+        wanted = (peer.endpoint, peer.proven)
+        if endpoints.get(peer.public_key.raw, wanted) == wanted:
             continue
         seen = sessions.get(peer.public_key)
         if seen is None or not seen.has_fresh_handshake(now=now):
@@ -297,7 +301,7 @@ def fulfilled(config: DeviceConfig) -> Observed:
             peers={
                 peer.public_key: ObservedPeer(
                     peer.public_key,
-                    endpoint=peer.endpoint,
+                    endpoint=peer.first_endpoint,
                     allowed_ips=frozenset(peer.allowed_ips),
                     persistent_keepalive=peer.persistent_keepalive,
                 )
@@ -319,7 +323,7 @@ def _new_peer(peer: Peer) -> PeerChange:
     return PeerChange(
         peer.public_key,
         create=True,
-        endpoint=peer.endpoint,
+        endpoint=peer.first_endpoint,
         persistent_keepalive=peer.persistent_keepalive or None,
         allowed_ips=peer.allowed_ips,
     )
@@ -333,7 +337,7 @@ def _peer_change(peer: Peer, there: ObservedPeer, now: float) -> PeerChange | No
         return None
     return PeerChange(
         peer.public_key,
-        endpoint=None if keeps_endpoint else peer.endpoint,
+        endpoint=None if keeps_endpoint else peer.first_endpoint,
         persistent_keepalive=None if keeps_keepalive else peer.persistent_keepalive,
         allowed_ips=None if keeps_allowed_ips else peer.allowed_ips,
         clear_preshared_key=there.has_preshared_key,
@@ -341,10 +345,15 @@ def _peer_change(peer: Peer, there: ObservedPeer, now: float) -> PeerChange | No
 
 
 def _endpoint_serves(peer: Peer, there: PeerSession, now: float) -> bool:
-    """Tell whether the endpoint can stay: it is the desired one, or a proven one."""
-    if peer.endpoint is None or peer.endpoint == there.endpoint:
+    """Tell whether the endpoint can stay: it is announced or proven, now or in an earlier run.
+
+    Between those two `tunnel.endpoint_trials` alternates.
+    """
+    if peer.endpoint is None or there.endpoint == peer.endpoint:
         return True
-    return there.endpoint is not None and there.has_fresh_handshake(now=now)
+    return there.endpoint is not None and (
+        there.endpoint == peer.proven or there.has_fresh_handshake(now=now)
+    )
 
 
 def _differing(

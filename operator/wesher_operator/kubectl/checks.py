@@ -14,13 +14,14 @@ from ipaddress import ip_network
 from typing import Literal
 
 from wesher_common.conditions import find_condition
-from wesher_common.names import GROUP
+from wesher_common.names import GROUP, authority_secret_name
 from wesher_common.overlay import why_closed_to_machines_outside
 from wesher_common.tables import age
+from wesher_operator.authority_entries import SEED
 from wesher_operator.installation import take_over_command
 from wesher_operator.kubectl.meshes import DEFINITIONS, key_secret_of, name_of, status_of
 from wesher_operator.kubectl.reach import Object
-from wesher_operator.kubectl.status import age_of, conditions_of, wrong
+from wesher_operator.kubectl.status import age_of, conditions_of, days_left, identity_text, wrong
 from wesher_operator.reconcile.agent_pod import (
     made_at,
     newest_refusal,
@@ -32,6 +33,8 @@ from wesher_operator.release import is_newer, release_of
 
 LEASE = "wesher-operator"
 _KEY_BYTES = 32
+_EXPIRES_SOON = 7
+"""Days left at which a certificate should have been renewed long before."""
 _MAX_NAMED = 5
 _REPORT_SECONDS = 600.0
 """Agents report every 7.5 minutes at the latest."""
@@ -187,6 +190,41 @@ def mesh_conditions(mesh: Object) -> Finding:
     )
 
 
+def identity(mesh: Object, nodes: Sequence[Object]) -> Finding:
+    """Look at who is certified, and at how long the certificates are valid.
+
+    What keeps a certificate from being issued is the condition Certified's, which `mesh_conditions` has.
+    """
+    check = f"identity of {name_of(mesh)}"
+    said = identity_text(mesh, nodes)
+    if not said:
+        return unseen(check, "no operator that issues certificates has processed the mesh")
+    late = [
+        node["spec"]["nodeName"]
+        for node in nodes
+        if (days := days_left(node)) is not None and days <= _EXPIRES_SOON
+    ]
+    if late:
+        do = "see Certified in the conditions of these WesherNodes: kubectl describe wnode"
+        return Finding(check, "FAIL", f"certificates expire soon on: {_named(late)}; {said}", do)
+    return Finding(check, "ok", said)
+
+
+def authority_secret(mesh: Object, secret: Object | None, namespace: str) -> Finding:
+    """Look whether the authority's key is there, without a word about what it is."""
+    check, name = f"authority of {name_of(mesh)}", authority_secret_name(name_of(mesh))
+    where = f"Secret {name} in namespace {namespace}"
+    restore = f"restore it from a backup, or run kubectl wesher new-authority --mesh {name_of(mesh)}"
+    if secret is None:
+        if not (status_of(mesh).get("identity") or {}).get("authority"):
+            return unseen(check, "the mesh has no authority yet")
+        return Finding(check, "FAIL", f"{where} is missing: no certificate is issued or renewed", restore)
+    problem = _key_problem(secret, SEED)
+    if problem:
+        return Finding(check, "FAIL", f"{where}{problem}", restore)
+    return Finding(check, "ok", f"{where} holds {_KEY_BYTES} bytes: keep a backup of it")
+
+
 def key_secret(mesh: Object, secret: Object | None, namespace: str) -> Finding:
     """Look whether the key is one, without a word about what it is."""
     check, name = f"key of {name_of(mesh)}", key_secret_of(mesh)
@@ -195,22 +233,23 @@ def key_secret(mesh: Object, secret: Object | None, namespace: str) -> Finding:
         return Finding(
             check, "FAIL", f"{where} is missing", "restore it: the operator creates a key only for a new mesh"
         )
+    problem = _key_problem(secret, "cluster-key")
+    if problem:
+        do = "set it to 32 bytes in base64, as wesher keygen prints"
+        return Finding(check, "FAIL", f"{where}{problem}", do)
+    return Finding(check, "ok", f"{where} holds {_KEY_BYTES} bytes")
+
+
+def _key_problem(secret: Object, entry: str) -> str:
+    """Return what is wrong with an entry that holds a key; empty if nothing is."""
     try:
-        text = base64.b64decode((secret.get("data") or {})["cluster-key"])
+        text = base64.b64decode((secret.get("data") or {})[entry])
         length = len(base64.b64decode(text.strip(), validate=True))
     except KeyError:
-        return Finding(check, "FAIL", f"{where} has no entry cluster-key", "add the key: 32 bytes in base64")
+        return f" has no entry {entry}"
     except (binascii.Error, ValueError):
-        return Finding(
-            check,
-            "FAIL",
-            f"{where}: cluster-key is not base64",
-            "set it to 32 bytes in base64, as wesher keygen prints",
-        )
-    if length != _KEY_BYTES:
-        says = f"{where}: the key has {length} bytes, not {_KEY_BYTES}"
-        return Finding(check, "FAIL", says, "set it to 32 bytes in base64, as wesher keygen prints")
-    return Finding(check, "ok", f"{where} holds {_KEY_BYTES} bytes")
+        return f": {entry} is not base64"
+    return "" if length == _KEY_BYTES else f": the key has {length} bytes, not {_KEY_BYTES}"
 
 
 def agents(

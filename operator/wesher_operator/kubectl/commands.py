@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,16 +19,24 @@ from wesher_common.tables import table
 from wesher_common.version import VERSION
 from wesher_operator.exit_codes import PLUGIN, exit_code_help
 from wesher_operator.installation import installation_of
+from wesher_operator.kubectl.admit import admit
+from wesher_operator.kubectl.admit_peer import admit_peer
+from wesher_operator.kubectl.authority import authorities_of
 from wesher_operator.kubectl.checks import Finding
 from wesher_operator.kubectl.doctor import examine
+from wesher_operator.kubectl.invite import new_file, parse_ttl, prepare
 from wesher_operator.kubectl.join import join_text
 from wesher_operator.kubectl.meshes import find_mesh, find_meshes, name_of, nodes_of
+from wesher_operator.kubectl.new_authority import new_authority
+from wesher_operator.kubectl.peers import peers_of
 from wesher_operator.kubectl.reach import ApiServer, connect, operator_deployment
+from wesher_operator.kubectl.revoke import WITHIN_SECONDS, revoke
 from wesher_operator.kubectl.status import overview, overview_text
 from wesher_operator.kubectl.sysdump import write_sysdump
 from wesher_operator.one_line import OneLineParser
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
+_STDOUT = "-"
 
 
 class _Command(NamedTuple):
@@ -78,7 +87,7 @@ def _say(text: str) -> None:
 
 def _status(api: ApiServer, given: argparse.Namespace) -> int:
     meshes = find_meshes(api, given.mesh)
-    shown = [overview(mesh, nodes_of(api, name_of(mesh))) for mesh in meshes]
+    shown = [overview(mesh, nodes_of(api, name_of(mesh)), peers_of(api, name_of(mesh))) for mesh in meshes]
     if given.output == "json":
         _say(json.dumps([each.to_dict() for each in shown], indent=2))
     else:
@@ -101,6 +110,38 @@ def _join_command(api: ApiServer, given: argparse.Namespace) -> int:
     return 0
 
 
+def _revoke(api: ApiServer, given: argparse.Namespace) -> int:
+    if not math.isfinite(given.timeout) or given.timeout < 0:
+        raise InvalidSpec("--timeout", "must be a number of seconds", value=given.timeout)
+    mesh = find_mesh(api, given.mesh)
+    place = given.namespace or installation_of(mesh)
+    answer = revoke(api, mesh, place, given.name, within=given.timeout)
+    _say(answer.text)
+    return 0 if answer.is_signed else EXIT_FAILED
+
+
+def _invite(api: ApiServer, given: argparse.Namespace) -> int:
+    ttl = parse_ttl(given.ttl)
+    if given.output == _STDOUT and sys.stdout.isatty() and not given.force:
+        rule = "the join file holds keys: name a file, or pipe it to the machine, or add --force to show it"
+        raise InvalidSpec("--output", rule)
+    mesh = find_mesh(api, given.mesh)
+    place = given.namespace or installation_of(mesh)
+    namespace = str(operator_deployment(api, place)["metadata"]["namespace"])
+    nodes = nodes_of(api, name_of(mesh))
+    made = prepare(api, mesh, nodes, namespace, name=given.name, ttl=ttl, entropy=os.urandom)
+    text = made.join_file.to_json()
+    if given.output == _STDOUT:
+        made.send(api)
+        _say(text.rstrip("\n"))
+        print(made.explanation(""), file=sys.stderr)  # noqa: T201 - a command's answer
+    else:
+        with new_file(Path(given.output), text):
+            made.send(api)
+        _say(made.explanation(given.output))
+    return 0
+
+
 def _sysdump(api: ApiServer, given: argparse.Namespace) -> int:
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     target = Path(given.file or f"wesher-sysdump-{stamp}.tar.gz")
@@ -111,12 +152,46 @@ def _sysdump(api: ApiServer, given: argparse.Namespace) -> int:
     return 0
 
 
+def _authority(api: ApiServer, given: argparse.Namespace) -> int:
+    current, former = authorities_of(find_mesh(api, given.mesh))
+    _say(current)
+    if former:
+        print(f"it replaces {former}, which is trusted too for now", file=sys.stderr)  # noqa: T201 - an answer
+    return 0
+
+
+def _new_authority(api: ApiServer, given: argparse.Namespace) -> int:
+    mesh = find_mesh(api, given.mesh)
+    place = given.namespace or installation_of(mesh)
+    if not place:
+        raise InvalidSpec("--mesh", "no operator has claimed this mesh yet", value=name_of(mesh))
+    _say(new_authority(api, mesh, place, at_once=given.now, entropy=os.urandom))
+    return 0
+
+
+def _admit(api: ApiServer, given: argparse.Namespace) -> int:
+    mesh = find_mesh(api, given.mesh)
+    is_node = any(node["spec"]["nodeName"] == given.name for node in nodes_of(api, name_of(mesh)))
+    _say((admit if is_node else admit_peer)(api, mesh, given.name, given.key))
+    return 0
+
+
 _COMMANDS = {
     "status": _Command(
         _status, "show meshes, their members and problems; exit 1 if a mesh is not Ready or is Degraded"
     ),
     "doctor": _Command(_doctor, "check the installation step by step and suggest fixes; exit 1 on a failure"),
     "join-command": _Command(_join_command, "print the commands that join an external machine to a mesh"),
+    "revoke": _Command(_revoke, "void the certificates of a member, and keep it out of the mesh"),
+    "invite": _Command(_invite, "admit an external machine to a mesh, and write the file that it joins with"),
+    "admit": _Command(
+        _admit,
+        "let the operator certify the WireGuard key of an external machine, or the changed one of a node",
+    ),
+    "authority": _Command(_authority, "print the public key of a mesh's authority"),
+    "new-authority": _Command(
+        _new_authority, "replace the authority of a mesh: the key that signs its certificates"
+    ),
     "sysdump": _Command(_sysdump, "collect objects, events and logs in one file, without secrets"),
 }
 
@@ -151,11 +226,32 @@ def _parser() -> argparse.ArgumentParser:
         if name == "sysdump":
             written = "file to write, .tar.gz (default: wesher-sysdump-<time>.tar.gz)"
             sub.add_argument("-f", "--file", default="", metavar="FILE", help=written)
+        elif name in {"admit", "authority", "invite", "new-authority", "revoke"}:
+            mesh_help = "name of the WesherMesh (required if there are several)"
+            sub.add_argument("--mesh", default="", metavar="MESH", help=mesh_help)
         else:
             named = "required if there are several" if name == "join-command" else "default: all"
             sub.add_argument(
                 "mesh", nargs="?", default="", metavar="MESH", help=f"name of the WesherMesh ({named})"
             )
+        if name == "revoke":
+            sub.add_argument("name", metavar="NAME", help="name of the Node or of the external machine")
+            timeout_help = f"how long to wait for the operator (default: {WITHIN_SECONDS:g})"
+            sub.add_argument(
+                "--timeout", type=float, default=WITHIN_SECONDS, metavar="SECONDS", help=timeout_help
+            )
+        if name == "admit":
+            sub.add_argument("name", metavar="NAME", help="name of the Node, or of the external machine")
+            key_help = "the whole WireGuard public key of the machine, as wg show prints it there"
+            sub.add_argument("--key", required=True, metavar="KEY", help=key_help)
+        if name == "invite":
+            _add_invite(sub)
+        if name == "new-authority":
+            now_help = (
+                "drop the former authority at once, as after a theft of its key; "
+                "this interrupts tunnels for some seconds"
+            )
+            sub.add_argument("--now", action="store_true", help=now_help)
         if name == "status":
             forms = ("text", "json")
             sub.add_argument(
@@ -164,3 +260,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.epilog = exit_code_help(PLUGIN[name])
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
+
+
+def _add_invite(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("name", metavar="NAME", help="name of the machine in the mesh")
+    ttl_help = "how long the invite is valid, from 1m to 7d (default: 1h)"
+    sub.add_argument("--ttl", default="1h", metavar="DURATION", help=ttl_help)
+    output_help = "new file to write, readable only by you (default: -, standard output unless a terminal)"
+    sub.add_argument("--output", default=_STDOUT, metavar="FILE", help=output_help)
+    sub.add_argument("--force", action="store_true", help="write the keys to a terminal")

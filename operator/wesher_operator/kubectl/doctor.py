@@ -5,10 +5,12 @@ It fetches, `checks` judge. What the user may not see is said, and is no failure
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from wesher_common.errors import InvalidSpec
-from wesher_common.names import GROUP, MESH_LABEL, daemon_set_name
+from wesher_common.names import GROUP, MESH_LABEL, authority_secret_name, daemon_set_name
 from wesher_operator.installation import installation_of
 from wesher_operator.kubectl import checks
 from wesher_operator.kubectl.checks import Finding, unseen
@@ -20,54 +22,94 @@ from wesher_operator.kubectl.reach import (
     operator_deployment,
     operator_deployments,
 )
+from wesher_operator.reconcile.node_restriction import policy_name
 
 _VERSION_LABEL = "app.kubernetes.io/version"
 _REVIEWS = "/apis/authorization.k8s.io/v1"
-_Right = tuple[str, str, str]
-"""Verb, API group, and resource or resource/subresource."""
+
+
+class Right(NamedTuple):
+    """What an account may do."""
+
+    verb: str
+    group: str
+    """API group."""
+    resource: str
+    """Or ``resource/subresource``."""
+    name: str = ""
+    """Of the object; empty for all of that resource."""
+    place: str | None = None
+    """The namespace, empty for cluster-wide; None for the operator's, or cluster-wide for our own kinds."""
+
+
 _WATCHED = (
     (GROUP, "weshermeshes"),
     (GROUP, "weshernodes"),
+    (GROUP, "wesherpeers"),
     ("", "nodes"),
     ("", "secrets"),
     ("", "configmaps"),
     ("apps", "daemonsets"),
     ("", "pods"),
 )
-OPERATOR_RIGHTS: tuple[_Right, ...] = (
-    *((verb, *kind) for verb in ("list", "watch") for kind in _WATCHED),
-    ("list", "networking.k8s.io", "servicecidrs"),
-    ("list", "discovery.k8s.io", "endpointslices"),
-    ("patch", GROUP, "weshermeshes/status"),
-    ("create", GROUP, "weshernodes"),
-    ("patch", GROUP, "weshernodes"),
-    ("delete", GROUP, "weshernodes"),
-    ("patch", GROUP, "weshernodes/status"),
-    ("get", "", "secrets"),
-    ("create", "", "secrets"),
-    ("create", "", "configmaps"),
-    ("patch", "", "configmaps"),
-    ("create", "apps", "daemonsets"),
-    ("patch", "apps", "daemonsets"),
-    ("patch", "", "pods"),
+_ADMISSION = "admissionregistration.k8s.io"
+_LEASES = "coordination.k8s.io"
+_CLUSTER_WIDE = frozenset({"nodes"})
+"""Watched and not ours: the namespace is left out, or a Role there would seem to be enough."""
+AGENT_RIGHTS: tuple[Right, ...] = (
+    Right("get", GROUP, "weshermeshes"),
+    Right("get", GROUP, "weshernodes"),
+    Right("patch", GROUP, "weshernodes/status"),
 )
-_ELSEWHERE = {"nodes": "", "servicecidrs": "", "endpointslices": "default"}
-"""Where that is, which lives not in the operator's namespace. Of what is cluster-wide the namespace is left
-out, or a Role there would seem to be enough."""
-AGENT_RIGHTS: tuple[_Right, ...] = (
-    ("get", GROUP, "weshermeshes"),
-    ("get", GROUP, "weshernodes"),
-    ("patch", GROUP, "weshernodes/status"),
-)
-_USER_RIGHTS: tuple[_Right, ...] = (
-    ("list", GROUP, "weshermeshes"),
-    ("list", GROUP, "weshernodes"),
-    ("list", "apps", "deployments"),
-    ("get", "apps", "daemonsets"),
-    ("list", "", "pods"),
-    ("get", "", "secrets"),
+_USER_RIGHTS: tuple[Right, ...] = (
+    Right("list", GROUP, "weshermeshes"),
+    Right("list", GROUP, "weshernodes"),
+    Right("list", "apps", "deployments"),
+    Right("get", "apps", "daemonsets"),
+    Right("list", "", "pods"),
+    Right("get", "", "secrets"),
 )
 """What this command itself needs to see everything."""
+
+
+def operator_rights(agents: str, *, manages_definitions: bool) -> tuple[Right, ...]:
+    """Return what the operator needs.
+
+    Args:
+        agents: name of the agents' ServiceAccount, after which their admission policy is named.
+        manages_definitions: whether it applies the CustomResourceDefinitions.
+
+    """
+    policy = policy_name(agents)
+    definitions = [f"{plural}.{GROUP}" for plural in DEFINITIONS] if manages_definitions else []
+    return (
+        *(
+            Right(verb, group, resource, place="" if resource in _CLUSTER_WIDE else None)
+            for verb in ("list", "watch")
+            for group, resource in _WATCHED
+        ),
+        Right("list", "networking.k8s.io", "servicecidrs", place=""),
+        Right("list", "discovery.k8s.io", "endpointslices", place="default"),
+        Right("patch", GROUP, "weshermeshes/status"),
+        *(Right(verb, GROUP, "weshernodes") for verb in ("create", "patch", "delete")),
+        Right("patch", GROUP, "weshernodes/status"),
+        Right("patch", GROUP, "wesherpeers/status"),
+        *(Right(verb, "", "secrets") for verb in ("get", "create")),
+        *(Right(verb, "", "configmaps") for verb in ("create", "patch")),
+        *(Right(verb, "apps", "daemonsets") for verb in ("create", "patch")),
+        Right("patch", "", "pods"),
+        Right("get", _ADMISSION, "validatingadmissionpolicies", policy, ""),
+        Right("get", _ADMISSION, "validatingadmissionpolicybindings", policy, ""),
+        Right("create", _LEASES, "leases"),
+        *(Right(verb, _LEASES, "leases", checks.LEASE) for verb in ("get", "update")),
+        Right("list", "events.k8s.io", "events"),
+        Right("create", "events.k8s.io", "events", place="default"),
+        *(
+            Right(verb, "apiextensions.k8s.io", "customresourcedefinitions", name, "")
+            for verb in ("get", "create", "patch")
+            for name in definitions
+        ),
+    )
 
 
 def examine(api: ApiServer, namespace: str, mesh: str) -> Iterator[Finding]:
@@ -112,6 +154,11 @@ def _of_mesh(api: ApiServer, namespace: str, mesh: Object) -> Iterator[Finding]:
         return
     yield checks.mesh_conditions(mesh)
     secret = f"/api/v1/namespaces/{namespace}/secrets/{key_secret_of(mesh)}"
+    yield from _seen(f"identity of {name}", lambda: [checks.identity(mesh, nodes_of(api, name))])
+    authority = f"/api/v1/namespaces/{namespace}/secrets/{authority_secret_name(name)}"
+    yield from _seen(
+        f"authority of {name}", lambda: [checks.authority_secret(mesh, api.get(authority), namespace)]
+    )
     yield from _seen(f"key of {name}", lambda: [checks.key_secret(mesh, api.get(secret), namespace)])
     yield from _seen(f"agents of {name}", lambda: [_agents(api, namespace, mesh)])
     yield from _seen(f"reports of {name}", lambda: [checks.reports(mesh, nodes_of(api, name), api.now)])
@@ -159,9 +206,9 @@ def _agents(api: ApiServer, namespace: str, mesh: Object) -> Finding:
 
 def _own_rights(api: ApiServer, namespace: str) -> Finding:
     denied = [
-        f"{verb} {resource}"
-        for verb, group, resource in _USER_RIGHTS
-        if not _review(api, "selfsubjectaccessreviews", {}, (verb, group, resource), namespace)
+        f"{right.verb} {right.resource}"
+        for right in _USER_RIGHTS
+        if not _review(api, "selfsubjectaccessreviews", {}, right, namespace)
     ]
     if denied:
         return unseen("your rights", f"you may not {'; '.join(denied)}")
@@ -172,20 +219,27 @@ def _roles(api: ApiServer, deployment: Object) -> list[Finding]:
     namespace = str(deployment["metadata"]["namespace"])
     operator = str(deployment["spec"]["template"]["spec"].get("serviceAccountName") or "default")
     agents = api.items(f"/apis/apps/v1/namespaces/{namespace}/daemonsets", labelSelector=MESH_LABEL)
-    accounts = {operator: OPERATOR_RIGHTS}
+    settings = _environment(deployment)
+    try:
+        of_agents = str(json.loads(settings.get("WESHER_AGENT_PODS", "")).get("serviceAccountName"))
+    except (ValueError, AttributeError):
+        of_agents = "wesher-agent"
+    manages = settings.get("WESHER_MANAGE_CRDS") == "true"
+    accounts = {operator: operator_rights(of_agents, manages_definitions=manages)}
     for daemon_set in agents:
         accounts[str(daemon_set["spec"]["template"]["spec"].get("serviceAccountName"))] = AGENT_RIGHTS
     return [
         checks.account_rights(
             f"{namespace}/{account}",
             [
-                f"{verb} {resource}{_elsewhere(resource)}"
-                for verb, group, resource in rights
+                f"{right.verb} {right.resource}{f' {right.name}' if right.name else ''}"
+                f"{f' in namespace {right.place}' if right.place else ''}"
+                for right in rights
                 if not _review(
                     api,
                     "subjectaccessreviews",
                     {"user": f"system:serviceaccount:{namespace}:{account}"},
-                    (verb, group, resource),
+                    right,
                     namespace,
                 )
             ],
@@ -194,20 +248,21 @@ def _roles(api: ApiServer, deployment: Object) -> list[Finding]:
     ]
 
 
-def _elsewhere(resource: str) -> str:
-    place = _ELSEWHERE.get(resource)
-    return f" in namespace {place}" if place else ""
+def _environment(deployment: Object) -> dict[str, str]:
+    containers = deployment["spec"]["template"]["spec"].get("containers") or [{}]
+    return {entry["name"]: str(entry.get("value", "")) for entry in containers[0].get("env") or []}
 
 
-def _review(api: ApiServer, kind: str, subject: Object, right: _Right, namespace: str) -> bool:
-    verb, group, resource = right
-    plural, _, subresource = resource.partition("/")
+def _review(api: ApiServer, kind: str, subject: Object, right: Right, namespace: str) -> bool:
+    plural, _, subresource = right.resource.partition("/")
+    place = "" if right.group == GROUP else namespace if right.place is None else right.place
     attributes = {
-        "verb": verb,
-        "group": group,
+        "verb": right.verb,
+        "group": right.group,
         "resource": plural,
         "subresource": subresource,
-        "namespace": "" if group == GROUP else _ELSEWHERE.get(plural, namespace),
+        "name": right.name,
+        "namespace": place,
     }
     review = api.create(f"{_REVIEWS}/{kind}", {"spec": {**subject, "resourceAttributes": attributes}})
     return bool((review.get("status") or {}).get("allowed"))

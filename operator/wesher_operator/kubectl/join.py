@@ -36,6 +36,7 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
     secret = shell_line(["kubectl", *reach, "-n", namespace, "get", "secret", key_secret_of(mesh)])
     return as_lines(
         [
+            *_why_refused(mesh, reach),
             f"# To add a machine to the mesh {name_of(mesh)}:",
             "# 1. On a host with kubectl, write the cluster key into a file that only you can read:",
             "(umask 077; " + secret + " -o jsonpath='{.data.cluster-key}' | base64 -d > wesher-key)",
@@ -50,11 +51,24 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
     )
 
 
+def _why_refused(mesh: Object, reach: Sequence[str]) -> list[str]:
+    """Return as comments why a Verified mesh gives a machine outside no tunnel, and how to change that."""
+    if (status_of(mesh).get("identity") or {}).get("mode") != "Verified":
+        return []
+    patch = ["patch", "wmesh", name_of(mesh), "--type=merge", '--patch={"spec":{"identity":"Open"}}']
+    return [
+        f"# Mesh {name_of(mesh)} is Verified: a machine outside has no certificate, so it gets no tunnel.",
+        "# To give every machine with the cluster key a tunnel, first run:",
+        f"# {shell_line(['kubectl', *reach, *patch])}",
+        "",
+    ]
+
+
 def _flags(mesh: Object, nodes: Sequence[Object], overlay: str) -> JoinFlags:
     spec = mesh["spec"]
     wireguard, gossip = spec["wireguard"], spec["gossip"]
     return JoinFlags(
-        seeds=_seeds(mesh, nodes),
+        seeds=seeds_of(mesh, nodes),
         overlay=overlay,
         gossip_port=gossip["port"],
         wireguard_port=wireguard["port"],
@@ -76,8 +90,13 @@ def _joinable(overlay: str) -> str:
     return overlay
 
 
-def _seeds(mesh: Object, nodes: Sequence[Object]) -> list[str]:
-    """Return the addresses of some nodes, ready ones first; they gossip on the port that is given too."""
+def seeds_of(mesh: Object, nodes: Sequence[Object]) -> list[str]:
+    """Return the addresses of some nodes, ready ones first; they gossip on the port that is given too.
+
+    Raises:
+        InvalidSpec: no node has reported one.
+
+    """
     hosts = [host for node in sorted(nodes, key=lambda node: not _is_ready(node)) for host in _hosts(node)]
     if not hosts:
         raise InvalidSpec(

@@ -28,6 +28,46 @@ class MemberOutput(TypedDict):
     """When its agent last reported, RFC 3339; empty if never."""
 
 
+class PeerOutput(TypedDict):
+    """One machine outside Kubernetes that is admitted by a WesherPeer."""
+
+    name: str
+    """Name of the machine: that of the WesherPeer without the mesh."""
+    certified: str
+    """Status of the condition `Certified`; `Unknown` while there is none."""
+    reason: str
+    """Its reason: see [troubleshooting](../troubleshooting.md#a-machine-outside)."""
+    message: str
+    """Its message; empty if it is certified."""
+    overlayIP: str
+    """Overlay address."""
+    publicKey: str
+    """WireGuard public key that is certified; empty if there is none."""
+    daysLeft: int | None
+    """Days until the certificate expires; null while there is none."""
+    lastSeen: str
+    """When a node last saw it in the mesh, RFC 3339, at most an hour behind; empty if never."""
+
+
+class IdentityOutput(TypedDict):
+    """Who gets a tunnel in a mesh, and who has a certificate."""
+
+    mode: str
+    """`Open` or `Verified`."""
+    bound: bool
+    """Whether members without a certificate get no tunnel."""
+    authority: str
+    """Public key of the mesh's authority."""
+    formerAuthority: str
+    """Public key of the authority that it is replacing; empty if there is none."""
+    certified: str
+    """`n/m`: of m agents on Ready Nodes, n announce their certificate."""
+    waitingFor: list[str]
+    """Members that a Verified mesh waits for before it is bound; at most 8."""
+    daysLeft: int | None
+    """Days until the first certificate of a node expires; null while there is none."""
+
+
 class MeshOutput(TypedDict):
     """What ``kubectl wesher status`` prints of each mesh."""
 
@@ -45,5 +85,9 @@ class MeshOutput(TypedDict):
     """Members, those not ready first; at most 100."""
     membersTruncated: bool
     """Whether `memberList` leaves some out."""
+    peers: list[PeerOutput]
+    """Machines outside that are admitted; empty if you may not list WesherPeers."""
+    identity: IdentityOutput | None
+    """Certificates; null if no operator that issues certificates has processed the mesh."""
     problems: list[str]
     """What is wrong, one line each."""

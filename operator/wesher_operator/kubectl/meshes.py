@@ -1,4 +1,4 @@
-"""The objects of ours that the commands show, and where they stand; reads them and no more."""
+"""The custom resources that the commands read, and their paths in the API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from wesher_common.names import GROUP, MESH_LABEL, VERSION, key_secret_name
 from wesher_operator.kubectl.reach import ApiServer, Object
 
 ROOT = f"/apis/{GROUP}/{VERSION}"
-DEFINITIONS = ("weshermeshes", "weshernodes")
+DEFINITIONS = ("weshermeshes", "weshernodes", "wesherpeers")
 
 
 def find_meshes(api: ApiServer, name: str) -> list[Object]:

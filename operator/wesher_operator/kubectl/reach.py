@@ -26,7 +26,8 @@ Object = dict[str, Any]
 _SECONDS = 15.0
 _PAGE = "500"
 _PART_OF = "app.kubernetes.io/part-of=wesher"
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND = 401, 403, 404
+_JSON = "application/json"
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT = 401, 403, 404, 409
 
 
 class NotPermitted(WesherError):  # noqa: N818 - reads as the fact it states
@@ -80,7 +81,7 @@ class ApiServer:
         return "" if answer is None else answer.decode(errors="replace")
 
     def create(self, path: str, body: Object) -> Object:
-        """Create an object and return it as it now stands; here only reviews, which leave nothing behind.
+        """Create an object and return it as it now stands.
 
         Raises: as `get`.
         """
@@ -89,29 +90,54 @@ class ApiServer:
             raise ClusterUnavailable(f"the API server does not serve {path}")
         return _parsed(answer, path)
 
+    def patch(self, path: str, body: Object) -> Object:
+        """Change an object, as a JSON merge patch says, and return it as it now stands.
+
+        With a ``resourceVersion`` it is changed only if it is still as it was read.
+
+        Raises: as `get`.
+        """
+        answer = self._ask("PATCH", path, query={}, body=body, content="application/merge-patch+json")
+        if answer is None:
+            raise ClusterUnavailable(f"{path} was deleted meanwhile")
+        return _parsed(answer, path)
+
+    def delete(self, path: str) -> None:
+        """Delete an object; one that is gone is left alone.
+
+        Raises: as `get`.
+        """
+        self._ask("DELETE", path, query={})
+
     def _ask(
-        self, method: str, path: str, *, query: Mapping[str, str], body: Object | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str],
+        body: Object | None = None,
+        content: str = _JSON,
     ) -> bytes | None:
         try:
             request = self._api.param_serialize(
                 method,
                 path,
                 query_params=list(query.items()),
-                header_params={"Accept": "application/json, */*", "Content-Type": "application/json"},
+                header_params={"Accept": "application/json, */*", "Content-Type": content},
                 body=body,
                 auth_settings=["BearerToken"],
             )
             response = self._api.call_api(*request, _request_timeout=_SECONDS)
-            content = bytes(response.read() or b"")  # type: ignore[no-untyped-call]
+            said = bytes(response.read() or b"")  # type: ignore[no-untyped-call]
         except (urllib3.exceptions.HTTPError, OSError) as error:
             where = self._api.configuration.host
             raise ClusterUnavailable(f"the API server {where} does not answer: {error}") from error
         if date := response.headers.get("Date"):
             self.now = parsedate_to_datetime(date)
         if response.status < 300:  # noqa: PLR2004 - HTTP's own line
-            return content
+            return said
         if response.status != _NOT_FOUND:
-            self._refuse(response.status, content, f"{method} {path}")
+            self._refuse(response.status, said, f"{method} {path}")
         return None
 
     def _refuse(self, status: int, content: bytes, what: str) -> NoReturn:
@@ -121,6 +147,8 @@ class ApiServer:
             message = ""
         if status == _FORBIDDEN:
             raise NotPermitted(message or f"{what}: forbidden")
+        if status == _CONFLICT:
+            raise ClusterUnavailable(f"{what}: the object changed meanwhile: run the command again")
         if status == _UNAUTHORIZED:
             host = self._api.configuration.host
             raise ClusterUnavailable(f"the API server {host} does not accept these credentials")

@@ -13,7 +13,7 @@ from typing import Any
 from wesher_common.conditions import Condition
 from wesher_common.printable import as_lines
 from wesher_common.tables import age, table
-from wesher_operator.kubectl.json_output import MemberOutput, MeshOutput
+from wesher_operator.kubectl.json_output import IdentityOutput, MemberOutput, MeshOutput, PeerOutput
 from wesher_operator.kubectl.meshes import name_of, status_of
 from wesher_operator.kubectl.reach import Object
 
@@ -69,6 +69,10 @@ class Overview:
     """What was declared, as label and text."""
     problems: tuple[str, ...]
     """One line each, in the words of the conditions."""
+    peers: tuple[PeerOutput, ...] = ()
+    """Machines outside that are admitted, by name."""
+    identity: IdentityOutput | None = None
+    """None if no operator that issues certificates has processed the mesh."""
 
     @property
     def is_ready(self) -> bool:
@@ -90,19 +94,23 @@ class Overview:
             "members": dict(self.counts),
             "memberList": [member.to_dict() for member in self.members],
             "membersTruncated": self.members_truncated,
+            "peers": list(self.peers),
+            "identity": self.identity,
             "problems": list(self.problems),
         }
 
 
-def overview(mesh: Object, nodes: Sequence[Object]) -> Overview:
+def overview(mesh: Object, nodes: Sequence[Object], peers: Sequence[Object] = ()) -> Overview:
     """Return one mesh at a glance.
 
     Args:
         mesh: the WesherMesh.
         nodes: its WesherNodes.
+        peers: its WesherPeers.
 
     """
     status = status_of(mesh)
+    outside = tuple(_peer(mesh, peer) for peer in peers)
     conditions = conditions_of(status)
     is_behind = int(status.get("observedGeneration") or 0) < int(mesh["metadata"].get("generation") or 0)
     return Overview(
@@ -112,7 +120,9 @@ def overview(mesh: Object, nodes: Sequence[Object]) -> Overview:
         counts=status.get("members") or {},
         members=_members(status, nodes),
         members_truncated=bool(status.get("membersTruncated")),
-        facts=_facts(mesh, status),
+        facts=_facts(mesh, status, nodes),
+        peers=outside,
+        identity=_identity(mesh, nodes),
         problems=(
             *(["the operator has not processed the current spec of this mesh yet"] if is_behind else []),
             *_distinct(wrong(conditions)),
@@ -121,6 +131,7 @@ def overview(mesh: Object, nodes: Sequence[Object]) -> Overview:
                 for node in nodes
                 for line in _distinct(wrong(conditions_of(status_of(node))))
             ),
+            *(_peer_problem(peer) for peer in outside if _is_wrong(peer)),
         ),
     )
 
@@ -148,6 +159,8 @@ def overview_text(shown: Overview, *, now: datetime) -> str:
         ]
         heading = ("MEMBER", "STATE", "OVERLAY-IP", "ENDPOINT", "PEERS", "REPORTED", "REASON")
         lines += [f"  {line}" for line in table(heading, rows).splitlines()]
+    if shown.peers:
+        lines += [f"  {line}" for line in _peer_table(shown.peers, now).splitlines()]
     if shown.members_truncated:
         lines.append("  and more: see kubectl get wnode")
     return as_lines([*lines, *(f"! {problem}" for problem in shown.problems)])
@@ -188,7 +201,7 @@ def _distinct(conditions: Sequence[Condition]) -> list[str]:
     ]
 
 
-def _facts(mesh: Object, status: Object) -> tuple[tuple[str, str], ...]:
+def _facts(mesh: Object, status: Object, nodes: Sequence[Object]) -> tuple[tuple[str, str], ...]:
     spec = mesh["spec"]
     wireguard, gossip, key = spec.get("wireguard") or {}, spec.get("gossip") or {}, status.get("key") or {}
     accepted = f", also accepted: {', '.join(key['acceptedIDs'])}" if key.get("acceptedIDs") else ""
@@ -204,7 +217,86 @@ def _facts(mesh: Object, status: Object) -> tuple[tuple[str, str], ...]:
             + (f", label {gossip['label']}" if gossip.get("label") else ""),
         ),
         ("key", f"id {key.get('id') or '-'}{accepted}"),
+        *((("identity", said),) if (said := identity_text(mesh, nodes)) else ()),
+        *((("authority", text),) if (text := _authority_text(mesh)) else ()),
     )
+
+
+def days_left(node: Object) -> int | None:
+    """Return in how many days the certificate of a node expires; None where it has none."""
+    days = status_of(node).get("certificateDays")
+    return int(days) if days is not None and node["spec"].get("certificate") else None
+
+
+def identity_text(mesh: Object, nodes: Sequence[Object]) -> str:
+    """Return who gets a tunnel and who is certified, as a phrase; empty if no operator has said so."""
+    found = _identity(mesh, nodes)
+    if found is None:
+        return ""
+    bound = ", bound" if found["bound"] else ", not bound" if found["mode"] == "Verified" else ""
+    waiting = f", waiting for {', '.join(found['waitingFor'])}" if found["waitingFor"] else ""
+    days = f", the first expires in {found['daysLeft']} days" if found["daysLeft"] is not None else ""
+    return f"{found['mode']}{bound}, {found['certified'] or '0/0'} certified{days}{waiting}"
+
+
+def _authority_text(mesh: Object) -> str:
+    found = status_of(mesh).get("identity") or {}
+    former = f", replaces {found['formerAuthority']}" if found.get("formerAuthority") else ""
+    return f"{found['authority']}{former}" if found.get("authority") else ""
+
+
+def _identity(mesh: Object, nodes: Sequence[Object]) -> IdentityOutput | None:
+    found = status_of(mesh).get("identity")
+    if not found:
+        return None
+    return {
+        "mode": str(found.get("mode") or "Open"),
+        "bound": bool(found.get("bound")),
+        "authority": str(found.get("authority") or ""),
+        "formerAuthority": str(found.get("formerAuthority") or ""),
+        "certified": str(found.get("certified") or ""),
+        "waitingFor": [str(name) for name in found.get("waitingFor") or []],
+        "daysLeft": min((days for node in nodes if (days := days_left(node)) is not None), default=None),
+    }
+
+
+def _peer(mesh: Object, peer: Object) -> PeerOutput:
+    status = status_of(peer)
+    condition = next((c for c in conditions_of(status) if c.type == "Certified"), None)
+    return {
+        "name": name_of(peer).removeprefix(f"{name_of(mesh)}."),
+        "certified": condition.status if condition is not None else "Unknown",
+        "reason": condition.reason if condition is not None else "",
+        "message": condition.message if condition is not None else "",
+        "overlayIP": str(status.get("overlayIP") or ""),
+        "publicKey": str(status.get("publicKey") or ""),
+        "daysLeft": int(status.get("certificateDays") or 0) if status.get("certificate") else None,
+        "lastSeen": str(status.get("lastSeen") or ""),
+    }
+
+
+def _is_wrong(peer: PeerOutput) -> bool:
+    return peer["certified"] == "False" or peer["reason"] == "CertificateExpires"
+
+
+def _peer_problem(peer: PeerOutput) -> str:
+    message = f": {peer['message']}" if peer["message"] else ""
+    return f"{peer['name']}: Certified is {peer['certified']}, {peer['reason']}{message}"
+
+
+def _peer_table(peers: Sequence[PeerOutput], now: datetime) -> str:
+    rows = [
+        (
+            peer["name"],
+            peer["certified"],
+            peer["overlayIP"] or "-",
+            f"{peer['daysLeft']}d" if peer["daysLeft"] is not None else "-",
+            _since(peer["lastSeen"], now),
+            "" if peer["reason"] == "Issued" else peer["reason"],
+        )
+        for peer in peers
+    ]
+    return table(("OUTSIDE", "CERTIFIED", "OVERLAY-IP", "CERT", "SEEN", "REASON"), rows)
 
 
 def _members(status: Object, nodes: Sequence[Object]) -> tuple[Member, ...]:

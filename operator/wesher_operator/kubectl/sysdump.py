@@ -86,6 +86,7 @@ class _Collector:
         collections = {
             "weshermeshes": f"{ROOT}/weshermeshes",
             "weshernodes": f"{ROOT}/weshernodes",
+            "wesherpeers": f"{ROOT}/wesherpeers",
             "deployments": f"/apis/apps/v1/{within}/deployments",
             "daemonsets": f"/apis/apps/v1/{within}/daemonsets",
             "events": f"/apis/events.k8s.io/v1/{within}/events",

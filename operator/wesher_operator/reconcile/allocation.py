@@ -39,6 +39,8 @@ def place(
     own: Collection[MemberFacts],
     foreign: Collection[MemberFacts],
     released: Released,
+    *,
+    outside: Collection[IPAddress] = (),
 ) -> Placement:
     """Give each node its address: the one it has, the one that is held back for it, or a free one.
 
@@ -48,11 +50,12 @@ def place(
         own: its WesherNodes, of nodes that leave too.
         foreign: those of an earlier mesh of this name. Their nodes wait until they are gone.
         released: what is held back.
+        outside: addresses of external members, which no node gets.
 
     """
     has = _sound(own, spec.overlay)
     waiting = {member.spec.node_name for member in foreign}
-    taken = {member.address for member in (*own, *foreign)}
+    taken = {*(member.address for member in (*own, *foreign)), *outside}
     present = {node.name: name_of(spec, node) for node in nodes if node.name not in waiting}
     fresh = {name: node for node, name in present.items() if node not in has}
     kept = {name: released.kept_for(name, spec.allocation) for name in fresh}

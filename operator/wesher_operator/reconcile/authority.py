@@ -16,7 +16,7 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from functools import cached_property, lru_cache
@@ -70,21 +70,17 @@ class Ledger:
 
     @classmethod
     def of(cls, config_map: ObjectFacts | None) -> Ledger:
-        """Read the ConfigMap as it stands; one that is absent, or cannot be read, lists no name.
+        """Read the ConfigMap as it stands; an entry that is absent, or cannot be read, lists no name.
 
         Then the certificates in the WesherNodes still say which keys were certified.
         """
         data = (config_map.body.get("data") or {}) if config_map is not None else {}
         try:
             content: dict[str, Any] = json.loads(data.get(LEDGER_FILE, "{}"))
-            return cls(
-                {
-                    str(name): Issued(str(entry["key"]), str(entry["incarnation"]))
-                    for name, entry in content.items()
-                }
-            )
-        except (ValueError, TypeError, KeyError, AttributeError):
+            entries = dict(content.items())
+        except (ValueError, TypeError, AttributeError):
             return cls()
+        return cls({name: read for name, entry in entries.items() if (read := _issued(entry)) is not None})
 
     def to_json(self) -> str:
         """Return the ConfigMap's text."""
@@ -127,6 +123,8 @@ class Candidate:
     """The same."""
     machine: str
     """The same."""
+    after: int = 0
+    """Unix time in milliseconds up to which its certificates are void: the next one has a later serial."""
 
     def subject(self, key: WireGuardPublicKey) -> Subject:
         """Return what a certificate of this node says."""
@@ -160,8 +158,13 @@ class Verdict:
 
 def incarnation(candidate: Candidate) -> str:
     """Return a hash that changes with a node's WesherNode, Node, machine or boot."""
-    boot, machine = (*candidate.node.machine, "", "")[:2]
-    parts = [candidate.member.uid, candidate.node.uid, machine, boot]
+    return incarnation_of(candidate.member, candidate.node)
+
+
+def incarnation_of(member: MemberFacts, node: NodeFacts) -> str:
+    """Return the same for a WesherNode and its Node."""
+    boot, machine = (*node.machine, "", "")[:2]
+    parts = [member.uid, node.uid, machine, boot]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
@@ -188,26 +191,35 @@ def clock_obstacle(now: datetime, server: datetime | None) -> Obstacle | None:
 
 
 def judge_all(
-    candidates: Sequence[Candidate], ledger: Ledger, authority: Authority, *, now: datetime
+    candidates: Sequence[Candidate],
+    ledger: Ledger,
+    authority: Authority,
+    *,
+    known: Sequence[AuthorityKey] = (),
+    others: Collection[str] = (),
+    now: datetime,
 ) -> dict[str, Verdict]:
     """Decide about every node's certificate, by member name.
 
     Args:
         candidates: the nodes of the mesh that have a WesherNode.
         ledger: as it stands.
-        authority: the mesh's.
+        authority: the one that signs.
+        known: others whose certificates the nodes may have.
+        others: names of further members, whose keys no node may have.
         now: the time.
 
     """
-    names = {each.name for each in candidates}
+    keys = (authority.key, *known)
+    names = {*others, *(each.name for each in candidates)}
     holders = {entry.key: name for name, entry in ledger.entries.items() if name in names}
     for each in candidates:
-        if each.name not in ledger.entries and each.member.spec.certificate:
-            # The ledger was lost.
+        # The ledger was lost, or is from a backup.
+        if _is_certified(each, keys):
             holders.setdefault(each.member.status.public_key, each.name)
     verdicts = {}
     for each in sorted(candidates, key=lambda c: (c.member.created_at is None, c.member.created_at, c.name)):
-        verdict = verdicts[each.name] = _judge(each, ledger, authority, holders, now=now)
+        verdict = verdicts[each.name] = _judge(each, ledger, authority, keys, holders, now=now)
         if verdict.issue is not None:
             holders.setdefault(verdict.issue.key, each.name)
     return verdicts
@@ -217,6 +229,7 @@ def _judge(
     candidate: Candidate,
     ledger: Ledger,
     authority: Authority,
+    known: Sequence[AuthorityKey],
     holders: Mapping[str, str],
     *,
     now: datetime,
@@ -231,22 +244,28 @@ def _judge(
     due = renewal(valid) if valid is not None else None
     entry = Issued(str(key), incarnation(candidate))
     former = ledger.entries.get(name)
-    if former is None:
+    if _is_certified(candidate, known):
+        # A ledger from a backup may have the key before it.
+        is_changed = False
+    elif former is None:
         # This is the first certificate, or the ledger was lost, or the node has another name than before.
-        is_changed = (
-            current is not None
-            and valid is None
-            and entry.key not in ledger.keys
-            and not _was_valid(current, candidate, key, authority.key)
-        )
+        is_changed = current is not None and entry.key not in ledger.keys
     else:
         is_changed = former.key != entry.key and former.incarnation == entry.incarnation
+    # It has proven this key to the former authority, whose seed the proof was made for.
+    was_proven = former == entry and current is not None and current.authority != authority.key.id
     reason, message = _objection(
-        candidate, key, authority, holders.get(entry.key, name), is_changed=is_changed
+        candidate,
+        key,
+        holders.get(entry.key, name),
+        is_proven=was_proven or _is_proven(member, key, authority),
+        is_changed=is_changed and member.admitted_key != entry.key,
     )
     if reason:
         return Verdict(reason=reason, message=message, certificate=valid, renewal=due)
-    if valid is None or due is None or now >= due:
+    # An etcd that was restored from a backup has an older one than the agent.
+    is_older = current is not None and current.serial < announced(member, now)
+    if valid is None or due is None or now >= due or is_older:
         return Verdict(reason="", certificate=valid, issue=entry, renewal=due)
     # Otherwise each reboot would allow one change of the key at any time after it.
     is_news = former != entry and member.status.machine == candidate.machine
@@ -254,13 +273,13 @@ def _judge(
 
 
 def _objection(
-    candidate: Candidate, key: WireGuardPublicKey, authority: Authority, holder: str, *, is_changed: bool
+    candidate: Candidate, key: WireGuardPublicKey, holder: str, *, is_proven: bool, is_changed: bool
 ) -> tuple[str, str]:
     """Return reason and message of why a node's key must not be certified; empty if it may."""
     member = candidate.member
     if not member.status.key_proof:
         return "NotReported", "its agent has not proven its key yet: an agent of an older release cannot"
-    if not _is_proven(member, key, authority):
+    if not is_proven:
         message = (
             f"its agent has not proven that it has the private half of {key}: its token may be stolen, "
             "or it has not read the present mesh.json yet"
@@ -269,9 +288,10 @@ def _objection(
     if holder != candidate.name:
         return "KeyInUse", f"its key {key} is certified for {holder}: give one of the two another key"
     if is_changed:
+        node, mesh = member.spec.node_name, member.spec.mesh_ref.name
         message = (
             f"its agent now has the key {key}, without a reboot: if you replaced the key on purpose, "
-            f"run kubectl delete weshernode {member.name}"
+            f"run kubectl wesher admit {node} --key {key} --mesh {mesh}"
         )
         return "KeyChanged", message
     return "", ""
@@ -288,13 +308,15 @@ def next_serial(certificates: Iterable[Certificate], now: datetime) -> int:
 
 
 def renewal(certificate: Certificate) -> datetime:
-    """Return when a certificate is due: after two thirds of its life, give or take 5 %.
+    """Return when a certificate is due: after two thirds of its life, or up to 5 % of them earlier.
+
+    Never later, so that each certificate has `GRACE_DAYS` left when another one is signed.
 
     The signature decides: it is as good as random, and the same for each process that asks.
     """
     share = int.from_bytes(certificate.signature[:2]) / 0xFFFF
     life = timedelta(hours=certificate.hours) * 2 / 3
-    return datetime.fromtimestamp(certificate.serial / 1000, UTC) + life * (1 - _JITTER + 2 * _JITTER * share)
+    return datetime.fromtimestamp(certificate.serial / 1000, UTC) + life * (1 - _JITTER * share)
 
 
 def days_left(certificate: Certificate | None, now: datetime) -> int:
@@ -335,7 +357,11 @@ def node_condition(verdict: Verdict, obstacle: Obstacle | None, now: datetime) -
 
 
 def mesh_condition(
-    verdicts: Mapping[str, Verdict], obstacle: Obstacle | None, waiting: Sequence[str], now: datetime
+    verdicts: Mapping[str, Verdict],
+    obstacle: Obstacle | None,
+    waiting: Sequence[str],
+    now: datetime,
+    change: str = "",
 ) -> Condition:
     """Return the condition of the mesh.
 
@@ -344,6 +370,7 @@ def mesh_condition(
         obstacle: why nothing is issued now.
         waiting: names of nodes that have not announced a certificate.
         now: the time.
+        change: how far the replacement of the authority has come; empty while there is none.
 
     """
     if obstacle is not None:
@@ -352,11 +379,19 @@ def mesh_condition(
         condition = node_condition(verdict, None, now)
         if condition.status == "False" or condition.reason == "CertificateExpires":
             return Condition(CONDITION, "False", condition.reason, f"{name}: {condition.message}")
+    if change:
+        return Condition(CONDITION, "Unknown", "NewAuthority", change)
     if waiting:
         more = f" and {len(waiting) - SHOWN_NAMES} more" if len(waiting) > SHOWN_NAMES else ""
         message = f"no certificate yet: {', '.join(waiting[:SHOWN_NAMES])}{more}"
         return Condition(CONDITION, "Unknown", "WaitingForAgents", message)
-    return Condition(CONDITION, "True", "AllCertified", "")
+    return Condition(CONDITION, "True", "AllCertified", "every agent announces its certificate")
+
+
+def announced(member: MemberFacts, now: datetime) -> int:
+    """Return the serial that a node's agent announces; 0 for one that no agent would accept."""
+    serial = member.status.certificate_serial
+    return serial if serial <= round(now.timestamp() * 1000) + EARLY_MS else 0
 
 
 def _reported_key(member: MemberFacts) -> WireGuardPublicKey | None:
@@ -388,6 +423,26 @@ def _is_valid(
     """Tell whether a certificate is the authority's, for a node as it is to be."""
     signed = certificate.signed_text(candidate.subject(key))
     return certificate.authority == authority.id and authority.has_signed(signed, certificate.signature)
+
+
+def _is_certified(candidate: Candidate, known: Iterable[AuthorityKey]) -> bool:
+    """Tell whether a node has a certificate for the key that it reports, as its WesherNode says now."""
+    certificate, key = (
+        Certificate.from_base64(candidate.member.spec.certificate),
+        _reported_key(candidate.member),
+    )
+    return (
+        certificate is not None
+        and key is not None
+        and any(_was_valid(certificate, candidate, key, each) for each in known)
+    )
+
+
+def _issued(entry: object) -> Issued | None:
+    match entry:
+        case {"key": str(key), "incarnation": str(incarnation)}:
+            return Issued(key, incarnation)
+    return None
 
 
 def _was_valid(

@@ -8,7 +8,8 @@ between leaves a name in the ledger and no certificate that is not.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -17,8 +18,8 @@ from wesher_common.conditions import Condition, carry_over
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, WireGuardPublicKey
-from wesher_common.mesh_document import IdentitySettings, MeshDocument
-from wesher_common.names import authority_secret_name, issued_config_map_name
+from wesher_common.mesh_document import IdentityMode, MeshDocument
+from wesher_common.names import ADMIT_KEY_ANNOTATION, authority_secret_name, issued_config_map_name
 from wesher_common.printable import printable
 from wesher_common.report import MAX_MESSAGE
 from wesher_operator.kube import (
@@ -31,6 +32,7 @@ from wesher_operator.kube import (
     Object,
 )
 from wesher_operator.reconcile import authority, manifests, node_restriction
+from wesher_operator.reconcile.authorities import Agent, Authorities, AuthoritySecret, decide
 from wesher_operator.reconcile.authority import Candidate, Issued, Ledger, Obstacle, Verdict
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts
 from wesher_operator.reconcile.places import WRITES_A_RUN
@@ -53,6 +55,8 @@ class Certified:
     obstacle: Obstacle | None = None
     """Why nothing is issued now."""
     again: datetime | None = None
+    time: datetime | None = None
+    """The API server's, if the operator's clock is wrong."""
 
 
 class Certifier:
@@ -81,17 +85,16 @@ class Certifier:
         self._service_account = service_account
         self._entropy = entropy
 
-    async def authority(
-        self, mesh: MeshFacts, published: MeshDocument | None, members: Iterable[MemberFacts]
-    ) -> tuple[Authority | None, IdentitySettings]:
-        """Return the mesh's authority, made if it never had one, and what mesh.json says about it.
-
-        There is no first one if the Secret is gone, or does not hold the authority that agents know.
+    async def authorities(
+        self, mesh: MeshFacts, published: MeshDocument | None, agents: Sequence[Agent], *, now: datetime
+    ) -> Authorities:
+        """Return the mesh's authorities; the first one is made if it never had one.
 
         Args:
             mesh: whose.
             published: its mesh.json as agents have it.
-            members: its WesherNodes.
+            agents: of its WesherNodes.
+            now: the time.
 
         Raises:
             ClusterUnavailable: the API server does not answer.
@@ -102,50 +105,76 @@ class Certifier:
         known = published.identity if published is not None else None
         keys = known.authorities if known is not None else ()
         if not keys:
-            keys = _authority_of(mesh)
-        if not keys and not any(member.spec.certificate for member in members):
+            keys = _authorities_of(mesh)
+        if not keys and not any(agent.spec.certificate for agent in agents):
             await self._make_secret(name)
         facts = self._world.keys.get(name)
-        found = facts.authority if facts is not None else None
-        if found is not None and (not keys or found.key in keys):
-            return found, IdentitySettings(authorities=(found.key,), proof_key=found.proof_key.public)
-        proof_key: WireGuardPublicKey | None = known.proof_key if known is not None else None
-        return None, IdentitySettings(authorities=keys, proof_key=proof_key)
+        decided = decide(
+            facts.authority or AuthoritySecret(problem="has an entry cluster-key")
+            if facts is not None
+            else None,
+            keys,
+            agents,
+            published,
+            secret_name=name,
+            now=self._better_time(now) or now,
+        )
+        self._log_changes(keys, decided)
+        return decided
+
+    def _log_changes(self, before: Sequence[AuthorityKey], decided: Authorities) -> None:
+        if not before or decided.problem:
+            return
+        for key in decided.trusted:
+            if key not in before:
+                _log.info("new authority published", mesh=self._mesh, authority=key)
+        for key in before:
+            if key not in decided.trusted:
+                _log.info("former authority dropped", mesh=self._mesh, authority=key)
 
     async def issue(
         self,
         mesh: MeshFacts,
-        found: Authority | None,
+        authorities: Authorities,
         candidates: Iterable[Candidate],
+        mode: IdentityMode,
         write_ledger: Callable[[Object], Awaitable[None]],
         *,
         now: datetime,
+        outside: Collection[str] = (),
     ) -> Certified:
         """Certify the nodes that are due, and put them into the ledger first.
 
         Args:
             mesh: whose they are.
-            found: its authority, if there is one to sign with.
+            authorities: the mesh's.
             candidates: its nodes.
+            mode: of the mesh, which is kept beside the ledger.
             write_ledger: brings a ConfigMap to what it is to say.
             now: the time.
+            outside: names of machines outside Kubernetes that are admitted.
 
         Raises:
             ClusterUnavailable: the API server does not answer.
 
         """
-        if found is None:
+        found = authorities.signer
+        if authorities.problem:
             message = (
-                f"Secret {authority_secret_name(mesh.name)} is gone, or holds another key than the one that "
-                "agents trust. Everything keeps running, but no certificate is issued or renewed: put the "
-                "Secret back from a backup"
+                f"{authorities.problem}. Everything keeps running, but no certificate is issued or renewed: "
+                f"put the Secret back from a backup, or run kubectl wesher new-authority --mesh {mesh.name}"
             )
             return Certified(obstacle=Obstacle("AuthorityLost", message))
+        if found is None:
+            return Certified()
         candidates = sorted(candidates, key=lambda each: each.name)
         ledger = Ledger.of(self._world.config_maps.get(issued_config_map_name(mesh.name)))
-        verdicts = authority.judge_all(candidates, ledger, found, now=now)
+        verdicts = authority.judge_all(
+            candidates, ledger, found, known=authorities.known, others=outside, now=now
+        )
         due = [each for each in candidates if verdicts[each.name].issue is not None]
-        obstacle = await self._obstacle(now) if due else None
+        # The API server's time is as of its last reply, and this machine may have slept since.
+        obstacle = await self._obstacle(now) if due or self._better_time(now) is not None else None
         entries: dict[str, Issued] = {
             name: verdict.proven for name, verdict in verdicts.items() if verdict.proven is not None
         }
@@ -155,9 +184,9 @@ class Certifier:
             if entry is not None and ledger.entries.get(each.name) != entry:
                 entries[each.name] = entry
         if entries:
-            ledger = ledger.with_entries(entries, verdicts)
+            ledger = ledger.with_entries(entries, {*verdicts, *outside})
             try:
-                await write_ledger(manifests.issued_config_map(mesh, ledger))
+                await write_ledger(manifests.issued_config_map(mesh, ledger, mode))
             except InvalidSpec as error:
                 chosen, obstacle = [], Obstacle("RefusedByCluster", str(error))
         specs = self._sign(found, chosen, candidates, verdicts, now) if chosen else {}
@@ -173,6 +202,7 @@ class Certifier:
             members=[(each.member, verdicts[each.name]) for each in candidates],
             obstacle=obstacle,
             again=again,
+            time=self._better_time(now),
         )
 
     async def report(self, certified: Certified, *, now: datetime) -> datetime | None:
@@ -183,20 +213,22 @@ class Certifier:
 
         """
         written = 0
+        time = certified.time or now
         for seen, verdict in certified.members:
             member = self._world.members.get(seen.name)
             # The report of one that has just been made comes with its first key.
             if member is None or member.uid != seen.uid or not member.status.public_key:
                 continue
-            condition = authority.node_condition(verdict, certified.obstacle, now)
-            days = authority.days_left(verdict.certificate, now)
+            if written == WRITES_A_RUN:
+                return now
+            written += await self._forget_admission(member, verdict)
+            condition = authority.node_condition(verdict, certified.obstacle, time)
+            days = authority.days_left(verdict.certificate, time)
             observed = [each.model_dump(by_alias=True) for each in member.status.conditions]
             wanted = _told(condition, member)
             (entry,) = carry_over([wanted], observed, now=now)
             if entry in observed and days == member.status.certificate_days:
                 continue
-            if written == WRITES_A_RUN:
-                return now
             written += 1
             body = {
                 "metadata": {"name": member.name, "uid": member.uid},
@@ -205,11 +237,25 @@ class Certifier:
             self._world.observe(
                 WESHER_NODE, await self._cluster.apply(WESHER_NODE, body, subresource="status")
             )
-        return authority.next_midnight(now) if certified.members else None
+        return authority.next_midnight(now) if certified.members and certified.time is None else None
+
+    async def _forget_admission(self, member: MemberFacts, verdict: Verdict) -> int:
+        """Remove the admission of a changed key that was certified; return the number of writes.
+
+        It was for one change: the key may be stolen when the node has yet another one.
+        """
+        key = member.admitted_key
+        if not key or key != member.status.public_key or verdict.reason or verdict.certificate is None:
+            return 0
+        body = await self._cluster.annotate(WESHER_NODE, member.name, {ADMIT_KEY_ANNOTATION: None})
+        if body is not None:
+            self._world.observe(WESHER_NODE, body)
+        _log.info("changed key admitted", mesh=self._mesh, node=member.spec.node_name, key=key)
+        return 1
 
     async def _make_secret(self, name: str) -> None:
         facts = self._world.keys.get(name)
-        if facts is not None and facts.authority is None:
+        if facts is not None and (facts.authority is None or facts.authority.current is None):
             return  # a Secret without a seed, which is not overwritten
         # Also where one was seen: it may be deleted by now, and the news of that still on the way.
         made = await self._cluster.create(
@@ -241,6 +287,11 @@ class Certifier:
             return Obstacle("NodeRestrictionOff", message)
         return authority.clock_obstacle(now, self._cluster.server_time())
 
+    def _better_time(self, now: datetime) -> datetime | None:
+        """Return the API server's time, if the operator's clock differs from it too much."""
+        server = self._cluster.server_time()
+        return server if server is not None and authority.clock_obstacle(now, server) is not None else None
+
     def _sign(
         self,
         found: Authority,
@@ -250,7 +301,9 @@ class Certifier:
         now: datetime,
     ) -> dict[str, tuple[str, int]]:
         """Sign, and say so in the verdicts; return certificate and serial by node."""
-        known = [Certificate.from_base64(each.member.spec.certificate) for each in candidates]
+        texts = [each.member.spec.certificate for each in candidates]
+        texts += [peer.status.certificate for peer in self._world.peers_of(self._mesh)]
+        known = [Certificate.from_base64(text) for text in texts]
         serial = authority.next_serial((each for each in known if each is not None), now)
         specs = {}
         for number, each in enumerate(chosen):
@@ -258,7 +311,9 @@ class Certifier:
             if entry is None:
                 continue
             subject = each.subject(WireGuardPublicKey.from_base64(entry.key))
-            certificate = found.issue(subject, serial=serial + number)
+            # Otherwise members would take it for an older one.
+            own = max(serial + number, authority.announced(each.member, now) + 1, each.after + 1)
+            certificate = found.issue(subject, serial=own)
             specs[each.node.name] = certificate.to_base64(), certificate.serial
             renewal = authority.renewal(certificate)
             verdicts[each.name] = replace(verdicts[each.name], certificate=certificate, renewal=renewal)
@@ -266,13 +321,15 @@ class Certifier:
         return specs
 
 
-def _authority_of(mesh: MeshFacts) -> tuple[AuthorityKey, ...]:
-    """Return the authority that the mesh's status names."""
-    text = str((mesh.status.get("identity") or {}).get("authority") or "")
-    try:
-        return (AuthorityKey.from_base64(text, field_name="status.identity.authority"),) if text else ()
-    except InvalidSpec:
-        return ()
+def _authorities_of(mesh: MeshFacts) -> tuple[AuthorityKey, ...]:
+    """Return the authorities that the mesh's status names, the newest first."""
+    identity = mesh.status.get("identity") or {}
+    found = []
+    for field_name in ("authority", "formerAuthority"):
+        with suppress(InvalidSpec):
+            if text := str(identity.get(field_name) or ""):
+                found.append(AuthorityKey.from_base64(text, field_name=field_name))
+    return tuple(found)
 
 
 def _told(condition: Condition, member: MemberFacts) -> Condition:

@@ -32,6 +32,7 @@ from wesher_operator.kube import (
     SECRET,
     SERVICE_CIDR,
     WESHER_NODE,
+    WESHER_PEER,
     Cluster,
     Kind,
     NotPermitted,
@@ -40,7 +41,7 @@ from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.mesh import MeshReconciler
 from wesher_operator.reconcile.world import World
 
-WATCHED = (MESH, WESHER_NODE, NODE, SECRET, CONFIG_MAP, DAEMON_SET, POD)
+WATCHED = (MESH, WESHER_NODE, WESHER_PEER, NODE, SECRET, CONFIG_MAP, DAEMON_SET, POD)
 RESYNC_SECONDS = 300.0
 _FIRST_RESYNC_SECONDS = 15.0
 _BLIND_SECONDS = 3 * RESYNC_SECONDS

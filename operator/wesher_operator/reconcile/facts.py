@@ -22,12 +22,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from wesher_common.certificate import Authority
 from wesher_common.conditions import find_condition
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
 from wesher_common.names import (
+    ADMIT_KEY_ANNOTATION,
     ADVERTISE_ADDRESS_ANNOTATION,
     LOCATION_ANNOTATION,
     MESH_LABEL,
@@ -45,15 +45,16 @@ from wesher_operator.kube import (
     SECRET,
     SERVICE_CIDR,
     WESHER_NODE,
+    WESHER_PEER,
     Kind,
 )
 from wesher_operator.reconcile.agent_pod import PodTrouble, made_at, node_of, runs, trouble_of
+from wesher_operator.reconcile.authorities import AuthoritySecret
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
+from wesher_operator.resources.peer import WesherPeerSpec, WesherPeerStatus
 
 _log = EventLogger("wesher.facts")
-AUTHORITY_SEED = "seed"
-"""Entry of the Secret ``<mesh>-authority``."""
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
 
 
@@ -143,6 +144,32 @@ class MemberFacts:
     reported_at: datetime | None = None
     """When its agent last reported."""
     created_at: datetime | None = None
+    admitted_key: str = ""
+    """The changed key that an administrator admits, as annotated."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFacts:
+    """A WesherPeer."""
+
+    name: str
+    uid: str
+    deleting: bool
+    spec: WesherPeerSpec
+    status: WesherPeerStatus
+    generation: int = 1
+    """Grows with each change of the spec."""
+    created_at: datetime | None = None
+
+    @property
+    def machine(self) -> str:
+        """Its name without that of the mesh."""
+        return self.name.removeprefix(f"{self.spec.mesh_ref.name}.")
+
+    @property
+    def age_order(self) -> tuple[bool, datetime, str]:
+        """Sorts the older before the newer."""
+        return self.created_at is None, self.created_at or datetime.min.replace(tzinfo=UTC), self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +180,8 @@ class KeyFacts:
     ring: KeyRing | None
     problem: str
     """Which entry breaks which rule; empty where `ring` is set."""
-    authority: Authority | None = None
-    """Of the Secret of a mesh's authority."""
+    authority: AuthoritySecret | None = None
+    """Of the Secret of a mesh's authority; None where it has a cluster key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +228,7 @@ Facts = (
     MeshFacts
     | NodeFacts
     | MemberFacts
+    | PeerFacts
     | KeyFacts
     | PodFacts
     | ServiceNetworks
@@ -336,6 +364,7 @@ def _member(body: Mapping[str, Any]) -> MemberFacts:
         generation=metadata.get("generation", 1),
         reported_at=reported_at,
         created_at=datetime.fromisoformat(created) if created else None,
+        admitted_key=str((metadata.get("annotations") or {}).get(ADMIT_KEY_ANNOTATION) or ""),
     )
 
 
@@ -350,10 +379,30 @@ def _report(body: Mapping[str, Any]) -> tuple[WesherNodeStatus, datetime | None]
         return WesherNodeStatus(), None
 
 
+def _peer(body: Mapping[str, Any]) -> PeerFacts:
+    metadata = body["metadata"]
+    created = metadata.get("creationTimestamp")
+    try:
+        status = WesherPeerStatus.model_validate(body.get("status") or {})
+    except ValidationError as error:
+        # Only the operator writes it, and it writes it again.
+        _log.warning("status not readable", name=metadata["name"], error=_brief(error))
+        status = WesherPeerStatus()
+    return PeerFacts(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        deleting="deletionTimestamp" in metadata,
+        spec=WesherPeerSpec.model_validate(body["spec"]),
+        status=status,
+        generation=metadata.get("generation", 1),
+        created_at=datetime.fromisoformat(created) if created else None,
+    )
+
+
 def _key(body: Mapping[str, Any]) -> KeyFacts:
     data, name = body.get("data") or {}, body["metadata"]["name"]
     if "cluster-key" not in data:
-        return KeyFacts(name, None, "has no entry cluster-key", _authority(data.get(AUTHORITY_SEED, "")))
+        return KeyFacts(name, None, "has no entry cluster-key", AuthoritySecret.from_data(data))
     try:
         entries = [
             base64.b64decode(data.get(entry, "")).decode() for entry in ("cluster-key", "accepted-keys")
@@ -363,14 +412,6 @@ def _key(body: Mapping[str, Any]) -> KeyFacts:
         return KeyFacts(name, None, f"cluster-key: must be standard base64 of {KEY_BYTES} bytes")
     except InvalidSpec as error:
         return KeyFacts(name, None, str(error))
-
-
-def _authority(entry: str) -> Authority | None:
-    """Read the seed as it is stored: base64, and base64 once more, as every entry of a Secret."""
-    try:
-        return Authority(base64.b64decode(base64.b64decode(entry), validate=True))
-    except (ValueError, InvalidSpec):
-        return None
 
 
 def _pod(body: Mapping[str, Any]) -> PodFacts | None:
@@ -397,7 +438,7 @@ def _child(body: Mapping[str, Any]) -> ObjectFacts | None:
         return None
     keys = ("name", "uid", "labels", "annotations", "ownerReferences", "creationTimestamp")
     kept = {key: metadata[key] for key in keys if key in metadata}
-    body = {key: body[key] for key in ("data", "spec") if key in body}
+    body = {key: body[key] for key in ("data", "binaryData", "spec") if key in body}
     return ObjectFacts(metadata["name"], {"metadata": kept, **body})
 
 
@@ -414,6 +455,7 @@ _READERS: dict[Kind, Any] = {
     MESH: _mesh,
     NODE: _node,
     WESHER_NODE: _member,
+    WESHER_PEER: _peer,
     SECRET: _key,
     CONFIG_MAP: _child,
     DAEMON_SET: _child,

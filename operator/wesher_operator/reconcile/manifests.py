@@ -23,15 +23,22 @@ from wesher_common.names import (
     config_map_name,
     daemon_set_name,
     issued_config_map_name,
+    out_label,
     released_config_map_name,
+    revoked_config_map_name,
     wesher_node_name,
 )
+from wesher_common.news import NEWS_FILE
 from wesher_operator.agent_pods import AgentPods
+from wesher_operator.authority_entries import SEED
 from wesher_operator.kube import MESH, Object
 from wesher_operator.reconcile.agent_ports import HEALTH_FLAG
 from wesher_operator.reconcile.authority import LEDGER_FILE, Ledger
-from wesher_operator.reconcile.facts import AUTHORITY_SEED, MeshFacts
+from wesher_operator.reconcile.facts import MeshFacts
 from wesher_operator.reconcile.membership import RELEASED_FILE, Released
+from wesher_operator.reconcile.modes import MODE_ENTRY
+from wesher_operator.reconcile.node_affinity import without_label
+from wesher_operator.reconcile.revocations import REVOKED_FILE, Revocations
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec
 
@@ -106,15 +113,17 @@ def key_secret(name: str, mesh: str, key: bytes) -> Object:
 
 def authority_secret(name: str, mesh: str, seed: bytes) -> Object:
     """Return a new authority Secret, without an owner: with it go the certificates of its mesh."""
-    data = {AUTHORITY_SEED: base64.b64encode(base64.b64encode(seed)).decode()}
+    data = {SEED: base64.b64encode(base64.b64encode(seed)).decode()}
     return {"metadata": {"name": name, "labels": _labels(mesh)}, "type": "Opaque", "data": data}
 
 
-def config_map(mesh: MeshFacts, document: MeshDocument) -> Object:
-    """Return the ConfigMap that agents mount."""
+def config_map(mesh: MeshFacts, document: MeshDocument, news: bytes = b"") -> Object:
+    """Return the ConfigMap that agents mount, with the news file."""
     return {
         "metadata": _owned(mesh, config_map_name(mesh.name)),
         "data": {FILE_NAME: document.to_json()},
+        # Also an empty one: only what is applied replaces what was applied before.
+        "binaryData": {NEWS_FILE: base64.b64encode(news).decode()},
     }
 
 
@@ -126,11 +135,19 @@ def released_config_map(mesh: MeshFacts, released: Released) -> Object:
     }
 
 
-def issued_config_map(mesh: MeshFacts, ledger: Ledger) -> Object:
-    """Return the ConfigMap that lists the names that certificates were issued to."""
+def issued_config_map(mesh: MeshFacts, ledger: Ledger, mode: str) -> Object:
+    """Return the ConfigMap that lists the names that certificates were issued to, with the mesh's mode."""
     return {
         "metadata": _owned(mesh, issued_config_map_name(mesh.name)),
-        "data": {LEDGER_FILE: ledger.to_json()},
+        "data": {LEDGER_FILE: ledger.to_json(), MODE_ENTRY: mode},
+    }
+
+
+def revoked_config_map(mesh: MeshFacts, revocations: Revocations) -> Object:
+    """Return the ConfigMap that remembers whose certificates were revoked."""
+    return {
+        "metadata": _owned(mesh, revoked_config_map_name(mesh.name)),
+        "data": {REVOKED_FILE: revocations.to_json()},
     }
 
 
@@ -250,7 +267,9 @@ def _pod(
         "priorityClassName": pods.priority_class_name,
         "terminationGracePeriodSeconds": 30,
         "nodeSelector": spec.node_selector,
-        "affinity": spec.affinity.model_dump(by_alias=True, exclude_defaults=True),
+        "affinity": without_label(spec.affinity, out_label(mesh)).model_dump(
+            by_alias=True, exclude_defaults=True
+        ),
         "tolerations": [
             toleration.model_dump(by_alias=True, exclude_defaults=True) for toleration in spec.tolerations
         ],

@@ -45,13 +45,16 @@ _ALWAYS_TOLERATED = frozenset(
 )
 
 
-def selected(spec: WesherMeshSpec, nodes: Iterable[NodeFacts], running: Container[str]) -> list[NodeFacts]:
+def selected(
+    spec: WesherMeshSpec, nodes: Iterable[NodeFacts], running: Container[str], *, shut_out: str = ""
+) -> list[NodeFacts]:
     """Return the nodes on which the DaemonSet controller runs an agent, or lets one run on, by name.
 
     Args:
         spec: of the mesh.
         nodes: all there are.
         running: names of those that have an agent's pod, which only a NoExecute taint ends.
+        shut_out: a label that keeps a Node out, whatever its value.
 
     """
     return sorted(
@@ -59,6 +62,7 @@ def selected(spec: WesherMeshSpec, nodes: Iterable[NodeFacts], running: Containe
             node
             for node in nodes
             if fits(spec, node)
+            and shut_out not in node.labels
             and all(
                 _tolerated(taint, spec.tolerations) or (taint.effect == "NoSchedule" and node.name in running)
                 for taint in node.taints

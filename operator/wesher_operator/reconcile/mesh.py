@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
-from wesher_common.certificate import Authority
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
@@ -26,8 +25,11 @@ from wesher_common.mesh_document import FILE_NAME, IdentitySettings, MeshDocumen
 from wesher_common.names import (
     config_map_name,
     daemon_set_name,
+    issued_config_map_name,
+    out_label,
     released_config_map_name,
 )
+from wesher_common.overlay import IPAddress
 from wesher_common.printable import printable
 from wesher_common.report import SHOWN_NAMES
 from wesher_common.seeds import SeedAddress
@@ -42,15 +44,20 @@ from wesher_operator.kube import (
 from wesher_operator.reconcile import allocation, manifests, membership, modes, status
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.agent_ports import health_port
-from wesher_operator.reconcile.authority import Candidate, mesh_condition
+from wesher_operator.reconcile.authorities import Agent, Authorities
+from wesher_operator.reconcile.authority import Candidate, Ledger, mesh_condition
 from wesher_operator.reconcile.certifier import Certified, Certifier
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
 from wesher_operator.reconcile.membership import Released
+from wesher_operator.reconcile.news import NewsFile
 from wesher_operator.reconcile.nudge import Nudges
+from wesher_operator.reconcile.peer_keeper import Kept, Outside, PeerKeeper
+from wesher_operator.reconcile.peer_news import NumberedRing, ring_number
 from wesher_operator.reconcile.places import REFUSED_AGAIN, Places
 from wesher_operator.reconcile.pod_troubles import NOT_RUNNING, PodTroubles
 from wesher_operator.reconcile.publish import Publisher
 from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
+from wesher_operator.reconcile.revoker import Known, Revoker, Signed
 from wesher_operator.reconcile.status import Findings
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
@@ -68,10 +75,13 @@ class _Placed:
     """What a run came to with a mesh's nodes."""
 
     released: Released
+    addresses: set[IPAddress]
+    """That nodes have."""
     without_address: frozenset[str]
     refused: InvalidSpec | None
     """Of the first WesherNode that the API server does not take: the others get theirs."""
     certified: Certified
+    known: Known
     again: datetime | None
     """When there is more to do."""
 
@@ -107,6 +117,8 @@ class MeshReconciler:
         self._nudges = Nudges(name, world, cluster)
         self._pod_troubles = PodTroubles(name, world, cluster)
         self._certifier = Certifier(name, world, cluster, settings.pods.service_account_name, entropy)
+        self._peers = PeerKeeper(name, world, cluster, entropy)
+        self._revoker = Revoker(name, world, cluster)
         self._settings = settings
         self._clock = clock
         self._entropy = entropy
@@ -187,7 +199,7 @@ class MeshReconciler:
                     desired=desired,
                     members=members,
                     refusal=refused,
-                    mode=self._mode(mesh, spec, desired) if spec is not None else None,
+                    mode=self._mode(mesh, spec, desired, now) if spec is not None else None,
                     published=spec is not None and self._is_published(mesh, spec),
                 ),
                 None,
@@ -198,27 +210,37 @@ class MeshReconciler:
         troubles: dict[str, PodTrouble] = {}
         refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
         published = False
-        mode, identity, certified = self._mode(mesh, spec, desired), IdentitySettings(), Certified()
+        mode, authorities, certified = self._mode(mesh, spec, desired, now), Authorities(), Certified()
+        known, signed = Known(), Signed(file=NewsFile(b""))
         try:
             ring, key_problem = await self._key(mesh, spec)
-            own = self._own_members(mesh)
-            authority, identity = await self._certifier.authority(mesh, self._published_of(mesh), own)
-            placed = await self._members(mesh, spec, desired, authority, now)
+            before = self._published_of(mesh)
+            authorities = await self._certifier.authorities(mesh, before, self._agents(mesh, spec), now=now)
+            outside = self._peers.look(mesh, spec, self._own_members(mesh), now=now)
+            placed = await self._members(mesh, spec, desired, authorities, outside, mode=mode, now=now)
             moments.append(placed.again)
             refused_write, without_address = placed.refused, placed.without_address
-            certified = placed.certified
+            certified, known = placed.certified, placed.known
             self._check(mesh)
+            await self._keep_mode(mesh, mode)
+            identity = _identity(mode, authorities, before)
+            kept, signed = await self._news(mesh, spec, placed, authorities, outside, mode=mode, ring=ring)
+            moments.append(kept.again)
+            moments.append(signed.again)
             document = await self._config(
-                mesh, spec, desired, placed.released, modes.settings(mode, identity)
+                mesh, spec, desired, placed.released, identity, news=signed.file.content
             )
             published = True
+            await self._tell_revoked(mesh, known, now=now)
             moments.append(await self._certifier.report(certified, now=now))
             if ring is not None or daemon_set_name(mesh.name) in self._world.daemon_sets:
                 await self._ensure(DAEMON_SET, self._daemon_set(mesh, spec, document))
             if ring is not None:
-                moments.append(await self._nudges.send(document, ring, self._own_members(mesh), now=now))
-            known = status.nodes_said_to_be(mesh, NOT_RUNNING.reason, desired)
-            troubles, look_again = await self._pod_troubles.look(desired, known, now=now)
+                moments.append(
+                    await self._nudges.send(document, ring, signed.number, self._own_members(mesh), now=now)
+                )
+            not_running = status.nodes_said_to_be(mesh, NOT_RUNNING.reason, desired)
+            troubles, look_again = await self._pod_troubles.look(desired, not_running, now=now)
             moments.append(look_again)
         except InvalidSpec as error:
             refused_write = error
@@ -228,14 +250,12 @@ class MeshReconciler:
             moments.append(now + REFUSED_AGAIN)
 
         members = self._own_members(mesh)
-        if not status.views_differ(members, now=now):
-            self._views_differ_since = None
-        elif self._views_differ_since is None:
-            self._views_differ_since = status.views_differed_since(mesh, len(members), now=now)
+        self._note_views(mesh, members, now)
         findings = Findings(
             desired=desired,
             members=members,
             ring=ring,
+            ring_number=ring_number(ring, mesh.status.get("key") or {}, now=now) if ring is not None else 0,
             key_problem=key_problem,
             failure=failure,
             overlaps=overlaps(mesh, self._world),
@@ -244,12 +264,72 @@ class MeshReconciler:
             without_address=without_address,
             views_differ_since=self._views_differ_since,
             mode=mode,
-            authority=str(identity.authorities[0]) if identity.authorities else "",
-            certified=mesh_condition(certified.verdicts, certified.obstacle, mode.uncertified, now)
+            authorities=authorities.trusted,
+            revoked=sorted(known.revocations.barred),
+            news_left_out=signed.file.left_out,
+            certified=mesh_condition(
+                certified.verdicts,
+                certified.obstacle,
+                mode.uncertified,
+                certified.time or now,
+                authorities.change,
+            )
             if refused_write is None
             else None,
         )
         return findings, _first(*moments)
+
+    def _note_views(self, mesh: MeshFacts, members: Sequence[MemberFacts], now: datetime) -> None:
+        if not status.views_differ(members, now=now):
+            self._views_differ_since = None
+        elif self._views_differ_since is None:
+            self._views_differ_since = status.views_differed_since(mesh, len(members), now=now)
+
+    async def _news(
+        self,
+        mesh: MeshFacts,
+        spec: WesherMeshSpec,
+        placed: _Placed,
+        authorities: Authorities,
+        outside: Outside,
+        *,
+        mode: modes.Mode,
+        ring: KeyRing | None,
+    ) -> tuple[Kept, Signed]:
+        """Certify machines outside, and return what the news file says of them and of revocations."""
+        now = outside.situation.now
+        numbered = (
+            NumberedRing(ring, ring_number(ring, mesh.status.get("key") or {}, now=now))
+            if ring is not None
+            else None
+        )
+        kept = await self._peers.keep(
+            outside,
+            spec,
+            authorities,
+            partial(self._ensure, CONFIG_MAP),
+            known=placed.known,
+            obstacle=placed.certified.obstacle,
+            mode=mode.mode,
+            ring=numbered,
+            nodes=placed.addresses,
+            released=placed.released,
+        )
+        signed = self._revoker.news(
+            placed.known,
+            spec,
+            authorities.signers,
+            authorities=authorities.trusted,
+            more=kept.items,
+            now=now,
+        )
+        return kept, signed
+
+    async def _tell_revoked(self, mesh: MeshFacts, known: Known, *, now: datetime) -> None:
+        if known.newly_barred:
+            names = ", ".join(known.newly_barred[:SHOWN_NAMES])
+            text = printable(f"certificates revoked, and these nodes stay out of the mesh: {names}")
+            await self._publisher.tell(mesh, "NodesRevoked", text, warning=True, now=now)
 
     async def _key(self, mesh: MeshFacts, spec: WesherMeshSpec) -> tuple[KeyRing | None, str]:
         name = spec.key_secret(mesh.name)
@@ -281,7 +361,10 @@ class MeshReconciler:
         mesh: MeshFacts,
         spec: WesherMeshSpec,
         desired: list[NodeFacts],
-        authority: Authority | None,
+        authorities: Authorities,
+        outside: Outside,
+        *,
+        mode: modes.Mode,
         now: datetime,
     ) -> _Placed:
         own = self._own_members(mesh)
@@ -290,7 +373,8 @@ class MeshReconciler:
         departures = membership.departures(
             mine,
             {node.name for node in desired},
-            self._world.nodes,
+            # One that is shut out leaves at once, as one that is gone.
+            {name for name, node in self._world.nodes.items() if out_label(mesh.name) not in node.labels},
             {pod.node for pod in self._world.pods.values() if pod.mesh == mesh.name and pod.ending},
             self._unselected_since,
             now=now,
@@ -300,23 +384,41 @@ class MeshReconciler:
 
         stored = Released.of(self._world.config_maps.get(released_config_map_name(mesh.name)))
         released = stored.after(
-            [(allocation.name_of(spec, member), member.address) for member in leaving],
-            [allocation.name_of(spec, node) for node in desired],
-            {allocation.name_of(spec, member) for node, member in mine.items() if node not in departures.now},
+            [
+                *((allocation.name_of(spec, member), member.address) for member in leaving),
+                *outside.gone.items(),
+            ],
+            [*(allocation.name_of(spec, node) for node in desired), *outside.living],
+            {
+                *(allocation.name_of(spec, m) for node, m in mine.items() if node not in departures.now),
+                *outside.addresses,
+            },
             now=now,
         )
         if released != stored:
             # Before the deletions: a crash in between must not forget who left.
             await self._ensure(CONFIG_MAP, manifests.released_config_map(mesh, released))
-        placement = allocation.place(spec, desired, own, foreign, released)
+        self._peers.remember(outside)
+        known = await self._revoker.note(
+            mesh,
+            spec,
+            authorities.trusted,
+            own,
+            partial(self._ensure, CONFIG_MAP),
+            desired={node.name for node in desired},
+            leaving=departures.now,
+            outside=outside.living,
+            now=now,
+        )
+        taken = {*outside.addresses.values(), *outside.claimed}
+        placement = allocation.place(spec, desired, own, foreign, released, outside=taken)
         wanted = {
             node.name: allocation.node_spec(mesh, spec, node, placement.addresses[node.name])
             for node in desired
             if node.name in placement.addresses
         }
-        certified = await self._certifier.issue(
-            mesh,
-            authority,
+        may, barred = self._revoker.admissible(
+            known,
             [
                 Candidate(
                     member=mine[node.name],
@@ -329,9 +431,17 @@ class MeshReconciler:
                 for node in desired
                 if node.name in wanted and node.name in mine and not mine[node.name].deleting
             ],
+        )
+        certified = await self._certifier.issue(
+            mesh,
+            authorities,
+            may,
+            mode.mode,
             partial(self._ensure, CONFIG_MAP),
+            outside=outside.living,
             now=now,
         )
+        certified = replace(certified, members=[*certified.members, *barred])
         written = await self._places.write(
             mesh,
             [*leaving, *foreign],
@@ -340,7 +450,8 @@ class MeshReconciler:
             now=now,
         )
         again = _first(written.again, departures.grace_ends, released.next_expiry, certified.again)
-        return _Placed(released, placement.left_over, written.refused, certified, again)
+        addresses = {*placement.addresses.values(), *(member.address for member in (*own, *foreign))}
+        return _Placed(released, addresses, placement.left_over, written.refused, certified, known, again)
 
     async def _config(
         self,
@@ -349,13 +460,15 @@ class MeshReconciler:
         desired: list[NodeFacts],
         released: Released,
         identity: IdentitySettings,
+        *,
+        news: bytes,
     ) -> MeshDocument:
         document = replace(
             self._document(mesh, spec, released),
             identity=identity,
             cluster_seeds=allocation.cluster_seeds(desired, self._published_seeds(mesh.name)),
         )
-        await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document))
+        await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document, news))
         return document
 
     def _is_published(self, mesh: MeshFacts, spec: WesherMeshSpec) -> bool:
@@ -414,17 +527,52 @@ class MeshReconciler:
 
     def _desired(self, spec: WesherMeshSpec) -> list[NodeFacts]:
         pods = (pod for pod in self._world.pods.values() if pod.mesh == self._name and not pod.ending)
-        nodes = membership.selected(spec, self._world.nodes.values(), {pod.node for pod in pods})
+        nodes = membership.selected(
+            spec,
+            self._world.nodes.values(),
+            {pod.node for pod in pods},
+            shut_out=out_label(self._name),
+        )
         overlays = {member.address for member in self._world.members.values()}
         return [allocation.usable(spec, node, overlays) for node in nodes]
 
-    def _mode(self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts]) -> modes.Mode:
+    def _mode(
+        self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], now: datetime
+    ) -> modes.Mode:
         own = {member.spec.node_name: member for member in self._own_members(mesh)}
-        agents = [(allocation.name_of(spec, node), node, own.get(node.name)) for node in desired]
-        # By reports of any age: while the API server is away, no external member goes unnoticed.
-        reports = [member.status for _, node, member in agents if node.ready and member is not None]
-        external = {each.name for report in reports for each in report.outsiders}
-        return modes.decide(spec.identity, mesh.status, self._published_of(mesh), agents, external)
+        barred = self._revoker.memory(mesh).barred
+        # A mesh waits for no node that gets no certificate.
+        agents = [
+            (allocation.name_of(spec, node), node, own.get(node.name))
+            for node in desired
+            if node.name not in barred
+        ]
+        reporters = [member for _, node, member in agents if node.ready and member is not None]
+        external = self._peers.look(mesh, spec, reporters, now=now).uncertified
+        kept = modes.kept_mode(mesh, self._ledger(mesh))
+        return modes.decide(spec.identity, mesh.status, self._published_of(mesh), agents, external, kept=kept)
+
+    async def _keep_mode(self, mesh: MeshFacts, mode: modes.Mode) -> None:
+        """Keep the mode where an operator of a release without certificates leaves it."""
+        ledger = self._ledger(mesh)
+        if modes.kept_mode(mesh, ledger) != mode.mode:
+            wanted = manifests.issued_config_map(mesh, Ledger.of(ledger), mode.mode)
+            await self._ensure(CONFIG_MAP, wanted)
+
+    def _ledger(self, mesh: MeshFacts) -> ObjectFacts | None:
+        return self._world.config_maps.get(issued_config_map_name(mesh.name))
+
+    def _agents(self, mesh: MeshFacts, spec: WesherMeshSpec) -> list[Agent]:
+        nodes = self._world.nodes
+        return [
+            Agent(
+                allocation.name_of(spec, member),
+                member.spec,
+                member.status,
+                is_ready=member.spec.node_name in nodes and nodes[member.spec.node_name].ready,
+            )
+            for member in self._own_members(mesh)
+        ]
 
     def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
         return [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid == mesh.uid]
@@ -445,6 +593,15 @@ class MeshReconciler:
             return MeshDocument.from_json(text)
         except (InvalidSpec, KeyError):
             return None
+
+
+def _identity(mode: modes.Mode, authorities: Authorities, before: MeshDocument | None) -> IdentitySettings:
+    """Return what mesh.json says about identity."""
+    proof_key = authorities.proof_key.public if authorities.proof_key is not None else None
+    if proof_key is None and before is not None and before.identity is not None:
+        proof_key = before.identity.proof_key
+    keys = IdentitySettings(authorities=authorities.trusted, proof_key=proof_key)
+    return modes.settings(mode, keys)
 
 
 def _with_certificate(

@@ -12,7 +12,11 @@ from typing import Any
 
 from wesher_common.mesh_document import IdentityMode, IdentitySettings, MeshDocument, MetadataForm
 from wesher_common.report import SHOWN_NAMES
-from wesher_operator.reconcile.facts import MemberFacts, NodeFacts
+from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
+
+MODE_ENTRY = "mode"
+"""Of the ConfigMap ``<mesh>-issued``. An operator of a release without certificates removes
+``status.identity`` when it writes the status, and leaves this ConfigMap as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,22 +38,37 @@ class Mode:
     """Members that lose their tunnels by this decision."""
 
 
-def mode_of(wanted: IdentityMode | None, status: Mapping[str, Any]) -> IdentityMode:
+def kept_mode(mesh: MeshFacts, config_map: ObjectFacts | None) -> IdentityMode | None:
+    """Return the mode that was kept beside the ledger; None if there is none, or it is an earlier mesh's."""
+    body = config_map.body if config_map is not None else {}
+    owners = (body.get("metadata") or {}).get("ownerReferences") or []
+    if mesh.uid not in {owner.get("uid") for owner in owners}:
+        return None
+    return _mode((body.get("data") or {}).get(MODE_ENTRY))
+
+
+def _mode(text: object) -> IdentityMode | None:
+    return "Open" if text == "Open" else "Verified" if text == "Verified" else None
+
+
+def mode_of(
+    wanted: IdentityMode | None, status: Mapping[str, Any], kept: IdentityMode | None = None
+) -> IdentityMode:
     """Return a mesh's mode.
 
-    An unset ``spec.identity`` follows the status. A mesh that no operator has seen before is Verified;
-    one that a release without certificates made, which has a key and no mode, is Open.
+    An unset ``spec.identity`` follows the status, or what was kept where the status says nothing. A mesh
+    that no operator has seen before is Verified; one that a release without certificates made, which has
+    a key and no mode, is Open.
 
     Args:
         wanted: ``spec.identity``.
         status: of the mesh, as last written.
+        kept: see `kept_mode`.
 
     """
-    if wanted is not None:
-        return wanted
-    said = (status.get("identity") or {}).get("mode")
-    if said in {"Open", "Verified"}:
-        return "Open" if said == "Open" else "Verified"
+    known = wanted or _mode((status.get("identity") or {}).get("mode")) or kept
+    if known is not None:
+        return known
     return "Open" if (status.get("key") or {}).get("id") else "Verified"
 
 
@@ -59,6 +78,8 @@ def decide(
     published: MeshDocument | None,
     agents: Iterable[tuple[str, NodeFacts, MemberFacts | None]],
     external: Iterable[str],
+    *,
+    kept: IdentityMode | None = None,
 ) -> Mode:
     """Decide a mesh's mode and whether it is bound.
 
@@ -68,17 +89,22 @@ def decide(
         published: mesh.json as agents have it.
         agents: member name, Node and WesherNode of each node that should have an agent.
         external: names of external members; none of them has a certificate.
+        kept: see `kept_mode`.
 
     """
     agents, external = list(agents), sorted(external)
-    mode = mode_of(wanted, status)
+    mode = mode_of(wanted, status, kept)
     ready = [(name, member) for name, node, member in agents if node.ready]
     missing = tuple(name for name, member in ready if not _has_announced(member))
     waiting = tuple(name for name, member in ready if not _is_done(member, published))
     before = published.identity if published is not None else None
-    was_bound = (before is not None and before.mode == "Verified" and before.bound) or bool(
-        (status.get("identity") or {}).get("bound")
-    )
+    if published is not None and before is None:
+        # Of an operator without certificates. The nodes have none now, so each would be cut off.
+        was_bound = False
+    else:
+        was_bound = (before is not None and before.mode == "Verified" and before.bound) or bool(
+            (status.get("identity") or {}).get("bound")
+        )
     blocking: Sequence[str] = waiting if wanted == "Verified" else (*waiting, *external)
     # The first agents of a mesh have not come yet where no Node is Ready.
     bound = mode == "Verified" and (was_bound or (bool(ready) and not blocking))

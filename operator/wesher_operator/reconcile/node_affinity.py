@@ -10,11 +10,37 @@ from __future__ import annotations
 import re
 
 from wesher_operator.reconcile.facts import NodeFacts
-from wesher_operator.resources.affinity import FieldRequirement, LabelRequirement, NodeSelectorTerm
+from wesher_operator.resources.affinity import (
+    Affinity,
+    FieldRequirement,
+    LabelRequirement,
+    NodeAffinity,
+    NodeSelector,
+    NodeSelectorTerm,
+)
 from wesher_operator.resources.mesh import WesherMeshSpec
 
 _WHOLE_NUMBER = re.compile(r"[0-9]+\Z")
 _MOST = 2**63 - 1
+
+
+def without_label(affinity: Affinity, label: str) -> Affinity:
+    """Return an affinity that selects the same Nodes, except those that have the label."""
+    absent = LabelRequirement(key=label, operator="DoesNotExist")
+    wanted = affinity.node_affinity
+    required = wanted.required_during_scheduling_ignored_during_execution if wanted is not None else None
+    if required is None:
+        terms = [NodeSelectorTerm(match_expressions=[absent])]
+    else:
+        terms = [
+            # An empty term selects no Node, and would select nearly all with this requirement.
+            term.model_copy(update={"match_expressions": [*term.match_expressions, absent]})
+            if term.match_expressions or term.match_fields
+            else term
+            for term in required.node_selector_terms
+        ]
+    selector = NodeSelector(node_selector_terms=terms)
+    return Affinity(node_affinity=NodeAffinity(required_during_scheduling_ignored_during_execution=selector))
 
 
 def fits(spec: WesherMeshSpec, node: NodeFacts) -> bool:

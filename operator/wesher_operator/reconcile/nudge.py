@@ -10,6 +10,7 @@ That is a courtesy: no mesh is worse for a pod that cannot be patched.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,10 +21,12 @@ from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.names import NUDGE_ANNOTATION, member_name
 from wesher_operator.kube import POD, Cluster
-from wesher_operator.reconcile.facts import MemberFacts
+from wesher_operator.reconcile.facts import MemberFacts, PodFacts
 from wesher_operator.reconcile.places import WRITES_A_RUN
 from wesher_operator.reconcile.world import World
 
+FIRST_TOLD = 3
+"""Agents that are nudged for a new statement of revocations."""
 _AFTER_A_FAILURE = timedelta(seconds=5)
 _log = EventLogger("wesher.mesh")
 
@@ -45,13 +48,22 @@ class Nudges:
         self._not_before: datetime | None = None
 
     async def send(
-        self, document: MeshDocument, ring: KeyRing, members: Iterable[MemberFacts], *, now: datetime
+        self,
+        document: MeshDocument,
+        ring: KeyRing,
+        news_number: int,
+        members: Iterable[MemberFacts],
+        *,
+        now: datetime,
     ) -> datetime | None:
         """Nudge the agents that report having something old, each once for what is new.
+
+        For a new statement of revocations these are three: agents pass it on by gossip.
 
         Args:
             document: as published.
             ring: the mesh's keys.
+            news_number: of the published statement of revocations; 0 if there is none.
             members: the mesh's WesherNodes, with what their agents reported.
             now: the time.
 
@@ -65,14 +77,19 @@ class Nudges:
         by_node = {member.spec.node_name: member for member in members}
         removed = frozenset(document.removed)
         sent = 0
-        for pod in [each for each in self._world.pods.values() if each.mesh == self._mesh]:
+        pods = [each for each in self._world.pods.values() if each.mesh == self._mesh]
+        first = {pod.name for pod in sorted(filter(_may_pass_on, pods), key=_order)[:FIRST_TOLD]}
+        for pod in pods:
             member = by_node.get(pod.node)
             wanted = news.text(member)
+            is_behind = pod.name in first and member is not None and member.status.news_number < news_number
+            if is_behind:
+                wanted = f"{wanted}.{news_number}"
             if member is None or not member.status.config_hash:
                 # What is news to one without a place: that it was removed. It must ask while its token lives.
                 is_current = member_name(pod.node, document.cluster_name) not in removed
             else:
-                is_current = news.is_known_to(member)
+                is_current = news.is_known_to(member) and not is_behind
             if pod.ending or is_current or pod.nudge == wanted:
                 continue
             if sent == WRITES_A_RUN:
@@ -87,6 +104,15 @@ class Nudges:
             if nudged is not None:
                 self._world.observe(POD, nudged)
         return None
+
+
+def _may_pass_on(pod: PodFacts) -> bool:
+    return pod.runs and not pod.ending
+
+
+def _order(pod: PodFacts) -> bytes:
+    """Order pods by chance, the same way in each run: not always the nodes with the first names."""
+    return hashlib.sha256(pod.name.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)

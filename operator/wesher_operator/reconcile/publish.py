@@ -102,7 +102,9 @@ class Publisher:
         if before is None or before.uid != mesh.uid or dict(before.status) == wanted:
             return
         was = {entry["type"]: entry["status"] for entry in before.status.get("conditions") or []}
+        former_identity = before.status.get("identity") or {}
         await self.write(mesh, wanted)
+        await self._tell_identity(mesh, former_identity, wanted.get("identity") or {}, now)
         for entry in wanted["conditions"]:
             condition = Condition.from_dict(entry)
             if condition.type not in _TOLD or condition.status in {"Unknown", was.get(condition.type)}:
@@ -110,6 +112,21 @@ class Publisher:
             bad = condition.status == _TOLD[condition.type]
             if bad or was.get(condition.type) or condition.type == "KeyReady":
                 await self._tell(mesh, condition, now, bad=bad)
+
+    async def _tell_identity(
+        self, mesh: MeshFacts, former: Mapping[str, Any], identity: Mapping[str, Any], now: datetime
+    ) -> None:
+        """Tell who gets a tunnel from now on, where that has changed."""
+        mode, bound = identity.get("mode"), bool(identity.get("bound"))
+        if not mode or (mode, bound) == (former.get("mode"), bool(former.get("bound"))):
+            return
+        _log.info("identity changed", mesh=mesh.name, mode=mode, bound=bound)
+        if bound:
+            text = "every agent has its certificate: only certified members have a tunnel now"
+            await self.tell(mesh, "IdentityBound", text, warning=False, now=now)
+        elif mode == "Open":
+            text = "identity is Open: every member with the cluster key has a tunnel"
+            await self.tell(mesh, "IdentityOpen", text, warning=False, now=now)
 
     async def _tell(self, mesh: MeshFacts, condition: Condition, now: datetime, *, bad: bool) -> None:
         (_log.warning if bad else _log.info)(

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from wesher_common.certificate import AuthorityKey
 from wesher_common.conditions import Condition, carry_over, find_condition
 from wesher_common.keys import KeyRing
 from wesher_common.overlay import why_closed_to_machines_outside
 from wesher_common.printable import printable
-from wesher_common.report import MAX_MESSAGE
+from wesher_common.report import MAX_MESSAGE, SHOWN_NAMES
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
@@ -63,6 +64,8 @@ class Findings:
     desired: Sequence[NodeFacts]
     members: Sequence[MemberFacts]
     ring: KeyRing | None = None
+    ring_number: int = 0
+    """Of the ring; see `peer_news.ring_number`."""
     key_problem: str = ""
     refusal: Refusal | None = None
     failure: Refusal | None = None
@@ -78,9 +81,13 @@ class Findings:
     views_differ_since: datetime | None = None
     mode: Mode | None = None
     """Who gets a tunnel; None where the spec cannot be read."""
-    authority: str = ""
-    """Public key of the mesh's authority."""
+    authorities: Sequence[AuthorityKey] = ()
+    """Those that agents trust, the newest first."""
     certified: Condition | None = None
+    revoked: Sequence[str] = ()
+    """Nodes that stay out of the mesh."""
+    news_left_out: int = 0
+    """How many items the news file has no room for."""
 
 
 def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> list[MemberStatus]:
@@ -202,7 +209,11 @@ def mesh_status(mesh: MeshFacts, findings: Findings, *, now: datetime) -> dict[s
         members=counts,
         member_list=entries[:MAX_LISTED],
         members_truncated=len(entries) > MAX_LISTED,
-        key=KeyStatus(id=ring.primary.id, accepted_ids=[key.id for key in ring.accepted])
+        key=KeyStatus(
+            id=ring.primary.id,
+            accepted_ids=[key.id for key in ring.accepted],
+            ring_number=findings.ring_number,
+        )
         if ring
         # Agents go on with the key they have; that there was one also forbids making another.
         else KeyStatus.model_validate(mesh.status.get("key") or {}),
@@ -220,12 +231,18 @@ def _identity(mesh: MeshFacts, findings: Findings) -> IdentityStatus | None:
     if findings.mode is None:
         return IdentityStatus.model_validate(before) if before else None
     mode = findings.mode
+    said = before or {}
+    known = [str(said.get(name, "")) for name in ("authority", "formerAuthority")]
+    # A run that ended early did not look at them.
+    current, former = (*map(str, findings.authorities), "", "")[:2] if findings.authorities else known
     return IdentityStatus(
         mode=mode.mode,
         bound=mode.bound,
-        authority=findings.authority or str((before or {}).get("authority", "")),
+        authority=current,
+        former_authority=former,
         certified=f"{mode.certified}/{mode.of}",
         waiting_for=list(mode.waiting_for),
+        revoked=list(findings.revoked)[:SHOWN_NAMES],
     )
 
 
@@ -378,11 +395,19 @@ def _degraded(findings: Findings, *, now: datetime) -> Condition:
     ]
     problems = [problem for node in findings.desired for problem in node.problems]
     # First, since it may be why pairs do not reach each other.
-    found = [*findings.overlaps, *pairs, *problems]
+    news = [_news_left_out(findings.news_left_out)] if findings.news_left_out else []
+    found = [*findings.overlaps, *news, *pairs, *problems]
     if not found:
         return Condition("Degraded", "False", "AsExpected", "")
     more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
-    reason = (
-        "OverlappingNetwork" if findings.overlaps else "PairsUnreachable" if pairs else "InvalidAnnotation"
-    )
+    if findings.overlaps:
+        reason = "OverlappingNetwork"
+    elif news:
+        reason = "NewsTooLarge"
+    else:
+        reason = "PairsUnreachable" if pairs else "InvalidAnnotation"
     return Condition("Degraded", "True", reason, "; ".join(found[:_MAX_NAMED]) + more)
+
+
+def _news_left_out(count: int) -> str:
+    return f"the news file is full: {count} certificates or key rings for external members are missing"

@@ -25,6 +25,7 @@ from wesher_operator.kube import (
     SECRET,
     SERVICE_CIDR,
     WESHER_NODE,
+    WESHER_PEER,
     Kind,
 )
 from wesher_operator.reconcile.facts import (
@@ -35,6 +36,7 @@ from wesher_operator.reconcile.facts import (
     MeshFacts,
     NodeFacts,
     ObjectFacts,
+    PeerFacts,
     PodFacts,
     ServiceNetworks,
     read_facts,
@@ -48,6 +50,7 @@ class World:
     meshes: dict[str, MeshFacts] = field(default_factory=dict)
     nodes: dict[str, NodeFacts] = field(default_factory=dict)
     members: dict[str, MemberFacts] = field(default_factory=dict)
+    peers: dict[str, PeerFacts] = field(default_factory=dict)
     keys: dict[str, KeyFacts] = field(default_factory=dict)
     config_maps: dict[str, ObjectFacts] = field(default_factory=dict)
     daemon_sets: dict[str, ObjectFacts] = field(default_factory=dict)
@@ -95,11 +98,20 @@ class World:
         """Return the WesherNodes of a mesh, by name."""
         return [member for _, member in sorted(self.members.items()) if member.spec.mesh_ref.name == mesh]
 
+    def peers_of(self, mesh: str) -> list[PeerFacts]:
+        """Return the WesherPeers of a mesh, by name; those that are being deleted are left out."""
+        return [
+            peer
+            for _, peer in sorted(self.peers.items())
+            if peer.spec.mesh_ref.name == mesh and not peer.deleting
+        ]
+
     def _of(self, kind: Kind) -> dict[str, Any]:
         stores: dict[Kind, dict[str, Any]] = {
             MESH: self.meshes,
             NODE: self.nodes,
             WESHER_NODE: self.members,
+            WESHER_PEER: self.peers,
             SECRET: self.keys,
             CONFIG_MAP: self.config_maps,
             DAEMON_SET: self.daemon_sets,
@@ -113,7 +125,7 @@ class World:
         match facts:
             case None:
                 return set()
-            case MemberFacts():
+            case MemberFacts() | PeerFacts():
                 return {facts.spec.mesh_ref.name}
             case PodFacts():
                 return {facts.mesh}

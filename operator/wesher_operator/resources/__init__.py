@@ -1,4 +1,4 @@
-"""The custom resources as models: what a WesherMesh and a WesherNode may say.
+"""The custom resources as models: what a WesherMesh, a WesherNode and a WesherPeer may say.
 
 The CRDs are generated from these models (`wesher_operator.crd`), and the
 operator reads objects through them, so what the API server admits and what

@@ -273,6 +273,8 @@ class KeyStatus(Resource):
     """First eight hex digits of a hash of the primary key."""
     accepted_ids: list[str] = Field([], alias="acceptedIDs")
     """Ids of further keys that are still accepted."""
+    ring_number: int = 0
+    """Rises with each change of these keys: Unix time in milliseconds."""
 
 
 class IdentityStatus(Resource):
@@ -284,10 +286,14 @@ class IdentityStatus(Resource):
     """Whether members without a certificate get no tunnel; only `identity: Open` makes it false again."""
     authority: str = Field("", max_length=64)
     """Public key of the mesh's authority."""
+    former_authority: str = Field("", max_length=64)
+    """Public key of the authority that it replaces, which agents trust while its certificates are in use."""
     certified: str = ""
     """`n/m`: of m agents on Ready Nodes, n announce their certificate."""
     waiting_for: list[str] = Field([], max_length=SHOWN_NAMES)
     """Members that a Verified mesh waits for before it is bound; at most 8."""
+    revoked: list[str] = Field([], max_length=SHOWN_NAMES)
+    """Nodes that were revoked and stay out of the mesh until they are readmitted; at most 8."""
 
 
 class WesherMeshStatus(Resource):
@@ -321,6 +327,9 @@ class WesherMesh(Resource):
         Column(name="Members", path=".status.members.summary"),
         Column(name="CIDR", path=".spec.overlayCIDR"),
         Column(name="Key", path=".status.key.id"),
+        Column(name="Identity", path=".status.identity.mode", wide=True),
+        Column(name="Certified", path=".status.identity.certified", wide=True),
+        Column(name="Bound", path=".status.identity.bound", wide=True),
         Column(name="Converged", path='.status.conditions[?(@.type=="Converged")].status', wide=True),
         Column(name="Degraded", path='.status.conditions[?(@.type=="Degraded")].status', wide=True),
         Column(name="Interface", path=".spec.wireguard.interface", wide=True),

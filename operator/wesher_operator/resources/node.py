@@ -8,14 +8,17 @@ from pydantic import Field
 
 from wesher_common.keys import MAX_KEYS
 from wesher_common.names import MAX_MESH_NAME
-from wesher_common.report import MAX_OUTSIDERS, MAX_UNREACHABLE
+from wesher_common.report import MAX_NEWS, MAX_OUTSIDERS, MAX_UNREACHABLE
 from wesher_operator.resources import rules
 from wesher_operator.resources.parts import MAX_DNS_NAME, Column, Conditions, Resource
 
-_MAX_IP_TEXT = 39
+MAX_IP_TEXT = 39
 _MAX_ENDPOINT_TEXT = 64
 _MAX_WORD = 64
-_MAX_CERTIFICATE_TEXT = 104
+_MAX_NEWS_NUMBER = 2**48 - 1
+_MAX_ENROLMENT_TEXT = 88
+"""64 bytes in base64."""
+MAX_CERTIFICATE_TEXT = 104
 """77 bytes in base64."""
 # An agent's token writes these, and a node may be broken into: nothing is without a limit.
 MemberName = Annotated[str, Field(max_length=MAX_DNS_NAME, json_schema_extra=rules.MEMBER_NAME)]
@@ -42,11 +45,11 @@ class WesherNodeSpec(Resource):
         json_schema_extra=rules.cel("self == oldSelf", "is immutable: a WesherNode belongs to one Node"),
     )
     """Name of the Node; only its agent may write this object's status."""
-    overlay_ip: str = Field(alias="overlayIP", max_length=_MAX_IP_TEXT, json_schema_extra=rules.IP)
+    overlay_ip: str = Field(alias="overlayIP", max_length=MAX_IP_TEXT, json_schema_extra=rules.IP)
     """The node's overlay address; it stays the same while this object exists."""
     advertise_address: str = Field(
         "",
-        max_length=_MAX_IP_TEXT,
+        max_length=MAX_IP_TEXT,
         json_schema_extra=rules.or_empty(rules.IP),
     )
     """The address that members of other locations dial."""
@@ -63,7 +66,7 @@ class WesherNodeSpec(Resource):
     """A hash that changes when the Node's machine is rebooted, is replaced or gets another address."""
     certificate: str = Field(
         "",
-        max_length=_MAX_CERTIFICATE_TEXT,
+        max_length=MAX_CERTIFICATE_TEXT,
         json_schema_extra=rules.or_empty(
             rules.cel("self.matches('^[A-Za-z0-9+/]{103}=$')", "must be a certificate: 77 bytes in base64")
         ),
@@ -97,7 +100,7 @@ class OutsiderReport(Resource):
 
     name: MemberName
     """Member name."""
-    address: str = Field("", max_length=_MAX_IP_TEXT)
+    address: str = Field("", max_length=MAX_IP_TEXT)
     """Overlay address."""
     endpoint: str = Field("", max_length=_MAX_ENDPOINT_TEXT)
     """Gossip address."""
@@ -105,6 +108,12 @@ class OutsiderReport(Resource):
     """`wesher`, or `Go` if the member does not announce a release of wesher."""
     public_key: str = Field("", max_length=_MAX_WORD)
     """WireGuard public key."""
+    enrolment: str = Field("", max_length=_MAX_ENROLMENT_TEXT)
+    """Proof that the member was invited, in base64; empty if it announces none."""
+    certificate_serial: int = 0
+    """Serial of the certificate that the member announces; 0 while it announces none."""
+    ring_id: str = Field("", alias="ringID", max_length=2)
+    """First two digits of the id of the cluster key that the member encrypts with."""
 
 
 class WesherNodeStatus(Resource):
@@ -124,6 +133,14 @@ class WesherNodeStatus(Resource):
     """`spec.serial` of the certificate that the agent announces; 0 while it announces none."""
     certificate_days: int = 0
     """Days until the certificate expires; written by the operator."""
+    news_number: int = Field(0, ge=0, le=_MAX_NEWS_NUMBER)
+    """Number of the newest statement of revocations that the agent has; 0 for none."""
+    news: str = Field(
+        "",
+        max_length=MAX_NEWS,
+        json_schema_extra={"pattern": "^[A-Za-z0-9+/]*={0,2}$"},
+    )
+    """That statement in base64, while it is newer than the one that the operator published."""
     endpoint: str = Field("", max_length=64)
     """Address and port of the node's WireGuard device."""
     key_ids: KeyIDs = Field([], alias="keyIDs")

@@ -1,4 +1,4 @@
-"""What the models of both kinds are made of."""
+"""What the models of all kinds are made of."""
 
 from __future__ import annotations
 

@@ -25,6 +25,13 @@ from wesher_common.errors import InvalidSpec
 from wesher_common.version import VERSION
 from wesher_testing.agents.snapshots import snapshot
 
+IDENTITY = {
+    "mode": "Verified",
+    "bound": True,
+    "authority": "key",
+    "certificateExpires": "2026-12-30T09:40:17Z",
+    "uncertified": "",
+}
 STATUS = {
     "node": "a",
     "interface": "wgoverlay",
@@ -44,6 +51,7 @@ STATUS = {
         "joined": True,
         "rejected": {"truncated": 2, "decrypt": 1},
     },
+    "identity": IDENTITY,
     "peers": {"known": 2, "alive": 1, "suspect": 0, "failed": 1, "handshake": 1},
     "conditions": [
         {"type": "GossipJoined", "status": "True", "reason": "Joined", "message": ""},
@@ -167,6 +175,8 @@ def a_member(name: str, **changes: Any) -> dict[str, Any]:
         "state": "alive",
         "overlayIP": "10.0.0.1",
         "endpoint": "192.0.2.1:51820",
+        "certificateExpires": None,
+        "uncertified": "",
         "location": "",
         "stateSeconds": 61.0,
         "handshakeSeconds": 12.3,
@@ -200,6 +210,45 @@ def test_members_are_a_table_with_a_heading() -> None:
         "b          alive  1m     10.0.0.1    192.0.2.1:51820  12s        2.0KiB    512B",
         "long.name  left   2h     -           -                -          -         -",
     ]
+
+
+def test_members_of_a_mesh_with_an_authority_have_a_column_for_their_certificates() -> None:
+    until = {"certificateExpires": "2026-12-30T09:40:17Z"}
+    members = [
+        a_member("a", **until),
+        a_member("b", uncertified="Uncertified"),
+        a_member("c", uncertified="CertificateExpired", note="its certificate has expired", **until),
+    ]
+    assert [line.split("512B")[-1].split() for line in member_table(members).splitlines()[1:]] == [
+        ["2026-12-30"],
+        ["none"],
+        ["CertificateExpired", "its", "certificate", "has", "expired"],
+    ]
+    assert member_table(members).splitlines()[0].endswith("SENT  CERT                NOTE")
+    assert len(member_tree(members).splitlines()) == len(members) + 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "Verified, bound, certificate until 2026-12-30"),
+        (
+            {"bound": False, "certificateExpires": None, "uncertified": "Uncertified"},
+            "Verified, not bound yet, no certificate yet",
+        ),
+        ({"mode": "Open", "bound": False}, "Open, certificate until 2026-12-30"),
+        ({"uncertified": "NotYetValid"}, "Verified, bound, certificate does not count (NotYetValid)"),
+        (
+            {"mode": "", "bound": False, "certificateExpires": None},
+            "no authority: every machine with the cluster key is a member",
+        ),
+    ],
+)
+def test_the_status_says_who_gets_a_tunnel_and_until_when_this_node_is_certified(
+    changes: dict[str, Any], line: str
+) -> None:
+    shown = status_text(STATUS | {"identity": IDENTITY | changes})
+    assert next(each for each in shown.splitlines() if each.startswith("identity:")).split(None, 1)[1] == line
 
 
 @pytest.mark.parametrize(

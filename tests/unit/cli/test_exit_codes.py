@@ -136,10 +136,20 @@ async def run_dir(tmp_path: Path) -> AsyncIterator[Path]:
     async def members() -> list[dict[str, object]]:
         return [{"name": "a"}]
 
-    server = ControlServer(socket_path(tmp_path, "wg0"), {"status": status, "members": members})
+    async def add_news(_data: bytes) -> dict[str, object]:
+        return {"number": 1, "names": 2, "isNew": True}
+
+    commands = {"status": status, "members": members}
+    server = ControlServer(socket_path(tmp_path, "wg0"), commands, {"news-add": add_news})
     await server.start()
     yield tmp_path
     await server.close()
+
+
+async def test_revocations_that_the_agent_takes_end_with_0(run_dir: Path) -> None:
+    (run_dir / "statement").write_bytes(b"")
+    words = ["news", "add", str(run_dir / "statement"), f"--run-dir={run_dir}"]
+    assert await asyncio.to_thread(run, words, {}) == 0
 
 
 async def test_a_check_of_a_host_in_the_mesh_ends_with_0(run_dir: Path) -> None:

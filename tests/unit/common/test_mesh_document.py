@@ -1,17 +1,27 @@
 """mesh.json: what the operator writes is what an agent reads, and each bad field is named."""
 
 import json
+import re
 from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
+from wesher_common.certificate import AuthorityKey
 from wesher_common.errors import InvalidSpec
-from wesher_common.mesh_document import GossipSettings, MeshDocument, WireGuardSettings
+from wesher_common.keys import WireGuardPublicKey
+from wesher_common.mesh_document import (
+    GossipSettings,
+    IdentitySettings,
+    MeshDocument,
+    TrustedAuthority,
+    WireGuardSettings,
+)
 from wesher_common.seeds import SeedAddress
 
 OVERLAY = ip_network("10.189.0.0/16")
+OURS, FORMER, THEIRS = (AuthorityKey(bytes([number]) * 32) for number in (1, 2, 4))
 SMALLEST = MeshDocument(name="prod", uid="u-1", overlay=OVERLAY, allocation=OVERLAY)
 FULL = MeshDocument(
     name="prod",
@@ -27,17 +37,25 @@ FULL = MeshDocument(
     seed_nodes=(SeedAddress("host.example", 7000), SeedAddress("2001:db8::1", 7000)),
     cluster_seeds=(SeedAddress("192.0.2.1"),),
     removed=("gone.east",),
+    identity=IdentitySettings(
+        mode="Verified",
+        bound=True,
+        form="Compact",
+        authorities=(OURS, FORMER),
+        proof_key=WireGuardPublicKey(bytes([3]) * 32),
+        trusted=(TrustedAuthority(cluster_name="west", key=THEIRS, cidrs=(ip_network("10.189.128.0/18"),)),),
+    ),
 )
 
 
 def changed(path: str, value: Any) -> str:
     """Return the full document's text with one value replaced; ``path`` is dotted."""
     content = json.loads(FULL.to_json())
-    *sections, key = path.split(".")
+    *sections, key = re.findall(r"\w+", path)
     target = content
     for section in sections:
-        target = target[section]
-    target[key] = value
+        target = target[int(section) if section.isdigit() else section]
+    target[int(key) if key.isdigit() else key] = value
     return json.dumps(content)
 
 
@@ -68,10 +86,13 @@ def test_every_field_of_the_document_has_a_bad_value_below() -> None:
     fields = set()
     for key, value in FULL.to_dict().items():
         fields |= {f"{key}.{inner}" for inner in value} if isinstance(value, dict) else {key}
-    assert fields - {path.partition("[")[0] for path, _, _ in BAD} == set()
+    fields |= {f"identity.trusted[0].{key}" for key in FULL.to_dict()["identity"]["trusted"][0]}
+    assert fields - {path for path, _, _ in BAD} == set()
 
 
 PREFIX = "must be a network such as 10.189.0.0/16, without host bits"
+KEY = "must be standard base64 of 32 bytes"
+SHORT = "must decode to exactly 32 bytes, not 3"
 DNS_NAME = "must be at most 63 letters, digits, '-' or '.', as in a DNS name"
 MESH_NAME = "must be 1 to 32 lower-case letters, digits or '-', beginning and ending with a letter or digit"
 BAD = [
@@ -161,6 +182,39 @@ BAD = [
         ),
     ),
     ("removed", {"a": 1}, "removed \"{'a': 1}\": must be a list of strings"),
+    *(
+        (f"identity.{path}", value, f"identity.{path}{line}")
+        for path, value, line in (
+            ("mode", "verified", " 'verified': must be one of Open, Verified"),
+            ("mode", ["Open"], " \"['Open']\": must be one of Open, Verified"),
+            ("bound", "true", " 'true': must be true or false"),
+            ("bound", 1, " '1': must be true or false"),
+            ("form", "Go", " 'Go': must be one of Gob, Compact"),
+            ("authorities", str(OURS), f" '{OURS}': must be a list of strings"),
+            ("authorities", [str(OURS), str(FORMER), str(THEIRS)], ": must be at most 2 keys"),
+            ("authorities", ["AAAA"], f"[0]: {SHORT}"),
+            ("proofKey", "AAAA", f": {SHORT}"),
+            ("proofKey", 5, " '5': must be a string"),
+            ("trusted", {}, ": must be a list of at most 16 objects"),
+            ("trusted", [{}] * 17, ": must be a list of at most 16 objects"),
+            ("trusted", ["west"], "[0]: must be a JSON object"),
+            # Without a name, or without a network, it could certify any.
+            ("trusted[0].clusterName", "", f" '': {DNS_NAME}"),
+            ("trusted[0].clusterName", "a b", f" 'a b': {DNS_NAME}"),
+            ("trusted[0].clusterName", None, ": must be a string"),
+            ("trusted[0].key", "no key", f": {KEY}"),
+            ("trusted[0].key", str(FORMER), f" '{FORMER}': must not be an authority of this mesh"),
+            ("trusted[0].cidrs", [], ": must list a network"),
+            ("trusted[0].cidrs", "10.0.0.0/8", " '10.0.0.0/8': must be a list of strings"),
+            (
+                "trusted[0].cidrs",
+                ["0.0.0.0/0"],
+                "[0] '0.0.0.0/0': an IPv4 overlay must have a prefix length from /8 to /30",
+            ),
+            ("trusted[0].cidrs", ["10.0.0.1/8"], f"[0] '10.0.0.1/8': {PREFIX}"),
+        )
+    ),
+    ("identity", [], "identity: must be a JSON object"),
     ("removed", ["\ud800"], r"removed \"['\\ud800']\": must be a list of strings".replace('\\"', '"')),
 ]
 

@@ -1,5 +1,6 @@
 """News: their bytes, and what a damaged or forged item is worth."""
 
+import base64
 import json
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from wesher_common import certificate
 from wesher_common.certificate import Authority, AuthorityKey, Kind, Subject, name_hash
 from wesher_common.enrolment import enrol, is_enrolled
 from wesher_common.errors import PeerMisbehaved
@@ -22,6 +24,7 @@ from wesher_common.news import (
     revocation_second,
     seal_ring,
     sign_statement,
+    statement_in,
     unpack_news,
 )
 
@@ -96,6 +99,55 @@ def test_names_of_a_statement_have_one_order_and_stand_there_once() -> None:
     for wrong in (entries[12:] + entries[:12], entries[:12] * 2):
         with pytest.raises(PeerMisbehaved, match="statement-name-order"):
             Statement.unpacked(body + wrong + bytes(64))
+
+
+def test_a_statement_that_is_not_signed_is_not_read() -> None:
+    assert Statement.head(STATEMENT.packed()) == (OURS.key.id, NUMBER)
+    assert Statement.verified(STATEMENT.packed(), OURS.key) == STATEMENT
+    foreign = sign_statement(OTHERS, number=NUMBER, revoked=REVOKED).packed()
+    for data in (foreign, STATEMENT.packed()[:-1], STATEMENT.packed() + b"\0", STATEMENT.packed()[:11]):
+        with pytest.raises(PeerMisbehaved, match="statement-bad-signature"):
+            Statement.verified(data, OURS.key)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATEMENT.packed(),
+        pack_news([(NewsKind.RING, ITEM.packed()), (NewsKind.STATEMENT, STATEMENT.packed())]),
+    ],
+)
+def test_a_statement_is_found_in_each_form_of_a_file(content: bytes) -> None:
+    text = base64.b64encode(content)
+    for form in (
+        content,
+        text,
+        text + b"\n",
+        b"\n".join(text[at : at + 76] for at in range(0, len(text), 76)),
+    ):
+        assert statement_in(form) == STATEMENT.packed()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "statement-truncated"),
+        (b"hello", "statement-version"),
+        (pack_news([(NewsKind.RING, ITEM.packed())]), "statement-version"),
+        (pack_news([(NewsKind.STATEMENT, b"")] * 2), "statement-not-alone"),
+    ],
+)
+def test_a_file_without_one_statement_is_refused(content: bytes, reason: str) -> None:
+    with pytest.raises(PeerMisbehaved, match=reason):
+        statement_in(content)
+
+
+def test_long_texts_do_not_stay_in_memory_once_their_signature_is_checked() -> None:
+    before = certificate._is_known_signature.cache_info().currsize
+    many = {number.to_bytes(8): 1 for number in range(1000)}
+    statement = sign_statement(OURS, number=NUMBER, revoked=many)
+    assert statement.is_signed_by(OURS.key)
+    assert certificate._is_known_signature.cache_info().currsize == before
 
 
 def test_a_certificate_issued_after_a_revocation_is_later_than_its_second() -> None:

@@ -20,6 +20,7 @@ from wesher_agent import control
 from wesher_agent.control import (
     LOOK_SECONDS,
     MAX_CONNECTIONS,
+    MAX_REQUEST,
     AgentUnreachable,
     ControlServer,
     ask,
@@ -70,6 +71,7 @@ async def test_an_unknown_command_is_refused_with_those_there_are(agent: Path) -
         b'{"command": []}\n',
         b"\xff\n",
         b"x" * 5000 + b"\n",
+        b"x" * (MAX_REQUEST + 1) + b"\n",
         # Nests deeper than Python's own reader follows.
         b"[" * 4000 + b"\n",
     ],
@@ -83,6 +85,32 @@ async def test_junk_is_refused_and_the_next_command_answered(agent: Path, junk: 
 
     assert b'"error"' in await asyncio.to_thread(send)
     assert await asyncio.to_thread(ask, agent, "status") == {"node": "a"}
+
+
+async def test_the_content_of_a_file_comes_with_its_command(tmp_path: Path) -> None:
+    path = socket_path(tmp_path, "wg0")
+    taken: list[bytes] = []
+
+    async def take(data: bytes) -> int:
+        taken.append(data)
+        return len(data)
+
+    server = ControlServer(path, {"status": _status}, {"news-add": take})
+    await server.start()
+    largest = bytes(range(256)) * 5000
+    assert await asyncio.to_thread(ask, path, "news-add", largest) == len(largest)
+    assert await asyncio.to_thread(ask, path, "news-add", b"") == 0
+    assert taken == [largest, b""]
+    assert await asyncio.to_thread(ask, path, "status", b"ignored") == {"node": "a"}
+    with pytest.raises(WesherError, match=r"^news-add: data must be the content of a file in base64$"):
+        await asyncio.to_thread(ask, path, "news-add")
+    for data in ('"!"', "5", "null", "[]", '"\u00e9"'):
+        line = f'{{"command": "news-add", "data": {data}}}\n'.encode()
+        with pytest.raises(WesherError, match="in base64"):
+            control.read_request(line, ["status"], ["news-add"])
+    with pytest.raises(WesherError, match="one of the commands news-add, status"):
+        await asyncio.to_thread(ask, path, "stop")
+    await server.close()
 
 
 async def test_connections_that_ask_nothing_do_not_hold_up_the_end_nor_are_spoken_of(

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import stat
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,23 @@ import pytest
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.state import StateFile
 from wesher_agent.files.state_format import parse_state, render_state
+from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.former_addresses import FormerAddress
+from wesher_agent.mesh.identity import SavedTrust
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.tombstones import Tombstone
+from wesher_common.certificate import Authority, Subject, name_hash
 from wesher_common.errors import InvalidSpec
-from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
+from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.mesh_document import MeshDocument
+from wesher_common.news import sign_statement
 from wesher_testing.lab.mount_namespace import run_with_own_mounts
-from wesher_testing.virtual.members import meta
+from wesher_testing.virtual.members import meta, private_key
 
 KEY = ClusterKey(bytes(range(32)))
+AUTHORITY = Authority(bytes(range(3, 35)))
 NODE = SavedMember(
     name="b",
     address=Address("192.0.2.2", 7947),
@@ -43,11 +49,30 @@ FULL = SavedState(
     advertise_address=ip_address("198.51.100.7"),
     location="west",
     routes=(ip_network("10.244.1.0/24"), ip_network("2001:db8:1::/64")),
+    certificate=AUTHORITY.issue(
+        Subject(name="a", public_key=private_key("a").public, address=ip_address("10.189.0.7")),
+        serial=1_790_000_000_000,
+    ),
+    trust=(
+        SavedTrust(
+            AUTHORITY.key,
+            1_790_000_000_001,
+            {name_hash("d"): 1_789_000_000_000, name_hash("e"): 1_790_000_000_000},
+            sign_statement(
+                AUTHORITY, number=1_790_000_000_001, revoked={name_hash("e"): 1_790_000_000}
+            ).packed(),
+        ),
+        SavedTrust(Authority(bytes(32)).key, 7),
+    ),
     incarnation=1_800_000_000,
     tombstones=(
         Tombstone(name="d", incarnation=7, address=Address("192.0.2.4", 7946), age=3600.5, left=True),
         Tombstone(name="e.west", incarnation=1_800_000_001, address=Address("2001:db8::5", 7947)),
     ),
+    endpoints={
+        WireGuardPublicKey(bytes([2]) * 32): Endpoint(ip_address("192.0.2.2"), 51820),
+        WireGuardPublicKey(bytes([3]) * 32): Endpoint(ip_address("2001:db8::3"), 65535),
+    },
     former_addresses=(
         FormerAddress(ip_address("10.189.0.9"), 3600.5),
         FormerAddress(ip_address("fd42::9")),
@@ -213,6 +238,7 @@ def test_each_broken_file_is_set_aside_once(tmp_path: Path) -> None:
     ]
 
 
+TRUST = {"Key": str(AUTHORITY.key), "Newest": 7}
 GRAVE = {"Name": "d", "Incarnation": 7, "Addr": "192.0.2.4"}
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"ClusterKey": "c2hvcnQ="}, "ClusterKey: must decode to exactly 32 bytes, not 5"),
@@ -234,6 +260,20 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     (
         {"Authorities": [{"Key": base64.b64encode(bytes(32)).decode(), "Newest": -1}]},
         "Authorities[0].Newest '-1': must be a whole number from 0 to 281474976710655",
+    ),
+    (
+        {"Authorities": [TRUST | {"Revoked": {"x": 1}}]},
+        "Authorities[0].Revoked 'x': must have the hashes of names in hexadecimal",
+    ),
+    (
+        {"Authorities": [TRUST | {"Revoked": {"00": -1}}]},
+        "Authorities[0].Revoked.00 '-1': must be a whole number from 0 to 281474976710655",
+    ),
+    ({"Authorities": [TRUST | {"Revoked": []}]}, "Authorities[0].Revoked: must be a JSON object"),
+    ({"Authorities": [TRUST | {"Statement": "-"}]}, "Authorities[0].Statement: must be standard base64"),
+    (
+        {"Authorities": [TRUST | {"Statement": "AAAA"}]},
+        "Authorities[0].Statement: must be a statement of this authority",
     ),
     ({"Routes": "10.0.0.0/8"}, "Routes: must be a list"),
     ({"Routes": ["10.0.0.0/8", "10.0.0.1/8"]}, "Routes[1] '10.0.0.1/8': must be a network"),
@@ -283,6 +323,20 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     (
         {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Away": float("nan")}]},
         "Nodes[0].Away 'nan': must be a number of seconds",
+    ),
+    ({"Endpoints": [7]}, "Endpoints[0]: must be a JSON object"),
+    ({"Endpoints": [{"Key": "short"}]}, "Endpoints[0].Key: must be standard base64 of 32 bytes"),
+    (
+        {"Endpoints": [{"Key": "A" * 43 + "=", "Addr": "0.0.0.0", "Port": 1}]},
+        "Endpoints[0].Addr '0.0.0.0': must be one machine's address",
+    ),
+    (
+        {"Endpoints": [{"Key": "A" * 43 + "=", "Addr": "192.0.2.2", "Port": 0}]},
+        "Endpoints[0].Port '0': must be a number from 1 to 65535",
+    ),
+    (
+        {"Endpoints": [{"Key": "A" * 43 + "=", "Addr": "192.0.2.2"}]},
+        "Endpoints[0].Port: must be a number from 1 to 65535",
     ),
     (
         {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Left": "yes"}]},
@@ -336,7 +390,22 @@ def test_every_field_of_the_file_has_a_bad_value_above() -> None:
     problems = " ".join(problem for _, problem in BAD_FIELDS)
     inside = [f"Nodes[0].{key}" for key in written["Nodes"][0].keys() - UNREAD]
     inside += [f"Tombstones[0].{key}" for key in written["Tombstones"][0]]
+    inside += [f"Authorities[0].{key}" for key in written["Authorities"][0]]
     assert [at for at in inside if at not in problems] == []
+
+
+def test_what_is_damaged_of_an_authority_costs_nothing_else_of_it() -> None:
+    """A lost revocation would make a void certificate count again."""
+    [known, _] = json.loads(render_state(FULL))["Authorities"]
+    whole = FULL.trust[0]
+    for damage, left in (
+        ({"Newest": "x"}, replace(whole, newest=0)),
+        ({"Revoked": "x"}, replace(whole, revoked={})),
+        ({"Statement": "AAAA"}, replace(whole, statement=b"")),
+    ):
+        state, problems = parse_state(changed(Authorities=[known | damage]), gossip_port=7946)
+        assert state.trust == (left,)
+        assert len(problems) == 1
 
 
 @pytest.mark.parametrize(("changes", "problem"), BAD_FIELDS)

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-from wesher_agent.kube.node_status import node_status, own_part
+from wesher_agent.kube.node_status import node_status, own_part, view_part
 from wesher_agent.mesh.place import Place
 from wesher_common.certificate import Authority, Subject
 from wesher_common.key_proof import key_proof, proof_statement
 from wesher_common.mesh_document import IdentitySettings
+from wesher_common.news import MAX_REVOKED, Statement, sign_statement
+from wesher_common.report import MAX_NEWS
+from wesher_operator.resources.node import WesherNodeStatus
 from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.virtual.members import document, local_node
 
@@ -66,3 +69,24 @@ def test_a_new_certificate_is_reported_at_once() -> None:
     subject = Subject(name="a", public_key=local.private_key.public, address=local.overlay_address)
     place = Place(overlay_address=local.overlay_address, certificate=OURS.issue(subject, serial=SERIAL))
     assert own_part(snapshot(local=local)) != own_part(snapshot(local=replace(local, place=place)))
+
+
+def statement(names: int) -> Statement:
+    revoked = {number.to_bytes(8): SERIAL // 1000 for number in range(names)}
+    return sign_statement(OURS, number=SERIAL, revoked=revoked)
+
+
+@pytest.mark.parametrize("names", [1, 4000, 4200, MAX_REVOKED])
+def test_a_statement_that_the_operator_does_not_have_is_reported_if_it_fits(names: int) -> None:
+    packed = statement(names).packed()
+    status = node_status(snapshot(news_number=SERIAL, unpublished_news=packed), (), time=NOW)
+    assert status["newsNumber"] == SERIAL
+    assert base64.b64decode(status["news"]) == (packed if names <= 4000 else b"")
+    assert len(status["news"]) <= MAX_NEWS
+    assert WesherNodeStatus.model_validate(status | {"conditions": []}).news == status["news"]
+
+
+def test_all_nodes_that_get_a_statement_do_not_report_it_in_the_same_second() -> None:
+    before, after = snapshot(), snapshot(news_number=SERIAL, unpublished_news=statement(1).packed())
+    assert own_part(before) == own_part(after)
+    assert view_part(before) != view_part(after)

@@ -13,17 +13,19 @@ import pytest
 from wesher_agent.kube import mounted as mounted_module
 from wesher_agent.kube.mounted import Mounted, MountedDirectory
 from wesher_common.errors import InvalidSpec
+from wesher_common.news import MAX_NEWS_BYTES, NewsKind, pack_news
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 DOCUMENT = json.dumps({"version": 1, "name": "m", "uid": "u", "overlayCIDR": "10.9.0.0/16"})
 
 
-def mount(directory: Path, version: str, **files: str) -> None:
+def mount(directory: Path, version: str, **files: str | bytes) -> None:
     """Show files through a symbolic link that is swapped, as the kubelet's atomic writer does."""
     real = directory / f"..{version}"
     real.mkdir(parents=True)
-    for name, text in files.items():
-        (real / name.replace("_", "-").replace("-json", ".json")).write_text(text)
+    for name, content in files.items():
+        path = real / name.replace("_", "-").replace("-json", ".json")
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     swap = directory / "..data_tmp"
     swap.symlink_to(real.name)
     swap.rename(directory / "..data")
@@ -80,6 +82,26 @@ def test_a_nudge_is_told_once_and_apart_from_the_other_files(tmp_path: Path) -> 
         mounted.read()
     assert mounted.take_nudge()
     assert not mounted.take_nudge()
+
+
+def test_news_are_read_and_damaged_ones_keep_nothing_else_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = ((NewsKind.STATEMENT, b"statement"), (NewsKind.RING, b"ring"))
+    mount(tmp_path, "1", mesh_json=DOCUMENT, cluster_key=OLD)
+    mounted = MountedDirectory(tmp_path)
+    assert mounted.read().news == (), "of an older operator"
+    mount(tmp_path, "2", mesh_json=DOCUMENT, cluster_key=OLD, news=pack_news(items))
+    assert mounted.has_changed()
+    assert mounted.read().news == items
+    for version, damaged in (("3", b"\1"), ("4", b"\2"), ("5", bytes(MAX_NEWS_BYTES + 1))):
+        mount(tmp_path, version, mesh_json=DOCUMENT, cluster_key=NEW, news=damaged)
+        content = mounted.read()
+        assert (content.news, content.ring.primary.reveal_base64()) == ((), NEW)
+    assert caplog.messages == [
+        f"mounted news rejected: keeping the previous ones error={reason}"
+        for reason in ("news-truncated", "news-size")
+    ]
 
 
 @pytest.mark.parametrize(

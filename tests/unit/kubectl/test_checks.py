@@ -34,7 +34,8 @@ def definition(release: str | None = "1.0.0", established: str = "True") -> dict
     ],
 )
 def test_definitions(nodes: dict[str, Any] | None, verdict: str, says: str) -> None:
-    finding = checks.definitions({"weshermeshes": definition(), "weshernodes": nodes}, "1.0.0")
+    others = {"weshermeshes": definition(), "wesherpeers": definition()}
+    finding = checks.definitions({**others, "weshernodes": nodes}, "1.0.0")
     assert (finding.verdict, finding.says) == (verdict, says)
 
 
@@ -194,3 +195,48 @@ def test_a_mesh_names_every_condition_that_is_wrong_and_the_first_ones_remedy() 
     assert finding.says == "Ready is False, Conflict; ConfigPublished is False, Conflict"
     assert finding.do.startswith(taken)
     assert checks.mesh_conditions(MESH).says == "no operator has processed it"
+
+
+def of_identity(**more: Any) -> dict[str, Any]:
+    identity = {"mode": "Verified", "bound": True, "authority": "AUTHORITY=", "certified": "1/1"}
+    return {**MESH, "status": {"identity": {**identity, **more}}}
+
+
+@pytest.mark.parametrize(
+    ("days", "verdict", "says"),
+    [
+        (8, "ok", "Verified, bound, 1/1 certified, the first expires in 8 days"),
+        (7, "FAIL", "certificates expire soon on: a; Verified, bound, 1/1 certified"),
+        (0, "FAIL", "certificates expire soon on: a; "),
+    ],
+)
+def test_certificates_that_expire_soon_are_named(days: int, verdict: str, says: str) -> None:
+    node = {"spec": {"nodeName": "a", "certificate": "of a"}, "status": {"certificateDays": days}}
+    finding = checks.identity(of_identity(), [node])
+    assert finding.verdict == verdict
+    assert finding.says.startswith(says)
+
+
+def test_a_mesh_of_an_operator_without_certificates_is_not_checked_for_identity() -> None:
+    assert checks.identity(MESH, []).verdict == "?"
+
+
+@pytest.mark.parametrize(
+    ("mesh", "secret", "verdict", "says"),
+    [
+        (of_identity(), None, "FAIL", "is missing: no certificate is issued or renewed"),
+        (MESH, None, "?", "the mesh has no authority yet"),
+        (of_identity(), {}, "FAIL", "has no entry seed"),
+        (of_identity(), {"seed": base64.b64encode(b"no base64").decode()}, "FAIL", "seed is not base64"),
+        (of_identity(), {"seed": "QUFBQQ=="}, "FAIL", "the key has 3 bytes, not 32"),
+        (of_identity(), {"seed": base64.b64encode(base64.b64encode(bytes(32))).decode()}, "ok", "holds 32"),
+    ],
+)
+def test_the_secret_of_the_authority(
+    mesh: dict[str, Any], secret: dict[str, str] | None, verdict: str, says: str
+) -> None:
+    found = {"data": secret} if secret is not None else None
+    finding = checks.authority_secret(mesh, found, "vpn")
+    assert finding.verdict == verdict
+    assert says in finding.says
+    assert ("kubectl wesher new-authority --mesh demo" in finding.do) == (verdict == "FAIL")

@@ -31,6 +31,16 @@ def words_of(text: str) -> list[str]:
     return shlex.split(next(line for line in text.splitlines() if line.startswith("wesher ")))
 
 
+def test_a_verified_mesh_gives_a_machine_outside_no_tunnel_which_is_said_first() -> None:
+    mesh, node = a_mesh(), a_node("192.0.2.1:51820")
+    for mode, first in (("Verified", "# Mesh demo is Verified: "), ("Open", "# To add a machine to ")):
+        text = join_text({**mesh, "status": {"identity": {"mode": mode}}}, [node], "wesher")
+        assert text.startswith(first)
+    verified = join_text({**mesh, "status": {"identity": {"mode": "Verified"}}}, [node], "wesher")
+    assert '# kubectl patch wmesh demo --type=merge \'--patch={"spec":{"identity":"Open"}}\'' in verified
+    assert words_of(verified)[0] == "wesher"
+
+
 def test_it_joins_through_three_nodes_at_most_those_ready_first() -> None:
     nodes = [
         a_node("192.0.2.1:51820", "False"),

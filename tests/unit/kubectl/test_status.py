@@ -118,3 +118,86 @@ def test_a_mesh_that_waits_for_a_new_nodes_certificate_has_nothing_wrong() -> No
     refused = Condition("Certified", "False", "KeyChanged", "b: why")
     assert wrong([waiting]) == []
     assert wrong([waiting, refused]) == [refused]
+
+
+def certified_node(name: str, days: int | None) -> dict[str, Any]:
+    node = a_node(name, "10.189.0.1")
+    node["spec"]["certificate"] = "of this node" if days is not None else ""
+    return {**node, "status": {**node["status"], "certificateDays": days or 0}}
+
+
+IDENTITY = {
+    "mode": "Verified",
+    "bound": False,
+    "authority": "AUTHORITY=",
+    "certified": "2/3",
+    "waitingFor": ["c", "laptop"],
+}
+
+
+def test_identity_is_shown_with_what_it_waits_for_and_the_days_left() -> None:
+    nodes = [certified_node("a", 30), certified_node("b", 21), certified_node("c", None)]
+    shown = overview(a_mesh(identity=IDENTITY), nodes)
+    lines = overview_text(shown, now=NOW).splitlines()
+    said = "Verified, not bound, 2/3 certified, the first expires in 21 days, waiting for c, laptop"
+    assert f"  identity:  {said}" in lines
+    assert "  authority: AUTHORITY=" in lines
+    assert shown.to_dict()["identity"] == {**IDENTITY, "formerAuthority": "", "daysLeft": 21}
+
+
+def test_a_bound_mesh_with_two_authorities_says_which_is_being_replaced() -> None:
+    status = {**IDENTITY, "bound": True, "waitingFor": [], "formerAuthority": "FORMER="}
+    text = overview_text(overview(a_mesh(identity=status), []), now=NOW)
+    assert "Verified, bound, 2/3 certified\n" in text
+    assert "  authority: AUTHORITY=, replaces FORMER=" in text.splitlines()
+
+
+def test_a_mesh_of_an_operator_without_certificates_shows_no_identity() -> None:
+    shown = overview(a_mesh(), [a_node("a", "10.189.0.1")])
+    assert "identity" not in overview_text(shown, now=NOW)
+    assert shown.to_dict()["identity"] is None
+
+
+def a_peer(name: str, *conditions: dict[str, str], **status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": f"demo.{name}"}, "status": {"conditions": list(conditions), **status}}
+
+
+def test_machines_outside_stand_in_a_table_of_their_own_and_what_is_wrong_below() -> None:
+    certified = {"overlayIP": "10.189.0.9", "publicKey": "key", "certificate": "c", "certificateDays": 29}
+    peers = [
+        a_peer(
+            "laptop", condition("Certified", "True", "Issued"), **certified, lastSeen="2030-05-01T11:00:00Z"
+        ),
+        a_peer("phone", condition("Certified", "Unknown", "NotEnrolled", "valid until noon")),
+        a_peer("tablet", condition("Certified", "False", "InviteUsed", "used twice")),
+        a_peer("new"),
+    ]
+    shown = overview(a_mesh(), [], peers)
+    lines = overview_text(shown, now=NOW).splitlines()
+    at = next(number for number, line in enumerate(lines) if "OUTSIDE" in line)
+    assert [line.split() for line in lines[at : at + 5]] == [
+        ["OUTSIDE", "CERTIFIED", "OVERLAY-IP", "CERT", "SEEN", "REASON"],
+        ["laptop", "True", "10.189.0.9", "29d", "1h", "ago"],
+        ["phone", "Unknown", "-", "-", "never", "NotEnrolled"],
+        ["tablet", "False", "-", "-", "never", "InviteUsed"],
+        ["new", "Unknown", "-", "-", "never"],
+    ]
+    assert lines[at + 5 :] == ["! tablet: Certified is False, InviteUsed: used twice"]
+    assert shown.is_ready
+    first, *_ = shown.to_dict()["peers"]
+    assert first == {
+        "name": "laptop",
+        "certified": "True",
+        "reason": "Issued",
+        "message": "",
+        "overlayIP": "10.189.0.9",
+        "publicKey": "key",
+        "daysLeft": 29,
+        "lastSeen": "2030-05-01T11:00:00Z",
+    }
+
+
+def test_a_certificate_outside_that_was_not_renewed_is_a_problem() -> None:
+    expires = condition("Certified", "True", "CertificateExpires", "in 3 days")
+    shown = overview(a_mesh(), [], [a_peer("laptop", expires)])
+    assert shown.problems == ("laptop: Certified is True, CertificateExpires: in 3 days",)

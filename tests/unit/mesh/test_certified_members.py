@@ -168,6 +168,19 @@ def test_what_a_restart_restores_is_protected_before_the_member_is_heard_of(mesh
     assert again.tunnel("b") == tunnel_of("b")
 
 
+def test_the_members_of_a_bound_mesh_are_saved_in_the_form_that_an_older_release_reads(mesh: Mesh) -> None:
+    """After a rollback its agent starts with their tunnels, before gossip has said anything."""
+    announced = certified("b")
+    compact = gossiped("b", "192.0.2.2", raw_meta=announced.encode(compact=True), incarnation=2)
+    mesh.roster.observe(MemberUpdated(compact, previous=gossiped("b", "192.0.2.2")), now=0.0)
+    assert mesh.roster.members["b"].raw_meta == compact.meta
+    [saved] = mesh.roster.saved(now=1.0)
+    assert saved.raw_meta == announced.encode()
+    again = Mesh()
+    again.roster.restore([saved], now=0.0)
+    assert again.roster.members["b"].verdict.is_certified
+
+
 def test_only_removal_or_time_removes_a_certified_member(mesh: Mesh) -> None:
     mesh.roster.observe(MemberLeft(gossiped("b", "192.0.2.2", state=State.LEFT)), now=1.0)
     assert mesh.roster.forget(now=DAY) == ()
@@ -323,6 +336,33 @@ def test_a_wrong_clock_makes_nothing_expire() -> None:
         assert not mesh.roster.judge(now=1.0)
 
 
+def test_on_the_first_start_our_own_certificate_tells_the_time_better_than_a_clock_that_is_years_ahead() -> (
+    None
+):
+    identity = Identity(BOUND, now=0.0, wall=WALL + 4000 * DAY)
+    assert identity.verdict("b", certified("b"), now=0.0).refusal is Refusal.EXPIRED
+    identity.take_own("me", certified("me", by=UNKNOWN), now=0.0)
+    identity.take_own("me", certified("someone"), now=0.0)
+    assert identity.verdict("b", certified("b"), now=0.0).refusal is Refusal.EXPIRED
+    identity.take_own("me", certified("me"), now=0.0)
+    assert identity.verdict("b", certified("b"), now=0.0).is_certified
+    old = certified("b", serial=SIGNED_AT - 31 * 86_400_000)
+    assert identity.verdict("b", old, now=0.0).refusal is Refusal.EXPIRED
+
+
+def test_an_expired_certificate_of_our_own_revives_nothing_once_the_time_is_known() -> None:
+    identity = Identity(BOUND, [SavedTrust(AUTHORITY.key, SIGNED_AT)], now=0.0, wall=WALL)
+    old = certified("me", serial=SIGNED_AT - 31 * 86_400_000)
+    identity.take_own("me", old, now=0.0)
+    assert identity.verdict("me", old, now=0.0).refusal is Refusal.EXPIRED
+
+
+def test_a_clock_that_was_never_set_refuses_no_certificate_as_of_the_future() -> None:
+    """A machine without a clock of its own starts in 1970, and has verified nothing on its first start."""
+    identity = Identity(BOUND, now=0.0, wall=0.0)
+    assert identity.verdict("b", certified("b"), now=0.0).is_certified
+
+
 def test_what_was_signed_is_known_after_a_restart() -> None:
     """An old certificate is not valid again because the clock went back to 1970."""
     mesh = Mesh()
@@ -340,6 +380,47 @@ def test_a_change_of_what_is_trusted_judges_every_member_again(mesh: Mesh) -> No
     assert mesh.roster.members["b"].verdict.refusal is Refusal.UNKNOWN_AUTHORITY
     assert not mesh.identity.configure(replace(SETTINGS, authorities=(UNKNOWN.key,)))
     assert not mesh.roster.judge(now=2.0)
+
+
+NEW = replace(BOUND, authorities=(UNKNOWN.key,))
+BOTH = replace(BOUND, authorities=(UNKNOWN.key, AUTHORITY.key))
+
+
+def test_one_authority_replaces_another_without_a_tunnel_less() -> None:
+    mesh = Mesh(BOUND)
+    mesh.joins("b", certified("b"))
+    mesh.identity.configure(BOTH)
+    assert not mesh.roster.judge(now=1.0)
+    renewed = gossiped("b", "192.0.2.2", raw_meta=certified("b", by=UNKNOWN, serial=SIGNED_AT + 1).encode())
+    mesh.roster.observe(MemberUpdated(renewed, renewed), now=2.0)
+    assert mesh.tunnel("b") == tunnel_of("b")
+    mesh.identity.configure(NEW)
+    mesh.roster.judge(now=3.0)
+    assert mesh.tunnel("b") == tunnel_of("b")
+
+
+def test_what_a_dropped_authority_signed_gives_no_tunnel() -> None:
+    """After a theft, agents stop trusting it at once."""
+    mesh = Mesh(BOUND)
+    mesh.joins("b", certified("b"))
+    mesh.identity.configure(NEW)
+    assert mesh.roster.judge(now=1.0)
+    assert mesh.tunnel("b") is None
+    mesh.joins("thief", certified("thief", serial=SIGNED_AT + 9), now=2.0)
+    assert mesh.tunnel("thief") is None
+
+
+@pytest.mark.parametrize("wall", [0.0, WALL + 4000 * DAY])
+@pytest.mark.parametrize("settings", [BOTH, NEW])
+def test_a_new_authority_is_believed_though_the_clock_is_years_off(
+    settings: IdentitySettings, wall: float
+) -> None:
+    identity = Identity(BOUND, [SavedTrust(AUTHORITY.key, SIGNED_AT)], now=0.0, wall=wall)
+    identity.configure(settings)
+    renewed = certified("b", by=UNKNOWN, serial=SIGNED_AT + 60_000)
+    assert identity.verdict("b", renewed, now=0.0).is_certified
+    old = certified("b", by=UNKNOWN, serial=SIGNED_AT - 31 * 86_400_000)
+    assert identity.verdict("b", old, now=0.0).refusal is Refusal.EXPIRED
 
 
 def test_the_standing_of_an_alive_is_its_certificate_and_where_the_tunnel_ends(mesh: Mesh) -> None:

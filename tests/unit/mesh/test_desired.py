@@ -311,3 +311,21 @@ def test_an_address_of_ours_that_leads_to_a_member_is_no_problem() -> None:
     other_port = Endpoint(ip_address("192.0.2.100"), 4500)
     forwarded = remembered("c", "192.0.2.3", announced=meta("c", wireguard_endpoint=other_port))
     assert desired(local_peer(own_addresses=HERE), [failed, forwarded]).problems == ()
+
+
+def test_a_peer_that_announces_another_endpoint_than_its_last_handshake_proved_has_both() -> None:
+    forged = remembered("b", "192.0.2.66", announced=meta("b"))
+    there = Endpoint(ip_address("192.0.2.2"), 51820)
+    wish = desired(local_peer(), [forged], proven={private_key("b").public: there})
+    (peer,) = wish.device.peers
+    assert (str(peer.endpoint), peer.proven, peer.first_endpoint) == ("192.0.2.66:51820", there, there)
+    assert {str(address) for address in wish.endpoints} == {"192.0.2.2", "192.0.2.66"}
+    settled = desired(local_peer(), [remembered("b", "192.0.2.2")], proven={private_key("b").public: there})
+    assert settled.device.peers[0].proven is None
+
+
+def test_in_kubernetes_no_proven_endpoint_leads_through_the_overlay() -> None:
+    there = Endpoint(ip_address(OVERLAY[99]), 51820)
+    own = local_peer(in_kubernetes=True)
+    wish = desired(own, [remembered("b", "192.0.2.2")], proven={private_key("b").public: there})
+    assert wish.device.peers[0].proven is None

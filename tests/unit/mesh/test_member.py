@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address, ip_network
 from random import Random
 from typing import Any, TypeVar
@@ -14,7 +15,9 @@ import pytest
 from wesher_agent.mesh import events
 from wesher_agent.mesh import member as member_module
 from wesher_agent.mesh.desired import Desired, desired
+from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.dialling import MOST_DIALS, TRIES_A_SECOND
+from wesher_agent.mesh.identity import MOST_UNCERTIFIED_BOUND
 from wesher_agent.mesh.local import Local, Options
 from wesher_agent.mesh.member import (
     APPLY_PAUSE,
@@ -35,8 +38,9 @@ from wesher_agent.swim.events import AddressChanged, SelfRefuted
 from wesher_agent.swim.streams import OpenStream
 from wesher_agent.wire.messages import Alive, Dead, Suspect
 from wesher_agent.wire.packet import open_packet
-from wesher_common.keys import ClusterKey, KeyRing
-from wesher_common.mesh_document import MeshDocument, WireGuardMode, WireGuardSettings
+from wesher_common.certificate import Authority, Refusal
+from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
+from wesher_common.mesh_document import IdentitySettings, MeshDocument, WireGuardMode, WireGuardSettings
 from wesher_common.seeds import SeedAddress
 from wesher_testing.virtual.members import OVERLAY, document, host, local_node, meta
 
@@ -45,6 +49,7 @@ E = TypeVar("E")
 M = TypeVar("M")
 IN_KUBERNETES = Options(in_kubernetes=True, leaves_on_exit=False)
 B = Address("192.0.2.2", 7946)
+SIGNED_AT = 1_800_000_000_000
 
 
 class Shell:
@@ -669,6 +674,64 @@ def test_a_node_named_as_removed_asks_whether_it_has_a_place_still() -> None:
     assert shell.member.ending is None
 
 
+AUTHORITY = Authority(b"a" * 32)
+VERIFIED = IdentitySettings(mode="Verified", bound=True, form="Compact", authorities=(AUTHORITY.key,))
+
+
+def certified(name: str) -> NodeMeta:
+    """Return what a member with a certificate announces."""
+    subject = meta(name).subject(name)
+    assert subject is not None
+    return meta(name, certificate=AUTHORITY.issue(subject, serial=1_800_000_000_000))
+
+
+def test_an_operator_without_certificates_opens_the_mesh_with_one_warning() -> None:
+    """It was replaced by an older release, whose mesh.json has no identity."""
+    local = local_node("a", options=IN_KUBERNETES)
+    place = Place(overlay_address=meta("a").overlay_address)
+    document = replace(local.document, identity=VERIFIED)
+    shell = started(replace(local, document=document, place=place))
+    shell.met("b", B.ip)
+    shell.met("c", "192.0.2.3", certificate=certified("c").certificate)
+    shell.settle()
+    assert shell.member._desired is not None
+    assert {*shell.member._desired.tunnels} == {"c"}
+    assert shell.member._engine.me.meta.startswith(b"\0")
+
+    older = replace(shell.member._local.document, identity=None)
+    for _ in range(2):
+        shell.tell(lambda member, now: member.mesh_changed(older, member._local.ring, now=now))
+        shell.settle()
+    assert {*shell.member._desired.tunnels} == {"b", "c"}
+    assert not shell.member._engine.me.meta.startswith(b"\0"), "the gob form, which older agents read"
+    opened = events.IdentityChanged(None, bound=False)
+    assert shell.happened(events.IdentityChanged) == [opened]
+
+
+def test_a_bound_mesh_remembers_few_uncertified_members_from_the_start() -> None:
+    local = local_node("a", options=IN_KUBERNETES)
+    shell = started(replace(local, document=replace(local.document, identity=VERIFIED)))
+    for number in range(2 * MOST_UNCERTIFIED_BOUND):
+        shell.met(f"invented-{number}", "192.0.2.66")
+    assert len(shell.member._engine.members) == MOST_UNCERTIFIED_BOUND + 1
+
+
+@pytest.mark.parametrize("knew", [True, False])
+def test_a_restart_under_an_operator_without_certificates_warns_if_there_was_one_with_them(
+    knew: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    local = local_node("a", options=IN_KUBERNETES)
+    before = replace(local.document, identity=VERIFIED if knew else None)
+    shell = Shell(local, SavedState(mesh=before))
+    shell.tell(lambda member, now: member.start(now=now))
+    opened = events.IdentityChanged(None, bound=False)
+    assert shell.happened(events.IdentityChanged) == [opened] * knew
+    (save,) = shell.take(Save)
+    again = Shell(local, save.state)
+    again.tell(lambda member, now: member.start(now=now))
+    assert again.happened(events.IdentityChanged) == []
+
+
 DOCUMENT = {"version": 1, "name": "m", "uid": "u", "overlayCIDR": "10.189.0.0/24"}
 
 
@@ -890,3 +953,88 @@ def test_one_that_restarts_seeks_applies_and_reports_no_more() -> None:
     shell.run(200.0)
     assert shell.outputs == []
     assert away not in {stream.address for stream in shell.dialled}
+
+
+def test_where_a_handshake_proved_a_peer_to_be_is_saved_and_the_device_begins_there() -> None:
+    shell = started()
+    shell.met("b", "192.0.2.2")
+    shell.settle()
+    key, there = meta("b").public_key, Endpoint(ip_address("198.51.100.9"), 40000)
+    assert key is not None
+    shell.tell(lambda member, now: member.tunnels_seen({key: there}, now=now))
+    shell.run(2.0)
+    (apply,) = shell.take(Apply)
+    assert [(str(peer.endpoint), peer.proven) for peer in apply.desired.device.peers] == [
+        ("192.0.2.2:51820", there)
+    ]
+    (save,) = shell.take(Save)
+    assert save.state.endpoints == {key: there}
+
+    again = Shell(saved=save.state)
+    again.tell(lambda member, now: member.start(now=now))
+    again.run(2.0)
+    assert [peer.first_endpoint for peer in again.take(Apply)[0].desired.device.peers] == [there]
+
+
+def test_an_endpoint_that_is_proven_again_is_neither_applied_nor_saved_again() -> None:
+    shell = started()
+    shell.met("b", "192.0.2.2")
+    key, there = meta("b").public_key, Endpoint(ip_address("192.0.2.2"), 51820)
+    assert key is not None
+    shell.tell(lambda member, now: member.tunnels_seen({key: there}, now=now))
+    shell.settle()
+    shell.tell(lambda member, now: member.tunnels_seen({key: there}, now=now))
+    # One whose handshake is old stays known.
+    shell.tell(lambda member, now: member.tunnels_seen({}, now=now))
+    shell.run(1.5)
+    assert (shell.take(Apply), shell.take(Save)) == ([], [])
+
+
+def test_of_members_that_are_not_expected_no_endpoint_is_kept() -> None:
+    """Otherwise invented members would fill the state file."""
+    shell = started()
+    strangers = {
+        WireGuardPublicKey(bytes([number]) * 32): Endpoint(ip_address("192.0.2.2"), 51820)
+        for number in range(1, 9)
+    }
+    shell.tell(lambda member, now: member.tunnels_seen(strangers, now=now))
+    shell.met("b", "192.0.2.2")
+    shell.settle()
+    assert shell.last_state.endpoints == {}
+
+
+def test_a_new_certificate_and_one_that_does_not_count_are_reported_once() -> None:
+    authority, other = Authority(b"a" * 32), Authority(b"b" * 32)
+    settings = IdentitySettings(mode="Verified", authorities=(authority.key,))
+    place = Place(overlay_address=ip_address("10.9.0.7"))
+    local = local_node("a", mesh=document(identity=settings), options=IN_KUBERNETES, place=place)
+    shell = started(local)
+    subject = shell.member.view(now=0.0).local.node_meta.subject("a")
+    assert subject is not None
+
+    def given(by: Authority, serial: int) -> list[events.Event]:
+        certified = replace(place, certificate=by.issue(subject, serial=serial))
+        shell.tell(lambda member, now: member.node_given(certified, now=now))
+        shell.tell(lambda member, now: member.clock_read(SIGNED_AT / 1000, now=now))
+        kinds = (events.CertificateValid, events.CertificateRefused)
+        told: list[events.Event] = [event for kind in kinds for event in shell.happened(kind)]
+        shell.events.clear()
+        return told
+
+    expires = datetime.fromtimestamp(SIGNED_AT // 1000, UTC) + timedelta(days=30)
+    assert given(authority, SIGNED_AT) == [events.CertificateValid(SIGNED_AT, expires)]
+    assert given(authority, SIGNED_AT) == []
+    assert given(other, SIGNED_AT + 1) == [
+        events.CertificateRefused(SIGNED_AT + 1, Refusal.UNKNOWN_AUTHORITY)
+    ]
+
+
+def test_a_change_of_who_gets_a_tunnel_is_reported() -> None:
+    verified = IdentitySettings(mode="Verified", authorities=(Authority(b"a" * 32).key,))
+    shell = started(local_node("a", mesh=document(identity=verified), options=IN_KUBERNETES))
+    for settings in (replace(verified, bound=True, form="Compact"), None):
+        mesh = document(identity=settings)
+        ring = shell.member.view(now=0.0).local.ring
+        shell.tell(lambda member, now, mesh=mesh, ring=ring: member.mesh_changed(mesh, ring, now=now))
+    told = shell.happened(events.IdentityChanged)
+    assert told == [events.IdentityChanged("Verified", bound=True), events.IdentityChanged(None, bound=False)]

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import ip_address
 
 import pytest
 
-from wesher_agent.mesh.events import ListenFailed, MemberReturned, RestartNeeded
+from wesher_agent.mesh.events import (
+    CertificateRefused,
+    CertificateValid,
+    IdentityChanged,
+    ListenFailed,
+    MemberReturned,
+    ProblemFound,
+    RestartNeeded,
+)
 from wesher_agent.mesh.nodemeta import META_VERSION, NodeMeta
 from wesher_agent.net.event_log import BURST, LINES_A_SECOND, MAX_REMEMBERED, QUIET, EventLog
 from wesher_agent.swim.address import Address
@@ -27,6 +36,7 @@ from wesher_agent.swim.events import (
 )
 from wesher_agent.swim.members import DEFAULT_VERSIONS, Member
 from wesher_agent.wire.messages import State
+from wesher_common.certificate import Refusal
 from wesher_common.keys import WireGuardPublicKey
 
 B = Member("b", Address("10.0.0.2", 7946), b"", 1, State.ALIVE, DEFAULT_VERSIONS, 0.0)
@@ -52,6 +62,32 @@ def test_a_fault_that_keeps_coming_is_said_again_only_after_a_while(
     now += QUIET + 1
     log.write(event)
     assert len(caplog.messages) == 2
+
+
+def test_certificates_are_told_of_and_only_what_an_administrator_acts_on_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Each node of a bound mesh joins without a certificate, which is no reason to warn of it."""
+    log = EventLog(lambda: 0.0)
+    caplog.set_level(logging.INFO)
+    told: list[Event] = [
+        ProblemFound("b", Refusal.UNCERTIFIED, "has no certificate"),
+        ProblemFound("b", Refusal.BAD_SIGNATURE, "is not of what it announces"),
+        CertificateValid(5, datetime(2026, 12, 30, tzinfo=UTC)),
+        CertificateRefused(5, Refusal.EXPIRED),
+        IdentityChanged("Verified", bound=True),
+        IdentityChanged(None, bound=False),
+    ]
+    for event in told:
+        log.write(event)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", 'member has a problem node=b reason=Uncertified problem="has no certificate"'),
+        ("WARNING", 'member has a problem node=b reason=BadSignature problem="is not of what it announces"'),
+        ("INFO", "own certificate valid serial=5 expires=2026-12-30T00:00:00+00:00"),
+        ("WARNING", "own certificate does not count serial=5 reason=CertificateExpired"),
+        ("INFO", "identity changed mode=Verified bound=true"),
+        ("WARNING", "mesh.json says nothing about identity: members without a certificate get a tunnel"),
+    ]
 
 
 def test_dropped_packets_are_said_once_a_while_for_each_reason_with_their_number(

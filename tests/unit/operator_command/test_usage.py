@@ -17,6 +17,7 @@ from wesher_operator.options import _COMMANDS, _RUN, RunOptions, parse_options
 from wesher_testing.agents.mounted_files import KUBECONFIG
 
 INSTALLED = ["--agent-image=x", "--namespace=n"]
+SIGNED = ["--seed-file=s", "--news-file=n"]
 BAD_VARIABLES: list[tuple[str, str, str]] = [
     ("WESHER_LOG_LEVEL", "loud", "'loud': must be one of debug, info, warning, error"),
     ("WESHER_LOG_FORMAT", "xml", "'xml': must be one of text, json"),
@@ -54,6 +55,11 @@ BAD: list[tuple[list[str], str]] = [
     (["uninstall", "--release=r", "--hook-job=a/b"], "--hook-job 'a/b': must be the name of a Job"),
     (["check", "--namespace=n"], "--mesh: is required, or set WESHER_MESH"),
     (["check", "--mesh=m", "--timeout=-1"], "--timeout '-1': must be a whole number from 0 to "),
+    (["sign-revocation"], "--seed-file: is required, or set WESHER_SEED_FILE"),
+    (["sign-revocation", "--seed-file=s"], "--news-file: is required, or set WESHER_NEWS_FILE"),
+    (["sign-revocation", *SIGNED, "--names=a,,b"], "--names '': must be member names, separated by commas"),
+    (["sign-revocation", *SIGNED, "--names=a b"], "--names 'a b': must be member names, separated by commas"),
+    (["sign-revocation", *SIGNED, "--names=a"], "--output: is required, or set WESHER_OUTPUT"),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from wesher_common.certificate import Authority, Certificate
+from wesher_common.certificate import DEFAULT_HOURS, GRACE_DAYS, Authority, Certificate
 from wesher_common.key_proof import key_proof, proof_statement
 from wesher_common.keys import WireGuardPrivateKey
 from wesher_operator.reconcile.authority import (
@@ -153,10 +154,11 @@ def test_a_valid_certificate_stays_until_its_renewal_is_due() -> None:
     assert judged(node, ledger=ledger, now=verdict.renewal)["a"].issue is not None
 
 
-def test_renewals_are_spread_over_five_per_cent_of_two_thirds_of_the_life() -> None:
+def test_renewals_are_spread_over_the_last_five_per_cent_of_two_thirds_of_the_life() -> None:
+    """Later than that, agents would think a certificate expired that the operator had yet to renew."""
     due = {renewal(OURS.issue(candidate("a", A).subject(A.public), serial=MS + n)) - NOW for n in range(200)}
     assert timedelta(days=19) <= min(due) < timedelta(days=19.2)
-    assert timedelta(days=20.8) < max(due) <= timedelta(days=21, seconds=1)
+    assert timedelta(days=19.8) < max(due) <= timedelta(days=DEFAULT_HOURS / 24 - GRACE_DAYS, seconds=1)
 
 
 def test_another_address_is_certified_at_once_for_the_same_key() -> None:
@@ -239,8 +241,49 @@ def test_the_ledger_is_read_as_it_was_written_and_nonsense_is_nobody() -> None:
     facts = ObjectFacts("demo-issued", {"data": {"issued.json": ledger.to_json()}})
     assert Ledger.of(facts) == ledger
     assert Ledger.of(None) == Ledger()
-    for text in ("", "no JSON", "[]", '{"a": 1}', '{"a": {"key": "x"}}', "null"):
+    for text in ("", "no JSON", "[]", "null", "5", '"a"'):
         assert Ledger.of(ObjectFacts("demo-issued", {"data": {"issued.json": text}})) == Ledger()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        1,
+        None,
+        [],
+        {},
+        {"key": "x"},
+        {"incarnation": "x"},
+        {"key": 5, "incarnation": "x"},
+        {"key": "x", "incarnation": None},
+    ],
+)
+def test_a_damaged_entry_of_the_ledger_costs_no_other(damaged: Any) -> None:
+    _, ledger = certified("a", A)
+    text = json.dumps({"damaged": damaged, **json.loads(ledger.to_json())})
+    assert Ledger.of(ObjectFacts("demo-issued", {"data": {"issued.json": text}})) == ledger
+
+
+def test_a_ledger_from_a_backup_does_not_take_a_certified_key_for_a_changed_one() -> None:
+    """Between the backup and now, an administrator admitted another key."""
+    node, _ = certified("a", A)
+    older = Ledger({"a": Issued(str(OTHER.public), incarnation(node))})
+    verdict = judged(node, ledger=older)["a"]
+    assert (verdict.reason, verdict.certificate is not None) == ("", True)
+    assert verdict.proven is not None
+    assert verdict.proven.key == str(A.public)
+    # Nor does it give the key to another node.
+    assert judged(node, candidate("b", A), ledger=older)["b"].reason == "KeyInUse"
+
+
+def test_a_node_that_reports_the_key_of_another_does_not_hold_it_when_the_ledger_is_lost() -> None:
+    """Its certificate is for its own key; by time of creation it would come first."""
+    thief, _ = certified("a", A)
+    thief = replace(thief, member=replace(thief.member, status=candidate("a", B).member.status))
+    victim, _ = certified("b", B)
+    verdicts = judged(thief, victim)
+    assert verdicts["b"].reason == ""
+    assert verdicts["a"].reason == "KeyInUse"
 
 
 def test_the_ledger_fits_into_a_config_map_and_forgets_those_that_are_gone_first() -> None:

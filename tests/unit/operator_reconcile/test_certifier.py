@@ -3,122 +3,30 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 
 import pytest
-import yaml
 
-from wesher_common.certificate import Authority, Certificate
-from wesher_common.key_proof import key_proof, proof_statement
-from wesher_common.keys import WireGuardPrivateKey
 from wesher_operator import kube
 from wesher_operator.kube import (
-    ADMISSION_BINDING,
     ADMISSION_POLICY,
     CONFIG_MAP,
     MESH,
-    NODE,
     SECRET,
     WESHER_NODE,
-    Cluster,
 )
 from wesher_operator.reconcile import certifier
-from wesher_operator.reconcile.manifests import AgentSettings
-from wesher_operator.reconcile.mesh import MeshReconciler
-from wesher_operator.reconcile.world import World
-from wesher_testing.cluster.fake_api_server import Answer, Request, Storing, serving
+from wesher_testing.cluster.certified_mesh import START, Story
+from wesher_testing.cluster.fake_api_server import Request, serving
+from wesher_testing.cluster.operator_process import NAMESPACE
 
-START = datetime(2026, 11, 22, 12, tzinfo=UTC)
-NAMESPACE = "wesher-system"
-POLICY = "wesher-agent-own-node"
-MANIFESTS = Path(__file__).parents[3] / "deploy/wesher.yaml"
 LEDGER = CONFIG_MAP.path(NAMESPACE, "demo-issued")
 
 
 @pytest.fixture(autouse=True)
 def at_full_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kube, "_WRITE_SPACING", 0)
-
-
-class Story:
-    """A mesh whose API server refuses what it is to refuse, at the time ``now``."""
-
-    def __init__(self, nodes: int = 1) -> None:
-        self.now = START
-        self.store = Storing()
-        self.world = World()
-        self._refused: tuple[int, tuple[str, ...]] = 0, ()
-        metadata = {"name": "demo", "uid": "u", "generation": 1}
-        spec = {"overlayCIDR": "10.189.0.0/16"}
-        body = self.store.put(MESH.path("", "demo"), {"metadata": metadata, "spec": spec})
-        self.world.observe(MESH, body)
-        for number in range(nodes):
-            name = f"n{number:03}"
-            labels = {"kubernetes.io/os": "linux"}
-            about = {"name": name, "uid": name, "labels": labels, "resourceVersion": str(number + 1)}
-            info = {"bootID": "boot", "machineID": name}
-            ready = [{"type": "Ready", "status": "True"}]
-            status = {"nodeInfo": info, "conditions": ready}
-            self.world.observe(NODE, {"metadata": about, "status": status})
-        for each in yaml.safe_load_all(MANIFESTS.read_text()):
-            for kind in (ADMISSION_POLICY, ADMISSION_BINDING):
-                if each and each["kind"] == kind.kind:
-                    self.store.put(kind.path("", POLICY), each)
-
-    def answer(self, request: Request) -> Answer:
-        """Answer a request."""
-        status, names = self._refused
-        about = {*request.path.split("/"), (request.body.get("metadata") or {}).get("name", "")}
-        if about & set(names):
-            return status, {"kind": "Status", "code": status, "message": "denied"}
-        return self.store(request)
-
-    @contextmanager
-    def refusing(self, status: int, *names: str) -> Iterator[None]:
-        """Refuse the requests about these objects or kinds."""
-        self._refused = status, names
-        yield
-        self._refused = 0, ()
-
-    def reconciler(self, cluster: Cluster) -> MeshReconciler:
-        """Return the mesh's reconciler."""
-        settings = AgentSettings(image="wesher:test")
-        return MeshReconciler("demo", self.world, cluster, settings, clock=lambda: self.now)
-
-    def agents_report(self) -> None:
-        """Have every agent report its key and the proof, as the API server would show it."""
-        authority = self.authority()
-        for name, member in self.world.members.items():
-            node = member.spec.node_name
-            key = WireGuardPrivateKey.from_random(hashlib.sha256(node.encode()).digest())
-            proof = key_proof(key, authority.proof_key.public, proof_statement("u", node, key.public))
-            path = WESHER_NODE.path("", name)
-            _, found = self.store(Request("GET", path, "", {}))
-            status = {"publicKey": str(key.public), "keyProof": base64.b64encode(proof or b"").decode()}
-            said = {**(found.get("status") or {}), **status, "machine": member.spec.machine}
-            self.world.observe(WESHER_NODE, self.store.put(path, {**found, "status": said}))
-
-    def authority(self) -> Authority:
-        """Return the mesh's authority."""
-        found = self.world.keys["demo-authority"].authority
-        assert found is not None
-        return found
-
-    def certificates(self) -> dict[str, Certificate]:
-        """Return the certificates that were issued, by WesherNode."""
-        found = {name: Certificate.from_base64(m.spec.certificate) for name, m in self.world.members.items()}
-        return {name: each for name, each in found.items() if each is not None}
-
-    def certified(self) -> tuple[str, str]:
-        """Return status and reason of the mesh's condition."""
-        entries = self.world.meshes["demo"].status["conditions"]
-        entry = next(each for each in entries if each["type"] == "Certified")
-        return entry["status"], entry["reason"]
 
 
 async def test_names_are_in_the_ledger_before_their_certificates_and_runs_are_cut(
@@ -269,3 +177,25 @@ async def test_a_mesh_whose_key_was_written_without_its_mode_by_a_cut_run_is_sti
         assert status["identity"]["mode"] == "Verified"
         await story.reconciler(cluster).reconcile()
     assert story.world.meshes["demo"].status["identity"]["mode"] == "Verified"
+
+
+async def test_a_mesh_that_is_opened_is_told_of_once() -> None:
+    """Its operator of before knew no certificates, or its spec says so: members need none now."""
+    story = Story()
+    story.world.observe(
+        MESH,
+        story.store.put(
+            MESH.path("", "demo"),
+            {
+                "metadata": {"name": "demo", "uid": "u", "generation": 1},
+                "spec": {"overlayCIDR": "10.189.0.0/16"},
+                "status": {"key": {"id": "12345678", "acceptedIDs": []}},
+            },
+        ),
+    )
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        for _ in range(3):
+            await runs.reconcile()
+    told = [each.body["reason"] for each in story.store.written if "regarding" in each.body]
+    assert told.count("IdentityOpen") == 1

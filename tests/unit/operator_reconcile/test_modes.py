@@ -10,8 +10,8 @@ import pytest
 
 from wesher_common.certificate import Authority
 from wesher_common.mesh_document import IdentityMode, IdentitySettings, MeshDocument
-from wesher_operator.reconcile.facts import MemberFacts, NodeFacts
-from wesher_operator.reconcile.modes import Mode, decide, mode_of, settings
+from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
+from wesher_operator.reconcile.modes import Mode, decide, kept_mode, mode_of, settings
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 
 OURS = Authority(bytes(range(32)))
@@ -124,7 +124,7 @@ def test_a_bound_mesh_stays_bound_until_the_spec_says_open(told_by: str) -> None
     is_status = told_by == "status"
     known: dict[str, Any] = {
         "status": {"identity": {"mode": "Verified", "bound": is_status}},
-        "published": document(None if is_status else bound),
+        "published": document(KEYS if is_status else bound),
         "outsiders": ("laptop",),
     }
     new = agent("new", serial=0, certificateSerial=0)
@@ -154,3 +154,48 @@ def test_mesh_json_gets_the_decision_and_the_keys() -> None:
     told = settings(decided(agent("a")), KEYS)
     assert (told.mode, told.bound, told.form) == ("Verified", True, "Compact")
     assert (told.authorities, told.proof_key, told.trusted) == (KEYS.authorities, KEYS.proof_key, ())
+
+
+@pytest.mark.parametrize(
+    ("status", "kept", "mode"),
+    [
+        ({"key": {"id": "0123abcd"}}, "Verified", "Verified"),
+        ({"key": {"id": "0123abcd"}}, "Open", "Open"),
+        ({"key": {"id": "0123abcd"}, "identity": {"mode": "Open"}}, "Verified", "Open"),
+        ({"key": {"id": "0123abcd"}}, None, "Open"),
+    ],
+)
+def test_where_the_status_says_no_mode_the_kept_one_counts(
+    status: dict[str, Any], kept: Any, mode: str
+) -> None:
+    """An operator of a release without certificates removes it from the status."""
+    assert mode_of(None, status, kept) == mode
+
+
+@pytest.mark.parametrize(
+    ("owner", "data", "kept"),
+    [
+        ("uid", {"mode": "Verified"}, "Verified"),
+        ("uid", {"mode": "Open"}, "Open"),
+        ("of a former mesh", {"mode": "Verified"}, None),
+        ("uid", {"mode": "verified"}, None),
+        ("uid", {"mode": ""}, None),
+        ("uid", {}, None),
+        ("uid", None, None),
+    ],
+)
+def test_the_kept_mode_is_of_this_mesh_and_a_mode(owner: str, data: Any, kept: str | None) -> None:
+    body = {"metadata": {"name": "demo-issued", "ownerReferences": [{"uid": owner}]}, "data": data}
+    mesh = MeshFacts(
+        name="demo", uid="uid", generation=1, created="", deleting=False, spec=None, problem="", status={}
+    )
+    assert kept_mode(mesh, ObjectFacts("demo-issued", body)) == kept
+    assert kept_mode(mesh, None) is None
+
+
+def test_a_bound_mesh_that_an_older_operator_ran_is_bound_again_when_all_are_certified() -> None:
+    """Otherwise it would cut off each node, since none has a certificate now."""
+    bound = {"identity": {"mode": "Verified", "bound": True}}
+    lost = agent("a", serial=0, certificateSerial=0)
+    assert not decided(lost, status=bound, published=document(None)).bound
+    assert decided(agent("a"), status=bound, published=document()).bound

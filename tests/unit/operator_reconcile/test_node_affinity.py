@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wesher_operator.reconcile.facts import NodeFacts
-from wesher_operator.reconcile.node_affinity import fits
+from wesher_operator.reconcile.node_affinity import fits, without_label
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_testing.cluster.selection import CASES, NODES, Case, mesh_spec
 
@@ -49,3 +49,14 @@ def test_without_a_selector_agents_run_on_linux_and_on_no_virtual_node(
 
 def test_a_selector_and_an_affinity_that_are_set_replace_the_defaults() -> None:
     assert chosen(nodeSelector={}, affinity={}) == set(NODES)
+
+
+@pytest.mark.parametrize("case", [*CASES, None], ids=lambda case: case.name if case else "none")
+def test_a_label_that_shuts_out_is_added_to_what_an_affinity_selects(case: Case | None) -> None:
+    """An empty term selects no Node; with a further requirement it would select nearly all."""
+    fields = mesh_spec(case) if case is not None else {"nodeSelector": {}, "affinity": {}}
+    spec = WesherMeshSpec.model_validate({"overlayCIDR": "10.189.0.0/16", **fields})
+    wanted = spec.model_copy(update={"affinity": without_label(spec.affinity, "out")})
+    before = {name for name, labels in NODES.items() if fits(spec, facts(name, labels))}
+    assert {name for name, labels in NODES.items() if fits(wanted, facts(name, labels))} == before
+    assert not any(fits(wanted, facts(name, {**labels, "out": ""})) for name, labels in NODES.items())

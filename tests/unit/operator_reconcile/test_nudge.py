@@ -45,10 +45,14 @@ def place(world: World, node: str, status: dict[str, Any], *, generation: int = 
 
 
 def run_agents(world: World, store: Storing, *nodes: str) -> None:
+    ready = [{"name": "agent", "ready": True, "started": True, "state": {"running": {}}}]
+    status = {"phase": "Running", "containerStatuses": ready}
     for node in nodes:
         metadata = {"name": f"agent-{node}", "labels": {"wesher.dev/mesh": "demo"}}
         path = POD.path("wesher-system", f"agent-{node}")
-        world.observe(POD, store.put(path, {"metadata": metadata, "spec": {"nodeName": node}}))
+        world.observe(
+            POD, store.put(path, {"metadata": metadata, "spec": {"nodeName": node}, "status": status})
+        )
 
 
 def nudged(store: Storing) -> list[str]:
@@ -67,13 +71,13 @@ async def test_an_agent_is_nudged_once_for_each_thing_that_is_new_to_it() -> Non
     async with serving(store) as cluster:
         nudges = Nudges("demo", world, cluster)
         for expected in (["agent-b", "agent-c", "agent-d"], []):
-            assert await nudges.send(DOCUMENT, RING, world.members.values(), now=NOW) is None
+            assert await nudges.send(DOCUMENT, RING, 0, world.members.values(), now=NOW) is None
             assert nudged(store) == expected, "the second time it is known though no watch has told of it"
         place(world, "a", report(), generation=2, version=2)
-        await nudges.send(DOCUMENT, RING, world.members.values(), now=NOW)
+        await nudges.send(DOCUMENT, RING, 0, world.members.values(), now=NOW)
         assert nudged(store) == ["agent-a"], "its WesherNode says something new"
         place(world, "a", report(observedGeneration=2), generation=2, version=3)
-        await nudges.send(DOCUMENT, RING, world.members.values(), now=NOW)
+        await nudges.send(DOCUMENT, RING, 0, world.members.values(), now=NOW)
         assert nudged(store) == []
 
 
@@ -82,7 +86,7 @@ async def test_an_agent_without_a_place_is_nudged_only_when_it_was_removed() -> 
     run_agents(world, store, "new", "gone")
     removed = MeshDocument(name="demo", uid="u", overlay=NETWORK, allocation=NETWORK, removed=("gone",))
     async with serving(store) as cluster:
-        await Nudges("demo", world, cluster).send(removed, RING, [], now=NOW)
+        await Nudges("demo", world, cluster).send(removed, RING, 0, [], now=NOW)
     assert nudged(store) == ["agent-gone"]
 
 
@@ -105,7 +109,41 @@ async def test_a_pod_that_cannot_be_patched_fails_nothing_and_is_tried_again_som
         nudges = Nudges("demo", world, cluster)
         for seconds, tries in ((0, 1), (1, 1), (5, 2)):
             moment = NOW + timedelta(seconds=seconds)
-            again = await nudges.send(DOCUMENT, RING, world.members.values(), now=moment)
+            again = await nudges.send(DOCUMENT, RING, 0, world.members.values(), now=moment)
             assert again == NOW + timedelta(seconds=5 if seconds < 5 else 10)
             assert len(asked) == tries
     assert NUDGE_ANNOTATION in asked[0].body["metadata"]["annotations"]
+
+
+async def test_three_agents_are_nudged_for_a_new_statement_of_revocations_once() -> None:
+    """The others learn of it by gossip."""
+    store, world = Storing(), World()
+    for node in "abcdef":
+        place(world, node, report(newsNumber=7))
+    run_agents(world, store, *"abcdef")
+    async with serving(store) as cluster:
+        nudges = Nudges("demo", world, cluster)
+        await nudges.send(DOCUMENT, RING, 7, world.members.values(), now=NOW)
+        assert nudged(store) == []
+        for number in (8, 9):
+            await nudges.send(DOCUMENT, RING, number, world.members.values(), now=NOW)
+            assert len(nudged(store)) == 3
+            # Also by another operator.
+            await Nudges("demo", world, cluster).send(DOCUMENT, RING, number, world.members.values(), now=NOW)
+            assert nudged(store) == []
+
+
+async def test_an_agent_whose_pod_does_not_run_passes_no_statement_on() -> None:
+    store, world = Storing(), World()
+    for node in "abcd":
+        place(world, node, report())
+    run_agents(world, store, *"abcd")
+    async with serving(store) as cluster:
+        await Nudges("demo", world, cluster).send(DOCUMENT, RING, 8, world.members.values(), now=NOW)
+        first = nudged(store)
+        metadata = {"name": first[0], "labels": {"wesher.dev/mesh": "demo"}}
+        spec = {"nodeName": first[0].removeprefix("agent-")}
+        body = {"metadata": metadata, "spec": spec, "status": {"phase": "Pending"}}
+        world.observe(POD, store.put(POD.path("wesher-system", first[0]), body))
+        await Nudges("demo", world, cluster).send(DOCUMENT, RING, 8, world.members.values(), now=NOW)
+        assert len(nudged(store)) == 1

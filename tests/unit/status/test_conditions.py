@@ -9,9 +9,11 @@ import pytest
 
 from wesher_agent.cli.tables import hindrances as checked
 from wesher_agent.mesh.desired import Problem
+from wesher_agent.mesh.identity import Verdict
 from wesher_agent.mesh.local import Options
 from wesher_agent.mesh.roster import MemberState
 from wesher_agent.status.conditions import JOIN_SECONDS, conditions, failing
+from wesher_common.certificate import Refusal
 from wesher_common.seeds import SeedAddress
 from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.virtual.members import document, local_node, remembered
@@ -125,6 +127,12 @@ def test_a_name_used_twice_and_mounted_files_that_are_broken_are_named() -> None
     assert said(B, rival="192.0.2.7:7946")["GossipJoined"] == ("False", "NameConflict")
     broken = said(B, source_problem="cluster-key: must be standard base64")
     assert broken["KeyCurrent"] == broken["Ready"] == ("False", "InvalidConfig")
+
+
+def test_a_node_whose_certificate_was_revoked_says_so_and_its_host_is_not_restarted() -> None:
+    revoked = {"verdict": Verdict(refusal=Refusal.REVOKED), "mostly_unreachable": True, "unreachable": ("b",)}
+    assert said(B, C, **revoked) == WELL | {"Ready": ("False", "Revoked")}
+    assert failing(snapshot(B, C, **revoked)) == ()
 
 
 def test_a_node_that_was_removed_says_so_and_not_that_its_former_peers_do_not_answer() -> None:

@@ -14,6 +14,7 @@ from wesher_agent.kube.node_status import node_status, own_part, view_part
 from wesher_agent.mesh.cover import Cover
 from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.device import Endpoint
+from wesher_agent.mesh.identity import Rank, Verdict
 from wesher_agent.mesh.local import Options
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
@@ -23,14 +24,16 @@ from wesher_agent.status.greeting import greeting
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.swim.address import Address
 from wesher_agent.wireguard.plan import ObservedPeer
+from wesher_common.certificate import Authority, Refusal
 from wesher_common.errors import WesherError
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
-from wesher_common.mesh_document import GossipSettings
+from wesher_common.mesh_document import GossipSettings, IdentitySettings
 from wesher_common.seeds import SeedAddress
 from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.virtual.members import document, local_node, private_key
 
 NOW = 1_000_000.0
+AUTHORITY, SIGNED_AT = Authority(b"a" * 32), 1_790_000_000_000
 TIME = datetime(2026, 1, 2, tzinfo=UTC)
 
 
@@ -132,6 +135,49 @@ def test_members_are_listed_by_name_with_this_one_among_them_and_what_is_wrong()
     ]
     assert (answer[0]["endpoint"], answer[0]["handshakeSeconds"]) == ("192.0.2.2:51820", 7.5)
     assert [entry["isThisNode"] for entry in answer] == [False, True, False, False]
+
+
+def test_who_is_certified_until_when_and_why_not_is_said_of_each_member() -> None:
+    identity = IdentitySettings(mode="Verified", bound=True, authorities=(AUTHORITY.key,))
+    certified, expired, uncertified = (
+        _with_certificate(B, Verdict(Rank.OWN, SIGNED_AT, None)),
+        _with_certificate(C, Verdict(refusal=Refusal.EXPIRED)),
+        member(5, "e"),
+    )
+    now = snapshot(certified, expired, uncertified, local=local_node("a", mesh=document(identity=identity)))
+    told = {
+        entry["name"]: (entry["certificateExpires"], entry["uncertified"]) for entry in members_answer(now)
+    }
+    until = "2026-10-21T14:13:20Z"
+    assert told == {
+        "a": (None, "Uncertified"),
+        "b": (until, ""),
+        "c": (until, "CertificateExpired"),
+        "e": (None, "Uncertified"),
+    }
+    assert status_answer(now)["identity"] == {
+        "mode": "Verified",
+        "bound": True,
+        "authority": str(AUTHORITY.key),
+        "certificateExpires": None,
+        "uncertified": "Uncertified",
+    }
+
+
+def test_without_an_authority_nothing_is_said_of_certificates() -> None:
+    now = snapshot(B)
+    assert {(entry["certificateExpires"], entry["uncertified"]) for entry in members_answer(now)} == {
+        (None, "")
+    }
+    assert status_answer(now)["identity"]["mode"] == ""
+
+
+def _with_certificate(known: RosterMember, verdict: Verdict) -> RosterMember:
+    assert known.meta is not None
+    subject = known.meta.subject(known.name)
+    assert subject is not None
+    certificate = AUTHORITY.issue(subject, serial=SIGNED_AT)
+    return replace(known, meta=replace(known.meta, certificate=certificate), verdict=verdict)
 
 
 def test_a_member_has_its_traffic_its_location_its_program_and_how_long_it_is_in_its_state() -> None:
@@ -282,8 +328,11 @@ CHANGES: dict[str, Any] = {
     "other_key_at": "192.0.2.9:7946",
     "listen_problem": "UDP port 7946 is taken",
     "save_problem": "no space left on device",
+    "news_number": 1_790_000_000_000,
+    "unpublished_news": b"statement",
     "has_seeds_elsewhere": True,
     "uptime": 1.0,
+    "verdict": Verdict(Rank.OWN, SIGNED_AT, None),
     "device_ready": False,
     "device_reason": "Failed",
     "device_problem": "broken",
@@ -308,6 +357,7 @@ CHANGES: dict[str, Any] = {
 }
 SEEKING = local_node("a", mesh=document(seed_nodes=(SeedAddress("192.0.2.9"),)))
 BESIDE: dict[str, dict[str, Any]] = {
+    "verdict": {"local": local_node("a", mesh=document(identity=IdentitySettings()))},
     "can_probe": {"probes_settled": False},
     "device_reason": {"device_ready": False},
     "device_problem": {"device_ready": False, "device_reason": "Failed"},

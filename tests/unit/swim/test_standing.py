@@ -217,6 +217,20 @@ def test_where_most_are_invented_the_proven_hear_gossip_and_exchange_state_all_t
     assert proven in opened
 
 
+def test_where_most_are_invented_a_proven_member_is_asked_to_probe_too() -> None:
+    """Otherwise a member whose packets are lost once would be declared failed."""
+    crowded = engine()
+    proven = Address("10.0.0.7", 7946)
+    crowded.inject(alive(1, b"signed", proven, name="proven"), now=1.0)
+    for number in range(1000):
+        invented = Address(f"10.1.{number // 250}.{number % 250 + 1}", 7946)
+        crowded.inject(alive(1, b"forged", invented, name=f"invented-{number}"), now=1.0)
+    crowded._prober.turn(now=2.0)
+    crowded.datagrams_to_send()
+    crowded._prober.timed_out(now=2.5)
+    assert proven in {address for _, address in crowded.datagrams_to_send()}
+
+
 def test_news_of_proven_members_is_sent_before_that_of_invented_ones() -> None:
     crowded = engine()
     crowded.inject(alive(1, b"signed", name="proven"), now=1.0)

@@ -148,3 +148,26 @@ async def test_a_device_that_is_lost_while_a_peer_is_moved_ends_nothing(world: _
     world.tunnel.ready = True
     await world.run(30.0)
     assert NEW in world.device.moves
+
+
+async def test_a_handshake_proves_no_endpoint_to_which_the_peer_was_moved_after_it(world: _World) -> None:
+    """Nor one that was there when the agent started: an earlier run may have ended during a try."""
+
+    async def proven() -> dict[WireGuardPublicKey, Endpoint]:
+        assert await world.prober.look()
+        return world.keeper.proven()
+
+    session = replace(world.device.peers[KEY], last_handshake=time.time() - 100.0)
+    world.device.peers[KEY] = session
+    await world.run(10.0)
+    assert await proven() == {}, "the handshake is older than this run"
+    await world.run(140.0)
+    assert await proven() == {KEY: OLD}
+    world.keeper.set_announced({"b": NEW})
+    while not world.device.moves:
+        await world.run(0.25)
+    assert world.device.peers[KEY].endpoint == NEW
+    assert await proven() == {}
+    world.device.peers[KEY] = replace(world.device.peers[KEY], last_handshake=time.time())
+    await world.run(1.0)
+    assert await proven() == {KEY: NEW}

@@ -13,6 +13,7 @@ from wesher_agent.mesh.device import Endpoint
 from wesher_agent.tunnel.endpoint_trials import (
     AGAIN_SECONDS,
     FIRST_REST,
+    HANDSHAKE_SECONDS,
     LONGEST_REST,
     PAUSES,
     SILENT_SECONDS,
@@ -40,12 +41,22 @@ class _World:
         self.trials = EndpointTrials()
         self.trials.set_announced({"b": OLD}, now=0.0)
         self.session = PeerSession(KEY, endpoint=OLD, last_handshake=handshake)
+        self.known: Endpoint | None = None
+        """Where an earlier handshake proved it to be."""
         self.moves: list[tuple[float, Endpoint]] = []
         self.asked: list[float] = []
         self._quick = {"b"} if quick else set()
 
     def announce(self, endpoint: Endpoint) -> None:
-        self.trials.set_announced({"b": endpoint}, now=self.now)
+        proven = {} if self.known is None or self.known == endpoint else {"b": self.known}
+        self.trials.set_announced({"b": endpoint}, proven, now=self.now)
+
+    def restart(self, announced: Endpoint) -> None:
+        """Begin again with a device that has no session, at the proven endpoint."""
+        self.trials, self.known = EndpointTrials(), OLD
+        if self.at == OLD:
+            self.session = replace(self.session, last_handshake=WALL)
+        self.announce(announced)
 
     def run(self, until: float, *, at_each: Callable[[], None] = lambda: None) -> None:
         """Let time pass; a probe to where the peer is has been answered by the next look."""
@@ -57,8 +68,11 @@ class _World:
                 self.session = replace(self.session, endpoint=step.moves["b"])
             if step.asks:
                 self.asked.append(self.now)
-                if self.session.endpoint == self.at:
-                    self.session = replace(self.session, rx_bytes=self.session.rx_bytes + 32)
+            if step.asks and self.session.endpoint == self.at:
+                shaken = self.session.last_handshake or WALL + self.now
+                self.session = replace(
+                    self.session, rx_bytes=self.session.rx_bytes + 32, last_handshake=shaken
+                )
             at_each()
             self.now += 0.25
         self.now = until
@@ -282,3 +296,60 @@ def test_a_peer_that_is_gone_is_no_longer_doubted() -> None:
     world.announce(NEW)
     world.trials.set_announced({}, now=1.0)
     assert world.trials.next_timer() is None
+
+
+def test_a_device_that_begins_at_the_proven_endpoint_tries_the_announced_one_after_a_handshake_in_vain() -> (
+    None
+):
+    """The peer has moved while this machine was down."""
+    world = _World(at=NEW, handshake=None)
+    world.restart(NEW)
+    world.run(3600.0)
+    assert world.moves == [(HANDSHAKE_SECONDS, NEW)]
+    assert world.trials.next_timer() is None, "the handshake settles it"
+
+
+def test_a_forged_announcement_does_not_lead_a_device_away_from_the_proven_endpoint() -> None:
+    world = _World(at=OLD, handshake=None)
+    world.restart(FORGED)
+    world.run(3600.0)
+    assert world.moves == []
+    assert world.session.endpoint == OLD
+
+
+def test_without_a_handshake_the_two_endpoints_alternate_ever_more_slowly_and_for_as_long_as_it_takes() -> (
+    None
+):
+    world = _World(at=None, handshake=None)
+    world.restart(FORGED)
+    world.run(3600.0)
+    assert {endpoint for _, endpoint in world.moves[::2]} == {FORGED}
+    assert {endpoint for _, endpoint in world.moves[1::2]} == {OLD}
+    pauses = [after - before for (before, _), (after, _) in itertools.pairwise(world.moves)]
+    assert pauses == sorted(pauses)
+    assert pauses[0] == pytest.approx(HANDSHAKE_SECONDS, abs=0.5)
+    assert pauses[-1] == pytest.approx(LONGEST_REST, abs=0.5)
+    world.at = OLD
+    world.run(world.now + 3 * LONGEST_REST)
+    assert world.session.endpoint == OLD
+    assert world.trials.next_timer() is None
+
+
+def test_a_flood_of_forged_announcements_does_not_keep_a_device_from_the_proven_endpoint() -> None:
+    world = _World(at=None, handshake=None)
+    world.restart(FORGED)
+    world.run(1.0)
+    for number in range(100):
+        world.announce(replace(FORGED, port=number + 1))
+        world.run(world.now + 0.3)
+    assert world.moves[0][0] >= HANDSHAKE_SECONDS, "the first handshake goes to the proven one"
+    assert OLD in {endpoint for _, endpoint in world.moves}
+
+
+def test_a_try_whose_last_handshake_grows_too_old_goes_on_at_the_proven_endpoint() -> None:
+    """An idle tunnel that was announced elsewhere must not end there."""
+    world = _World(at=None, handshake=WALL + 4.0 - HANDSHAKE_FRESH)
+    world.known = OLD
+    world.announce(FORGED)
+    world.run(3 * HANDSHAKE_SECONDS)
+    assert [endpoint for _, endpoint in world.moves[:2]] == [FORGED, OLD]

@@ -6,6 +6,8 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_interface, ip_network
 from typing import Any
 
+import pytest
+
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
 from wesher_agent.wireguard.plan import (
     DeviceChange,
@@ -128,6 +130,39 @@ def test_a_learned_endpoint_stays_while_its_handshake_is_fresh() -> None:
     assert plan(config, never_met, now=NOW).device.peers == (back_home,)
     clock_set_back_a_year = plan(config, observed, now=NOW - 365 * 86400)
     assert clock_set_back_a_year.device.peers == (back_home,)
+
+
+def test_a_new_peer_begins_where_an_earlier_handshake_proved_it_to_be() -> None:
+    config = wish(peer(2, proven=endpoint(9)))
+    assert plan(config, EMPTY, now=NOW).device.peers[0].endpoint == endpoint(9)
+    assert not plan(config, fulfilled(config), now=NOW)
+
+
+@pytest.mark.parametrize("there", [endpoint(2), endpoint(9)])
+def test_a_peer_without_a_session_stays_at_the_announced_or_the_proven_endpoint(there: Endpoint) -> None:
+    config = wish(peer(2, proven=endpoint(9)))
+    tried = replace(fulfilled(config).device.peers[key(2)], endpoint=there)
+    assert not plan(config, with_peer(fulfilled(config), tried), now=NOW)
+    elsewhere = replace(tried, endpoint=endpoint(3))
+    assert plan(config, with_peer(fulfilled(config), elsewhere), now=NOW).device.peers == (
+        PeerChange(key(2), endpoint=endpoint(9)),
+    )
+
+
+def test_another_announcement_does_not_move_a_peer_from_where_it_was_proven_to_be() -> None:
+    """Whether a session is fresh or not: without one `endpoint_trials` moves it, and back again."""
+    before, after = (wish(peer(2, endpoint=endpoint(at), proven=endpoint(9))) for at in (2, 3))
+    session = PeerSession(key(2), endpoint=endpoint(9))
+    assert needs_sessions(before, after, {key(2): session}, now=NOW)
+    assert not plan_next(before, after, {key(2): session}, now=NOW)
+
+
+def test_a_peer_that_is_proven_elsewhere_now_is_looked_at_before_it_is_moved() -> None:
+    """The device has learned the new endpoint; what was last read of it may be older."""
+    before, after = wish(peer(2, proven=endpoint(9))), wish(peer(2))
+    assert needs_sessions(before, after, {}, now=NOW)
+    session = PeerSession(key(2), endpoint=endpoint(2), last_handshake=NOW)
+    assert not plan_next(before, after, {key(2): session}, now=NOW)
 
 
 def test_a_peer_without_a_known_endpoint_keeps_the_one_it_has() -> None:

@@ -10,12 +10,13 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, ip_address
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from wesher_agent.files.state_format import parse_state
 from wesher_agent.wireguard import uapi
 from wesher_agent.wireguard.plan import ObservedDevice
-from wesher_testing.agents.mounted_files import document, mount, mounted_flags, remember
+from wesher_common.certificate import Authority
+from wesher_testing.agents.mounted_files import document, mount, mounted_flags, remember, remember_certified
 from wesher_testing.agents.process import KEY, AgentProcess, wait_until
 from wesher_testing.lab.cleartext import Seen, watched
 from wesher_testing.lab.namespaces import Host
@@ -24,7 +25,7 @@ from wesher_testing.lab.pings import Pinging
 INTERFACE, PORT = "wgoverlay", 7946
 AGENT, CARRIER = "wesher", "wireguard"
 """The names of processes: ours, and wireguard-go's."""
-_STATE = "var/lib/wesher/wgoverlay.json"
+STATE = "var/lib/wesher/wgoverlay.json"
 _PATIENCE = 150.0
 _END_PATIENCE = 60.0
 _OUR_ROOMS = ("run/wesher", "run/wireguard", "var/lib/wesher")
@@ -63,7 +64,7 @@ class RealMesh:
         """Start agents outside Kubernetes that join the first, unless their state file names others."""
 
         def launch(host: Host) -> AgentProcess:
-            state = host.root / _STATE
+            state = host.root / STATE
             knows = state.exists() and parse_state(state.read_bytes(), gossip_port=PORT)[0].nodes
             return AgentProcess(host, "--cluster-key", KEY, *([] if knows else [f"--join={hosts[0].ipv4}"]))
 
@@ -77,6 +78,27 @@ class RealMesh:
             remember(host, ip_address(f"10.99.0.{number + 10}"))
 
         def launch(host: Host) -> AgentProcess:
+            return AgentProcess(host, *mounted_flags(host), bare=True)
+
+        return cls(hosts, launch, IPv4Network("10.99.0.0/16"))
+
+    @classmethod
+    def certified(cls, *hosts: Host, **identity: Any) -> Self:
+        """Start agents as in Kubernetes, from their files alone, with certificates of one authority.
+
+        Args:
+            hosts: the first is the seed.
+            identity: of mesh.json, besides the authority.
+
+        """
+        authority = Authority(bytes(range(32)))
+        settings = {"authorities": [str(authority.key)], **identity}
+        mesh = document(hosts[0], identity=settings)
+
+        def launch(host: Host) -> AgentProcess:
+            if not (host.root / STATE).exists():
+                mount(host, mesh, key=KEY)
+                remember_certified(host, mesh, authority, IPv4Network("10.99.0.0/24")[int(host.ipv4) % 256])
             return AgentProcess(host, *mounted_flags(host), bare=True)
 
         return cls(hosts, launch, IPv4Network("10.99.0.0/16"))
@@ -119,13 +141,18 @@ class RealMesh:
         if any(agent.conditions()["WireGuardReady"] != "DeviceReady" for agent in chosen.values()):
             return False
         addresses = [agent.status()["overlayIP"] for agent in chosen.values()]
-        return all(_reaches(agent.host, addresses) for agent in chosen.values())
+        return all(reaches(agent.host, addresses) for agent in chosen.values())
 
     def last_words(self) -> str:
         """Return the end of each agent's log."""
         return "\n".join(f"── {name}\n{agent.log_text[-3000:]}" for name, agent in self.agents.items())
 
     # What can befall it.
+
+    def add(self, host: Host) -> AgentProcess:
+        """Start the agent of a further host."""
+        self.hosts[host.name] = host
+        return self.start(host.name)
 
     def start(self, name: str) -> AgentProcess:
         """Start the agent of a host again."""
@@ -242,7 +269,8 @@ def ask_socket(path: Path, request: bytes) -> bytes:
     return answer
 
 
-def _reaches(host: Host, targets: Iterable[str]) -> bool:
+def reaches(host: Host, targets: Iterable[str]) -> bool:
+    """Tell whether all these addresses answer a ping of a host."""
     pings = " ".join(f'ping -c1 -W2 {target} & jobs="$jobs $!";' for target in targets)
     return (
         host.run(

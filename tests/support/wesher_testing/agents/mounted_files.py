@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,10 @@ from typing import Any
 
 from wesher_agent.files.state_format import render_state
 from wesher_agent.mesh.saved_state import SavedState
-from wesher_common.keys import ClusterKey, KeyRing
+from wesher_common.certificate import Authority, Subject
+from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
+from wesher_common.mesh_document import MeshDocument
+from wesher_common.news import NEWS_FILE
 from wesher_common.overlay import IPAddress
 from wesher_testing.lab.namespaces import Host
 
@@ -66,11 +71,22 @@ def document(*seeds: Host, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def mount(host: Host, mesh: dict[str, Any] | str, *, key: str, accepted: str = "", nudge: str = "") -> None:
+def mount(
+    host: Host,
+    mesh: dict[str, Any] | str,
+    *,
+    key: str,
+    accepted: str = "",
+    nudge: str = "",
+    news: bytes | None = None,
+) -> None:
     """Put the files there, all at once."""
     text = mesh if isinstance(mesh, str) else json.dumps(mesh)
     files = {"mesh.json": text, "cluster-key": key, "accepted-keys": accepted, "nudge": nudge}
-    project(host.root / MOUNT.removeprefix("/"), {name: content.encode() for name, content in files.items()})
+    contents = {name: content.encode() for name, content in files.items()}
+    if news is not None:
+        contents[NEWS_FILE] = news
+    project(host.root / MOUNT.removeprefix("/"), contents)
 
 
 def remember(host: Host, address: IPAddress, *, name: str = "", **more: Any) -> None:
@@ -80,6 +96,19 @@ def remember(host: Host, address: IPAddress, *, name: str = "", **more: Any) -> 
     path = host.root / "var/lib/wesher/wgoverlay.json"
     path.parent.mkdir()
     path.write_text(render_state(state))
+
+
+def remember_certified(host: Host, mesh: dict[str, Any], authority: Authority, address: IPAddress) -> None:
+    """Leave the state file of an earlier run of this mesh, in which the operator had given a certificate."""
+    key = WireGuardPrivateKey.from_random(hashlib.sha256(host.name.encode()).digest())
+    subject = Subject(name=host.name, public_key=key.public, address=address)
+    remember(
+        host,
+        address,
+        private_key=key,
+        certificate=authority.issue(subject, serial=int(time.time() * 1000)),
+        mesh=MeshDocument.from_json(json.dumps(mesh)),
+    )
 
 
 def mounted_flags(host: Host) -> tuple[str, ...]:

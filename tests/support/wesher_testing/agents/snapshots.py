@@ -33,6 +33,8 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
         "other_key_at": "",
         "listen_problem": "",
         "save_problem": "",
+        "news_number": 0,
+        "unpublished_news": b"",
         "uptime": 61.04,
     }
     agent: dict[str, Any] = {

@@ -61,7 +61,17 @@ def wesher_image() -> Image:
         ToolUnavailable: buildah or debootstrap is absent or failed; the text says which.
 
     """
-    name = f"localhost/wesher:{_digest_of(_sources())}"
+    return image_of(REPOSITORY)
+
+
+def image_of(tree: Path) -> Image:
+    """Return the agent's image of a copy of this repository, as `wesher_image`.
+
+    Raises:
+        ToolUnavailable: buildah or debootstrap is absent or failed; the text says which.
+
+    """
+    name = f"localhost/wesher:{_digest_of(_sources(tree), tree)}"
 
     def build(target: Path) -> None:
         flags = builder_flags()
@@ -72,7 +82,7 @@ def wesher_image() -> Image:
         # By what ``make image`` runs, with its layers and its date.
         run_reported(
             f"building images {name} and {Image(name, target).operator.name.rpartition('/')[2]}",
-            [str(REPOSITORY / "scripts/build-image"), name, *flags],
+            [str(tree / "scripts/build-image"), name, *flags],
             env=builder_environment(),
         )
         with tempfile.TemporaryDirectory(dir=target.parent) as directory:
@@ -120,23 +130,23 @@ def pause_image() -> Image:
     return Image(name, kept(f"images/{name.rpartition('/')[2].replace(':', '-')}.tar", build))
 
 
-def _sources() -> Iterator[Path]:
+def _sources(tree: Path) -> Iterator[Path]:
     """Return every file that the Dockerfile may see, and what decides how it is built."""
-    yield REPOSITORY / "Dockerfile"
-    yield REPOSITORY / ".dockerignore"
-    yield REPOSITORY / "scripts/build-image"
+    yield tree / "Dockerfile"
+    yield tree / ".dockerignore"
+    yield tree / "scripts/build-image"
     yield Path(__file__)
-    for line in (REPOSITORY / ".dockerignore").read_text().splitlines():
+    for line in (tree / ".dockerignore").read_text().splitlines():
         if line.startswith("!"):
-            entry = REPOSITORY / line[1:]
+            entry = tree / line[1:]
             yield from (entry.rglob("*") if entry.is_dir() else [entry])
 
 
-def _digest_of(paths: Iterator[Path] | Sequence[Path]) -> str:
+def _digest_of(paths: Iterator[Path] | Sequence[Path], tree: Path = REPOSITORY) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in paths if path.is_file() and "__pycache__" not in path.parts):
-        if path.is_relative_to(REPOSITORY):
-            digest.update(f"{path.relative_to(REPOSITORY)}\0".encode())
+        if path.is_relative_to(tree):
+            digest.update(f"{path.relative_to(tree)}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:12]
 

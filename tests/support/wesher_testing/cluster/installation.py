@@ -9,6 +9,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
+from wesher_agent.control import ask
 from wesher_testing.cluster.helm import CHART, HelmVersion, run_helm
 from wesher_testing.cluster.image import Image
 from wesher_testing.cluster.kubelets import Cluster, Node
@@ -105,6 +106,19 @@ class Mesh:
             pod["spec"]["nodeName"]: pod
             for pod in pods
             if "deletionTimestamp" not in pod["metadata"] and "nodeName" in pod["spec"]
+        }
+
+    def members_on(self, node: str) -> dict[str, dict[str, Any]]:
+        """Return what a node's agent says of each member, by name; the API server may be away."""
+        socket = self.cluster.nodes[node].host.root / f"run/wesher/{self.interface}.sock"
+        return {entry["name"]: entry for entry in ask(socket, "members")}
+
+    def certificates(self) -> dict[tuple[str, str], tuple[str | None, str]]:
+        """Return by node and member until when it is certified, and why not, as the node's agent says."""
+        return {
+            (node, name): (entry["certificateExpires"], entry["uncertified"])
+            for node in self.cluster.nodes
+            for name, entry in self.members_on(node).items()
         }
 
     def ping(self, source: str, target: str, *, marker: bytes = bytes(16)) -> bool:

@@ -21,7 +21,7 @@ SOON = 60.0
 NAMESPACE = "wesher-system"
 CRDS = REPOSITORY / "charts/wesher/crds"
 MANIFESTS = REPOSITORY / "deploy"
-_KINDS = ("weshermeshes.wesher.dev", "weshernodes.wesher.dev")
+_KINDS = ("weshermeshes.wesher.dev", "weshernodes.wesher.dev", "wesherpeers.wesher.dev")
 _END_SECONDS = 60.0
 """An operator that is killed instead keeps its lease, for which the next one has to wait."""
 T = TypeVar("T")

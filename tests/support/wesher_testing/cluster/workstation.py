@@ -38,7 +38,8 @@ class Workstation:
         self._programs = directory / ".programs"
         self._programs.mkdir()
         programs = {"kubectl": kubernetes_binary("kubectl"), "helm": helm(version)}
-        programs["wesher"] = Path(sys.executable).parent / "wesher"
+        for name in ("wesher", "wesher-operator", "kubectl-wesher"):
+            programs[name] = Path(sys.executable).parent / name
         for name, program in programs.items():
             (self._programs / name).symlink_to(program)
         (directory / "charts").mkdir()

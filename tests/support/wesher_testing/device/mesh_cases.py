@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from ipaddress import IPv4Network
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,6 +28,18 @@ import wesher_agent.app
 import wesher_agent.cli.commands
 import wesher_common
 from wesher_agent.control import AgentUnreachable, ask, socket_path
+from wesher_agent.files.state_format import render_state
+from wesher_agent.kube import api
+from wesher_agent.mesh.saved_state import SavedState
+from wesher_common.certificate import Authority, Subject
+from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
+from wesher_common.mesh_document import (
+    GossipSettings,
+    IdentitySettings,
+    MeshDocument,
+    WireGuardSettings,
+)
+from wesher_common.seeds import SeedAddress
 from wesher_common.version import VERSION
 from wesher_testing.device.harness import addresses, equal, holds, link, routes, wg, wg_peers
 from wesher_testing.device.private_hosts import Host, enter, hosts_on_a_switch, in_private_world, only_ever
@@ -46,6 +59,9 @@ _ANSWERS_AFTER = 2 * _ON_THE_WAY
 _INTERFACE = "wgmesh"
 _OVERLAY = "10.189.0.0/16"
 _KEY = base64.b64encode(bytes(range(100, 132)))
+_FIRST = "a"
+_AUTHORITY = Authority(b"a" * 32)
+_DAY = 24 * 3600.0
 _NEXT_VERSION = "99.0.0"
 _PACKAGES = (wesher_agent, wesher_common)
 
@@ -127,6 +143,32 @@ def a_device_that_a_killed_agent_left_is_adopted_and_then_looked_after() -> dict
     return {"repaired after": took}
 
 
+@_story
+def tunnels_come_up_by_certificates_on_hosts_that_reboot_into_wrong_clocks() -> dict[str, float]:
+    """There is no operator and no API server; one host runs all the time, and its clock jumps too."""
+    mesh = _Mesh(_flags_of_a_certified_member)
+    equal(_uncertified(mesh), {}, "uncertified")
+    took = {}
+    right = time.time()
+    for clock, wall, rebooted in (
+        ("60 days later", right + 60 * _DAY, mesh.members[:2]),
+        ("in 1970", _DAY, mesh.members[:1]),
+        ("11 years later", right + 11 * 365 * _DAY, mesh.members[1:2]),
+    ):
+        for member in rebooted:
+            member.stop(signal.SIGKILL)
+            member.host.run("ip", "link", "delete", _INTERFACE)
+        time.clock_settime(time.CLOCK_REALTIME, wall)
+        begun = time.monotonic()
+        for member in rebooted:
+            member.start(mesh.release)
+        mesh.wait_whole()
+        mesh.wait_reachable()
+        took[clock] = time.monotonic() - begun
+        equal(_uncertified(mesh), {}, f"uncertified {clock}")
+    return took
+
+
 class _Release:
     """One release of the agent, loaded: its agents are forked from it.
 
@@ -189,13 +231,13 @@ def _be_agent(main: Callable[[], int], holder: int, log: str, flags: Sequence[st
 class _Member:
     """One host of a mesh, and the agent on it."""
 
-    def __init__(self, name: str, host: Host, folder: Path, seed: Host | None) -> None:
+    def __init__(self, name: str, host: Host, folder: Path, flags: Sequence[str]) -> None:
         self.name = name
         self.host = host
         self.folder = folder
         self.overlay_address = ""
         """Empty until it was asked for."""
-        self._seed = seed
+        self._flags = flags
         self._running: tuple[_Release, int] | None = None
 
     @property
@@ -212,20 +254,7 @@ class _Member:
 
     def start(self, release: _Release) -> None:
         """Start an agent of a release."""
-        flags = [
-            f"--node-name={self.name}",
-            f"--cluster-key-file={self.folder / 'cluster-key'}",
-            f"--overlay-net={_OVERLAY}",
-            f"--interface={_INTERFACE}",
-            f"--state-dir={self.folder}",
-            f"--run-dir={self.folder}",
-            *("--bind-iface=eth0", "--no-etc-hosts", "--log-level=info"),
-            # As in Kubernetes.
-            "--leave-on-exit=false",
-        ]
-        if self._seed is not None:
-            flags.append(f"--join={self._seed.address}")
-        self._running = release, release.start(self.host, self.folder / "log", flags)
+        self._running = release, release.start(self.host, self.folder / "log", self._flags)
 
     def stop(self, number: signal.Signals) -> None:
         """End the agent, and check that it ended as the signal has it."""
@@ -273,25 +302,90 @@ class _Member:
         return "1 received" in self.host.run("ping", "-c1", "-W2", "-n", other.overlay_address, check=False)
 
 
-class _Mesh:
-    """Three hosts with an agent each, started, and whole."""
+def _common_flags(name: str, folder: Path) -> list[str]:
+    places = [f"--state-dir={folder}", f"--run-dir={folder}"]
+    return [f"--node-name={name}", *places, "--log-level=info"]
 
-    def __init__(self) -> None:
+
+def _flags_of_a_machine(name: str, folder: Path, seed: Host) -> list[str]:
+    """Return the flags of an agent outside Kubernetes that joins a host, unless it is that one."""
+    (folder / "cluster-key").write_bytes(_KEY)
+    (folder / "cluster-key").chmod(0o600)
+    return [
+        *_common_flags(name, folder),
+        f"--cluster-key-file={folder / 'cluster-key'}",
+        f"--overlay-net={_OVERLAY}",
+        f"--interface={_INTERFACE}",
+        *("--bind-iface=eth0", "--no-etc-hosts"),
+        # As in Kubernetes.
+        "--leave-on-exit=false",
+        *([f"--join={seed.address}"] if name != _FIRST else []),
+    ]
+
+
+def _flags_of_a_certified_member(name: str, folder: Path, seed: Host) -> list[str]:
+    """Return the flags of an agent in Kubernetes whose API server is away, with the files that it has."""
+    os.environ.update({api.HOST_VARIABLE: "127.0.0.1", api.PORT_VARIABLE: "1"})
+    api.ACCOUNT.mkdir(parents=True, exist_ok=True)
+    (api.ACCOUNT / "token").write_text("none")
+    identity = IdentitySettings(mode="Verified", bound=True, form="Compact", authorities=(_AUTHORITY.key,))
+    mesh = MeshDocument(
+        name="m",
+        uid="u",
+        overlay=IPv4Network(_OVERLAY),
+        allocation=IPv4Network(_OVERLAY),
+        wireguard=WireGuardSettings(interface=_INTERFACE),
+        gossip=GossipSettings(profile="LAN"),
+        etc_hosts="Off",
+        cluster_seeds=(SeedAddress(str(seed.address)),),
+        identity=identity,
+    )
+    key = WireGuardPrivateKey.from_random(name.encode() * 32)
+    address = IPv4Network(_OVERLAY)[ord(name)]
+    subject = Subject(name=name, public_key=key.public, address=address)
+    state = SavedState(
+        key_ring=KeyRing(ClusterKey(base64.b64decode(_KEY))),
+        private_key=key,
+        name=name,
+        overlay_address=address,
+        certificate=_AUTHORITY.issue(subject, serial=round(time.time() * 1000)),
+        mesh=mesh,
+    )
+    (folder / f"{_INTERFACE}.json").write_text(render_state(state))
+    mounted = folder / "mesh"
+    mounted.mkdir()
+    for file, content in {"mesh.json": mesh.to_json(), "cluster-key": _KEY.decode()}.items():
+        (mounted / file).write_text(content)
+    return [*_common_flags(name, folder), f"--kubernetes={mounted}"]
+
+
+class _Mesh:
+    """Three hosts with an agent each, started, and whole.
+
+    Args:
+        flags: returns an agent's flags, by name, folder and first host; it may write files there.
+
+    """
+
+    def __init__(self, flags: Callable[[str, Path, Host], list[str]] = _flags_of_a_machine) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="mesh-"))
-        self.release = _Release()
         hosts = hosts_on_a_switch(3)
         self.members: list[_Member] = []
         for name, host in zip("abc", hosts, strict=True):
             folder = self.directory / name
             folder.mkdir()
-            (folder / "cluster-key").write_bytes(_KEY)
-            (folder / "cluster-key").chmod(0o600)
-            member = _Member(name, host, folder, hosts[0] if self.members else None)
+            self.members.append(_Member(name, host, folder, flags(name, folder, hosts[0])))
+        # After the flags, which may need variables that the agents get from it.
+        self.release = _Release()
+        for member in self.members:
             member.start(self.release)
-            self.members.append(member)
         self.wait_whole()
         for member in self.members:
             _until(member.learn_address, f"{member.name} tells its address", member)
+        self.wait_reachable()
+
+    def wait_reachable(self) -> None:
+        """Wait until everybody reaches everybody through the tunnels."""
         for one, other in itertools.permutations(self.members, 2):
             _until(partial(one.reaches, other), f"{one.name} reaches {other.name}", one)
 
@@ -334,6 +428,16 @@ class _Pings:
             host.ended(pid)
             if lost := _unanswered(says):
                 self.lost[pair] = lost
+
+
+def _uncertified(mesh: _Mesh) -> dict[str, str]:
+    """Return why members do not count as certified, by ``from-to``."""
+    return {
+        f"{member.name}-{entry['name']}": entry["uncertified"]
+        for member in mesh.members
+        for entry in member.ask("members") or []
+        if entry["uncertified"]
+    }
 
 
 def _has_answers(says: Path, count: int) -> bool:

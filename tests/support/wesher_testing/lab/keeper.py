@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 _HOLD = ("unshare", "--net", "--mount", "--uts", "--", "sh", "-c", "echo; exec sleep infinity")
@@ -44,7 +45,16 @@ def main(directory: str) -> int:
 
 def _empty(held: list[subprocess.Popen[bytes]]) -> bool:
     """Kill all inside the held namespaces; tell whether all are gone."""
-    spaces = {space for holder in held if (space := _network_of(holder.pid)) is not None}
+    with ExitStack() as kept:
+        for holder in held:
+            with suppress(OSError):
+                # The kernel reuses a namespace's number at once: the next lab's would be taken for ours.
+                kept.enter_context(open(f"/proc/{holder.pid}/ns/net"))  # noqa: PTH123 - a link to no path
+        return _kill_all_in({space for holder in held if (space := _network_of(holder.pid)) is not None})
+
+
+def _kill_all_in(spaces: set[str]) -> bool:
+    """Kill all inside these namespaces; tell whether all are gone."""
     deadline = time.monotonic() + _PATIENCE
     # The holders die in the first round, so whoever is on the way in finds no door in the next.
     while (inside := list(_processes_in(spaces))) and time.monotonic() < deadline:

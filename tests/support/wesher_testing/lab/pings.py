@@ -44,6 +44,7 @@ class Pinging:
         nodes: the hosts by name.
         addresses: the overlay address of each, by name.
         pairs: who pings whom: unless given, every one all others.
+        patience: seconds to wait for further answers in the end, where none may come.
 
     """
 
@@ -52,6 +53,8 @@ class Pinging:
         nodes: Mapping[str, OnHost],
         addresses: Mapping[str, str],
         pairs: Iterable[tuple[str, str]] | None = None,
+        *,
+        patience: float = _PATIENCE,
     ) -> None:
         self._pings: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
         self._nodes = nodes
@@ -61,6 +64,9 @@ class Pinging:
         """By (from, to), once stopped: the longest time without an answer, in seconds."""
         self.lost: dict[tuple[str, str], int] = {}
         """By (from, to), once stopped: how many were not answered."""
+        self.counted: dict[tuple[str, str], int] = {}
+        """By (from, to), once stopped: of how many."""
+        self._patience = patience
 
     def __enter__(self) -> Self:
         # Files, since a pipe that nobody empties holds a ping up after a hundred seconds.
@@ -95,6 +101,7 @@ class Pinging:
         self._directory.cleanup()
         self.outages = {pair: longest_outage(words) for pair, words in said.items()}
         self.lost = {pair: count_lost(words) for pair, words in said.items()}
+        self.counted = {pair: _counted(words) for pair, words in said.items()}
 
     def lost_at(self, node: str) -> float:
         """Return the longest outage between a node and any other, in seconds."""
@@ -110,7 +117,7 @@ class Pinging:
             return len(_answered(self._words(pair).read_text()))
 
         wanted = {pair: answers(pair) + _ANSWERS_AFTER for pair in self._pings}
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + self._patience
         for pair, count in wanted.items():
             while answers(pair) < count and self._pings[pair].poll() is None and time.monotonic() < deadline:
                 time.sleep(_INTERVAL)

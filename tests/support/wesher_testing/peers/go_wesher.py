@@ -61,9 +61,12 @@ class GoWesher:
         self._key = key
 
     async def connect(self, *members: str) -> None:
-        """Make tunnels to these members once they have said which addresses and keys they have."""
+        """Make tunnels to these members once they have said which addresses and keys they have.
+
+        In a form that Go reads: a mesh that was bound speaks the compact one until all agents know better.
+        """
         known = await self.peer.until_members(
-            lambda told: all(name in told and told[name]["meta"] for name in members)
+            lambda told: all(name in told and _is_gob(told[name]["meta"]) for name in members)
         )
         await asyncio.to_thread(self.configure, [known[name] for name in members])
 
@@ -131,6 +134,11 @@ async def go_wesher(
     finally:
         carrier.kill()
         carrier.wait()
+
+
+def _is_gob(meta: str) -> bool:
+    """Tell whether metadata, in hexadecimal digits, is there and begins as gob does."""
+    return bool(meta) and not meta.startswith("00")
 
 
 def _identity(name: str, overlay: IPv4Network) -> tuple[WireGuardPrivateKey, str, bytes]:

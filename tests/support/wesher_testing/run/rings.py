@@ -145,8 +145,10 @@ RINGS = (
     Ring(
         "agent",
         "the agent as a process, including attacks on it",
-        9,
-        _file_by_file("agent", "test_live_edits", "test_one_host", "test_hostile", "test_mesh"),
+        10,
+        _file_by_file(
+            "agent", "test_live_edits", "test_attacks", "test_one_host", "test_hostile", "test_mesh"
+        ),
         lane=Lane.WAITS,
         workers=3,
         needs_root=True,
@@ -157,7 +159,7 @@ RINGS = (
     Ring(
         "cluster",
         "the image and the chart on real kubelets",
-        18,
+        19,
         (
             _tests(*_files("cluster", but=_OTHER_CLUSTERS), name="one cluster"),
             _tests(*_files("cluster", only=_OTHER_CLUSTERS), name="separate clusters"),
@@ -182,7 +184,7 @@ RINGS = (
     Ring(
         "vm",
         "kernel WireGuard, alone and in a mesh, on a real kernel in QEMU",
-        4,
+        5,
         (_tests("vm"),),
         programs=("ip", "ping", "wg", "qemu-system-x86_64", "zstd"),
         tools=("vm",),

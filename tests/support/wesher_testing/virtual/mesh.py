@@ -175,10 +175,11 @@ class VirtualAgent(Node):
         """Tell the member where its peers are proven to be, and the time, as `runtime.agent` does."""
         self._sessions = {
             key: other.address
-            for key, endpoint in self.endpoints.items()
-            if (other := self._mesh.with_key(key)) is not None and self._can_shake_hands(other, endpoint)
+            for key in self.endpoints
+            if (other := self._mesh.with_key(key)) is not None and self._can_shake_hands(other)
         }
-        proven = {key: ip_address(address.ip) for key, address in self._sessions.items()}
+        port = self.local.document.wireguard.port
+        proven = {key: Endpoint(ip_address(address.ip), port) for key, address in self._sessions.items()}
         self.change(lambda member, now: member.tunnels_seen(proven, now=now))
         self.change(lambda member, now: member.clock_read(self._mesh.wall_clock, now=now))
         self.later(REPAIR_SECONDS, self.watch_tunnels)
@@ -189,20 +190,25 @@ class VirtualAgent(Node):
         self.change(lambda member, now: member.node_given(place, now=now))
 
     @property
-    def endpoints(self) -> dict[WireGuardPublicKey, Endpoint | None]:
-        """Where its device sends what is for each peer, unless it has heard the peer elsewhere."""
-        return {peer.public_key: peer.endpoint for peer in self.wanted.device.peers} if self.wanted else {}
+    def endpoints(self) -> dict[WireGuardPublicKey, frozenset[str]]:
+        """Where its device sends what is for each peer, in turn, unless it has heard the peer elsewhere."""
+        peers = self.wanted.device.peers if self.wanted else ()
+        return {
+            peer.public_key: frozenset(
+                str(at.address) for at in (peer.endpoint, peer.proven) if at is not None
+            )
+            for peer in peers
+        }
 
-    def _can_shake_hands(self, other: VirtualAgent, endpoint: Endpoint | None) -> bool:
+    def _can_shake_hands(self, other: VirtualAgent) -> bool:
         """Whether both have each other as a peer, and one of them sends to where the other is."""
-        mine = self.local.private_key.public
+        mine, theirs = self.local.private_key.public, other.local.private_key.public
         if mine not in other.endpoints or not self._mesh.connects(self, other):
             return False
-        way, back = endpoint, other.endpoints[mine]
         return (
-            self._sessions.get(other.local.private_key.public) == other.address
-            or (way is not None and str(way.address) == other.address.ip)
-            or (back is not None and str(back.address) == self.address.ip)
+            self._sessions.get(theirs) == other.address
+            or other.address.ip in self.endpoints[theirs]
+            or self.address.ip in other.endpoints[mine]
         )
 
     def pump(self) -> None:
@@ -395,6 +401,7 @@ class VirtualMesh(VirtualNetwork):
             listening=options.listening(document, None, host),
             place=place,
         )
+        local = self.prepared(local)
         member = MeshMember(local, saved, now=self.now, wall=self.wall_clock, rng=rng, nonce=rng.randbytes)
         agent = VirtualAgent(self, member, address, saved)
         self._by_key[key.public] = agent
@@ -403,6 +410,10 @@ class VirtualMesh(VirtualNetwork):
         if self._identity is not None:
             agent.later(rng.uniform(0.0, REPAIR_SECONDS), agent.watch_tunnels)
         return agent
+
+    def prepared(self, local: Local) -> Local:
+        """Return an agent that is to start, as a mesh of another kind wants it."""
+        return local
 
     def issue(self, name: str, key: WireGuardPublicKey) -> Place:
         """Give a node its address and its certificate, as the operator does."""

@@ -33,7 +33,8 @@ MESH_OBJECT = {
     "apiVersion": "wesher.dev/v1alpha1",
     "kind": "WesherMesh",
     "metadata": {"name": MESH},
-    "spec": {"overlayCIDR": OVERLAY, "etcHosts": "Names", "gossip": {"profile": "LAN"}},
+    # A machine outside joins it.
+    "spec": {"overlayCIDR": OVERLAY, "identity": "Open", "etcHosts": "Names", "gossip": {"profile": "LAN"}},
 }
 
 

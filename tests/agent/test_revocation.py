@@ -1,0 +1,138 @@
+"""Certified agents, one of which is revoked while the API server is away."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+
+from wesher_common.certificate import Authority, Subject, name_hash
+from wesher_common.mesh_document import IdentitySettings, MeshDocument
+from wesher_common.news import NewsKind, Statement, pack_news, revocation_second, sign_statement
+from wesher_testing.agents.mounted_files import document, mount, mounted_flags, remember
+from wesher_testing.agents.process import (
+    WESHER,
+    AgentProcess,
+    pings,
+    wait_for_ping,
+    wait_until,
+)
+from wesher_testing.lab.namespaces import Host, Lab
+from wesher_testing.virtual.members import private_key
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
+
+AUTHORITY, UNKNOWN = Authority(bytes(range(32))), Authority(bytes(32))
+KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def mesh_of(seed: Host) -> dict[str, Any]:
+    """Return the mesh.json of a mesh that is bound to its authority."""
+    mesh = MeshDocument.from_json(json.dumps(document(seed)))
+    identity = IdentitySettings(mode="Verified", bound=True, authorities=(AUTHORITY.key,))
+    return replace(mesh, identity=identity).to_dict()
+
+
+def certify(host: Host, number: int, *, serial: int) -> None:
+    """Leave what an earlier run of an agent knew: its key, address and certificate, and its mesh."""
+    address, key = ip_address(f"10.99.0.{number + 10}"), private_key(host.name)
+    subject = Subject(name=host.name, public_key=key.public, address=address)
+    certificate = AUTHORITY.issue(subject, serial=serial)
+    mesh = MeshDocument.from_json(json.dumps(document()))
+    remember(host, address, private_key=key, certificate=certificate, mesh=mesh)
+
+
+def revoking(*names: str, by: Authority = AUTHORITY, number: int | None = None) -> Statement:
+    """Sign now that these names' certificates are void."""
+    moment = now_ms() if number is None else number
+    revoked = {name_hash(name): revocation_second(moment) for name in names}
+    return sign_statement(by, number=moment, revoked=revoked)
+
+
+def news_add(host: Host, content: bytes) -> tuple[int, str]:
+    """Run the command of an administrator; return its exit code and what it says."""
+    file = host.root / "run/statement"
+    file.write_bytes(content)
+    done = host.run([WESHER, "news", "add", "/run/statement"], check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_statement_given_to_one_agent_closes_every_tunnel_to_the_revoked_one(lab: Lab, start: Any) -> None:
+    hosts = [lab.host(name) for name in "abc"]
+    serial = now_ms() - 60_000
+    for number, host in enumerate(hosts):
+        mount(host, mesh_of(hosts[0]), key=KEY)
+        certify(host, number, serial=serial)
+    agents: list[AgentProcess] = [start(host, *mounted_flags(host), bare=True) for host in hosts]
+    a, b, _ = hosts
+    for agent in agents:
+        agent.wait_for("a", "b", "c")
+    for one, other in ((a, "10.99.0.12"), (b, "10.99.0.12"), (a, "10.99.0.11")):
+        wait_for_ping(one, other)
+    old = revoking("b", number=now_ms() - 10_000)
+
+    statement = revoking("c")
+    code, said = news_add(a, pack_news([(NewsKind.STATEMENT, statement.packed())]))
+    assert (code, said) == (
+        0,
+        f"the agent took statement {statement.number}, which revokes 1 name, and passes it on\n",
+    )
+    wait_until(lambda: not pings(a, "10.99.0.12"), what="a has no tunnel to c", deadline=10.0)
+    wait_until(lambda: not pings(b, "10.99.0.12"), what="b has no tunnel to c", deadline=10.0)
+    assert pings(a, "10.99.0.11")
+    assert agents[1].members()["c"]["note"] == "its certificate was revoked"
+    assert "c.m.wesher.internal" not in (b.root / "etc/hosts").read_text()
+    assert agents[1].status()["newsNumber"] == statement.number
+
+    # The revoked one learns it at a state exchange, says so and runs on.
+    wait_until(lambda: agents[2].conditions()["Ready"] == "Revoked", what="c says that it is revoked")
+    assert "own certificate does not count" in agents[2].own_log
+
+    refusals = {
+        statement.packed()[:-1]: "damaged, or not signed by this mesh's authority",
+        b"certainly not": "not a statement of an authority",
+        revoking("b", by=UNKNOWN).packed(): "an authority that this mesh does not trust",
+        old.packed(): "older than the revocations that this agent has",
+        revoking("b", number=now_ms() + 2 * 86_400_000).packed(): "ahead of this host's clock",
+    }
+    for content, reason in refusals.items():
+        code, said = news_add(b, content)
+        assert code == 1
+        assert said.startswith("wesher: error: FILE '/run/statement': ")
+        assert reason in said
+        assert said.count("\n") == 1
+    code, said = news_add(b, base64.b64encode(statement.packed()) + b"\n")
+    assert (code, said) == (0, f"the agent already has statement {statement.number}, which revokes 1 name\n")
+
+    # Neither a restart nor the old mounted file of the operator brings c back.
+    assert agents[1].end() == 0
+    mount(b, mesh_of(a), key=KEY, news=pack_news([(NewsKind.STATEMENT, old.packed())]))
+    again: AgentProcess = start(b, *mounted_flags(b), bare=True)
+    wait_for_ping(b, "10.99.0.10")
+    assert again.status()["newsNumber"] == statement.number
+    assert not pings(b, "10.99.0.12")
+
+
+def test_a_published_statement_counts_without_a_restart(lab: Lab, start: Any) -> None:
+    hosts = [lab.host(name) for name in "ab"]
+    for number, host in enumerate(hosts):
+        mount(host, mesh_of(hosts[0]), key=KEY)
+        certify(host, number, serial=now_ms() - 60_000)
+    first, _ = (start(host, *mounted_flags(host), bare=True) for host in hosts)
+    wait_for_ping(hosts[0], "10.99.0.11")
+    mount(hosts[0], mesh_of(hosts[0]), key=KEY, news=b"\1damaged")
+    wait_until(lambda: "mounted news rejected" in first.own_log, what="damaged news are named")
+    assert pings(hosts[0], "10.99.0.11")
+    news = pack_news([(NewsKind.STATEMENT, revoking("b").packed())])
+    mount(hosts[0], mesh_of(hosts[0]), key=KEY, news=news)
+    wait_until(lambda: not pings(hosts[0], "10.99.0.11"), what="b has no tunnel")
+    assert first.own_log.count("mounted news rejected") == 1
