@@ -144,7 +144,8 @@ def desired(
     readable = _readable(local, expected, problems)
     # Endpoints are unsigned: none makes an address one of the underlay that a certificate gives to a member.
     certified = {claim.address for claim in readable if claim.member.verdict.is_certified}
-    underlay = local.underlay | (endpoints - inside - certified)
+    bogus = inside | certified
+    underlay = local.underlay | (endpoints - bogus)
     claims = _one_per_key(local, _reached_outside(local, readable, inside, problems), problems)
     address = _settled_address(local, claims, underlay, problems)
     programmed = [
@@ -157,10 +158,10 @@ def desired(
     peers = [
         Peer(
             public_key=claim.key,
-            endpoint=(endpoint := _endpoint_outside(local, claim, inside | certified)),
+            endpoint=(endpoint := _endpoint_outside(local, claim, bogus)),
             allowed_ips=(host_network(claim.address),),
             persistent_keepalive=keepalive,
-            proven=_proven_elsewhere(endpoint, proven.get(claim.key), inside | certified),
+            proven=_proven_elsewhere(endpoint, proven.get(claim.key), bogus),
         )
         for claim in programmed
     ]
