@@ -34,7 +34,7 @@ from wesher_agent.mesh.identity import MOST_UNCERTIFIED_BOUND, Identity, Verdict
 from wesher_agent.mesh.key_doubts import KeyDoubts
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.name_conflicts import Claim, NameConflicts
-from wesher_agent.mesh.news import MARK, News
+from wesher_agent.mesh.news import News
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.mesh.outputs import (
     Apply,
@@ -70,6 +70,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.events import Event as EngineEvent
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits
+from wesher_agent.swim.source import Way
 from wesher_agent.swim.streams import OpenStream, StreamAction, StreamId
 from wesher_common.certificate import Refusal
 from wesher_common.errors import PeerMisbehaved
@@ -592,7 +593,7 @@ class MeshMember:
             for kind, data in read():
                 if kind is NewsKind.STATEMENT and isinstance(event, KnockAnswered):
                     # One that came by gossip is taken already.
-                    is_new = self._news.received(MARK + bytes([kind]) + data, sender, now=now)
+                    is_new = self._news.take_from(sender, Way.ANSWER, data, now=now)
                     self._follow_news(is_new, now)
                 self._take_item(kind, data, now)
         except PeerMisbehaved as misbehaved:
