@@ -108,6 +108,25 @@ SABOTAGES = {
         "if False:",
         f"{TESTS}::test_one_that_leaves_keeps_its_tunnel_for_as_long_as_a_move_takes",
     ),
+    "spread-names-that-displace-others": Sabotage(
+        "agent/wesher_agent/swim/membership.py",
+        "is_spread = not self._make_room(is_proven=is_proven) or is_proven",
+        "self._make_room(is_proven=is_proven)",
+        "tests/unit/swim/test_standing.py::test_names_that_take_the_place_of_others_are_not_spread",
+    ),
+    "check-every-forged-certificate": Sabotage(
+        "agent/wesher_agent/mesh/identity.py",
+        "if not self._budget.allows(source, now=now):",
+        "if False:",
+        "tests/unit/mesh/test_signature_budget.py::test_a_flood_is_checked_up_to_the_limit_of_each_second",
+    ),
+    "drop-a-certified-member-with-a-false-endpoint": Sabotage(
+        "agent/wesher_agent/mesh/desired.py",
+        "if endpoint.address in inside and not claim.member.verdict.is_certified:",
+        "if endpoint.address in inside:",
+        "tests/unit/mesh/test_certified_members.py::"
+        "test_a_forged_endpoint_inside_the_overlay_takes_no_certified_members_tunnel",
+    ),
     "keep-the-tunnel-of-a-revoked-member": Sabotage(
         MEMBER,
         """        if is_new:

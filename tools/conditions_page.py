@@ -6,7 +6,7 @@ A test compares the tables below with the code. The page links each reason that 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from reference import FOLDER, code, page, table
 from wesher_testing.run.toolbox import REPOSITORY
@@ -17,8 +17,8 @@ Reasons = Mapping[str, tuple[str, ...]]
 """Reasons by status."""
 
 _REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "RefusedByCluster")
-_WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyClash", "Failed")
-_GOSSIP = ("AddressGone", "PortTaken", "NameConflict", "NobodyAnswers", "WrongKey")
+_WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyCopied", "Failed")
+_GOSSIP = ("AddressGone", "PortTaken", "KeyCopied", "NameConflict", "NobodyAnswers", "WrongKey")
 _NOT_ISSUING = ("AuthorityLost", "NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
 _UNCERTIFIED = ("KeyProof", "KeyChanged", "KeyInUse")
 MESH: Mapping[str, Reasons] = {
@@ -72,6 +72,19 @@ NODE: Mapping[str, Reasons] = {
         "Unknown": ("NotReported", "Issuing"),
     },
 }
+PEER: Mapping[str, Reasons] = {
+    "Certified": {
+        "True": ("Issued", "CertificateExpires"),
+        "False": (
+            *("AuthorityLost", "ClockDiffers", "RefusedByCluster"),
+            *("InviteExpired", "InviteTooLong", "InviteUsed", "InviteDiffers", "InviteOtherName"),
+            *("KeyChanged", "KeyInUse", "NameInUse", "NameNotAllowed"),
+            *("AddressInUse", "AddressNotAllowed", "NoFreeAddress"),
+            *("InvalidSpec", "MeshReplaced", "Revoked"),
+        ),
+        "Unknown": ("NotEnrolled", "Issuing"),
+    },
+}
 MEMBER = (
     *("NotReported", "NoReport", "Unreachable", "NoFreeAddress"),
     *("Unschedulable", "ImageNotPulled", "PodRefused", "PodNotStarted", "AgentEnds", "AgentNotRunning"),
@@ -95,13 +108,14 @@ _NODE_TRUE = {
     "Certified": "the operator has certified the node's name, WireGuard key and overlay address",
     "StateSaved": "the state file has the last change; `Ready` does not depend on it",
 }
+_PEER_TRUE = {"Certified": "the operator has certified the machine's name, WireGuard key and overlay address"}
 GOOD = {
     "AllCertified": "every agent on a Ready Node announces its certificate",
     "AllReady": "every node is ready",
     "AsExpected": "nothing is wrong",
     "Current": "the mounted files are in use, or none are mounted",
     "DeviceReady": "the device is as desired",
-    "Issued": "the node has a valid certificate",
+    "Issued": "the node, or the machine outside, has a valid certificate",
     "Joined": "another member is alive",
     "KeyReady": "the key in the message is in use",
     "OnlyMember": "there is no other member",
@@ -112,10 +126,16 @@ GOOD = {
 }
 """Reasons for which there is nothing to do."""
 _INTRODUCTION = """
-`kubectl describe wmesh NAME` and `kubectl describe wnode NAME` show conditions, each with a message that
-names what is wrong. `wesher status -o json` shows those of a WesherNode, also outside Kubernetes. A link
-leads to the table of [troubleshooting](../troubleshooting.md) that explains the reason and says what to do.
+`kubectl describe` shows the conditions of a `wmesh`, `wnode` or `wpeer`, each with a message that names
+what is wrong. `wesher status -o json` shows those of a WesherNode, also outside Kubernetes. A link leads to
+the table of [troubleshooting](../troubleshooting.md) that explains the reason and says what to do.
 """
+SECTIONS = {
+    "WesherMesh": ("A mesh", "A node"),
+    "WesherNode": ("A mesh", "A node"),
+    "WesherPeer": ("A machine outside", "A mesh", "A node"),
+}
+"""Of troubleshooting, that explain the reasons of each kind; the first that has a reason counts."""
 _MEMBERS = """
 In `status.memberList` of a WesherMesh, a node has the reason of its own condition `Ready`, or one that only
 the operator can see:
@@ -130,6 +150,7 @@ def text() -> str:
         _INTRODUCTION,
         *_kind("WesherMesh", MESH, _MESH_TRUE),
         *_kind("WesherNode", NODE, _NODE_TRUE),
+        *_kind("WesherPeer", PEER, _PEER_TRUE),
         "## Reasons that need no action",
         table(("reason", "meaning"), ((code(reason), meaning) for reason, meaning in GOOD.items())),
         "## Members of a WesherMesh",
@@ -147,19 +168,19 @@ def explained(section: str) -> list[str]:
 def _kind(name: str, conditions: Mapping[str, Reasons], meaning: Mapping[str, str]) -> Iterator[str]:
     yield f"## {name}"
     yield table(("condition", "True means"), ((code(kind), meaning[kind]) for kind in conditions))
-    yield table(("condition", "status", "reasons"), _rows(conditions))
+    yield table(("condition", "status", "reasons"), _rows(conditions, SECTIONS[name]))
 
 
-def _rows(conditions: Mapping[str, Reasons]) -> Iterator[tuple[str, str, str]]:
+def _rows(conditions: Mapping[str, Reasons], sections: Sequence[str]) -> Iterator[tuple[str, str, str]]:
     for kind, reasons in conditions.items():
         shown = code(kind)
         for status, given in reasons.items():
-            yield shown, code(status), ", ".join(map(_linked, given))
+            yield shown, code(status), ", ".join(_linked(reason, sections) for reason in given)
             shown = ""
 
 
-def _linked(reason: str) -> str:
-    for section in ("A mesh", "A node"):
+def _linked(reason: str, sections: Sequence[str] = ("A mesh", "A node")) -> str:
+    for section in sections:
         if reason in explained(section):
             return f"[`{reason}`](../troubleshooting.md#{section.lower().replace(' ', '-')})"
     return code(reason)

@@ -41,6 +41,8 @@ from wesher_testing.cluster.invited_machines import (
     published_rings,
 )
 from wesher_testing.cluster.operator_process import NAMESPACE, SOON, eventually
+from wesher_testing.cluster.workstation import CommandRefused, Workstation
+from wesher_testing.operations_page import commands
 
 A, LAPTOP, OTHER = (private_key(name) for name in ("a", "laptop", "another machine"))
 ADDRESSES = ip_network("10.189.0.0/16")
@@ -322,10 +324,37 @@ def test_the_key_ring_is_sealed_to_a_machine_that_is_not_seen_with_it(api: ApiSe
         *("patch", "secret", "demo-key", "-n", NAMESPACE, "--type=merge"), "-p", json.dumps({"data": entries})
     )
     (later,) = eventually(
-        lambda: published_rings(api), within=SOON, until=lambda found: found and found[0] != item
+        lambda: published_rings(api), within=SOON, until=lambda found: bool(found) and found[0] != item
     )
     assert later.opened(LAPTOP) == (new, raw)
     assert later.number > item.number
+
+
+def test_the_documented_commands_admit_and_remove_a_machine(api: ApiServer, see: See, tmp_path: Path) -> None:
+    station = Workstation(api, tmp_path)
+    ours = {"default": "demo"}
+    for command in commands("peer-invite", ours):
+        said = station.run(command)
+    assert "demo.laptop" in said
+    assert JoinFile.from_json((tmp_path / "laptop.join").read_text()).name == "laptop"
+    for command in commands("peer-admit", {**ours, "KEY": str(LAPTOP.public)}):
+        assert "key admitted" in station.run(command)
+    until(api, "Issued")
+    assert "laptop" in station.run("kubectl wesher status demo || true")
+    for command in commands("peer-remove", ours):
+        station.run(command)
+    eventually(lambda: published_certificates(api), within=SOON, until=lambda found: not found)
+
+
+def test_the_join_file_is_not_shown_on_a_terminal_unless_it_is_to_be(
+    api: ApiServer, see: See, tmp_path: Path
+) -> None:
+    station = Workstation(api, tmp_path)
+    on_terminal = "script --quiet --return --command 'kubectl wesher invite laptop {}' /dev/null"
+    with pytest.raises(CommandRefused, match="the join file holds keys: name a file, or pipe it"):
+        station.run(on_terminal.format(""))
+    assert api.get("wpeer", "demo.laptop") is None
+    assert '"clusterKeys"' in station.run(on_terminal.format("--force"))
 
 
 def test_the_join_file_goes_to_a_pipe_and_what_is_wrong_is_one_line(

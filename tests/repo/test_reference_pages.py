@@ -16,6 +16,7 @@ import exit_codes_page
 import json_output_page
 from wesher_operator.resources.mesh import WesherMeshStatus
 from wesher_operator.resources.node import WesherNodeStatus
+from wesher_operator.resources.peer import WesherPeerStatus
 from wesher_testing.run.toolbox import REPOSITORY
 
 PAGES = (chart_values_page, conditions_page, custom_resources_page, exit_codes_page, json_output_page)
@@ -66,11 +67,13 @@ def test_each_condition_that_the_code_makes_is_on_the_page(
 def test_each_reason_on_the_page_of_conditions_is_given_by_the_code_and_none_is_left_out() -> None:
     paths = [path for name in ("agent", "operator") for path in (REPOSITORY / name).rglob("*.py")]
     code = "\n".join(path.read_text() for path in paths)
-    kinds = (*conditions_page.MESH.values(), *conditions_page.NODE.values())
+    tables = (conditions_page.MESH, conditions_page.NODE, conditions_page.PEER)
+    kinds = [kind for each in tables for kind in each.values()]
     listed = {reason for reasons in kinds for given in reasons.values() for reason in given}
     listed |= {*conditions_page.MEMBER}
     assert sorted(reason for reason in listed if f'"{reason}"' not in code) == []
-    explained = {*conditions_page.explained("A mesh"), *conditions_page.explained("A node")}
+    sections = {section for each in conditions_page.SECTIONS.values() for section in each}
+    explained = {reason for section in sections for reason in conditions_page.explained(section)}
     assert len(explained) > 30
     assert {*conditions_page.GOOD} | explained == listed
 
@@ -79,6 +82,7 @@ def test_the_custom_resources_name_the_conditions_that_are_on_the_page() -> None
     for status, conditions in (
         (WesherMeshStatus, conditions_page.MESH),
         (WesherNodeStatus, conditions_page.NODE),
+        (WesherPeerStatus, conditions_page.PEER),
     ):
         description = status.model_fields["conditions"].description or ""
         assert [kind for kind in conditions if not re.search(rf"\b{kind}\b", description)] == []

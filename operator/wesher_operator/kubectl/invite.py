@@ -1,6 +1,6 @@
 """``kubectl wesher invite``: admits one machine outside Kubernetes by an invite, in one join file.
 
-The seed of the invite is made here and stands in the join file alone: the WesherPeer has its public half.
+The seed of the invite is made here and is in the join file alone: the WesherPeer has its public half.
 """
 
 from __future__ import annotations

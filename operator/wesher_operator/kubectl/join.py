@@ -52,14 +52,16 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
 
 
 def _why_refused(mesh: Object, reach: Sequence[str]) -> list[str]:
-    """Return as comments why a Verified mesh gives a machine outside no tunnel, and how to change that."""
+    """Return as comments why a Verified mesh gives such a machine no tunnel, and how to admit one."""
     if (status_of(mesh).get("identity") or {}).get("mode") != "Verified":
         return []
-    patch = ["patch", "wmesh", name_of(mesh), "--type=merge", '--patch={"spec":{"identity":"Open"}}']
+    of_mesh = shell_line([*reach, "--mesh", name_of(mesh)])
     return [
-        f"# Mesh {name_of(mesh)} is Verified: a machine outside has no certificate, so it gets no tunnel.",
-        "# To give every machine with the cluster key a tunnel, first run:",
-        f"# {shell_line(['kubectl', *reach, *patch])}",
+        f"# Mesh {name_of(mesh)} is Verified: a machine that joins with the cluster key alone is untrusted,",
+        "# and gets no tunnel. To admit it with all that it needs in one file, run instead:",
+        f"# kubectl wesher invite NAME {of_mesh}",
+        "# Or admit it after it has joined, by the WireGuard key that wg show prints on it:",
+        f"# kubectl wesher admit NAME --key KEY {of_mesh}",
         "",
     ]
 

@@ -180,6 +180,7 @@ def test_an_agent_and_the_commands_that_it_answers_end_with_0(tmp_path: Path) ->
         assert run(["leave", *asked], {}) == 0
         assert agent.wait(SECONDS) == 0
     with agent_without_device(tmp_path, f"wg{os.getpid()}y") as agent:
+        assert run(["rekey", *asked], {}) == 0
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(SECONDS) == 0
     assert run(["keygen"], {}) == 0
@@ -192,7 +193,7 @@ def test_a_flag_that_is_invalid_ends_each_command_of_wesher_with_1_and_ping_with
     assert run([*command, "--no-such-flag"], {}) == (2 if command == ["ping"] else 1)
 
 
-@pytest.mark.parametrize("command", ["status", "members", "join-command", "key", "leave"])
+@pytest.mark.parametrize("command", ["status", "members", "join-command", "key", "rekey", "leave"])
 def test_a_command_that_no_agent_answers_ends_with_1(command: str, tmp_path: Path) -> None:
     assert run([command, f"--run-dir={tmp_path}"], {}) == 1
 

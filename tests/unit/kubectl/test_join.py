@@ -36,8 +36,10 @@ def test_a_verified_mesh_gives_a_machine_outside_no_tunnel_which_is_said_first()
     for mode, first in (("Verified", "# Mesh demo is Verified: "), ("Open", "# To add a machine to ")):
         text = join_text({**mesh, "status": {"identity": {"mode": mode}}}, [node], "wesher")
         assert text.startswith(first)
-    verified = join_text({**mesh, "status": {"identity": {"mode": "Verified"}}}, [node], "wesher")
-    assert '# kubectl patch wmesh demo --type=merge \'--patch={"spec":{"identity":"Open"}}\'' in verified
+    status = {"identity": {"mode": "Verified"}}
+    verified = join_text({**mesh, "status": status}, [node], "wesher", reach=["--context=my east"])
+    assert "# kubectl wesher invite NAME '--context=my east' --mesh demo\n" in verified
+    assert "# kubectl wesher admit NAME --key KEY '--context=my east' --mesh demo\n" in verified
     assert words_of(verified)[0] == "wesher"
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from wesher_common.certificate import Certificate, name_hash
 from wesher_common.conditions import rfc3339
+from wesher_common.errors import ClusterUnavailable
 from wesher_common.keys import WireGuardPrivateKey
 from wesher_common.news import NEWS_FILE, NewsKind, PeerCertificate, Statement, sign_statement, unpack_news
 from wesher_operator import kube
@@ -178,7 +179,7 @@ async def test_without_the_ledger_no_certificate_is_written(status: int) -> None
                 assert story.reason("laptop") == "RefusedByCluster"
                 assert story.published() == {}
             else:
-                with pytest.raises(kube.ClusterUnavailable):
+                with pytest.raises(ClusterUnavailable):
                     await runs.reconcile()
         assert story.certificates() == {}
         await runs.reconcile()
@@ -201,7 +202,7 @@ async def test_a_certificate_is_published_once_it_is_in_the_status() -> None:
 async def test_a_crash_between_ledger_and_status_issues_to_the_same_key() -> None:
     story = Story("laptop")
     async with serving(story.answer, clock=lambda: story.now) as cluster:
-        with story.refusing(500, "demo.laptop"), pytest.raises(kube.ClusterUnavailable):
+        with story.refusing(500, "demo.laptop"), pytest.raises(ClusterUnavailable):
             await story.reconciler(cluster).reconcile()
         before = story.ledger()
         await story.reconciler(cluster).reconcile()
