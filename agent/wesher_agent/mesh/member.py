@@ -70,6 +70,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.events import Event as EngineEvent
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits
+from wesher_agent.swim.source import Way
 from wesher_agent.swim.streams import OpenStream, StreamAction, StreamId
 from wesher_common.certificate import Refusal
 from wesher_common.errors import PeerMisbehaved
@@ -592,8 +593,8 @@ class MeshMember:
             for kind, data in read():
                 if kind is NewsKind.STATEMENT and isinstance(event, KnockAnswered):
                     # One that came by gossip is taken already.
-                    is_new = self._news.received(MARK + bytes([kind]) + data, sender, now=now)
-                    self._follow_news(is_new, now)
+                    message = UserMessageReceived(MARK + bytes([kind]) + data, sender, Way.ANSWER)
+                    self._follow_news(self._news.received(message, now=now), now)
                 self._take_item(kind, data, now)
         except PeerMisbehaved as misbehaved:
             self._events.append(PacketRejected(misbehaved.reason, sender))
