@@ -305,6 +305,7 @@ def test_a_machine_that_was_away_for_a_year_comes_back_through_the_door(mesh: Me
     others = {node.name for node in mesh.nodes}
     took = mesh.network.run_until(lambda: again.alive >= others, deadline=180.0)
     assert took < 90.0
+    assert again.member.view(now=mesh.network.now).news_number == 1, "the statement came with them"
     mesh.network.run_until(lambda: mesh.has_tunnels(again), deadline=20.0)
     assert again.local.ring == NEW_RING
     mesh.network.run(5.0)

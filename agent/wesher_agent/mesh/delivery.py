@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from heapq import nsmallest
 from math import inf
+from types import MappingProxyType
 from typing import Final
 
 from wesher_agent.mesh.identity import Identity, Rank
@@ -24,7 +25,9 @@ from wesher_agent.mesh.news import MARK
 from wesher_agent.mesh.nodemeta import COMPACT, NodeMeta
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import RosterMember
+from wesher_agent.mesh.signature_budget import SignatureBudget
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.source import Source, Way
 from wesher_agent.wire.limits import KNOCK_ANSWER
 from wesher_common.certificate import Kind
 from wesher_common.errors import PeerMisbehaved
@@ -42,8 +45,10 @@ ANSWERS_A_SECOND: Final = 5.0
 """At the door, to all hosts together; one host gets one."""
 MOST_ASKERS: Final = 256
 """Hosts remembered to that end."""
-CHECKS_A_SECOND: Final = 10.0
-"""Signatures of received items that are checked: a holder of the cluster key can send any number."""
+FAILED_CHECKS: Final[Mapping[Way, int]] = MappingProxyType({Way.DATAGRAM: 10, Way.REQUEST: 10, Way.ANSWER: 3})
+"""Received items with a false signature that are checked in a second."""
+FAILED_CHECKS_OF_ONE: Final = 3
+"""Of them, those from one IP address."""
 ALONE_SECONDS: Final = 60.0
 """How long a machine finds no node of its mesh before it knocks at the door."""
 KNOCK_SECONDS: Final = 30.0
@@ -54,10 +59,13 @@ MOST_KNOCKS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A user message to send as one datagram, which passes a NAT that its owner is behind."""
+    """A user message to send."""
 
     to: Address
     payload: bytes
+    reliable: bool
+    """Whether to send it over a stream. A datagram passes a NAT that its owner is behind. A flood of forged
+    datagrams can use up what the owner checks of them. So each try goes another way."""
 
 
 class Delivery:
@@ -82,7 +90,9 @@ class Delivery:
         self._ring_sends: Counter[tuple[bytes, int]] = Counter()
         """By hash of the owner's key and number of the ring."""
         self._answers = _Allowance(ANSWERS_A_SECOND)
-        self._checks = _Allowance(CHECKS_A_SECOND)
+        self._failed = SignatureBudget(FAILED_CHECKS, of_one=FAILED_CHECKS_OF_ONE)
+        self._over_stream: set[tuple[NewsKind, bytes]] = set()
+        """What was last sent as a datagram."""
         self._asked_at: dict[str, float] = {}
         """When a host was last answered at the door."""
         self._look_at = inf
@@ -104,6 +114,7 @@ class Delivery:
     def news_published(self, items: Iterable[tuple[NewsKind, bytes]], *, now: float) -> None:
         """Take the whole of the mounted news; what cannot be read is left out."""
         self._certificates, self._rings, self._at_door, self._statement = {}, {}, {}, None
+        self._over_stream.clear()
         for kind, data in items:
             with suppress(PeerMisbehaved):
                 match kind:
@@ -144,7 +155,9 @@ class Delivery:
             self._sent_at[kind, owner] = now
             if kind is NewsKind.RING:
                 self._ring_sends[owner, self._rings[owner].number] += 1
-            messages.append(Message(member.address, MARK + bytes([kind]) + data))
+            reliable = (kind, owner) in self._over_stream
+            self._over_stream ^= {(kind, owner)}
+            messages.append(Message(member.address, MARK + bytes([kind]) + data, reliable))
         return messages
 
     def _lacking_certificates(
@@ -212,8 +225,17 @@ class Delivery:
         self._knock_at = now + KNOCK_SECONDS
         return True
 
-    def received(self, kind: NewsKind, data: bytes, local: Local, *, now: float) -> Place | KeyRing | None:
+    def received(
+        self, kind: NewsKind, data: bytes, source: Source, local: Local, *, now: float
+    ) -> Place | KeyRing | None:
         """Return what an item brings this machine; None if it is for another one, or not news.
+
+        Args:
+            kind: of the item.
+            data: the item.
+            source: the host that has sent it.
+            local: this machine.
+            now: the time.
 
         Raises:
             PeerMisbehaved: it is not an item, or the mesh's authority has not signed it.
@@ -224,21 +246,21 @@ class Delivery:
             return None
         match kind:
             case NewsKind.CERTIFICATE:
-                return self._certified(PeerCertificate.unpacked(data), local, now)
+                return self._certified(PeerCertificate.unpacked(data), source, local, now)
             case NewsKind.RING:
-                return self._opened(RingItem.unpacked(data), local, now)
+                return self._opened(RingItem.unpacked(data), source, local, now)
             case NewsKind.STATEMENT:
                 return None
 
-    def _certified(self, item: PeerCertificate, local: Local, now: float) -> Place | None:
+    def _certified(self, item: PeerCertificate, source: Source, local: Local, now: float) -> Place | None:
         subject, certificate = item.subject, item.certificate
         present = local.place.certificate if local.place is not None else None
         if (subject.name, subject.public_key) != (local.name, local.private_key.public):
             return None
         if present is not None and certificate.serial <= present.serial:
             return None
-        if not self._checks.take(now):
-            return None
+        if not self._failed.allows(source, now=now):
+            raise PeerMisbehaved("item-unread")
         announced = NodeMeta(
             overlay_address=subject.address,
             public_key=subject.public_key,
@@ -248,6 +270,7 @@ class Delivery:
         )
         verdict = self._identity.verdict(subject.name, announced, now=now)
         if verdict.rank is not Rank.OWN or subject.address not in local.document.overlay:
+            self._failed.failed(source)
             raise PeerMisbehaved("certificate-refused", str(verdict.refusal))
         return Place(
             overlay_address=subject.address,
@@ -256,12 +279,13 @@ class Delivery:
             certificate=certificate,
         )
 
-    def _opened(self, item: RingItem, local: Local, now: float) -> KeyRing | None:
+    def _opened(self, item: RingItem, source: Source, local: Local, now: float) -> KeyRing | None:
         if item.key_hash != key_hash(local.private_key.public) or item.number <= local.ring.number:
             return None
-        if not self._checks.take(now):
-            return None
+        if not self._failed.allows(source, now=now):
+            raise PeerMisbehaved("item-unread")
         if not any(item.is_signed_by(key) for key in self._identity.own_keys):
+            self._failed.failed(source)
             raise PeerMisbehaved("ring-refused")
         keys = item.opened(local.private_key)
         if keys is None:

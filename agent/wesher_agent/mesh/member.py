@@ -70,7 +70,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.events import Event as EngineEvent
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits
-from wesher_agent.swim.source import Way
+from wesher_agent.swim.source import Source, Way
 from wesher_agent.swim.streams import OpenStream, StreamAction, StreamId
 from wesher_common.certificate import Refusal
 from wesher_common.errors import PeerMisbehaved
@@ -583,24 +583,24 @@ class MeshMember:
     def _take_news(self, event: EngineEvent, now: float) -> None:
         """Take what the mesh's authority has signed, whichever way it came."""
         match event:
-            case UserMessageReceived(payload=payload):
+            case UserMessageReceived(payload=payload, way=way):
                 sender, read = event.sender, partial(read_message, payload)
             case KnockAnswered(answer=answer):
-                sender, read = event.address, partial(read_answer, answer)
+                sender, way, read = event.address, Way.ANSWER, partial(read_answer, answer)
             case _:
                 return
         try:
             for kind, data in read():
                 if kind is NewsKind.STATEMENT and isinstance(event, KnockAnswered):
                     # One that came by gossip is taken already.
-                    is_new = self._news.take_from(sender, Way.ANSWER, data, now=now)
+                    is_new = self._news.take_from(sender, way, data, now=now)
                     self._follow_news(is_new, now)
-                self._take_item(kind, data, now)
+                self._take_item(kind, data, Source(sender.ip, way), now)
         except PeerMisbehaved as misbehaved:
             self._events.append(PacketRejected(misbehaved.reason, sender))
 
-    def _take_item(self, kind: NewsKind, data: bytes, now: float) -> None:
-        match self._delivery.received(kind, data, self._local, now=now):
+    def _take_item(self, kind: NewsKind, data: bytes, source: Source, now: float) -> None:
+        match self._delivery.received(kind, data, source, self._local, now=now):
             case Place(overlay_address=address, certificate=certificate) as place if certificate is not None:
                 self._events.append(events.CertificateReceived(address, certificate.serial))
                 self.node_given(place, now=now)
@@ -779,7 +779,7 @@ class MeshMember:
     def _deliver(self, now: float) -> None:
         members = self._roster.members
         for message in self._delivery.to_send(self._local, members, now=now):
-            self._engine.send_user_message(message.to, message.payload, now=now, reliable=False)
+            self._engine.send_user_message(message.to, message.payload, now=now, reliable=message.reliable)
         if self._delivery.must_knock(self._local, members, now=now):
             known = self._roster.seeds_and_nodes()
             asked = self._rng.sample(known, min(MOST_KNOCKS, len(known)))
