@@ -96,6 +96,27 @@ SABOTAGES = {
         "tests/unit/operator_reconcile/test_authority.py"
         "::test_renewals_are_spread_over_the_last_five_per_cent_of_two_thirds_of_the_life",
     ),
+    "let-a-revoked-node-register-again": Sabotage(
+        "operator/wesher_operator/reconcile/revocations.py",
+        "elif not is_out and bar is not None and bar.node == uid:",
+        "elif not is_out and bar is not None:",
+        "tests/unit/operator_reconcile/test_revocations.py"
+        "::test_a_revoked_node_that_was_deleted_and_registers_again_stays_out_until_it_is_readmitted",
+    ),
+    "sign-before-agents-have-reported": Sabotage(
+        "operator/wesher_operator/reconcile/revoker.py",
+        "can_sign=self._has_heard(members, now)",
+        "can_sign=True",
+        "tests/unit/operator_reconcile/test_revoker.py"
+        "::test_the_first_statement_after_a_start_waits_for_a_report_where_agents_have_reported_before",
+    ),
+    "certify-within-the-revoked-second": Sabotage(
+        "operator/wesher_operator/reconcile/certifier.py",
+        "each.after + 1)",
+        "0)",
+        "tests/unit/operator_reconcile/test_revoker.py"
+        "::test_a_node_that_comes_back_gets_a_certificate_that_is_later_than_its_revocation",
+    ),
     "ignore-roster-changes": Sabotage(
         MEMBER,
         "if self._roster.observe(event, now=now):",
@@ -113,6 +134,25 @@ SABOTAGES = {
         "if member.state is MemberState.LEFT and now < until:",
         "if False:",
         f"{TESTS}::test_one_that_leaves_keeps_its_tunnel_for_as_long_as_a_move_takes",
+    ),
+    "spread-names-that-displace-others": Sabotage(
+        "agent/wesher_agent/swim/membership.py",
+        "is_spread = not self._make_room(is_proven=is_proven) or is_proven",
+        "self._make_room(is_proven=is_proven)",
+        "tests/unit/swim/test_standing.py::test_names_that_take_the_place_of_others_are_not_spread",
+    ),
+    "check-every-forged-certificate": Sabotage(
+        "agent/wesher_agent/mesh/identity.py",
+        "if not self._budget.allows(source, now=now):",
+        "if False:",
+        "tests/unit/mesh/test_signature_budget.py::test_a_flood_is_checked_up_to_the_limit_of_each_second",
+    ),
+    "drop-a-certified-member-with-a-false-endpoint": Sabotage(
+        "agent/wesher_agent/mesh/desired.py",
+        "if endpoint.address in inside and not claim.member.verdict.is_certified:",
+        "if endpoint.address in inside:",
+        "tests/unit/mesh/test_certified_members.py::"
+        "test_a_forged_endpoint_inside_the_overlay_takes_no_certified_members_tunnel",
     ),
     "keep-the-tunnel-of-a-revoked-member": Sabotage(
         MEMBER,
@@ -310,7 +350,7 @@ SABOTAGES = {
 def copied(into: Path) -> Path:
     """Return a copy of the tree in which the tests run."""
     tree = into / "tree"
-    for name in ("common", "agent", "operator", "tests"):
+    for name in ("common", "agent", "operator", "tests", "deploy"):
         shutil.copytree(REPOSITORY / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "pyproject.toml", tree)
     return tree

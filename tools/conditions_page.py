@@ -17,8 +17,8 @@ Reasons = Mapping[str, tuple[str, ...]]
 """Reasons by status."""
 
 _REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "RefusedByCluster")
-_WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyClash", "Failed")
-_GOSSIP = ("AddressGone", "PortTaken", "NameConflict", "NobodyAnswers", "WrongKey")
+_WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyCopied", "Failed")
+_GOSSIP = ("AddressGone", "PortTaken", "KeyCopied", "NameConflict", "NobodyAnswers", "WrongKey")
 _NOT_ISSUING = ("AuthorityLost", "NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
 _UNCERTIFIED = ("KeyProof", "KeyChanged", "KeyInUse")
 MESH: Mapping[str, Reasons] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,6 +18,7 @@ from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
 
+from wesher_common.certificate import AuthorityKey
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import FORMATS, TRACE
 from wesher_common.keys import ClusterKey
@@ -146,6 +148,10 @@ def _cluster_key(text: str, where: str) -> ClusterKey | None:
     return ClusterKey.from_base64(text, field_name=where) if text else None
 
 
+def _authority(text: str, where: str) -> AuthorityKey:
+    return AuthorityKey.from_base64(text, field_name=where)
+
+
 def _seeds(text: str, where: str) -> tuple[SeedAddress, ...]:
     seeds = tuple(parse_seed(part, field=where) for part in text.split(",") if part.strip())
     if text.strip() and not seeds:
@@ -244,6 +250,24 @@ FLAGS: tuple[Flag, ...] = (
         repeats=True,
         from_document=True,
         help="members to join through; if a name has several addresses, all are tried",
+    ),
+    Flag(
+        name="--join-file",
+        group="mesh",
+        metavar="FILE",
+        read=_path,
+        from_document=True,
+        help="join as the machine for which `kubectl wesher invite` wrote this file; "
+        "only the first start needs it",
+    ),
+    Flag(
+        name="--authority",
+        group="mesh",
+        metavar="KEY",
+        read=_authority,
+        from_document=True,
+        help="public key of the mesh's authority, as `kubectl wesher authority` prints it: only members that "
+        "it has certified get a tunnel (default: every member with the cluster key)",
     ),
     Flag(
         name="--init",
@@ -507,6 +531,11 @@ class OneLineParser(argparse.ArgumentParser):
         if lacking != message:
             raise InvalidSpec(lacking, f"is missing: see {self.prog} --help")
         raise InvalidSpec(self.prog, message)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse ignores errors here, so that a help longer than a buffer would end well on a closed pipe.
+        if message:
+            (file or sys.stderr).write(message)
 
     def _unknown_flag(self, word: str) -> str:
         flags = [name for action in self._actions for name in action.option_strings]

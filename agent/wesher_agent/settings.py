@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,15 @@ from typing import Any
 from wesher_agent.flags import FLAGS
 from wesher_agent.mesh.cover import UnreachableRoute
 from wesher_agent.mesh.local import Options
+from wesher_common.certificate import AuthorityKey
 from wesher_common.errors import InvalidSpec
+from wesher_common.join_file import JoinFile
 from wesher_common.keys import ClusterKey
 from wesher_common.mesh_document import (
+    EtcHosts,
     GossipProfile,
     GossipSettings,
+    IdentitySettings,
     MeshDocument,
     WireGuardMode,
     WireGuardSettings,
@@ -38,6 +42,9 @@ class Settings:
     cluster_key: ClusterKey | None
     cluster_key_file: Path | None
     join: tuple[SeedAddress, ...]
+    join_file: Path | None
+    authority: AuthorityKey | None
+    """The mesh's; None trusts each member with the cluster key."""
     init: bool
     """Ignore the saved state; the next save overwrites it."""
     bind_addr: IPAddress | None
@@ -77,6 +84,10 @@ class Settings:
     """Directory with the mounted ``cluster-key``, ``accepted-keys`` and ``mesh.json``."""
     kubeconfig: Path | None
     """None means the pod's own service account."""
+    given: Mapping[str, str]
+    """The flag or variable that gave a value, by the name of the field; only those that were given."""
+    joined: JoinFile | None = None
+    """What the machine was invited with; see `joining`."""
 
     @property
     def options(self) -> Options:
@@ -97,17 +108,59 @@ class Settings:
 
         So that the agent knows one description of a mesh, wherever it came from.
         """
+        joined = self.joined
+        etc_hosts: EtcHosts = "Names" if joined is None else joined.etc_hosts
         return MeshDocument(
-            name=self.interface,
-            uid="",
+            name=self.interface if joined is None else joined.mesh_name,
+            uid="" if joined is None else joined.mesh_uid,
             overlay=self.overlay_net,
             allocation=self.overlay_net,
             wireguard=WireGuardSettings(
                 interface=self.interface, port=self.wireguard_port, mtu=self.mtu, mode=self.wireguard_mode
             ),
             gossip=GossipSettings(port=self.cluster_port, profile=self.gossip_profile, label=self.label),
-            etc_hosts="Off" if self.no_etc_hosts else "Names",
+            etc_hosts="Off" if self.no_etc_hosts else etc_hosts,
             seed_nodes=self.join,
+            identity=None
+            if self.authority is None
+            else IdentitySettings(mode="Verified", bound=True, authorities=(self.authority,)),
+        )
+
+    def joining(self, joined: JoinFile, *, source: str) -> Settings:
+        """Return these settings for a machine that was invited to a mesh.
+
+        ``--join`` adds members to join through. Interface, MTU and hosts file are this machine's own
+        affair, so flags win.
+
+        Args:
+            joined: what it was invited with.
+            source: what an error calls that.
+
+        Raises:
+            InvalidSpec: a flag contradicts it.
+
+        """
+        decided: dict[str, Any] = {
+            "authority": joined.authority,
+            "cluster_port": joined.gossip_port,
+            "wireguard_port": joined.wireguard_port,
+            "overlay_net": joined.overlay,
+            "node_name": joined.member_name,
+            "gossip_profile": joined.profile,
+            "label": joined.label,
+            "ip_as_name": False,
+        }
+        for attribute, value in decided.items():
+            if attribute in self.given and getattr(self, attribute) != value:
+                rule = f"contradicts {source}, which says {value}: leave it out"
+                raise InvalidSpec(self.given[attribute], rule, value=getattr(self, attribute))
+        return replace(
+            self,
+            **decided,
+            interface=self.interface if "interface" in self.given else joined.interface,
+            mtu=self.mtu if "mtu" in self.given else joined.mtu,
+            join=tuple(dict.fromkeys((*self.join, *joined.seeds))),
+            joined=joined,
         )
 
 
@@ -134,7 +187,7 @@ def parse_settings(arguments: argparse.Namespace, environ: Mapping[str, str]) ->
             ",".join(text) if flag.repeats and where == flag.name else text, where
         )
     _check_together(given, values)
-    return Settings(**values)
+    return Settings(**values, given=given)
 
 
 def _check_together(given: Mapping[str, str], values: Mapping[str, Any]) -> None:
@@ -149,6 +202,9 @@ def _check_together(given: Mapping[str, str], values: Mapping[str, Any]) -> None
         )
     if values["ip_as_name"] and isinstance(values["bind_addr"], IPv6Address):
         raise InvalidSpec(given["ip_as_name"], "an IPv6 address cannot be a name: use --node-name")
+    if values["join_file"] is not None and values["init"]:
+        rule = f"cannot be combined with {given['join_file']}: the file is for a mesh that exists"
+        raise InvalidSpec(given["init"], rule)
     if values["kubernetes"] is not None:
         _check_kubernetes(given)
     elif values["kubeconfig"] is not None:

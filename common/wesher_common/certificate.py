@@ -303,7 +303,7 @@ class Trust:
         """
         if (outside := self._outside(subject)) is not None:
             return outside
-        if certificate.serial <= self.revoked.get(name_hash(subject.name), -1):
+        if self.revoked and certificate.serial <= self.revoked.get(name_hash(subject.name), -1):
             return Refusal.REVOKED
         if not self.key.has_signed(certificate.signed_text(subject), certificate.signature):
             return Refusal.BAD_SIGNATURE

@@ -70,6 +70,8 @@ class KeyRing:
     primary: ClusterKey
     accepted: tuple[ClusterKey, ...] = ()
     """Further keys that only decrypt, in the order they are tried."""
+    number: int = field(default=0, compare=False)
+    """Of two rings of one mesh the one with the higher number is the newer; 0 if it came without one."""
 
     def __iter__(self) -> Iterator[ClusterKey]:
         """Yield every key, primary first."""

@@ -93,10 +93,6 @@ def test_a_statement_given_to_one_agent_closes_every_tunnel_to_the_revoked_one(l
     assert "c.m.wesher.internal" not in (b.root / "etc/hosts").read_text()
     assert agents[1].status()["newsNumber"] == statement.number
 
-    # The revoked one learns it at a state exchange, says so and runs on.
-    wait_until(lambda: agents[2].conditions()["Ready"] == "Revoked", what="c says that it is revoked")
-    assert "own certificate does not count" in agents[2].own_log
-
     refusals = {
         statement.packed()[:-1]: "damaged, or not signed by this mesh's authority",
         b"certainly not": "not a statement of an authority",
@@ -121,18 +117,26 @@ def test_a_statement_given_to_one_agent_closes_every_tunnel_to_the_revoked_one(l
     assert again.status()["newsNumber"] == statement.number
     assert not pings(b, "10.99.0.12")
 
+    # The revoked one learns it at a state exchange, says so and runs on.
+    wait_until(lambda: agents[2].conditions()["Ready"] == "Revoked", what="c says that it is revoked")
+    assert "own certificate does not count" in agents[2].own_log
 
-def test_a_published_statement_counts_without_a_restart(lab: Lab, start: Any) -> None:
-    hosts = [lab.host(name) for name in "ab"]
+
+def test_published_statements_count_from_the_start_and_without_a_restart(lab: Lab, start: Any) -> None:
+    hosts = [lab.host(name) for name in "abc"]
+    at_first = pack_news([(NewsKind.STATEMENT, revoking("c").packed())])
     for number, host in enumerate(hosts):
-        mount(host, mesh_of(hosts[0]), key=KEY)
+        mount(host, mesh_of(hosts[0]), key=KEY, news=at_first if host is hosts[0] else None)
         certify(host, number, serial=now_ms() - 60_000)
-    first, _ = (start(host, *mounted_flags(host), bare=True) for host in hosts)
+    first, *_ = (start(host, *mounted_flags(host), bare=True) for host in hosts)
+    first.wait_for("a", "b", "c")
     wait_for_ping(hosts[0], "10.99.0.11")
+    assert first.members()["c"]["note"] == "its certificate was revoked"
     mount(hosts[0], mesh_of(hosts[0]), key=KEY, news=b"\1damaged")
     wait_until(lambda: "mounted news rejected" in first.own_log, what="damaged news are named")
     assert pings(hosts[0], "10.99.0.11")
     news = pack_news([(NewsKind.STATEMENT, revoking("b").packed())])
     mount(hosts[0], mesh_of(hosts[0]), key=KEY, news=news)
     wait_until(lambda: not pings(hosts[0], "10.99.0.11"), what="b has no tunnel")
+    assert first.members()["c"]["note"] == "its certificate was revoked"
     assert first.own_log.count("mounted news rejected") == 1

@@ -17,6 +17,7 @@ from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import candidate_address, is_reserved
 from wesher_testing.cluster.api_server import ApiServer
+from wesher_testing.cluster.certified_agents import statement
 from wesher_testing.cluster.operator_process import (
     NAMESPACE,
     SOON,
@@ -180,7 +181,8 @@ def test_a_mesh_is_ready_when_every_node_reports_so_and_its_columns_and_events_t
     assert header.split() == ["NAME", "READY", "MEMBERS", "CIDR", "KEY", "AGE"]
     assert line.split()[:4] == ["demo", "True", "3/3", "10.189.0.0/16"]
     wide = api.kubectl("get", "wmesh", "-o", "wide").splitlines()[0]
-    assert wide.split()[5:10] == ["CONVERGED", "DEGRADED", "INTERFACE", "INSTALLATION", "MESSAGE"]
+    assert wide.split()[5:8] == ["IDENTITY", "CERTIFIED", "BOUND"]
+    assert wide.split()[8:13] == ["CONVERGED", "DEGRADED", "INTERFACE", "INSTALLATION", "MESSAGE"]
     assert "weshernode.wesher.dev/demo.a" in api.kubectl("get", "wesher")
     described = until_event(api, r"Normal\s+AllReady.*Ready is True")
     assert "Warning" not in described  # a mesh that is merely new is nobody's trouble
@@ -457,6 +459,13 @@ def test_an_annotation_that_cannot_be_used_is_told_by_an_event_and_stops_nothing
     assert "Node a annotation wesher.dev/advertise-address 'example.com': must be an IP address" in described
 
 
+def news_number(api: ApiServer) -> int:
+    """Return the number of the published statement of revocations."""
+    published = eventually(lambda: statement(api), within=SOON)
+    assert published is not None
+    return published.number
+
+
 def test_an_agent_with_an_old_config_is_nudged_and_one_with_the_new_is_not(
     api: ApiServer, nodes: None, mesh: Mesh, report: Report
 ) -> None:
@@ -466,9 +475,9 @@ def test_an_agent_with_an_old_config_is_nudged_and_one_with_the_new_is_not(
     key = api.get("wmesh", "demo")["status"]["key"]["id"]
     for node in "ab":
         agent_pod(api, node)
-    keys = {"primaryKeyID": key, "keyIDs": [key]}
-    report("a", configHash=document(api).config_hash, **keys)
-    report("b", configHash="0ld", **keys)
+    known = {"primaryKeyID": key, "keyIDs": [key], "newsNumber": news_number(api)}
+    report("a", configHash=document(api).config_hash, **known)
+    report("b", configHash="0ld", **known)
 
     assert eventually(lambda: nudges(api), within=SOON) == {"agent-b"}
     mesh(etcHosts="Off")
@@ -484,7 +493,8 @@ def test_an_agent_is_nudged_when_its_node_is_annotated_and_the_others_are_not(
     key = api.get("wmesh", "demo")["status"]["key"]["id"]
     for node in "ab":
         agent_pod(api, node)
-        report(node, configHash=document(api).config_hash, primaryKeyID=key, keyIDs=[key])
+        known = {"primaryKeyID": key, "keyIDs": [key], "newsNumber": news_number(api)}
+        report(node, configHash=document(api).config_hash, **known)
     eventually_quiet(lambda: operator_writes(api))
     assert nudges(api) == set()
 

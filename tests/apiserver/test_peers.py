@@ -30,6 +30,7 @@ from wesher_testing.cluster.certified_agents import (
     issued_names,
     private_key,
     proven,
+    void_until,
 )
 from wesher_testing.cluster.invited_machines import (
     counts,
@@ -382,3 +383,18 @@ def test_the_join_file_goes_to_a_pipe_and_what_is_wrong_is_one_line(
         assert len(refused.stderr.splitlines()) == 1
     assert there.read_text() == "mine"
     assert api.get("wpeer", "demo.tablet") is None
+
+
+def test_one_command_revokes_a_machine(
+    api: ApiServer, see: See, invite: Callable[..., JoinFile], plugin: Plugin
+) -> None:
+    see(machine("laptop", LAPTOP, invite=invite("laptop")))
+    until(api, "Issued")
+    serial = published_certificates(api)["laptop"].certificate.serial
+    done = plugin("revoke", "laptop")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("laptop: revoked")
+    assert "kubectl wesher invite laptop --mesh demo" in done.stdout
+    assert void_until(api, "laptop") >= serial
+    assert api.get("wpeer", "demo.laptop") is None
+    assert "laptop" not in published_certificates(api)

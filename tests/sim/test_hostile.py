@@ -13,8 +13,8 @@ import pytest
 
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
+    MemberDisplaced,
     MemberJoined,
-    MembersFull,
     NameConflict,
     PacketRejected,
     PushPullDone,
@@ -206,15 +206,18 @@ def test_nacks_are_worth_no_more_than_were_asked_for(net: VirtualNetwork) -> Non
     assert nodes[0].engine.health_score >= 3, "no probe succeeded, so health cannot have improved"
 
 
-def test_names_are_admitted_up_to_the_limit(net: VirtualNetwork) -> None:
+def test_names_are_kept_up_to_the_limit_and_further_ones_take_the_place_of_others(
+    net: VirtualNetwork,
+) -> None:
+    """Otherwise invented names would keep real members out."""
     a = net.add("a", limits=replace(DEFAULT_LIMITS, members=100))
 
     for i in range(500):
         net.inject(a, packet(alive(f"x{i}", ip=f"10.{50 + i // 250}.0.{i % 250 + 1}")), MALLORY)
 
     assert len(a.engine.members) == 100
-    assert len(a.happened(MemberJoined)) == 99
-    assert len(a.happened(MembersFull)) == 401
+    assert len(a.happened(MemberJoined)) == 500
+    assert len(a.happened(MemberDisplaced)) == 401
 
 
 def test_indirect_pings_are_taken_on_up_to_the_limit(net: VirtualNetwork) -> None:

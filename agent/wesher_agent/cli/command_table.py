@@ -185,6 +185,15 @@ COMMANDS: Final[Mapping[str, Command]] = {
         summary="print the cluster key of this mesh, which lets any machine join",
         options=_AGENT,
     ),
+    "rekey": Command(
+        summary="give this machine another WireGuard key",
+        options=(*_AGENT, _OUTPUT),
+        details=(
+            "Use it on a copy of another machine's disk, or if others may know the key. The agent saves "
+            "the new key and restarts, which interrupts its tunnels for a moment. If the mesh certifies its "
+            "members, an administrator has to admit the new key with `kubectl wesher admit`."
+        ),
+    ),
     "news": Command(
         summary="give the agent revocations that were signed while the API server was away",
         arguments=(

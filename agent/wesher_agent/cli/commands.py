@@ -28,6 +28,7 @@ from wesher_agent.cli.tables import (
     member_table,
     member_tree,
     news_text,
+    rekey_text,
     removal_hint,
     status_text,
 )
@@ -214,6 +215,13 @@ def _key(argv: Sequence[str], environ: Environ) -> int:
     return show(_ask("key", parser_of("key").parse_args(argv), environ)["clusterKey"])
 
 
+def _rekey(argv: Sequence[str], environ: Environ) -> int:
+    given = parser_of("rekey").parse_args(argv)
+    as_json = _is_json(given)
+    rekeyed = _ask("rekey", given, environ)
+    return show(json.dumps(rekeyed) if as_json else rekey_text(rekeyed))
+
+
 def _news(argv: Sequence[str], environ: Environ) -> int:
     given = parser_of("news").parse_args(argv)
     pick(given.action, NEWS_ACTIONS, "ACTION")
@@ -321,6 +329,7 @@ _RUN: Mapping[str, Callable[[Sequence[str], Environ], int]] = {
     "ping": _ping,
     "join-command": _join_command,
     "key": _key,
+    "rekey": _rekey,
     "news": _news,
     "leave": _leave,
     "cleanup": _cleanup,

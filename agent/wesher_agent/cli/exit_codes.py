@@ -30,6 +30,10 @@ EXIT_CODES: Mapping[str, Mapping[int, str]] = {
         0: "the key was printed",
         1: "a flag is invalid, no agent answered, or Kubernetes manages the mesh",
     },
+    "rekey": {
+        0: "the new WireGuard key is saved, and the agent restarts with it",
+        1: "a flag is invalid, no agent answered, or the new key could not be saved",
+    },
     "news": {
         0: "the agent has the revocations",
         1: "a flag is invalid, the file cannot be read, its revocations do not count, or no agent answered",

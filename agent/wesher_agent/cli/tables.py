@@ -202,6 +202,18 @@ def _identity(identity: Mapping[str, Any]) -> str:
     return f"{mode}, {certificate}"
 
 
+def rekey_text(answer: Mapping[str, Any]) -> str:
+    """Return what ``wesher rekey`` has done, and what is left to do."""
+    node, key = answer["node"], answer["publicKey"]
+    lines = [f"{node} has the WireGuard key {key} now; it was {answer['former']}"]
+    if answer["needsAdmission"]:
+        lines.append(
+            "its certificate was for the former key: to admit the new one, run "
+            f"`kubectl wesher admit {node} --key {key}`"
+        )
+    return as_lines(lines)
+
+
 def _covered(status: Mapping[str, Any]) -> str:
     network, cover = status["overlayNet"], status["unreachableRoute"]
     if cover["covers"] == "Overlay":

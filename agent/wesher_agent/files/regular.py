@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -34,17 +35,18 @@ class Unreadable(WesherError):  # noqa: N818 - reads as the fact it states
         self.wrong_kind = wrong_kind
 
 
-def read_regular(path: Path, *, limit: int, private: bool = False) -> bytes:
+def read_regular(path: Path, *, limit: int, private: bool = False, secret: bool = False) -> bytes:
     """Return the content of a regular file.
 
     Args:
         path: the file; symbolic links are followed.
         limit: bytes that it may have.
         private: make the file this user's and close it to others before it is read, if that is possible.
+        secret: refuse a file that is open to others, as ssh does: they may have read it already.
 
     Raises:
         FileNotFoundError: there is no such file.
-        Unreadable: it is not a regular file, too large, or the system does not let us read it.
+        Unreadable: it is not a regular file, too large, open to others, or cannot be read.
 
     """
     try:
@@ -54,6 +56,8 @@ def read_regular(path: Path, *, limit: int, private: bool = False) -> bytes:
         with open(descriptor, "rb") as file:  # noqa: PTH123 - flags that Path.open lacks
             status = os.fstat(descriptor)
             _check(status)
+            if secret and stat.S_IMODE(status.st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
+                raise Unreadable(f"must be closed to other users: run chmod 600 {shlex.quote(str(path))}")
             if private:
                 _make_private(descriptor, status)
             content = file.read(limit + 1)

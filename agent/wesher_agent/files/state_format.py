@@ -25,6 +25,7 @@ from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.byte_reader import ByteReader
 from wesher_common.certificate import MAX_SERIAL, AuthorityKey, Certificate
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
+from wesher_common.join_file import JoinFile
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.names import is_member_name
@@ -56,6 +57,7 @@ def render_state(state: SavedState) -> str:
             for node in state.nodes
         ],
         "AcceptedKeys": [key.reveal_base64() for key in ring.accepted] if ring else [],
+        "RingNumber": ring.number if ring else 0,
         "PrivateKey": state.private_key.reveal_base64() if state.private_key else None,
         "Name": state.name,
         "GossipAddress": str(state.gossip_address) if state.gossip_address else None,
@@ -93,6 +95,7 @@ def render_state(state: SavedState) -> str:
             {"Address": str(former.address), "Age": round(former.age, 3)} for former in state.former_addresses
         ],
         "Mesh": state.mesh.to_dict() if state.mesh else None,
+        "Joined": json.loads(state.joined.to_json()) if state.joined else None,
     }
     return (
         json.dumps(content | {key: state.unknown[key] for key in state.unknown.keys() - content}, indent=2)
@@ -128,8 +131,9 @@ class _StateReader:
         accepted = self._take_list(
             "AcceptedKeys", lambda value, at: ClusterKey.from_base64(_text(value, at), field_name=at)
         )
+        number = int(self._take("RingNumber", _seconds) or 0)
         state = SavedState(
-            key_ring=KeyRing(primary, tuple(accepted)) if primary else None,
+            key_ring=KeyRing(primary, tuple(accepted), number) if primary else None,
             nodes=tuple(self._take_list("Nodes", self._node)),
             private_key=self._take(
                 "PrivateKey",
@@ -148,6 +152,7 @@ class _StateReader:
             endpoints=dict(self._take_list("Endpoints", _proven_endpoint)),
             former_addresses=tuple(self._take_list("FormerAddresses", _former_address)),
             mesh=self._take("Mesh", _mesh),
+            joined=self._take("Joined", _joined),
             unknown=self._left,
         )
         return state, self._problems
@@ -333,6 +338,13 @@ def _former_address(value: Any, at: str) -> FormerAddress:
 def _mesh(value: Any, at: str) -> MeshDocument:
     try:
         return MeshDocument.from_json(json.dumps(value))
+    except InvalidSpec as error:
+        raise InvalidSpec(f"{at}: {error.field}", error.rule) from error
+
+
+def _joined(value: Any, at: str) -> JoinFile:
+    try:
+        return JoinFile.from_json(json.dumps(value))
     except InvalidSpec as error:
         raise InvalidSpec(f"{at}: {error.field}", error.rule) from error
 

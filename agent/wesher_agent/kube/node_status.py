@@ -29,6 +29,14 @@ def view_part(now: Snapshot) -> Hashable:
     return repr(_view(now)), tuple(c.message for c in conditions(now))
 
 
+def admission_part(now: Snapshot) -> Hashable:
+    """Return what the operator admits external members by: a change is due at once, a few times a minute."""
+    return tuple(
+        (entry["name"], entry["publicKey"], entry["enrolment"], entry["certificateSerial"])
+        for entry in map(_external, now.external_members[:MAX_OUTSIDERS])
+    )
+
+
 def node_status(now: Snapshot, observed: Sequence[Object], *, time: datetime) -> dict[str, Any]:
     """Return the status in the form the API server takes.
 
@@ -54,7 +62,7 @@ def _own(now: Snapshot) -> dict[str, Any]:
         "machine": now.machine,
         "publicKey": str(local.private_key.public),
         "keyProof": _key_proof(local),
-        "certificateSerial": _announced_serial(local),
+        "certificateSerial": local.announced_serial,
         "endpoint": f"{str(local.gossip_address).rpartition(':')[0]}:{local.document.wireguard.port}",
         "keyIDs": [key.id for key in local.ring],
         "primaryKeyID": local.ring.primary.id,
@@ -74,23 +82,6 @@ def _key_proof(local: Local) -> str:
     node = local.name.removesuffix(f".{cluster}") if cluster else local.name
     proof = key_proof(key, identity.proof_key, proof_statement(local.document.uid, node, key.public))
     return base64.b64encode(proof or b"").decode()
-
-
-def _announced_serial(local: Local) -> int:
-    """Return the serial of the certificate that this node announces, 0 for none.
-
-    `Local.meta` leaves out one that is not of what is announced.
-    """
-    meta, identity = local.node_meta, local.document.identity
-    certificate, subject = meta.certificate, meta.subject(local.name)
-    if certificate is None or subject is None or identity is None:
-        return 0
-    signed = certificate.signed_text(subject)
-    is_ours = any(
-        key.id == certificate.authority and key.has_signed(signed, certificate.signature)
-        for key in identity.authorities
-    )
-    return certificate.serial if is_ours else 0
 
 
 def _view(now: Snapshot) -> dict[str, Any]:
@@ -117,8 +108,7 @@ def _view(now: Snapshot) -> dict[str, Any]:
 
 def _news(statement: bytes) -> str:
     """Return a statement for the operator, which publishes it; empty if it is too long for a status."""
-    text = base64.b64encode(statement).decode()
-    return text if len(text) <= MAX_NEWS else ""
+    return base64.b64encode(statement).decode() if 4 * len(statement) <= 3 * MAX_NEWS else ""
 
 
 def _external(member: RosterMember) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from random import Random
 
 from wesher_agent.kube.node_spec import NodeSpec, ObjectGone
-from wesher_agent.kube.node_status import node_status, own_part, view_part
+from wesher_agent.kube.node_status import admission_part, node_status, own_part, view_part
 from wesher_agent.kube.own_objects import OwnObjects
 from wesher_agent.kube.schedule import ReportSchedule
 from wesher_agent.settings import Settings
@@ -154,7 +154,13 @@ class KubernetesLink:
             # A restarted agent's last report is nearer the truth than not knowing.
             return SETTLE_SECONDS
         members = len(present.member.members) + 1
-        schedule.observe(own_part(present), view_part(present), members=members, now=clock())
+        schedule.observe(
+            own_part(present),
+            view_part(present),
+            admission=admission_part(present),
+            members=members,
+            now=clock(),
+        )
         if schedule.next_report(now=clock()) <= clock():
             taken = await self._report(present)
             (schedule.reported if taken else schedule.failed)(now=clock())

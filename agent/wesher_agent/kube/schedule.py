@@ -14,6 +14,9 @@ WINDOW_SECONDS, WINDOW_PER_MEMBER = 10.0, 0.3
 IDLE_SECONDS, IDLE_SPREAD = 300.0, 0.5
 BURST, REFILL_SECONDS = 5.0, 30.0
 """Reports that may follow one another, and how long it takes to earn the next."""
+ADMISSION_BURST = 3.0
+"""Of those, reports at once for what other members announce: a holder of the cluster key can invent members,
+and a change of this node must not wait for them. They are earned as slowly."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 _MOST_DOUBLINGS = 10
 """More than it takes from the first to the longest; an unbounded power overflows a float one day."""
@@ -31,28 +34,37 @@ class ReportSchedule:
     def __init__(self, rng: Random, *, now: float) -> None:
         self._rng = rng
         self._own: Hashable = None
+        self._admission: Hashable = None
         self._view: Hashable = None
         self._due = now
         self._tokens = BURST
+        self._admission_tokens = ADMISSION_BURST
         self._counted = now
         self._failures = 0
 
-    def observe(self, own: Hashable, view: Hashable, *, members: int, now: float) -> None:
+    def observe(
+        self, own: Hashable, view: Hashable, *, admission: Hashable = None, members: int, now: float
+    ) -> None:
         """Take the present state.
 
         Args:
             own: what is about this node itself; a change is due at once.
             view: what is about others; a change is due within the window.
+            admission: what the operator admits members by; a change is due at once, but not many times.
             members: how many there are.
             now: the time.
 
         """
+        self._earn(now)
+        if admission != self._admission and self._admission_tokens >= 1:
+            self._admission_tokens -= 1
+            self._due = min(self._due, now)
         if own != self._own:
             self._due = min(self._due, now)
         elif view != self._view:
             window = max(WINDOW_SECONDS, members * WINDOW_PER_MEMBER)
             self._due = min(self._due, now + self._rng.uniform(0, window))
-        self._own, self._view = own, view
+        self._own, self._view, self._admission = own, view, admission
 
     def next_report(self, *, now: float) -> float:
         """Return when to report, given nothing changes; not before the allowance permits."""
@@ -74,5 +86,7 @@ class ReportSchedule:
         self._due = now + wait * self._rng.uniform(0.5, 1.5)
 
     def _earn(self, now: float) -> None:
-        self._tokens = min(BURST, self._tokens + (now - self._counted) / REFILL_SECONDS)
+        earned = (now - self._counted) / REFILL_SECONDS
+        self._tokens = min(BURST, self._tokens + earned)
+        self._admission_tokens = min(ADMISSION_BURST, self._admission_tokens + earned)
         self._counted = now

@@ -94,6 +94,8 @@ class Problem:
     """CamelCase, from a fixed set, fit for a condition's reason or a metric label."""
     message: str
     """One line for an administrator."""
+    other: str = ""
+    """The other member that it is about, if its name is not in ``member``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ def desired(
     readable = _readable(local, expected, problems)
     # Endpoints are unsigned: none makes an address one of the underlay that a certificate gives to a member.
     certified = {claim.address for claim in readable if claim.member.verdict.is_certified}
-    underlay = local.underlay | (endpoints - inside - certified)
+    bogus = inside | certified
+    underlay = local.underlay | (endpoints - bogus)
     claims = _one_per_key(local, _reached_outside(local, readable, inside, problems), problems)
     address = _settled_address(local, claims, underlay, problems)
     programmed = [
@@ -155,10 +158,10 @@ def desired(
     peers = [
         Peer(
             public_key=claim.key,
-            endpoint=(endpoint := _endpoint_outside(local, claim, inside | certified)),
+            endpoint=(endpoint := _endpoint_outside(local, claim, bogus)),
             allowed_ips=(host_network(claim.address),),
             persistent_keepalive=keepalive,
-            proven=_proven_elsewhere(endpoint, proven.get(claim.key), inside | certified),
+            proven=_proven_elsewhere(endpoint, proven.get(claim.key), bogus),
         )
         for claim in programmed
     ]
@@ -238,7 +241,9 @@ def view_hash(local: LocalPeer, members: Iterable[RosterMember]) -> str:
     return hashlib.sha256(json.dumps(sorted(view)).encode()).hexdigest()[:12]
 
 
-_NEW_KEY = "stop the agent on the clone, remove PrivateKey from its state file, and start it"
+KEY_COPIED = "KeyCopied"
+"""Why this member's own WireGuard key is in doubt."""
+_NEW_KEY = "if one is a copy of the other's disk, run `wesher rekey` on the copy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,7 +375,7 @@ def _one_per_key(local: LocalPeer, claims: list[_Claim], problems: list[Problem]
             problems.append(Problem(name, "KeyClash", f"has the same WireGuard key as {holder}: {_NEW_KEY}"))
             if claim.key == own_key and claim.member.verdict.weight >= local.weight:
                 message = f"this machine has the same WireGuard key as {name}: {_NEW_KEY}"
-                problems.append(Problem(local.name, "KeyClash", message))
+                problems.append(Problem(local.name, KEY_COPIED, message, name))
     return list(holders.values())
 
 

@@ -12,6 +12,7 @@ from wesher_agent.mesh.cover import Extent
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import Event as EngineEvent
 from wesher_common.certificate import AuthorityKey, Refusal
+from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import IdentityMode
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import SeedAddress
@@ -143,6 +144,39 @@ class KeyRingChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateReceived:
+    """The mesh's authority has certified this machine, or has renewed its certificate."""
+
+    address: IPAddress | None
+    """The overlay address that it gives."""
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewsAskedFor:
+    """No node of the mesh has answered for a while: seeds are asked for a newer key ring."""
+
+    asked: int
+    """How many hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCopied:
+    """Another running machine has this member's WireGuard key: most likely a copy of its disk."""
+
+    other: str
+    """The other machine's name, or its address if it has this member's name too."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyReplaced:
+    """This member has another WireGuard key from its next start on, which follows at once."""
+
+    former: WireGuardPublicKey
+    key: WireGuardPublicKey
+
+
+@dataclass(frozen=True, slots=True)
 class IdentityChanged:
     """The mesh document says otherwise who gets a tunnel."""
 
@@ -229,6 +263,10 @@ MeshEvent = (
     | ListenFailed
     | ListeningChanged
     | KeyRingChanged
+    | CertificateReceived
+    | NewsAskedFor
+    | KeyCopied
+    | KeyReplaced
     | IdentityChanged
     | CertificateValid
     | CertificateRefused

@@ -123,6 +123,11 @@ class Identity:
         return self._settings is not None and self._settings.mode == "Verified" and self._settings.bound
 
     @property
+    def own_keys(self) -> tuple[AuthorityKey, ...]:
+        """The keys of the mesh's own authorities."""
+        return self._settings.authorities if self._settings is not None else ()
+
+    @property
     def is_compact(self) -> bool:
         """Whether metadata is announced in compact form."""
         return self._settings is not None and self._settings.form == "Compact"

@@ -20,7 +20,9 @@ from wesher_agent.swim.address import Address
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.packet import PacketFormat
 from wesher_common.certificate import Refusal
+from wesher_common.enrolment import enrol
 from wesher_common.errors import InvalidSpec, PeerMisbehaved
+from wesher_common.join_file import JoinFile
 from wesher_common.keys import KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress
@@ -76,7 +78,9 @@ class Local:
     overlay_address: IPAddress | None = None
     """None in Kubernetes until the operator has given one."""
     place: Place | None = None
-    """As last given by the operator; None outside Kubernetes."""
+    """As last given by the operator; outside Kubernetes None until there is a certificate."""
+    joined: JoinFile | None = field(default=None, repr=False)
+    """What an invited machine was invited with."""
     lost_address: IPAddress | None = None
     """The single address it listens on, while that address is missing from this host."""
 
@@ -125,7 +129,7 @@ class Local:
         """
         meta = self.node_meta
         if identity.verdict(self.name, meta, now=now).refusal is Refusal.BAD_SIGNATURE:
-            meta = replace(meta, certificate=None)
+            meta = replace(meta, certificate=None, enrolment=self.enrolment)
         try:
             return meta.encode(compact=identity.is_compact), ""
         except InvalidSpec as error:
@@ -135,7 +139,9 @@ class Local:
     @property
     def node_meta(self) -> NodeMeta:
         """What this member announces."""
-        flags = Flag.IN_KUBERNETES if self.options.in_kubernetes else Flag.MOVABLE
+        flags = Flag.IN_KUBERNETES if self.options.in_kubernetes else Flag.NONE
+        if self.is_movable:
+            flags |= Flag.MOVABLE
         if self.listening.internal is not None:
             flags |= Flag.BEHIND_NAT
         place = self.place or Place()
@@ -149,6 +155,42 @@ class Local:
             flags=flags,
             ring=self.ring.primary.hint,
             certificate=place.certificate,
+            enrolment=b"" if place.certificate is not None else self.enrolment,
+        )
+
+    @property
+    def announced_serial(self) -> int:
+        """The serial of the certificate that it announces, 0 for none.
+
+        `meta` leaves out one that is not of what is announced.
+        """
+        meta, identity = self.node_meta, self.document.identity
+        certificate, subject = meta.certificate, meta.subject(self.name)
+        if certificate is None or subject is None or identity is None:
+            return 0
+        signed = certificate.signed_text(subject)
+        is_ours = any(
+            key.id == certificate.authority and key.has_signed(signed, certificate.signature)
+            for key in identity.authorities
+        )
+        return certificate.serial if is_ours else 0
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether it moves in a clash of overlay addresses: only while the operator has given it none."""
+        certified = self.place is not None and self.place.certificate is not None
+        return not (self.options.in_kubernetes or certified)
+
+    @property
+    def enrolment(self) -> bytes:
+        """What it announces until it has a certificate, to show that it was invited; empty if it was not."""
+        if self.joined is None:
+            return b""
+        return enrol(
+            self.joined.enrol_seed,
+            mesh_uid=self.joined.mesh_uid,
+            name=self.name,
+            key=self.private_key.public,
         )
 
     def peer(self, verdict: Verdict = NOT_CERTIFIED, *, only_certified: bool = False) -> LocalPeer | None:
@@ -164,12 +206,12 @@ class Local:
         document, in_kubernetes = self.document, self.options.in_kubernetes
         return LocalPeer(
             name=self.name,
-            mesh=document.name if in_kubernetes else "",
+            mesh=document.name if in_kubernetes or self.joined is not None else "",
             interface=document.wireguard.interface,
             private_key=self.private_key,
             listen_port=document.wireguard.port,
             address=self.overlay_address,
-            movable=not in_kubernetes,
+            movable=self.is_movable,
             overlay=document.overlay,
             mtu=document.wireguard.mtu,
             location=self.location,

@@ -16,13 +16,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from math import inf
 from random import Random
 
 from wesher_agent.mesh import events
 from wesher_agent.mesh.chore import Chore
 from wesher_agent.mesh.cover import NO_COVER, Cover, is_wide
-from wesher_agent.mesh.desired import Desired, LocalPeer, Problem, desired
+from wesher_agent.mesh.delivery import MOST_KNOCKS, Delivery, form_of_nodes, read_answer, read_message
+from wesher_agent.mesh.desired import KEY_COPIED, Desired, LocalPeer, Problem, desired
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.events import Event
 from wesher_agent.mesh.former_addresses import FormerAddresses
@@ -33,7 +35,19 @@ from wesher_agent.mesh.key_doubts import KeyDoubts
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.name_conflicts import Claim, NameConflicts
 from wesher_agent.mesh.news import News
-from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
+from wesher_agent.mesh.nodemeta import NodeMeta
+from wesher_agent.mesh.outputs import (
+    Apply,
+    AskForPlace,
+    Left,
+    Listen,
+    Output,
+    Rekeyed,
+    Report,
+    Resolve,
+    Restart,
+    Save,
+)
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import MemberState, Roster, RosterMember
 from wesher_agent.mesh.saved_state import SavedState, first_incarnation
@@ -44,6 +58,7 @@ from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import (
     AddressChanged,
     FailedElsewhere,
+    KnockAnswered,
     LeaveDone,
     NameConflict,
     PacketRejected,
@@ -55,11 +70,13 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.events import Event as EngineEvent
 from wesher_agent.swim.members import LocalNode
 from wesher_agent.swim.profile import DEFAULT_LIMITS, Limits
+from wesher_agent.swim.source import Source, Way
 from wesher_agent.swim.streams import OpenStream, StreamAction, StreamId
 from wesher_common.certificate import Refusal
-from wesher_common.keys import KeyRing, WireGuardPublicKey
+from wesher_common.errors import PeerMisbehaved
+from wesher_common.keys import KeyRing, WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.mesh_document import IdentitySettings, MeshDocument
-from wesher_common.news import NewsKind, Statement
+from wesher_common.news import NewsKind, Statement, key_hash
 from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
 
@@ -118,6 +135,9 @@ class MeshMember:
         self._own_certificate: tuple[int, Refusal | None] | None = None
         """Serial and verdict as last reported; None without a certificate."""
         meta, self._route_problem = local.meta(self._identity, now=now)
+        self._rng = rng
+        self._delivery = Delivery(self._identity)
+        self._delivery.start(local, now=now)
         self._engine = Engine(
             LocalNode(local.name, local.gossip_address, meta),
             gossip_profile(local.document.gossip.profile),
@@ -128,11 +148,9 @@ class MeshMember:
             standing=self._identity.standing,
             vet=self._identity.vet,
             limits=limits,
+            porter=self._delivery.answer,
         )
-        if self._route_problem:
-            self._events.append(events.RoutesNotAnnounced(self._route_problem))
-        if saved.mesh is not None and local.options.in_kubernetes:
-            self._note_identity(saved.mesh.identity, local.document.identity)
+        self._compare_with(saved)
         self._engine.set_most_unproven(self._most_unproven)
         self._engine.bury(saved.tombstones, now=now)
         self._roster = _roster(local, saved, self._identity, rng, now=now)
@@ -162,6 +180,17 @@ class MeshMember:
         self._forgets_state = local.options.in_kubernetes
         self._following = local.document.wireguard
         self._has_left = self._is_last_save = self._is_last_saved = False
+        self._next_key: WireGuardPrivateKey | None = None
+        """The key of the next start, once another one is wanted."""
+        self._saving_key: WireGuardPrivateKey | None = None
+        """The key in the save under way."""
+
+    def _compare_with(self, saved: SavedState) -> None:
+        """Report what a start changes for an administrator."""
+        if self._route_problem:
+            self._events.append(events.RoutesNotAnnounced(self._route_problem))
+        if saved.mesh is not None and self._local.options.in_kubernetes:
+            self._note_identity(saved.mesh.identity, self._local.document.identity)
 
     # Verbs of the engine.
 
@@ -242,6 +271,7 @@ class MeshMember:
             cover=self._cover,
             can_probe=not self._nobody_can_be_probed(members),
             rival=self._conflicts.rival(now=now),
+            copy=self._conflicts.copy(now=now),
             other_key_at=self._key_doubts.address,
             listen_problem=self._listening.problem,
             save_problem=self._saving.problem,
@@ -334,8 +364,19 @@ class MeshMember:
             self._events.append(events.StateSavedAgain())
         if bool(problem) != bool(former):
             self._report()
+        if self._saving_key is not None and self.ending is None:
+            self._rekeyed(self._saving_key, problem, now)
+            return
         if self.ending is not None:
             self._save_last(now)
+
+    def _rekeyed(self, key: WireGuardPrivateKey, problem: str, now: float) -> None:
+        self._outputs.append(Rekeyed(key.public, problem))
+        if problem:
+            self._next_key = self._saving_key = None
+            return
+        self._events.append(events.KeyReplaced(self._local.private_key.public, key.public))
+        self.restart(now=now)
 
     def resolved(
         self, seed: SeedAddress, answers: Iterable[IPAddress], error: str = "", *, now: float
@@ -348,6 +389,16 @@ class MeshMember:
             self._report()
 
     # What changes about this member while it runs.
+
+    def rekey(self, key: WireGuardPrivateKey, *, now: float) -> None:
+        """Take another WireGuard key: save it, then restart with it; answered with `Rekeyed`.
+
+        A certificate is for the former key, so it goes. The device changes last: were the state not
+        saved, the next start would go back to the former key.
+        """
+        self._next_key = key
+        self._saving.want()
+        self._settle(now)
 
     def state_lost(self, *, now: float) -> None:
         """Have the state saved again: its file is gone, and a restart would make other keys."""
@@ -396,6 +447,9 @@ class MeshMember:
 
     def mesh_changed(self, document: MeshDocument, ring: KeyRing, *, now: float) -> None:
         """Take another mesh document or key ring; what cannot change in a running member ends it."""
+        if ring == self._local.ring and ring.number > self._local.ring.number:
+            self._local = replace(self._local, ring=ring)
+            self._saving.want()
         if ring != self._local.ring:
             self._local = replace(self._local, ring=ring)
             self._engine.set_packet_format(self._local.packet_format)
@@ -447,7 +501,9 @@ class MeshMember:
 
     def news_published(self, items: Iterable[tuple[NewsKind, bytes]], *, now: float) -> None:
         """Take what the operator has published beside mesh.json now."""
-        self._follow_news(self._news.published(items, now=now), now)
+        published = [*items]
+        self._delivery.news_published(published, now=now)
+        self._follow_news(self._news.published(published, now=now), now)
         self._settle(now)
 
     def news_added(self, data: bytes, *, now: float) -> tuple[Statement, bool]:
@@ -478,7 +534,8 @@ class MeshMember:
             case PacketRejected():
                 return
             case NameConflict(member=member) if member.name == self._local.name:
-                self._settle_conflict(event.claimed, asked_for=event.asked_for, now=now)
+                is_copy = self._is_own_key(event.meta)
+                self._settle_conflict(event.claimed, asked_for=event.asked_for, is_copy=is_copy, now=now)
             case FailedElsewhere(address=address) if self._conflicts.is_former(address):
                 self._settle_conflict(address, asked_for=event.asked_for, now=now)
             case SelfRefuted():
@@ -492,15 +549,15 @@ class MeshMember:
                 self._has_left = True
                 self._finish()
             case _:
-                pass
+                self._take_news(event, now)
         if self._roster.observe(event, now=now):
             self._members_changed()
         self._observe_news(event, now)
 
     def _observe_news(self, event: EngineEvent, now: float) -> None:
         match event:
-            case UserMessageReceived(payload=payload, sender=sender):
-                self._follow_news(self._news.received(payload, sender, now=now), now)
+            case UserMessageReceived():
+                self._follow_news(self._news.received(event, now=now), now)
             case PushPullDone(address=address, user_state=state):
                 self._news.exchanged(state, address, asked_for=True, now=now)
                 self._note_news()
@@ -523,9 +580,52 @@ class MeshMember:
         while (event := self._news.next_event()) is not None:
             self._events.append(event)
 
-    def _settle_conflict(self, claimed: Address, *, asked_for: bool, now: float) -> None:
-        match self._conflicts.judge(claimed, asked_for=asked_for, now=now):
+    def _take_news(self, event: EngineEvent, now: float) -> None:
+        """Take what the mesh's authority has signed, whichever way it came."""
+        match event:
+            case UserMessageReceived(payload=payload, way=way):
+                sender, read = event.sender, partial(read_message, payload)
+            case KnockAnswered(answer=answer):
+                sender, way, read = event.address, Way.ANSWER, partial(read_answer, answer)
+            case _:
+                return
+        try:
+            for kind, data in read():
+                if kind is NewsKind.STATEMENT and isinstance(event, KnockAnswered):
+                    # One that came by gossip is taken already.
+                    is_new = self._news.take_from(sender, way, data, now=now)
+                    self._follow_news(is_new, now)
+                self._take_item(kind, data, Source(sender.ip, way), now)
+        except PeerMisbehaved as misbehaved:
+            self._events.append(PacketRejected(misbehaved.reason, sender))
+
+    def _take_item(self, kind: NewsKind, data: bytes, source: Source, now: float) -> None:
+        match self._delivery.received(kind, data, source, self._local, now=now):
+            case Place(overlay_address=address, certificate=certificate) as place if certificate is not None:
+                self._events.append(events.CertificateReceived(address, certificate.serial))
+                self.node_given(place, now=now)
+                self._report()
+            case KeyRing() as ring:
+                self.mesh_changed(self._local.document, ring, now=now)
+                # What was dialled with the former keys is due again at once.
+                self._roster.set_seeds(self._local.seeds, now=now)
+            case _:
+                pass
+
+    def _is_own_key(self, raw_meta: bytes) -> bool:
+        try:
+            return NodeMeta.decode(raw_meta).public_key == self._local.private_key.public
+        except PeerMisbehaved:
+            return False
+
+    def _settle_conflict(
+        self, claimed: Address, *, asked_for: bool, is_copy: bool = False, now: float
+    ) -> None:
+        was_copy = self._conflicts.copy(now=now)
+        match self._conflicts.judge(claimed, asked_for=asked_for, is_copy=is_copy, now=now):
             case Claim.RIVAL:
+                if is_copy and not was_copy:
+                    self._events.append(events.KeyCopied(str(claimed)))
                 self._report()
             case Claim.FORMER:
                 self._events.append(events.DialledAtFormerAddress(claimed))
@@ -659,6 +759,8 @@ class MeshMember:
         yield self._tunnels_end, self._end_tunnels
         yield self._applying.due, self._apply
         yield self._saving.due, self._save
+        if self._gossips:
+            yield self._delivery.next_timer, self._deliver
         yield self._former_addresses.next_timer, self._forget_addresses
 
     def _listen(self, now: float) -> None:
@@ -674,12 +776,24 @@ class MeshMember:
         self._engine.set_expected(self._roster.expected_ips)
         self._note_roster()
 
+    def _deliver(self, now: float) -> None:
+        members = self._roster.members
+        for message in self._delivery.to_send(self._local, members, now=now):
+            self._engine.send_user_message(message.to, message.payload, now=now, reliable=message.reliable)
+        if self._delivery.must_knock(self._local, members, now=now):
+            known = self._roster.seeds_and_nodes()
+            asked = self._rng.sample(known, min(MOST_KNOCKS, len(known)))
+            for address in asked:
+                self._engine.knock(address, key_hash(self._local.private_key.public), now=now)
+            self._events.append(events.NewsAskedFor(len(asked)))
+
     def _forget_addresses(self, now: float) -> None:
         if self._former_addresses.forget(now=now):
             self._members_changed()
 
     def _apply(self, now: float) -> None:
         self._applying.is_wanted = False
+        self._follow_form(now)
         peer = self._local.peer(self._own_verdict(now), only_certified=self._identity.is_bound)
         if peer is None:
             return
@@ -687,8 +801,26 @@ class MeshMember:
         with self._applying.beginning(now=now):
             self._desired = self._settle_address(peer, now)
         for problem in sorted(set(self._problems) - set(former)):
+            if problem.reason == KEY_COPIED:
+                self._events.append(events.KeyCopied(problem.other))
+                continue
             self._events.append(events.ProblemFound(problem.member, problem.reason, problem.message))
         self._outputs.append(Apply(self._desired, self._local.document))
+
+    def _follow_form(self, now: float) -> None:
+        """Outside Kubernetes, announce metadata in the form that the nodes of the mesh use."""
+        document = self._local.document
+        settings = document.identity
+        if self._local.options.in_kubernetes or settings is None:
+            return
+        form = form_of_nodes(self._roster.members.values())
+        if form is None or form == settings.form:
+            return
+        settings = replace(settings, form=form)
+        self._local = replace(self._local, document=replace(document, identity=settings))
+        self._identity.configure(settings)
+        if self._is_started:
+            self._announce(now)
 
     def _settle_address(self, peer: LocalPeer, now: float) -> Desired:
         """Return the desired state; where another member keeps our overlay address, with the next one."""
@@ -741,24 +873,26 @@ class MeshMember:
 
     def _state(self, now: float) -> SavedState:
         local, place = self._local, self._place
+        self._saving_key = self._next_key
         self._former_addresses.note(self._roster.members.values(), now=now)
         return SavedState(
             key_ring=local.ring,
             nodes=self._roster.saved(now=now),
-            private_key=local.private_key,
+            private_key=self._next_key or local.private_key,
             name=local.name,
             gossip_address=self._engine.me.address,
             overlay_address=local.overlay_address,
             advertise_address=place.advertise_address,
             location=place.location,
             routes=place.routes,
-            certificate=place.certificate,
+            certificate=place.certificate if self._next_key is None else None,
             trust=self._identity.saved(),
             incarnation=max(self._first_incarnation, self._engine.me.incarnation),
             tombstones=self._engine.tombstones(now=now),
             endpoints=self._proven,
             former_addresses=self._former_addresses.saved(now=now),
             mesh=local.document if local.options.in_kubernetes else None,
+            joined=None if local.joined is None else replace(local.joined, ring=local.ring),
             unknown=self._saved.unknown,
         )
 
@@ -785,7 +919,8 @@ class MeshMember:
         if self.ending is Ending.LEAVE and self._has_left:
             self._outputs.append(Left(forgets_state=self._forgets_state))
         elif self.ending is Ending.RESTART:
-            self._outputs.append(Restart(self._local.document.wireguard, self._following))
+            is_rekeyed = self._next_key is not None
+            self._outputs.append(Restart(self._local.document.wireguard, self._following, is_rekeyed))
 
 
 def _roster(local: Local, saved: SavedState, identity: Identity, rng: Random, *, now: float) -> Roster:

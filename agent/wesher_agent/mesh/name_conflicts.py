@@ -49,6 +49,7 @@ class NameConflicts:
         self._former = set(former)
         self._told_at = self._asked_at = -inf
         self._rival: tuple[float, Address] | None = None
+        self._is_copy = False
 
     def move(self, former: Address, to: Address) -> None:
         """Take note that this member's address has changed."""
@@ -66,18 +67,19 @@ class NameConflicts:
         """Tell whether this member once had an address."""
         return address in self._former
 
-    def judge(self, claimed: Address, *, asked_for: bool, now: float) -> Claim:
+    def judge(self, claimed: Address, *, asked_for: bool, is_copy: bool = False, now: float) -> Claim:
         """Return what a claim of the name by ``claimed`` asks for.
 
         Args:
             claimed: where the claim says that this member is.
             asked_for: whether it came in the answer to an exchange that this member began.
+            is_copy: whether the claim has this member's WireGuard key too.
             now: the time.
 
         """
         if claimed not in self._former:
             if asked_for:
-                self._rival = (now, claimed)
+                self._rival, self._is_copy = (now, claimed), is_copy
                 return Claim.RIVAL
             if now - self._asked_at > ASK_SECONDS:
                 self._asked_at = now
@@ -86,6 +88,10 @@ class NameConflicts:
             self._told_at = now
             return Claim.FORMER
         return Claim.NOTHING
+
+    def copy(self, *, now: float) -> str:
+        """Return the address of a rival that has this member's WireGuard key too; empty if there is none."""
+        return self.rival(now=now) if self._is_copy else ""
 
     def rival(self, *, now: float) -> str:
         """Return the address of the machine that used the name lately; empty when there is none."""

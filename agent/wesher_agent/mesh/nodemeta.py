@@ -37,7 +37,8 @@ ENROLMENT_BYTES: Final = 64
 
 _STRUCT_NAME: Final = "nodeMeta"
 _NO_KEY: Final = bytes(KEY_BYTES)
-_COMPACT: Final = b"\0"
+COMPACT: Final = b"\0"
+"""Begins the compact form, and no gob."""
 _IPV4_BYTES, _IPV6_BYTES = 4, 16
 
 T = TypeVar("T", bound=Value)
@@ -132,7 +133,7 @@ class NodeMeta:
         check_location(self.location, field="location")
         address = self.overlay_address.packed if self.overlay_address else b""
         if compact and self.version and address and self.public_key is not None:
-            encoded = _COMPACT + counted(address) + self.public_key.raw + self._block()
+            encoded = COMPACT + counted(address) + self.public_key.raw + self._block()
         else:
             encoded = encode_struct(
                 _STRUCT_NAME,
@@ -163,9 +164,9 @@ class NodeMeta:
             raise PeerMisbehaved("metadata-missing")
         if len(data) > META.most:
             raise PeerMisbehaved("metadata-too-long", str(len(data)))
-        if data.startswith(_COMPACT):
+        if data.startswith(COMPACT):
             reader = ByteReader(data, "metadata")
-            reader.take(len(_COMPACT))
+            reader.take(len(COMPACT))
             address = _address(reader.counted(), "OverlayAddr")
             key = _checked(WireGuardPublicKey(reader.take(KEY_BYTES)))
             return cls._of_block(reader, address, key)
@@ -253,7 +254,7 @@ def in_gob_form(raw: bytes, meta: NodeMeta) -> bytes:
         meta: the same, decoded.
 
     """
-    if not raw.startswith(_COMPACT):
+    if not raw.startswith(COMPACT):
         return raw
     try:
         return meta.encode()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from wesher_agent.mesh.desired import Desired
 from wesher_agent.mesh.saved_state import SavedState
+from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import MeshDocument, WireGuardSettings
 from wesher_common.overlay import IPAddress
 from wesher_common.seeds import SeedAddress
@@ -65,12 +66,23 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Rekeyed:
+    """`MeshMember.rekey` is done: the state file has the new key, and a restart follows."""
+
+    key: WireGuardPublicKey
+    problem: str
+    """Why it could not be saved, so that the former key stays; empty if it was."""
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """End, and keep the membership for the agent that goes on. The last output."""
 
     former: WireGuardSettings
     following: WireGuardSettings
     """The settings that the next agent starts with."""
+    is_rekeyed: bool = False
+    """Whether the next agent has another WireGuard key."""
 
     def keeps_device(self, kind: str) -> bool:
         """Tell whether the device is left to the next agent, which adopts it, or takes it away itself.
@@ -79,6 +91,8 @@ class Restart:
             kind: ``Kernel`` or ``Userspace``; one interface name cannot belong to both.
 
         """
+        if self.is_rekeyed:
+            return False
         return (
             self.former == self.following
             # A device under another name stays until the next agent has all that it needs for its own.
@@ -87,4 +101,4 @@ class Restart:
         )
 
 
-Output = Listen | Apply | Save | Resolve | Report | AskForPlace | Left | Restart
+Output = Listen | Apply | Save | Resolve | Report | AskForPlace | Rekeyed | Left | Restart

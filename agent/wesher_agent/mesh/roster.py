@@ -426,6 +426,23 @@ class Roster:
             self._schedule.want(self._wanted(), alive=alive, now=now)
         return [*self._missing_by_now(now), *self._schedule.due(now=now, most=most)]
 
+    def seeds_and_nodes(self) -> list[Address]:
+        """Return where seeds and certified members are, as far as known: any may be asked for help."""
+        found: dict[Address, None] = {}
+        for seed in self._seeds:
+            if seed.address is not None:
+                found[self._seed_address(seed, seed.address)] = None
+            found |= dict.fromkeys(self._answers.get(seed, ()))
+        for member in self._known.values():
+            if member.verdict.is_certified:
+                found[member.address] = None
+        return [
+            address
+            for address in found
+            if address not in self._own
+            and not (self._overlay_is_apart and ip_address(address.ip) in self._overlay)
+        ]
+
     def _missing_by_now(self, now: float) -> list[Target]:
         if self._second_look is None or now < self._second_look[0]:
             return []

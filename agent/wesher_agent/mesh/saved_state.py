@@ -18,6 +18,7 @@ from wesher_agent.swim.address import Address
 from wesher_agent.swim.members import MAX_INCARNATION
 from wesher_agent.swim.tombstones import Tombstone
 from wesher_common.certificate import Certificate
+from wesher_common.join_file import JoinFile
 from wesher_common.keys import KeyRing, WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.overlay import IPAddress, IPNetwork
@@ -55,13 +56,15 @@ class SavedState:
     """Overlay addresses of members that are gone, to which nothing must leave in clear."""
     mesh: MeshDocument | None = None
     """Only in Kubernetes: the mesh it was a member of."""
+    joined: JoinFile | None = None
+    """Only of an invited machine: what it was invited with, and the key ring that it has now."""
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Keys of another release, written back unchanged."""
 
     @property
     def place(self) -> Place | None:
-        """What the operator had given when it was last reached; None outside Kubernetes."""
-        if self.mesh is None:
+        """What the operator had given; None outside Kubernetes without a certificate."""
+        if self.mesh is None and self.certificate is None:
             return None
         return Place(
             overlay_address=self.overlay_address,

@@ -27,9 +27,16 @@ MOST_FAILED_OF_ONE: Final = 10
 
 
 class SignatureBudget:
-    """The failed checks of the current second."""
+    """The failed checks of the current second.
 
-    def __init__(self) -> None:
+    Args:
+        most: how many there may be, by way; none by a way that is not named.
+        of_one: how many of them by one sender.
+
+    """
+
+    def __init__(self, most: Mapping[Way, int] = MOST_FAILED, *, of_one: int = MOST_FAILED_OF_ONE) -> None:
+        self._most, self._of_one = most, of_one
         self._second = 0
         self._by_way: Counter[Way] = Counter()
         self._by_source: Counter[Source] = Counter()
@@ -41,8 +48,8 @@ class SignatureBudget:
             self._by_way.clear()
             self._by_source.clear()
         return (
-            self._by_way[source.way] < MOST_FAILED[source.way]
-            and self._by_source[source] < MOST_FAILED_OF_ONE
+            self._by_way[source.way] < self._most.get(source.way, 0)
+            and self._by_source[source] < self._of_one
         )
 
     def failed(self, source: Source) -> None:

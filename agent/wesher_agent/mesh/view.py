@@ -39,6 +39,8 @@ class MemberView:
     """Whether a tunnel can be tried: False while every living member has a problem."""
     rival: str
     """Where another machine uses this member's name; empty when none does."""
+    copy: str
+    """Where a copy of this machine runs, with its name and WireGuard key; empty when none does."""
     other_key_at: str
     """Where a host that this member dials seems to have another cluster key; empty when none does."""
     listen_problem: str

@@ -16,6 +16,7 @@ CAUSED_BY_PEERS = (
     events.OverlayAddressGivenUp,
     events.OverlayNotCovered,
     events.DialledAtFormerAddress,
+    events.KeyCopied,
 )
 """Events that a holder of the cluster key can cause at will; the others must not share their allowance."""
 
@@ -68,6 +69,16 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.warning("gossip listening", addresses=addresses, port=port)
         case events.KeyRingChanged(primary=primary, keys=keys):
             log.warning("key ring changed", primary=primary, keys=keys)
+        case events.CertificateReceived(address=address, serial=serial):
+            log.info("certificate received", overlay=address, serial=serial)
+        case events.NewsAskedFor(asked=asked):
+            log.warning("no node answers: asking seeds for a newer key ring", asked=asked)
+        case events.KeyCopied(other=other):
+            log.error(
+                "another machine has this machine's wireguard key: run `wesher rekey` on one", other=other
+            )
+        case events.KeyReplaced(former=old, key=key):
+            log.warning("wireguard key replaced: restarting", former=old, key=key)
         case events.IdentityChanged(mode=None):
             log.warning("mesh.json says nothing about identity: members without a certificate get a tunnel")
         case events.IdentityChanged(mode=mode, bound=bound):

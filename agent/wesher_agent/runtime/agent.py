@@ -26,7 +26,18 @@ from wesher_agent.health import HealthServer
 from wesher_agent.kube.mounted import Mounted
 from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.mesh.member import MeshMember
-from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
+from wesher_agent.mesh.outputs import (
+    Apply,
+    AskForPlace,
+    Left,
+    Listen,
+    Output,
+    Rekeyed,
+    Report,
+    Resolve,
+    Restart,
+    Save,
+)
 from wesher_agent.mesh.view import Ending, MemberView
 from wesher_agent.net.driver import Driver
 from wesher_agent.net.sockets import AddressUnavailable, GossipPortTaken
@@ -45,7 +56,7 @@ from wesher_agent.status.answers import (
 from wesher_agent.status.conditions import failing
 from wesher_agent.status.counters import Counts
 from wesher_agent.status.greeting import greeting
-from wesher_agent.status.json_output import LeaveAnswer, MemberAnswer, StatusAnswer
+from wesher_agent.status.json_output import LeaveAnswer, MemberAnswer, RekeyAnswer, StatusAnswer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.status.transitions import Transitions
 from wesher_agent.tunnel.endpoint_keeper import EndpointKeeper
@@ -56,6 +67,7 @@ from wesher_agent.wireguard.device import check_mode, why_taken
 from wesher_agent.wireguard.ownership import Owner
 from wesher_common.errors import InvalidSpec, PeerMisbehaved, WesherError
 from wesher_common.event_logger import EventLogger
+from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
 from wesher_common.mesh_document import WireGuardSettings
 from wesher_common.news import statement_in
 from wesher_common.overlay import IPAddress
@@ -94,6 +106,7 @@ class Agent:
         self._stopped, self._ended, self._has_output = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._last_output: Left | Restart | None = None
         self._removing: asyncio.Task[None] | None = None
+        self._rekeyed: asyncio.Future[Rekeyed] | None = None
         self._is_closing = False
         """Whether how it ends cannot change any more."""
         self._node = startup.link.node if startup.link is not None else None
@@ -141,6 +154,7 @@ class Agent:
                 "members": self._answer_members,
                 "join": self._answer_join,
                 "key": self._answer_key,
+                "rekey": self._answer_rekey,
                 "leave": self._answer_leave,
                 "leave-and-forget": partial(self._answer_leave, forget=True),
             },
@@ -332,6 +346,24 @@ class Agent:
             self._snapshot()
             await asyncio.sleep(JUDGE_SECONDS)
 
+    async def _answer_rekey(self) -> RekeyAnswer:
+        if self._is_closing or self._member.ending is not None:
+            raise WesherError("the agent is ending: try again")
+        if self._rekeyed is None:
+            self._rekeyed = asyncio.get_running_loop().create_future()
+            key = WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES))
+            self._driver.tell(partial(self._member.rekey, key))
+        done = await asyncio.shield(self._rekeyed)
+        if done.problem:
+            raise WesherError(f"the state was not saved, so the WireGuard key stays: {done.problem}")
+        local = self._view().local
+        return {
+            "node": local.name,
+            "former": str(local.private_key.public),
+            "publicKey": str(done.key),
+            "needsAdmission": local.document.identity is not None,
+        }
+
     async def _answer_leave(self, *, forget: bool = False) -> LeaveAnswer:
         if not self._is_closing:
             self._driver.tell(partial(self._member.leave, forget=forget))
@@ -363,7 +395,7 @@ class Agent:
                 # Not one after the other: on a Node that was deleted there is one second for both.
                 self._removing = asyncio.create_task(self._tunnel.remove())
             while (output := self._member.next_output()) is not None:
-                if isinstance(output, Save | Left | Restart):
+                if isinstance(output, Save | Rekeyed | Left | Restart):
                     await self._do(output)
             if not isinstance(self._last_output, self._last_kind):
                 self._has_output.clear()
@@ -388,6 +420,10 @@ class Agent:
                 await finish(self._save(output))
             case Resolve():
                 await self._resolve(output)
+            case Rekeyed():
+                if self._rekeyed is not None:
+                    self._rekeyed.set_result(output)
+                    self._rekeyed = None
             case Report():
                 self._report_soon()
             case AskForPlace():

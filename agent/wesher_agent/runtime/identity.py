@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from wesher_agent.files.regular import Unreadable, read_regular
 from wesher_agent.settings import Settings
 from wesher_common.errors import InvalidSpec
+from wesher_common.join_file import MAX_JOIN_FILE_BYTES, JoinFile
 from wesher_common.keys import KEY_BYTES, ClusterKey, KeyRing
 from wesher_common.names import is_member_name, is_reserved_name, member_name
 from wesher_common.overlay import IPAddress
@@ -34,6 +36,7 @@ def decide_key(
     mounted: KeyRing | None,
     given: ClusterKey | None,
     saved: KeyRing | None,
+    invited: KeyRing | None = None,
     entropy: Callable[[int], bytes],
 ) -> KeyDecision:
     """Choose the key ring.
@@ -42,12 +45,16 @@ def decide_key(
         mounted: Kubernetes' ring, which beats everything.
         given: from a flag, a variable or the key file.
         saved: from the state file, unless it is to be ignored.
+        invited: of an invite that has not been used yet.
         entropy: makes random bytes for a new key.
 
     """
     if mounted is not None:
         return KeyDecision(mounted)
-    if given is not None:
+    if invited is not None:
+        return KeyDecision(invited)
+    if given is not None and not (saved is not None and saved.number and given in saved):
+        # With a number, the saved ring came from the mesh's authority after this key was given.
         return KeyDecision(KeyRing(given))
     if saved is not None:
         return KeyDecision(saved)
@@ -63,8 +70,27 @@ def read_key_file(settings: Settings) -> ClusterKey | None:
     """
     if settings.cluster_key_file is None:
         return settings.cluster_key
+    text = _text_of(settings.cluster_key_file, "--cluster-key-file", limit=_MAX_KEY_FILE)
+    return ClusterKey.from_base64(text, field_name=f"--cluster-key-file {str(settings.cluster_key_file)!r}")
+
+
+def read_join_file(path: Path) -> JoinFile:
+    """Return what an invited machine was given.
+
+    Raises:
+        InvalidSpec: the file cannot be read, is open to other users, or something in it is wrong.
+
+    """
+    text = _text_of(path, "--join-file", limit=MAX_JOIN_FILE_BYTES, secret=True)
     try:
-        text = read_regular(settings.cluster_key_file, limit=_MAX_KEY_FILE).decode()
+        return JoinFile.from_json(text)
+    except InvalidSpec as error:
+        raise InvalidSpec("--join-file", str(error), value=path) from error
+
+
+def _text_of(path: Path, flag: str, *, limit: int, secret: bool = False) -> str:
+    try:
+        return read_regular(path, limit=limit, secret=secret).decode()
     except (FileNotFoundError, Unreadable, UnicodeError) as error:
         match error:
             case Unreadable():
@@ -73,8 +99,7 @@ def read_key_file(settings: Settings) -> ClusterKey | None:
                 why = f"cannot be read: {error.strerror}"
             case _:
                 why = "is not text"
-        raise InvalidSpec("--cluster-key-file", why, value=settings.cluster_key_file) from error
-    return ClusterKey.from_base64(text, field_name=f"--cluster-key-file {str(settings.cluster_key_file)!r}")
+        raise InvalidSpec(flag, why, value=path) from error
 
 
 def decide_name(settings: Settings, *, host_name: str, cluster_name: str, bind: IPAddress) -> str:

@@ -24,13 +24,14 @@ from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.net.resolver import Resolver
 from wesher_agent.netlink.host import look_at_host
 from wesher_agent.runtime.claim import claim_interface
-from wesher_agent.runtime.identity import decide_key, decide_name, read_key_file
+from wesher_agent.runtime.identity import decide_key, decide_name, read_join_file, read_key_file
 from wesher_agent.settings import Settings
 from wesher_agent.tunnel.tunnel import remove_tunnel
 from wesher_agent.wireguard.ownership import Owner
+from wesher_common.certificate import Certificate
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
-from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
+from wesher_common.keys import KEY_BYTES, ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.names import is_reserved_name, member_name
 from wesher_common.news import NewsKind
@@ -77,6 +78,8 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
 
     """
     mounted, ring = None, None
+    if settings.join_file is not None:
+        settings = settings.joining(read_join_file(settings.join_file), source="--join-file")
     news: tuple[tuple[NewsKind, bytes], ...] = ()
     document = settings.mesh_document()
     if settings.kubernetes is not None:
@@ -89,7 +92,11 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
     held.enter_context(claim_interface(document.wireguard.interface))
     await _take_over_former_interfaces(settings, document, state_file)
     loaded = _load_state(state_file)
-    if loaded.problem and ring is None and given is None and not settings.init:
+    invited_before = None if settings.init or settings.kubernetes is not None else loaded.state.joined
+    if settings.joined is None and invited_before is not None:
+        settings = settings.joining(invited_before, source="the invite that this machine joined with")
+        document = settings.mesh_document()
+    if loaded.problem and ring is None and given is None and not settings.init and settings.joined is None:
         # A new key would make a mesh of this machine alone, which calls itself ready.
         raise InvalidSpec(
             "state file",
@@ -103,7 +110,13 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
         # The same node, whose cluster got another name: not a clone of it.
         former = former.under_name(member_name(node, document.cluster_name))
     saved = _saved_for(settings, document, former)
-    key = decide_key(mounted=ring, given=given, saved=saved.key_ring, entropy=os.urandom)
+    key = decide_key(
+        mounted=ring,
+        given=_key_beside_invite(settings, given, saved),
+        saved=saved.key_ring,
+        invited=_ring_of_invite(settings, saved),
+        entropy=os.urandom,
+    )
     resolver = Resolver()
     seed_addresses = await _seed_addresses(settings, resolver)
     host = look_at_host(seed_addresses, endpoints=[ip_address(node.address.ip) for node in saved.nodes])
@@ -125,6 +138,8 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
         cluster_name=document.cluster_name,
         bind=listening.bind[0],
     )
+    if settings.kubernetes is None and saved.name == name and _counts(saved.certificate, document):
+        place = saved.place
     if settings.kubernetes is None and is_reserved_name(name) and name != str(listening.bind[0]):
         # As fresh images are called, which have tunnels all the same.
         log.warning(
@@ -146,6 +161,7 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
             host=host,
             listening=listening,
             place=place,
+            joined=settings.joined,
         ),
         news=news,
         resolver=resolver,
@@ -250,7 +266,50 @@ def _own_key(saved: SavedState, name: str) -> WireGuardPrivateKey | None:
     return None
 
 
+def _ring_of_invite(settings: Settings, saved: SavedState) -> KeyRing | None:
+    """Return the key ring of an invite, unless the saved one came after it."""
+    joined, before = settings.joined, saved.joined
+    if joined is None:
+        return None
+    is_used = before is not None and before.enrol_seed == joined.enrol_seed
+    return None if is_used and saved.key_ring is not None else joined.ring
+
+
+def _key_beside_invite(settings: Settings, given: ClusterKey | None, saved: SavedState) -> ClusterKey | None:
+    """Return the cluster key of flag or file; none for an invited machine, which has its key ring.
+
+    Raises:
+        InvalidSpec: the join file of this start has another key.
+
+    """
+    if settings.joined is None or given is None:
+        return given
+    if settings.join_file is None:
+        # After a key rotation the saved ring is newer than a file that a service names.
+        if saved.key_ring is not None and given not in saved.key_ring:
+            log.warning(
+                "cluster key not used: this machine was invited and has a newer key ring", key=given.id
+            )
+    elif given not in settings.joined.ring:
+        flag = settings.given.get("cluster_key_file") or settings.given["cluster_key"]
+        raise InvalidSpec(flag, "contradicts --join-file, which has another cluster key: leave it out")
+    return None
+
+
+def _counts(certificate: Certificate | None, document: MeshDocument) -> bool:
+    """Tell whether a saved certificate is of this mesh: of its authority, or of one that is not known."""
+    if certificate is None:
+        return False
+    identity = document.identity
+    return identity is None or any(key.id == certificate.authority for key in identity.authorities)
+
+
 def _saved_for(settings: Settings, document: MeshDocument, saved: SavedState) -> SavedState:
     if settings.init:
+        return saved.of_this_machine()
+    if settings.joined is not None and (
+        saved.joined is None or saved.joined.mesh_uid != settings.joined.mesh_uid
+    ):
+        # Its members are of another mesh.
         return saved.of_this_machine()
     return saved.kept_for(document) if settings.kubernetes is not None else saved

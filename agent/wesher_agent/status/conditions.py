@@ -40,8 +40,8 @@ def _parts(now: Snapshot) -> tuple[Condition, ...]:
 
 
 def _wireguard(now: Snapshot) -> Condition:
-    if (clash := now.key_clash) is not None:
-        return Condition("WireGuardReady", "False", "KeyClash", clash.message)
+    if (copied := now.key_copied) is not None:
+        return Condition("WireGuardReady", "False", copied.reason, copied.message)
     if now.device_ready:
         return Condition("WireGuardReady", "True", "DeviceReady")
     if now.local.overlay_address is None:
@@ -81,6 +81,13 @@ def _blocked_gossip(now: Snapshot) -> Condition | None:
         return Condition("GossipJoined", "False", "AddressGone", message)
     if now.member.listen_problem:
         return Condition("GossipJoined", "False", "PortTaken", now.member.listen_problem)
+    if now.member.copy:
+        message = (
+            f"a copy of this machine runs at {now.member.copy}, with the same name and WireGuard key: "
+            "stop the copy's agent and give it another name, which brings it another key too; "
+            "an invited machine needs an invite of its own"
+        )
+        return Condition("GossipJoined", "False", "KeyCopied", message)
     if now.member.rival:
         message = f"another machine at {now.member.rival} uses this node's name: rename one of the two"
         return Condition("GossipJoined", "False", "NameConflict", message)

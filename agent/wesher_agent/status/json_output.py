@@ -150,6 +150,19 @@ class MemberAnswer(TypedDict):
     """What is wrong with the member, or `this node`; otherwise empty."""
 
 
+class RekeyAnswer(TypedDict):
+    """What ``wesher rekey`` prints: one object on one line."""
+
+    node: str
+    """Name of the member."""
+    former: str
+    """WireGuard public key until now, in base64."""
+    publicKey: str
+    """WireGuard public key from now on, in base64."""
+    needsAdmission: bool
+    """Whether the mesh certifies its members: then an administrator has to admit the new key."""
+
+
 class LeaveAnswer(TypedDict):
     """What ``wesher leave`` prints: one object on one line."""
 

@@ -8,13 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from wesher_agent.mesh.desired import Problem
+from wesher_agent.mesh.desired import KEY_COPIED, Problem
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.nodemeta import Flag
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.mesh.view import MemberView
 from wesher_agent.wireguard.plan import HANDSHAKE_FRESH, PeerSession
 from wesher_common.keys import WireGuardPublicKey
+
+
+def _admission_order(member: RosterMember) -> tuple[bool, bool, str]:
+    """Return an order in which certified members come first, then invited ones, then others by name."""
+    is_invited = member.meta is not None and bool(member.meta.enrolment)
+    return not member.verdict.is_certified, not is_invited, member.name
+
 
 EXTERNAL_REPORTERS = 3
 """Nodes of a cluster that report its external members: those with the smallest names."""
@@ -125,11 +132,11 @@ class Snapshot:
         return 2 * sum(name in cut_off for name in living) > len(living)
 
     @property
-    def key_clash(self) -> Problem | None:
+    def key_copied(self) -> Problem | None:
         """The problem that a living member has this node's WireGuard key; None if there is none."""
         problems = self.member.problems
-        clashes = (each for each in problems if (each.member, each.reason) == (self.local.name, "KeyClash"))
-        return next(clashes, None)
+        copies = (each for each in problems if (each.member, each.reason) == (self.local.name, KEY_COPIED))
+        return next(copies, None)
 
     @property
     def external_members(self) -> tuple[RosterMember, ...]:
@@ -144,7 +151,8 @@ class Snapshot:
                 external.append(member)
         if self.local.name not in sorted(inside)[:EXTERNAL_REPORTERS]:
             return ()
-        return tuple(sorted(external, key=lambda member: member.name))
+        # A report has room for some only, and a holder of the cluster key can invent names.
+        return tuple(sorted(external, key=_admission_order))
 
     def peer_of(self, member: RosterMember) -> PeerSession | None:
         """Return what the device knows of a member."""

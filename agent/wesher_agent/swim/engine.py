@@ -19,7 +19,7 @@ from wesher_agent.swim.awareness import Awareness
 from wesher_agent.swim.broadcasts import Broadcasts
 from wesher_agent.swim.departure import Departure
 from wesher_agent.swim.events import Event, PacketRejected, UserMessageReceived
-from wesher_agent.swim.exchange import Exchange, push_pull_scale
+from wesher_agent.swim.exchange import Exchange, Porter, closed_door, push_pull_scale
 from wesher_agent.swim.gossip import Gossip
 from wesher_agent.swim.local_member import LocalMember
 from wesher_agent.swim.members import LocalNode, Member, MemberTable
@@ -67,6 +67,7 @@ class Engine:
             of two claims of one name the higher wins. Called for each alive that says something new.
         vet: drops alives that say something new before they are judged.
         limits: caps on what other members can make this one keep.
+        porter: answers requests that need no key.
 
     Times (``now``) are seconds on any monotonic clock, never going back.
 
@@ -84,6 +85,7 @@ class Engine:
         standing: Standing = unproven,
         vet: Vet = take_all,
         limits: Limits = DEFAULT_LIMITS,
+        porter: Porter = closed_door,
     ) -> None:
         self._profile = profile
         self._rng = rng
@@ -152,6 +154,7 @@ class Engine:
             nonce=nonce,
             wrappers=self.wrappers,
             emit=emit,
+            porter=porter,
         )
         self._prober = Prober(
             profile=profile,
@@ -371,6 +374,10 @@ class Engine:
             self._exchange.send_user(address, payload)
         else:
             self._outbox.send(address, User(payload), checksum=False)
+
+    def knock(self, address: Address, token: bytes, *, now: float) -> None:  # noqa: ARG002 - every input tells the time
+        """Ask a host for what it gives without a key; ends in `KnockAnswered` if it answers."""
+        self._exchange.knock(address, token)
 
     def inject(self, claim: Alive | Suspect | Dead, *, now: float, sender: Address | None = None) -> None:
         """Judge a claim about a member as if a peer had just gossiped it.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.members import Member
+from wesher_agent.swim.source import Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,8 @@ class NameConflict:
 
     Any other may be an old packet sent again by somebody who has no key.
     """
+    meta: bytes = b""
+    """What the claim announces, if it is about this node itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +224,7 @@ class UserMessageReceived:
 
     payload: bytes
     sender: Address
+    way: Way = Way.DATAGRAM
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +233,15 @@ class UserMessageFailed:
 
     address: Address
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnockAnswered:
+    """A host has answered a request that needs no key; anyone on the way can have written the answer."""
+
+    address: Address
+    answer: bytes
+    """Empty if it has nothing to give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +322,7 @@ Event = (
     | PushPullFailed
     | UserMessageReceived
     | UserMessageFailed
+    | KnockAnswered
     | StreamsFull
     | UnreadableStream
     | PacketRejected

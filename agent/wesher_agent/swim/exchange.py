@@ -26,10 +26,29 @@ from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.swim.tombstones import TOLD, Tombstones
 from wesher_agent.swim.versions import verify_protocol
 from wesher_agent.wire import limits as wire_limits
-from wesher_agent.wire.messages import AckResp, ErrResp, Message, Ping, PushNodeState, PushPull, State, User
+from wesher_agent.wire.messages import (
+    AckResp,
+    ErrResp,
+    Knock,
+    Message,
+    Ping,
+    PushNodeState,
+    PushPull,
+    State,
+    User,
+)
 from wesher_agent.wire.packet import PacketFormat, Wrapper
-from wesher_agent.wire.stream import StreamReader, seal_stream
+from wesher_agent.wire.stream import StreamReader, knock, seal_stream
 from wesher_common.errors import PeerMisbehaved
+
+Porter = Callable[[bytes, Address, float], bytes | None]
+"""Answers a `Knock`: takes its token, where it came from and the time; None to close without an answer."""
+
+
+def closed_door(token: bytes, sender: Address, now: float) -> bytes | None:  # noqa: ARG001 - a `Porter`
+    """Answer no `Knock`."""
+    return None
+
 
 _SCALE_THRESHOLD = 32
 _REQUESTS = Timer(Kind.REQUESTS)
@@ -57,6 +76,8 @@ class _Stream:
     """Of the ping that was sent on it."""
     ended: str | None = None
     """What was said when it ended with bytes still to be read."""
+    answer: bytearray | None = None
+    """What has come so far in answer to a `Knock`; None on other streams."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,6 +106,7 @@ class Exchange:
     """Counts the wrappers round received messages."""
     emit: Callable[[Event], None]
     """Takes what happened."""
+    porter: Porter = closed_door
     user_state: bytes = field(default=b"", init=False)
     """The application's part of the state to exchange."""
     admission: Admission = field(init=False)
@@ -125,6 +147,13 @@ class Exchange:
     def send_user(self, address: Address, payload: bytes) -> None:
         """Deliver bytes to the application at ``address``."""
         self._open("user", address, User(payload), self.profile.tcp_timeout)
+
+    def knock(self, address: Address, token: bytes) -> None:
+        """Ask for what needs no key; ends in `KnockAnswered`, or nothing comes."""
+        stream = next(self._ids)
+        reader = StreamReader(self.packet_format, answer=True)
+        self._streams[stream] = _Stream(address, reader, "knock", answer=bytearray())
+        self._actions.append(OpenStream(stream, address, knock(token), self.profile.tcp_timeout, "knock"))
 
     def accepted(self, remote: Address, *, now: float) -> StreamId:
         """Name a stream that another host opened; where the limits are reached, end another one for it."""
@@ -175,6 +204,10 @@ class Exchange:
         if known is None:
             return None
         try:
+            if known.answer is not None:
+                known.answer += data
+                wire_limits.KNOCK_ANSWER.check(len(known.answer))
+                return None
             known.reader.feed(data)
         except PeerMisbehaved as misbehaved:
             self._refuse(stream, known, misbehaved)
@@ -219,6 +252,8 @@ class Exchange:
                 self.emit(events.PushPullFailed(known.remote, known.join, error, unanswered))
             case "user" if error is not None:
                 self.emit(events.UserMessageFailed(known.remote, error))
+            case "knock" if error is None and known.answer is not None:
+                self.emit(events.KnockAnswered(known.remote, bytes(known.answer)))
             case _:
                 pass
 
@@ -261,13 +296,13 @@ class Exchange:
                 self.emit(events.PacketRejected(reason, known.remote))
             if known.purpose is None:
                 self._serve(stream, known, message, now)
-            else:
+            elif not isinstance(message, Knock):
                 return self._conclude(stream, known, message, now)
         except PeerMisbehaved as misbehaved:
             self._refuse(stream, known, misbehaved)
         return None
 
-    def _serve(self, stream: StreamId, known: _Stream, request: Message, now: float) -> None:
+    def _serve(self, stream: StreamId, known: _Stream, request: Message | Knock, now: float) -> None:
         match request:
             case PushPull():
                 self._answer(stream, self._own_state(join=request.join, now=now))
@@ -286,7 +321,13 @@ class Exchange:
                 self._answer(stream, AckResp(request.seq_no))
             case User():
                 self._close(stream)
-                self.emit(events.UserMessageReceived(request.payload, known.remote))
+                self.emit(events.UserMessageReceived(request.payload, known.remote, Way.REQUEST))
+            case Knock():
+                answer = self.porter(request.token, known.remote, now)
+                if answer is None:
+                    raise PeerMisbehaved("knock-refused")
+                self._actions.append(WriteStream(stream, answer))
+                self._close(stream)
             case _:
                 raise PeerMisbehaved("unexpected-type", type(request).__name__)
 

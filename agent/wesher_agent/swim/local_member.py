@@ -222,7 +222,7 @@ class LocalMember:
         )
         if address != me.address:
             # As it was announced: new metadata waits while we are at the last incarnation.
-            self._emit(events.NameConflict(self._table.view[me.name], address, asked_for))
+            self._emit(events.NameConflict(self._table.view[me.name], address, asked_for, claim.meta))
             return
         is_echo = claim.incarnation == me.incarnation and (claim.meta, claim.vsn) == (me.meta, me.versions)
         if not is_echo and claim.incarnation >= me.incarnation:
@@ -251,7 +251,7 @@ class LocalMember:
         if address != me.address:
             # The peer refuses our alives until it forgets us there, or we leave from there.
             if node.state is State.SUSPECT:
-                self._emit(events.NameConflict(me, address, asked_for))
+                self._emit(events.NameConflict(me, address, asked_for, node.meta))
             elif node.state is State.DEAD:
                 self._emit(events.FailedElsewhere(address, asked_for))
         elif len(node.addr) > len(me.addr):

@@ -344,7 +344,7 @@ class Membership:
         is_proven = self._standing(claim.node, claim.meta, address, now) > 0
         is_spread = True
         if known is None:
-            # What takes another's place is not spread, or invented names would displace each other for good.
+            # A name that displaced one is not spread, or invented names would displace each other for good.
             is_spread = not self._make_room(is_proven=is_proven) or is_proven
             self._tombstones.remove(claim.node)
         elif known.state is State.SUSPECT:

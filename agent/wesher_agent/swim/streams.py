@@ -11,7 +11,7 @@ from typing import Literal
 
 from wesher_agent.swim.address import Address
 
-Purpose = Literal["push-pull", "ping", "user"]
+Purpose = Literal["push-pull", "ping", "user", "knock"]
 
 StreamId = int
 """Chosen by the engine for dialled and accepted streams alike; never reused."""

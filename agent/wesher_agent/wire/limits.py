@@ -60,6 +60,9 @@ NODES: Final = Limit(10_000, "nodes", "too-many-nodes")
 USER_STATE: Final = Limit(1024 * 1024, "bytes", "user-state-too-large")
 """The application's part of a push/pull."""
 
+KNOCK_ANSWER: Final = Limit(32 * 1024, "bytes", "knock-answer-too-large")
+"""The answer to a request that needs no key."""
+
 USER_MESSAGE: Final = Limit(1024 * 1024, "bytes", "user-message-too-large")
 """One user message on a stream."""
 

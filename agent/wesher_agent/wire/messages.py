@@ -166,6 +166,14 @@ class ErrResp:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """A request without encryption, of a host that may have no valid key; our own, memberlist has none."""
+
+    token: bytes
+    """What it asks for."""
+
+
 Message = Ping | IndirectPing | AckResp | NackResp | Suspect | Alive | Dead | PushPull | User | ErrResp
 
 

@@ -22,6 +22,7 @@ from wesher_agent.wire.limits import Limit
 from wesher_agent.wire.messages import (
     LAYOUTS,
     PUSH_NODE_STATE,
+    Knock,
     Message,
     MessageType,
     PushNodeState,
@@ -43,6 +44,10 @@ PUSH_PULL_HEADER: Final = Layout(
 )
 USER_HEADER: Final = Layout(dict, (Field(b"UserMsgLen", "size", fields.u32),))
 
+KNOCK: Final = 0x57
+"""The first byte of a `Knock`; memberlist has no such type."""
+KNOCK_VERSION: Final = 1
+TOKEN_BYTES: Final = 16
 _FRAME_HEADER: Final = 5
 """Bytes of an encrypted frame's type and length."""
 _HEADERS: Final = 2 + MAX_LABEL + _FRAME_HEADER
@@ -81,6 +86,11 @@ def seal_stream(message: Message, fmt: PacketFormat, *, nonce: Nonce, answer: bo
     return body if answer else label_header(fmt.label) + body
 
 
+def knock(token: bytes) -> bytes:
+    """Return the bytes of a `Knock`, which has neither label nor encryption."""
+    return bytes((KNOCK, KNOCK_VERSION)) + token
+
+
 class StreamReader:
     """Reads the one message that a peer sends on a connection, as its bytes arrive.
 
@@ -104,7 +114,7 @@ class StreamReader:
         self.received = 0
         """Bytes taken so far, all of them kept until the message is whole."""
         self._reading: _Reading = self._read()
-        self._message: Message | None = None
+        self._message: Message | Knock | None = None
         self._error: PeerMisbehaved | None = None
         self.is_authenticated = fmt.keyring is None
         """Whether the sender has shown that it holds the key; a mesh in clear asks for none."""
@@ -130,7 +140,7 @@ class StreamReader:
         self._source.feed(data)
         self.hungry = False
 
-    def message(self) -> Message | None:
+    def message(self) -> Message | Knock | None:
         """Return the message, or None while more bytes are needed.
 
         Raises:
@@ -141,7 +151,7 @@ class StreamReader:
             pass
         return message
 
-    def step(self) -> Message | None:
+    def step(self) -> Message | Knock | None:
         """Do what `message` does, but for a few milliseconds at most.
 
         While it returns None and the reader is not `hungry`, call it again.
@@ -179,6 +189,8 @@ class StreamReader:
     def _read(self) -> _Reading:
         kind = (yield from self._take(1))[0]
         if not self._answer:
+            if kind == KNOCK:
+                return (yield from self._knock())
             label = b""
             if kind == MessageType.HAS_LABEL:
                 size = (yield from self._take(1))[0]
@@ -194,6 +206,12 @@ class StreamReader:
         if kind == MessageType.COMPRESS:
             kind = yield from self._decompress()
         return (yield from self._body(message_type(kind)))
+
+    def _knock(self) -> _Reading:
+        version = (yield from self._take(1))[0]
+        if version != KNOCK_VERSION:
+            raise PeerMisbehaved("knock-version", str(version))
+        return Knock((yield from self._take(TOKEN_BYTES)))
 
     def _decrypt(self, kind: int) -> _Reading:
         if kind != MessageType.ENCRYPT or self._fmt.keyring is None:

@@ -32,6 +32,11 @@ BAD: dict[str, list[tuple[list[str], str]]] = {
         (["ok,1.2.3.400"], "--join '1.2.3.400': must be a host name or IP address"),
         (["fe80::1]:1"], "--join 'fe80::1]:1': must be a host name or IP address"),
     ],
+    "--join-file": [(["/f", "--init"], "--init: cannot be combined with ")],
+    "--authority": [
+        (["x"], "--authority: must be standard base64 of 32 bytes"),
+        ([SHORT_KEY], "--authority: must decode to exactly 32 bytes, not 5"),
+    ],
     "--init": [(["maybe"], "--init 'maybe': must be true, 1, yes, false, 0 or no")],
     "--bind-addr": [(["eth0"], "--bind-addr 'eth0': must be an IP address")],
     "--bind-iface": [

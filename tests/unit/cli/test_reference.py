@@ -96,7 +96,7 @@ def test_bash_completes_commands_flags_and_values() -> None:
     assert bash("wesher", "") == [*COMMANDS]
     assert bash("wesher", "me") == ["members"]
     assert bash("wesher", "--wireguard-") == ["--wireguard-port", "--wireguard-mode"]
-    assert bash("wesher", "agent", "--join") == ["--join"]
+    assert bash("wesher", "agent", "--join") == ["--join", "--join-file"]
     assert bash("wesher", "--log-level", "w") == ["warn", "warning"]
     assert bash("wesher", "--wireguard-mode=") == ["auto", "kernel", "userspace"]
     assert bash("wesher", "agent", "--wireguard-mode=k") == ["kernel"]

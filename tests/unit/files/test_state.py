@@ -285,6 +285,12 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         "Mesh: mesh.json version: this agent supports version 1: use the same release of agent and operator",
     ),
     ({"Mesh": "x"}, "Mesh: mesh.json: must be a JSON object"),
+    ({"Joined": 7}, "Joined: join file: must be a JSON object"),
+    (
+        {"Joined": {"version": 1, "mesh": {"name": "prod"}}},
+        "Joined: join file name: must be a string",
+    ),
+    ({"RingNumber": -1}, "RingNumber '-1': must be a number of seconds"),
     ({"Nodes": {}}, "Nodes: must be a list"),
     ({"Nodes": ["b"]}, "Nodes[0]: must be a JSON object"),
     ({"Nodes": [{"Addr": "192.0.2.2"}]}, "Nodes[0].Name: must be a string"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from wesher_agent.kube.schedule import BURST, IDLE_SECONDS, REFILL_SECONDS, ReportSchedule
+from wesher_agent.kube.schedule import ADMISSION_BURST, BURST, IDLE_SECONDS, REFILL_SECONDS, ReportSchedule
 
 
 def at_rest(*, seed: int = 1, members: int = 3) -> ReportSchedule:
@@ -79,3 +79,25 @@ def test_an_api_server_that_is_away_for_days_is_asked_about_once_a_minute_to_the
         wait = schedule.next_report(now=now) - now
         assert wait <= 90.0
         now += wait
+
+
+def test_what_the_operator_admits_members_by_is_due_at_once() -> None:
+    schedule = at_rest()
+    schedule.observe("own", "other", admission=("laptop", "key"), members=1000, now=50.0)
+    assert schedule.next_report(now=50.0) == 50.0
+    schedule.reported(now=50.0)
+    schedule.observe("own", "other", admission=("laptop", "key"), members=1000, now=60.0)
+    assert schedule.next_report(now=60.0) > 60.0
+
+
+def test_invented_members_hold_up_no_change_of_the_node_itself() -> None:
+    """A holder of the cluster key can announce another one every second."""
+    schedule, reports = at_rest(members=1000), 0
+    for second in range(1, 60):
+        schedule.observe("own", f"view {second}", admission=second, members=1000, now=float(second))
+        if schedule.next_report(now=float(second)) <= second:
+            schedule.reported(now=float(second))
+            reports += 1
+    assert ADMISSION_BURST <= reports <= ADMISSION_BURST + 3
+    schedule.observe("changed", "view 59", admission=59, members=1000, now=60.0)
+    assert schedule.next_report(now=60.0) == 60.0

@@ -149,7 +149,7 @@ def test_a_member_with_our_own_key_is_a_problem_of_both() -> None:
     """One of the two was cloned with its disk, and neither can know which."""
     copy = remembered("b", announced=meta("b", public_key=private_key("me").public))
     wish = desired(local_peer(), [copy, remembered("c", "192.0.2.3")])
-    assert reasons(wish) == {"b": "KeyClash", local_peer().name: "KeyClash"}
+    assert reasons(wish) == {"b": "KeyClash", local_peer().name: "KeyCopied"}
     said = {problem.member: problem.message for problem in wish.problems}
     assert said[local_peer().name].startswith("this machine has the same WireGuard key as b: ")
     assert [entry.name for entry in wish.hosts] == ["c"]

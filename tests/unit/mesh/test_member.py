@@ -28,7 +28,18 @@ from wesher_agent.mesh.member import (
     MeshMember,
 )
 from wesher_agent.mesh.nodemeta import NodeMeta
-from wesher_agent.mesh.outputs import Apply, AskForPlace, Left, Listen, Output, Report, Resolve, Restart, Save
+from wesher_agent.mesh.outputs import (
+    Apply,
+    AskForPlace,
+    Left,
+    Listen,
+    Output,
+    Rekeyed,
+    Report,
+    Resolve,
+    Restart,
+    Save,
+)
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import MemberState, SavedMember
 from wesher_agent.mesh.saved_state import SavedState
@@ -38,11 +49,11 @@ from wesher_agent.swim.events import AddressChanged, SelfRefuted
 from wesher_agent.swim.streams import OpenStream
 from wesher_agent.wire.messages import Alive, Dead, Suspect
 from wesher_agent.wire.packet import open_packet
-from wesher_common.certificate import Authority, Refusal
+from wesher_common.certificate import Authority, Refusal, Subject
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import IdentitySettings, MeshDocument, WireGuardMode, WireGuardSettings
 from wesher_common.seeds import SeedAddress
-from wesher_testing.virtual.members import OVERLAY, document, host, local_node, meta
+from wesher_testing.virtual.members import OVERLAY, document, host, local_node, meta, private_key
 
 O = TypeVar("O", bound=Output)  # noqa: E741 - an output
 E = TypeVar("E")
@@ -1038,3 +1049,77 @@ def test_a_change_of_who_gets_a_tunnel_is_reported() -> None:
         shell.tell(lambda member, now, mesh=mesh, ring=ring: member.mesh_changed(mesh, ring, now=now))
     told = shell.happened(events.IdentityChanged)
     assert told == [events.IdentityChanged("Verified", bound=True), events.IdentityChanged(None, bound=False)]
+
+
+# Its WireGuard key.
+
+
+def test_another_wireguard_key_is_saved_before_the_device_changes() -> None:
+    place = Place(
+        overlay_address=ip_address("10.189.0.77"),
+        certificate=Authority(bytes(32)).issue(
+            Subject(name="a", public_key=private_key("a").public, address=ip_address("10.189.0.77")), serial=1
+        ),
+    )
+    shell, key = started(local_node("a", place=place)), private_key("another")
+    shell.tell(lambda member, now: member.rekey(key, now=now))
+    shell.run(SAVE_RETRY)
+    assert (shell.last_state.private_key, shell.last_state.certificate) == (key, None)
+    assert not shell.take(Rekeyed)
+    assert announced(shell).public_key == private_key("a").public
+
+    shell.tell(lambda member, now: member.saved(now=now))
+    assert shell.take(Rekeyed) == [Rekeyed(key.public, "")]
+    assert shell.happened(events.KeyReplaced) == [events.KeyReplaced(private_key("a").public, key.public)]
+    assert not shell.take(Restart)
+    shell.tell(lambda member, now: member.saved(now=now))
+    (restart,) = shell.take(Restart)
+    assert not restart.keeps_device("Kernel")
+    assert shell.last_state.private_key == key
+
+
+def test_a_key_that_cannot_be_saved_is_not_taken() -> None:
+    """Otherwise the next start would go back to the former one."""
+    shell, key = started(), private_key("another")
+    shell.tell(lambda member, now: member.rekey(key, now=now))
+    shell.run(SAVE_RETRY)
+    shell.tell(lambda member, now: member.saved("no space left on device", now=now))
+    assert shell.take(Rekeyed) == [Rekeyed(key.public, "no space left on device")]
+    shell.run(SAVE_RETRY)
+    shell.tell(lambda member, now: member.saved(now=now))
+    assert shell.last_state.private_key == private_key("a")
+    assert (shell.take(Rekeyed), shell.take(Restart), shell.member.ending) == ([], [], None)
+
+
+def test_a_save_that_was_under_way_does_not_count_for_the_new_key() -> None:
+    shell, key = started(), private_key("another")
+    shell.tell(lambda member, now: member.state_lost(now=now))
+    shell.run(SAVE_RETRY)
+    assert shell.take(Save)
+    shell.tell(lambda member, now: member.rekey(key, now=now))
+    shell.tell(lambda member, now: member.saved(now=now))
+    assert not shell.take(Rekeyed)
+    shell.run(SAVE_RETRY)
+    assert [save.state.private_key for save in shell.take(Save)] == [key]
+
+
+def test_a_copy_of_this_machine_under_another_name_is_reported() -> None:
+    shell = started()
+    shell.met("clone", B.ip, public_key=private_key("a").public)
+    shell.settle()
+    assert shell.happened(events.KeyCopied) == [events.KeyCopied("clone")]
+    problems = {(p.member, p.reason) for p in shell.member.view(now=shell.now).problems}
+    assert problems == {("a", "KeyCopied"), ("clone", "KeyClash")}
+
+
+@pytest.mark.parametrize("key", ["a", "other"])
+def test_a_copy_of_this_machine_under_its_name_is_told_from_another_machine(key: str) -> None:
+    shell = started()
+    raw, versions = meta("a", public_key=private_key(key).public).encode(), shell.member._engine.me.versions
+    claim = Alive(1, "a", ip_address(B.ip).packed, B.port, raw, versions)
+    shell.member._engine._local._judge_alive(claim, asked_for=True, now=shell.now)
+    shell.tell(lambda member, now: member.handle_timer(now=now))
+    view = shell.member.view(now=shell.now)
+    assert view.rival == str(B)
+    assert view.copy == (str(B) if key == "a" else "")
+    assert shell.happened(events.KeyCopied) == ([events.KeyCopied(str(B))] if key == "a" else [])

@@ -57,3 +57,12 @@ def test_an_address_left_is_a_former_one_and_one_come_back_to_is_not() -> None:
     claims.move(NEW, FORMER)
     assert claims.judge(NEW, asked_for=True, now=200.0) is Claim.FORMER
     assert claims.judge(FORMER, asked_for=True, now=200.0) is Claim.RIVAL
+
+
+def test_a_rival_is_a_copy_if_it_has_the_key_too() -> None:
+    claims = NameConflicts([])
+    claims.judge(FOREIGN, asked_for=True, is_copy=True, now=10.0)
+    assert claims.copy(now=10.0) == str(FOREIGN)
+    assert claims.copy(now=10.1 + STANDING_SECONDS) == ""
+    claims.judge(FOREIGN, asked_for=True, now=200.0)
+    assert claims.copy(now=200.0) == "", "it has got another key"

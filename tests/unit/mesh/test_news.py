@@ -26,7 +26,8 @@ from wesher_agent.mesh.outputs import Apply, Output, Save
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.events import PacketRejected, UserMessageReceived
+from wesher_agent.swim.events import KnockAnswered, PacketRejected, UserMessageReceived
+from wesher_agent.swim.source import Way
 from wesher_agent.swim.streams import OpenStream, StreamAction, WriteStream
 from wesher_agent.wire.messages import Alive, PushNodeState, PushPull, State, User, Versions
 from wesher_agent.wire.packet import open_packet, seal
@@ -34,7 +35,7 @@ from wesher_agent.wire.stream import StreamReader, seal_stream
 from wesher_common.certificate import FIRST_MS, Authority, Refusal, name_hash
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.mesh_document import IdentitySettings, TrustedAuthority
-from wesher_common.news import MAX_REVOKED, NewsKind, Statement, sign_statement
+from wesher_common.news import MAX_REVOKED, NewsKind, Statement, pack_news, sign_statement
 from wesher_testing.virtual.members import OVERLAY, document, local_node, meta
 
 OURS, FOREIGN, UNKNOWN = (Authority(bytes([number]) * 32) for number in (1, 2, 3))
@@ -134,6 +135,13 @@ class Member:
         """Let a user message arrive as a datagram."""
         data = seal((bytes([8]) + payload,), self.sealed, checksum=False, nonce=bytes)
         self.member.receive_datagram(data, sender, now=self.now)
+        self.take()
+
+    def streams_message(self, payload: bytes) -> None:
+        """Let a user message arrive on a stream."""
+        stream = self.member.stream_accepted(THIEF, now=self.now)
+        data = seal_stream(User(payload), self.sealed, nonce=bytes)
+        self.member.stream_received(stream, data, now=self.now)
         self.take()
 
     def exchanges(self, user_state: bytes, ip: str) -> bytes:
@@ -344,8 +352,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 def test_a_bad_statement_changes_nothing_and_is_counted(me: Member, case: str) -> None:
     data, reason = BAD[case]
     me.hears(message(data)[:1300])
-    stream = me.member.stream_accepted(THIEF, now=me.now)
-    me.member.stream_received(stream, seal_stream(User(message(data)), me.sealed, nonce=bytes), now=me.now)
+    me.streams_message(message(data))
     me.run(1.0)
     assert me.rejected[-1] == reason
     assert me.tunnels == {"b", "c"}
@@ -380,11 +387,14 @@ def test_forged_statements_cost_few_checks_a_second_and_keep_true_ones_out_for_n
     assert me.rejected == ["statement-bad-signature"] * FAILED_CHECKS_OF_ONE + ["statement-unread"] * 7
     for number, data in enumerate(forged[10:]):
         me.hears(message(data), Address(f"192.0.4.{number}", 1))
-    assert me.rejected.count("statement-bad-signature") == FAILED_CHECKS
+    assert me.rejected.count("statement-bad-signature") == FAILED_CHECKS[Way.DATAGRAM]
+    me.streams_message(message(statement("b")))
+    me.run(0.3)
+    assert me.tunnels == {"c"}, "datagrams leave streams their share"
     me.now += 1.0
-    me.hears(message(statement("b")))
+    me.hears(message(statement("c", number=NOW_MS + 2000)))
     me.run(1.0)
-    assert me.tunnels == {"c"}
+    assert me.tunnels == set()
 
 
 def test_a_member_that_knows_no_authority_ignores_statements() -> None:
@@ -467,6 +477,16 @@ def test_an_authority_that_becomes_trusted_later_revokes_from_then_on(me: Member
     assert [event.authority for event in me.happened(StatementTaken)] == [UNKNOWN.key]
 
 
+def test_a_statement_from_the_door_of_a_seed_counts_and_a_forged_one_is_counted(me: Member) -> None:
+    forged = BAD["changed"][0]
+    for data in (forged, statement("b")):
+        answer = pack_news([(NewsKind.STATEMENT, data)])
+        me.member._observe(KnockAnswered(Address("192.0.2.9", 7946), answer), me.now)
+        me.run(1.0)
+    assert me.rejected == ["statement-bad-signature"]
+    assert me.tunnels == {"c"}
+
+
 # Passing on.
 
 
@@ -513,8 +533,7 @@ def test_one_that_is_too_long_for_a_datagram_goes_over_streams(me: Member) -> No
 
 def test_the_largest_statement_there_can_be_is_taken_and_passed_on(me: Member) -> None:
     data = statement("b", more=MAX_REVOKED - 1)
-    stream = me.member.stream_accepted(THIEF, now=me.now)
-    me.member.stream_received(stream, seal_stream(User(message(data)), me.sealed, nonce=bytes), now=me.now)
+    me.streams_message(message(data))
     me.run(1.0)
     assert me.tunnels == {"c"}
     assert {address.ip for address in me.dialled()} == {"192.0.2.3"}

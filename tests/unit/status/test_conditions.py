@@ -73,9 +73,9 @@ def test_a_probe_is_told_what_wesher_status_check_says(changes: dict[str, Any]) 
 
 
 def test_a_node_whose_key_another_machine_has_is_not_ready() -> None:
-    clash = Problem("a", "KeyClash", "this machine has the same WireGuard key as b")
+    clash = Problem("a", "KeyCopied", "this machine has the same WireGuard key as b")
     cloned = {"local": local_node("a"), "problems": (clash,)}
-    assert said(B, C, **cloned)["WireGuardReady"] == said(B, C, **cloned)["Ready"] == ("False", "KeyClash")
+    assert said(B, C, **cloned)["WireGuardReady"] == said(B, C, **cloned)["Ready"] == ("False", "KeyCopied")
     assert message(B, C, **cloned) == clash.message
     others = {"local": local_node("a"), "problems": (Problem("b", "KeyClash", "has the same key as c"),)}
     assert said(B, C, **others) == WELL

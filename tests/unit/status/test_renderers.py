@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shlex
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wesher_agent.kube.node_status import node_status, own_part, view_part
+from wesher_agent.kube.node_status import admission_part, node_status, own_part, view_part
 from wesher_agent.mesh.cover import Cover
 from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.device import Endpoint
@@ -24,7 +25,7 @@ from wesher_agent.status.greeting import greeting
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.swim.address import Address
 from wesher_agent.wireguard.plan import ObservedPeer
-from wesher_common.certificate import Authority, Refusal
+from wesher_common.certificate import Authority, Refusal, Subject
 from wesher_common.errors import WesherError
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import GossipSettings, IdentitySettings
@@ -317,6 +318,26 @@ def test_nodes_of_another_cluster_are_external_members_where_clusters_have_names
     assert [entry["name"] for entry in reported(now)["outsiders"]] == ["c.west"]
 
 
+def test_an_external_member_is_reported_with_what_it_is_admitted_by() -> None:
+    certificate = Authority(bytes(32)).issue(
+        Subject(name="p", public_key=key(20), address=ip_address("10.9.0.20")), serial=5
+    )
+    outside = [member(20, "b", inside=False), member(21, "c", inside=False)]
+    invited, certified = (member(number, name, inside=False) for number, name in ((22, "z"), (20, "p")))
+    assert invited.meta is not None
+    assert certified.meta is not None
+    invited = replace(invited, meta=replace(invited.meta, enrolment=b"e" * 64, ring=0xAB))
+    certified = replace(certified, meta=replace(certified.meta, certificate=certificate))
+    told = {entry["name"]: entry for entry in reported(snapshot(*outside, invited, certified))["outsiders"]}
+    assert next(iter(told)) == "z", "of many, the invited ones are reported first"
+    assert told["z"]["enrolment"] == base64.b64encode(b"e" * 64).decode()
+    assert (told["z"]["certificateSerial"], told["z"]["ringID"]) == (0, "ab")
+    assert (told["p"]["certificateSerial"], told["p"]["enrolment"]) == (5, "")
+    before, after = snapshot(*outside), snapshot(*outside, invited)
+    assert admission_part(before) != admission_part(after)
+    assert admission_part(before) == admission_part(replace(before, mtu=1))
+
+
 CHANGES: dict[str, Any] = {
     "now": 2000.0,
     "local": local_node("a2"),
@@ -325,6 +346,7 @@ CHANGES: dict[str, Any] = {
     "cover": Cover("Members", "this host uses the address 10.0.0.5 in it"),
     "can_probe": False,
     "rival": "192.0.2.9:7946",
+    "copy": "192.0.2.9:7946",
     "other_key_at": "192.0.2.9:7946",
     "listen_problem": "UDP port 7946 is taken",
     "save_problem": "no space left on device",

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 
 import msgpack
 import pytest
 
+from wesher_agent.swim.address import Address
+from wesher_agent.swim.engine import Engine
+from wesher_agent.swim.events import PacketRejected
+from wesher_agent.swim.members import LocalNode
+from wesher_agent.swim.profile import LAN
 from wesher_agent.wire import limits
 from wesher_agent.wire.compress import compress_body
 from wesher_agent.wire.fields import pack
@@ -70,6 +76,24 @@ def unpacked_stream(size: int) -> None:
     read_stream(b"\x09" + pack({b"Algo": 0, b"Buf": compress(body.ljust(size, b"\x00"))}))
 
 
+def knock_answer(size: int) -> None:
+    """Give it to an engine, which reads such an answer as it comes."""
+    engine = Engine(
+        LocalNode("a", Address("192.0.2.1", 7946), b""),
+        LAN,
+        packet_format=PLAIN,
+        incarnation=1,
+        rng=Random(1),
+        nonce=no_nonce,
+    )
+    engine.knock(Address("192.0.2.2", 7946), bytes(16), now=0.0)
+    (opened,) = engine.stream_actions()
+    engine.stream_received(opened.id, bytes(size), now=0.0)
+    while (event := engine.next_event()) is not None:
+        if isinstance(event, PacketRejected):
+            raise PeerMisbehaved(event.reason)
+
+
 def push_pull_header(*, nodes: int = 0, user_state: int = 0) -> None:
     read_stream(b"\x06" + pack({b"Nodes": nodes, b"UserStateLen": user_state}))
 
@@ -102,6 +126,7 @@ REACHING: dict[str, Callable[[int], tuple[str, ...] | None]] = {
     "NESTING": nested_compounds,
     "FRAME": encrypted_frame,
     "DECOMPRESSED": unpacked_stream,
+    "KNOCK_ANSWER": knock_answer,
     "NODES": lambda count: push_pull_header(nodes=count),
     "USER_STATE": lambda size: push_pull_header(user_state=size),
     "USER_MESSAGE": user_message,

@@ -30,6 +30,7 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
         "cover": Cover("Overlay"),
         "can_probe": True,
         "rival": "",
+        "copy": "",
         "other_key_at": "",
         "listen_problem": "",
         "save_problem": "",

@@ -133,8 +133,7 @@ def statement(api: ApiServer) -> Statement | None:
     items = unpack_news(base64.b64decode(text))
     if not items:
         return None
-    ((kind, data),) = items
-    assert kind is NewsKind.STATEMENT
+    (data,) = (data for kind, data in items if kind is NewsKind.STATEMENT)
     read = Statement.unpacked(data)
     assert read.is_signed_by(identity(api).authorities[0])
     return read

@@ -29,6 +29,7 @@ from wesher_agent.kube.exchange import Exchange
 from wesher_agent.kube.node_spec import NodeSpec
 from wesher_agent.mesh.desired import HostEntry, desired
 from wesher_agent.mesh.gob import Field, Marshalled, decode_struct, encode_struct
+from wesher_agent.mesh.news import MARK, read_numbers
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.mesh.roster import Roster
 from wesher_agent.netlink.errors import MalformedReply
@@ -56,6 +57,7 @@ from wesher_common.errors import InvalidSpec, PeerMisbehaved, WesherError
 from wesher_common.join_file import JoinFile
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
+from wesher_common.news import Statement, pack_news, statement_in, unpack_news
 from wesher_common.seeds import parse_seed
 from wesher_testing.virtual.members import OVERLAY, PORT, local_peer, meta, nobody_certified, private_key
 
@@ -184,6 +186,24 @@ def _certificate(data: bytes, _lap: Lap) -> None:
     assert Certificate.from_base64(certificate.to_base64()) == certificate
     trusted = {certificate.authority: Trust(key=AUTHORITY.key)}
     assert refusal(certificate, SUBJECT, trusted, clock=certificate.serial) is Refusal.BAD_SIGNATURE
+
+
+def _statement(data: bytes, _lap: Lap) -> None:
+    """Read a statement, alone and in a file: no bytes but the authority's own are a signature."""
+    read = Statement.unpacked(data)
+    assert (read.packed(), statement_in(data)) == (data, data)
+    assert not read.is_signed_by(AUTHORITY.key)
+
+
+def _news_file(data: bytes, _lap: Lap) -> None:
+    """Read the mounted news; what is read and written again is read the same."""
+    items = unpack_news(data)
+    assert unpack_news(pack_news(items)) == items
+
+
+def _news_numbers(data: bytes, _lap: Lap) -> None:
+    numbers = read_numbers(MARK + data)
+    assert len(data) >= 1 + 10 * len(numbers)
 
 
 ME = Address("10.0.0.1", PORT)
@@ -382,7 +402,7 @@ def _hosts_file(data: bytes, _lap: Lap) -> None:
 
 
 def _control_request(data: bytes, _lap: Lap) -> None:
-    read_request(data, ("leave", "members", "status"))
+    read_request(data, ("leave", "members", "status"), ("news-add",))
 
 
 def _control_answer(data: bytes, _lap: Lap) -> None:
@@ -473,6 +493,9 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "metadata-compact": Target(_compact, most=520),
         "metadata-block": Target(_block, most=400),
         "certificate": Target(_certificate, most=100),
+        "statement": Target(_statement, most=2000),
+        "news-file": Target(_news_file, most=3000),
+        "news-numbers": Target(_news_numbers, most=300),
         "engine": Target(_engine, refusals=(), most=3000),
         "state-file": Target(_state_file, refusals=(), most=3000, json=True),
         "join-file": Target(_join_file, refusals=(InvalidSpec, UnicodeDecodeError), json=True),

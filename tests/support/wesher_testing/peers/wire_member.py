@@ -18,6 +18,7 @@ from wesher_agent.wire.messages import (
     AckResp,
     Alive,
     ErrResp,
+    Knock,
     Message,
     Ping,
     PushNodeState,
@@ -163,6 +164,7 @@ class WireMember(asyncio.DatagramProtocol):
             reader.feed(data)
         self.rejected.extend(reader.rejected)
         self.stream_wrappers.update(reader.wrappers)
+        assert not isinstance(message, Knock)
         return message
 
     def _keep(self, messages: tuple[Message, ...]) -> None:

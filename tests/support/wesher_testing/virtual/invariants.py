@@ -53,8 +53,16 @@ class Invariants:
             self._check_incarnation(node, member)
             put(member)
 
-        # The one door by which a view changes.
+        drop = table.drop
+
+        def dropped(name: str) -> Member:
+            # One that made room for another is not remembered.
+            node.incarnations.pop(name, None)
+            return drop(name)
+
+        # The doors by which a view changes.
         table.put = checked  # type: ignore[method-assign]
+        table.drop = dropped  # type: ignore[method-assign]
 
     def acted(self, node: Node) -> None:
         """Check what a node keeps, which was just told something."""

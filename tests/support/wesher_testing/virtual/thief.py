@@ -120,7 +120,7 @@ class Thief:
 
     Args:
         mesh: with its victims.
-        rng: for whom it attacks, how and when.
+        rng: chooses victims and details of attacks.
 
     """
 
@@ -188,6 +188,19 @@ class Thief:
         """Return what a member of that name would announce here."""
         return meta(name, **{"overlay_address": candidate_address(name, self._mesh.overlay), **changes})
 
+    def forgery(self, victim: VirtualAgent, number: int) -> Alive:
+        """Return one of many claims of a member's name, with its certificate as of another moment."""
+        known = NodeMeta.decode(victim.engine.me.meta)
+        assert known.certificate is not None
+        serial = known.certificate.serial + 1 + number
+        forged = replace(
+            known,
+            public_key=private_key("thief").public,
+            certificate=replace(known.certificate, serial=serial),
+        )
+        incarnation = victim.engine.me.incarnation + 1
+        return self.alive(victim.name, forged.encode(compact=True), incarnation=incarnation)
+
     def invented(self, count: int) -> list[Alive]:
         """Return members that do not exist, each with a key and an overlay address."""
         names = []
@@ -219,7 +232,7 @@ class Thief:
         )
 
     def announce_the_key(self) -> None:
-        """Announce another's public key under a smaller name."""
+        """Announce the public key of a member under a smaller name."""
         victim = self._victim()
         stolen = self.meta("aaaa", public_key=victim.local.private_key.public)
         self.say(self.alive("aaaa", stolen.encode(), incarnation=self._bump()))
@@ -248,21 +261,12 @@ class Thief:
     def forge_certificates(self) -> None:
         """Announce many certificates with a false signature, and one of an unknown authority."""
         victim = self._victim()
-        known = NodeMeta.decode(victim.engine.me.meta)
-        if known.certificate is None:
-            return
         for number in range(50):
-            serial = known.certificate.serial + 1 + number
-            forged = replace(
-                known,
-                public_key=private_key("thief").public,
-                certificate=replace(known.certificate, serial=serial),
-            )
-            alive = self.alive(victim.name, forged.encode(), incarnation=victim.engine.me.incarnation + 1)
-            self.say(alive, sender=self._elsewhere())
+            self.say(self.forgery(victim, number), sender=self._elsewhere())
+        known = NodeMeta.decode(victim.engine.me.meta)
         subject = replace(known, public_key=private_key("thief").public).subject(victim.name)
         assert subject is not None
-        foreign = UNKNOWN_AUTHORITY.issue(subject, serial=known.certificate.serial + 9)
+        foreign = UNKNOWN_AUTHORITY.issue(subject, serial=int(self._mesh.wall_clock * 1000))
         forged = replace(known, public_key=private_key("thief").public, certificate=foreign)
         self.say(self.alive(victim.name, forged.encode(), incarnation=victim.engine.me.incarnation + 1))
 
@@ -327,7 +331,7 @@ class Thief:
         )
 
     def run_the_stock_program(self) -> None:
-        """Run the agent with a state file that has another's overlay address, for a while."""
+        """Run the agent with a state file that has the overlay address of a member, for a while."""
         victim = self._victim()
         self._count += 1
         name = f"stock-{self._count}"
