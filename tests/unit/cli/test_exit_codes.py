@@ -50,7 +50,8 @@ BY_REAL_CLUSTERS = {
     (
         "kubectl wesher authority",
         0,
-    ): "test_new_authority.py::test_one_authority_replaces_another_though_the_operator_is_killed_in_each_phase",
+    ): "test_new_authority.py::test_one_authority_replaces_another_"
+    "though_the_operator_is_killed_in_each_phase",
     ("kubectl wesher new-authority", 0): "test_new_authority.py::test_a_stolen_authority_is_dropped_at_once",
     ("kubectl wesher invite", 0): "test_peers.py::test_an_invite_admits_one_key_and_no_second",
     ("kubectl wesher revoke", 0): "test_peers.py::test_one_command_revokes_a_machine",
