@@ -62,6 +62,33 @@ SABOTAGES = {
         "else member.raw_meta,",
         f"{CERTIFIED}::test_the_members_of_a_bound_mesh_are_saved_in_the_form_that_an_older_release_reads",
     ),
+    "admit-a-second-key-with-one-invite": Sabotage(
+        "operator/wesher_operator/reconcile/invites.py",
+        "return key_of(entry.key) if entry.incarnation == admission(peer) else None",
+        "return None",
+        "tests/unit/operator_reconcile/test_peers.py"
+        "::test_the_ledger_decides_which_key_used_an_invite_where_the_status_was_lost",
+    ),
+    "admit-after-the-end-of-an-invite": Sabotage(
+        "operator/wesher_operator/reconcile/invites.py",
+        "    if situation.now > until:",
+        "    if False:",
+        "tests/unit/operator_reconcile/test_peers.py::test_an_invite_ends",
+    ),
+    "move-a-machine-whose-address-is-claimed": Sabotage(
+        "operator/wesher_operator/reconcile/peer_addresses.py",
+        "    used = set(nodes)",
+        "    used = {*nodes, *outside}",
+        "tests/unit/operator_reconcile/test_peer_addresses.py"
+        "::test_the_address_that_a_machine_has_stays_whatever_others_claim",
+    ),
+    "publish-a-certificate-that-is-not-in-the-status": Sabotage(
+        "operator/wesher_operator/reconcile/peer_keeper.py",
+        "            if peer.status.certificate != certificate.to_base64():",
+        "            if False:",
+        "tests/unit/operator_reconcile/test_peer_keeper.py"
+        "::test_a_certificate_is_published_once_it_is_in_the_status",
+    ),
     "renew-too-late": Sabotage(
         "operator/wesher_operator/reconcile/authority.py",
         "life * (1 - _JITTER * share)",

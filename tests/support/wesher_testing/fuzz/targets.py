@@ -54,6 +54,7 @@ from wesher_agent.wireguard.wireguard_messages import parse_sessions as parse_ke
 from wesher_common.byte_reader import ByteReader
 from wesher_common.certificate import Authority, Certificate, Refusal, Subject, Trust, refusal
 from wesher_common.errors import InvalidSpec, PeerMisbehaved, WesherError
+from wesher_common.join_file import JoinFile
 from wesher_common.keys import KeyRing
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.news import Statement, pack_news, statement_in, unpack_news
@@ -334,6 +335,11 @@ def _mesh_document(data: bytes, _lap: Lap) -> None:
     assert MeshDocument.from_json(document.to_json()) == document
 
 
+def _join_file(data: bytes, _lap: Lap) -> None:
+    file = JoinFile.from_json(data.decode())
+    assert JoinFile.from_json(file.to_json()) == file
+
+
 def _key_files(data: bytes, _lap: Lap) -> None:
     primary, _, accepted = data.decode().partition("\0")
     assert len([*KeyRing.from_files(primary, accepted)]) > 0
@@ -492,6 +498,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "news-numbers": Target(_news_numbers, most=300),
         "engine": Target(_engine, refusals=(), most=3000),
         "state-file": Target(_state_file, refusals=(), most=3000, json=True),
+        "join-file": Target(_join_file, refusals=(InvalidSpec, UnicodeDecodeError), json=True),
         "mesh-json": Target(_mesh_document, refusals=(InvalidSpec, UnicodeDecodeError), json=True),
         "key-files": Target(_key_files, refusals=(InvalidSpec, UnicodeDecodeError), most=300),
         "seed": Target(_seed, refusals=(InvalidSpec, UnicodeDecodeError), most=300),
