@@ -349,7 +349,7 @@ def test_what_a_user_may_not_see_is_said_and_is_no_failure(
     unseen = [line for line in done.stdout.splitlines() if line.startswith("?")]
     assert any("your rights" in line and "get secrets" in line for line in unseen), done.stdout
     assert any("key of demo" in line for line in unseen)
-    assert "reports of demo  2 nodes reported in time" in " ".join(done.stdout.split(" ")), done.stdout
+    assert "ok reports of demo 2 nodes reported in time" in " ".join(done.stdout.split()), done.stdout
 
 
 def test_a_sysdump_holds_objects_and_no_secret_and_reads_none(

@@ -316,7 +316,7 @@ def form_of_nodes(members: Iterable[RosterMember]) -> MetadataForm | None:
     """Return in which form the living nodes of the mesh announce their metadata; None if there are none.
 
     They change to the compact form together, once all members read it. A machine outside Kubernetes does
-    not learn of that, so it follows them. It does not look at others like itself: they would wait for it.
+    not learn of that, so it follows them. It does not follow others like itself, which would wait for it.
     """
     forms = {member.raw_meta.startswith(COMPACT) for member in members if _is_living_node(member)}
     if not forms:

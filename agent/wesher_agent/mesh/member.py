@@ -34,7 +34,7 @@ from wesher_agent.mesh.identity import MOST_UNCERTIFIED_BOUND, Identity, Verdict
 from wesher_agent.mesh.key_doubts import KeyDoubts
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.name_conflicts import Claim, NameConflicts
-from wesher_agent.mesh.news import MARK, News
+from wesher_agent.mesh.news import News
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.mesh.outputs import (
     Apply,
@@ -593,8 +593,8 @@ class MeshMember:
             for kind, data in read():
                 if kind is NewsKind.STATEMENT and isinstance(event, KnockAnswered):
                     # One that came by gossip is taken already.
-                    message = UserMessageReceived(MARK + bytes([kind]) + data, sender, way)
-                    self._follow_news(self._news.received(message, now=now), now)
+                    is_new = self._news.take_from(sender, way, data, now=now)
+                    self._follow_news(is_new, now)
                 self._take_item(kind, data, Source(sender.ip, way), now)
         except PeerMisbehaved as misbehaved:
             self._events.append(PacketRejected(misbehaved.reason, sender))

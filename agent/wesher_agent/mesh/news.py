@@ -136,12 +136,16 @@ class News:
 
     def received(self, message: UserMessageReceived, *, now: float) -> bool:
         """Take a user message; tell whether it was a new statement."""
-        payload, sender = message.payload, message.sender
-        if payload[:2] != MARK + bytes([NewsKind.STATEMENT]) or not self._identity.authorities:
+        if message.payload[:2] != MARK + bytes([NewsKind.STATEMENT]):
+            return False
+        return self.take_from(message.sender, message.way, message.payload[2:], now=now)
+
+    def take_from(self, sender: Address, way: Way, statement: bytes, *, now: float) -> bool:
+        """Take the bytes of a statement from another host; tell whether it was new."""
+        if not self._identity.authorities:
             return False
         try:
-            peer = Source(sender.ip, message.way)
-            return self._judge(payload[2:], sender.ip, now, peer=peer) is not None
+            return self._judge(statement, sender.ip, now, peer=Source(sender.ip, way)) is not None
         except PeerMisbehaved as refused:
             self._events.append(PacketRejected(refused.reason, sender))
             return False

@@ -64,6 +64,8 @@ class IdentityOutput(TypedDict):
     """`n/m`: of m agents on Ready Nodes, n announce their certificate."""
     waitingFor: list[str]
     """Members that a Verified mesh waits for before it is bound; at most 8."""
+    revoked: list[str]
+    """Nodes that were revoked and stay out of the mesh until they are readmitted; at most 8."""
     daysLeft: int | None
     """Days until the first certificate of a node expires; null while there is none."""
 

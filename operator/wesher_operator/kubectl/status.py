@@ -219,7 +219,12 @@ def _facts(mesh: Object, status: Object, nodes: Sequence[Object]) -> tuple[tuple
         ("key", f"id {key.get('id') or '-'}{accepted}"),
         *((("identity", said),) if (said := identity_text(mesh, nodes)) else ()),
         *((("authority", text),) if (text := _authority_text(mesh)) else ()),
+        *((("revoked", ", ".join(names)),) if (names := _revoked(mesh)) else ()),
     )
+
+
+def _revoked(mesh: Object) -> list[str]:
+    return [str(name) for name in (status_of(mesh).get("identity") or {}).get("revoked") or []]
 
 
 def days_left(node: Object) -> int | None:
@@ -256,6 +261,7 @@ def _identity(mesh: Object, nodes: Sequence[Object]) -> IdentityOutput | None:
         "formerAuthority": str(found.get("formerAuthority") or ""),
         "certified": str(found.get("certified") or ""),
         "waitingFor": [str(name) for name in found.get("waitingFor") or []],
+        "revoked": _revoked(mesh),
         "daysLeft": min((days for node in nodes if (days := days_left(node)) is not None), default=None),
     }
 

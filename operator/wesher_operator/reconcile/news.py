@@ -34,6 +34,9 @@ from wesher_operator.reconcile.revocations import without_old
 SIGNED_AGAIN_MS = 24 * 3_600_000
 """A statement is signed daily, also without a change: its number tells agents the authority's time."""
 Item = tuple[NewsKind, bytes]
+_MAX_CONFIG_MAP_BYTES = 1024 * 1024
+_GROWTH_BYTES = 32 * 1024
+"""By which mesh.json may grow before the next run."""
 _ITEM_HEAD = 5
 """Bytes before an item in the file."""
 _ORDER = (NewsKind.STATEMENT, NewsKind.RING, NewsKind.CERTIFICATE)
@@ -127,10 +130,16 @@ def is_due(statement: Statement, now: int) -> bool:
     return now >= statement.number + SIGNED_AGAIN_MS
 
 
-def news_file(items: Sequence[Item]) -> NewsFile:
-    """Return the file, cut to what a ConfigMap takes."""
+def news_file(items: Sequence[Item], *, beside: int = 0) -> NewsFile:
+    """Return the file, cut to what a ConfigMap takes.
+
+    Args:
+        items: in any order.
+        beside: bytes that mesh.json takes of the same ConfigMap.
+
+    """
     kept: list[Item] = []
-    room = MAX_NEWS_BYTES
+    room = min(MAX_NEWS_BYTES, _MAX_CONFIG_MAP_BYTES - _GROWTH_BYTES - beside)
     for kind, data in sorted(items, key=lambda item: _ORDER.index(item[0])):
         size = _ITEM_HEAD + len(data)
         if size <= room:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from wesher_common.certificate import EARLY_MS, Authority, AuthorityKey, name_hash
 from wesher_common.event_logger import EventLogger
+from wesher_common.mesh_document import FILE_NAME
 from wesher_common.names import (
     config_map_name,
     issued_config_map_name,
@@ -231,7 +232,13 @@ class Revoker:
         if again is None and numbers:
             again = now + timedelta(milliseconds=min(numbers) + news.SIGNED_AGAIN_MS - moment)
         parts = [(NewsKind.STATEMENT, each.packed()) for each in own]
-        return Signed(file=news.news_file([*parts, *more]), number=own[0].number if own else 0, again=again)
+        config = self._world.config_maps.get(config_map_name(self._mesh))
+        text = (config.body.get("data") or {}).get(FILE_NAME, "") if config is not None else ""
+        return Signed(
+            file=news.news_file([*parts, *more], beside=len(text.encode())),
+            number=own[0].number if own else 0,
+            again=again,
+        )
 
     async def _is_clock_right(self, mesh: MeshFacts, now: datetime) -> bool:
         """Compare the clock with the API server's; ask for its time where the last answer differs.

@@ -18,6 +18,7 @@ from wesher_agent.cli.commands import run
 from wesher_agent.cli.exit_codes import EXIT_CODES, exit_code_help
 from wesher_agent.cli.help import agent_parser
 from wesher_agent.control import ControlServer, socket_path
+from wesher_common.keys import WireGuardPublicKey
 from wesher_operator import __main__ as operator
 from wesher_operator.exit_codes import OPERATOR, PLUGIN
 from wesher_operator.exit_codes import exit_code_help as operator_exit_code_help
@@ -42,6 +43,22 @@ BY_REAL_CLUSTERS = {
         "kubectl wesher sysdump",
         0,
     ): "test_kubectl_plugin.py::test_a_sysdump_holds_objects_and_no_secret_and_reads_none",
+    (
+        "kubectl wesher admit",
+        0,
+    ): "test_new_authority.py::test_a_changed_key_is_certified_after_admit_and_no_agent_can_admit_one",
+    (
+        "kubectl wesher authority",
+        0,
+    ): "test_new_authority.py::test_one_authority_replaces_another_"
+    "though_the_operator_is_killed_in_each_phase",
+    ("kubectl wesher new-authority", 0): "test_new_authority.py::test_a_stolen_authority_is_dropped_at_once",
+    ("kubectl wesher invite", 0): "test_peers.py::test_an_invite_admits_one_key_and_no_second",
+    ("kubectl wesher revoke", 0): "test_peers.py::test_one_command_revokes_a_machine",
+    (
+        "wesher-operator sign-revocation",
+        0,
+    ): "test_revocation.py::test_what_is_signed_offline_is_taken_over_and_a_lie_of_an_agent_is_not",
     ("wesher-operator run", 0): "test_leadership.py::test_a_leader_that_is_told_to_stop_hands_over_at_once",
     (
         "wesher-operator run",
@@ -59,7 +76,7 @@ HERE = {
     *(("wesher " + word, code) for word in COMMANDS for code in (0, 1)),
     ("wesher ping", 2),
     *((f"kubectl wesher {word}", code) for word in plugin._COMMANDS for code in (1, 2)),
-    *((f"wesher-operator {word}", 2) for word in ("run", "check", "uninstall")),
+    *((f"wesher-operator {word}", 2) for word in OPERATOR),
     ("wesher-operator run", 1),
     ("wesher-operator check", 1),
     ("wesher-operator uninstall", 0),
@@ -215,11 +232,15 @@ def no_cluster(tmp_path: Path) -> str:
     return f"--kubeconfig={path}"
 
 
+NEEDED = {"admit": ["a", f"--key={WireGuardPublicKey(bytes(range(32)))}"], "invite": ["a"], "revoke": ["a"]}
+"""The arguments without which a command of the plugin does not begin."""
+
+
 @pytest.mark.parametrize("command", plugin._COMMANDS)
 def test_the_plugin_ends_with_1_without_an_api_server_and_with_2_for_an_invalid_flag(
     command: str, no_cluster: str
 ) -> None:
-    assert plugin.main([command, no_cluster]) == 1
+    assert plugin.main([command, *NEEDED.get(command, []), no_cluster]) == 1
     assert plugin.main([command, "--no-such-flag"]) == 2
 
 
@@ -229,6 +250,7 @@ def test_the_plugin_ends_with_1_without_an_api_server_and_with_2_for_an_invalid_
         (["run", "--no-such-flag"], 2),
         (["check", "--no-such-flag"], 2),
         (["uninstall", "--no-such-flag"], 2),
+        (["sign-revocation", "--no-such-flag"], 2),
         (["check", "--mesh=m", "--timeout=1"], 1),
         (["uninstall", "--release=r", "--timeout=1"], 0),
     ],

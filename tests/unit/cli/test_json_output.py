@@ -75,6 +75,7 @@ def test_the_plugin_prints_the_fields_that_are_documented() -> None:
     mesh = {
         "metadata": {"name": "demo", "generation": 2},
         "spec": {"overlayCIDR": "10.189.0.0/16"},
-        "status": {"conditions": [said], "memberList": [member]},
+        "status": {"conditions": [said], "memberList": [member], "identity": {"mode": "Verified"}},
     }
-    compare("kubectl wesher status", [overview(mesh, []).to_dict()])
+    peer = {"metadata": {"name": "demo.vm"}}
+    compare("kubectl wesher status", [overview(mesh, [], [peer]).to_dict()])

@@ -142,7 +142,21 @@ def test_identity_is_shown_with_what_it_waits_for_and_the_days_left() -> None:
     said = "Verified, not bound, 2/3 certified, the first expires in 21 days, waiting for c, laptop"
     assert f"  identity:  {said}" in lines
     assert "  authority: AUTHORITY=" in lines
-    assert shown.to_dict()["identity"] == {**IDENTITY, "formerAuthority": "", "daysLeft": 21}
+    assert shown.to_dict()["identity"] == {
+        **IDENTITY,
+        "formerAuthority": "",
+        "revoked": [],
+        "daysLeft": 21,
+    }
+
+
+def test_nodes_that_were_revoked_and_stay_out_are_named() -> None:
+    assert "revoked" not in overview_text(overview(a_mesh(identity=IDENTITY), []), now=NOW)
+    shown = overview(a_mesh(identity={**IDENTITY, "revoked": ["d", "e"]}), [])
+    assert "  revoked:   d, e" in overview_text(shown, now=NOW).splitlines()
+    out = shown.to_dict()["identity"]
+    assert out is not None
+    assert out["revoked"] == ["d", "e"]
 
 
 def test_a_bound_mesh_with_two_authorities_says_which_is_being_replaced() -> None:

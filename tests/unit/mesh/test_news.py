@@ -26,7 +26,7 @@ from wesher_agent.mesh.outputs import Apply, Output, Save
 from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.events import PacketRejected, UserMessageReceived
+from wesher_agent.swim.events import KnockAnswered, PacketRejected, UserMessageReceived
 from wesher_agent.swim.source import Way
 from wesher_agent.swim.streams import OpenStream, StreamAction, WriteStream
 from wesher_agent.wire.messages import Alive, PushNodeState, PushPull, State, User, Versions
@@ -35,7 +35,7 @@ from wesher_agent.wire.stream import StreamReader, seal_stream
 from wesher_common.certificate import FIRST_MS, Authority, Refusal, name_hash
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.mesh_document import IdentitySettings, TrustedAuthority
-from wesher_common.news import MAX_REVOKED, NewsKind, Statement, sign_statement
+from wesher_common.news import MAX_REVOKED, NewsKind, Statement, pack_news, sign_statement
 from wesher_testing.virtual.members import OVERLAY, document, local_node, meta
 
 OURS, FOREIGN, UNKNOWN = (Authority(bytes([number]) * 32) for number in (1, 2, 3))
@@ -475,6 +475,16 @@ def test_an_authority_that_becomes_trusted_later_revokes_from_then_on(me: Member
     me.member.news_published(published, now=me.now)
     me.take()
     assert [event.authority for event in me.happened(StatementTaken)] == [UNKNOWN.key]
+
+
+def test_a_statement_from_the_door_of_a_seed_counts_and_a_forged_one_is_counted(me: Member) -> None:
+    forged = BAD["changed"][0]
+    for data in (forged, statement("b")):
+        answer = pack_news([(NewsKind.STATEMENT, data)])
+        me.member._observe(KnockAnswered(Address("192.0.2.9", 7946), answer), me.now)
+        me.run(1.0)
+    assert me.rejected == ["statement-bad-signature"]
+    assert me.tunnels == {"c"}
 
 
 # Passing on.

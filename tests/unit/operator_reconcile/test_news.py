@@ -165,3 +165,11 @@ def test_a_file_that_is_full_keeps_the_statement_and_counts_what_it_leaves_out()
     assert kept[:2] == [statement, ring]
     assert (len(kept), full.left_out) == (2 + 9, 1)
     assert news_file([]).content == b""
+
+
+def test_a_large_configuration_leaves_less_room_for_news() -> None:
+    """An API server refuses a ConfigMap of more than 1 MiB, with all that is in it."""
+    certificates = [(NewsKind.CERTIFICATE, bytes(100_000))] * 10
+    large = 300_000
+    assert len(news_file(certificates, beside=large).content) + large < 1024 * 1024
+    assert news_file(certificates, beside=large).left_out == 3
