@@ -20,6 +20,7 @@ MEMBER, AGENT = "agent/wesher_agent/mesh/member.py", "agent/wesher_agent/runtime
 TESTS, SIM = "tests/unit/mesh/test_member.py", "tests/sim/test_names_and_addresses.py"
 SHELL, NEWS = "tests/unit/runtime/test_agent.py", "tests/unit/mesh/test_news.py"
 CERTIFIED = "tests/unit/mesh/test_certified_members.py"
+DELIVERY, DELIVERED = "agent/wesher_agent/mesh/delivery.py", "tests/unit/mesh/test_delivery.py"
 SECONDS = 300
 """For one test, however slow the machine is."""
 
@@ -189,7 +190,7 @@ SABOTAGES = {
     ),
     "never-settle-a-name-conflict": Sabotage(
         MEMBER,
-        "self._settle_conflict(event.claimed, asked_for=event.asked_for, now=now)",
+        "self._settle_conflict(event.claimed, asked_for=event.asked_for, is_copy=is_copy, now=now)",
         "pass",
         f"{SIM}::test_an_agent_restarted_at_another_address_is_found_there_by_all",
     ),
@@ -336,6 +337,30 @@ SABOTAGES = {
         "self._driver.tell(partial(self._member.leave, forget=forget))",
         "pass",
         f"{SHELL}::test_two_agents_meet_keep_each_other_and_one_that_leaves_is_known_to_have_left",
+    ),
+    "follow-an-older-key-ring": Sabotage(
+        DELIVERY,
+        " or item.number <= local.ring.number:",
+        ":",
+        f"{DELIVERED}::test_the_higher_number_of_two_rings_wins",
+    ),
+    "answer-the-door-without-a-limit": Sabotage(
+        DELIVERY,
+        " or not self._answers.take(now):",
+        ":",
+        f"{DELIVERED}::test_the_door_answers_five_times_a_second_and_guesses_cost_no_answer",
+    ),
+    "take-another-machine-outside-for-a-node": Sabotage(
+        DELIVERY,
+        "and certificate.kind is Kind.NODE",
+        "and certificate.kind in Kind",
+        f"{DELIVERED}::test_a_machine_that_finds_no_node_for_a_minute_knocks_and_goes_on_knocking",
+    ),
+    "keep-the-former-key-in-the-state-file": Sabotage(
+        MEMBER,
+        "private_key=self._next_key or local.private_key",
+        "private_key=local.private_key",
+        f"{TESTS}::test_another_wireguard_key_is_saved_before_the_device_changes",
     ),
     "sign-with-an-authority-that-agents-do-not-trust": Sabotage(
         "operator/wesher_operator/reconcile/authorities.py",

@@ -132,6 +132,9 @@ class _StateReader:
             "AcceptedKeys", lambda value, at: ClusterKey.from_base64(_text(value, at), field_name=at)
         )
         number = int(self._take("RingNumber", _seconds) or 0)
+        before = len(self._problems)
+        joined = self._take("Joined", _joined)
+        invite_problem = " ".join(self._problems[before:])
         state = SavedState(
             key_ring=KeyRing(primary, tuple(accepted), number) if primary else None,
             nodes=tuple(self._take_list("Nodes", self._node)),
@@ -152,7 +155,8 @@ class _StateReader:
             endpoints=dict(self._take_list("Endpoints", _proven_endpoint)),
             former_addresses=tuple(self._take_list("FormerAddresses", _former_address)),
             mesh=self._take("Mesh", _mesh),
-            joined=self._take("Joined", _joined),
+            joined=joined,
+            invite_problem=invite_problem,
             unknown=self._left,
         )
         return state, self._problems

@@ -58,6 +58,8 @@ class SavedState:
     """Only in Kubernetes: the mesh it was a member of."""
     joined: JoinFile | None = None
     """Only of an invited machine: what it was invited with, and the key ring that it has now."""
+    invite_problem: str = ""
+    """Why that could not be read; empty if it could, or if there is none."""
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Keys of another release, written back unchanged."""
 

@@ -92,6 +92,7 @@ async def start_up(settings: Settings, held: AsyncExitStack) -> Startup:
     held.enter_context(claim_interface(document.wireguard.interface))
     await _take_over_former_interfaces(settings, document, state_file)
     loaded = _load_state(state_file)
+    _check_invite(settings, loaded)
     invited_before = None if settings.init or settings.kubernetes is not None else loaded.state.joined
     if settings.joined is None and invited_before is not None:
         settings = settings.joining(invited_before, source="the invite that this machine joined with")
@@ -264,6 +265,24 @@ def _own_key(saved: SavedState, name: str) -> WireGuardPrivateKey | None:
         return saved.private_key
     log.info("wireguard key not reused: it was saved under another name", node=name, former=saved.name)
     return None
+
+
+def _check_invite(settings: Settings, loaded: Loaded) -> None:
+    """Start no machine whose invite cannot be read.
+
+    Without it, the machine would give every holder of the cluster key a tunnel.
+
+    Raises:
+        InvalidSpec: the state file has a damaged invite, and nothing replaces it.
+
+    """
+    if loaded.state.invite_problem and not (settings.joined or settings.init or settings.kubernetes):
+        raise InvalidSpec(
+            "state file",
+            f"{loaded.state.invite_problem}, so this mesh's authority is unknown: give --join-file again, "
+            "restore the file, or start a new mesh with --init",
+            value=loaded.path,
+        )
 
 
 def _ring_of_invite(settings: Settings, saved: SavedState) -> KeyRing | None:

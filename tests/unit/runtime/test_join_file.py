@@ -246,6 +246,22 @@ async def test_a_flag_that_contradicts_the_saved_invite_is_refused_too(tmp_path:
     assert fresh.key_is_new
 
 
+async def test_a_machine_whose_saved_invite_is_damaged_does_not_become_open(tmp_path: Path) -> None:
+    """Otherwise every holder of the cluster key would get a tunnel."""
+    saved = left_by(await begun(tmp_path))
+    state = tmp_path / f"{JOIN.interface}.json"
+    content = json.loads(render_state(saved))
+    content["Joined"]["authority"] = "AAAA"
+    state.write_text(json.dumps(content))
+    with pytest.raises(InvalidSpec) as refused:
+        await begun(tmp_path, f"--interface={JOIN.interface}", join=None)
+    assert "Joined: join file authority: must decode to exactly 32 bytes, not 3, so this" in str(
+        refused.value
+    )
+    again = await begun(tmp_path)
+    assert again.local.document.identity is not None, "with the join file it starts"
+
+
 async def test_a_stale_key_file_does_not_beat_the_ring_of_an_invited_machine(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
