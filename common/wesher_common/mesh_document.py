@@ -89,6 +89,11 @@ class IdentitySettings:
     """With this key an agent proves to the operator that it has its WireGuard private key."""
     trusted: tuple[TrustedAuthority, ...] = ()
 
+    @property
+    def only_certified(self) -> bool:
+        """Whether members without a certificate get no tunnel."""
+        return self.mode == "Verified" and self.bound
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON shape."""
         return {

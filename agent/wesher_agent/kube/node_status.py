@@ -86,7 +86,9 @@ def _key_proof(local: Local) -> str:
 
 def _view(now: Snapshot) -> dict[str, Any]:
     """Return the fields about other members."""
-    peer, members = now.local.peer(), now.member.members
+    identity = now.local.document.identity
+    peer = now.local.peer(only_certified=identity is not None and identity.only_certified)
+    members = now.member.members
     known, with_tunnel = len(members), now.with_tunnel
     return {
         "peers": {

@@ -138,7 +138,9 @@ def desired(
     problems: list[Problem] = []
     known = [*members]
     expected = [member for member in known if member.is_expected]
-    endpoints = _endpoints(local, expected, proven)
+    # Where a member that gets no tunnel claims to be decides nothing.
+    with_tunnel = [m for m in expected if m.verdict.is_certified or not local.only_certified]
+    endpoints = _endpoints(local, with_tunnel, proven)
     # In Kubernetes the overlay overlaps nothing: an endpoint inside it is bogus and reserves no address.
     inside = {address for address in endpoints if address in local.overlay} if local.in_kubernetes else set()
     readable = _readable(local, expected, problems)
@@ -228,10 +230,12 @@ def view_hash(local: LocalPeer, members: Iterable[RosterMember]) -> str:
 
     Covers name, overlay address and key of each living member. One that is not alive
     shows by its absence, since how long it is remembered differs from node to node.
+    Where only certified members get a tunnel, others are left out: anyone with the cluster
+    key can invent them, and each node remembers some of them.
     """
     view = [(local.name, str(local.address), str(local.private_key.public))]
     for member in members:
-        if member.state.is_alive:
+        if member.state.is_alive and (member.verdict.is_certified or not local.only_certified):
             meta = member.meta
             view.append(
                 (member.name, str(meta.overlay_address), str(meta.public_key))

@@ -21,6 +21,7 @@ from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.swim.source import Source
 from wesher_common.certificate import (
     MAX_HOURS,
+    MAX_SERIAL,
     SKEW_MS,
     AuthorityKey,
     Refusal,
@@ -120,7 +121,7 @@ class Identity:
     @property
     def is_bound(self) -> bool:
         """Whether only certified members get a tunnel."""
-        return self._settings is not None and self._settings.mode == "Verified" and self._settings.bound
+        return self._settings is not None and self._settings.only_certified
 
     @property
     def own_keys(self) -> tuple[AuthorityKey, ...]:
@@ -173,7 +174,11 @@ class Identity:
             self._take_time(settings)
         self._settings = settings
         self._own = frozenset(key.id for key in settings.authorities) if settings is not None else frozenset()
-        self._trusted = {} if settings is None else {trust.key.id: trust for trust in self._trust(settings)}
+        trusted: dict[bytes, Trust] = {}
+        for trust in self._trust(settings) if settings is not None else ():
+            # An id has 4 bytes, so another key with the same one can be found: that of the mesh's own stays.
+            trusted.setdefault(trust.key.id, trust)
+        self._trusted = trusted
         self._signed.clear()
         return before != (self._trusted, self.is_bound)
 
@@ -261,16 +266,22 @@ class Identity:
         self._signed[claim] = None
 
     def standing(self, name: str, raw_meta: bytes, address: Address, now: float) -> int:
-        """Return how well an alive is proven: 0 not, 1 certified, 2 certified and its tunnel ends there."""
+        """Return how well an alive is proven: 0 is not at all.
+
+        The newer of two certificates of a name proves more, as in the roster: its owner may have another key
+        and address by now. Of alives with one certificate, one from where the tunnel ends proves more.
+        """
         if not self._trusted:
             return 0
         try:
             meta = NodeMeta.decode(raw_meta)
         except PeerMisbehaved:
             return 0
-        if not self.verdict(name, meta, now=now).is_certified or meta.public_key is None:
+        rank, serial = self.verdict(name, meta, now=now).weight
+        if rank is Rank.NONE or meta.public_key is None:
             return 0
-        return 2 if self._endpoints.get(meta.public_key) == ip_address(address.ip) else 1
+        is_there = self._endpoints.get(meta.public_key) == ip_address(address.ip)
+        return (rank * (MAX_SERIAL + 1) + serial) * 2 + is_there
 
     def saved(self) -> tuple[SavedTrust, ...]:
         """Return what the next start needs."""

@@ -484,9 +484,15 @@ class Roster:
         return name not in self._removed
 
     def _forgotten(self, name: str, now: float, *, is_displaced: bool) -> bool:
-        """Forget a member that gossip has forgotten, unless it is expected or only gossip is rid of it."""
+        """Forget a member that gossip has forgotten, unless it is expected.
+
+        One without a certificate is not expected where it would get no tunnel: anyone with the cluster key
+        can invent such members, and the search for them would delay that for others.
+        """
         known = self._known.get(name)
-        if known is None or known.verdict.is_certified or (known.is_expected and not is_displaced):
+        if known is None or known.verdict.is_certified:
+            return False
+        if known.is_expected and not (is_displaced or self._identity.is_bound):
             return False
         self._drop(name)
         self._changed(now)

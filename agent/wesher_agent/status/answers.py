@@ -20,6 +20,9 @@ from wesher_common.errors import WesherError
 from wesher_common.join_command import MAX_SEEDS, JoinFlags
 from wesher_common.news import Statement
 
+_LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
+"""The last one that has a date. A certificate that does not count may name any time."""
+
 
 def status_answer(now: Snapshot) -> StatusAnswer:
     """Return what ``wesher status`` shows."""
@@ -192,7 +195,7 @@ def _identity(now: Snapshot) -> IdentityAnswer:
     settings = now.local.document.identity
     return {
         "mode": settings.mode if settings is not None else "",
-        "bound": settings is not None and settings.mode == "Verified" and settings.bound,
+        "bound": settings is not None and settings.only_certified,
         "authority": str(settings.authorities[0]) if settings is not None and settings.authorities else "",
         "certificateExpires": _expires(now.local.node_meta),
         "uncertified": _uncertified(now, now.member.verdict),
@@ -203,7 +206,8 @@ def _expires(meta: NodeMeta | None) -> str | None:
     """Return until when a member's certificate is valid; None if it announces no certificate."""
     if meta is None or meta.certificate is None:
         return None
-    return datetime.fromtimestamp(meta.certificate.expires // 1000, UTC).isoformat().replace("+00:00", "Z")
+    expires = min(meta.certificate.expires // 1000, _LAST_SECOND)
+    return datetime.fromtimestamp(expires, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _uncertified(now: Snapshot, verdict: Verdict) -> str:

@@ -190,14 +190,22 @@ class Membership:
             self.dead(Dead(member.incarnation, name, self._own_name), now=now)
 
     def weigh_again(self, *, now: float) -> None:
-        """Ask for the standing of each member again: one that lost it can be displaced from now on."""
+        """Ask for the standing of each member again.
+
+        One that lost it can be displaced from now on, and its news does not go first any more.
+        """
         for name, member in self._table.view.items():
             if name == self._own_name:
                 continue
-            if self._standing(name, member.meta, member.address, now) > 0:
-                self._unproven.discard(name)
-            else:
-                self._unproven.add(name)
+            self._note_standing(name, is_proven=self._standing(name, member.meta, member.address, now) > 0)
+
+    def _note_standing(self, name: str, *, is_proven: bool) -> None:
+        if is_proven:
+            self._unproven.discard(name)
+            self._table.proven.add(name)
+        else:
+            self._unproven.add(name)
+            self._table.proven.discard(name)
 
     def next_to_probe(self, *, now: float) -> Member | None:
         """Return the member to probe next; None when no other member is alive or suspect.
@@ -289,6 +297,9 @@ class Membership:
         asked_for = source.way is Way.ANSWER
         if not is_better and not self._is_acceptable(claim, address, known, now, asked_for=asked_for):
             return
+        if is_better and known is not None and self._is_beyond_refutation(claim, address, known):
+            # Its proof counts. Its incarnation has none, and the member could deny no accusation after it.
+            claim = replace(claim, incarnation=known.incarnation + 1)
         last = -1 if is_better else self._last_incarnation(claim, known, now)
         if claim.incarnation > last:
             self._believe_alive(claim, address, known, now)
@@ -351,12 +362,7 @@ class Membership:
             self._end_suspicion(claim.node)
         since = known.state_change if known is not None and known.state is State.ALIVE else now
         member = _claimed(claim, address, since=since)
-        if is_proven:
-            self._unproven.discard(claim.node)
-            self._table.proven.add(claim.node)
-        else:
-            self._unproven.add(claim.node)
-            self._table.proven.discard(claim.node)
+        self._note_standing(claim.node, is_proven=is_proven)
         self._believe(claim, member, now, is_spread=is_spread)
         if known is None or known.is_gone:
             self._emit(events.MemberJoined(member))

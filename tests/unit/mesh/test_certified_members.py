@@ -426,10 +426,60 @@ def test_a_new_authority_is_believed_though_the_clock_is_years_off(
 def test_the_standing_of_an_alive_is_its_certificate_and_where_the_tunnel_ends(mesh: Mesh) -> None:
     here, there = Address("192.0.2.2", 7946), Address("192.0.2.66", 7946)
     raw = certified("b").encode()
-    assert mesh.identity.standing("b", raw, here, 0.0) == 1
+    only_certified = mesh.identity.standing("b", raw, here, 0.0)
+    assert only_certified > 0
     mesh.identity.tunnels_end({private_key("b").public: ip_address(here.ip)})
-    assert mesh.identity.standing("b", raw, here, 0.0) == 2
-    assert mesh.identity.standing("b", raw, there, 0.0) == 1
+    assert mesh.identity.standing("b", raw, here, 0.0) > only_certified
+    assert mesh.identity.standing("b", raw, there, 0.0) == only_certified
     assert mesh.identity.standing("c", raw, here, 0.0) == 0
     assert mesh.identity.standing("b", meta("b").encode(), here, 0.0) == 0
     assert mesh.identity.standing("b", b"\0", here, 0.0) == 0
+
+
+def test_a_newer_certificate_has_more_standing_than_an_old_one_whose_tunnel_is_up(mesh: Mesh) -> None:
+    """A thief of a machine's former key can have a tunnel, and come before the machine with its new key."""
+    here, there = Address("192.0.2.2", 7946), Address("192.0.2.66", 7946)
+    stolen = certified("b", public_key=private_key("former").public)
+    mesh.identity.tunnels_end({private_key("former").public: ip_address(there.ip)})
+    renewed = certified("b", serial=SIGNED_AT + 1)
+    former, present = (
+        mesh.identity.standing("b", announced.encode(), address, 0.0)
+        for announced, address in ((stolen, there), (renewed, here))
+    )
+    assert present > former > 0
+
+
+def test_a_trusted_authority_with_the_id_of_our_own_replaces_it_nowhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An id has 4 bytes: another key with the same one takes a day to find."""
+    monkeypatch.setitem(FOREIGN.key.__dict__, "id", AUTHORITY.key.id)
+    mesh = Mesh(BOUND)
+    mesh.joins("b", certified("b"))
+    assert mesh.tunnel("b") == tunnel_of("b")
+    mesh.joins("x.west", certified("x.west", by=FOREIGN), ip="192.0.2.3")
+    assert mesh.problems() == {"x.west": Refusal.BAD_SIGNATURE}
+
+
+def test_a_bound_mesh_searches_for_no_member_that_would_get_no_tunnel() -> None:
+    """Invented names that are said to have failed would delay the search for others, for a day."""
+    mesh = Mesh(BOUND)
+    mesh.joins("b", certified("b"))
+    mesh.joins("invented", meta("invented"), ip="192.0.2.66")
+    for name, announced in (("b", certified("b")), ("invented", meta("invented"))):
+        failed = gossiped(name, "192.0.2.66", state=State.DEAD, raw_meta=announced.encode())
+        mesh.roster.observe(MemberFailed(failed, "thief", 0), now=1.0)
+        mesh.roster.observe(MemberForgotten(failed), now=40.0)
+    assert mesh.roster.members.keys() == {"b"}
+
+
+def test_no_endpoint_of_an_uncertified_member_uncovers_anything_in_a_bound_mesh() -> None:
+    """Packets to the address of a member that is gone would leave in clear."""
+    mesh = Mesh(BOUND)
+    mesh.joins("b", certified("b"))
+    before = mesh.desired()
+    inside = ip_address("10.189.0.9")
+    mesh.joins("thief", meta("thief", wireguard_endpoint=Endpoint(inside, 51820)), ip="10.189.0.9")
+    assert mesh.desired().cover == before.cover
+    assert mesh.desired().endpoints == before.endpoints
+    assert before.cover.extent == "Overlay"

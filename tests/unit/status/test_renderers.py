@@ -25,7 +25,7 @@ from wesher_agent.status.greeting import greeting
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.swim.address import Address
 from wesher_agent.wireguard.plan import ObservedPeer
-from wesher_common.certificate import Authority, Refusal, Subject
+from wesher_common.certificate import MAX_SERIAL, Authority, Certificate, Kind, Refusal, Subject
 from wesher_common.errors import WesherError
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import GossipSettings, IdentitySettings
@@ -171,6 +171,15 @@ def test_without_an_authority_nothing_is_said_of_certificates() -> None:
         (None, "")
     }
     assert status_answer(now)["identity"]["mode"] == ""
+
+
+def test_a_certificate_that_counts_for_nothing_may_name_any_time() -> None:
+    """Anyone with the cluster key can announce one."""
+    assert B.meta is not None
+    forged = Certificate(authority=bytes(4), serial=MAX_SERIAL, hours=1, kind=Kind.NODE, signature=bytes(64))
+    thief = replace(B, meta=replace(B.meta, certificate=forged))
+    told = {entry["name"]: entry["certificateExpires"] for entry in members_answer(snapshot(thief))}
+    assert told["b"] == "9999-12-31T23:59:59Z"
 
 
 def _with_certificate(known: RosterMember, verdict: Verdict) -> RosterMember:

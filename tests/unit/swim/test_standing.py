@@ -10,7 +10,8 @@ import pytest
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.swim.events import Event, MemberDisplaced, MembersFull, MemberUpdated, NameConflict
-from wesher_agent.swim.members import LocalNode
+from wesher_agent.swim.members import MAX_INCARNATION, LocalNode
+from wesher_agent.swim.membership import Standing
 from wesher_agent.swim.profile import DEFAULT_LIMITS, LAN, Limits
 from wesher_agent.swim.random_set import RandomSet
 from wesher_agent.swim.streams import OpenStream
@@ -26,7 +27,7 @@ def standing(_name: str, meta: bytes, address: Address, _now: float) -> int:
     return meta.startswith(b"signed") * (1 + (address == HERE))
 
 
-def engine(limits: Limits | None = None) -> Engine:
+def engine(limits: Limits | None = None, *, standing: Standing = standing) -> Engine:
     started = Engine(
         LocalNode("me", Address("10.0.0.1", 7946)),
         LAN,
@@ -229,6 +230,24 @@ def test_where_most_are_invented_a_proven_member_is_asked_to_probe_too() -> None
     crowded.datagrams_to_send()
     crowded._prober.timed_out(now=2.5)
     assert proven in {address for _, address in crowded.datagrams_to_send()}
+
+
+def test_what_is_proven_later_or_no_more_is_preferred_from_then_on_or_no_more() -> None:
+    """As when a mesh becomes certified, or a member is revoked."""
+    proven: set[str] = {"revoked"}
+    crowded = engine(standing=lambda name, *_: name in proven)
+    for name in ("revoked", "late", *(f"invented-{number}" for number in range(8))):
+        crowded.inject(alive(1, b"", name=name), now=1.0)
+    proven.symmetric_difference_update({"revoked", "late"})
+    crowded.weigh_again(now=2.0)
+    assert [member.name for member in crowded._table.pick_proven(3, lambda _: True)] == ["late"]
+
+
+def test_a_proven_claim_brings_no_incarnation_after_which_the_member_could_deny_nothing() -> None:
+    """Anyone can repeat a member's proof beside another incarnation."""
+    holder = holding(alive(5, b"forged"), alive(MAX_INCARNATION, b"signed"))
+    assert held(holder) == (State.ALIVE, b"signed", HERE)
+    assert holder.members["x"].incarnation == 6
 
 
 def test_news_of_proven_members_is_sent_before_that_of_invented_ones() -> None:
