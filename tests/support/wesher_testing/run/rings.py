@@ -89,7 +89,10 @@ def _file_by_file(folder: str, *longest: str) -> tuple[Step, ...]:
 
 _OTHER_CLUSTERS = ("test_make_cluster", "test_two_clusters")
 """Files of the cluster ring that make clusters of their own, beside the one that the others share."""
-_SECOND_API_SERVER = ("test_operator", "test_errands", "test_crd_rules", "test_chart", "test_agent_pods")
+_SECOND_API_SERVER = (
+    *("test_operator", "test_errands", "test_crd_rules", "test_chart", "test_agent_pods"),
+    *("test_peers", "test_new_authority"),
+)
 """Half of the apiserver ring by time; each half has an API server and an etcd."""
 
 RINGS = (
@@ -124,7 +127,7 @@ RINGS = (
     Ring(
         "sim",
         "members on a simulated network, fuzzed decoders, and sabotaged code that the tests must catch",
-        8,
+        13,
         (
             _tests("sim", name="simulations"),
             _tests("fuzz/test_new_inputs.py", name="new inputs"),
@@ -145,7 +148,7 @@ RINGS = (
     Ring(
         "agent",
         "the agent as a process, including attacks on it",
-        10,
+        13,
         _file_by_file(
             "agent", "test_live_edits", "test_attacks", "test_one_host", "test_hostile", "test_mesh"
         ),
@@ -159,7 +162,7 @@ RINGS = (
     Ring(
         "cluster",
         "the image and the chart on real kubelets",
-        19,
+        22,
         (
             _tests(*_files("cluster", but=_OTHER_CLUSTERS), name="one cluster"),
             _tests(*_files("cluster", only=_OTHER_CLUSTERS), name="separate clusters"),
@@ -201,7 +204,7 @@ RINGS = (
     Ring(
         "apiserver",
         "the operator and the chart on a real API server",
-        10,
+        15,
         (
             _tests(*_files("apiserver", but=_SECOND_API_SERVER), name="one API server"),
             _tests(*_files("apiserver", only=_SECOND_API_SERVER), name="another API server"),
