@@ -257,7 +257,7 @@ class MemberStatus(Resource):
     name: str
     """Member name."""
     kind: Literal["Node", "Outsider"]
-    """`Node` is a node of this cluster, `Outsider` a machine outside it."""
+    """`Node` is a node of this cluster, `Outsider` an external machine."""
     address: str = ""
     """Overlay address."""
     state: MemberState
