@@ -115,7 +115,7 @@ GOOD = {
     "AsExpected": "nothing is wrong",
     "Current": "the mounted files are in use, or none are mounted",
     "DeviceReady": "the device is as desired",
-    "Issued": "the node, or the machine outside, has a valid certificate",
+    "Issued": "the node or external machine has a valid certificate",
     "Joined": "another member is alive",
     "KeyReady": "the key in the message is in use",
     "OnlyMember": "there is no other member",
@@ -133,7 +133,7 @@ the table of [troubleshooting](../troubleshooting.md) that explains the reason a
 SECTIONS = {
     "WesherMesh": ("A mesh", "A node"),
     "WesherNode": ("A mesh", "A node"),
-    "WesherPeer": ("A machine outside", "A mesh", "A node"),
+    "WesherPeer": ("An external machine", "A mesh", "A node"),
 }
 """Of troubleshooting, that explain the reasons of each kind; the first that has a reason counts."""
 _MEMBERS = """

@@ -34,6 +34,8 @@ class JoinFlags:
     mtu: int = 0
     """Bytes; 0 if each member derives it from its underlay."""
     writes_hosts_file: bool = True
+    authority: str = ""
+    """Public key of the authority of a Verified mesh: without it, a machine accepts no certificate."""
 
     def command(self, *, defaults: Mapping[str, str] = MappingProxyType({})) -> str:
         """Return the command to run, as a line for a shell.
@@ -51,6 +53,7 @@ class JoinFlags:
             "--gossip-profile": self.gossip_profile,
             "--label": self.label,
             "--mtu": str(self.mtu or ""),
+            "--authority": self.authority,
         }
         words = ["wesher"]
         for name, value in values.items():

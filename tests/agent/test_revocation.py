@@ -84,7 +84,7 @@ def test_a_statement_given_to_one_agent_closes_every_tunnel_to_the_revoked_one(l
     code, said = news_add(a, pack_news([(NewsKind.STATEMENT, statement.packed())]))
     assert (code, said) == (
         0,
-        f"the agent took statement {statement.number}, which revokes 1 name, and passes it on\n",
+        f"the agent accepted statement {statement.number}, which revokes 1 name, and passes it on\n",
     )
     wait_until(lambda: not pings(a, "10.99.0.12"), what="a has no tunnel to c", deadline=10.0)
     wait_until(lambda: not pings(b, "10.99.0.12"), what="b has no tunnel to c", deadline=10.0)

@@ -199,7 +199,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
         arguments=(
             Argument(name="ACTION", choices=NEWS_ACTIONS, required=True, help="what to do with the file"),
             Argument(
-                name="FILE", required=True, help="the file that the operator has signed; - is standard input"
+                name="FILE",
+                required=True,
+                help="file that `wesher-operator sign-revocation` wrote; - is standard input",
             ),
         ),
         options=_AGENT,

@@ -247,7 +247,7 @@ def news_text(answer: Mapping[str, Any]) -> str:
     """Return what became of revocations that an administrator gave."""
     names = f"{answer['names']} name{'' if answer['names'] == 1 else 's'}"
     if answer["isNew"]:
-        done = f"the agent took statement {answer['number']}, which revokes {names}, and passes it on"
+        done = f"the agent accepted statement {answer['number']}, which revokes {names}, and passes it on"
     else:
         done = f"the agent already has statement {answer['number']}, which revokes {names}"
     return as_lines([done])

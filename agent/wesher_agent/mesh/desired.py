@@ -322,13 +322,17 @@ def _refused(local: LocalPeer, member: RosterMember) -> Problem | None:
     if verdict.refusal is Refusal.REVOKED:
         return Problem(member.name, Refusal.REVOKED, "its certificate was revoked")
     if verdict.refusal is Refusal.BAD_SIGNATURE:
-        return Problem(member.name, Refusal.BAD_SIGNATURE, "its certificate is not of what it announces")
+        return Problem(
+            member.name,
+            Refusal.BAD_SIGNATURE,
+            "its certificate is for a different name, key, address or location",
+        )
     if not local.only_certified:
         return None
     messages = {
-        Refusal.EXPIRED: "its certificate has expired: look why the operator does not renew it",
-        Refusal.NOT_YET_VALID: "its certificate is of tomorrow: set the clocks",
-        Refusal.UNKNOWN_AUTHORITY: "its certificate is of an authority that this mesh does not trust",
+        Refusal.EXPIRED: "its certificate has expired: find out why the operator does not renew it",
+        Refusal.NOT_YET_VALID: "its certificate is not valid yet: set the clocks",
+        Refusal.UNKNOWN_AUTHORITY: "its certificate was signed by an authority that this mesh does not trust",
         Refusal.NAME_NOT_ALLOWED: "its authority may not certify this name",
         Refusal.NETWORK_NOT_ALLOWED: "its authority may not certify this overlay address",
     }

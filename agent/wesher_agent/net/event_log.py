@@ -149,7 +149,7 @@ class EventLog:
             case UserMessageFailed(address=address, error=error):
                 self._log.debug("user message not delivered", to=address, error=error)
             case KnockAnswered(address=address, answer=answer):
-                self._log.debug("asked for news without a key", address=address, bytes=len(answer))
+                self._log.debug("request without a key answered", address=address, bytes=len(answer))
             case UnreadableStream(remote=remote, asked_for=asked_for):
                 # Anyone can send such a request, but only hosts that we dial such an answer.
                 if self._is_news(("unreadable", remote.ip if asked_for else "")):

@@ -103,6 +103,7 @@ def join_answer(now: Snapshot) -> dict[str, Any]:
 def join_flags(now: Snapshot) -> JoinFlags:
     """Return the flags with which another machine joins this node's mesh, through this node first."""
     local, document = now.local, now.local.document
+    identity = _identity(now)
     with_problem = {problem.member for problem in now.member.problems}
     others = [
         member.address.ip
@@ -117,6 +118,7 @@ def join_flags(now: Snapshot) -> JoinFlags:
         gossip_profile=document.gossip.profile,
         label=document.gossip.label,
         mtu=document.wireguard.mtu,
+        authority=identity["authority"] if identity["mode"] == "Verified" else "",
     )
 
 

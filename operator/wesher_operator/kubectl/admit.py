@@ -48,8 +48,12 @@ def admit(api: ApiServer, mesh: Object, name: str, key: str) -> str:
     if certified is not None and certified.is_true:
         return f"node {name}: this key is certified already"
     if certified is None or certified.reason not in {"KeyChanged", "Revoked"}:
-        reason = f"{certified.reason}: {certified.message}" if certified is not None else "not looked at yet"
-        raise WesherError(f"node {name} waits for something other than an admission: {reason}")
+        reason = (
+            f"{certified.reason}: {certified.message}"
+            if certified is not None
+            else "the operator has not checked it yet"
+        )
+        raise WesherError(f"to admit the key of node {name} would not help: {reason}")
     version = node["metadata"]["resourceVersion"]
     metadata = {"resourceVersion": version, "annotations": {ADMIT_KEY_ANNOTATION: key}}
     api.patch(path, {"metadata": metadata})

@@ -156,7 +156,7 @@ def _authority(api: ApiServer, given: argparse.Namespace) -> int:
     current, former = authorities_of(find_mesh(api, given.mesh))
     _say(current)
     if former:
-        print(f"it replaces {former}, which is trusted too for now", file=sys.stderr)  # noqa: T201 - an answer
+        print(f"it replaces {former}, which agents still trust", file=sys.stderr)  # noqa: T201 - an answer
     return 0
 
 

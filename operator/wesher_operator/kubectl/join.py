@@ -28,8 +28,8 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
         reach: kubectl's flags that lead to this cluster.
 
     Raises:
-        InvalidSpec: the mesh's network is none that a machine outside can take an address from, or
-            there is no node to join through yet.
+        InvalidSpec: external machines cannot take an address from the mesh's network, or there is no node
+            to join through yet.
 
     """
     overlay = _joinable(mesh["spec"]["overlayCIDR"])
@@ -53,17 +53,21 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
 
 def _why_refused(mesh: Object, reach: Sequence[str]) -> list[str]:
     """Return as comments why a Verified mesh gives such a machine no tunnel, and how to admit one."""
-    if (status_of(mesh).get("identity") or {}).get("mode") != "Verified":
+    if not _is_verified(mesh):
         return []
     of_mesh = shell_line([*reach, "--mesh", name_of(mesh)])
     return [
-        f"# Mesh {name_of(mesh)} is Verified: a machine that joins with the cluster key alone is untrusted,",
-        "# and gets no tunnel. To admit it with all that it needs in one file, run instead:",
+        f"# Mesh {name_of(mesh)} is Verified: a machine that joins with the cluster key alone has no",
+        "# certificate, and gets no tunnel. To write a file that admits one machine, run instead:",
         f"# kubectl wesher invite NAME {of_mesh}",
         "# Or admit it after it has joined, by the WireGuard key that wg show prints on it:",
         f"# kubectl wesher admit NAME --key KEY {of_mesh}",
         "",
     ]
+
+
+def _is_verified(mesh: Object) -> bool:
+    return bool((status_of(mesh).get("identity") or {}).get("mode") == "Verified")
 
 
 def _flags(mesh: Object, nodes: Sequence[Object], overlay: str) -> JoinFlags:
@@ -78,6 +82,7 @@ def _flags(mesh: Object, nodes: Sequence[Object], overlay: str) -> JoinFlags:
         label=gossip.get("label") or "",
         mtu=wireguard.get("mtu") or 0,
         writes_hosts_file=spec.get("etcHosts") != "Off",
+        authority=str(status_of(mesh)["identity"].get("authority") or "") if _is_verified(mesh) else "",
     )
 
 

@@ -13,7 +13,7 @@ class MemberOutput(TypedDict):
     name: str
     """Member name."""
     kind: str
-    """`Node`, or `Outsider` for a machine outside the cluster."""
+    """`Node`, or `Outsider` for an external machine."""
     state: str
     """`Ready`, `NotReady`, `Stale`, `Starting` or `Alive`."""
     reason: str
@@ -21,22 +21,22 @@ class MemberOutput(TypedDict):
     overlayIP: str
     """Overlay address."""
     endpoint: str
-    """Address and port of its WireGuard device; empty for a machine outside."""
+    """Address and port of its WireGuard device; empty for an external machine."""
     peers: str
-    """Members with a tunnel and all members it knows, such as `3/3`; empty for a machine outside."""
+    """Members with a tunnel and all members it knows, such as `3/3`; empty for an external machine."""
     lastReportTime: str
     """When its agent last reported, RFC 3339; empty if never."""
 
 
 class PeerOutput(TypedDict):
-    """One machine outside Kubernetes that is admitted by a WesherPeer."""
+    """One external machine that is admitted by a WesherPeer."""
 
     name: str
     """Name of the machine: that of the WesherPeer without the mesh."""
     certified: str
     """Status of the condition `Certified`; `Unknown` while there is none."""
     reason: str
-    """Its reason: see [troubleshooting](../troubleshooting.md#a-machine-outside)."""
+    """Its reason: see [troubleshooting](../troubleshooting.md#an-external-machine)."""
     message: str
     """Its message; empty if it is certified."""
     overlayIP: str
@@ -88,7 +88,7 @@ class MeshOutput(TypedDict):
     membersTruncated: bool
     """Whether `memberList` leaves some out."""
     peers: list[PeerOutput]
-    """Machines outside that are admitted; empty if you may not list WesherPeers."""
+    """External machines that are admitted; empty if you may not list WesherPeers."""
     identity: IdentityOutput | None
     """Certificates; null if no operator that issues certificates has processed the mesh."""
     problems: list[str]

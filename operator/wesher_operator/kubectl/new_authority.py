@@ -57,7 +57,7 @@ def new_authority(
     if at_once:
         return (
             "the former authority is dropped: tunnels are interrupted until all nodes have new certificates, "
-            "for some seconds. Machines outside need the new authority: kubectl wesher authority"
+            "for some seconds. External machines need the new authority: kubectl wesher authority prints it"
         )
     return (
         "agents trust both authorities until every node has a new certificate: see kubectl wesher status. "

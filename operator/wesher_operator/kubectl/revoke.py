@@ -166,4 +166,4 @@ def _reason(api: ApiServer, mesh: Object, within: float) -> str:
     certified = find_condition(status_of(present).get("conditions") or [], "Certified")
     if certified is not None and certified.status == "False":
         return f"{certified.reason}: {certified.message}"
-    return f"the operator did not do it within {within:g} s. Check with kubectl wesher doctor"
+    return f"the operator did not sign within {within:g} s: run kubectl wesher doctor"

@@ -302,7 +302,7 @@ def _peer_table(peers: Sequence[PeerOutput], now: datetime) -> str:
         )
         for peer in peers
     ]
-    return table(("OUTSIDE", "CERTIFIED", "OVERLAY-IP", "CERT", "SEEN", "REASON"), rows)
+    return table(("EXTERNAL", "CERTIFIED", "OVERLAY-IP", "CERT", "SEEN", "REASON"), rows)
 
 
 def _members(status: Object, nodes: Sequence[Object]) -> tuple[Member, ...]:

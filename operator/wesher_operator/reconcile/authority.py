@@ -282,7 +282,7 @@ def _objection(
     if not is_proven:
         message = (
             f"its agent has not proven that it has the private half of {key}: its token may be stolen, "
-            "or it has not read the present mesh.json yet"
+            "or it has not read the current mesh.json yet"
         )
         return "KeyProof", message
     if holder != candidate.name:

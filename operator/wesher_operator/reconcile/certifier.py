@@ -162,7 +162,7 @@ class Certifier:
         if authorities.problem:
             message = (
                 f"{authorities.problem}. Everything keeps running, but no certificate is issued or renewed: "
-                f"put the Secret back from a backup, or run kubectl wesher new-authority --mesh {mesh.name}"
+                f"restore the Secret from a backup, or run kubectl wesher new-authority --mesh {mesh.name}"
             )
             return Certified(obstacle=Obstacle("AuthorityLost", message))
         if found is None:
@@ -281,8 +281,8 @@ class Certifier:
             weakness = str(error)
         if weakness:
             message = (
-                f"{weakness}, so one agent's token may write every node's key: no certificate is issued. "
-                "Install the chart with rbac.nodeRestriction=true"
+                f"{weakness}, so the token of one agent may change the key of every node: "
+                "no certificate is issued. Install the chart with rbac.nodeRestriction=true"
             )
             return Obstacle("NodeRestrictionOff", message)
         return authority.clock_obstacle(now, self._cluster.server_time())

@@ -59,13 +59,13 @@ def name_problem(peer: PeerFacts, situation: Situation) -> PeerProblem | None:
     if uid and uid != situation.mesh.uid:
         message = (
             f"meshRef.uid is that of an earlier WesherMesh {situation.mesh.name}: delete this WesherPeer, "
-            "and create another one if the machine is to be in the present mesh"
+            "and create another one if the machine belongs in the current mesh"
         )
         return PeerProblem("MeshReplaced", message)
     if not is_member_name(name) or is_reserved_name(name):
         message = (
-            f"no machine can be named {name}: use a DNS name of at most 253 characters with clusterName, "
-            "which is not an address or localhost"
+            f"{name} cannot be the name of a machine: use a DNS name of at most 253 characters with "
+            "clusterName, which is not an address or localhost"
         )
         return PeerProblem("NameNotAllowed", message)
     if name in situation.nodes:
@@ -148,7 +148,7 @@ def _admitted_key(
 
 def _barred(peer: PeerFacts) -> PeerProblem:
     message = (
-        "a statement of revocations names it that another operator, or a person, has signed: to let it in "
+        "it was revoked by a statement that this operator did not sign: to let it in "
         f"again, run kubectl delete wpeer {peer.name}, then admit or invite it again"
     )
     return PeerProblem("Revoked", message)
@@ -156,7 +156,10 @@ def _barred(peer: PeerFacts) -> PeerProblem:
 
 def _key_problem(key: WireGuardPublicKey, name: str, holders: Mapping[str, str]) -> PeerProblem | None:
     if key_proof(_ANY_KEY, key, b"") is None:
-        return PeerProblem("InvalidSpec", f"{key} is not a WireGuard key: anybody could compute its secrets")
+        return PeerProblem(
+            "InvalidSpec",
+            f"{key} is a weak key: anyone could decrypt its traffic. Give the machine another key",
+        )
     holder = holders.get(str(key), name)
     if holder != name:
         return PeerProblem(

@@ -347,9 +347,9 @@ def _taken(known: Known, names: Collection[str], cluster_name: str) -> dict[str,
 def _barred_message(candidate: Candidate, node: str) -> str:
     name, mesh = candidate.node.name, candidate.member.spec.mesh_ref.name
     why = (
-        "it was revoked, and its Node was deleted and made again since"
+        "it was revoked, and its Node was deleted and registered again since"
         if node
-        else "a statement of revocations names it that another operator, or a person, has signed"
+        else "it was revoked by a statement that this operator did not sign"
     )
     key = candidate.member.status.public_key or "KEY"
     return f"{why}: to let it in again, run kubectl wesher admit {name} --key {key} --mesh {mesh}"

@@ -176,7 +176,10 @@ class WesherMeshSpec(Resource):
     """`Qualified` writes `<member>.<mesh>.wesher.internal` into each host's /etc/hosts, `Names` bare names, `Off` none."""  # noqa: E501
     # Without a default: one would change stored meshes at the moment of an upgrade.
     identity: IdentityMode | None = None
-    """`Verified` gives only certified members a tunnel, `Open` each holder of the cluster key; unset follows status."""  # noqa: E501
+    """`Verified` gives only certified members a tunnel, `Open` each holder of the cluster key.
+
+    Without a value, a new mesh is Verified, and a mesh of a release without certificates stays Open.
+    """
 
     @property
     def overlay(self) -> IPNetwork:
@@ -257,7 +260,7 @@ class MemberStatus(Resource):
     name: str
     """Member name."""
     kind: Literal["Node", "Outsider"]
-    """`Node` is a node of this cluster, `Outsider` a machine outside it."""
+    """`Node` is a node of this cluster, `Outsider` an external machine."""
     address: str = ""
     """Overlay address."""
     state: MemberState
@@ -314,7 +317,7 @@ class WesherMeshStatus(Resource):
     key: KeyStatus = KeyStatus()
     """The cluster key's id."""
     identity: IdentityStatus | None = None
-    """Verified identity; absent until the operator has decided the mode."""
+    """Mode, authority and certificates of the mesh; absent until the operator has decided the mode."""
 
 
 class WesherMesh(Resource):

@@ -92,7 +92,7 @@ class WesherPeerStatus(Resource):
 
 
 class WesherPeer(Resource):
-    """A machine outside Kubernetes that is admitted to a mesh."""
+    """An external machine that is admitted to a mesh."""
 
     plural: ClassVar[str] = "wesherpeers"
     short_name: ClassVar[str] = "wpeer"

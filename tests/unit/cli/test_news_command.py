@@ -52,7 +52,7 @@ async def test_the_file_is_sent_as_it_is_and_the_answer_shown(
     assert await news(tmp_path, "add", str(tmp_path / "statement")) == 0
     assert sent == [longest, longest]
     assert capsys.readouterr().out.splitlines() == [
-        "the agent took statement 1790000000000, which revokes 1 name, and passes it on",
+        "the agent accepted statement 1790000000000, which revokes 1 name, and passes it on",
         "the agent already has statement 1790000000000, which revokes 1 name",
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -41,6 +42,13 @@ def test_a_verified_mesh_gives_a_machine_outside_no_tunnel_which_is_said_first()
     assert "# kubectl wesher invite NAME '--context=my east' --mesh demo\n" in verified
     assert "# kubectl wesher admit NAME --key KEY '--context=my east' --mesh demo\n" in verified
     assert words_of(verified)[0] == "wesher"
+
+
+def test_it_joins_a_verified_mesh_with_its_authority_because_admission_needs_it() -> None:
+    for mode, given in (("Verified", ["AUTHORITY"]), ("Open", [])):
+        mesh = {**a_mesh(), "status": {"identity": {"mode": mode, "authority": "AUTHORITY"}}}
+        words = words_of(join_text(mesh, [a_node("192.0.2.1:51820")], "wesher"))
+        assert [value for flag, value in pairwise(words) if flag == "--authority"] == given
 
 
 def test_it_joins_through_three_nodes_at_most_those_ready_first() -> None:

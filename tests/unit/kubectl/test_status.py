@@ -188,9 +188,9 @@ def test_machines_outside_stand_in_a_table_of_their_own_and_what_is_wrong_below(
     ]
     shown = overview(a_mesh(), [], peers)
     lines = overview_text(shown, now=NOW).splitlines()
-    at = next(number for number, line in enumerate(lines) if "OUTSIDE" in line)
+    at = next(number for number, line in enumerate(lines) if "EXTERNAL" in line)
     assert [line.split() for line in lines[at : at + 5]] == [
-        ["OUTSIDE", "CERTIFIED", "OVERLAY-IP", "CERT", "SEEN", "REASON"],
+        ["EXTERNAL", "CERTIFIED", "OVERLAY-IP", "CERT", "SEEN", "REASON"],
         ["laptop", "True", "10.189.0.9", "29d", "1h", "ago"],
         ["phone", "Unknown", "-", "-", "never", "NotEnrolled"],
         ["tablet", "False", "-", "-", "never", "InviteUsed"],

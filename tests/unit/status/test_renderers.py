@@ -7,6 +7,7 @@ import shlex
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -234,6 +235,13 @@ def test_another_machine_joins_through_this_node_first_and_gets_the_flags_but_no
     key_of_mesh = key_answer(now)["clusterKey"]
     assert key_of_mesh == now.local.ring.primary.reveal_base64()
     assert key_of_mesh not in command + greeting(now, reach=[])
+
+
+def test_another_machine_joins_a_mesh_with_an_authority_by_that_authority() -> None:
+    for mode, given in (("Verified", [str(AUTHORITY.key)]), ("Open", [])):
+        mesh = document(identity=IdentitySettings(mode=mode, authorities=(AUTHORITY.key,)))
+        words = shlex.split(join_answer(snapshot(local=local_node("a", mesh=mesh)))["command"])
+        assert [value for flag, value in pairwise(words) if flag == "--authority"] == given
 
 
 def test_in_kubernetes_the_agent_gives_neither_the_key_nor_a_command_away() -> None:
