@@ -117,12 +117,12 @@ class PeerKeeper:
             ledger=Ledger.of(self._world.config_maps.get(issued_config_map_name(mesh.name))),
             signer=None,
             authorities=(),
-            sightings=sightings(fresh(members, now=now)),
+            sightings=sightings(fresh(members, now=now), now=now),
             now=now,
         )
         living = peers.living(self._world.peers_of(mesh.name), situation)
         # Reports of any age: an API server that was away must not make a member go unnoticed.
-        seen = sightings(members)
+        seen = sightings(members, now=now)
         return Outside(
             situation=situation,
             living=living,
