@@ -221,6 +221,9 @@ class Certifier:
                 continue
             if written == WRITES_A_RUN:
                 return now
+            if not member.spec.certificate:
+                # It was signed, and its write was refused or left for the next run.
+                verdict = replace(verdict, certificate=None)  # noqa: PLW2901
             written += await self._forget_admission(member, verdict)
             condition = authority.node_condition(verdict, certified.obstacle, time)
             days = authority.days_left(verdict.certificate, time)

@@ -233,7 +233,7 @@ class MeshReconciler:
             published = True
             await self._tell_revoked(mesh, known, now=now)
             moments.append(await self._certifier.report(certified, now=now))
-            if ring is not None or daemon_set_name(mesh.name) in self._world.daemon_sets:
+            if ring is not None or self._has_daemon_set(mesh):
                 await self._ensure(DAEMON_SET, self._daemon_set(mesh, spec, document))
             if ring is not None:
                 moments.append(
@@ -507,6 +507,15 @@ class MeshReconciler:
             health_port=health_port(mesh, spec, self._world),
             has_hosts=spec.etc_hosts != "Off" or has_entries,
         )
+
+    def _has_daemon_set(self, mesh: MeshFacts) -> bool:
+        """Tell whether a mesh has its DaemonSet, not that of an earlier mesh, which had another Secret.
+
+        A Secret without a cluster key is brought to no node: it may be the one of an authority.
+        """
+        found = self._world.daemon_sets.get(daemon_set_name(mesh.name))
+        owners = (found.body["metadata"].get("ownerReferences") or []) if found is not None else []
+        return mesh.uid in {owner.get("uid") for owner in owners}
 
     async def _ensure(self, kind: Kind, wanted: Object) -> None:
         stores = {CONFIG_MAP: self._world.config_maps, DAEMON_SET: self._world.daemon_sets}

@@ -27,6 +27,7 @@ from wesher_operator.reconcile.authorities import Authorities
 from wesher_operator.reconcile.authority import Issued, Ledger, Obstacle
 from wesher_operator.reconcile.certifier import LOOK_AGAIN
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, PeerFacts
+from wesher_operator.reconcile.invites import admission
 from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.news import Item, published_items
 from wesher_operator.reconcile.peer_addresses import address_of, place_peers, taken_outside
@@ -117,12 +118,12 @@ class PeerKeeper:
             ledger=Ledger.of(self._world.config_maps.get(issued_config_map_name(mesh.name))),
             signer=None,
             authorities=(),
-            sightings=sightings(fresh(members, now=now)),
+            sightings=sightings(fresh(members, now=now), now=now),
             now=now,
         )
         living = peers.living(self._world.peers_of(mesh.name), situation)
         # Reports of any age: an API server that was away must not make a member go unnoticed.
-        seen = sightings(members)
+        seen = sightings(members, now=now)
         return Outside(
             situation=situation,
             living=living,
@@ -193,6 +194,7 @@ class PeerKeeper:
             obstacle = authority.clock_obstacle(now, self._cluster.server_time())
         chosen = due[:WRITES_A_RUN] if signer is not None and obstacle is None else []
         entries = {verdicts[name].name: issue for name in chosen if (issue := verdicts[name].issue)}
+        entries |= _lost(verdicts.values(), outside, situation.ledger)
         try:
             await self._enter(situation, outside, entries, mode, write_ledger)
         except InvalidSpec as error:
@@ -316,6 +318,18 @@ class PeerKeeper:
 
     def _new_pair(self) -> WireGuardPrivateKey:
         return WireGuardPrivateKey.from_random(self._entropy(KEY_BYTES))
+
+
+def _lost(verdicts: Iterable[Verdict], outside: Outside, ledger: Ledger) -> dict[str, Issued]:
+    """Return the entries of certified machines that the ledger does not have: it was deleted.
+
+    Without them, nobody would know whom to revoke when their WesherPeers are deleted.
+    """
+    return {
+        each.name: Issued(str(each.key), admission(outside.living[each.name]))
+        for each in verdicts
+        if each.certificate is not None and each.name not in ledger.entries and each.name in outside.living
+    }
 
 
 def _is_certified(seen: Sequence[Sighting], peer: PeerFacts | None) -> bool:

@@ -75,11 +75,12 @@ class Situation:
         return member_name(peer.machine, self.cluster_name)
 
 
-def sightings(members: Iterable[MemberFacts]) -> Sightings:
+def sightings(members: Iterable[MemberFacts], *, now: datetime) -> Sightings:
     """Return what agents report of external members.
 
     Args:
         members: WesherNodes whose reports are young enough to believe.
+        now: the time. A report that says it is later was written now: any agent could be the newest.
 
     """
     found: dict[str, list[Sighting]] = {}
@@ -92,7 +93,7 @@ def sightings(members: Iterable[MemberFacts]) -> Sightings:
                     enrolment=_bytes(each.enrolment),
                     serial=each.certificate_serial,
                     ring=each.ring_id if _RING.match(each.ring_id) else "",
-                    seen_at=member.reported_at,
+                    seen_at=min(member.reported_at, now),
                 )
                 found.setdefault(each.name, []).append(sighting)
     return {

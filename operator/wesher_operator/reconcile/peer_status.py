@@ -81,6 +81,6 @@ def _last_seen(peer: PeerFacts, verdict: Verdict, situation: Situation) -> tuple
     if newest is None:
         return before.ring, before.last_seen
     ring = newest.ring or before.ring
-    if known is not None and ring == before.ring and newest.seen_at < known + _SEEN_EVERY:
+    if known is not None and ring == before.ring and newest.seen_at - known < _SEEN_EVERY:
         return ring, before.last_seen
     return ring, rfc3339(newest.seen_at)

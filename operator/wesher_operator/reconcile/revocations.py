@@ -26,8 +26,8 @@ REVOKED_FILE = "revoked.json"
 KEPT_SECONDS = MAX_HOURS * 3600
 """How long an item is of use: no certificate is valid for longer."""
 MAX_BARRED = 400
-"""Nodes that stay out; the oldest go first. With the names, which are fewer and shorter than the ledger, they
-fit into a ConfigMap."""
+"""Nodes that stay out; the oldest go first, and a label adds none to so many. With the names, which are fewer
+and shorter than the ledger, they fit into a ConfigMap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,9 @@ class Revocations:
         for name, (uid, is_out) in present.nodes.items():
             bar = bars.get(name)
             if is_out and (bar is None or bar.node != uid):
-                bars[name] = Bar(second, uid)
+                # One more would push another labelled one out, which the next look would add again.
+                if bar is not None or len(bars) < MAX_BARRED:
+                    bars[name] = Bar(second, uid)
             elif not is_out and bar is not None and bar.node == uid:
                 # A Node that was made again under the same name has another UID: its label was not removed.
                 del bars[name]

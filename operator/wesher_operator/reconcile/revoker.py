@@ -27,6 +27,7 @@ from wesher_operator.reconcile import manifests, news
 from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.authority import (
     Candidate,
+    Issued,
     Ledger,
     Verdict,
     clock_obstacle,
@@ -35,7 +36,7 @@ from wesher_operator.reconcile.authority import (
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, PeerFacts
 from wesher_operator.reconcile.invites import admission
 from wesher_operator.reconcile.news import Item, NewsFile
-from wesher_operator.reconcile.revocations import Present, Revocations, added, void_items
+from wesher_operator.reconcile.revocations import Present, Revocations, Revoked, added, void_items
 from wesher_operator.reconcile.status import fresh
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
@@ -285,8 +286,13 @@ class Revoker:
         staying = [member for member in members if member.spec.node_name not in leaving]
         ledger = Ledger.of(self._world.config_maps.get(issued_config_map_name(self._mesh)))
         names = {name_of(spec, nodes[node]) for node in desired}
+        admitted = {
+            name
+            for name, peer in outside.items()
+            if not _is_made_again(peer, ledger.entries.get(name), before.names.get(name))
+        }
         return Present(
-            names={*names, *outside, *(name_of(spec, member) for member in staying)},
+            names={*names, *admitted, *(name_of(spec, member) for member in staying)},
             incarnations={
                 incarnation_of(member, nodes[member.spec.node_name])
                 for member in staying
@@ -311,6 +317,16 @@ class Revoker:
 
 def _milliseconds(now: datetime) -> int:
     return round(now.timestamp() * 1000)
+
+
+def _is_made_again(peer: PeerFacts, issued: Issued | None, revoked: Revoked | None) -> bool:
+    """Tell whether a WesherPeer was deleted and created again, and the former one is not revoked yet.
+
+    Nobody may have seen it: the operator was away, or both came between two looks.
+    """
+    if issued is None or peer.status.certificate or issued.incarnation == admission(peer):
+        return False
+    return revoked is None or peer.created_at is None or revoked.second < peer.created_at.timestamp()
 
 
 def _is_readmitted(peer: PeerFacts, before: Revocations) -> bool:

@@ -18,7 +18,7 @@ from wesher_operator.kube import (
 )
 from wesher_operator.reconcile import certifier
 from wesher_testing.cluster.certified_mesh import START, Story
-from wesher_testing.cluster.fake_api_server import Request, serving
+from wesher_testing.cluster.fake_api_server import Answer, Request, serving
 from wesher_testing.cluster.operator_process import NAMESPACE
 
 LEDGER = CONFIG_MAP.path(NAMESPACE, "demo-issued")
@@ -105,6 +105,24 @@ async def test_a_ledger_that_the_api_server_refuses_means_no_certificate() -> No
         assert story.certified() == ("False", "RefusedByCluster")
         await runs.reconcile()
     assert len(story.certificates()) == 1
+
+
+async def test_a_node_whose_certificate_was_refused_is_not_said_to_have_one() -> None:
+    story = Story()
+
+    def answer(request: Request) -> Answer:
+        if request.body.get("spec", {}).get("certificate"):
+            return 403, {"kind": "Status", "code": 403, "message": "denied"}
+        return story.answer(request)
+
+    async with serving(answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        story.agents_report()
+        await runs.reconcile()
+    (member,) = story.world.members.values()
+    assert [(each.status, each.reason) for each in member.status.conditions] == [("Unknown", "Issuing")]
+    assert member.status.certificate_days == 0
 
 
 async def test_an_api_server_that_tells_no_time_and_one_that_tells_another_get_none_signed() -> None:

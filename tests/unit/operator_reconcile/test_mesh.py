@@ -520,6 +520,22 @@ async def test_a_mesh_whose_secret_and_agents_are_gone_says_where_the_key_is() -
     assert "has the key as ClusterKey in /var/lib/wesher/wg7.json" in found["KeyReady"]
 
 
+async def test_a_secret_without_a_cluster_key_is_brought_to_no_node() -> None:
+    """Who may create meshes could name the authority of another while an earlier DaemonSet is there."""
+    store = Storing()
+    world = world_of(store, 1)
+    async with serving(store) as cluster:
+        await reconciler(world, cluster).reconcile()
+        assert {"demo-agent"} == set(world.daemon_sets)
+        metadata = {"name": "demo", "uid": "another", "generation": 1}
+        spec = {"overlayCIDR": "10.189.0.0/16", "clusterKeySecretRef": {"name": "demo-authority"}}
+        world.observe(MESH, store.put(MESH_PATH, {"metadata": metadata, "spec": spec}))
+        store.written.clear()
+        await reconciler(world, cluster).reconcile()
+    assert conditions(world)["KeyReady"][0] == "False"
+    assert not [each for each in store.written if "/daemonsets/" in each.path]
+
+
 async def test_agents_keep_the_hosts_file_until_all_have_taken_their_entries_out() -> None:
     """A pod that ends before it reads the new mesh.json leaves its entries to the next one."""
     store = Storing()

@@ -306,6 +306,49 @@ async def test_a_deleted_machine_is_revoked_and_one_of_its_name_gets_a_later_cer
     assert story.revoked() == dict([revoked])
 
 
+@pytest.mark.parametrize("operator", ["the same", "another"])
+async def test_a_machine_that_was_deleted_and_admitted_again_between_two_looks_is_revoked_once(
+    operator: str,
+) -> None:
+    story = Story("laptop")
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        first = story.certificates()["laptop"]
+        story.now += timedelta(minutes=1)
+        story.delete("laptop")
+        story.admit("laptop", publicKey=key_of("another"))
+        for _ in range(3):
+            runs = story.reconciler(cluster) if operator == "another" else runs
+            await runs.reconcile()
+        revoked = story.revoked()
+        assert revoked[name_hash("laptop")] * 1000 >= first.serial
+        written = len(story.store.written)
+        story.now += timedelta(minutes=1)
+        await runs.reconcile()
+        assert len(story.store.written) == written
+    assert story.revoked() == revoked
+    assert story.certificates()["laptop"].serial > revoked[name_hash("laptop")] * 1000
+
+
+async def test_a_ledger_that_was_deleted_names_each_certified_machine_again_so_that_it_can_be_revoked() -> (
+    None
+):
+    story = Story("laptop")
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        before = story.ledger()
+        _, found = story.store(Request("GET", LEDGER, "", {}))
+        story.store(Request("DELETE", LEDGER, "", {}))
+        story.world.forget(CONFIG_MAP, found)
+        await runs.reconcile()
+        assert story.ledger() == before
+        story.delete("laptop")
+        await runs.reconcile()
+    assert name_hash("laptop") in story.revoked()
+
+
 async def test_another_cluster_name_revokes_no_machine_that_is_admitted() -> None:
     story = Story("laptop")
     async with serving(story.answer, clock=lambda: story.now) as cluster:

@@ -356,10 +356,24 @@ def test_the_newest_report_of_a_machine_is_first_and_what_cannot_be_read_is_left
     proof = base64.b64encode(bytes(64)).decode()
     good = {"publicKey": str(A.public), "enrolment": proof, "certificateSerial": 7, "ringID": "5a"}
     bad = {"publicKey": "x", "enrolment": "é", "ringID": "zz"}
-    found = sightings([member({"name": "laptop", **bad}, ago=5), member({"name": "laptop", **good})])
+    found = sightings([member({"name": "laptop", **bad}, ago=5), member({"name": "laptop", **good})], now=NOW)
     newest, oldest = found["laptop"]
     assert (newest.key, newest.enrolment, newest.serial, newest.ring) == (A.public, bytes(64), 7, "5a")
     assert (oldest.key, oldest.enrolment, oldest.serial, oldest.ring) == (None, b"", 0, "")
+
+
+def test_a_report_from_the_future_is_no_newer_than_one_of_now() -> None:
+    lie = member({"name": "laptop", "publicKey": str(A.public)}, ago=-86400)
+    (only,) = sightings([lie], now=NOW)["laptop"]
+    assert only.seen_at == NOW
+
+
+@pytest.mark.parametrize("said", ["9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
+def test_a_machine_that_was_last_seen_at_an_impossible_time_is_judged_all_the_same(said: str) -> None:
+    one = certified(by_key(A), A)
+    one = replace(one, status=one.status.model_copy(update={"last_seen": said}))
+    where = situation(seen(serial=1))
+    assert status_of(one, judge(one, where), where, None)["lastSeen"] in {said, rfc3339(NOW)}
 
 
 def test_a_certified_member_announces_a_certificate_with_the_certified_key() -> None:

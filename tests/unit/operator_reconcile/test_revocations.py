@@ -142,6 +142,16 @@ def test_of_too_many_nodes_that_stay_out_the_oldest_go_first() -> None:
     assert set(bars) == {f"n{number}" for number in range(11, MAX_BARRED + 11)}
 
 
+def test_more_labelled_nodes_than_are_remembered_change_nothing_at_each_look() -> None:
+    nodes = {f"n{number:03}": (f"uid-{number}", True) for number in range(MAX_BARRED + 10)}
+    first = look(NOBODY, present(nodes=nodes))
+    assert len(first.barred) == MAX_BARRED
+    assert look(first, present(nodes=nodes), NOW + 60) == first
+    named = look(first, present(nodes=nodes), NOW + 60, taken={"n": NOW + 60})
+    assert "n" in named.barred
+    assert look(named, present(nodes=nodes), NOW + 120) == named
+
+
 @pytest.mark.parametrize(
     ("published", "name", "bar", "second"),
     [(5, 0, 0, 5), (0, 5, 0, 5), (0, 0, 5, 5), (3, 4, 5, 5), (0, 0, 0, 0)],
