@@ -28,8 +28,8 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
         reach: kubectl's flags that lead to this cluster.
 
     Raises:
-        InvalidSpec: external machines cannot take an address from the mesh's network, or there is no node
-            to join through yet.
+        InvalidSpec: external machines can join the mesh by invite only, or there is no node to join
+            through yet.
 
     """
     overlay = _joinable(mesh["spec"]["overlayCIDR"])
@@ -88,12 +88,7 @@ def _flags(mesh: Object, nodes: Sequence[Object], overlay: str) -> JoinFlags:
 
 def _joinable(overlay: str) -> str:
     if why := why_closed_to_machines_outside(ip_network(overlay)):
-        raise InvalidSpec(
-            "spec.overlayCIDR",
-            f"{why}. Like the Go program, such a machine derives its address from whole octets of a hash of "
-            "its name. overlayCIDR cannot be changed: create another mesh",
-            value=overlay,
-        )
+        raise InvalidSpec("spec.overlayCIDR", f"{why}. Run kubectl wesher invite NAME", value=overlay)
     return overlay
 
 

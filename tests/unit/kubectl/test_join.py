@@ -87,7 +87,7 @@ def test_what_is_usual_is_not_spelt_out_and_what_is_not_is() -> None:
 
 @pytest.mark.parametrize("overlay", ["10.189.0.0/20", "fd00::/60"])
 def test_a_network_that_is_no_whole_octets_is_refused_before_anything_else(overlay: str) -> None:
-    with pytest.raises(InvalidSpec, match=f"spec.overlayCIDR '{overlay}': external machines cannot join"):
+    with pytest.raises(InvalidSpec, match=f"'{overlay}': external machines can join by invite only"):
         join_text(a_mesh(overlay), [], "wesher")
 
 
