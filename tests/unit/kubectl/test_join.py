@@ -39,7 +39,7 @@ def test_a_verified_mesh_gives_a_machine_outside_no_tunnel_which_is_said_first()
         assert text.startswith(first)
     status = {"identity": {"mode": "Verified"}}
     verified = join_text({**mesh, "status": status}, [node], "wesher", reach=["--context=my east"])
-    assert "# kubectl wesher invite NAME '--context=my east' --mesh demo\n" in verified
+    assert "# kubectl wesher invite NAME '--context=my east' --mesh demo --output FILE\n" in verified
     assert "# kubectl wesher admit NAME --key KEY '--context=my east' --mesh demo\n" in verified
     assert words_of(verified)[0] == "wesher"
 
