@@ -119,7 +119,7 @@ GOOD = {
     "Joined": "another member is alive",
     "KeyReady": "the key in the message is in use",
     "OnlyMember": "there is no other member",
-    "Published": "agents have the configuration; a message says so if external members cannot join",
+    "Published": "agents have the configuration; a message says so if others can join by invite only",
     "Ready": "the node is in the mesh",
     "Saved": "the state file has the last change",
     "ViewsAgree": "all agents see the same members",

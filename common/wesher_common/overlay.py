@@ -81,11 +81,11 @@ def allocate_address(name: str, network: IPNetwork, taken: Container[IPAddress])
 
 
 def why_closed_to_machines_outside(overlay: IPNetwork) -> str:
-    """Return why no machine outside Kubernetes can take an address in an overlay; empty when it can.
+    """Return why external machines can join by invite only; empty if the cluster key is enough.
 
-    Such a machine makes its address of whole octets of its name's hash, as the Go program does.
+    ``--overlay-net`` takes whole octets only, as the Go program does. A join file names any network.
     """
     if overlay.prefixlen % 8 == 0:
         return ""
     rule = f"the prefix length of overlayCIDR must be a multiple of 8, not {overlay.prefixlen}"
-    return f"external machines cannot join: {rule}"
+    return f"external machines can join by invite only: otherwise {rule}"

@@ -28,8 +28,8 @@ def join_text(mesh: Object, nodes: Sequence[Object], namespace: str, *, reach: S
         reach: kubectl's flags that lead to this cluster.
 
     Raises:
-        InvalidSpec: external machines cannot take an address from the mesh's network, or there is no node
-            to join through yet.
+        InvalidSpec: external machines can join the mesh by invite only, or there is no node to join
+            through yet.
 
     """
     overlay = _joinable(mesh["spec"]["overlayCIDR"])
@@ -59,7 +59,7 @@ def _why_refused(mesh: Object, reach: Sequence[str]) -> list[str]:
     return [
         f"# Mesh {name_of(mesh)} is Verified: a machine that joins with the cluster key alone has no",
         "# certificate, and gets no tunnel. To write a file that admits one machine, run instead:",
-        f"# kubectl wesher invite NAME {of_mesh}",
+        f"# kubectl wesher invite NAME {of_mesh} --output FILE",
         "# Or admit it after it has joined, by the WireGuard key that wg show prints on it:",
         f"# kubectl wesher admit NAME --key KEY {of_mesh}",
         "",
@@ -89,10 +89,7 @@ def _flags(mesh: Object, nodes: Sequence[Object], overlay: str) -> JoinFlags:
 def _joinable(overlay: str) -> str:
     if why := why_closed_to_machines_outside(ip_network(overlay)):
         raise InvalidSpec(
-            "spec.overlayCIDR",
-            f"{why}. Like the Go program, such a machine derives its address from whole octets of a hash of "
-            "its name. overlayCIDR cannot be changed: create another mesh",
-            value=overlay,
+            "spec.overlayCIDR", f"{why}. Run kubectl wesher invite NAME --output FILE", value=overlay
         )
     return overlay
 

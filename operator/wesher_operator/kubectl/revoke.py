@@ -111,10 +111,8 @@ def _about_node(mesh: Object, node: str) -> list[str]:
 
 
 def _about_peer(mesh: Object, name: str) -> list[str]:
-    return [
-        f"To let the machine in again: kubectl wesher invite {name} --mesh {name_of(mesh)}",
-        *_about_stolen(),
-    ]
+    invite = f"kubectl wesher invite {name} --mesh {name_of(mesh)} --output {name}.join"
+    return [f"To let the machine in again: {invite}", *_about_stolen()]
 
 
 def _about_stolen() -> list[str]:

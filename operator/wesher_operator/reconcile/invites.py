@@ -100,7 +100,9 @@ def has_invite(peer: PeerFacts, sighting: Sighting, situation: Situation, *, nam
 
 def invite_command(peer: PeerFacts) -> str:
     """Return the command that invites the machine of a WesherPeer."""
-    return f"kubectl wesher invite {peer.machine} --mesh {peer.spec.mesh_ref.name}"
+    return (
+        f"kubectl wesher invite {peer.machine} --mesh {peer.spec.mesh_ref.name} --output {peer.machine}.join"
+    )
 
 
 def _enrol_key(peer: PeerFacts) -> AuthorityKey | None:

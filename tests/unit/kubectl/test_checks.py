@@ -176,7 +176,7 @@ def test_a_mesh_that_machines_outside_cannot_join_says_so() -> None:
     open_mesh = {**MESH, "spec": {"overlayCIDR": "10.189.0.0/16"}, "status": ready}
     assert checks.mesh_conditions(open_mesh).says == "all 3"
     closed = checks.mesh_conditions({**open_mesh, "spec": {"overlayCIDR": "10.189.0.0/20"}})
-    assert closed.says.startswith("all 3; external machines cannot join: ")
+    assert closed.says.startswith("all 3; external machines can join by invite only: ")
 
 
 def test_many_findings_are_one_bounded_line() -> None:

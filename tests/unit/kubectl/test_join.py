@@ -39,7 +39,7 @@ def test_a_verified_mesh_gives_a_machine_outside_no_tunnel_which_is_said_first()
         assert text.startswith(first)
     status = {"identity": {"mode": "Verified"}}
     verified = join_text({**mesh, "status": status}, [node], "wesher", reach=["--context=my east"])
-    assert "# kubectl wesher invite NAME '--context=my east' --mesh demo\n" in verified
+    assert "# kubectl wesher invite NAME '--context=my east' --mesh demo --output FILE\n" in verified
     assert "# kubectl wesher admit NAME --key KEY '--context=my east' --mesh demo\n" in verified
     assert words_of(verified)[0] == "wesher"
 
@@ -87,7 +87,7 @@ def test_what_is_usual_is_not_spelt_out_and_what_is_not_is() -> None:
 
 @pytest.mark.parametrize("overlay", ["10.189.0.0/20", "fd00::/60"])
 def test_a_network_that_is_no_whole_octets_is_refused_before_anything_else(overlay: str) -> None:
-    with pytest.raises(InvalidSpec, match=f"spec.overlayCIDR '{overlay}': external machines cannot join"):
+    with pytest.raises(InvalidSpec, match=f"'{overlay}': external machines can join by invite only"):
         join_text(a_mesh(overlay), [], "wesher")
 
 

@@ -165,6 +165,9 @@ def test_an_invite_that_was_used_admits_no_other_key(*, lost: bool) -> None:
     assert (reason(verdict), verdict.key) == ("InviteUsed", A.public)
     assert verdict.certificate is not None
     assert verdict.issue is None
+    # Without a file, the command refuses to show keys on a terminal.
+    assert verdict.problem is not None
+    assert " --output " in verdict.problem.message.partition("kubectl wesher invite")[2]
 
 
 def test_the_ledger_decides_which_key_used_an_invite_where_the_status_was_lost() -> None:

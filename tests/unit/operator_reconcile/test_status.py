@@ -333,7 +333,10 @@ def test_an_overlay_that_machines_outside_cannot_join_says_so() -> None:
     assert condition(status, "ConfigPublished") == (
         "True",
         "Published",
-        "external machines cannot join: the prefix length of overlayCIDR must be a multiple of 8, not 20",
+        (
+            "external machines can join by invite only: "
+            "otherwise the prefix length of overlayCIDR must be a multiple of 8, not 20"
+        ),
     )
 
 
