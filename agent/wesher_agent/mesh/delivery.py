@@ -259,8 +259,7 @@ class Delivery:
             return None
         if present is not None and certificate.serial <= present.serial:
             return None
-        if not self._failed.allows(source, now=now):
-            raise PeerMisbehaved("item-unread")
+        self._check_allowance(source, now)
         announced = NodeMeta(
             overlay_address=subject.address,
             public_key=subject.public_key,
@@ -279,11 +278,15 @@ class Delivery:
             certificate=certificate,
         )
 
+    def _check_allowance(self, source: Source, now: float) -> None:
+        has_tunnel = self._identity.has_tunnel_to(source.holder)
+        if not self._failed.allows(source, has_tunnel=has_tunnel, now=now):
+            raise PeerMisbehaved("item-unread")
+
     def _opened(self, item: RingItem, source: Source, local: Local, now: float) -> KeyRing | None:
         if item.key_hash != key_hash(local.private_key.public) or item.number <= local.ring.number:
             return None
-        if not self._failed.allows(source, now=now):
-            raise PeerMisbehaved("item-unread")
+        self._check_allowance(source, now)
         if not any(item.is_signed_by(key) for key in self._identity.own_keys):
             self._failed.failed(source)
             raise PeerMisbehaved("ring-refused")
