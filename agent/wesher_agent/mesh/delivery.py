@@ -29,7 +29,6 @@ from wesher_agent.mesh.signature_budget import SignatureBudget
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.source import Source, Way
 from wesher_agent.wire.limits import KNOCK_ANSWER
-from wesher_common.certificate import Kind
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.keys import ClusterKey, KeyRing
 from wesher_common.mesh_document import MetadataForm
@@ -147,7 +146,7 @@ class Delivery:
         lacking = [*self._lacking_certificates(members), *self._lacking_rings(local, members)]
         if not lacking:
             return []
-        agents = [local.name, *(name for name, member in members.items() if _is_living_node(member))]
+        agents = [local.name, *(name for name, member in members.items() if member.is_living_node)]
         messages = []
         for kind, member, owner, data in lacking:
             if (kind, owner) in self._sent_at or local.name not in _senders(agents, member.name):
@@ -214,7 +213,7 @@ class Delivery:
         if local.options.in_kubernetes or not self._identity.own_keys:
             return False
         self._look_at = now + SEND_SECONDS
-        if any(_is_living_node(member) for member in members.values()):
+        if any(member.is_living_node for member in members.values()):
             self._alone_since, self._knock_at = None, -inf
             return False
         if self._alone_since is None:
@@ -321,21 +320,10 @@ def form_of_nodes(members: Iterable[RosterMember]) -> MetadataForm | None:
     They change to the compact form together, once all members read it. A machine outside Kubernetes does
     not learn of that, so it follows them. It does not follow others like itself, which would wait for it.
     """
-    forms = {member.raw_meta.startswith(COMPACT) for member in members if _is_living_node(member)}
+    forms = {member.raw_meta.startswith(COMPACT) for member in members if member.is_living_node}
     if not forms:
         return None
     return "Compact" if all(forms) else "Gob"
-
-
-def _is_living_node(member: RosterMember) -> bool:
-    """Tell whether a member is a node of the mesh's cluster by its certificate, and alive."""
-    certificate = member.meta.certificate if member.meta is not None else None
-    return (
-        member.state.is_alive
-        and member.verdict.rank is Rank.OWN
-        and certificate is not None
-        and certificate.kind is Kind.NODE
-    )
 
 
 def _senders(agents: Iterable[str], owner: str) -> list[str]:

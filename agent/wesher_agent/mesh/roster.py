@@ -25,7 +25,7 @@ from wesher_agent.mesh.events import (
     MeshEvent,
     SeedSkipped,
 )
-from wesher_agent.mesh.identity import NOT_CERTIFIED, Identity, Verdict
+from wesher_agent.mesh.identity import NOT_CERTIFIED, Identity, Rank, Verdict
 from wesher_agent.mesh.nodemeta import NodeMeta, in_gob_form
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
@@ -45,6 +45,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.members import Member
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.wire.messages import State
+from wesher_common.certificate import Kind
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
@@ -112,6 +113,13 @@ class RosterMember:
     def is_expected(self) -> bool:
         """Whether it keeps its tunnel: what gossip says of a certified member's leave does not remove it."""
         return self.state is not MemberState.LEFT or self.verdict.is_certified
+
+    @property
+    def is_living_node(self) -> bool:
+        """Whether it is alive, and a node of the mesh's cluster by its certificate."""
+        certificate = self.meta.certificate if self.meta is not None else None
+        is_node = certificate is not None and certificate.kind is Kind.NODE
+        return self.state.is_alive and self.verdict.rank is Rank.OWN and is_node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
