@@ -297,7 +297,8 @@ def test_a_machine_that_was_away_for_a_year_comes_back_through_the_door(mesh: Me
     mesh.a_year_passes()
     mesh.network.run(60.0)
     again = mesh.invited(saved=laptop.state_file)
-    beside = mesh.invited("tablet", saved=replace(laptop.state_file, name="tablet", certificate=None))
+    of_tablet = replace(laptop.state_file, name="tablet", certificate=None, private_key=private_key("tablet"))
+    beside = mesh.invited("tablet", saved=of_tablet)
     mesh.network.run(300.0)
     assert not again.alive & {node.name for node in mesh.nodes}
     assert {answer.answer for answer in again.happened(KnockAnswered)} == {b""}, "nothing is published for it"

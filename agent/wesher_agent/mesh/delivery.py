@@ -48,8 +48,8 @@ FAILED_CHECKS: Final[Mapping[Way, int]] = MappingProxyType({Way.DATAGRAM: 10, Wa
 """Received items with a false signature that are checked in a second."""
 FAILED_CHECKS_OF_ONE: Final = 3
 """Of them, those from one IP address."""
-ALONE_SECONDS: Final = 60.0
-"""How long a machine finds no node of its mesh before it knocks at the door."""
+LACKING_SECONDS: Final = 60.0
+"""How long a machine finds no node of its mesh, or gets no certificate, before it knocks at the door."""
 KNOCK_SECONDS: Final = 30.0
 """Between two knocks."""
 MOST_KNOCKS: Final = 3
@@ -95,7 +95,7 @@ class Delivery:
         self._asked_at: dict[str, float] = {}
         """When a host was last answered at the door."""
         self._look_at = inf
-        self._alone_since: float | None = None
+        self._lacking_since: float | None = None
         self._knock_at = -inf
 
     @property
@@ -209,17 +209,23 @@ class Delivery:
     # Outside Kubernetes.
 
     def must_knock(self, local: Local, members: Mapping[str, RosterMember], *, now: float) -> bool:
-        """Tell whether to ask at the door now: no node of the mesh has been alive for a minute."""
+        """Tell whether to ask at the door now.
+
+        For a minute no node of the mesh has been alive, or an invited machine has had no certificate: another
+        machine may use its name, so that what is sent to it arrives there.
+        """
         if local.options.in_kubernetes or not self._identity.own_keys:
             return False
         self._look_at = now + SEND_SECONDS
-        if any(member.is_living_node for member in members.values()):
-            self._alone_since, self._knock_at = None, -inf
-            return False
-        if self._alone_since is None:
-            self._alone_since = now
         is_certified = local.place is not None and local.place.certificate is not None
-        if not is_certified or now < max(self._alone_since + ALONE_SECONDS, self._knock_at):
+        is_waiting = local.joined is not None and not is_certified
+        if not is_waiting and any(member.is_living_node for member in members.values()):
+            self._lacking_since, self._knock_at = None, -inf
+            return False
+        if self._lacking_since is None:
+            self._lacking_since = now
+        may_knock = is_certified or is_waiting
+        if not may_knock or now < max(self._lacking_since + LACKING_SECONDS, self._knock_at):
             return False
         self._knock_at = now + KNOCK_SECONDS
         return True
