@@ -127,6 +127,13 @@ SABOTAGES = {
         "tests/unit/swim/test_standing.py::"
         "test_what_is_proven_later_or_no_more_is_preferred_from_then_on_or_no_more",
     ),
+    "forget-who-shows-an-invite-for-a-name-in-use": Sabotage(
+        "agent/wesher_agent/mesh/roster.py",
+        "return known is not None and self._note_claimant(known, event, now)",
+        "return False",
+        "tests/unit/mesh/test_certified_members.py::"
+        "test_machines_that_show_an_invite_for_a_name_in_use_are_remembered_up_to_a_limit",
+    ),
     "search-for-invented-members": Sabotage(
         "agent/wesher_agent/mesh/roster.py",
         "not (is_displaced or self._identity.is_bound)",

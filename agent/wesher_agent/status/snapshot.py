@@ -175,7 +175,7 @@ class Snapshot:
                 inside.add(name)
         if self.local.name not in sorted(inside)[:EXTERNAL_REPORTERS]:
             return ()
-        return _in_turn(external)
+        return _in_turn([*external, *self.member.claimants])
 
     def peer_of(self, member: RosterMember) -> PeerSession | None:
         """Return what the device knows of a member."""

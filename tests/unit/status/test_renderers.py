@@ -368,6 +368,13 @@ def test_invented_members_that_get_no_tunnel_are_not_blamed_and_hide_no_fault() 
     assert now.mostly_without_tunnel
 
 
+def test_a_machine_whose_name_another_one_uses_is_reported_too() -> None:
+    """The operator takes the one whose invite is true."""
+    squatter, machine = (member(number, "laptop", inside=False) for number in (20, 21))
+    told = reported(snapshot(squatter, claimants=(machine,)))["outsiders"]
+    assert [each["publicKey"] for each in told] == [str(key(20)), str(key(21))]
+
+
 def test_nodes_of_another_cluster_are_external_members_where_clusters_have_names() -> None:
     named = local_node("a.east", mesh=document(cluster_name="east"))
     now = snapshot(member(2, "b.east"), member(3, "c.west"), local=named)
@@ -401,6 +408,7 @@ CHANGES: dict[str, Any] = {
     "problems": (Problem("b", "KeyClash", "has the same key as c"),),
     "cover": Cover("Members", "this host uses the address 10.0.0.5 in it"),
     "can_probe": False,
+    "claimants": (member(50, "laptop", inside=False),),
     "rival": "192.0.2.9:7946",
     "copy": "192.0.2.9:7946",
     "other_key_at": "192.0.2.9:7946",
