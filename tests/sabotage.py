@@ -144,9 +144,30 @@ SABOTAGES = {
     ),
     "check-every-forged-certificate": Sabotage(
         "agent/wesher_agent/mesh/identity.py",
-        "if not self._budget.allows(source, now=now):",
+        "if not self._budget.allows(source, has_tunnel=self.has_tunnel_to(source.holder), now=now):",
         "if False:",
         "tests/unit/mesh/test_signature_budget.py::test_a_flood_is_checked_up_to_the_limit_of_each_second",
+    ),
+    "keep-preferring-what-is-not-proven-any-more": Sabotage(
+        "agent/wesher_agent/swim/membership.py",
+        "            self._unproven.add(name)\n            self._table.proven.discard(name)",
+        "            self._unproven.add(name)",
+        "tests/unit/swim/test_standing.py::"
+        "test_what_is_proven_later_or_no_more_is_preferred_from_then_on_or_no_more",
+    ),
+    "forget-who-shows-an-invite-for-a-name-in-use": Sabotage(
+        "agent/wesher_agent/mesh/roster.py",
+        "return known is not None and self._note_claimant(known, event, now)",
+        "return False",
+        "tests/unit/mesh/test_certified_members.py::"
+        "test_machines_that_show_an_invite_for_a_name_in_use_are_remembered_up_to_a_limit",
+    ),
+    "search-for-invented-members": Sabotage(
+        "agent/wesher_agent/mesh/roster.py",
+        "not (is_displaced or self._identity.is_bound)",
+        "not is_displaced",
+        "tests/unit/mesh/test_certified_members.py::"
+        "test_a_bound_mesh_searches_for_no_member_that_would_get_no_tunnel",
     ),
     "drop-a-certified-member-with-a-false-endpoint": Sabotage(
         "agent/wesher_agent/mesh/desired.py",

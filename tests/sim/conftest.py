@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from wesher_testing.run import figures
-from wesher_testing.virtual.certified_mesh import CertifiedMesh
 from wesher_testing.virtual.mesh import VirtualMesh
 from wesher_testing.virtual.network import VirtualNetwork
 
@@ -36,18 +35,6 @@ def make_mesh(request: pytest.FixtureRequest) -> Callable[..., VirtualMesh]:
 
     def make(seed: int = SEED, **settings: Any) -> VirtualMesh:
         made.append(mesh := VirtualMesh(seed, **settings))
-        return mesh
-
-    return make
-
-
-@pytest.fixture
-def make_certified(request: pytest.FixtureRequest) -> Callable[..., CertifiedMesh]:
-    """Return a maker of meshes of certified agents; it takes what `CertifiedMesh` takes."""
-    made = request.node.stash.setdefault(_NETWORKS, [])
-
-    def make(seed: int = SEED, **settings: Any) -> CertifiedMesh:
-        made.append(mesh := CertifiedMesh(seed, **settings))
         return mesh
 
     return make

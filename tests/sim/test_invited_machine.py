@@ -270,6 +270,29 @@ def test_a_renewed_certificate_reaches_its_owner(mesh: Mesh) -> None:
     assert len(laptop.happened(events.CertificateReceived)) == 2
 
 
+def test_the_operator_sees_an_invited_machine_whose_name_another_machine_used_first(mesh: Mesh) -> None:
+    """Anyone with the cluster key can; the certificate then reaches the machine through the door."""
+    document = mesh._document(seed_nodes=(SeedAddress("10.0.0.1"),))
+    thief = mesh.boot("laptop", document, Options(), SavedState(private_key=private_key("thief")))
+    mesh.network.run_until(lambda: all("laptop" in node.alive for node in mesh.nodes), deadline=20.0)
+    laptop = mesh.invited()
+
+    def seen() -> list[NodeMeta | None]:
+        views = [node.member.view(now=mesh.network.now) for node in mesh.nodes]
+        return [claimant.meta for view in views for claimant in view.claimants]
+
+    mesh.network.run_until(lambda: bool(seen()), deadline=20.0)
+    [shown, *_] = seen()
+    assert shown is not None
+    key = private_key("laptop").public
+    invite = Authority(SEED).key
+    assert is_enrolled(invite, shown.enrolment, mesh_uid="u-1", name="laptop", key=key)
+    mesh.publish(mesh.certificate())
+    mesh.network.run_until(lambda: mesh.has_tunnels(laptop), deadline=180.0)
+    assert not any(node.member.view(now=mesh.network.now).claimants for node in mesh.nodes)
+    assert not thief.tunnels
+
+
 def test_another_machine_cannot_use_a_certificate_that_it_has_overheard(mesh: Mesh) -> None:
     """One that uses the invite's name has another WireGuard key, for which the certificate does not count."""
     thief = mesh.invited()
@@ -297,7 +320,8 @@ def test_a_machine_that_was_away_for_a_year_comes_back_through_the_door(mesh: Me
     mesh.a_year_passes()
     mesh.network.run(60.0)
     again = mesh.invited(saved=laptop.state_file)
-    beside = mesh.invited("tablet", saved=replace(laptop.state_file, name="tablet", certificate=None))
+    of_tablet = replace(laptop.state_file, name="tablet", certificate=None, private_key=private_key("tablet"))
+    beside = mesh.invited("tablet", saved=of_tablet)
     mesh.network.run(300.0)
     assert not again.alive & {node.name for node in mesh.nodes}
     assert {answer.answer for answer in again.happened(KnockAnswered)} == {b""}, "nothing is published for it"

@@ -12,10 +12,9 @@ from wesher_agent.swim.events import UserMessageReceived
 from wesher_common.certificate import Refusal
 from wesher_common.news import Statement
 from wesher_testing.run.soak import soaking
-from wesher_testing.virtual.certified_mesh import CertifiedMesh
-from wesher_testing.virtual.mesh import VirtualAgent
+from wesher_testing.virtual.mesh import IN_BOUND_MESH, VirtualAgent, VirtualMesh
 
-Make = Callable[..., CertifiedMesh]
+Make = Callable[..., VirtualMesh]
 
 
 def add(agent: VirtualAgent, statement: Statement) -> None:
@@ -32,14 +31,14 @@ def reach(agents: list[VirtualAgent], name: str) -> list[str]:
     ]
 
 
-def told(mesh: CertifiedMesh) -> int:
+def told(mesh: VirtualMesh) -> int:
     """Return how many statements have arrived by gossip."""
     return sum(len(agent.happened(UserMessageReceived)) for agent in mesh.agents)
 
 
 @pytest.mark.parametrize("count", [20, 50])
-def test_all_drop_a_revoked_member_within_ten_seconds(make_certified: Make, count: int) -> None:
-    mesh = make_certified()
+def test_all_drop_a_revoked_member_within_ten_seconds(make_mesh: Make, count: int) -> None:
+    mesh = make_mesh(identity=IN_BOUND_MESH)
     agents = mesh.form(count)
     revoked, others = agents[7], [agent for agent in agents if agent is not agents[7]]
     assert len(reach(others, revoked.name)) == count - 1
@@ -59,9 +58,9 @@ def test_all_drop_a_revoked_member_within_ten_seconds(make_certified: Make, coun
 
 
 def test_lost_packets_and_members_that_just_crashed_do_not_keep_a_revocation_from_others(
-    make_certified: Make,
+    make_mesh: Make,
 ) -> None:
-    mesh = make_certified(loss=0.1)
+    mesh = make_mesh(identity=IN_BOUND_MESH, loss=0.1)
     agents = mesh.form(20)
     revoked, crashed = agents[7], agents[10:12]
     for agent in crashed:
@@ -74,8 +73,8 @@ def test_lost_packets_and_members_that_just_crashed_do_not_keep_a_revocation_fro
     )
 
 
-def test_members_that_were_away_drop_it_within_two_minutes_after_their_return(make_certified: Make) -> None:
-    mesh = make_certified()
+def test_members_that_were_away_drop_it_within_two_minutes_after_their_return(make_mesh: Make) -> None:
+    mesh = make_mesh(identity=IN_BOUND_MESH)
     agents = mesh.form(20)
     revoked, cut, crashed = agents[7], agents[11], agents[12]
     others = [agent for agent in agents if agent not in {revoked, crashed}]
@@ -95,9 +94,9 @@ def test_members_that_were_away_drop_it_within_two_minutes_after_their_return(ma
     mesh.run_until(lambda: back.happened(StatementTaken), deadline=120.0)
 
 
-def test_a_restart_keeps_what_was_revoked(make_certified: Make) -> None:
+def test_a_restart_keeps_what_was_revoked(make_mesh: Make) -> None:
     """Also if nobody is there to say it again: the old certificate in the state file is void."""
-    mesh = make_certified()
+    mesh = make_mesh(identity=IN_BOUND_MESH)
     agents = mesh.form(5)
     revoked, one = agents[1], agents[2]
     add(one, mesh.revocation([revoked.name]))
@@ -112,19 +111,19 @@ def test_a_restart_keeps_what_was_revoked(make_certified: Make) -> None:
     assert len(back.tunnels) == 3
 
 
-def test_a_certificate_issued_after_the_revocation_counts(make_certified: Make) -> None:
-    mesh = make_certified()
+def test_a_certificate_issued_after_the_revocation_counts(make_mesh: Make) -> None:
+    mesh = make_mesh(identity=IN_BOUND_MESH)
     agents = mesh.form(10)
     revoked, others = agents[7], [agent for agent in agents if agent is not agents[7]]
     add(agents[3], mesh.revocation([revoked.name]))
     mesh.run_until(lambda: not reach(others, revoked.name), deadline=10.0)
     mesh.run(2.0)
-    mesh.issue_again(revoked)
+    revoked.renew()
     mesh.run_until(lambda: len(reach(others, revoked.name)) == len(others), deadline=30.0)
 
 
-def test_a_statement_costs_four_messages_a_member_and_no_more(make_certified: Make) -> None:
-    mesh = make_certified()
+def test_a_statement_costs_four_messages_a_member_and_no_more(make_mesh: Make) -> None:
+    mesh = make_mesh(identity=IN_BOUND_MESH)
     count = soaking(40, 200)
     agents = mesh.form(count)
     for turn in range(3):

@@ -29,7 +29,7 @@ class Mounted:
     document: MeshDocument
     ring: KeyRing
     news: tuple[tuple[NewsKind, bytes], ...] = ()
-    """Of an older operator, or from a damaged file: none."""
+    """None of an older operator; of a damaged file, those that were there before."""
 
 
 class MountedDirectory:
@@ -39,6 +39,8 @@ class MountedDirectory:
         self.problem = ""
         """Why what it holds now cannot be used; empty when it is used."""
         self._directory = directory
+        self._usable_news: tuple[tuple[NewsKind, bytes], ...] = ()
+        """The last ones that were not damaged."""
         self._news_problem = ""
         """What was wrong with the news when they were last read."""
         self._read_at: Signature | None = None
@@ -117,19 +119,19 @@ class MountedDirectory:
         self.problem = str(error)
 
     def _news(self) -> tuple[tuple[NewsKind, bytes], ...]:
-        problem, news = "", []
+        problem, news = "", self._usable_news
         try:
-            news = unpack_news((self._directory / NEWS_FILE).read_bytes())
+            news = (*unpack_news((self._directory / NEWS_FILE).read_bytes()),)
         except FileNotFoundError:
-            pass
+            news = ()
         except OSError as error:
             problem = error.strerror or str(error)
         except PeerMisbehaved as error:
             problem = error.reason
         if problem and problem != self._news_problem:
             log.error("mounted news rejected: keeping the previous ones", error=problem)
-        self._news_problem = problem
-        return tuple(news)
+        self._news_problem, self._usable_news = problem, news
+        return news
 
     def _nudge_text(self) -> str:
         # A pod that an older operator made has no such file.

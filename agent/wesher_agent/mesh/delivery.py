@@ -29,7 +29,6 @@ from wesher_agent.mesh.signature_budget import SignatureBudget
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.source import Source, Way
 from wesher_agent.wire.limits import KNOCK_ANSWER
-from wesher_common.certificate import Kind
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.keys import ClusterKey, KeyRing
 from wesher_common.mesh_document import MetadataForm
@@ -49,8 +48,8 @@ FAILED_CHECKS: Final[Mapping[Way, int]] = MappingProxyType({Way.DATAGRAM: 10, Wa
 """Received items with a false signature that are checked in a second."""
 FAILED_CHECKS_OF_ONE: Final = 3
 """Of them, those from one IP address."""
-ALONE_SECONDS: Final = 60.0
-"""How long a machine finds no node of its mesh before it knocks at the door."""
+LACKING_SECONDS: Final = 60.0
+"""How long a machine finds no node of its mesh, or gets no certificate, before it knocks at the door."""
 KNOCK_SECONDS: Final = 30.0
 """Between two knocks."""
 MOST_KNOCKS: Final = 3
@@ -96,7 +95,7 @@ class Delivery:
         self._asked_at: dict[str, float] = {}
         """When a host was last answered at the door."""
         self._look_at = inf
-        self._alone_since: float | None = None
+        self._lacking_since: float | None = None
         self._knock_at = -inf
 
     @property
@@ -147,7 +146,7 @@ class Delivery:
         lacking = [*self._lacking_certificates(members), *self._lacking_rings(local, members)]
         if not lacking:
             return []
-        agents = [local.name, *(name for name, member in members.items() if _is_living_node(member))]
+        agents = [local.name, *(name for name, member in members.items() if member.is_living_node)]
         messages = []
         for kind, member, owner, data in lacking:
             if (kind, owner) in self._sent_at or local.name not in _senders(agents, member.name):
@@ -210,17 +209,23 @@ class Delivery:
     # Outside Kubernetes.
 
     def must_knock(self, local: Local, members: Mapping[str, RosterMember], *, now: float) -> bool:
-        """Tell whether to ask at the door now: no node of the mesh has been alive for a minute."""
+        """Tell whether to ask at the door now.
+
+        For a minute no node of the mesh has been alive, or an invited machine has had no certificate: another
+        machine may use its name, so that what is sent to it arrives there.
+        """
         if local.options.in_kubernetes or not self._identity.own_keys:
             return False
         self._look_at = now + SEND_SECONDS
-        if any(_is_living_node(member) for member in members.values()):
-            self._alone_since, self._knock_at = None, -inf
-            return False
-        if self._alone_since is None:
-            self._alone_since = now
         is_certified = local.place is not None and local.place.certificate is not None
-        if not is_certified or now < max(self._alone_since + ALONE_SECONDS, self._knock_at):
+        is_waiting = local.joined is not None and not is_certified
+        if not is_waiting and any(member.is_living_node for member in members.values()):
+            self._lacking_since, self._knock_at = None, -inf
+            return False
+        if self._lacking_since is None:
+            self._lacking_since = now
+        may_knock = is_certified or is_waiting
+        if not may_knock or now < max(self._lacking_since + LACKING_SECONDS, self._knock_at):
             return False
         self._knock_at = now + KNOCK_SECONDS
         return True
@@ -259,8 +264,7 @@ class Delivery:
             return None
         if present is not None and certificate.serial <= present.serial:
             return None
-        if not self._failed.allows(source, now=now):
-            raise PeerMisbehaved("item-unread")
+        self._check_allowance(source, now)
         announced = NodeMeta(
             overlay_address=subject.address,
             public_key=subject.public_key,
@@ -279,11 +283,15 @@ class Delivery:
             certificate=certificate,
         )
 
+    def _check_allowance(self, source: Source, now: float) -> None:
+        has_tunnel = self._identity.has_tunnel_to(source.holder)
+        if not self._failed.allows(source, has_tunnel=has_tunnel, now=now):
+            raise PeerMisbehaved("item-unread")
+
     def _opened(self, item: RingItem, source: Source, local: Local, now: float) -> KeyRing | None:
         if item.key_hash != key_hash(local.private_key.public) or item.number <= local.ring.number:
             return None
-        if not self._failed.allows(source, now=now):
-            raise PeerMisbehaved("item-unread")
+        self._check_allowance(source, now)
         if not any(item.is_signed_by(key) for key in self._identity.own_keys):
             self._failed.failed(source)
             raise PeerMisbehaved("ring-refused")
@@ -318,21 +326,10 @@ def form_of_nodes(members: Iterable[RosterMember]) -> MetadataForm | None:
     They change to the compact form together, once all members read it. A machine outside Kubernetes does
     not learn of that, so it follows them. It does not follow others like itself, which would wait for it.
     """
-    forms = {member.raw_meta.startswith(COMPACT) for member in members if _is_living_node(member)}
+    forms = {member.raw_meta.startswith(COMPACT) for member in members if member.is_living_node}
     if not forms:
         return None
     return "Compact" if all(forms) else "Gob"
-
-
-def _is_living_node(member: RosterMember) -> bool:
-    """Tell whether a member is a node of the mesh's cluster by its certificate, and alive."""
-    certificate = member.meta.certificate if member.meta is not None else None
-    return (
-        member.state.is_alive
-        and member.verdict.rank is Rank.OWN
-        and certificate is not None
-        and certificate.kind is Kind.NODE
-    )
 
 
 def _senders(agents: Iterable[str], owner: str) -> list[str]:

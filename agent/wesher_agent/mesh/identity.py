@@ -113,6 +113,7 @@ class Identity:
         self._own: frozenset[bytes] = frozenset()
         self._trusted: Mapping[bytes, Trust] = {}
         self._endpoints: Mapping[WireGuardPublicKey, IPAddress] = {}
+        self._tunnel_ips: frozenset[str] = frozenset()
         self._budget = SignatureBudget()
         self._signed: dict[tuple[str, bytes], None] = {}
         """Names and metadata whose signature was checked and is good, the oldest first."""
@@ -200,6 +201,11 @@ class Identity:
     def tunnels_end(self, endpoints: Mapping[WireGuardPublicKey, IPAddress]) -> None:
         """Take where WireGuard has proven peers to be, by a fresh handshake."""
         self._endpoints = endpoints
+        self._tunnel_ips = frozenset(map(str, endpoints.values()))
+
+    def has_tunnel_to(self, ip: str) -> bool:
+        """Tell whether WireGuard has proven a peer to be at an IP address."""
+        return ip in self._tunnel_ips
 
     def verdict(self, name: str, meta: NodeMeta | None, *, now: float) -> Verdict:
         """Judge what a member announces."""
@@ -252,7 +258,7 @@ class Identity:
             return
         if meta.certificate is None or meta.certificate.authority not in self._trusted:
             return
-        if not self._budget.allows(source, now=now):
+        if not self._budget.allows(source, has_tunnel=self.has_tunnel_to(source.holder), now=now):
             raise PeerMisbehaved("certificate-limit")
         refused = self.verdict(name, meta, now=now).refusal
         if refused is Refusal.BAD_SIGNATURE:

@@ -270,6 +270,7 @@ class MeshMember:
             problems=self._problems,
             cover=self._cover,
             can_probe=not self._nobody_can_be_probed(members),
+            claimants=self._roster.claimants(now=now),
             rival=self._conflicts.rival(now=now),
             copy=self._conflicts.copy(now=now),
             other_key_at=self._key_doubts.address,

@@ -205,8 +205,10 @@ class News:
             if number < known.number:
                 raise PeerMisbehaved("statement-outdated")
             return None
-        if peer is not None and not self._failed.allows(peer, now=now):
-            raise PeerMisbehaved("statement-unread")
+        if peer is not None:
+            has_tunnel = self._identity.has_tunnel_to(peer.holder)
+            if not self._failed.allows(peer, has_tunnel=has_tunnel, now=now):
+                raise PeerMisbehaved("statement-unread")
         try:
             statement = Statement.verified(data, known.key)
         except PeerMisbehaved:

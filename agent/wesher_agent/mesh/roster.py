@@ -25,7 +25,7 @@ from wesher_agent.mesh.events import (
     MeshEvent,
     SeedSkipped,
 )
-from wesher_agent.mesh.identity import NOT_CERTIFIED, Identity, Verdict
+from wesher_agent.mesh.identity import NOT_CERTIFIED, Identity, Rank, Verdict
 from wesher_agent.mesh.nodemeta import NodeMeta, in_gob_form
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
@@ -45,6 +45,7 @@ from wesher_agent.swim.events import (
 from wesher_agent.swim.members import Member
 from wesher_agent.swim.profile import DEFAULT_LIMITS
 from wesher_agent.wire.messages import State
+from wesher_common.certificate import Kind
 from wesher_common.errors import PeerMisbehaved
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
@@ -65,6 +66,12 @@ SECOND_LOOK: Final = (4.0, 12.0)
 """Seconds after a failed member's return in which to ask it for others that are still missing.
 
 By then gossip has brought most of those that returned with it, but missed a few."""
+
+
+MOST_CLAIMANTS: Final = 64
+"""Machines remembered that show an invite for the name of an uncertified member."""
+CLAIMANT_SECONDS: Final = 180.0
+"""How long they are: they exchange their state more often."""
 
 
 class MemberState(StrEnum):
@@ -112,6 +119,13 @@ class RosterMember:
     def is_expected(self) -> bool:
         """Whether it keeps its tunnel: what gossip says of a certified member's leave does not remove it."""
         return self.state is not MemberState.LEFT or self.verdict.is_certified
+
+    @property
+    def is_living_node(self) -> bool:
+        """Whether it is alive, and a node of the mesh's cluster by its certificate."""
+        certificate = self.meta.certificate if self.meta is not None else None
+        is_node = certificate is not None and certificate.kind is Kind.NODE
+        return self.state.is_alive and self.verdict.rank is Rank.OWN and is_node
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +181,8 @@ class Roster:
         """Those removed on purpose too, as long as gossip has them alive."""
         self._away: dict[str, None] = {}
         """The names of those that are failed, or left with a certificate, in the order in which that came."""
+        self._claimants: dict[tuple[str, WireGuardPublicKey], RosterMember] = {}
+        """Other machines that show an invite for a member's name, by name and key; see `claimants`."""
         self._removed: frozenset[str] = frozenset()
         self._own: frozenset[Address] = frozenset()
         self._own_overlay_address: IPAddress | None = None
@@ -204,6 +220,14 @@ class Roster:
         """
         return any(not self._is_here(seed) for seed in self._seeds)
 
+    def claimants(self, *, now: float) -> tuple[RosterMember, ...]:
+        """Return the machines that show an invite for a name which an uncertified member has."""
+        return tuple(
+            claimant
+            for claimant in self._claimants.values()
+            if now < claimant.since + CLAIMANT_SECONDS and self._is_open(claimant.name)
+        )
+
     def next_event(self) -> MeshEvent | None:
         """Take the oldest transition that was not taken yet."""
         return self._events.popleft() if self._events else None
@@ -226,10 +250,12 @@ class Roster:
                 return self._forgotten(member.name, now, is_displaced=True)
             case LeaveLearned(node=name, incarnation=incarnation):
                 return self._left_while_failed(name, incarnation, now)
-            case NameConflict(member=Member(name=name), asked_for=True):
+            case NameConflict(member=Member(name=name)):
                 # Gossip takes a failed member's new address from half a minute after the failure on.
                 known = self._known.get(name)
-                self._must_ask_again |= known is not None and known.state is MemberState.FAILED
+                is_failed = known is not None and known.state is MemberState.FAILED
+                self._must_ask_again |= event.asked_for and is_failed
+                return known is not None and self._note_claimant(known, event, now)
             case PushPullDone(address=address):
                 if not self._must_ask_again:
                     self._schedule.reached(address, now=now)
@@ -482,6 +508,35 @@ class Roster:
             self._second_look = (now + self._rng.uniform(*SECOND_LOOK), member.address)
         self._changed(now)
         return name not in self._removed
+
+    def _is_open(self, name: str) -> bool:
+        known = self._known.get(name)
+        return known is not None and not known.verdict.is_certified
+
+    def _note_claimant(self, known: RosterMember, event: NameConflict, now: float) -> bool:
+        """Remember who else shows an invite for a member's name; tell whether that is new.
+
+        Anyone with the cluster key can use the name of an invited machine before it does. Only the operator
+        can tell whose invite is true.
+        """
+        meta, _ = _read_meta(event.meta)
+        if known.verdict.is_certified or meta is None or not meta.enrolment or meta.public_key is None:
+            return False
+        claim = known.name, meta.public_key
+        former = self._claimants.pop(claim, None)
+        if len(self._claimants) >= MOST_CLAIMANTS:
+            # A random one, so that invented ones keep no other out.
+            del self._claimants[self._rng.choice(list(self._claimants))]
+        self._claimants[claim] = RosterMember(
+            name=known.name,
+            address=event.claimed,
+            raw_meta=event.meta,
+            meta=meta,
+            problem="",
+            state=MemberState.ALIVE,
+            since=now,
+        )
+        return former is None or now >= former.since + CLAIMANT_SECONDS
 
     def _forgotten(self, name: str, now: float, *, is_displaced: bool) -> bool:
         """Forget a member that gossip has forgotten, unless it is expected.

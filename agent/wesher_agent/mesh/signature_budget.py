@@ -5,7 +5,8 @@ thousands of false ones. Only failed checks count, so members' own certificates 
 
 Each way has a share that the others cannot use up. A datagram's sender can be forged, so a flood of datagrams
 can leave none of theirs. Streams have real senders, and answers come from hosts that this member chose. So a
-renewed certificate arrives with the next state exchange at the latest.
+renewed certificate arrives with the next state exchange at the latest. A few hosts can use up the share of
+requests. So a stream from where a tunnel ends has what one sender may cost, whatever others have used up.
 """
 
 from __future__ import annotations
@@ -41,16 +42,23 @@ class SignatureBudget:
         self._by_way: Counter[Way] = Counter()
         self._by_source: Counter[Source] = Counter()
 
-    def allows(self, source: Source, *, now: float) -> bool:
-        """Tell whether one more signature from a source may be checked."""
+    def allows(self, source: Source, *, has_tunnel: bool, now: float) -> bool:
+        """Tell whether one more signature from a source may be checked.
+
+        Args:
+            source: the sender; the address of a datagram's proves nothing.
+            has_tunnel: whether a tunnel ends at its address.
+            now: the time.
+
+        """
         if floor(now) != self._second:
             self._second = floor(now)
             self._by_way.clear()
             self._by_source.clear()
-        return (
-            self._by_way[source.way] < self._most.get(source.way, 0)
-            and self._by_source[source] < self._of_one
-        )
+        if self._by_source[source] >= self._of_one:
+            return False
+        is_known = has_tunnel and source.way is not Way.DATAGRAM
+        return is_known or self._by_way[source.way] < self._most.get(source.way, 0)
 
     def failed(self, source: Source) -> None:
         """Count a failed check, which `allows` has allowed."""

@@ -37,6 +37,8 @@ class MemberView:
     """What of the overlay ``unreachable`` routes cover, as of the last desired state."""
     can_probe: bool
     """Whether a tunnel can be tried: False while every living member has a problem."""
+    claimants: tuple[RosterMember, ...]
+    """Machines that show an invite for a name which an uncertified member has."""
     rival: str
     """Where another machine uses this member's name; empty when none does."""
     copy: str

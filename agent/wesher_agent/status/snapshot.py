@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from wesher_agent.mesh.desired import KEY_COPIED, Problem
 from wesher_agent.mesh.local import Local
@@ -17,10 +18,23 @@ from wesher_agent.wireguard.plan import HANDSHAKE_FRESH, PeerSession
 from wesher_common.keys import WireGuardPublicKey
 
 
-def _admission_order(member: RosterMember) -> tuple[bool, bool, str]:
-    """Return an order in which certified members come first, then invited ones, then others by name."""
+def _admission_order(member: RosterMember) -> tuple[bool, str]:
+    """Return an order in which invited members come first, then others by name."""
     is_invited = member.meta is not None and bool(member.meta.enrolment)
-    return not member.verdict.is_certified, not is_invited, member.name
+    return not is_invited, member.name
+
+
+def _in_turn(members: Iterable[RosterMember]) -> tuple[RosterMember, ...]:
+    """Return the members in the order of `_admission_order`, certified ones and others in turn.
+
+    A report has room for some only. A holder of the cluster key can invent names, and a mesh can have more
+    certified machines than that, so neither may keep the others out.
+    """
+    ordered = sorted(members, key=_admission_order)
+    certified = [member for member in ordered if member.verdict.is_certified]
+    others = [member for member in ordered if not member.verdict.is_certified]
+    pairs = zip_longest(others, certified)
+    return tuple(member for pair in pairs for member in pair if member is not None)
 
 
 EXTERNAL_REPORTERS = 3
@@ -108,7 +122,7 @@ class Snapshot:
 
         See `WITHOUT_TUNNEL` for the last.
         """
-        members = self.member.members
+        members = self._members_to_reach
         failed = {name for name, member in members.items() if member.state is MemberState.FAILED}
         without = {problem.member for problem in self.without_tunnel}
         return tuple(sorted((failed | without | {*self.unreachable}) - {self.local.name}))
@@ -127,9 +141,17 @@ class Snapshot:
     def mostly_without_tunnel(self) -> bool:
         """Whether more than half of the living members have no tunnel or do not answer through it."""
         cut_off = {problem.member for problem in self.without_tunnel} | {*self.unreachable}
-        members = self.member.members
+        members = self._members_to_reach
         living = [name for name, member in members.items() if member.state.is_alive]
         return 2 * sum(name in cut_off for name in living) > len(living)
+
+    @property
+    def _members_to_reach(self) -> Mapping[str, RosterMember]:
+        """The members that are to have a tunnel; anyone with the cluster key can invent others."""
+        identity, members = self.local.document.identity, self.member.members
+        if identity is None or not identity.only_certified:
+            return members
+        return {name: member for name, member in members.items() if member.verdict.is_certified}
 
     @property
     def key_copied(self) -> Problem | None:
@@ -142,17 +164,18 @@ class Snapshot:
     def external_members(self) -> tuple[RosterMember, ...]:
         """The external members that this node reports: all, or none when other nodes report them."""
         inside, external = {self.local.name}, []
+        identity = self.local.document.identity
         for name, member in self.member.members.items():
             if not member.state.is_alive:
                 continue
-            if self._is_of_our_cluster(member):
-                inside.add(name)
-            else:
+            if not self._is_of_our_cluster(member):
                 external.append(member)
+            elif identity is None or member.is_living_node:
+                # Anyone with the cluster key can invent nodes, which would report nothing.
+                inside.add(name)
         if self.local.name not in sorted(inside)[:EXTERNAL_REPORTERS]:
             return ()
-        # A report has room for some only, and a holder of the cluster key can invent names.
-        return tuple(sorted(external, key=_admission_order))
+        return _in_turn([*external, *self.member.claimants])
 
     def peer_of(self, member: RosterMember) -> PeerSession | None:
         """Return what the device knows of a member."""

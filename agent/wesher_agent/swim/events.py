@@ -120,7 +120,7 @@ class NameConflict:
     Any other may be an old packet sent again by somebody who has no key.
     """
     meta: bytes = b""
-    """What the claim announces, if it is about this node itself."""
+    """What the claim announces."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -337,7 +337,7 @@ class Membership:
             self._emit(events.AccusationRefused(claim.node, claim.incarnation))
             return False
         if address != known.address and not self._gives_up_address(known, now):
-            self._emit(events.NameConflict(known, address, asked_for))
+            self._emit(events.NameConflict(known, address, asked_for, claim.meta))
             return False
         return True
 

@@ -16,7 +16,7 @@ from wesher_agent.mesh.desired import Desired, LocalPeer, desired
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.identity import Identity, Rank, SavedTrust
 from wesher_agent.mesh.nodemeta import Flag, NodeMeta
-from wesher_agent.mesh.roster import MemberState, Roster
+from wesher_agent.mesh.roster import CLAIMANT_SECONDS, MOST_CLAIMANTS, MemberState, Roster
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import (
     LeaveLearned,
@@ -26,6 +26,7 @@ from wesher_agent.swim.events import (
     MemberJoined,
     MemberLeft,
     MemberUpdated,
+    NameConflict,
 )
 from wesher_agent.wire.messages import State
 from wesher_common.certificate import Authority, Refusal
@@ -459,6 +460,27 @@ def test_a_trusted_authority_with_the_id_of_our_own_replaces_it_nowhere(
     assert mesh.tunnel("b") == tunnel_of("b")
     mesh.joins("x.west", certified("x.west", by=FOREIGN), ip="192.0.2.3")
     assert mesh.problems() == {"x.west": Refusal.BAD_SIGNATURE}
+
+
+def test_machines_that_show_an_invite_for_a_name_in_use_are_remembered_up_to_a_limit() -> None:
+    """Until one of them has the name by its certificate."""
+    mesh = Mesh(BOUND)
+    mesh.joins("laptop", meta("laptop"))
+    used = gossiped("laptop", "192.0.2.2")
+    for number in range(2 * MOST_CLAIMANTS):
+        shown = meta("laptop", public_key=private_key(str(number)).public, enrolment=bytes(64))
+        where = Address("192.0.2.66", 7946 + number)
+        mesh.roster.observe(NameConflict(used, where, asked_for=False, meta=shown.encode()), now=1.0)
+    bare = meta("laptop", public_key=private_key("bare").public).encode()
+    for announced in (bare, b"unreadable"):
+        conflict = NameConflict(used, Address("192.0.2.67", 7946), asked_for=False, meta=announced)
+        assert not mesh.roster.observe(conflict, now=1.0)
+    claimants = mesh.roster.claimants(now=2.0)
+    assert len(claimants) == MOST_CLAIMANTS
+    assert all(claimant.meta is not None and claimant.meta.enrolment for claimant in claimants)
+    assert mesh.roster.claimants(now=1.0 + CLAIMANT_SECONDS) == ()
+    mesh.joins("laptop", certified("laptop"), now=3.0)
+    assert mesh.roster.claimants(now=3.0) == ()
 
 
 def test_a_bound_mesh_searches_for_no_member_that_would_get_no_tunnel() -> None:

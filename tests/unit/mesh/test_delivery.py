@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from wesher_agent.mesh.delivery import (
-    ALONE_SECONDS,
     ANSWERS_A_SECOND,
     FAILED_CHECKS,
     KNOCK_SECONDS,
+    LACKING_SECONDS,
     RING_SENDS,
     SEND_SECONDS,
     SENDERS,
@@ -33,6 +33,7 @@ from wesher_agent.swim.source import Source, Way
 from wesher_agent.wire.limits import KNOCK_ANSWER
 from wesher_common.certificate import Authority, Certificate, Kind, Subject, name_hash
 from wesher_common.errors import PeerMisbehaved
+from wesher_common.join_file import JoinFile
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import IdentitySettings
 from wesher_common.news import (
@@ -383,7 +384,7 @@ def knocks(made: Delivery, me: Local, known: Mapping[str, RosterMember], *, unti
 
 def test_a_machine_that_finds_no_node_for_a_minute_knocks_and_goes_on_knocking() -> None:
     alone = knocks(Delivery(identity()), certified_local(), {}, until=200.0)
-    assert ALONE_SECONDS <= alone[0] <= ALONE_SECONDS + 2 * SEND_SECONDS
+    assert LACKING_SECONDS <= alone[0] <= LACKING_SECONDS + 2 * SEND_SECONDS
     assert {after - before for before, after in pairwise(alone)} == {KNOCK_SECONDS}
     # Another machine outside missed the change of the key ring too.
     other = node("tablet", kind=Kind.PEER)
@@ -394,6 +395,26 @@ def test_a_machine_that_is_in_its_mesh_or_has_no_certificate_does_not_knock() ->
     assert knocks(Delivery(identity()), certified_local(), members(node("n0")), until=300.0) == []
     assert knocks(Delivery(identity()), local(), {}, until=300.0) == []
     assert Delivery(identity(None)).next_timer == Delivery(identity()).next_timer == float("inf")
+
+
+def test_an_invited_machine_knocks_until_it_has_its_certificate_though_it_sees_nodes() -> None:
+    """Another machine may use its name, and what is sent to that name arrives there."""
+    joined = JoinFile(
+        mesh_name="prod",
+        mesh_uid="u",
+        ring=OLD_RING,
+        seeds=(),
+        label="",
+        profile="LAN",
+        overlay=MESH.overlay,
+        name="laptop",
+        authority=OURS.key,
+        enrol_seed=bytes(32),
+    )
+    seen = members(node("n0"))
+    found = knocks(Delivery(identity()), local(joined=joined), seen, until=200.0)
+    assert LACKING_SECONDS <= found[0] <= LACKING_SECONDS + 2 * SEND_SECONDS
+    assert knocks(Delivery(identity()), replace(certified_local(), joined=joined), seen, until=200.0) == []
 
 
 def test_a_machine_follows_the_form_of_the_living_nodes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from ipaddress import ip_address
 from random import Random
 
 import pytest
@@ -24,7 +25,7 @@ from wesher_agent.wire.packet import PacketFormat, seal
 from wesher_agent.wire.stream import seal_stream
 from wesher_common.certificate import Authority
 from wesher_common.mesh_document import IdentitySettings
-from wesher_testing.virtual.members import meta
+from wesher_testing.virtual.members import meta, private_key
 
 PLAIN = PacketFormat(None, compress=False)
 AUTHORITY = Authority(bytes([1]) * 32)
@@ -187,6 +188,21 @@ def test_a_flood_of_requests_does_not_delay_what_this_member_asked_for(member: M
     assert member.rejected()["certificate-signature"] == MOST_FAILED[Way.REQUEST]
     member.is_told(Way.ANSWER, [("c", certified("c"))], FRIEND)
     assert member.knows == {"c"}
+
+
+def test_a_flood_of_requests_does_not_keep_out_what_comes_from_where_a_tunnel_ends(member: Member) -> None:
+    """A few hosts use up the share of all requests, and a newcomer is learned from others."""
+    member.identity.tunnels_end({private_key("b").public: ip_address(FRIEND.ip)})
+    for number in range(20):
+        forgeries = [("x", forged(20 * number + one)) for one in range(20)]
+        member.is_told(Way.REQUEST, forgeries, Address(f"10.66.0.{number}", 40_000))
+    member.is_told(Way.REQUEST, [("c", certified("c"))], Address("10.66.1.1", 40_000))
+    assert member.knows == set()
+    member.is_told(Way.REQUEST, [("c", certified("c"))], FRIEND)
+    assert member.knows == {"c"}
+    flood(member, now=2.0)
+    member.hears("d", certified("d"), FRIEND, now=2.0)
+    assert member.knows == {"c"}, "the address of a datagram can be forged"
 
 
 def test_addresses_of_one_network_share_what_a_stranger_may_cost(member: Member) -> None:

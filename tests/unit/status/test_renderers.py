@@ -30,6 +30,7 @@ from wesher_common.certificate import MAX_SERIAL, Authority, Certificate, Kind, 
 from wesher_common.errors import WesherError
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import GossipSettings, IdentitySettings
+from wesher_common.report import MAX_OUTSIDERS
 from wesher_common.seeds import SeedAddress
 from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.virtual.members import document, local_node, private_key
@@ -329,6 +330,59 @@ def test_external_members_are_reported_by_the_three_nodes_with_the_smallest_name
     assert [(e["kind"], e["address"]) for e in told] == [("Go", "10.9.0.21"), ("wesher", "10.9.0.20")]
 
 
+def test_invented_nodes_keep_no_node_from_reporting_external_members() -> None:
+    """Otherwise the operator would see no invited machine while anyone has the cluster key."""
+    certifying = document(identity=IdentitySettings(authorities=(AUTHORITY.key,)))
+    invented = [member(number, f"0{number}") for number in range(30, 34)]
+    others = [
+        _with_certificate(member(number, name), Verdict(Rank.OWN, SIGNED_AT, None))
+        for number, name in ((2, "b"), (3, "c"), (4, "d"))
+    ]
+    laptop = member(20, "laptop", inside=False)
+    for name, reports in (("a", True), ("z", False)):
+        now = snapshot(*invented, *others, laptop, local=local_node(name, mesh=certifying))
+        assert [each["name"] for each in reported(now)["outsiders"]] == (["laptop"] if reports else [])
+
+
+@pytest.mark.parametrize("crowd_is_certified", [True, False])
+def test_neither_certified_nor_invented_members_fill_the_report_of_external_ones(
+    *, crowd_is_certified: bool
+) -> None:
+    def as_certified(known: RosterMember, *, really: bool) -> RosterMember:
+        return _with_certificate(known, Verdict(Rank.OWN, SIGNED_AT, None)) if really else known
+
+    crowd = [
+        as_certified(member(number, f"a{number}", inside=False), really=crowd_is_certified)
+        for number in range(10, 110)
+    ]
+    one = as_certified(member(200, "z", inside=False), really=not crowd_is_certified)
+    told = reported(snapshot(*crowd, one))["outsiders"]
+    assert len(told) == MAX_OUTSIDERS
+    assert "z" in [entry["name"] for entry in told]
+
+
+def test_invented_members_that_get_no_tunnel_are_not_blamed_and_hide_no_fault() -> None:
+    bound = IdentitySettings(mode="Verified", bound=True, authorities=(AUTHORITY.key,))
+    nodes = [_with_certificate(each, Verdict(Rank.OWN, SIGNED_AT, None)) for each in (B, C)]
+    invented = [member(number, f"x{number}") for number in range(30, 40)]
+    now = snapshot(
+        *nodes,
+        *invented,
+        replace(invented[0], name="y", state=MemberState.FAILED),
+        local=local_node("a", mesh=document(identity=bound)),
+        unreachable=("b", "c"),
+    )
+    assert now.unreachable_members == ("b", "c")
+    assert now.mostly_without_tunnel
+
+
+def test_a_machine_whose_name_another_one_uses_is_reported_too() -> None:
+    """The operator takes the one whose invite is true."""
+    squatter, machine = (member(number, "laptop", inside=False) for number in (20, 21))
+    told = reported(snapshot(squatter, claimants=(machine,)))["outsiders"]
+    assert [each["publicKey"] for each in told] == [str(key(20)), str(key(21))]
+
+
 def test_nodes_of_another_cluster_are_external_members_where_clusters_have_names() -> None:
     named = local_node("a.east", mesh=document(cluster_name="east"))
     now = snapshot(member(2, "b.east"), member(3, "c.west"), local=named)
@@ -362,6 +416,7 @@ CHANGES: dict[str, Any] = {
     "problems": (Problem("b", "KeyClash", "has the same key as c"),),
     "cover": Cover("Members", "this host uses the address 10.0.0.5 in it"),
     "can_probe": False,
+    "claimants": (member(50, "laptop", inside=False),),
     "rival": "192.0.2.9:7946",
     "copy": "192.0.2.9:7946",
     "other_key_at": "192.0.2.9:7946",

@@ -29,6 +29,7 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
         "problems": (),
         "cover": Cover("Overlay"),
         "can_probe": True,
+        "claimants": (),
         "rival": "",
         "copy": "",
         "other_key_at": "",

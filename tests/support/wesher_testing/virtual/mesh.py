@@ -25,9 +25,10 @@ from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.packet import PacketFormat
-from wesher_common.certificate import Authority, Subject
+from wesher_common.certificate import Authority, Subject, name_hash
 from wesher_common.keys import KEY_BYTES, ClusterKey, KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import GossipProfile, GossipSettings, IdentitySettings, MeshDocument
+from wesher_common.news import Statement, revocation_second, sign_statement
 from wesher_common.overlay import IPAddress, IPNetwork, candidate_address
 from wesher_common.seeds import parse_seed
 from wesher_testing.virtual.members import private_key
@@ -401,7 +402,6 @@ class VirtualMesh(VirtualNetwork):
             listening=options.listening(document, None, host),
             place=place,
         )
-        local = self.prepared(local)
         member = MeshMember(local, saved, now=self.now, wall=self.wall_clock, rng=rng, nonce=rng.randbytes)
         agent = VirtualAgent(self, member, address, saved)
         self._by_key[key.public] = agent
@@ -411,16 +411,18 @@ class VirtualMesh(VirtualNetwork):
             agent.later(rng.uniform(0.0, REPAIR_SECONDS), agent.watch_tunnels)
         return agent
 
-    def prepared(self, local: Local) -> Local:
-        """Return an agent that is to start, as a mesh of another kind wants it."""
-        return local
-
     def issue(self, name: str, key: WireGuardPublicKey) -> Place:
         """Give a node its address and its certificate, as the operator does."""
         address = candidate_address(name, self.overlay)
         subject = Subject(name=name, public_key=key, address=address)
         certificate = AUTHORITY.issue(subject, serial=int(self.wall_clock * 1000))
         return Place(overlay_address=address, certificate=certificate)
+
+    def revocation(self, names: Iterable[str]) -> Statement:
+        """Sign now that the certificates which these names have are void."""
+        now = int(self.wall_clock * 1000)
+        revoked = {name_hash(name): revocation_second(now) for name in names}
+        return sign_statement(AUTHORITY, number=now, revoked=revoked)
 
     def is_whole(self, agents: Iterable[VirtualAgent] | None = None) -> bool:
         """Whether agents, all by default, see just each other, alive, and agree on every tunnel."""
