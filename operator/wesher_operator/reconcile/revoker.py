@@ -321,7 +321,7 @@ def _milliseconds(now: datetime) -> int:
 def _is_made_again(peer: PeerFacts, issued: Issued | None, revoked: Revoked | None) -> bool:
     """Tell whether a WesherPeer was deleted and created again, and the former one is not revoked yet.
 
-    Nobody may have seen it: the operator was away, or both came between two looks.
+    The operator sees only the new one if it was away, or if both happen between two runs.
     """
     if issued is None or peer.status.certificate or issued.incarnation == admission(peer):
         return False
