@@ -223,13 +223,15 @@ class MeshReconciler:
             certified, known = placed.certified, placed.known
             self._check(mesh)
             await self._keep_mode(mesh, mode)
-            identity = _identity(mode, authorities, before)
-            kept, signed = await self._news(mesh, spec, placed, authorities, outside, mode=mode, ring=ring)
+            document = self._whole_document(
+                mesh, spec, desired, placed.released, _identity(mode, authorities, before)
+            )
+            kept, signed = await self._news(
+                mesh, spec, placed, authorities, outside, document=document, mode=mode, ring=ring
+            )
             moments.append(kept.again)
             moments.append(signed.again)
-            document = await self._config(
-                mesh, spec, desired, placed.released, identity, news=signed.file.content
-            )
+            await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document, signed.file.content))
             published = True
             await self._tell_revoked(mesh, known, now=now)
             moments.append(await self._certifier.report(certified, now=now))
@@ -293,6 +295,7 @@ class MeshReconciler:
         authorities: Authorities,
         outside: Outside,
         *,
+        document: MeshDocument,
         mode: modes.Mode,
         ring: KeyRing | None,
     ) -> tuple[Kept, Signed]:
@@ -321,6 +324,7 @@ class MeshReconciler:
             authorities.signers,
             authorities=authorities.trusted,
             more=kept.items,
+            beside=len(document.to_json().encode()),
             now=now,
         )
         return kept, signed
@@ -453,23 +457,20 @@ class MeshReconciler:
         addresses = {*placement.addresses.values(), *(member.address for member in (*own, *foreign))}
         return _Placed(released, addresses, placement.left_over, written.refused, certified, known, again)
 
-    async def _config(
+    def _whole_document(
         self,
         mesh: MeshFacts,
         spec: WesherMeshSpec,
         desired: list[NodeFacts],
         released: Released,
         identity: IdentitySettings,
-        *,
-        news: bytes,
     ) -> MeshDocument:
-        document = replace(
+        """Return what mesh.json says."""
+        return replace(
             self._document(mesh, spec, released),
             identity=identity,
             cluster_seeds=allocation.cluster_seeds(desired, self._published_seeds(mesh.name)),
         )
-        await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document, news))
-        return document
 
     def _is_published(self, mesh: MeshFacts, spec: WesherMeshSpec) -> bool:
         """Tell whether mesh.json has this spec, whatever it says of seeds, nodes that left and identity."""

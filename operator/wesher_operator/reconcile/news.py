@@ -35,8 +35,6 @@ SIGNED_AGAIN_MS = 24 * 3_600_000
 """A statement is signed daily, also without a change: its number tells agents the authority's time."""
 Item = tuple[NewsKind, bytes]
 _MAX_CONFIG_MAP_BYTES = 1024 * 1024
-_GROWTH_BYTES = 32 * 1024
-"""By which mesh.json may grow before the next run."""
 _ITEM_HEAD = 5
 """Bytes before an item in the file."""
 _ORDER = (NewsKind.STATEMENT, NewsKind.RING, NewsKind.CERTIFICATE)
@@ -139,7 +137,7 @@ def news_file(items: Sequence[Item], *, beside: int = 0) -> NewsFile:
 
     """
     kept: list[Item] = []
-    room = min(MAX_NEWS_BYTES, _MAX_CONFIG_MAP_BYTES - _GROWTH_BYTES - beside)
+    room = min(MAX_NEWS_BYTES, _MAX_CONFIG_MAP_BYTES - beside)
     for kind, data in sorted(items, key=lambda item: _ORDER.index(item[0])):
         size = _ITEM_HEAD + len(data)
         if size <= room:

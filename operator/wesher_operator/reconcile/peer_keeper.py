@@ -323,7 +323,7 @@ class PeerKeeper:
 def _lost(verdicts: Iterable[Verdict], outside: Outside, ledger: Ledger) -> dict[str, Issued]:
     """Return the entries of certified machines that the ledger does not have: it was deleted.
 
-    Without them, nobody would know whom to revoke when their WesherPeers are deleted.
+    Without them, a machine whose WesherPeer is deleted would not be revoked.
     """
     return {
         each.name: Issued(str(each.key), admission(outside.living[each.name]))

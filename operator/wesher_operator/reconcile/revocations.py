@@ -26,8 +26,8 @@ REVOKED_FILE = "revoked.json"
 KEPT_SECONDS = MAX_HOURS * 3600
 """How long an item is of use: no certificate is valid for longer."""
 MAX_BARRED = 400
-"""Nodes that stay out; the oldest go first, and a label adds none to so many. With the names, which are fewer
-and shorter than the ledger, they fit into a ConfigMap."""
+"""Nodes that stay out; the oldest go first, and at this number a label adds no more. With the names, which
+are fewer and shorter than the ledger, they fit into a ConfigMap."""
 
 
 @dataclass(frozen=True, slots=True)

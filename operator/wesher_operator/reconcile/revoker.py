@@ -13,7 +13,6 @@ from types import MappingProxyType
 
 from wesher_common.certificate import EARLY_MS, Authority, AuthorityKey, name_hash
 from wesher_common.event_logger import EventLogger
-from wesher_common.mesh_document import FILE_NAME
 from wesher_common.names import (
     config_map_name,
     issued_config_map_name,
@@ -198,6 +197,7 @@ class Revoker:
         *,
         authorities: Sequence[AuthorityKey],
         more: Sequence[Item] = (),
+        beside: int,
         now: datetime,
     ) -> Signed:
         """Return the news file, with a newly signed statement of each authority where one is due.
@@ -208,6 +208,7 @@ class Revoker:
             signers: the authorities that can sign now.
             authorities: those that agents trust, the mesh's own one first.
             more: the items of others.
+            beside: bytes that mesh.json takes of the same ConfigMap.
             now: the time.
 
         """
@@ -233,10 +234,8 @@ class Revoker:
         if again is None and numbers:
             again = now + timedelta(milliseconds=min(numbers) + news.SIGNED_AGAIN_MS - moment)
         parts = [(NewsKind.STATEMENT, each.packed()) for each in own]
-        config = self._world.config_maps.get(config_map_name(self._mesh))
-        text = (config.body.get("data") or {}).get(FILE_NAME, "") if config is not None else ""
         return Signed(
-            file=news.news_file([*parts, *more], beside=len(text.encode())),
+            file=news.news_file([*parts, *more], beside=beside),
             number=own[0].number if own else 0,
             again=again,
         )
@@ -322,7 +321,7 @@ def _milliseconds(now: datetime) -> int:
 def _is_made_again(peer: PeerFacts, issued: Issued | None, revoked: Revoked | None) -> bool:
     """Tell whether a WesherPeer was deleted and created again, and the former one is not revoked yet.
 
-    Nobody may have seen it: the operator was away, or both came between two looks.
+    The operator sees only the new one if it was away, or if both happen between two runs.
     """
     if issued is None or peer.status.certificate or issued.incarnation == admission(peer):
         return False

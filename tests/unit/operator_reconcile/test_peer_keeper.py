@@ -19,7 +19,7 @@ from wesher_common.keys import WireGuardPrivateKey
 from wesher_common.news import NEWS_FILE, NewsKind, PeerCertificate, Statement, sign_statement, unpack_news
 from wesher_operator import kube
 from wesher_operator.kube import CONFIG_MAP, MESH, NODE, WESHER_NODE, WESHER_PEER, Cluster
-from wesher_operator.reconcile import peer_keeper
+from wesher_operator.reconcile import news, peer_keeper
 from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.membership import HELD_BACK_FOR
 from wesher_operator.reconcile.mesh import MeshReconciler
@@ -304,6 +304,26 @@ async def test_a_deleted_machine_is_revoked_and_one_of_its_name_gets_a_later_cer
     assert second.serial > revoked[1] * 1000
     assert story.published() == {"laptop": second}
     assert story.revoked() == dict([revoked])
+
+
+async def test_a_configuration_that_grows_much_at_once_leaves_the_news_that_much_less_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An API server refuses a ConfigMap of more than 1 MiB, and each later run would write the same."""
+    story = Story(*(f"m{number}" for number in range(20)))
+
+    def size() -> int:
+        body = story.world.config_maps["demo-config"].body
+        return len(body["data"]["mesh.json"]) + len(base64.b64decode(body["binaryData"][NEWS_FILE]))
+
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        most, label = size() + 10_000, "n" * 60
+        monkeypatch.setattr(news, "_MAX_CONFIG_MAP_BYTES", most)
+        story.edit(seedNodes=[f"{label}.{label}.{label}.s{number}" for number in range(60)])
+        await runs.reconcile()
+    assert most - 300 < size() <= most
 
 
 @pytest.mark.parametrize("operator", ["the same", "another"])
