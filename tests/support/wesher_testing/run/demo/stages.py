@@ -22,9 +22,9 @@ from wesher_testing.cluster.api_server import ApiServer
 from wesher_testing.lab.namespaces import Host
 from wesher_testing.lab.pings import Pinging
 from wesher_testing.run import toolbox
-from wesher_testing.run.demo.kept import how_to_end, on_script, script
+from wesher_testing.run.demo.kept import script
 from wesher_testing.run.demo.narrator import ClaimFailed, Narrator
-from wesher_testing.run.demo.proof import Markers, show_pair, show_wires
+from wesher_testing.run.demo.proof import Markers, leads_to, show_pair, show_wires
 from wesher_testing.run.demo.world import MESH, NAMESPACE, World
 from wesher_testing.run.machine_load import stretched
 
@@ -201,7 +201,13 @@ class Demo:
                 time.sleep(ATTACK)
                 self._on(asked, "wesher", "members")
                 seen = self._member(asked, THIEF)
+                if seen["overlayIP"] != address:
+                    self.say.note(f"{THIEF} has given the address up and claims {seen['overlayIP']} now.")
                 self.say.claim(f"{THIEF} has no certificate", seen["uncertified"] == "Uncertified")
+                self.say.claim(
+                    f"{victim.name} keeps {address}",
+                    leads_to(asked, victim.name, address, INTERFACE),
+                )
                 self.say.claim(
                     f"{THIEF} → ping {asked.name}: no answer",
                     not pings(thief, addresses[asked.name]),
@@ -247,8 +253,9 @@ class Demo:
         outsider, asked = self._host(OUTSIDER), self._host(NODES[0])
         with self.say.stage(
             f"{OUTSIDER} is revoked",
-            "It still has the cluster key, as a stolen machine would, so it stays in the gossip.",
+            "As a stolen machine would, it still has the cluster key, and its agent still runs.",
         ):
+            self._kubectl("get", "wesher")
             key = self.world.peer_key(OUTSIDER)
             self.say.claim(f"every node has a tunnel to {OUTSIDER}", self._have_tunnel_to(key) == list(NODES))
             began = self.say.elapsed
@@ -257,6 +264,11 @@ class Demo:
                 f"no node has a tunnel to {OUTSIDER}", lambda: not self._have_tunnel_to(key), within=SOON
             )
             self._claim_in_time("from that command to the last closed tunnel", began, REVOKED)
+            self.say.eventually(
+                f"{asked.name} does not list {OUTSIDER} as a member",
+                lambda: not self._member(asked, OUTSIDER),
+                within=SOON,
+            )
             self._on(asked, "wesher", "members")
             address = self.world.overlay_address(asked.name)
             self.say.claim(f"{OUTSIDER} → ping {asked.name}: no answer", not pings(outsider, address))
@@ -354,25 +366,6 @@ class Demo:
         return any(member["name"] == OUTSIDER and member["kind"] == "Outsider" for member in members)
 
 
-def how_to_use(world: World) -> str:
-    """Write scripts that reach into a demo that is left up, and return how to use and end it."""
-    directory = world.lab.directory
-    kubectl_script(directory / "kubectl", world.api)
-    on = on_script(world.lab, _PROGRAMS)
-    return "\n".join(
-        (
-            "The mesh stays up. As root, in another terminal:",
-            f"  {directory}/kubectl get wesher",
-            f"  {directory}/kubectl wesher status",
-            f"  {on} {NODES[0]} wesher members",
-            f"  {on} {NODES[0]} ping {NODES[1]}",
-            f"  {on} {OUTSIDER}    # a shell there",
-            f"  ls {directory}/*.log",
-            how_to_end(),
-        )
-    )
-
-
 def kubectl_script(path: Path, api: ApiServer) -> None:
     """Write a script that is kubectl for an API server, with wesher's plugin."""
     kubectl = [*api.enter, toolbox.kubernetes_binary("kubectl")]
@@ -380,13 +373,13 @@ def kubectl_script(path: Path, api: ApiServer) -> None:
         path,
         # By a variable: kubectl takes no flag before a plugin's name.
         f'export KUBECONFIG="{api.kubeconfig}"',
-        f'export PATH="{_PROGRAMS}:$PATH"',
+        f'export PATH="{PROGRAMS}:$PATH"',
         f'exec {" ".join(map(str, kubectl))} "$@"',
     )
 
 
 def _program(name: str) -> Path:
-    return _PROGRAMS / name
+    return PROGRAMS / name
 
 
-_PROGRAMS = Path(sys.executable).parent
+PROGRAMS = Path(sys.executable).parent
