@@ -18,6 +18,7 @@ from wesher_common.certificate import Authority, Kind
 from wesher_common.conditions import rfc3339
 from wesher_common.join_file import JoinFile
 from wesher_common.keys import KEY_BYTES
+from wesher_common.names import NUDGE_ANNOTATION
 from wesher_operator.kubectl.admit_peer import admit_peer
 from wesher_operator.kubectl.meshes import find_mesh
 from wesher_operator.kubectl.reach import connect
@@ -127,6 +128,22 @@ def test_an_invited_machine_is_certified_with_the_key_that_it_comes_with(
     assert issued_names(api)["laptop"]["key"] == str(LAPTOP.public)
     header, line = api.kubectl("get", "wpeer", "demo.laptop").splitlines()
     assert line[header.index("CERT ") :].split()[0] == "30"
+
+
+def test_an_agent_is_nudged_to_send_a_machine_its_first_certificate(
+    api: ApiServer, report: Report, invite: Callable[..., JoinFile]
+) -> None:
+    """Without that, its kubelet may show the agent the certificate a minute later."""
+    joins_with = invite("laptop")
+    report("a", **announced(api, "a", A), outsiders=[machine("laptop", LAPTOP, invite=joins_with)])
+    until(api, "Issued")
+    serial = peer_status(api, "demo.laptop")["serial"]
+
+    def is_nudged() -> bool:
+        metadata = api.get("pod", "agent-a", "-n", NAMESPACE)["metadata"]
+        return str(serial) in (metadata.get("annotations") or {}).get(NUDGE_ANNOTATION, "")
+
+    eventually(is_nudged, within=SOON)
 
 
 def test_an_invite_admits_one_key_and_no_second(

@@ -17,6 +17,18 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 DEMO = [sys.executable, "-m", "wesher_testing.run.demo"]
 HOW_TO_USE = "The mesh stays up."
+SHOWN = (
+    r"^\$ kubectl wesher invite laptop ",
+    r"^\$ wesher --join-file=\S+laptop\.join ",
+    r"^✓ from that command to the first answer: \d",
+    r"^intruder +alive .* none",
+    r"^✓ no tunnel of any node has changed$",
+    r"^✓ 0 of [1-9]\d* pings between node-a and node-b lost$",
+    r"^\$ kubectl wesher revoke laptop$",
+    r"^✓ from that command to the last closed tunnel: \d",
+    r"^✓ node-a does not list laptop as a member",
+)
+"""An invite, a thief that fails, and a revocation."""
 
 
 def test_a_demo_that_is_kept_can_be_used_as_it_says_and_leaves_nothing(
@@ -27,6 +39,8 @@ def test_a_demo_that_is_kept_can_be_used_as_it_says_and_leaves_nothing(
         end = demo.read_until(HOW_TO_END)
         assert any(re.search(r"plain machines: \d+ claims hold", line) for line in demo.said)
         assert any(re.search(r"done: \d+ claims hold", line) for line in demo.said)
+        for shown in SHOWN:
+            assert any(re.search(shown, line) for line in demo.said), shown
 
         begin = next(number for number, line in enumerate(demo.said) if line.startswith(HOW_TO_USE))
         kubectl, plugin, members, ping, shell, logs = demo.said[begin + 1 : -1]
@@ -37,7 +51,11 @@ def test_a_demo_that_is_kept_can_be_used_as_it_says_and_leaves_nothing(
         examined = run_as_told(f"{plugin.removesuffix('status')}doctor || true")
         assert re.search(r"^ok +operator runs +1 of 1 pods ready", examined, re.MULTILINE)
         assert "FAIL" not in examined
-        assert len(re.findall(r"^\S+ +alive ", run_as_told(members), re.MULTILINE)) == 4
+        assert re.findall(r"^(\S+) +alive ", run_as_told(members), re.MULTILINE) == [
+            "node-a",
+            "node-b",
+            "node-c",
+        ]
         assert " 1 received" in run_as_told(f"{ping} -c 1")
         assert run_as_told(shell, text_in="hostname\n") == "laptop\n"
         assert "node-a.log" in run_as_told(logs)

@@ -238,9 +238,10 @@ class MeshReconciler:
             if ring is not None or self._has_daemon_set(mesh):
                 await self._ensure(DAEMON_SET, self._daemon_set(mesh, spec, document))
             if ring is not None:
-                moments.append(
-                    await self._nudges.send(document, ring, signed.number, self._own_members(mesh), now=now)
+                again = await self._nudges.send(
+                    document, ring, signed.number, self._own_members(mesh), awaited=kept.awaited, now=now
                 )
+                moments.append(again)
             not_running = status.nodes_said_to_be(mesh, NOT_RUNNING.reason, desired)
             troubles, look_again = await self._pod_troubles.look(desired, not_running, now=now)
             moments.append(look_again)

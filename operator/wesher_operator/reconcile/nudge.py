@@ -26,7 +26,7 @@ from wesher_operator.reconcile.places import WRITES_A_RUN
 from wesher_operator.reconcile.world import World
 
 FIRST_TOLD = 3
-"""Agents that are nudged for a new statement of revocations."""
+"""Agents that are nudged for what they pass on: a statement of revocations, a certificate of a machine."""
 _AFTER_A_FAILURE = timedelta(seconds=5)
 _log = EventLogger("wesher.mesh")
 
@@ -55,10 +55,12 @@ class Nudges:
         members: Iterable[MemberFacts],
         *,
         now: datetime,
+        awaited: int = 0,
     ) -> datetime | None:
         """Nudge the agents that report having something old, each once for what is new.
 
-        For a new statement of revocations these are three: agents pass it on by gossip.
+        These are three for a new statement of revocations, which agents pass on by gossip, and for the
+        certificate of an external machine, which each of the three sends to the machine.
 
         Args:
             document: as published.
@@ -66,6 +68,8 @@ class Nudges:
             news_number: of the published statement of revocations; 0 if there is none.
             members: the mesh's WesherNodes, with what their agents reported.
             now: the time.
+            awaited: serial of the newest published certificate that its machine does not announce yet,
+                although agents see the machine; 0 if there is none.
 
         Returns:
             When to go on, where some were left for the next run.
@@ -85,11 +89,14 @@ class Nudges:
             is_behind = pod.name in first and member is not None and member.status.news_number < news_number
             if is_behind:
                 wanted = f"{wanted}.{news_number}"
+            passes_on = awaited > 0 and pod.name in first
+            if passes_on:
+                wanted = f"{wanted}.{awaited}"
             if member is None or not member.status.config_hash:
                 # What is news to one without a place: that it was removed. It must ask while its token lives.
                 is_current = member_name(pod.node, document.cluster_name) not in removed
             else:
-                is_current = news.is_known_to(member) and not is_behind
+                is_current = news.is_known_to(member) and not is_behind and not passes_on
             if pod.ending or is_current or pod.nudge == wanted:
                 continue
             if sent == WRITES_A_RUN:

@@ -77,6 +77,8 @@ class Kept:
 
     items: Sequence[Item] = ()
     """For the news file."""
+    awaited: int = 0
+    """Serial of the newest certificate that its machine, although agents see it, does not announce yet."""
     again: datetime | None = None
 
 
@@ -212,8 +214,13 @@ class PeerKeeper:
             moments.append(now + REFUSED_AGAIN)
         if len(due) > len(chosen) and obstacle is None:
             moments.append(now)
-        items = self._items(verdicts, situation, signer, ring)
-        return Kept(items=items, again=min(moments, default=None))
+        certified = self._certified(verdicts, situation)
+        items = [
+            *certificate_items(certified),
+            *ring_items(certified, signer, ring, self._published(), self._new_pair),
+        ]
+        awaited = max((_awaited(each, situation) for each in certified), default=0)
+        return Kept(items=items, awaited=awaited, again=min(moments, default=None))
 
     async def _enter(
         self,
@@ -289,13 +296,7 @@ class PeerKeeper:
         self._world.observe(WESHER_PEER, answer)
         return True
 
-    def _items(
-        self,
-        verdicts: Mapping[str, Verdict],
-        situation: Situation,
-        signer: Authority | None,
-        ring: NumberedRing | None,
-    ) -> list[Item]:
+    def _certified(self, verdicts: Mapping[str, Verdict], situation: Situation) -> list[CertifiedPeer]:
         certified = []
         for name, verdict in sorted(verdicts.items()):
             peer, subject, certificate = self._world.peers.get(name), verdict.subject, verdict.certificate
@@ -306,10 +307,7 @@ class PeerKeeper:
             certified.append(
                 CertifiedPeer(subject=subject, certificate=certificate, ring=_ring_of(verdict, situation))
             )
-        return [
-            *certificate_items(certified),
-            *ring_items(certified, signer, ring, self._published(), self._new_pair),
-        ]
+        return certified
 
     def _published(self) -> list[Item]:
         facts = self._world.config_maps.get(config_map_name(self._mesh))
@@ -335,6 +333,14 @@ def _lost(verdicts: Iterable[Verdict], outside: Outside, ledger: Ledger) -> dict
 def _is_certified(seen: Sequence[Sighting], peer: PeerFacts | None) -> bool:
     """Tell whether the newest report of an external member shows a machine with its certificate."""
     return bool(seen) and is_certified_member(seen[0], peer)
+
+
+def _awaited(peer: CertifiedPeer, situation: Situation) -> int:
+    """Return the serial of a machine's certificate, if agents see the machine without it; otherwise 0."""
+    seen = situation.sightings.get(peer.subject.name, ())
+    serials = [each.serial for each in seen if each.key == peer.subject.public_key]
+    serial = peer.certificate.serial
+    return serial if serials and serials[0] < serial else 0
 
 
 def _ring_of(verdict: Verdict, situation: Situation) -> str:

@@ -133,6 +133,22 @@ async def test_three_agents_are_nudged_for_a_new_statement_of_revocations_once()
             assert nudged(store) == []
 
 
+async def test_three_agents_are_nudged_for_a_certificate_that_an_external_machine_awaits_once() -> None:
+    """Each sends it to the machine; without a nudge, a kubelet may show the new file a minute later."""
+    store, world = Storing(), World()
+    for node in "abcdef":
+        place(world, node, report(newsNumber=7))
+    run_agents(world, store, *"abcdef")
+    async with serving(store) as cluster:
+        nudges = Nudges("demo", world, cluster)
+        for serial in (8, 9):
+            for expected in (3, 0):
+                await nudges.send(DOCUMENT, RING, 7, world.members.values(), awaited=serial, now=NOW)
+                assert len(nudged(store)) == expected
+        await nudges.send(DOCUMENT, RING, 7, world.members.values(), now=NOW)
+        assert nudged(store) == [], "the machine has it"
+
+
 async def test_an_agent_whose_pod_does_not_run_passes_no_statement_on() -> None:
     store, world = Storing(), World()
     for node in "abcd":

@@ -81,9 +81,9 @@ def _kubernetes_cost() -> Cost:
     wanted = [name for name in ("kube-apiserver", "kubectl") if not toolbox.offered_kubernetes_binary(name)]
     environment = 0 if (REPOSITORY / ".venv/.installed").exists() else _ENVIRONMENT_MEGABYTES
     if not wanted:
-        return Cost("2 minutes", environment)
+        return Cost("3 minutes", environment)
     return Cost(
-        "2 minutes, after 3 to 15 minutes of building",
+        "3 minutes, after 3 to 15 minutes of building",
         environment + _BUILD_MEGABYTES,
         f"{' and '.join(wanted)} will be built with Go. To skip that, set KUBEBUILDER_ASSETS to a directory "
         "with etcd, kube-apiserver and kubectl, version 1.32 or newer (see setup-envtest).",

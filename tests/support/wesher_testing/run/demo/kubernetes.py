@@ -12,8 +12,9 @@ import sys
 from wesher_testing.cluster.api_server import ApiServerFailed, KubectlFailed
 from wesher_testing.run import toolbox
 from wesher_testing.run.demo import kubernetes_parts
+from wesher_testing.run.demo.kept import how_to_end, on_script
 from wesher_testing.run.demo.narrator import FAILURES, Narrator
-from wesher_testing.run.demo.stages import Demo, how_to_use
+from wesher_testing.run.demo.stages import NODES, OUTSIDER, PROGRAMS, Demo, kubectl_script
 from wesher_testing.run.demo.world import World
 
 _FAILURES = (*FAILURES, KubectlFailed, ApiServerFailed)
@@ -51,6 +52,25 @@ def _show(say: Narrator, world: World) -> int:
         return 1
     say.verdict(f"done: {say.claims} claims hold")
     return 0
+
+
+def how_to_use(world: World) -> str:
+    """Write scripts that reach into a demo that is left up, and return how to use and end it."""
+    directory = world.lab.directory
+    kubectl_script(directory / "kubectl", world.api)
+    on = on_script(world.lab, PROGRAMS)
+    return "\n".join(
+        (
+            "The mesh stays up. As root, in another terminal:",
+            f"  {directory}/kubectl get wesher",
+            f"  {directory}/kubectl wesher status",
+            f"  {on} {NODES[0]} wesher members",
+            f"  {on} {NODES[0]} ping {NODES[1]}",
+            f"  {on} {OUTSIDER}    # a shell there",
+            f"  ls {directory}/*.log",
+            how_to_end(),
+        )
+    )
 
 
 if __name__ == "__main__":

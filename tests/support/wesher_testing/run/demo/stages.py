@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from wesher_testing.agents.mesh import device
+from wesher_testing.agents.process import pings
 from wesher_testing.cluster.api_server import ApiServer
 from wesher_testing.lab.namespaces import Host
+from wesher_testing.lab.pings import Pinging
 from wesher_testing.run import toolbox
-from wesher_testing.run.demo.kept import how_to_end, on_script, script
+from wesher_testing.run.demo.kept import script
 from wesher_testing.run.demo.narrator import ClaimFailed, Narrator
-from wesher_testing.run.demo.proof import Markers, show_pair, show_wires
+from wesher_testing.run.demo.proof import Markers, leads_to, show_pair, show_wires
 from wesher_testing.run.demo.world import MESH, NAMESPACE, World
+from wesher_testing.run.machine_load import stretched
 
 OVERLAY = "10.189.0.0/16"
 INTERFACE = "wgoverlay"
 NODES = ("node-a", "node-b", "node-c")
 OUTSIDER = "laptop"
+THIEF = "intruder"
+"""Smaller than a node's name: of two claims without a certificate the smaller name wins."""
 SOON = 60.0
 """Seconds for what takes a few where nothing else runs."""
 PROBED = 120.0
 """Seconds for what a node's agents find out by asking each other every half a minute."""
+JOINED, REVOKED = 20, 10
+"""Seconds on a quiet machine: from a command to a machine's first answer, and to its last closed tunnel."""
+ATTACK = 5.0
+"""Seconds for which a thief's claim is known."""
 MESH_OBJECT = {
     "apiVersion": "wesher.dev/v1alpha1",
     "kind": "WesherMesh",
     "metadata": {"name": MESH},
-    # A machine outside joins it.
-    "spec": {"overlayCIDR": OVERLAY, "identity": "Open", "etcHosts": "Names", "gossip": {"profile": "LAN"}},
+    "spec": {"overlayCIDR": OVERLAY, "etcHosts": "Names", "gossip": {"profile": "LAN"}},
 }
 
 
@@ -56,8 +68,10 @@ class Demo:
             self._show_mesh,
             self._ping_every_pair,
             self._join_from_outside,
+            self._attack,
             self._break_and_heal,
             self._lose_an_agent,
+            self._revoke,
             self._show_wires,
         )
         for stage in stages:
@@ -117,7 +131,13 @@ class Demo:
             for node in self.world.nodes.values():
                 self.say.claim(f"{node.name}: key and configuration are mounted", self.world.mount(node))
                 self.world.start_agent(node)
+            self.world.keep_mounts()
             self._wait_ready("the mesh is Ready")
+            self.say.eventually(
+                "every node has a certificate: from now on, only certified members get a tunnel",
+                self.world.is_bound,
+                within=SOON,
+            )
 
     def _show_mesh(self) -> None:
         with self.say.stage("What an administrator sees"):
@@ -135,32 +155,71 @@ class Demo:
                 self._ping(a, b)
 
     def _join_from_outside(self) -> None:
-        outsider, seed = self._host(OUTSIDER), self._host(NODES[0])
+        outsider = self._host(OUTSIDER)
+        nodes = [self._host(name) for name in NODES]
         with self.say.stage(
-            "A machine outside Kubernetes joins",
-            "It needs the cluster key and one member's address, no more.",
+            "A machine outside Kubernetes joins by invite",
+            "The invite is one file, which admits one machine under one name.",
         ):
-            key_file = self.world.lab.directory / "cluster-key"
-            key_file.touch(mode=0o600)
-            key_file.write_text(self.world.cluster_key() + "\n")
-            self.say.command(
-                f"wesher --cluster-key-file FILE --join {seed.ipv4} "
-                f"--overlay-net {OVERLAY} --gossip-profile LAN"
-            )
-            outsider.log_of(
-                [
-                    *(_program("wesher"), f"--cluster-key-file={key_file}", f"--join={seed.ipv4}"),
-                    *(f"--overlay-net={OVERLAY}", "--gossip-profile=LAN", "--log-level=info"),
-                    f"--userspace-binary={toolbox.wireguard_go()}",
-                ],
-                self.world.lab.directory / f"{OUTSIDER}.log",
-            )
-            for node in (self._host(name) for name in NODES):
+            file = self.world.lab.directory / f"{OUTSIDER}.join"
+            self._plugin("invite", OUTSIDER, f"--output={file}")
+            began = self.say.elapsed
+            self._start_agent(outsider, f"--join-file={file}")
+            self._ping(outsider, nodes[0], count=1)
+            self._claim_in_time("from that command to the first answer", began, JOINED)
+            for node in nodes:
                 for source, target in ((outsider, node), (node, outsider)):
                     self._ping(source, target)
-            self.say.eventually(
-                "the mesh's status lists it as an Outsider", self._outsider_listed, within=SOON
+            self.say.eventually("the mesh's status lists it", self._outsider_listed, within=SOON)
+            self._kubectl("get", "wesherpeer")
+
+    def _attack(self) -> None:
+        asked, victim = (self._host(name) for name in NODES[:2])
+        thief = self.world.add_host(THIEF)
+        address = self.world.overlay_address(victim.name)
+        with self.say.stage(
+            "A thief has the cluster key",
+            f"It runs wesher too, and its state file claims the overlay address of {victim.name}. Without "
+            f"certificates, it would get that address. Meanwhile, {asked.name} and {victim.name} ping each "
+            "other ten times a second.",
+        ):
+            pairs = [(asked.name, victim.name), (victim.name, asked.name)]
+            addresses = {name: self.world.overlay_address(name) for name in NODES}
+            before = self._tunnels()
+            with Pinging(self.world.nodes, addresses, pairs) as going:
+                state, flags = self.world.thief_files(thief, address)
+                self.say.command(f"cat /var/lib/wesher/{state.name}   # on {THIEF}")
+                self.say.output(state.read_text())
+                agent = self._start_agent(
+                    thief, *flags, f"--join={asked.ipv4}", f"--overlay-net={OVERLAY}", "--gossip-profile=LAN"
+                )
+                self.say.eventually(
+                    f"{asked.name} knows {THIEF}, which claims {address}",
+                    lambda: self._member(asked, THIEF).get("overlayIP") == address,
+                    within=SOON,
+                )
+                time.sleep(ATTACK)
+                self._on(asked, "wesher", "members")
+                seen = self._member(asked, THIEF)
+                if seen["overlayIP"] != address:
+                    self.say.note(f"{THIEF} has given the address up and claims {seen['overlayIP']} now.")
+                self.say.claim(f"{THIEF} has no certificate", seen["uncertified"] == "Uncertified")
+                self.say.claim(
+                    f"{victim.name} keeps {address}",
+                    leads_to(asked, victim.name, address, INTERFACE),
+                )
+                self.say.claim(
+                    f"{THIEF} → ping {asked.name}: no answer",
+                    not pings(thief, addresses[asked.name]),
+                )
+                self.say.claim("no tunnel of any node has changed", self._tunnels() == before)
+            self.say.claim(
+                f"{sum(going.lost.values())} of {sum(going.counted.values())} pings between "
+                f"{asked.name} and {victim.name} lost",
+                sum(going.counted.values()) and not any(going.lost.values()),
             )
+            agent.terminate()
+            agent.wait(timeout=SOON)
 
     def _break_and_heal(self) -> None:
         victim = self._host(NODES[2])
@@ -190,6 +249,30 @@ class Demo:
             self.world.start_agent(victim)
             self._wait_ready("its agent is back and the mesh is Ready again")
 
+    def _revoke(self) -> None:
+        outsider, asked = self._host(OUTSIDER), self._host(NODES[0])
+        with self.say.stage(
+            f"{OUTSIDER} is revoked",
+            "As a stolen machine would, it still has the cluster key, and its agent still runs.",
+        ):
+            self._kubectl("get", "wesher")
+            key = self.world.peer_key(OUTSIDER)
+            self.say.claim(f"every node has a tunnel to {OUTSIDER}", self._have_tunnel_to(key) == list(NODES))
+            began = self.say.elapsed
+            self._plugin("revoke", OUTSIDER)
+            self.say.eventually(
+                f"no node has a tunnel to {OUTSIDER}", lambda: not self._have_tunnel_to(key), within=SOON
+            )
+            self._claim_in_time("from that command to the last closed tunnel", began, REVOKED)
+            self.say.eventually(
+                f"{asked.name} does not list {OUTSIDER} as a member",
+                lambda: not self._member(asked, OUTSIDER),
+                within=SOON,
+            )
+            self._on(asked, "wesher", "members")
+            address = self.world.overlay_address(asked.name)
+            self.say.claim(f"{OUTSIDER} → ping {asked.name}: no answer", not pings(outsider, address))
+
     def _show_wires(self) -> None:
         a, b = (self._host(name) for name in NODES[:2])
         with self.say.stage("What the wires showed"):
@@ -217,17 +300,27 @@ class Demo:
         )
         self.say.output(done.stdout + done.stderr)
 
+    def _start_agent(self, host: Host, *flags: str) -> subprocess.Popen[Any]:
+        self.say.command(f"wesher {' '.join(flags)}   # on {host.name}")
+        argv: list[str | Path] = [_program("wesher"), *flags, "--log-level=info"]
+        argv.append(f"--userspace-binary={toolbox.wireguard_go()}")
+        return host.log_of(argv, self.world.lab.directory / f"{host.name}.log")
+
     def _on(self, host: Host, program: str, *arguments: str) -> None:
         self.say.command(f"{program} {' '.join(arguments)}   # on {host.name}")
         self.say.output(host.run([_program(program), *arguments]).stdout)
 
-    def _ping(self, source: Host, target: Host, more: str = "") -> None:
+    def _ping(self, source: Host, target: Host, more: str = "", *, count: int = 3) -> None:
         # A handshake that was lost is tried again after five seconds.
         self.say.eventually(
             f"{source.name} → ping {target.name}{more}",
-            partial(self.markers.ping, source, target),
+            partial(self.markers.ping, source, target, count),
             within=SOON,
         )
+
+    def _claim_in_time(self, text: str, began: float, limit: float) -> None:
+        seconds, limit = self.say.elapsed - began, stretched(limit)
+        self.say.claim(f"{text}: {seconds:.1f} s, with a limit of {limit:.0f} s", seconds <= limit)
 
     def _wait_ready(self, text: str) -> None:
         def ready() -> bool:
@@ -249,29 +342,28 @@ class Demo:
             if node.agent is not None and node.agent.poll() is not None:
                 raise ClaimFailed(f"the agent of {node.name} ended with status {node.agent.returncode}")
 
+    def _member(self, host: Host, name: str) -> dict[str, Any]:
+        """Return what an agent says of a member; empty if it does not know it."""
+        members = json.loads(host.run([_program("wesher"), "members", "-o", "json"]).stdout)
+        return next((member for member in members if member["name"] == name), {})
+
+    def _tunnels(self) -> dict[str, dict[str, list[str]]]:
+        """Return the addresses that each node's WireGuard sends to each key."""
+        return {
+            name: {
+                str(key): sorted(map(str, peer.allowed_ips))
+                for key, peer in device(self._host(name)).peers.items()
+            }
+            for name in NODES
+        }
+
+    def _have_tunnel_to(self, key: str) -> list[str]:
+        return [name for name, peers in self._tunnels().items() if key in peers]
+
     def _outsider_listed(self) -> bool:
         mesh = self.world.api.get("weshermesh", MESH)
         members = mesh.get("status", {}).get("memberList", [])
         return any(member["name"] == OUTSIDER and member["kind"] == "Outsider" for member in members)
-
-
-def how_to_use(world: World) -> str:
-    """Write scripts that reach into a demo that is left up, and return how to use and end it."""
-    directory = world.lab.directory
-    kubectl_script(directory / "kubectl", world.api)
-    on = on_script(world.lab, _PROGRAMS)
-    return "\n".join(
-        (
-            "The mesh stays up. As root, in another terminal:",
-            f"  {directory}/kubectl get wesher",
-            f"  {directory}/kubectl wesher status",
-            f"  {on} {NODES[0]} wesher members",
-            f"  {on} {NODES[0]} ping {NODES[1]}",
-            f"  {on} {OUTSIDER}    # a shell there",
-            f"  ls {directory}/*.log",
-            how_to_end(),
-        )
-    )
 
 
 def kubectl_script(path: Path, api: ApiServer) -> None:
@@ -281,13 +373,13 @@ def kubectl_script(path: Path, api: ApiServer) -> None:
         path,
         # By a variable: kubectl takes no flag before a plugin's name.
         f'export KUBECONFIG="{api.kubeconfig}"',
-        f'export PATH="{_PROGRAMS}:$PATH"',
+        f'export PATH="{PROGRAMS}:$PATH"',
         f'exec {" ".join(map(str, kubectl))} "$@"',
     )
 
 
 def _program(name: str) -> Path:
-    return _PROGRAMS / name
+    return PROGRAMS / name
 
 
-_PROGRAMS = Path(sys.executable).parent
+PROGRAMS = Path(sys.executable).parent

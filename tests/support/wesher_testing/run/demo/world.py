@@ -2,12 +2,14 @@
 
 Owns what runs where and with whose rights. There is no kubelet: `Node` mounts the
 Secret and ConfigMap as files and starts the agent with the token of its own node,
-as a kubelet would from the DaemonSet.
+as a kubelet would from the DaemonSet. `Kubelets` mounts the files again where the operator
+has written into a pod.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -18,11 +20,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from wesher_common.names import NUDGE_FILE
+from wesher_testing.agents.mesh import STATE
 from wesher_testing.agents.mounted_files import project
 from wesher_testing.cluster.api_server import ApiServer, api_server
 from wesher_testing.lab.capture import Capture
 from wesher_testing.lab.namespaces import Host, Lab
 from wesher_testing.run import toolbox
+from wesher_testing.run.demo.kubelets import Kubelets
 
 MESH = "demo"
 NAMESPACE = "wesher-system"
@@ -139,15 +144,30 @@ class World:
         self.nodes[host.name] = node
         return node
 
-    def mount(self, node: Node) -> bool:
-        """Show a node the mesh's Secret and ConfigMap as files; tell whether both exist."""
+    def mount(self, node: Node, nudge: str = "") -> bool:
+        """Show a node the mesh's Secret and ConfigMap as files; tell whether both exist.
+
+        Args:
+            node: whose mount.
+            nudge: what the operator has written into the agent's pod.
+
+        """
         secret = self.api.get("secret", f"{MESH}-key", "-n", NAMESPACE)
         config = self.api.get("configmap", f"{MESH}-config", "-n", NAMESPACE)
         if not secret or not config:
             return False
-        contents = {name: base64.b64decode(value) for name, value in secret["data"].items()}
-        project(node.mount, contents | {name: text.encode() for name, text in config["data"].items()})
+        encoded = {**secret["data"], **config.get("binaryData", {})}
+        contents = {name: base64.b64decode(value) for name, value in encoded.items()}
+        texts = {**config["data"], NUDGE_FILE: nudge}
+        project(node.mount, contents | {name: text.encode() for name, text in texts.items()})
         return True
+
+    def keep_mounts(self) -> None:
+        """Mount a node's files again, from now on, whenever the operator writes into its agent's pod."""
+        kubelets = Kubelets(
+            self.api, MESH, NAMESPACE, lambda name, nudge: self.mount(self.nodes[name], nudge)
+        )
+        self._stack.enter_context(kubelets)
 
     def start_agent(self, node: Node) -> None:
         """Run a node's agent, and say of its pod what a kubelet would."""
@@ -163,15 +183,36 @@ class World:
         """Tell whether the operator has made the DaemonSet of the mesh's agents."""
         return self.api.get("daemonset", f"{MESH}-agent", "-n", NAMESPACE) is not None
 
-    def cluster_key(self) -> str:
-        """Return the key that a machine outside needs."""
+    def thief_files(self, host: Host, address: str) -> tuple[Path, list[str]]:
+        """Give a host the cluster key, and a state file that claims an overlay address.
+
+        Returns:
+            The state file, and the flags that name the key.
+
+        """
         secret = self.api.get("secret", f"{MESH}-key", "-n", NAMESPACE)
-        return base64.b64decode(secret["data"]["cluster-key"]).decode()
+        key_file = self.lab.directory / "cluster-key"
+        key_file.touch(mode=0o600)
+        key_file.write_bytes(base64.b64decode(secret["data"]["cluster-key"]))
+        state = host.root / STATE
+        state.parent.mkdir()
+        state.write_text(json.dumps({"Name": host.name, "OverlayAddress": address}))
+        return state, [f"--cluster-key-file={key_file}"]
 
     def overlay_address(self, node: str) -> str:
         """Return the overlay address of a node, as its WesherNode says."""
         found = self.api.get("weshernode", f"{MESH}.{node}")
         return str(found["spec"]["overlayIP"]) if found else ""
+
+    def is_bound(self) -> bool:
+        """Tell whether the mesh gives only certified members a tunnel."""
+        mesh = self.api.get("weshermesh", MESH) or {}
+        return bool(mesh.get("status", {}).get("identity", {}).get("bound"))
+
+    def peer_key(self, machine: str) -> str:
+        """Return the WireGuard key of a machine outside Kubernetes, as its WesherPeer says."""
+        found = self.api.get("wesherpeer", f"{MESH}.{machine}") or {}
+        return str(found.get("status", {}).get("publicKey", ""))
 
     def condition(self, kind: str = "Ready") -> dict[str, str]:
         """Return one condition of the mesh, empty when it has none yet."""
