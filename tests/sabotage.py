@@ -183,7 +183,7 @@ SABOTAGES = {
     ),
     "never-settle-a-name-conflict": Sabotage(
         MEMBER,
-        "self._settle_conflict(event.claimed, asked_for=event.asked_for, now=now)",
+        "self._settle_conflict(event.claimed, asked_for=event.asked_for, is_copy=is_copy, now=now)",
         "pass",
         f"{SIM}::test_an_agent_restarted_at_another_address_is_found_there_by_all",
     ),
