@@ -154,10 +154,12 @@ class CertificateReceived:
 
 @dataclass(frozen=True, slots=True)
 class NewsAskedFor:
-    """No node of the mesh has answered for a while: seeds are asked for a newer key ring."""
+    """Seeds are asked for news: no node has answered for a while, or an invited machine is not certified."""
 
     asked: int
     """How many hosts."""
+    is_certified: bool
+    """Whether this member has a certificate, so that it only lacks a newer key ring."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -786,7 +786,8 @@ class MeshMember:
             asked = self._rng.sample(known, min(MOST_KNOCKS, len(known)))
             for address in asked:
                 self._engine.knock(address, key_hash(self._local.private_key.public), now=now)
-            self._events.append(events.NewsAskedFor(len(asked)))
+            is_certified = self._place.certificate is not None
+            self._events.append(events.NewsAskedFor(len(asked), is_certified=is_certified))
 
     def _forget_addresses(self, now: float) -> None:
         if self._former_addresses.forget(now=now):

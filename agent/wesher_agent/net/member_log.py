@@ -71,8 +71,10 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.warning("key ring changed", primary=primary, keys=keys)
         case events.CertificateReceived(address=address, serial=serial):
             log.info("certificate received", overlay=address, serial=serial)
-        case events.NewsAskedFor(asked=asked):
+        case events.NewsAskedFor(asked=asked, is_certified=True):
             log.warning("no node answers: asking seeds for a newer key ring", asked=asked)
+        case events.NewsAskedFor(asked=asked):
+            log.info("no certificate yet: asking seeds for it", asked=asked)
         case events.KeyCopied(other=other):
             log.error(
                 "another machine has this machine's wireguard key: run `wesher rekey` on one", other=other
