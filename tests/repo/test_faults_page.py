@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from wesher_testing.run.named_tests import names_in
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/faults.md").read_text()
@@ -37,20 +37,6 @@ def cases() -> Iterator[Case]:
 
 
 CASES = tuple(cases())
-
-
-@cache
-def names_in(path: str) -> frozenset[str]:
-    """Return the names of the tests in a file; a device's stories are run by their names."""
-    file = REPOSITORY / "tests" / path
-    if not file.is_file():
-        return frozenset()
-    names = {
-        node.name
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    }
-    return frozenset(name for name in names if name.startswith("test_") or file.stem.endswith("_cases"))
 
 
 def test_every_kind_has_a_table() -> None:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from wesher_testing.run.named_tests import names_in
+
 REPOSITORY = Path(__file__).parents[2]
 ACCOUNT = "wesher-operator"
 
@@ -67,3 +69,14 @@ def test_each_rule_of_the_operators_roles_has_its_row_and_each_row_its_rule() ->
     assert documented() - granted() == Counter()
     assert granted() - documented() == Counter()
     assert granted().total() > 10
+
+
+def test_each_attack_has_its_row_with_a_test_that_exists() -> None:
+    page = (REPOSITORY / "SECURITY.md").read_text()
+    attacks = [line for line in page.splitlines() if line.count("|") == 6]  # noqa: PLR2004 - of 5 columns
+    rows = [line for line in attacks if "::" in line]
+    assert len(rows) > 15
+    assert len(attacks) == len(rows) + 4, "each row but two headings, of two lines each, names a test"
+    named = [path.partition("::") for line in rows for path in re.findall(r"`([\w/]+\.py::\w+)`", line)]
+    assert [f"{path}::{name}" for path, _, name in named if name not in names_in(path)] == []
+    assert len(named) >= len(rows)
