@@ -90,6 +90,7 @@ def operator_rights(agents: str, *, manages_definitions: bool) -> tuple[Right, .
         ),
         Right("list", "networking.k8s.io", "servicecidrs", place=""),
         Right("list", "discovery.k8s.io", "endpointslices", place="default"),
+        *(Right("get", group, resource) for group, resource in ((GROUP, "weshermeshes"), ("", "configmaps"))),
         Right("patch", GROUP, "weshermeshes/status"),
         *(Right(verb, GROUP, "weshernodes") for verb in ("create", "patch", "delete")),
         Right("patch", GROUP, "weshernodes/status"),

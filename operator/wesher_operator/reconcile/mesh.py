@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
@@ -63,6 +63,9 @@ from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec
 
+GOB_KEPT_FOR = timedelta(hours=1)
+"""After a return to the gob form. Each change of the form reaches all agents, and one agent could cause it
+with each of its reports."""
 _log = EventLogger("wesher.mesh")
 
 
@@ -125,6 +128,7 @@ class MeshReconciler:
         self._left_to = ""
         self._unselected_since: dict[str, datetime] = {}
         self._views_differ_since: datetime | None = None
+        self._gob_until: datetime | None = None
         # The API server writes some values its own way: a cpu of 0.02 comes back as 20m.
         self._applied: dict[str, tuple[Object, ObjectFacts | None]] = {}
 
@@ -561,7 +565,22 @@ class MeshReconciler:
         reporters = [member for _, node, member in agents if node.ready and member is not None]
         external = self._peers.look(mesh, spec, reporters, now=now).uncertified
         kept = modes.kept_mode(mesh, self._ledger(mesh))
-        return modes.decide(spec.identity, mesh.status, self._published_of(mesh), agents, external, kept=kept)
+        published = self._published_of(mesh)
+        mode = modes.decide(
+            spec.identity,
+            mesh.status,
+            published,
+            agents,
+            external,
+            kept=kept,
+            keeps_gob=self._gob_until is not None and now < self._gob_until,
+        )
+        was_compact = (
+            published is not None and published.identity is not None and published.identity.form == "Compact"
+        )
+        if was_compact and mode.form == "Gob":
+            self._gob_until = now + GOB_KEPT_FOR
+        return mode
 
     async def _keep_mode(self, mesh: MeshFacts, mode: modes.Mode) -> None:
         """Keep the mode where an operator of a release without certificates leaves it."""

@@ -80,6 +80,7 @@ def decide(
     external: Iterable[str],
     *,
     kept: IdentityMode | None = None,
+    keeps_gob: bool = False,
 ) -> Mode:
     """Decide a mesh's mode and whether it is bound.
 
@@ -90,6 +91,7 @@ def decide(
         agents: member name, Node and WesherNode of each node that should have an agent.
         external: names of external members; none of them has a certificate.
         kept: see `kept_mode`.
+        keeps_gob: whether an agent could not read the compact form a short time ago.
 
     """
     agents, external = list(agents), sorted(external)
@@ -118,7 +120,7 @@ def decide(
     return Mode(
         mode=mode,
         bound=bound,
-        form="Compact" if bound and reads_compact else "Gob",
+        form="Compact" if bound and reads_compact and not keeps_gob else "Gob",
         certified=len(ready) - len(missing),
         of=len(ready),
         uncertified=missing,

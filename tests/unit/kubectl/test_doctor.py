@@ -36,9 +36,13 @@ def test_the_doctor_asks_for_every_right_that_the_chart_gives() -> None:
     """Where roles are made by other hands, it must find what they forgot."""
     assert asked(AGENT_RIGHTS) == granted("wesher-agent")
     given = granted("wesher-operator")
-    # What it may list it may get, and it does so with Secrets alone.
+    # What it may list it may get, and it does so with these alone.
     unused = {right for right in given if right[0] == "get" and ("list", *right[1:]) in given}
-    unused -= {("get", "", "secrets", "")}
+    unused -= {
+        ("get", "", "secrets", ""),
+        ("get", "", "configmaps", ""),
+        ("get", "wesher.dev", "weshermeshes", ""),
+    }
     assert asked(operator_rights("wesher-agent", manages_definitions=True)) == given - unused
 
 

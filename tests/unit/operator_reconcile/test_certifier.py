@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from wesher_common.conditions import rfc3339
 from wesher_operator import kube
 from wesher_operator.kube import (
     ADMISSION_POLICY,
@@ -17,6 +18,7 @@ from wesher_operator.kube import (
     WESHER_NODE,
 )
 from wesher_operator.reconcile import certifier
+from wesher_operator.reconcile.mesh import GOB_KEPT_FOR
 from wesher_testing.cluster.certified_mesh import START, Story
 from wesher_testing.cluster.fake_api_server import Answer, Request, serving
 from wesher_testing.cluster.operator_process import NAMESPACE
@@ -195,6 +197,26 @@ async def test_a_mesh_whose_key_was_written_without_its_mode_by_a_cut_run_is_sti
         assert status["identity"]["mode"] == "Verified"
         await story.reconciler(cluster).reconcile()
     assert story.world.meshes["demo"].status["identity"]["mode"] == "Verified"
+
+
+async def test_an_agent_whose_proof_comes_and_goes_changes_the_form_of_a_mesh_once_an_hour() -> None:
+    """Each change of mesh.json is brought to all agents, and a stolen token can report anything."""
+    story = Story(nodes=2)
+    forms = []
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        for proof in ({}, {}, {}, {"keyProof": ""}, {}, {"keyProof": ""}, {}):
+            await runs.reconcile()
+            forms.append(story.identity().form)
+            story.now += timedelta(minutes=1)
+            story.agents_report(lastReportTime=rfc3339(story.now), **proof)
+        await runs.reconcile()
+        forms.append(story.identity().form)
+        assert forms == ["Gob", "Gob", "Compact", "Compact", "Gob", "Gob", "Gob", "Gob"]
+        story.now += GOB_KEPT_FOR
+        story.agents_report(lastReportTime=rfc3339(story.now))
+        await runs.reconcile()
+    assert story.identity().form == "Compact"
 
 
 async def test_a_mesh_that_is_opened_is_told_of_once() -> None:
