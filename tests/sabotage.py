@@ -111,6 +111,13 @@ SABOTAGES = {
         "tests/unit/operator_reconcile/test_revoker.py"
         "::test_the_first_statement_after_a_start_waits_for_a_report_where_agents_have_reported_before",
     ),
+    "let-an-external-machine-wait-for-the-kubelets": Sabotage(
+        "operator/wesher_operator/reconcile/nudge.py",
+        "passes_on = awaited > 0 and pod.name in first",
+        "passes_on = False",
+        "tests/unit/operator_reconcile/test_nudge.py"
+        "::test_three_agents_are_nudged_for_a_certificate_that_an_external_machine_awaits_once",
+    ),
     "certify-within-the-revoked-second": Sabotage(
         "operator/wesher_operator/reconcile/certifier.py",
         "each.after + 1)",
