@@ -18,7 +18,7 @@ from wesher_common.errors import ClusterUnavailable
 from wesher_common.keys import WireGuardPrivateKey
 from wesher_common.news import NEWS_FILE, NewsKind, PeerCertificate, Statement, sign_statement, unpack_news
 from wesher_operator import kube
-from wesher_operator.kube import CONFIG_MAP, MESH, NODE, WESHER_NODE, WESHER_PEER, Cluster
+from wesher_operator.kube import CONFIG_MAP, MESH, NODE, POD, WESHER_NODE, WESHER_PEER, Cluster
 from wesher_operator.reconcile import news, peer_keeper
 from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.membership import HELD_BACK_FOR
@@ -90,6 +90,20 @@ class Story:
         _, found = self.store(Request("GET", path, "", {}))
         news = base64.b64encode(signed.packed()).decode()
         status = {"newsNumber": signed.number, "news": news, "lastReportTime": rfc3339(self.now)}
+        self.world.observe(WESHER_NODE, self.store.put(path, {**found, "status": status}))
+
+    def see(self, name: str, serial: int) -> None:
+        """Have the agent report a machine that announces a certificate; 0 for none."""
+        path = WESHER_NODE.path("", "demo.n")
+        _, found = self.store(Request("GET", path, "", {}))
+        seen = {"name": name, "endpoint": "203.0.113.9:7946", "kind": "wesher", "publicKey": key_of(name)}
+        status = {
+            "configHash": "old",
+            "lastReportTime": rfc3339(self.now),
+            # It has every statement.
+            "newsNumber": round(self.now.timestamp() * 1000),
+            "outsiders": [{**seen, "certificateSerial": serial}],
+        }
         self.world.observe(WESHER_NODE, self.store.put(path, {**found, "status": status}))
 
     def revoked(self) -> dict[bytes, int]:
@@ -164,6 +178,27 @@ async def test_names_are_in_the_ledger_before_their_certificates_and_runs_are_cu
     serials = [each.serial for each in story.certificates().values()]
     assert len(set(serials)) == 10
     assert story.published() == story.certificates()
+
+
+async def test_an_agent_is_nudged_for_a_certificate_until_its_machine_announces_it() -> None:
+    story = Story("laptop")
+    ready = [{"name": "agent", "ready": True, "started": True, "state": {"running": {}}}]
+    pod = {
+        "metadata": {"name": "agent-n", "labels": {"wesher.dev/mesh": "demo"}},
+        "spec": {"nodeName": "n"},
+        "status": {"phase": "Running", "containerStatuses": ready},
+    }
+    story.world.observe(POD, story.store.put(POD.path(NAMESPACE, "agent-n"), pod))
+    async with serving(story.answer, clock=lambda: story.now) as cluster:
+        runs = story.reconciler(cluster)
+        await runs.reconcile()
+        serial = story.certificates()["laptop"].serial
+        nudged = {}
+        for announced in (0, serial - 1, serial):
+            story.see("laptop", announced)
+            await runs.reconcile()
+            nudged[announced] = story.world.pods["agent-n"].nudge.endswith(f".{serial}")
+    assert nudged == {0: True, serial - 1: True, serial: False}
 
 
 @pytest.mark.parametrize("status", [403, 500])
