@@ -78,7 +78,7 @@ def test_a_revoked_node_loses_its_agent_and_its_tunnels_until_its_label_is_remov
         )
         mesh.wait_until_ready()
         assert _pods(running) == before - {agent}
-        assert re.search(rf"^ *revoked +{victim}$", station.run("kubectl wesher status"), re.MULTILINE)
+        assert re.search(rf"^ *revoked: +{victim}$", station.run("kubectl wesher status"), re.MULTILINE)
     finally:
         (readmit,) = commands("readmit", {"worker-3": victim})
         station.run(readmit)
