@@ -32,6 +32,13 @@ class EarlierRelease:
 
 
 @functools.cache
+def is_in_history() -> bool:
+    """Whether this clone has the commit; a shallow one has not, and `git fetch --unshallow` brings it."""
+    asked = ["git", "cat-file", "-e", f"{COMMIT}^{{commit}}"]
+    return subprocess.run(asked, cwd=REPOSITORY, capture_output=True, check=False).returncode == 0
+
+
+@functools.cache
 def earlier_release() -> EarlierRelease:
     """Return it, with images that are built if necessary.
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import get_args
 
 from wesher_testing.cluster import kubelets
-from wesher_testing.cluster.earlier_release import earlier_release
+from wesher_testing.cluster.earlier_release import earlier_release, is_in_history
 from wesher_testing.cluster.helm import VERSIONS, helm
 from wesher_testing.cluster.image import builder_flags, wesher_image
 from wesher_testing.device import vm
@@ -42,7 +42,8 @@ def _helm() -> object:
 
 def _cluster() -> object:
     kubelets.prepare()
-    earlier_release()
+    if is_in_history():
+        earlier_release()
     return wesher_image()
 
 
