@@ -179,7 +179,7 @@ class Demo:
         with self.say.stage(
             "A thief has the cluster key",
             f"It joins with a state file that claims the overlay address of {victim.name}. Then it announces "
-            f"every second that {victim.name} has left, and is back at the thief's host with the thief's key. "
+            f"every second that {victim.name} has left, and is back on the thief's host with another key. "
             f"Meanwhile, {asked.name} and {victim.name} ping each other ten times a second.",
         ):
             pairs = [(asked.name, victim.name), (victim.name, asked.name)]
