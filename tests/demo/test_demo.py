@@ -21,7 +21,7 @@ SHOWN = (
     r"^\$ kubectl wesher invite laptop ",
     r"^\$ wesher --join-file=\S+laptop\.join ",
     r"^✓ from that command to the first answer: \d",
-    r"^intruder +alive .* none",
+    r"^intruder +alive .* none ",
     r"^✓ no tunnel of any node has changed$",
     r"^✓ 0 of [1-9]\d* pings between node-a and node-b lost$",
     r"^\$ kubectl wesher revoke laptop$",

@@ -6,7 +6,6 @@ import itertools
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +20,7 @@ from wesher_testing.agents.process import pings
 from wesher_testing.cluster.api_server import ApiServer
 from wesher_testing.lab.namespaces import Host
 from wesher_testing.lab.pings import Pinging
+from wesher_testing.peers import thief
 from wesher_testing.run import toolbox
 from wesher_testing.run.demo.kept import script
 from wesher_testing.run.demo.narrator import ClaimFailed, Narrator
@@ -33,7 +33,6 @@ INTERFACE = "wgoverlay"
 NODES = ("node-a", "node-b", "node-c")
 OUTSIDER = "laptop"
 THIEF = "intruder"
-"""Smaller than a node's name: of two claims without a certificate the smaller name wins."""
 SOON = 60.0
 """Seconds for what takes a few where nothing else runs."""
 PROBED = 120.0
@@ -41,7 +40,7 @@ PROBED = 120.0
 JOINED, REVOKED = 20, 10
 """Seconds on a quiet machine: from a command to a machine's first answer, and to its last closed tunnel."""
 ATTACK = 5.0
-"""Seconds for which a thief's claim is known."""
+"""Seconds for which a thief speaks in the name of a node."""
 MESH_OBJECT = {
     "apiVersion": "wesher.dev/v1alpha1",
     "kind": "WesherMesh",
@@ -175,51 +174,51 @@ class Demo:
 
     def _attack(self) -> None:
         asked, victim = (self._host(name) for name in NODES[:2])
-        thief = self.world.add_host(THIEF)
+        thief_host = self.world.add_host(THIEF)
         address = self.world.overlay_address(victim.name)
         with self.say.stage(
             "A thief has the cluster key",
-            f"It runs wesher too, and its state file claims the overlay address of {victim.name}. Without "
-            f"certificates, it would get that address. Meanwhile, {asked.name} and {victim.name} ping each "
-            "other ten times a second.",
+            f"It joins with a state file that claims the overlay address of {victim.name}. Then it announces "
+            f"every second that {victim.name} has left, and is back on the thief's host with another key. "
+            f"Meanwhile, {asked.name} and {victim.name} ping each other ten times a second.",
         ):
             pairs = [(asked.name, victim.name), (victim.name, asked.name)]
             addresses = {name: self.world.overlay_address(name) for name in NODES}
             before = self._tunnels()
             with Pinging(self.world.nodes, addresses, pairs) as going:
-                state, flags = self.world.thief_files(thief, address)
-                self.say.command(f"cat /var/lib/wesher/{state.name}   # on {THIEF}")
-                self.say.output(state.read_text())
-                agent = self._start_agent(
-                    thief, *flags, f"--join={asked.ipv4}", f"--overlay-net={OVERLAY}", "--gossip-profile=LAN"
-                )
-                self.say.eventually(
-                    f"{asked.name} knows {THIEF}, which claims {address}",
-                    lambda: self._member(asked, THIEF).get("overlayIP") == address,
-                    within=SOON,
-                )
-                time.sleep(ATTACK)
-                self._on(asked, "wesher", "members")
-                seen = self._member(asked, THIEF)
-                if seen["overlayIP"] != address:
-                    self.say.note(f"{THIEF} has given the address up and claims {seen['overlayIP']} now.")
-                self.say.claim(f"{THIEF} has no certificate", seen["uncertified"] == "Uncertified")
+                self._join_as_thief(thief_host, asked, address)
+                self.say.note(f"{THIEF} announces that it is {victim.name}, for {ATTACK:.0f} s")
+                secret = self.world.cluster_secret()
+                victims = (thief_host, "take-name", victim.name)
+                with thief.lying(*victims, secret=secret, member=asked, seconds=ATTACK) as liar:
+                    self.say.claim("the attack ran to its end", liar.wait(SOON) == 0)
+                    self.say.claim("no tunnel of any node has changed", self._tunnels() == before)
                 self.say.claim(
-                    f"{victim.name} keeps {address}",
-                    leads_to(asked, victim.name, address, INTERFACE),
+                    f"{victim.name} keeps {address}", leads_to(asked, victim.name, address, INTERFACE)
                 )
-                self.say.claim(
-                    f"{THIEF} → ping {asked.name}: no answer",
-                    not pings(thief, addresses[asked.name]),
-                )
-                self.say.claim("no tunnel of any node has changed", self._tunnels() == before)
             self.say.claim(
                 f"{sum(going.lost.values())} of {sum(going.counted.values())} pings between "
                 f"{asked.name} and {victim.name} lost",
                 sum(going.counted.values()) and not any(going.lost.values()),
             )
-            agent.terminate()
-            agent.wait(timeout=SOON)
+
+    def _join_as_thief(self, host: Host, asked: Host, address: str) -> None:
+        state, flags = self.world.thief_files(host, address)
+        self.say.command(f"cat /var/lib/wesher/{state.name}   # on {THIEF}")
+        self.say.output(state.read_text())
+        agent = self._start_agent(
+            host, *flags, f"--join={asked.ipv4}", f"--overlay-net={OVERLAY}", "--gossip-profile=LAN"
+        )
+        self.say.eventually(
+            f"{asked.name} knows {THIEF} as a member without a certificate",
+            lambda: self._member(asked, THIEF).get("uncertified") == "Uncertified",
+            within=SOON,
+        )
+        self._on(asked, "wesher", "members")
+        target = self.world.overlay_address(asked.name)
+        self.say.claim(f"{THIEF} → ping {asked.name}: no answer", not pings(host, target))
+        agent.terminate()
+        agent.wait(timeout=SOON)
 
     def _break_and_heal(self) -> None:
         victim = self._host(NODES[2])

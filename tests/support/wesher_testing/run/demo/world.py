@@ -183,6 +183,11 @@ class World:
         """Tell whether the operator has made the DaemonSet of the mesh's agents."""
         return self.api.get("daemonset", f"{MESH}-agent", "-n", NAMESPACE) is not None
 
+    def cluster_secret(self) -> bytes:
+        """Return the mesh's cluster key."""
+        secret = self.api.get("secret", f"{MESH}-key", "-n", NAMESPACE)
+        return base64.b64decode(base64.b64decode(secret["data"]["cluster-key"]))
+
     def thief_files(self, host: Host, address: str) -> tuple[Path, list[str]]:
         """Give a host the cluster key, and a state file that claims an overlay address.
 
@@ -190,10 +195,9 @@ class World:
             The state file, and the flags that name the key.
 
         """
-        secret = self.api.get("secret", f"{MESH}-key", "-n", NAMESPACE)
         key_file = self.lab.directory / "cluster-key"
         key_file.touch(mode=0o600)
-        key_file.write_bytes(base64.b64decode(secret["data"]["cluster-key"]))
+        key_file.write_bytes(base64.b64encode(self.cluster_secret()))
         state = host.root / STATE
         state.parent.mkdir()
         state.write_text(json.dumps({"Name": host.name, "OverlayAddress": address}))
