@@ -83,16 +83,19 @@ def test_a_revoked_node_loses_its_agent_and_its_tunnels_until_its_label_is_remov
         (readmit,) = commands("readmit", {"worker-3": victim})
         station.run(readmit)
     eventually(lambda: _serial(mesh, victim), within=_NOTICED_SECONDS, until=lambda now: now > former.serial)
-    mesh.wait_until_ready()
     mesh.wait_for_all_pings()
-    identity = eventually(lambda: mesh.status()["identity"], within=_NOTICED_SECONDS, until=_is_whole)
-    assert not identity.get("revoked")
+    eventually(
+        lambda: mesh.status()["identity"].get("revoked"),
+        within=_NOTICED_SECONDS,
+        until=lambda revoked: not revoked,
+    )
 
 
 def test_an_invited_machine_is_reached_soon_and_no_more_once_it_is_revoked(
-    running: Cluster, mesh: Mesh, station: Workstation, say: Say
+    running: Cluster, installed: Mesh, station: Workstation, say: Say
 ) -> None:
     """One command at the cluster, one on the machine, and one to end it."""
+    mesh = installed
     eventually(lambda: mesh.status()["identity"]["bound"], within=_NOTICED_SECONDS)
     machine, addresses = running.lab.host("desk"), mesh.addresses()
     invite, show = commands("peer-invite", {"laptop": "desk"})
@@ -118,8 +121,8 @@ def test_an_invited_machine_is_reached_soon_and_no_more_once_it_is_revoked(
         )
         assert said.startswith("desk: revoked")
         assert not any(pings(machine, address) for address in addresses.values())
-        eventually(lambda: agent.conditions()["Ready"], within=_NOTICED_SECONDS, until="Revoked".__eq__)
-        assert joined < stretched(_JOINED_SECONDS)
+        # Not stretched: it takes three seconds, but a minute where a kubelet is not told of the certificate.
+        assert joined < _JOINED_SECONDS
         assert took < stretched(_CLOSED_SECONDS)
     finally:
         agent.end()
@@ -172,7 +175,3 @@ def _until_closed(running: Cluster, mesh: Mesh, nodes: Iterable[str], place: Pla
             until=lambda left: not left,
         )
     return time.monotonic() - began
-
-
-def _is_whole(identity: dict[str, object]) -> bool:
-    return identity["bound"] is True and identity["certified"] == "3/3" and not identity.get("revoked")

@@ -215,7 +215,7 @@ RINGS = (
     Ring(
         "demo",
         "a mesh of plain machines and one in Kubernetes, from end to end",
-        3,
+        5,
         _file_by_file("demo", "test_demo"),
         workers=2,
         needs_root=True,
