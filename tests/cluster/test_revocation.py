@@ -121,7 +121,7 @@ def test_an_invited_machine_is_reached_soon_and_no_more_once_it_is_revoked(
         )
         assert said.startswith("desk: revoked")
         assert not any(pings(machine, address) for address in addresses.values())
-        # Not stretched: it takes three seconds, but a minute where a kubelet is not told of the certificate.
+        # Not stretched: it takes seconds, but up to a minute where no kubelet is told of the certificate.
         assert joined < _JOINED_SECONDS
         assert took < stretched(_CLOSED_SECONDS)
     finally:
