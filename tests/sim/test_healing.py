@@ -11,6 +11,7 @@ from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import AddressChanged, LeaveDone, MemberFailed, PushPullFailed
+from wesher_agent.swim.source import Source, Way
 from wesher_agent.wire.messages import Dead, PushNodeState, State
 from wesher_testing.run.soak import soaking
 from wesher_testing.virtual.mesh import VirtualAgent, VirtualMesh
@@ -128,9 +129,10 @@ def test_an_old_leave_sent_again_takes_no_tunnel_of_one_that_has_returned_since(
 
     said = Dead(old.incarnation, old.name, old.name)
     told = PushNodeState(old.name, old.addr, old.address.port, b"", old.incarnation, State.LEFT, old.versions)
+    source = Source("10.0.0.9", Way.REQUEST)
     for agent in others:
         agent.act(lambda engine, now: engine.inject(said, now=now))
-        agent.act(lambda engine, now: engine._membership.merge([told], asked_for=False, now=now))
+        agent.act(lambda engine, now: engine._membership.merge([told], source=source, now=now))
     mesh.run(5.0)
 
     assert all(back.name in agent.expects for agent in others)
