@@ -378,10 +378,10 @@ SABOTAGES = {
         ":",
         f"{DELIVERED}::test_the_door_answers_five_times_a_second_and_guesses_cost_no_answer",
     ),
-    "take-another-machine-outside-for-a-node": Sabotage(
-        DELIVERY,
-        "and certificate.kind is Kind.NODE",
-        "and certificate.kind in Kind",
+    "take-another-external-machine-for-a-node": Sabotage(
+        "agent/wesher_agent/mesh/roster.py",
+        "is_node = certificate is not None and certificate.kind is Kind.NODE",
+        "is_node = certificate is not None and certificate.kind in Kind",
         f"{DELIVERED}::test_a_machine_that_finds_no_node_for_a_minute_knocks_and_goes_on_knocking",
     ),
     "keep-the-former-key-in-the-state-file": Sabotage(
