@@ -114,11 +114,15 @@ class Mesh:
         return {entry["name"]: entry for entry in ask(socket, "members")}
 
     def certificates(self) -> dict[tuple[str, str], tuple[str | None, str]]:
-        """Return by node and member until when it is certified, and why not, as the node's agent says."""
+        """Return by pair of nodes until when the other is certified, and why not, as the one's agent says.
+
+        External members are left out: those that have left stay listed for a while.
+        """
         return {
             (node, name): (entry["certificateExpires"], entry["uncertified"])
             for node in self.cluster.nodes
             for name, entry in self.members_on(node).items()
+            if name in self.cluster.nodes
         }
 
     def ping(self, source: str, target: str, *, marker: bytes = bytes(16)) -> bool:
