@@ -229,7 +229,7 @@ def flood(scene: Scene) -> None:
     known = max(len(agent.members()) for agent in scene.mesh.agents.values())
     scene.outcome.note = f"{known} members known at most"
     host = scene.lab.host("new")
-    # What Python takes to start on a busy machine is no matter of the attack.
+    # The start of Python on a busy machine is not part of what is measured.
     scene.mesh.add(host).status()
     began = time.monotonic()
     within = stretched(NEWCOMER_WITHIN) if scene.form == VERIFIED else NO_ANSWER_SECONDS

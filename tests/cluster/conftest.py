@@ -22,11 +22,11 @@ _BOUND_SECONDS = 240.0
 """Until a mesh is bound; on a machine with nothing else to do it takes fifteen."""
 
 
-def pytest_report_header() -> str | None:
-    """Say why there is no upgrade to test."""
-    if is_in_history():
-        return None
-    return f"no upgrade is tested: commit {COMMIT[:7]} is not in this clone, run git fetch --unshallow"
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end, also in a quiet run, that there was no upgrade to test."""
+    if not is_in_history():
+        why = f"commit {COMMIT[:7]} is not in this clone, run git fetch --unshallow"
+        terminalreporter.write_line(f"no upgrade was tested: {why}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

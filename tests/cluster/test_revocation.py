@@ -1,4 +1,4 @@
-"""Who is revoked loses its tunnels within seconds, and nobody else loses anything."""
+"""A revoked member loses its tunnels within seconds, and no other member loses any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A revocation reaches everyone, whoever gets it first, and is not undone by age, restart or replay."""
+"""A revocation reaches every member from any member. Age, restarts and replays do not undo it."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def revoke(
         within: seconds to wait.
 
     Raises:
-        InvalidSpec: there is no member of that name.
+        InvalidSpec: the mesh has no member with that name.
         NotPermitted: the user may not.
         ClusterUnavailable: the API server does not answer.
 

@@ -29,7 +29,7 @@ def test_another_node_another_mesh_or_another_key_has_another_proof() -> None:
 
 
 def test_a_public_key_that_makes_every_proof_the_same_proves_nothing() -> None:
-    """RFC 7748: with a point of small order the shared secret is zero, whoever computes it."""
+    """RFC 7748: with a point of small order every private key gives a shared secret of zero."""
     assert key_proof(OPERATOR, WireGuardPublicKey(bytes(32)), STATEMENT) is None
     assert key_proof(OPERATOR, WireGuardPublicKey(bytes([1]) + bytes(31)), STATEMENT) is None
 

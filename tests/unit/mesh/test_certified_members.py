@@ -286,7 +286,10 @@ UNCERTIFIED = {
     "a Go member": (meta("x", version=0, flags=Flag.NONE), Refusal.UNCERTIFIED),
     "no certificate": (meta("x"), Refusal.UNCERTIFIED),
     "another authority": (certified("x", by=UNKNOWN), Refusal.UNKNOWN_AUTHORITY),
-    "a trusted authority, under a name of ours": (certified("x", by=FOREIGN), Refusal.NAME_NOT_ALLOWED),
+    "a trusted authority, under our own name": (
+        certified("x", by=FOREIGN),
+        Refusal.NAME_NOT_ALLOWED,
+    ),
     "expired": (certified("x", serial=SIGNED_AT - 31 * 86_400_000), Refusal.EXPIRED),
     "of tomorrow": (certified("x", serial=SIGNED_AT + 25 * 3_600_000), Refusal.NOT_YET_VALID),
 }
