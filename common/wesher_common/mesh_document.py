@@ -21,6 +21,7 @@ from wesher_common.keys import WireGuardPublicKey
 from wesher_common.names import check_interface_name, check_mesh_name, is_member_name
 from wesher_common.overlay import IPNetwork
 from wesher_common.seeds import MAX_PORT, SeedAddress
+from wesher_common.traffic import NO_TRAFFIC, TrafficSettings
 
 DOCUMENT_VERSION = 1
 FILE_NAME = "mesh.json"
@@ -135,6 +136,8 @@ class MeshDocument:
     """Members that were deleted on purpose: dropped at once, not waited for."""
     identity: IdentitySettings | None = None
     """None in the document of an operator of a release without certificates."""
+    traffic: TrafficSettings = NO_TRAFFIC
+    """Which packets of the cluster itself the mesh carries."""
 
     @property
     def config_hash(self) -> str:
@@ -148,7 +151,7 @@ class MeshDocument:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON shape."""
-        return {
+        document = {
             "version": DOCUMENT_VERSION,
             "name": self.name,
             "uid": self.uid,
@@ -171,7 +174,12 @@ class MeshDocument:
             "seedNodes": [str(seed) for seed in self.seed_nodes],
             "clusterSeeds": [str(seed) for seed in self.cluster_seeds],
             "removed": list(self.removed),
-        } | ({"identity": self.identity.to_dict()} if self.identity is not None else {})
+        }
+        if self.identity is not None:
+            document["identity"] = self.identity.to_dict()
+        if self.traffic != NO_TRAFFIC:
+            document["traffic"] = self.traffic.to_dict()
+        return document
 
     def to_json(self) -> str:
         """Return the text of ``mesh.json``; equal documents give equal text."""
@@ -258,6 +266,7 @@ def _read(document: JsonSection) -> MeshDocument:
         cluster_seeds=document.seeds("clusterSeeds")[:MAX_CLUSTER_SEEDS],
         removed=tuple(document.texts("removed")),
         identity=_identity(document.section("identity")) if document.has("identity") else None,
+        traffic=TrafficSettings.from_section(document.section("traffic")),
     )
 
 

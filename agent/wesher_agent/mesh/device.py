@@ -11,6 +11,7 @@ from ipaddress import IPv6Address
 
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import IPAddress, IPNetwork
+from wesher_common.traffic import Transport
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,6 +47,48 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class CarriedRoute:
+    """Packets of the cluster itself that go into the device, by destination."""
+
+    network: IPNetwork
+    source: IPAddress | None
+    """What this host's own packets to it have as source; None leaves that to the kernel."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DirectRule:
+    """Packets that never go into the device, although a carried route leads there."""
+
+    transport: Transport
+    sources: IPNetwork | None = None
+    destinations: IPNetwork | None = None
+    source_port: int | None = None
+    destination_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carrying:
+    """How the device carries packets of nodes and pods, beside those to overlay addresses."""
+
+    mark: int
+    """One bit; WireGuard's own packets have it set, and no carried route applies to them."""
+    table: int
+    """The routing table of the carried routes."""
+    priority: int
+    """Of the first routing rule."""
+    routes: tuple[CarriedRoute, ...] = ()
+    """Sorted by network, each network once. Below each is an ``unreachable`` route. Empty while packets are
+    accepted and none is sent."""
+    sources: tuple[IPNetwork, ...] = ()
+    """The carried routes apply to packets from these, which are this node's certified networks and its
+    overlay address, and to packets whose source is not chosen yet; sorted. Empty if ``routes`` is."""
+    direct: tuple[DirectRule, ...] = ()
+    """Sorted. Empty if ``routes`` is."""
+    loose_links: tuple[str, ...] = ()
+    """Links on which reverse-path filtering must not be strict, beside the device itself; sorted."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceConfig:
     """Everything about the device that is ours to decide."""
 
@@ -62,11 +105,17 @@ class DeviceConfig:
     unreachable: tuple[IPNetwork, ...]
     """Networks under ``unreachable`` routes, which lie below the peers' routes; sorted. Either the
     whole overlay or host addresses in it."""
+    carrying: Carrying | None = None
+    """None if the mesh carries nothing but the overlay's own packets."""
 
     @property
     def routes(self) -> tuple[IPNetwork, ...]:
-        """Networks to be routed into the device: every peer's allowed IPs, sorted."""
-        return tuple(sorted({net for peer in self.peers for net in peer.allowed_ips}, key=_order))
+        """Networks in the overlay to be routed into the device, of every peer, sorted.
+
+        A peer's other allowed IPs have a carried route, or none while they are only accepted.
+        """
+        networks = {net for peer in self.peers for net in peer.allowed_ips}
+        return tuple(sorted((net for net in networks if net.network_address in self.overlay), key=_order))
 
 
 def _order(network: IPNetwork) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from wesher_common.mesh_document import (
     MAX_KEEPALIVE,
     MAX_LABEL,
     MAX_MTU,
+    MAX_TRUSTED,
     EtcHosts,
     GossipProfile,
     GossipSettings,
@@ -22,11 +23,19 @@ from wesher_common.names import MAX_INTERFACE_NAME, MAX_MESH_NAME, check_interfa
 from wesher_common.overlay import IPNetwork
 from wesher_common.report import SHOWN_NAMES
 from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
+from wesher_common.traffic import (
+    MAX_DIRECT,
+    MAX_NODE_CIDRS,
+    ApiServerWay,
+    NodeTraffic,
+    PodTraffic,
+)
 from wesher_operator.resources import rules
 from wesher_operator.resources.affinity import NO_VIRTUAL_NODES, Affinity
 from wesher_operator.resources.parts import MAX_CIDR_TEXT, MAX_DNS_NAME, Column, Conditions, Resource
 
 _MAX_SEED_TEXT = MAX_DNS_NAME + len(":65535")
+_MAX_TAINT_TEXT = 317 + len("=") + 63 + len(":PreferNoSchedule")
 Port = Annotated[int, Field(ge=1, le=MAX_PORT)]
 
 
@@ -99,6 +108,62 @@ class Addresses(Resource):
         ["InternalIP"], min_length=1, max_length=2, json_schema_extra={"x-kubernetes-list-type": "set"}
     )
     """Node address types that members of other locations dial, in order of preference."""
+    location_label: str = Field("", max_length=317, json_schema_extra=rules.or_empty(rules.LABEL_KEY))
+    """Node label whose value is the node's location, such as topology.kubernetes.io/region.
+
+    The annotation wesher.dev/location on a Node takes precedence.
+    """
+
+
+class Traffic(Resource):
+    """Which packets of the cluster itself go through the tunnels."""
+
+    model_config = ConfigDict(json_schema_extra={"default": {}})
+
+    nodes: NodeTraffic = "None"
+    """To which nodes' InternalIPs: `None`, those in `OtherLocations`, or `All`."""
+    pods: PodTraffic = "None"
+    """To which pods: `None`, those of `OtherClusters`, also those in `OtherLocations`, or `All`."""
+    node_cidrs: list[Annotated[str, Field(max_length=MAX_CIDR_TEXT, json_schema_extra=rules.ANY_NETWORK)]] = (
+        Field([], alias="nodeCIDRs", max_length=MAX_NODE_CIDRS)
+    )
+    """Networks of the nodes' InternalIPs, required with nodes; an InternalIP outside them is not carried."""
+    direct: list[Annotated[str, Field(max_length=9, json_schema_extra=rules.DIRECT_PORT)]] = Field(
+        ["tcp/2379", "tcp/2380"], max_length=MAX_DIRECT
+    )
+    """Ports between nodes that never go through the tunnels, such as those of etcd."""
+    api_server: ApiServerWay = "Direct"
+    """`Direct` never sends packets to the API server's endpoints through tunnels; `Mesh` treats them like others."""  # noqa: E501
+    mark: int = Field(0, ge=0, le=2**31, json_schema_extra=rules.ONE_BIT)
+    """The firewall mark of the tunnels' own packets, one bit; 0 means 128 (0x80)."""
+    table: int = Field(0, ge=0, le=2**31 - 1, json_schema_extra=rules.ROUTING_TABLE)
+    """Number of the routing table; 0 means 1870."""
+    rule_priority: int = Field(0, ge=0, le=32762)
+    """Priority of the first of four routing rules; 0 means 1870."""
+
+
+class NodeReadiness(Resource):
+    """How Kubernetes learns that a node's tunnels carry traffic."""
+
+    model_config = ConfigDict(json_schema_extra={"default": {}})
+
+    condition: bool = False
+    """Write the condition wesher.dev/TunnelsReady to each Node."""
+    taint: str = Field("", max_length=_MAX_TAINT_TEXT, json_schema_extra=rules.or_empty(rules.TAINT))
+    """Startup taint, as `key:Effect` or `key=value:Effect`: removed once a Node's tunnels are ready."""
+
+
+class TrustedAuthority(Resource):
+    """The authority of another cluster's mesh whose nodes may join this one."""
+
+    cluster_name: str = Field(min_length=1, max_length=63, json_schema_extra=rules.DNS_NAME)
+    """spec.clusterName of that mesh; names of its members end in a dot and this."""
+    key: str = Field(max_length=44, json_schema_extra=rules.AUTHORITY_KEY)
+    """Its public key, as `kubectl wesher authority` prints it there."""
+    cidrs: list[Annotated[str, Field(max_length=MAX_CIDR_TEXT, json_schema_extra=rules.ANY_NETWORK)]] = Field(
+        min_length=1, max_length=16
+    )
+    """That mesh's allocationCIDR and the pod networks to reach; nothing outside them is accepted."""
 
 
 class WesherMeshSpec(Resource):
@@ -172,6 +237,16 @@ class WesherMeshSpec(Resource):
     """Gossip between members."""
     addresses: Addresses = Addresses()
     """Which address of a node other members dial."""
+    traffic: Traffic = Traffic()
+    """Which packets of the cluster itself go through the tunnels."""
+    node_readiness: NodeReadiness = NodeReadiness()
+    """How Kubernetes learns that a node's tunnels carry traffic."""
+    trusted_authorities: list[TrustedAuthority] = Field(
+        [],
+        max_length=MAX_TRUSTED,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["clusterName"]},
+    )
+    """Authorities of other clusters whose nodes may join this mesh."""
     etc_hosts: EtcHosts = "Qualified"
     """`Qualified` writes `<member>.<mesh>.wesher.internal` into each host's /etc/hosts, `Names` bare names, `Off` none."""  # noqa: E501
     # Without a default: one would change stored meshes at the moment of an upgrade.

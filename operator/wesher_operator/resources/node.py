@@ -10,7 +10,7 @@ from wesher_common.keys import MAX_KEYS
 from wesher_common.names import MAX_MESH_NAME
 from wesher_common.report import MAX_NEWS, MAX_OUTSIDERS, MAX_UNREACHABLE
 from wesher_operator.resources import rules
-from wesher_operator.resources.parts import MAX_DNS_NAME, Column, Conditions, Resource
+from wesher_operator.resources.parts import MAX_CIDR_TEXT, MAX_DNS_NAME, Column, Conditions, Resource
 
 MAX_IP_TEXT = 39
 _MAX_ENDPOINT_TEXT = 64
@@ -20,6 +20,8 @@ _MAX_ENROLMENT_TEXT = 88
 """64 bytes in base64."""
 MAX_CERTIFICATE_TEXT = 104
 """77 bytes in base64."""
+MAX_ROUTES = 16
+"""A node's address and pod network of each family are four."""
 # An agent's token writes these, and a node may be broken into: nothing is without a limit.
 MemberName = Annotated[str, Field(max_length=MAX_DNS_NAME, json_schema_extra=rules.MEMBER_NAME)]
 KeyIDs = Annotated[list[Annotated[str, Field(max_length=_MAX_WORD)]], Field(max_length=MAX_KEYS)]
@@ -62,6 +64,8 @@ class WesherNodeSpec(Resource):
     )
     """Location of the node; members of one location dial each other's internal addresses."""
 
+    routes: list[Annotated[str, Field(max_length=MAX_CIDR_TEXT)]] = Field([], max_length=MAX_ROUTES)
+    """The node's addresses and pod networks in its certificate: what the mesh carries to this node."""
     machine: str = Field("", max_length=_MAX_WORD)
     """A hash that changes when the Node's machine is rebooted, is replaced or gets another address."""
     certificate: str = Field(
@@ -93,6 +97,15 @@ class Peers(Resource):
     """`handshake/known`."""
     unreachable: list[MemberName] = Field([], max_length=MAX_UNREACHABLE)
     """Members that failed, cannot be given a tunnel, or did not answer the last probe through it."""
+
+
+class TrafficReport(Resource):
+    """What the node's agent carries beside packets to overlay addresses."""
+
+    accepts: bool = False
+    """Whether the agent accepts carried packets from other nodes; certificates list routes only then."""
+    routed: int = 0
+    """Number of networks of other members whose packets this node sends through its tunnels."""
 
 
 class OutsiderReport(Resource):
@@ -155,6 +168,8 @@ class WesherNodeStatus(Resource):
     """`Kernel` or `Userspace`."""
     mtu: int = 0
     """MTU of the device."""
+    traffic: TrafficReport | None = None
+    """What the agent carries; absent while the mesh carries nothing of the cluster."""
     peers: Peers = Peers()
     """The other members as the agent sees them."""
     view_hash: str = Field("", max_length=64)

@@ -128,3 +128,26 @@ NODE_REQUIREMENT = all_of(
     ),
 )
 IP = cel("isIP(self)", "must be an IP address", shows="self")
+DIRECT_PORT = cel(
+    r"self.matches('^(tcp|udp)/[0-9]{1,5}$') && int(self.substring(4)) >= 1"
+    rf" && int(self.substring(4)) <= {MAX_PORT}",
+    "must be tcp/PORT or udp/PORT, such as tcp/2379",
+    shows="self",
+)
+ONE_BIT = cel(
+    "self == 0 || " + " || ".join(f"self == {1 << bit}" for bit in range(32)),
+    "must be 0 or a number with one bit set, such as 128",
+)
+ROUTING_TABLE = cel("self == 0 || self >= 256", "must be 0 or at least 256: the kernel uses smaller numbers")
+TAINT = cel(
+    "self.matches('^[^=:]+(=[^=:]*)?:(NoSchedule|PreferNoSchedule|NoExecute)$')"
+    " && !format.qualifiedName().validate(self.split(':')[0].split('=')[0]).hasValue()"
+    " && (!self.contains('=') || !format.labelValue().validate(self.split(':')[0].split('=')[1]).hasValue())",
+    "must be a taint such as wesher.dev/tunnels-not-ready:NoSchedule",
+    shows="self",
+)
+AUTHORITY_KEY = cel(
+    "self.matches('^[A-Za-z0-9+/]{43}=$')",
+    "must be a public key in base64, as kubectl wesher authority prints it",
+    shows="self",
+)
