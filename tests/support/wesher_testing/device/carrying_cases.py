@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from wesher_agent.mesh.device import CarriedRoute, Carrying, DeviceConfig, DirectRule, Endpoint
-from wesher_agent.wireguard.carrying import remove_carrying
+from wesher_agent.runtime.cleanup import CARRIED_REMOVED, Leftovers, clean_up
 from wesher_agent.wireguard.device import Outcome, find_device
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.traffic import DEFAULT_MARK, DEFAULT_RULE_PRIORITY, DEFAULT_TABLE, LAST_RULE
@@ -191,8 +191,17 @@ async def fetch(_: Any, address: str, port: int) -> str:
     return said.decode()
 
 
-async def remove_what_it_carries(_: Any) -> int:
-    return remove_carrying(INTERFACE, memory_of())
+async def clean(_: Any) -> list[str]:
+    """Do what ``wesher cleanup`` does."""
+    directory = memory_of().path.parent
+    left = Leftovers(
+        interface=INTERFACE,
+        state_dir=directory,
+        run_dir=directory,
+        hosts_file=directory / "hosts",
+        overlay=OVERLAY,
+    )
+    return await asyncio.to_thread(clean_up, left)
 
 
 def _kind(frame: bytes) -> str:
@@ -313,9 +322,12 @@ def a_killed_agent_s_rules_and_filters_are_found_and_removed(carrier: Carrier) -
     equal(first.agent(nothing).call(read_filters, "eth0"), [1], "filter")
     other.kill()
     second.run("ip", "link", "del", INTERFACE)
-    holds(second.agent(nothing).call(remove_what_it_carries) > 0, "what it carried by")
+    cleaner = second.agent(nothing)
+    removed = [CARRIED_REMOVED, "1 unreachable routes removed"]
+    equal(cleaner.call(clean), removed, "what was removed without a device")
     nothing_is_left(second)
-    equal(second.agent(nothing).call(read_filters, "eth0"), [1], "filter without a device")
+    equal(cleaner.call(read_filters, "eth0"), [1], "filter without a device")
+    equal(cleaner.call(clean), [], "a second time")
 
 
 @CHAPTER.story
@@ -595,3 +607,44 @@ def _networks_of(number: int) -> tuple[IPNetwork, ...]:
         IPv4Network((int(IPv4Address("10.0.0.0")) + number * 256, 24)),
         IPv4Network((int(IPv4Address("10.64.0.0")) + number * 256, 24)),
     )
+
+
+@CHAPTER.story
+def a_filter_that_cannot_be_remembered_stays_as_it_is(carrier: Carrier) -> None:
+    first, _ = two_hosts()
+    admin = first.agent(nothing)
+    admin.call(write_filters, {"all": 0, "eth0": 1})
+    agent = an_agent(first, carrier)
+    first.run("mkdir", str(memory_of().path))
+    outcome, _ = agent.call(configure, a_carrying_wish(1, accepting(1)))
+    equal(reasons(outcome), ["ReversePathFilter"], "reasons")
+    holds(str(memory_of().path) in outcome.carry_problems[0].text, outcome.carry_problems[0].text)
+    equal(admin.call(read_filters, "eth0"), [1], "filter")
+    equal((agent.call(repair).changed, reasons(agent.call(repair))), (False, ["ReversePathFilter"]), "a look")
+    first.run("rmdir", str(memory_of().path))
+    equal(reasons(agent.call(repair)), [], "reasons once it can be remembered")
+    equal(admin.call(read_filters, "eth0"), [2], "filter once it can be remembered")
+    # Another hand's choice stays when nothing is carried any more.
+    admin.call(write_filters, {"eth0": 0})
+    holds(not agent.call(repair).changed, "a look at a filter that is off")
+    agent.call(configure, a_carrying_wish(1, None))
+    equal(admin.call(read_filters, "eth0"), [0], "filter at the end")
+    nothing_is_left(first)
+
+
+@CHAPTER.story
+def a_source_that_is_not_on_this_host_is_named_and_nothing_leaves_in_clear(carrier: Carrier) -> None:
+    first, second = two_hosts()
+    capture = capture_on(second)
+    agent = an_agent(first, carrier)
+    gone = tuple(
+        CarriedRoute(network, IPv4Address("192.0.2.77")) for network in (_PODS[2], host_network(node(2)))
+    )
+    outcome, _ = agent.call(configure, a_carrying_wish(1, carrying(1, routes=gone)))
+    equal(reasons(outcome), ["AddressNotPresent"], "reasons")
+    holds("192.0.2.77" in outcome.carry_problems[0].text, outcome.carry_problems[0].text)
+    first.agent(nothing).call(exchange, "", str(node(2)), 9)
+    equal(set(capture.call(captured)) - {"wireguard"}, set(), "what left in clear")
+    first.run("ip", "address", "add", "192.0.2.77/32", "dev", "eth0")
+    equal(agent.call(repair).carry_problems, (), "problems once it is there")
+    equal(len(table(first)), 4, "carried routes")
