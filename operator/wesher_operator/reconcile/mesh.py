@@ -36,7 +36,7 @@ from wesher_operator.kube import (
     Cluster,
     Object,
 )
-from wesher_operator.reconcile import allocation, documents, manifests, membership, modes, status
+from wesher_operator.reconcile import allocation, documents, manifests, membership, modes, status, traffic
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.agent_ports import health_port
 from wesher_operator.reconcile.authorities import Agent, Authorities
@@ -50,6 +50,7 @@ from wesher_operator.reconcile.nudge import Nudges
 from wesher_operator.reconcile.peer_keeper import Kept, Outside, PeerKeeper
 from wesher_operator.reconcile.peer_news import NumberedRing, ring_number
 from wesher_operator.reconcile.places import REFUSED_AGAIN
+from wesher_operator.reconcile.pod_addresses import PodAddresses
 from wesher_operator.reconcile.pod_troubles import NOT_RUNNING, PodTroubles
 from wesher_operator.reconcile.publish import Publisher
 from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
@@ -109,6 +110,7 @@ class MeshReconciler:
             revoker=self._revoker,
             peers=self._peers,
         )
+        self._pod_addresses = PodAddresses(cluster)
         self._settings = settings
         self._clock = clock
         self._entropy = entropy
@@ -180,18 +182,7 @@ class MeshReconciler:
         spec = mesh.spec
         refused = refusal(mesh, self._world)
         if spec is None or refused is not None:
-            members = self._world.own_members(mesh)
-            desired = self._desired(spec) if spec is not None else []
-            return (
-                Findings(
-                    desired=desired,
-                    members=members,
-                    refusal=refused,
-                    mode=self._mode(mesh, spec, desired, now) if spec is not None else None,
-                    published=spec is not None and documents.is_published(mesh, spec, self._world),
-                ),
-                None,
-            )
+            return self._left_as_it_is(mesh, refused, now), None
 
         desired = self._desired(spec)
         moments: list[datetime | None] = []
@@ -199,12 +190,15 @@ class MeshReconciler:
         refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
         published = False
         mode, authorities, certified = self._mode(mesh, spec, desired, now), Authorities(), Certified()
+        plan: traffic.Plan | None = None
         known, signed = Known(), Signed(file=NewsFile(b""))
         try:
             ring, key_problem = await self._key(mesh, spec)
             before = documents.published_of(mesh, self._world)
             authorities = await self._certifier.authorities(mesh, before, self._agents(mesh, spec), now=now)
             outside = self._peers.look(mesh, spec, self._world.own_members(mesh), now=now)
+            plan, again = await self._traffic(mesh, spec, desired, now)
+            moments.append(again)
             placed = await self._nodes.keep(
                 mesh,
                 spec,
@@ -212,6 +206,7 @@ class MeshReconciler:
                 authorities,
                 outside,
                 mode=mode,
+                networks=plan.networks,
                 still_there=partial(self._check, mesh),
                 now=now,
             )
@@ -222,13 +217,18 @@ class MeshReconciler:
             await self._keep_mode(mesh, mode)
             identity = _identity(mode, authorities, before)
             document = documents.whole_document(
-                mesh, spec, self._world, desired=desired, released=placed.released, identity=identity
+                mesh,
+                spec,
+                self._world,
+                desired=desired,
+                released=placed.released,
+                identity=identity,
+                traffic=plan.settings,
             )
             kept, signed = await self._news(
                 mesh, spec, placed, authorities, outside, document=document, mode=mode, ring=ring
             )
-            moments.append(kept.again)
-            moments.append(signed.again)
+            moments += [kept.again, signed.again]
             await self._children.ensure(CONFIG_MAP, manifests.config_map(mesh, document, signed.file.content))
             published = True
             await self._tell_revoked(mesh, known, now=now)
@@ -273,6 +273,7 @@ class MeshReconciler:
             authorities=authorities.trusted,
             revoked=sorted(known.revocations.barred),
             news_left_out=signed.file.left_out,
+            traffic=traffic.mesh_condition(plan, mesh, desired, members),
             certified=mesh_condition(
                 certified.verdicts,
                 certified.obstacle,
@@ -284,6 +285,26 @@ class MeshReconciler:
             else None,
         )
         return findings, first_of(*moments)
+
+    def _left_as_it_is(self, mesh: MeshFacts, refused: Refusal | None, now: datetime) -> Findings:
+        """Return what is found of a mesh for which nothing is made."""
+        spec, members = mesh.spec, self._world.own_members(mesh)
+        desired = self._desired(spec) if spec is not None else []
+        return Findings(
+            desired=desired,
+            members=members,
+            refusal=refused,
+            mode=self._mode(mesh, spec, desired, now) if spec is not None else None,
+            published=spec is not None and documents.is_published(mesh, spec, self._world),
+            traffic=traffic.mesh_condition(None, mesh, desired, members),
+        )
+
+    async def _traffic(
+        self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], now: datetime
+    ) -> tuple[traffic.Plan, datetime | None]:
+        wants_pods = spec.traffic.pods != "None"
+        pods, again = await self._pod_addresses.look(desired, is_wanted=wants_pods, now=now)
+        return traffic.make_plan(mesh, spec, self._world, desired=desired, pods=pods), again
 
     def _note_views(self, mesh: MeshFacts, members: Sequence[MemberFacts], now: datetime) -> None:
         if not status.views_differ(members, now=now):

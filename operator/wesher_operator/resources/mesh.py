@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from wesher_common.json_section import JsonSection
 from wesher_common.mesh_document import (
     MAX_KEEPALIVE,
     MAX_LABEL,
@@ -29,6 +31,7 @@ from wesher_common.traffic import (
     ApiServerWay,
     NodeTraffic,
     PodTraffic,
+    TrafficSettings,
 )
 from wesher_operator.resources import rules
 from wesher_operator.resources.affinity import NO_VIRTUAL_NODES, Affinity
@@ -303,6 +306,26 @@ class WesherMeshSpec(Resource):
     def gossip_settings(self) -> GossipSettings:
         """``gossip`` as the mesh document holds it."""
         return GossipSettings(port=self.gossip.port, profile=self.gossip.profile, label=self.gossip.label)
+
+    @property
+    def traffic_settings(self) -> TrafficSettings:
+        """``traffic`` as the mesh document holds it, without the API server's addresses.
+
+        Raises:
+            InvalidSpec: a network or a port cannot be read.
+
+        """
+        section = JsonSection(
+            self.traffic.model_dump(by_alias=True, exclude={"mark", "table", "rule_priority", "api_server"}),
+            "spec.traffic.",
+        )
+        settings = TrafficSettings.from_section(section)
+        return replace(
+            settings,
+            mark=self.traffic.mark or settings.mark,
+            table=self.traffic.table or settings.table,
+            rule_priority=self.traffic.rule_priority or settings.rule_priority,
+        )
 
     def key_secret(self, mesh: str) -> str:
         """Return the name of the Secret that holds the cluster key of ``mesh``."""
