@@ -121,7 +121,7 @@ class Addresses(Resource):
 class Traffic(Resource):
     """Which packets of the cluster itself go through the tunnels."""
 
-    model_config = ConfigDict(json_schema_extra={"default": {}})
+    model_config = ConfigDict(json_schema_extra={"default": {}, **rules.TRAFFIC})
 
     nodes: NodeTraffic = "None"
     """To which nodes' InternalIPs: `None`, those in `OtherLocations`, or `All`."""
@@ -186,6 +186,7 @@ class WesherMeshSpec(Resource):
                 "must differ from wireguard.port: both are UDP",
                 fieldPath=".gossip.port",
             ),
+            rules.NODE_CIDRS_OUTSIDE_OVERLAY,
         )
     )
 
@@ -405,7 +406,7 @@ class WesherMeshStatus(Resource):
     installation: str = Field("", max_length=63)
     """Namespace of the operator that runs this mesh; to change it, annotate wesher.dev/installation."""
     conditions: Conditions = Field([])
-    """Types: Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded, Certified."""
+    """Types: Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded, Certified, TrafficCarried."""  # noqa: E501
     members: MemberCounts = MemberCounts()
     """Numbers of members."""
     member_list: list[MemberStatus] = Field([], max_length=100)
