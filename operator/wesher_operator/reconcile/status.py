@@ -86,6 +86,8 @@ class Findings:
     certified: Condition | None = None
     revoked: Sequence[str] = ()
     """Nodes that stay out of the mesh."""
+    traffic: Condition | None = None
+    """Of the cluster's traffic; None while none is to be carried."""
     news_left_out: int = 0
     """How many items the news file has no room for."""
 
@@ -291,6 +293,7 @@ def _conditions(
         _converged(findings, now=now),
         _degraded(findings, now=now),
         findings.certified or Condition("Certified", "Unknown", "NotLookedAt"),
+        *([findings.traffic] if findings.traffic is not None else []),
     ]
     by_type = {condition.type: condition for condition in said}
     hindrance = findings.refusal or findings.failure
