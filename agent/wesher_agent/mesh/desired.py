@@ -20,6 +20,7 @@ from wesher_agent.mesh.cover import NO_COVER, Cover, UnreachableRoute, choose_co
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
 from wesher_agent.mesh.identity import Rank
 from wesher_agent.mesh.nodemeta import NodeMeta
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_common.certificate import Refusal
 from wesher_common.errors import InvalidSpec
@@ -83,19 +84,6 @@ class HostEntry:
 
     address: IPAddress
     name: str
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
-    """Why a member has no tunnel, or something else it should have."""
-
-    member: str
-    reason: str
-    """CamelCase, from a fixed set, fit for a condition's reason or a metric label."""
-    message: str
-    """One line for an administrator."""
-    other: str = ""
-    """The other member that it is about, if its name is not in ``member``."""
 
 
 @dataclass(frozen=True, slots=True)

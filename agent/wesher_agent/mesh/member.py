@@ -24,7 +24,7 @@ from wesher_agent.mesh import events
 from wesher_agent.mesh.chore import Chore
 from wesher_agent.mesh.cover import NO_COVER, Cover, is_wide
 from wesher_agent.mesh.delivery import MOST_KNOCKS, Delivery, form_of_nodes, read_answer, read_message
-from wesher_agent.mesh.desired import KEY_COPIED, Desired, LocalPeer, Problem, desired
+from wesher_agent.mesh.desired import KEY_COPIED, Desired, LocalPeer, desired
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.events import Event
 from wesher_agent.mesh.former_addresses import FormerAddresses
@@ -49,6 +49,7 @@ from wesher_agent.mesh.outputs import (
     Save,
 )
 from wesher_agent.mesh.place import Place
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState, Roster, RosterMember
 from wesher_agent.mesh.saved_state import SavedState, first_incarnation
 from wesher_agent.mesh.seeker import Seeker

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from wesher_agent.mesh.cover import Cover
-from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.identity import NOT_CERTIFIED, Verdict
 from wesher_agent.mesh.local import Local
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import RosterMember
 
 
