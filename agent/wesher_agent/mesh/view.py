@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from wesher_agent.mesh.carry_steps import NOTHING_APPLIED, TrafficView
 from wesher_agent.mesh.cover import Cover
 from wesher_agent.mesh.identity import NOT_CERTIFIED, Verdict
 from wesher_agent.mesh.local import Local
@@ -59,3 +60,5 @@ class MemberView:
     """Seconds since `MeshMember.start`."""
     verdict: Verdict = NOT_CERTIFIED
     """On this member's own certificate."""
+    traffic: TrafficView = NOTHING_APPLIED
+    """What it carries beside packets to overlay addresses."""
