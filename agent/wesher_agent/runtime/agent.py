@@ -129,6 +129,7 @@ class Agent:
             self._counts.observe,
             on_turn=self._has_output.set,
             on_fault=lambda: self._counts.add("engineFaults"),
+            mark=startup.local.mark,
         )
         self._owner = Owner(startup.local.private_key.public, startup.local.document.overlay)
         self._tunnel = Tunnel(
