@@ -53,6 +53,7 @@ from wesher_operator.reconcile.places import REFUSED_AGAIN
 from wesher_operator.reconcile.pod_addresses import PodAddresses
 from wesher_operator.reconcile.pod_troubles import NOT_RUNNING, PodTroubles
 from wesher_operator.reconcile.publish import Publisher
+from wesher_operator.reconcile.readiness import ReadinessKeeper
 from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
 from wesher_operator.reconcile.revoker import Known, Revoker, Signed
 from wesher_operator.reconcile.status import Findings
@@ -102,6 +103,7 @@ class MeshReconciler:
         self._peers = PeerKeeper(name, world, cluster, entropy)
         self._revoker = Revoker(name, world, cluster)
         self._children = Children(world, cluster)
+        self._readiness = ReadinessKeeper(name, world, cluster)
         self._nodes = NodeKeeper(
             world,
             cluster,
@@ -139,11 +141,12 @@ class MeshReconciler:
             findings, again = await self._make(mesh, now)
         except _MeshGoneError:
             return None
+        findings, go_on = await self._readiness.keep(mesh, findings, now=now)
         if findings.mode is not None and findings.mode.cut_off and findings.failure is None:
             # Before the status, which says that it was done.
             await self._tell_who_is_cut_off(mesh, findings.mode.cut_off, now)
         await self._publisher.publish(mesh, status.mesh_status(mesh, findings, now=now), now=now)
-        return first_of(again, status.next_change(findings, now=now))
+        return first_of(again, go_on, status.next_change(findings, now=now))
 
     async def _tell_who_is_cut_off(self, mesh: MeshFacts, names: Sequence[str], now: datetime) -> None:
         shown = ", ".join(names[:SHOWN_NAMES])

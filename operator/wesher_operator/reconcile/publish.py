@@ -25,6 +25,7 @@ _TOLD = {
     "Degraded": "True",
     "Certified": "False",
     "TrafficCarried": "False",
+    "NodeReadiness": "False",
 }
 """The conditions whose transitions become Events, and the status in which each is bad news."""
 _log = EventLogger("wesher.mesh")

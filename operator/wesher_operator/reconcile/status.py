@@ -84,6 +84,8 @@ class Findings:
     authorities: Sequence[AuthorityKey] = ()
     """Those that agents trust, the newest first."""
     certified: Condition | None = None
+    node_readiness: Condition | None = None
+    """Whether Nodes say what `readiness` finds; None where the mesh does not ask for it."""
     revoked: Sequence[str] = ()
     """Nodes that stay out of the mesh."""
     traffic: Condition | None = None
@@ -295,6 +297,8 @@ def _conditions(
         findings.certified or Condition("Certified", "Unknown", "NotLookedAt"),
         *([findings.traffic] if findings.traffic is not None else []),
     ]
+    if findings.node_readiness is not None:
+        said.append(findings.node_readiness)
     by_type = {condition.type: condition for condition in said}
     hindrance = findings.refusal or findings.failure
     if hindrance is not None:

@@ -148,12 +148,21 @@ class Traffic(Resource):
 class NodeReadiness(Resource):
     """How Kubernetes learns that a node's tunnels carry traffic."""
 
-    model_config = ConfigDict(json_schema_extra={"default": {}})
+    model_config = ConfigDict(
+        json_schema_extra=rules.all_of(
+            rules.cel(
+                "!self.taintOnReboot || self.taint != ''", "requires taint", fieldPath=".taintOnReboot"
+            ),
+            default={},
+        )
+    )
 
     condition: bool = False
     """Write the condition wesher.dev/TunnelsReady to each Node."""
     taint: str = Field("", max_length=_MAX_TAINT_TEXT, json_schema_extra=rules.or_empty(rules.TAINT))
     """Startup taint, as `key:Effect` or `key=value:Effect`: removed once a Node's tunnels are ready."""
+    taint_on_reboot: bool = False
+    """Add the taint again when a Node has rebooted and its tunnels are not ready."""
 
 
 class TrustedAuthority(Resource):
