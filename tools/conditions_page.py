@@ -44,6 +44,13 @@ MESH: Mapping[str, Reasons] = {
         "False": (*_NOT_ISSUING, *_UNCERTIFIED, "CertificateExpires"),
         "Unknown": ("NotLookedAt", "WaitingForAgents", "NewAuthority"),
     },
+    "AuthoritiesTrusted": {
+        "True": ("AllTrusted",),
+        "False": (
+            *("InvalidSpec", "NoClusterName", "ClusterNameOverlap", "AuthorityKeyInUse"),
+            "TrustedNetworkOverlap",
+        ),
+    },
 }
 NODE: Mapping[str, Reasons] = {
     "Ready": {
@@ -98,6 +105,7 @@ _MESH_TRUE = {
     "MembersReady": "every node that should run an agent is ready",
     "Converged": "all agents see the same members",
     "Certified": "every agent on a Ready Node announces its certificate, and none expires soon",
+    "AuthoritiesTrusted": "each of `spec.trustedAuthorities` is trusted; absent while there are none",
     "Degraded": "the mesh works, but something is wrong; False is good",
 }
 _NODE_TRUE = {

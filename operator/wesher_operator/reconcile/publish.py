@@ -24,6 +24,7 @@ _TOLD = {
     "Converged": "False",
     "Degraded": "True",
     "Certified": "False",
+    "AuthoritiesTrusted": "False",
 }
 """The conditions whose transitions become Events, and the status in which each is bad news."""
 _log = EventLogger("wesher.mesh")

@@ -26,6 +26,7 @@ from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.reconcile.modes import Mode
 from wesher_operator.reconcile.refusal import Refusal
+from wesher_operator.reconcile.trusted import is_of_trusted_cluster
 from wesher_operator.resources.mesh import (
     IdentityStatus,
     KeyStatus,
@@ -86,6 +87,8 @@ class Findings:
     certified: Condition | None = None
     revoked: Sequence[str] = ()
     """Nodes that stay out of the mesh."""
+    trusted: Condition | None = None
+    """Whether the authorities of other clusters are trusted; None where the spec names none."""
     news_left_out: int = 0
     """How many items the news file has no room for."""
 
@@ -120,7 +123,10 @@ def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> li
     outsiders = {outsider.name: outsider for member in reporting for outsider in member.status.outsiders}
     entries += [
         MemberStatus(
-            name=printable(name), kind="Outsider", address=printable(outsider.address), state="Alive"
+            name=printable(name),
+            kind="OtherCluster" if is_of_trusted_cluster(name, outsider.cluster, spec) else "Outsider",
+            address=printable(outsider.address),
+            state="Alive",
         )
         for name, outsider in outsiders.items()
     ]
@@ -291,6 +297,7 @@ def _conditions(
         _converged(findings, now=now),
         _degraded(findings, now=now),
         findings.certified or Condition("Certified", "Unknown", "NotLookedAt"),
+        *([findings.trusted] if findings.trusted is not None else []),
     ]
     by_type = {condition.type: condition for condition in said}
     hindrance = findings.refusal or findings.failure
