@@ -120,6 +120,7 @@ _PEER_TRUE = {"Certified": "the operator has certified the machine's name, WireG
 GOOD = {
     "AllCertified": "every agent on a Ready Node announces its certificate",
     "AllReady": "every node is ready",
+    "AllTrusted": "the clusters in the message may join, with names and addresses of their own",
     "AsExpected": "nothing is wrong",
     "Current": "the mounted files are in use, or none are mounted",
     "DeviceReady": "the device is as desired",
