@@ -57,6 +57,8 @@ from wesher_operator.reconcile.readiness import ReadinessKeeper
 from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
 from wesher_operator.reconcile.revoker import Known, Revoker, Signed
 from wesher_operator.reconcile.status import Findings
+from wesher_operator.reconcile.trusted import Trusted
+from wesher_operator.reconcile.trusted import decide as decide_trusted
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 
@@ -194,7 +196,7 @@ class MeshReconciler:
         published = False
         mode, authorities, certified = self._mode(mesh, spec, desired, now), Authorities(), Certified()
         plan: traffic.Plan | None = None
-        known, signed = Known(), Signed(file=NewsFile(b""))
+        known, signed, trusted = Known(), Signed(file=NewsFile(b"")), Trusted()
         try:
             ring, key_problem = await self._key(mesh, spec)
             before = documents.published_of(mesh, self._world)
@@ -218,14 +220,16 @@ class MeshReconciler:
             certified, known = placed.certified, placed.known
             self._check(mesh)
             await self._keep_mode(mesh, mode)
-            identity = _identity(mode, authorities, before)
+            trusted = decide_trusted(
+                mesh, spec, self._world, authorities.known, before.identity if before is not None else None
+            )
             document = documents.whole_document(
                 mesh,
                 spec,
                 self._world,
                 desired=desired,
                 released=placed.released,
-                identity=identity,
+                identity=_identity(mode, authorities, before, trusted),
                 traffic=plan.settings,
             )
             kept, signed = await self._news(
@@ -277,6 +281,7 @@ class MeshReconciler:
             revoked=sorted(known.revocations.barred),
             news_left_out=signed.file.left_out,
             traffic=traffic.mesh_condition(plan, mesh, desired, members),
+            trusted=trusted.condition,
             certified=mesh_condition(
                 certified.verdicts,
                 certified.obstacle,
@@ -486,10 +491,12 @@ class MeshReconciler:
         ]
 
 
-def _identity(mode: modes.Mode, authorities: Authorities, before: MeshDocument | None) -> IdentitySettings:
+def _identity(
+    mode: modes.Mode, authorities: Authorities, before: MeshDocument | None, trusted: Trusted
+) -> IdentitySettings:
     """Return what mesh.json says about identity."""
     proof_key = authorities.proof_key.public if authorities.proof_key is not None else None
     if proof_key is None and before is not None and before.identity is not None:
         proof_key = before.identity.proof_key
-    keys = IdentitySettings(authorities=authorities.trusted, proof_key=proof_key)
+    keys = IdentitySettings(authorities=authorities.trusted, proof_key=proof_key, trusted=trusted.authorities)
     return modes.settings(mode, keys)

@@ -26,6 +26,7 @@ _TOLD = {
     "Certified": "False",
     "TrafficCarried": "False",
     "NodeReadiness": "False",
+    "AuthoritiesTrusted": "False",
 }
 """The conditions whose transitions become Events, and the status in which each is bad news."""
 _log = EventLogger("wesher.mesh")

@@ -26,6 +26,7 @@ from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.reconcile.modes import Mode
 from wesher_operator.reconcile.refusal import Refusal
+from wesher_operator.reconcile.trusted import is_of_trusted_cluster
 from wesher_operator.resources.mesh import (
     IdentityStatus,
     KeyStatus,
@@ -90,6 +91,8 @@ class Findings:
     """Nodes that stay out of the mesh."""
     traffic: Condition | None = None
     """Of the cluster's traffic; None while none is to be carried."""
+    trusted: Condition | None = None
+    """Whether the authorities of other clusters are trusted; None where the spec names none."""
     news_left_out: int = 0
     """How many items the news file has no room for."""
 
@@ -124,7 +127,10 @@ def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> li
     outsiders = {outsider.name: outsider for member in reporting for outsider in member.status.outsiders}
     entries += [
         MemberStatus(
-            name=printable(name), kind="Outsider", address=printable(outsider.address), state="Alive"
+            name=printable(name),
+            kind="OtherCluster" if is_of_trusted_cluster(name, outsider.cluster, spec) else "Outsider",
+            address=printable(outsider.address),
+            state="Alive",
         )
         for name, outsider in outsiders.items()
     ]
@@ -296,6 +302,7 @@ def _conditions(
         _degraded(findings, now=now),
         findings.certified or Condition("Certified", "Unknown", "NotLookedAt"),
         *([findings.traffic] if findings.traffic is not None else []),
+        *([findings.trusted] if findings.trusted is not None else []),
     ]
     if findings.node_readiness is not None:
         said.append(findings.node_readiness)
