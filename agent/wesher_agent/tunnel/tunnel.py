@@ -75,6 +75,8 @@ class Tunnel:
         count: Callable[[Fault], None],
     ) -> None:
         self.ready = False
+        self.was_ready = asyncio.Event()
+        """Set when it is ready for the first time; never cleared."""
         self.reason, self.problem = "", ""
         """Why it is not ready; empty before the first try too."""
         self.mtu = 0
@@ -248,6 +250,8 @@ class Tunnel:
     def _report(self, *, ready: bool, reason: str, problem: str) -> None:
         changed = (ready, reason, problem) != (self.ready, self.reason, self.problem)
         self.ready, self.reason, self.problem = ready, reason, problem
+        if ready:
+            self.was_ready.set()
         if changed:
             self._on_change()
 
