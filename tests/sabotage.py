@@ -42,8 +42,7 @@ SABOTAGES = {
         "agent/wesher_agent/runtime/systemd.py",
         "async with asyncio.timeout(READY_SECONDS):",
         "async with asyncio.timeout(0.0):",
-        "tests/unit/runtime/test_systemd.py::"
-        "test_the_service_is_ready_once_its_device_is_up_and_not_before",
+        "tests/unit/runtime/test_systemd.py::test_the_service_is_ready_once_its_device_is_up_and_not_before",
     ),
     "forget-proven-endpoints": Sabotage(
         MEMBER,

@@ -56,7 +56,7 @@ from wesher_operator.reconcile.peer_news import NumberedRing, ring_number
 from wesher_operator.reconcile.places import REFUSED_AGAIN, Places
 from wesher_operator.reconcile.pod_troubles import NOT_RUNNING, PodTroubles
 from wesher_operator.reconcile.publish import Publisher
-from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
+from wesher_operator.reconcile.refusal import Refusal, nodes_on_overlay, overlaps, refusal
 from wesher_operator.reconcile.revoker import Known, Revoker, Signed
 from wesher_operator.reconcile.status import Findings
 from wesher_operator.reconcile.world import World
@@ -266,6 +266,7 @@ class MeshReconciler:
             key_problem=key_problem,
             failure=failure,
             overlaps=overlaps(mesh, self._world),
+            on_overlay=nodes_on_overlay(mesh, self._world),
             published=published or self._is_published(mesh, spec),
             pod_troubles=troubles,
             without_address=without_address,
