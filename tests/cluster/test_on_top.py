@@ -67,7 +67,7 @@ def test_three_machines_of_three_clouds_powered_on_at_once_are_a_ready_cluster(r
         report(f"Ready {seconds:.1f} s after power on")
         assert seconds <= _COLD_START_SECONDS
         wait_until(lambda: cluster.pods_run() and reaches_all_pods(cluster), what="nodes reach all pods")
-    # The API server reaches the kubelets of the other clouds by the names in the hosts file, which wesher wrote.
+    # The API server reaches the kubelets of the other clouds by the names that wesher wrote into /etc/hosts.
     for node in cluster.nodes.keys() - {cluster.first.name}:
         cluster.api.kubectl("logs", cluster.pods()[node]["metadata"]["name"])
 
