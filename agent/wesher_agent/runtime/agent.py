@@ -219,6 +219,15 @@ class Agent:
         """Whether it has left the mesh for good."""
         return isinstance(self._last_output, Left)
 
+    @property
+    def device_is_up(self) -> asyncio.Event:
+        """Set once the device exists and has its address, for as long as this agent runs."""
+        return self._tunnel.was_ready
+
+    def device_problem(self) -> str:
+        """Return why the device is not ready; empty before the first try."""
+        return self._tunnel.problem
+
     async def run(self) -> None:
         """Work until the member ends or `stop` is called."""
         jobs = [

@@ -54,7 +54,7 @@ from wesher_operator.reconcile.pod_addresses import PodAddresses
 from wesher_operator.reconcile.pod_troubles import NOT_RUNNING, PodTroubles
 from wesher_operator.reconcile.publish import Publisher
 from wesher_operator.reconcile.readiness import ReadinessKeeper
-from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
+from wesher_operator.reconcile.refusal import Refusal, nodes_on_overlay, overlaps, refusal
 from wesher_operator.reconcile.revoker import Known, Revoker, Signed
 from wesher_operator.reconcile.status import Findings
 from wesher_operator.reconcile.trusted import Trusted
@@ -272,6 +272,7 @@ class MeshReconciler:
             key_problem=key_problem,
             failure=failure,
             overlaps=overlaps(mesh, self._world),
+            on_overlay=nodes_on_overlay(mesh, self._world),
             published=published or documents.is_published(mesh, spec, self._world),
             pod_troubles=troubles,
             without_address=without_address,

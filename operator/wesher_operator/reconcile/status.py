@@ -73,6 +73,8 @@ class Findings:
     """What the API server refused to take from us."""
     overlaps: Sequence[str] = ()
     """What overlaps the network of a mesh that runs, each as a sentence."""
+    on_overlay: Sequence[str] = ()
+    """Which Nodes have no address outside the mesh that runs on them, each as a sentence."""
     published: bool = True
     """Whether mesh.json says what the spec says."""
     pod_troubles: Mapping[str, PodTrouble] = field(default_factory=dict)
@@ -410,7 +412,7 @@ def _degraded(findings: Findings, *, now: datetime) -> Condition:
     problems = [problem for node in findings.desired for problem in node.problems]
     # First, since it may be why pairs do not reach each other.
     news = [_news_left_out(findings.news_left_out)] if findings.news_left_out else []
-    found = [*findings.overlaps, *news, *pairs, *problems]
+    found = [*findings.overlaps, *news, *findings.on_overlay, *pairs, *problems]
     if not found:
         return Condition("Degraded", "False", "AsExpected", "")
     more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
@@ -418,6 +420,8 @@ def _degraded(findings: Findings, *, now: datetime) -> Condition:
         reason = "OverlappingNetwork"
     elif news:
         reason = "NewsTooLarge"
+    elif findings.on_overlay:
+        reason = "NodesUseOverlay"
     else:
         reason = "PairsUnreachable" if pairs else "InvalidAnnotation"
     return Condition("Degraded", "True", reason, "; ".join(found[:_MAX_NAMED]) + more)
