@@ -172,12 +172,12 @@ def _of_mesh(api: ApiServer, namespace: str, mesh: Object) -> Iterator[Finding]:
         f"authority of {name}", lambda: [checks.authority_secret(mesh, api.get(authority), namespace)]
     )
     yield from _seen(f"key of {name}", lambda: [checks.key_secret(mesh, api.get(secret), namespace)])
-    yield from _traffic(api, mesh)
+    yield from _traffic(api, namespace, mesh)
     yield from _seen(f"agents of {name}", lambda: [_agents(api, namespace, mesh)])
     yield from _seen(f"reports of {name}", lambda: [checks.reports(mesh, nodes_of(api, name), api.now)])
 
 
-def _traffic(api: ApiServer, mesh: Object) -> Iterator[Finding]:
+def _traffic(api: ApiServer, namespace: str, mesh: Object) -> Iterator[Finding]:
     """Yield what is found about the cluster's own traffic; only the first if the mesh is not to carry any."""
     name = name_of(mesh)
     yield from _seen(
@@ -191,7 +191,7 @@ def _traffic(api: ApiServer, mesh: Object) -> Iterator[Finding]:
         "pod networks": lambda: traffic_checks.pod_networks(mesh, nodes_of(api, name), _nodes(api)),
         "network plugin": lambda: _network_plugin(api, mesh),
         "kube-proxy": lambda: _kube_proxy(api, mesh),
-        "API server": lambda: _endpoints(api, mesh),
+        "API server": lambda: _endpoints(api, namespace, mesh),
     }
     for check, look in looks.items():
         yield from _seen(f"{check} of {name}", partial(_if_any, look))
@@ -226,12 +226,13 @@ def _kube_proxy(api: ApiServer, mesh: Object) -> Finding | None:
     return traffic_checks.kube_proxy(mesh, (config or {}).get("config.conf"))
 
 
-def _endpoints(api: ApiServer, mesh: Object) -> Finding | None:
+def _endpoints(api: ApiServer, namespace: str, mesh: Object) -> Finding | None:
+    dialled = _agent_pods(operator_deployment(api, namespace)).get("apiServer")
     slices = api.items(
         "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
         labelSelector="kubernetes.io/service-name=kubernetes",
     )
-    return traffic_checks.api_server(mesh, slices, dialled="")
+    return traffic_checks.api_server(mesh, slices, dialled=str(dialled or ""))
 
 
 def _config(api: ApiServer, namespace: str, name: str) -> dict[str, str] | None:
@@ -294,12 +295,8 @@ def _roles(api: ApiServer, deployment: Object) -> list[Finding]:
     namespace = str(deployment["metadata"]["namespace"])
     operator = str(deployment["spec"]["template"]["spec"].get("serviceAccountName") or "default")
     agents = api.items(f"/apis/apps/v1/namespaces/{namespace}/daemonsets", labelSelector=MESH_LABEL)
-    settings = _environment(deployment)
-    try:
-        of_agents = str(json.loads(settings.get("WESHER_AGENT_PODS", "")).get("serviceAccountName"))
-    except (ValueError, AttributeError):
-        of_agents = "wesher-agent"
-    manages = settings.get("WESHER_MANAGE_CRDS") == "true"
+    of_agents = str(_agent_pods(deployment).get("serviceAccountName") or "wesher-agent")
+    manages = _environment(deployment).get("WESHER_MANAGE_CRDS") == "true"
     accounts = {operator: operator_rights(of_agents, manages_definitions=manages)}
     for daemon_set in agents:
         accounts[str(daemon_set["spec"]["template"]["spec"].get("serviceAccountName"))] = AGENT_RIGHTS
@@ -321,6 +318,14 @@ def _roles(api: ApiServer, deployment: Object) -> list[Finding]:
         )
         for account, rights in accounts.items()
     ]
+
+
+def _agent_pods(deployment: Object) -> Object:
+    """Return what the chart tells the operator about agents' pods; empty if that cannot be read."""
+    try:
+        return dict(json.loads(_environment(deployment).get("WESHER_AGENT_PODS", "")))
+    except (ValueError, TypeError):
+        return {}
 
 
 def _environment(deployment: Object) -> dict[str, str]:

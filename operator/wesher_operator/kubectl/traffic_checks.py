@@ -115,10 +115,14 @@ def addresses(mesh: Object, nodes: Sequence[Object], cluster: Sequence[Object]) 
         return None
     check = f"node addresses of {name_of(mesh)}"
     allowed = [ip_network(text) for text in traffic_spec(mesh).get("nodeCIDRs") or []]
+    versions = {network.version for network in allowed}
     overlay = ip_network(mesh["spec"]["overlayCIDR"])
     outside, uncertified = [], []
     for name, certified, node in _paired(nodes, cluster):
-        for address in _first_internal(node, overlay):
+        first = [each for each in _first_internal(node, overlay) if each.version in versions]
+        if not first:
+            outside.append(f"{name} without an InternalIP of their IP version")
+        for address in first:
             if not _is_inside(address, allowed):
                 outside.append(f"{name} {address}")
             elif not _is_inside(address, certified):
@@ -192,7 +196,7 @@ def api_server(mesh: Object, slices: Sequence[Object], *, dialled: str) -> Findi
 
 
 def kube_proxy(mesh: Object, config: str | None) -> Finding | None:
-    """Look whether kube-proxy runs in a mode that was tested; None if that cannot be told.
+    """Look whether kube-proxy runs in a mode that was tested; None without a configuration file.
 
     Args:
         mesh: the WesherMesh.
@@ -260,7 +264,7 @@ def network_plugin(mesh: Object, plugin: NetworkPlugin | None, nodes: Sequence[O
     if plugin.tunnel:
         return _with_tunnelled_pods(check, shown, plugin, room)
     says = (
-        f"{shown}: it routes packets of pods, and the mesh does not carry them, as spec.traffic.pods is None"
+        f"{shown}: it routes packets of pods, and with traffic.pods: None the mesh does not carry them"
     )
     return Finding(check, "ok", says)
 

@@ -125,6 +125,14 @@ def test_addresses_outside_the_allowed_networks_and_those_not_certified_are_name
     assert outside is not None
     assert (outside.verdict, outside.says) == ("FAIL", "outside spec.traffic.nodeCIDRs: b 10.2.0.5")
     assert "nodeCIDRs" in outside.do
+    without = traffic_checks.addresses(a_mesh(), [certified], [a_node("a", "10.189.0.1")])
+    assert without is not None
+    assert without.verdict == "FAIL"
+    assert without.says.endswith("nodeCIDRs: a without an InternalIP of their IP version")
+    only_ipv4 = a_mesh(nodeCIDRs=["192.168.0.0/16"])
+    of_ipv4 = traffic_checks.addresses(only_ipv4, [a_member("a", "192.168.7.1/32")], [node])
+    assert of_ipv4 is not None
+    assert of_ipv4.verdict == "ok", "only the IP versions of nodeCIDRs count"
     late = traffic_checks.addresses(a_mesh(), [a_member("a", "192.168.7.1/32")], [node])
     assert late is not None
     assert (late.verdict, late.says) == ("FAIL", "not in the node's certificate: a fd00:7::1")
