@@ -129,6 +129,7 @@ class Agent:
             self._counts.observe,
             on_turn=self._has_output.set,
             on_fault=lambda: self._counts.add("engineFaults"),
+            mark=startup.local.mark,
         )
         self._owner = Owner(startup.local.private_key.public, startup.local.document.overlay)
         self._tunnel = Tunnel(
@@ -217,6 +218,15 @@ class Agent:
     def has_left(self) -> bool:
         """Whether it has left the mesh for good."""
         return isinstance(self._last_output, Left)
+
+    @property
+    def device_is_up(self) -> asyncio.Event:
+        """Set once the device exists and has its address, for as long as this agent runs."""
+        return self._tunnel.was_ready
+
+    def device_problem(self) -> str:
+        """Return why the device is not ready; empty before the first try."""
+        return self._tunnel.problem
 
     async def run(self) -> None:
         """Work until the member ends or `stop` is called."""

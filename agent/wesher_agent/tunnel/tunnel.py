@@ -78,6 +78,8 @@ class Tunnel:
         count: Callable[[Fault], None],
     ) -> None:
         self.ready = False
+        self.was_ready = asyncio.Event()
+        """Set when it is ready for the first time; never cleared."""
         self.reason, self.problem = "", ""
         """Why it is not ready; empty before the first try too."""
         self._reported: tuple[object, ...] = (False, "", "", (), None)
@@ -268,6 +270,8 @@ class Tunnel:
         before = self._reported
         self._reported = (ready, reason, problem, carry_problems, self.carrying)
         self.ready, self.reason, self.problem, self.carry_problems = ready, reason, problem, carry_problems
+        if ready:
+            self.was_ready.set()
         if self._reported != before:
             self._on_change()
 
