@@ -333,6 +333,8 @@ class Agent:
             counts=self._counts.numbers,
             source_problem=mounted.problem if mounted is not None else "",
             health_problem=self._health.problem,
+            carry_reason="",
+            carry_problem="",
             removed=link is not None and link.removed,
             generation=self._node.generation if self._node is not None else 0,
             machine=self._node.machine if self._node is not None else "",

@@ -6,15 +6,16 @@ import base64
 import shlex
 from dataclasses import fields, replace
 from datetime import UTC, datetime
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from wesher_agent.kube.node_status import admission_part, node_status, own_part, view_part
+from wesher_agent.mesh.carry_steps import TrafficView
 from wesher_agent.mesh.cover import Cover
-from wesher_agent.mesh.device import Endpoint
+from wesher_agent.mesh.device import Carrying, Endpoint
 from wesher_agent.mesh.identity import Rank, Verdict
 from wesher_agent.mesh.local import Options
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
@@ -32,6 +33,7 @@ from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import GossipSettings, IdentitySettings
 from wesher_common.report import MAX_OUTSIDERS
 from wesher_common.seeds import SeedAddress
+from wesher_common.traffic import TrafficSettings
 from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.virtual.members import document, local_node, private_key
 
@@ -409,6 +411,8 @@ def test_an_external_member_is_reported_with_what_it_is_admitted_by() -> None:
     assert admission_part(before) == admission_part(replace(before, mtu=1))
 
 
+ON = TrafficSettings(nodes="All", pods="All", node_cidrs=(ip_network("192.0.2.0/24"),))
+IN_MESH_WITH_TRAFFIC = local_node("a", mesh=document(traffic=ON))
 CHANGES: dict[str, Any] = {
     "now": 2000.0,
     "local": local_node("a2"),
@@ -427,6 +431,7 @@ CHANGES: dict[str, Any] = {
     "has_seeds_elsewhere": True,
     "uptime": 1.0,
     "verdict": Verdict(Rank.OWN, SIGNED_AT, None),
+    "traffic": TrafficView(ON, Carrying(mark=0x80, table=1870, priority=1870)),
     "device_ready": False,
     "device_reason": "Failed",
     "device_problem": "broken",
@@ -442,6 +447,8 @@ CHANGES: dict[str, Any] = {
     "counts": {"membersFailed": 1},
     "source_problem": "mesh.json: is missing",
     "health_problem": "TCP port 51820 of 127.0.0.1 is taken by another program",
+    "carry_reason": "RuleConflict",
+    "carry_problem": "another program has the rules of priority 1870",
     "removed": True,
     "generation": 7,
     "machine": "0123456789ab",
@@ -453,6 +460,9 @@ SEEKING = local_node("a", mesh=document(seed_nodes=(SeedAddress("192.0.2.9"),)))
 BESIDE: dict[str, dict[str, Any]] = {
     "verdict": {"local": local_node("a", mesh=document(identity=IdentitySettings()))},
     "can_probe": {"probes_settled": False},
+    "traffic": {"local": IN_MESH_WITH_TRAFFIC},
+    "carry_reason": {"local": IN_MESH_WITH_TRAFFIC, "carry_problem": "why"},
+    "carry_problem": {"local": IN_MESH_WITH_TRAFFIC, "carry_reason": "RuleConflict"},
     "device_reason": {"device_ready": False},
     "device_problem": {"device_ready": False, "device_reason": "Failed"},
     "wall_clock": {"observed": seen(2, age=5)},

@@ -55,6 +55,8 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
         "counts": {},
         "source_problem": "",
         "health_problem": "",
+        "carry_reason": "",
+        "carry_problem": "",
         "removed": False,
         "generation": 1,
         "machine": "",
