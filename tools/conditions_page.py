@@ -19,7 +19,10 @@ Reasons = Mapping[str, tuple[str, ...]]
 _REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "NodesUseOverlay", "RefusedByCluster")
 _WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyCopied", "Failed")
 _GOSSIP = ("AddressGone", "PortTaken", "KeyCopied", "NameConflict", "NobodyAnswers", "WrongKey")
-_NOT_CARRIED = ("AddressNotCertified", "NetworkOverlap")
+_NOT_CARRIED = (
+    *("AddressNotCertified", "NetworkOverlap", "RuleConflict", "TableConflict", "ReversePathFilter"),
+    "AddressNotPresent",
+)
 _NOT_ISSUING = ("AuthorityLost", "NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
 _UNCERTIFIED = ("KeyProof", "KeyChanged", "KeyInUse")
 MESH: Mapping[str, Reasons] = {

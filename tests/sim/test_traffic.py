@@ -82,7 +82,7 @@ def carried_mesh(make_mesh: Make, count: int, **settings: object) -> tuple[Virtu
     return mesh, agents
 
 
-@pytest.mark.parametrize("gossip", ["LAN", "WAN"])
+@pytest.mark.parametrize("gossip", soaking(["WAN"], ["LAN", "WAN"]))
 def test_switched_on_and_off_in_any_order_no_packet_is_lost(make_mesh: Make, gossip: str) -> None:
     count = soaking(20, 50)
     mesh = make_mesh(identity=IN_BOUND_MESH, gossip=gossip)

@@ -17,6 +17,7 @@ from wesher_agent.mesh.nodemeta import Flag
 from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.mesh.view import MemberView
+from wesher_agent.wireguard.carrying_plan import CarryProblem
 from wesher_agent.wireguard.plan import HANDSHAKE_FRESH, PeerSession
 from wesher_common.keys import WireGuardPublicKey
 
@@ -87,10 +88,8 @@ class Snapshot:
     """Why the mounted key ring or mesh.json cannot be used; empty when they can."""
     health_problem: str
     """Why the kubelet's probes are not answered; empty when they are, or when no port was given."""
-    carry_reason: str
-    """Why the host does not carry packets of the cluster as it should, CamelCase; empty if it does."""
-    carry_problem: str
-    """The same for people."""
+    carry_problems: tuple[CarryProblem, ...]
+    """Why the host does not carry packets of the cluster as it should."""
     removed: bool
     """Whether the API server said that this node has no WesherNode."""
     generation: int
@@ -164,7 +163,8 @@ class Snapshot:
         """Whether carried packets of other members are accepted, while the mesh is to carry any."""
         settings, applied = self.local.document.traffic, self.member.traffic
         is_applied = applied.settings == settings and applied.carrying is not None
-        return settings.is_on and is_applied and self.carry_reason != "ReversePathFilter"
+        is_strict = any(problem.reason == "ReversePathFilter" for problem in self.carry_problems)
+        return settings.is_on and is_applied and not is_strict
 
     @property
     def not_carried(self) -> tuple[Problem, ...]:

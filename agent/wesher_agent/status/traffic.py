@@ -16,7 +16,7 @@ def traffic_carried(now: Snapshot) -> Condition | None:
     if not settings.is_on:
         return None
     for reason, message in (
-        (now.carry_reason, now.carry_problem),
+        *((problem.reason, problem.text) for problem in now.carry_problems[:1]),
         *((problem.reason, f"{problem.member}: {problem.message}") for problem in now.not_carried[:1]),
         ("AddressNotCertified", _missing_address(now, settings)),
     ):

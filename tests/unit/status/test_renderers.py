@@ -26,6 +26,7 @@ from wesher_agent.status.answers import join_answer, key_answer, members_answer,
 from wesher_agent.status.greeting import greeting
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.swim.address import Address
+from wesher_agent.wireguard.carrying_plan import CarryProblem
 from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_common.certificate import MAX_SERIAL, Authority, Certificate, Kind, Refusal, Subject
 from wesher_common.errors import WesherError
@@ -447,8 +448,7 @@ CHANGES: dict[str, Any] = {
     "counts": {"membersFailed": 1},
     "source_problem": "mesh.json: is missing",
     "health_problem": "TCP port 51820 of 127.0.0.1 is taken by another program",
-    "carry_reason": "RuleConflict",
-    "carry_problem": "another program has the rules of priority 1870",
+    "carry_problems": (CarryProblem("RuleConflict", "another program has the rules of priority 1870"),),
     "removed": True,
     "generation": 7,
     "machine": "0123456789ab",
@@ -461,8 +461,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "verdict": {"local": local_node("a", mesh=document(identity=IdentitySettings()))},
     "can_probe": {"probes_settled": False},
     "traffic": {"local": IN_MESH_WITH_TRAFFIC},
-    "carry_reason": {"local": IN_MESH_WITH_TRAFFIC, "carry_problem": "why"},
-    "carry_problem": {"local": IN_MESH_WITH_TRAFFIC, "carry_reason": "RuleConflict"},
+    "carry_problems": {"local": IN_MESH_WITH_TRAFFIC},
     "device_reason": {"device_ready": False},
     "device_problem": {"device_ready": False, "device_reason": "Failed"},
     "wall_clock": {"observed": seen(2, age=5)},

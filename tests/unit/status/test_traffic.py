@@ -21,6 +21,7 @@ from wesher_agent.mesh.roster import RosterMember
 from wesher_agent.status.answers import members_answer, status_answer
 from wesher_agent.status.conditions import conditions, failing
 from wesher_agent.status.snapshot import Snapshot
+from wesher_agent.wireguard.carrying_plan import CarryProblem
 from wesher_common.certificate import Authority
 from wesher_common.conditions import Condition
 from wesher_common.traffic import TrafficSettings
@@ -107,7 +108,7 @@ def test_a_node_that_sends_through_the_tunnels_is_ready() -> None:
             "this host does not have 192.0.2.99, which the certificate of this node lists",
         ),
         (
-            {"carry_reason": "RuleConflict", "carry_problem": "another program has a rule"},
+            {"carry_problems": (CarryProblem("RuleConflict", "another program has a rule"),)},
             "False",
             "RuleConflict",
             "another program has a rule",
@@ -148,23 +149,23 @@ def test_a_node_of_pods_of_other_clusters_only_needs_no_address() -> None:
 
 
 @pytest.mark.parametrize(
-    ("local", "view", "reason", "accepts"),
+    ("local", "view", "problems", "accepts"),
     [
-        (node(*OWN), TrafficView(), "", False),
-        (node(*OWN), applied(), "", True),
-        (node(*OWN), applied(settings=replace(ON, mark=0x100)), "", False),
-        (node(*OWN), applied(), "ReversePathFilter", False),
-        (node(*OWN), applied(), "RuleConflict", True),
-        (node(*OWN, settings=TrafficSettings()), applied(settings=TrafficSettings()), "", False),
+        (node(*OWN), TrafficView(), (), False),
+        (node(*OWN), applied(), (), True),
+        (node(*OWN), applied(settings=replace(ON, mark=0x100)), (), False),
+        (node(*OWN), applied(), (CarryProblem("ReversePathFilter", "strict"),), False),
+        (node(*OWN), applied(), (CarryProblem("RuleConflict", "taken"),), True),
+        (node(*OWN, settings=TrafficSettings()), applied(settings=TrafficSettings()), (), False),
     ],
 )
 def test_a_node_reports_that_it_accepts_what_the_settings_ask_for(
     local: Local,
     view: TrafficView,
-    reason: str,
+    problems: tuple[CarryProblem, ...],
     accepts: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    now = snapshot(local=local, traffic=view, carry_reason=reason, carry_problem=reason)
+    now = snapshot(local=local, traffic=view, carry_problems=problems)
     assert now.accepts_traffic is accepts
     assert status_answer(now)["traffic"]["accepts"] is accepts
 
