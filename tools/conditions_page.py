@@ -44,6 +44,14 @@ MESH: Mapping[str, Reasons] = {
         "False": (*_NOT_ISSUING, *_UNCERTIFIED, "CertificateExpires"),
         "Unknown": ("NotLookedAt", "WaitingForAgents", "NewAuthority"),
     },
+    "TrafficCarried": {
+        "True": ("Carried",),
+        "False": (
+            *("Conflict", "ApiServerUnknown", "PodsOutsidePodCIDR", "PodsNotChecked", "OneLocation"),
+            *("AddressNotCertified", "AddressOverlap"),
+        ),
+        "Unknown": ("WaitingForAgents",),
+    },
 }
 NODE: Mapping[str, Reasons] = {
     "Ready": {
@@ -99,6 +107,7 @@ _MESH_TRUE = {
     "Converged": "all agents see the same members",
     "Certified": "every agent on a Ready Node announces its certificate, and none expires soon",
     "Degraded": "the mesh works, but something is wrong; False is good",
+    "TrafficCarried": "every node carries what `spec.traffic` says; absent while it says `None`",
 }
 _NODE_TRUE = {
     "Ready": "`WireGuardReady`, `GossipJoined` and `KeyCurrent` are True, and most peers answer",
@@ -113,6 +122,7 @@ GOOD = {
     "AllCertified": "every agent on a Ready Node announces its certificate",
     "AllReady": "every node is ready",
     "AsExpected": "nothing is wrong",
+    "Carried": "the tunnels carry what `spec.traffic` says",
     "Current": "the mounted files are in use, or none are mounted",
     "DeviceReady": "the device is as desired",
     "Issued": "the node or external machine has a valid certificate",
