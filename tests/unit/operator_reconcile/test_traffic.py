@@ -61,7 +61,7 @@ class Scene:
     def node(self, name: str, number: int, *, ready: bool = True, location: str = "") -> None:
         """Give a Node its address and pod network, both with this number."""
         condition = {"type": "Ready", "status": str(ready), "reason": "Kubelet"}
-        about = {"name": name, "creationTimestamp": "2026-11-22T12:00:00Z"}
+        about: dict[str, Any] = {"name": name, "creationTimestamp": "2026-11-22T12:00:00Z"}
         about |= {"annotations": {"wesher.dev/location": location}} if location else {}
         self.see(
             NODE,
@@ -235,12 +235,20 @@ def test_a_changed_address_is_certified_at_once() -> None:
     assert listed(scene.plan())["a"] == ["10.244.9.0/24", "192.0.2.9/32"]
 
 
+def said_of(document: MeshDocument, *, routed: int) -> dict[str, Any]:
+    """Return what an agent reports that has applied mesh.json."""
+    return {"traffic": {"accepts": True, "routed": routed}, "configHash": document.config_hash}
+
+
 def carrying(**traffic: Any) -> tuple[Scene, MeshDocument]:
     """Return a mesh that carries everything, and its mesh.json."""
     scene = Scene(**{**ON, **traffic})
     document = scene.publish()
     for name in NAMES:
-        report = {"traffic": {"accepts": True, "routed": 4}, "configHash": document.config_hash}
+        report: dict[str, Any] = {
+            "traffic": {"accepts": True, "routed": 4},
+            "configHash": document.config_hash,
+        }
         scene.member(name, *full(name)[name], said="Carried", **report)
     return scene, document
 
@@ -270,7 +278,10 @@ def test_networks_stay_in_the_certificates_until_every_agent_has_stopped_routing
     document = scene.publish()
     assert document.traffic == NO_TRAFFIC
     for name in "ab":
-        report = {"traffic": {"accepts": True, "routed": 0}, "configHash": document.config_hash}
+        report: dict[str, Any] = {
+            "traffic": {"accepts": True, "routed": 0},
+            "configHash": document.config_hash,
+        }
         scene.member(name, *full(name)[name], **report)
     scene.member(
         "c", *full("c")["c"], traffic={"accepts": True, "routed": 4}, configHash=document.config_hash
@@ -296,11 +307,14 @@ def test_an_agent_that_reports_of_an_earlier_configuration_has_not_stopped() -> 
 
 def test_pods_alone_are_switched_off_in_the_same_order() -> None:
     scene, _ = carrying()
-    scene.mesh_says(**{**ON, "pods": "None"})
+    scene.mesh_says(nodes="All", nodeCIDRs=["192.0.2.0/24"])
     assert listed(scene.plan()) == full(*NAMES)
     document = scene.publish()
     for name in NAMES:
-        report = {"traffic": {"accepts": True, "routed": 2}, "configHash": document.config_hash}
+        report: dict[str, Any] = {
+            "traffic": {"accepts": True, "routed": 2},
+            "configHash": document.config_hash,
+        }
         scene.member(name, *full(name)[name], **report)
     assert listed(scene.plan()) == {name: [f"192.0.2.{n}/32"] for n, name in enumerate(NAMES, start=1)}
 
