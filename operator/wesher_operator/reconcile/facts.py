@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from wesher_common.conditions import find_condition
+from wesher_common.conditions import Condition, find_condition
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
@@ -32,6 +32,7 @@ from wesher_common.names import (
     LOCATION_ANNOTATION,
     MESH_LABEL,
     NUDGE_ANNOTATION,
+    TUNNELS_READY,
 )
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_operator.installation import installation_of
@@ -115,6 +116,10 @@ class NodeFacts:
     problems: tuple[str, ...] = ()
     """Its annotations that cannot be used, each with its rule."""
     created_at: datetime | None = None
+    boot: str = ""
+    """Identifies one start of its machine; empty while no kubelet has reported."""
+    tunnels_ready: Condition | None = None
+    """Its condition that the operator writes."""
 
     def address(self, kinds: Iterable[str]) -> IPAddress | None:
         """Return the first address of the first type that the Node has one of."""
@@ -325,6 +330,8 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
         advertise_address=advertise_address,
         problems=tuple(problems),
         created_at=datetime.fromisoformat(created) if created else None,
+        boot=str(info.get("bootID") or ""),
+        tunnels_ready=find_condition(status.get("conditions") or [], TUNNELS_READY),
     )
 
 

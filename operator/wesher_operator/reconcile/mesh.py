@@ -53,9 +53,12 @@ from wesher_operator.reconcile.places import REFUSED_AGAIN
 from wesher_operator.reconcile.pod_addresses import PodAddresses
 from wesher_operator.reconcile.pod_troubles import NOT_RUNNING, PodTroubles
 from wesher_operator.reconcile.publish import Publisher
-from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
+from wesher_operator.reconcile.readiness import ReadinessKeeper
+from wesher_operator.reconcile.refusal import Refusal, nodes_on_overlay, overlaps, refusal
 from wesher_operator.reconcile.revoker import Known, Revoker, Signed
 from wesher_operator.reconcile.status import Findings
+from wesher_operator.reconcile.trusted import Trusted
+from wesher_operator.reconcile.trusted import decide as decide_trusted
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 
@@ -102,6 +105,7 @@ class MeshReconciler:
         self._peers = PeerKeeper(name, world, cluster, entropy)
         self._revoker = Revoker(name, world, cluster)
         self._children = Children(world, cluster)
+        self._readiness = ReadinessKeeper(name, world, cluster)
         self._nodes = NodeKeeper(
             world,
             cluster,
@@ -139,11 +143,12 @@ class MeshReconciler:
             findings, again = await self._make(mesh, now)
         except _MeshGoneError:
             return None
+        findings, go_on = await self._readiness.keep(mesh, findings, now=now)
         if findings.mode is not None and findings.mode.cut_off and findings.failure is None:
             # Before the status, which says that it was done.
             await self._tell_who_is_cut_off(mesh, findings.mode.cut_off, now)
         await self._publisher.publish(mesh, status.mesh_status(mesh, findings, now=now), now=now)
-        return first_of(again, status.next_change(findings, now=now))
+        return first_of(again, go_on, status.next_change(findings, now=now))
 
     async def _tell_who_is_cut_off(self, mesh: MeshFacts, names: Sequence[str], now: datetime) -> None:
         shown = ", ".join(names[:SHOWN_NAMES])
@@ -191,7 +196,7 @@ class MeshReconciler:
         published = False
         mode, authorities, certified = self._mode(mesh, spec, desired, now), Authorities(), Certified()
         plan: traffic.Plan | None = None
-        known, signed = Known(), Signed(file=NewsFile(b""))
+        known, signed, trusted = Known(), Signed(file=NewsFile(b"")), Trusted()
         try:
             ring, key_problem = await self._key(mesh, spec)
             before = documents.published_of(mesh, self._world)
@@ -215,14 +220,16 @@ class MeshReconciler:
             certified, known = placed.certified, placed.known
             self._check(mesh)
             await self._keep_mode(mesh, mode)
-            identity = _identity(mode, authorities, before)
+            trusted = decide_trusted(
+                mesh, spec, self._world, authorities.known, before.identity if before is not None else None
+            )
             document = documents.whole_document(
                 mesh,
                 spec,
                 self._world,
                 desired=desired,
                 released=placed.released,
-                identity=identity,
+                identity=_identity(mode, authorities, before, trusted),
                 traffic=plan.settings,
             )
             kept, signed = await self._news(
@@ -265,6 +272,7 @@ class MeshReconciler:
             key_problem=key_problem,
             failure=failure,
             overlaps=overlaps(mesh, self._world),
+            on_overlay=nodes_on_overlay(mesh, self._world),
             published=published or documents.is_published(mesh, spec, self._world),
             pod_troubles=troubles,
             without_address=without_address,
@@ -274,6 +282,7 @@ class MeshReconciler:
             revoked=sorted(known.revocations.barred),
             news_left_out=signed.file.left_out,
             traffic=traffic.mesh_condition(plan, mesh, desired, members),
+            trusted=trusted.condition,
             certified=mesh_condition(
                 certified.verdicts,
                 certified.obstacle,
@@ -483,10 +492,12 @@ class MeshReconciler:
         ]
 
 
-def _identity(mode: modes.Mode, authorities: Authorities, before: MeshDocument | None) -> IdentitySettings:
+def _identity(
+    mode: modes.Mode, authorities: Authorities, before: MeshDocument | None, trusted: Trusted
+) -> IdentitySettings:
     """Return what mesh.json says about identity."""
     proof_key = authorities.proof_key.public if authorities.proof_key is not None else None
     if proof_key is None and before is not None and before.identity is not None:
         proof_key = before.identity.proof_key
-    keys = IdentitySettings(authorities=authorities.trusted, proof_key=proof_key)
+    keys = IdentitySettings(authorities=authorities.trusted, proof_key=proof_key, trusted=trusted.authorities)
     return modes.settings(mode, keys)

@@ -25,6 +25,8 @@ _TOLD = {
     "Degraded": "True",
     "Certified": "False",
     "TrafficCarried": "False",
+    "NodeReadiness": "False",
+    "AuthoritiesTrusted": "False",
 }
 """The conditions whose transitions become Events, and the status in which each is bad news."""
 _log = EventLogger("wesher.mesh")

@@ -14,6 +14,7 @@ from wesher_agent.kube.node_status import node_status
 from wesher_agent.mesh.nodemeta import META_VERSION, NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.swim.address import Address
+from wesher_common.certificate import Authority
 from wesher_common.keys import WireGuardPublicKey
 from wesher_operator import kube
 from wesher_operator.crd import definition
@@ -27,11 +28,25 @@ from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.cluster.fake_api_server import Storing, serving
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-BASE: dict[str, Any] = {"overlayCIDR": "10.189.0.0/16"}
 TRAFFIC: dict[str, Any] = {"nodes": "All", "nodeCIDRs": ["192.0.2.0/24"]}
 """The other fields of ``traffic`` mean nothing while both are None."""
+BASE: dict[str, Any] = {
+    "overlayCIDR": "10.189.0.0/16",
+    "allocationCIDR": "10.189.0.0/17",
+    "clusterName": "here",
+}
 TAINT = {"key": "role", "value": "db", "effect": "NoExecute"}
 TERMS = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[]"
+WEST: dict[str, Any] = {
+    "clusterName": "west",
+    "key": str(Authority(bytes([1]) * 32).key),
+    "cidrs": ["10.189.128.0/17"],
+}
+BASES = {
+    "trustedAuthorities": {**BASE, "trustedAuthorities": [WEST]},
+    "traffic": {**BASE, "traffic": TRAFFIC},
+}
+"""What a field is compared with, if not `BASE`."""
 OTHERS: list[tuple[str, Any]] = [
     ("overlayCIDR", "10.190.0.0/16"),
     ("allocationCIDR", "10.189.7.0/24"),
@@ -80,8 +95,19 @@ OTHERS: list[tuple[str, Any]] = [
     ("traffic.rulePriority", 999),
     ("etcHosts", "Off"),
     ("identity", "Open"),
+    *(
+        (f"trustedAuthorities[].{part}", [{**WEST, part: value}])
+        for part, value in (
+            ("clusterName", "north"),
+            ("key", str(Authority(bytes([2]) * 32).key)),
+            ("formerKey", str(Authority(bytes([2]) * 32).key)),
+            ("cidrs", ["10.189.192.0/18"]),
+        )
+    ),
 ]
 """Each field with a value that is not its default."""
+ON_NODES = {f"nodeReadiness.{field}" for field in ("condition", "taint", "taintOnReboot")}
+"""These change nothing that the mesh is made of, but Nodes: see test_readiness."""
 
 
 def leaves(schema: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -102,7 +128,7 @@ def schema_of(kind: type[WesherMesh | WesherNode], part: str) -> dict[str, Any]:
 
 
 def test_every_field_of_the_spec_is_tried() -> None:
-    assert {path for path, _ in OTHERS} == set(leaves(schema_of(WesherMesh, "spec")))
+    assert {path for path, _ in OTHERS} | ON_NODES == set(leaves(schema_of(WesherMesh, "spec")))
 
 
 async def made_of(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -148,7 +174,7 @@ async def test_a_field_of_the_spec_changes_what_is_made(
     top, *inner = path.partition("[]")[0].split(".")
     for name in reversed(inner):
         value = {name: value}
-    base = {**BASE, "traffic": TRAFFIC} if top == "traffic" else BASE
+    base = BASES.get(top, BASE)
     spec = {**base, top: {**TRAFFIC, **value} if top == "traffic" else value}
     assert await made_of(spec, monkeypatch) != await made_of(base, monkeypatch)
 
