@@ -62,6 +62,10 @@ MESH: Mapping[str, Reasons] = {
             "TrustedNetworkOverlap",
         ),
     },
+    "NodeReadiness": {
+        "True": ("NodesWritten",),
+        "False": ("MissingPermission", "Conflict", "RefusedByCluster", "TaintNotTolerated"),
+    },
 }
 NODE: Mapping[str, Reasons] = {
     "Ready": {
@@ -117,6 +121,7 @@ _MESH_TRUE = {
     "Converged": "all agents see the same members",
     "Certified": "every agent on a Ready Node announces its certificate, and none expires soon",
     "AuthoritiesTrusted": "each of `spec.trustedAuthorities` is trusted; absent while there are none",
+    "NodeReadiness": "Nodes say what `spec.nodeReadiness` asks for; absent if it asks for nothing",
     "Degraded": "the mesh works, but something is wrong; False is good",
     "TrafficCarried": "every node carries what `spec.traffic` says; absent while it says `None`",
 }
@@ -140,6 +145,7 @@ GOOD = {
     "Issued": "the node or external machine has a valid certificate",
     "Joined": "another member is alive",
     "KeyReady": "the key in the message is in use",
+    "NodesWritten": "Nodes say it; the message has the number of nodes whose tunnels are ready",
     "OnlyMember": "there is no other member",
     "Published": "agents have the configuration; a message says so if others can join by invite only",
     "Ready": "the node is in the mesh",
