@@ -16,7 +16,7 @@ TROUBLESHOOTING = REPOSITORY / "docs/troubleshooting.md"
 Reasons = Mapping[str, tuple[str, ...]]
 """Reasons by status."""
 
-_REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "RefusedByCluster")
+_REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "NodesUseOverlay", "RefusedByCluster")
 _WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyCopied", "Failed")
 _GOSSIP = ("AddressGone", "PortTaken", "KeyCopied", "NameConflict", "NobodyAnswers", "WrongKey")
 _NOT_ISSUING = ("AuthorityLost", "NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
@@ -37,7 +37,10 @@ MESH: Mapping[str, Reasons] = {
     "Converged": {"True": ("ViewsAgree",), "False": ("ViewsDiffer",), "Unknown": ("NoReports",)},
     "Degraded": {
         "False": ("AsExpected",),
-        "True": ("OverlappingNetwork", "NewsTooLarge", "PairsUnreachable", "InvalidAnnotation"),
+        "True": (
+            *("OverlappingNetwork", "NewsTooLarge", "NodesUseOverlay"),
+            *("PairsUnreachable", "InvalidAnnotation"),
+        ),
     },
     "Certified": {
         "True": ("AllCertified",),

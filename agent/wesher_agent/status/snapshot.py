@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from wesher_agent.mesh.desired import KEY_COPIED, Problem
+from wesher_agent.mesh.desired import KEY_COPIED
 from wesher_agent.mesh.identity import Rank
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.nodemeta import Flag
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.mesh.view import MemberView
 from wesher_agent.wireguard.plan import HANDSHAKE_FRESH, PeerSession

@@ -11,6 +11,7 @@ from dataclasses import replace
 from wesher_common.errors import InvalidSpec
 from wesher_common.mesh_document import FILE_NAME, IdentitySettings, MeshDocument
 from wesher_common.names import config_map_name
+from wesher_common.traffic import NO_TRAFFIC, TrafficSettings
 from wesher_operator.reconcile import allocation
 from wesher_operator.reconcile.facts import MeshFacts, NodeFacts
 from wesher_operator.reconcile.membership import Released
@@ -26,6 +27,7 @@ def whole_document(
     desired: Iterable[NodeFacts],
     released: Released,
     identity: IdentitySettings,
+    traffic: TrafficSettings,
 ) -> MeshDocument:
     """Return what mesh.json is to say."""
     before = published(mesh.name, world)
@@ -33,15 +35,21 @@ def whole_document(
     return replace(
         _document(mesh, spec, released),
         identity=identity,
+        traffic=traffic,
         cluster_seeds=allocation.cluster_seeds(desired, seeds),
     )
 
 
 def is_published(mesh: MeshFacts, spec: WesherMeshSpec, world: World) -> bool:
-    """Tell whether mesh.json has this spec, whatever it says of seeds, nodes that left and identity."""
+    """Tell whether mesh.json has this spec, whatever it says of seeds, nodes that left, identity and traffic.
+
+    If it has another traffic than the spec, the condition TrafficCarried says why.
+    """
     found = published(mesh.name, world)
-    wanted = _document(mesh, spec, Released())
-    return found is not None and replace(found, cluster_seeds=(), removed=(), identity=None) == wanted
+    if found is None:
+        return False
+    found = replace(found, cluster_seeds=(), removed=(), identity=None, traffic=NO_TRAFFIC)
+    return found == _document(mesh, spec, Released())
 
 
 def published_of(mesh: MeshFacts, world: World) -> MeshDocument | None:
@@ -61,7 +69,7 @@ def published(mesh: str, world: World) -> MeshDocument | None:
 
 
 def _document(mesh: MeshFacts, spec: WesherMeshSpec, released: Released) -> MeshDocument:
-    """Return what mesh.json says, but for the seeds in this cluster and identity."""
+    """Return what mesh.json says, but for the seeds in this cluster, identity and traffic."""
     return MeshDocument(
         name=mesh.name,
         uid=mesh.uid,

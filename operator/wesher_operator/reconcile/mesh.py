@@ -36,7 +36,7 @@ from wesher_operator.kube import (
     Cluster,
     Object,
 )
-from wesher_operator.reconcile import allocation, documents, manifests, membership, modes, status
+from wesher_operator.reconcile import allocation, documents, manifests, membership, modes, status, traffic
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.agent_ports import health_port
 from wesher_operator.reconcile.authorities import Agent, Authorities
@@ -50,9 +50,11 @@ from wesher_operator.reconcile.nudge import Nudges
 from wesher_operator.reconcile.peer_keeper import Kept, Outside, PeerKeeper
 from wesher_operator.reconcile.peer_news import NumberedRing, ring_number
 from wesher_operator.reconcile.places import REFUSED_AGAIN
+from wesher_operator.reconcile.pod_addresses import PodAddresses
 from wesher_operator.reconcile.pod_troubles import NOT_RUNNING, PodTroubles
 from wesher_operator.reconcile.publish import Publisher
-from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
+from wesher_operator.reconcile.readiness import ReadinessKeeper
+from wesher_operator.reconcile.refusal import Refusal, nodes_on_overlay, overlaps, refusal
 from wesher_operator.reconcile.revoker import Known, Revoker, Signed
 from wesher_operator.reconcile.status import Findings
 from wesher_operator.reconcile.trusted import Trusted
@@ -103,6 +105,7 @@ class MeshReconciler:
         self._peers = PeerKeeper(name, world, cluster, entropy)
         self._revoker = Revoker(name, world, cluster)
         self._children = Children(world, cluster)
+        self._readiness = ReadinessKeeper(name, world, cluster)
         self._nodes = NodeKeeper(
             world,
             cluster,
@@ -111,6 +114,7 @@ class MeshReconciler:
             revoker=self._revoker,
             peers=self._peers,
         )
+        self._pod_addresses = PodAddresses(cluster)
         self._settings = settings
         self._clock = clock
         self._entropy = entropy
@@ -139,11 +143,12 @@ class MeshReconciler:
             findings, again = await self._make(mesh, now)
         except _MeshGoneError:
             return None
+        findings, go_on = await self._readiness.keep(mesh, findings, now=now)
         if findings.mode is not None and findings.mode.cut_off and findings.failure is None:
             # Before the status, which says that it was done.
             await self._tell_who_is_cut_off(mesh, findings.mode.cut_off, now)
         await self._publisher.publish(mesh, status.mesh_status(mesh, findings, now=now), now=now)
-        return first_of(again, status.next_change(findings, now=now))
+        return first_of(again, go_on, status.next_change(findings, now=now))
 
     async def _tell_who_is_cut_off(self, mesh: MeshFacts, names: Sequence[str], now: datetime) -> None:
         shown = ", ".join(names[:SHOWN_NAMES])
@@ -182,18 +187,7 @@ class MeshReconciler:
         spec = mesh.spec
         refused = refusal(mesh, self._world)
         if spec is None or refused is not None:
-            members = self._world.own_members(mesh)
-            desired = self._desired(spec) if spec is not None else []
-            return (
-                Findings(
-                    desired=desired,
-                    members=members,
-                    refusal=refused,
-                    mode=self._mode(mesh, spec, desired, now) if spec is not None else None,
-                    published=spec is not None and documents.is_published(mesh, spec, self._world),
-                ),
-                None,
-            )
+            return self._left_as_it_is(mesh, refused, now), None
 
         desired = self._desired(spec)
         moments: list[datetime | None] = []
@@ -201,12 +195,15 @@ class MeshReconciler:
         refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
         published = False
         mode, authorities, certified = self._mode(mesh, spec, desired, now), Authorities(), Certified()
+        plan: traffic.Plan | None = None
         known, signed, trusted = Known(), Signed(file=NewsFile(b"")), Trusted()
         try:
             ring, key_problem = await self._key(mesh, spec)
             before = documents.published_of(mesh, self._world)
             authorities = await self._certifier.authorities(mesh, before, self._agents(mesh, spec), now=now)
             outside = self._peers.look(mesh, spec, self._world.own_members(mesh), now=now)
+            plan, again = await self._traffic(mesh, spec, desired, now)
+            moments.append(again)
             placed = await self._nodes.keep(
                 mesh,
                 spec,
@@ -214,6 +211,7 @@ class MeshReconciler:
                 authorities,
                 outside,
                 mode=mode,
+                networks=plan.networks,
                 still_there=partial(self._check, mesh),
                 now=now,
             )
@@ -232,12 +230,12 @@ class MeshReconciler:
                 desired=desired,
                 released=placed.released,
                 identity=_identity(mode, authorities, before, trusted),
+                traffic=plan.settings,
             )
             kept, signed = await self._news(
                 mesh, spec, placed, authorities, outside, document=document, mode=mode, ring=ring
             )
-            moments.append(kept.again)
-            moments.append(signed.again)
+            moments += [kept.again, signed.again]
             await self._children.ensure(CONFIG_MAP, manifests.config_map(mesh, document, signed.file.content))
             published = True
             await self._tell_revoked(mesh, known, now=now)
@@ -274,6 +272,7 @@ class MeshReconciler:
             key_problem=key_problem,
             failure=failure,
             overlaps=overlaps(mesh, self._world),
+            on_overlay=nodes_on_overlay(mesh, self._world),
             published=published or documents.is_published(mesh, spec, self._world),
             pod_troubles=troubles,
             without_address=without_address,
@@ -282,6 +281,7 @@ class MeshReconciler:
             authorities=authorities.trusted,
             revoked=sorted(known.revocations.barred),
             news_left_out=signed.file.left_out,
+            traffic=traffic.mesh_condition(plan, mesh, desired, members),
             trusted=trusted.condition,
             certified=mesh_condition(
                 certified.verdicts,
@@ -294,6 +294,26 @@ class MeshReconciler:
             else None,
         )
         return findings, first_of(*moments)
+
+    def _left_as_it_is(self, mesh: MeshFacts, refused: Refusal | None, now: datetime) -> Findings:
+        """Return what is found of a mesh for which nothing is made."""
+        spec, members = mesh.spec, self._world.own_members(mesh)
+        desired = self._desired(spec) if spec is not None else []
+        return Findings(
+            desired=desired,
+            members=members,
+            refusal=refused,
+            mode=self._mode(mesh, spec, desired, now) if spec is not None else None,
+            published=spec is not None and documents.is_published(mesh, spec, self._world),
+            traffic=traffic.mesh_condition(None, mesh, desired, members),
+        )
+
+    async def _traffic(
+        self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], now: datetime
+    ) -> tuple[traffic.Plan, datetime | None]:
+        wants_pods = spec.traffic.pods != "None"
+        pods, again = await self._pod_addresses.look(desired, is_wanted=wants_pods, now=now)
+        return traffic.make_plan(mesh, spec, self._world, desired=desired, pods=pods), again
 
     def _note_views(self, mesh: MeshFacts, members: Sequence[MemberFacts], now: datetime) -> None:
         if not status.views_differ(members, now=now):

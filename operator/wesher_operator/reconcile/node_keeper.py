@@ -9,14 +9,14 @@ takes (`places`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 
 from wesher_common.errors import InvalidSpec
 from wesher_common.names import out_label, released_config_map_name
-from wesher_common.overlay import IPAddress
+from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_operator.kube import CONFIG_MAP, Cluster
 from wesher_operator.reconcile import allocation, manifests, membership
 from wesher_operator.reconcile.authorities import Authorities
@@ -90,6 +90,7 @@ class NodeKeeper:
         outside: Outside,
         *,
         mode: Mode,
+        networks: Mapping[str, tuple[IPNetwork, ...]],
         still_there: Callable[[], None],
         now: datetime,
     ) -> Placed:
@@ -102,6 +103,7 @@ class NodeKeeper:
             authorities: the mesh's.
             outside: its machines outside.
             mode: who gets a tunnel.
+            networks: what the certificates are to list, by node.
             still_there: raises where the mesh is gone; asked before each write.
             now: the time.
 
@@ -170,6 +172,7 @@ class NodeKeeper:
                     address=placement.addresses[node.name],
                     location=wanted[node.name].location,
                     machine=wanted[node.name].machine,
+                    networks=networks.get(node.name, ()),
                 )
                 for node in desired
                 if node.name in wanted and node.name in mine and not mine[node.name].deleting
@@ -200,10 +203,9 @@ class NodeKeeper:
 def _with_certificate(
     spec: WesherNodeSpec, member: MemberFacts | None, certified: Certified
 ) -> WesherNodeSpec:
-    """Return a WesherNode's spec with its new certificate, or the one it has."""
-    before = (member.spec.certificate, member.spec.serial) if member is not None else ("", 0)
-    certificate, serial = certified.specs.get(spec.node_name, before)
-    return spec.model_copy(update={"certificate": certificate, "serial": serial})
+    """Return a WesherNode's spec with its new certificate, or the one it has, and the routes in it."""
+    before = {} if member is None else member.spec.model_dump(include={"certificate", "serial", "routes"})
+    return spec.model_copy(update=certified.specs.get(spec.node_name, before))
 
 
 def first_of(*moments: datetime | None) -> datetime | None:

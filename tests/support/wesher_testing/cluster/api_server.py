@@ -222,12 +222,22 @@ class ApiServer:
 
     def restore(self, backup: Path) -> None:
         """Have the API server begin again with what etcd held at a `back_up`, as after a disaster."""
+        self.stop()
+        shutil.rmtree(self.data)
+        shutil.copytree(backup, self.data)
+        self.start()
+
+    def stop(self) -> None:
+        """Stop the API server and etcd, until `start`."""
         if self.storage is None or self.program is None:
             raise ApiServerFailed("this API server was not started here")
         self.program.stop()
         self.storage.stop()
-        shutil.rmtree(self.data)
-        shutil.copytree(backup, self.data)
+
+    def start(self) -> None:
+        """Start etcd and the API server again, and wait until it is ready."""
+        if self.storage is None or self.program is None:
+            raise ApiServerFailed("this API server was not started here")
         self.storage.start()
         self.program.start()
         _wait_until_ready(self, (self.storage, self.program))
@@ -249,14 +259,18 @@ class ApiServerFailed(Exception):  # noqa: N818 - reads as the fact it states
 
 @contextmanager
 def api_server(
-    *, address: str = "127.0.0.1", enter: Sequence[str] = (), parent: Path | None = None
+    *,
+    address: str = "127.0.0.1",
+    storage_address: str = "127.0.0.1",
+    enter: Sequence[str] = (),
+    parent: Path | None = None,
 ) -> Iterator[ApiServer]:
     """Run etcd and a kube-apiserver on free ports until the block ends.
 
     Args:
         address: where the API server listens, and what its certificate names beside loopback.
+        storage_address: where etcd listens: by default, on the loopback of where it runs.
         enter: a command prefix such as ``nsenter --net=/run/netns/X`` for both processes.
-            etcd stays on that place's loopback.
         parent: where to make the directory for keys, logs and etcd's data.
 
     """
@@ -269,7 +283,7 @@ def api_server(
         for attempt in range(1, _STARTS + 1):
             with ExitStack() as trial:
                 try:
-                    server = _start(trial, directory, programs, address, tuple(enter))
+                    server = _start(trial, directory, programs, (address, storage_address), tuple(enter))
                 except ApiServerFailed:
                     # Between asking for a free port and its use another program may have taken it.
                     if attempt == _STARTS:
@@ -281,8 +295,13 @@ def api_server(
 
 
 def _start(
-    stack: ExitStack, directory: Path, programs: tuple[Path, Path], address: str, enter: tuple[str, ...]
+    stack: ExitStack,
+    directory: Path,
+    programs: tuple[Path, Path],
+    addresses: tuple[str, str],
+    enter: tuple[str, ...],
 ) -> ApiServer:
+    address, storage_address = addresses
     etcd_client, etcd_peer, port = _free_ports(3)
     storage = directory / f"etcd-{etcd_client}"
     etcd = _spawn(
@@ -291,11 +310,11 @@ def _start(
         [
             *(*enter, str(programs[0])),
             *("--data-dir", str(storage), "--unsafe-no-fsync"),
-            *("--listen-client-urls", f"http://127.0.0.1:{etcd_client}"),
-            *("--advertise-client-urls", f"http://127.0.0.1:{etcd_client}"),
-            *("--listen-peer-urls", f"http://127.0.0.1:{etcd_peer}"),
-            *("--initial-advertise-peer-urls", f"http://127.0.0.1:{etcd_peer}"),
-            *("--initial-cluster", f"default=http://127.0.0.1:{etcd_peer}"),
+            *("--listen-client-urls", f"http://{storage_address}:{etcd_client}"),
+            *("--advertise-client-urls", f"http://{storage_address}:{etcd_client}"),
+            *("--listen-peer-urls", f"http://{storage_address}:{etcd_peer}"),
+            *("--initial-advertise-peer-urls", f"http://{storage_address}:{etcd_peer}"),
+            *("--initial-cluster", f"default=http://{storage_address}:{etcd_peer}"),
         ],
     )
     audit_log = directory / "audit.log"
@@ -305,7 +324,7 @@ def _start(
         directory / "kube-apiserver.log",
         [
             *(*enter, str(programs[1])),
-            f"--etcd-servers=http://127.0.0.1:{etcd_client}",
+            f"--etcd-servers=http://{storage_address}:{etcd_client}",
             f"--bind-address={address}",
             f"--advertise-address={address}" if not ip_address(address).is_loopback else "--v=0",
             f"--secure-port={port}",

@@ -17,9 +17,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 
-from wesher_testing.cluster import cgroups, components, containers, node_init
+from wesher_testing.cluster import cgroups, components, containers, node_init, services
 from wesher_testing.cluster.api_server import ApiServer, KubectlFailed, api_server
 from wesher_testing.cluster.image import Image, pause_image
 from wesher_testing.lab.namespaces import Host, Lab, Network
@@ -45,18 +46,36 @@ class Node:
         host: what it stands on; its files and its cable survive a crash.
         directory: its programs' configuration and logs.
 
+    Args:
+        address: the kubelet's ``--node-ip``; the host's own address if it is None.
+        services_before: systemd units by name with their commands, which are ordered before the kubelet.
+
     """
 
-    def __init__(self, name: str, host: Host, api: ApiServer, *, in_cloud: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        host: Host,
+        api: ApiServer,
+        *,
+        in_cloud: bool,
+        address: IPv4Address | None = None,
+        services_before: Mapping[str, Sequence[str | Path]] | None = None,
+    ) -> None:
         self.name = name
         self.host = host
         self.directory = api.directory / name
         self.directory.mkdir()
+        own = host.ipv4 if address is None else address
+        units = services_before or {}
+        after = [each for unit in units for each in services.after(unit)]
         self._programs = {
+            **{unit: services.running(unit, argv) for unit, argv in units.items()},
             "containerd": containers.containerd(host.root / "etc"),
             "kubelet": [
+                *after,
                 *_AFTER_CONTAINERD,
-                *components.kubelet(api, name, host.ipv4, directory=self.directory, in_cloud=in_cloud),
+                *components.kubelet(api, name, own, directory=self.directory, in_cloud=in_cloud),
             ],
             "kube-proxy": components.kube_proxy(api, name, directory=self.directory),
         }
@@ -82,7 +101,7 @@ class Node:
             raise ClusterFailed(f"{self.name}: no namespaces for its processes")
         self._first_process = int(Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children").read_text())
         for program, argv in self._programs.items():
-            self._running.append(_start(self.command(argv), self.directory / f"{program}.log"))
+            self._running.append(start_program(self.command(argv), self.directory / f"{program}.log"))
 
     def crash(self) -> None:
         """Cut the power: every process dies at once, and all that a reboot forgets is forgotten."""
@@ -128,11 +147,11 @@ class Node:
         )
 
     def log_of(self, program: str) -> str:
-        """Return what ``containerd``, ``kubelet`` or ``kube-proxy`` has said since the first boot."""
+        """Return what a program, such as ``containerd`` or ``kubelet``, has said since the first boot."""
         return (self.directory / f"{program}.log").read_text(errors="replace")
 
-    def connect_pods(self, network: str) -> None:
-        """Tell containerd which addresses the node's pods get; the node is not Ready before."""
+    def connect_pods(self, network: str, *, mtu: int = 0) -> None:
+        """Tell containerd which addresses and MTU the node's pods get; the node is not Ready before."""
         directory = self.host.root / containers.CNI_CONFIGURATION.strip("/")
         directory.mkdir(parents=True, exist_ok=True)
         bridge = {
@@ -140,6 +159,7 @@ class Node:
             "bridge": "cni0",
             "isGateway": True,
             "hairpinMode": True,
+            **({"mtu": mtu} if mtu else {}),
             "ipam": {
                 "type": "host-local",
                 "ranges": [[{"subnet": network}]],
@@ -204,7 +224,7 @@ class Cluster:
             with (self.control_plane.root / "etc/hosts").open("a") as hosts:
                 hosts.write(f"{node.host.ipv4} {node.name}\n")
             node.boot()
-        self._load((pause_image(), *images), added)
+        load_images((pause_image(), *images), added)
         self._connect_pods()
         self.wait_until_ready(*names)
 
@@ -215,7 +235,7 @@ class Cluster:
 
     def load(self, *images: Image, only: Node | None = None) -> None:
         """Import images into every node's store, or into one."""
-        self._load(images, self._nodes.values() if only is None else [only])
+        load_images(images, self._nodes.values() if only is None else [only])
 
     def tag(self, image: Image, name: str) -> Image:
         """Give an image on every node another name besides, and return it under that."""
@@ -255,15 +275,6 @@ class Cluster:
         for node in self._nodes.values():
             node.crash()
 
-    def _load(self, images: Sequence[Image], nodes: Collection[Node]) -> None:
-        for node in nodes:
-            _wait_until(partial(containers.is_up, node.command), partial(node.log_of, "containerd"))
-        loading = [each for node in nodes for each in containers.load(images, node.command)]
-        for load in loading:
-            said, _ = load.communicate()
-            if load.returncode != 0:
-                raise ClusterFailed(f"an image could not be imported: {said}")
-
     def _connect_pods(self) -> None:
         """Tell every node which pod network it was allocated, and everybody else the way there."""
         networks: dict[str, str] = {}
@@ -274,7 +285,7 @@ class Cluster:
                     networks[node["metadata"]["name"]] = network
             return self._nodes.keys() <= networks.keys()
 
-        _wait_until(all_are_allocated, lambda: f"pod networks for {sorted(self._nodes)}, only: {networks}")
+        wait_for(all_are_allocated, lambda: f"pod networks for {sorted(self._nodes)}, only: {networks}")
         for name, node in self._nodes.items():
             node.connect_pods(networks[name])
             for host in (
@@ -282,6 +293,17 @@ class Cluster:
                 *(each.host for each in self._nodes.values() if each is not node),
             ):
                 host.run(["ip", "route", "replace", networks[name], "via", str(node.host.ipv4)])
+
+
+def load_images(images: Sequence[Image], nodes: Collection[Node]) -> None:
+    """Import images into the stores of nodes that run."""
+    for node in nodes:
+        wait_for(partial(containers.is_up, node.command), partial(node.log_of, "containerd"))
+    loading = [each for node in nodes for each in containers.load(images, node.command)]
+    for load in loading:
+        said, _ = load.communicate()
+        if load.returncode != 0:
+            raise ClusterFailed(f"an image could not be imported: {said}")
 
 
 def prepare() -> None:
@@ -318,7 +340,9 @@ def cluster_at(site: Site, *names: str, images: Sequence[Image] = ()) -> Iterato
             ("kube-controller-manager", components.controller_manager(api)),
             ("kube-scheduler", components.scheduler(api)),
         ):
-            stack.callback(_end, _start(control_plane.command(argv), api.directory / f"{program}.log"))
+            stack.callback(
+                end_program, start_program(control_plane.command(argv), api.directory / f"{program}.log")
+            )
         made = Cluster(site, api, control_plane)
         stack.callback(made.close)
         report(f"starting {len(names)} nodes")
@@ -326,7 +350,8 @@ def cluster_at(site: Site, *names: str, images: Sequence[Image] = ()) -> Iterato
         yield made
 
 
-def _start(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def start_program(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a program that outlives a Ctrl-C, with what it says in a file."""
     with log.open("ab") as words:
         # A session of its own: Ctrl-C ends it by our clean-up, and not before it.
         return subprocess.Popen(
@@ -334,12 +359,19 @@ def _start(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_program(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program and wait for its end."""
     process.kill()
     process.wait()
 
 
-def _wait_until(is_so: Callable[[], bool], trouble: Callable[[], str]) -> None:
+def wait_for(is_so: Callable[[], bool], trouble: Callable[[], str]) -> None:
+    """Wait for a part of a cluster.
+
+    Raises:
+        ClusterFailed: it did not come up in time; the text ends with what ``trouble`` returns.
+
+    """
     deadline = time.monotonic() + _PATIENCE
     while not is_so():
         if time.monotonic() > deadline:

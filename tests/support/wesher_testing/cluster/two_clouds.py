@@ -9,7 +9,7 @@ controller does, `two_clouds` does: it says which addresses a node has.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -82,17 +82,22 @@ def _start(stack: ExitStack, name: str, site: Site, images: Sequence[Image]) -> 
     addresses = _EXTERNAL[name]
     external = {node: addresses[_FIRST_EXTERNAL + index] for index, node in enumerate(cluster.nodes)}
     cloud = Cloud(name, cluster, site.gateway, site.network.ipv4, external)
-    _translate(cloud)
+    translate(cloud.gateway, {inner: cloud.external[node] for node, inner in cloud.internal.items()})
     for node in cluster.nodes:
         _say_addresses(cloud, node)
     return cloud
 
 
-def _translate(cloud: Cloud) -> None:
-    """Have the gateway translate the nodes' addresses, and let nothing pass that it has not translated."""
-    pairs = [(inner, cloud.external[node]) for node, inner in cloud.internal.items()]
-    inwards = ", ".join(f"{outer} : {inner}" for inner, outer in pairs)
-    outwards = ", ".join(f"{inner} : {outer}" for inner, outer in pairs)
+def translate(gateway: Host, external: Mapping[IPv4Address, IPv4Address]) -> None:
+    """Have a gateway do 1:1 NAT, and let nothing pass that it has not translated.
+
+    Args:
+        gateway: its eth0 is in the private network, its eth1 in the public one.
+        external: the external address of each address in the private network.
+
+    """
+    inwards = ", ".join(f"{outer} : {inner}" for inner, outer in external.items())
+    outwards = ", ".join(f"{inner} : {outer}" for inner, outer in external.items())
     rules = f"""
         table ip translation {{
             chain inwards {{
@@ -111,8 +116,8 @@ def _translate(cloud: Cloud) -> None:
             }}
         }}
     """
-    cloud.gateway.run(["nft", "-f", "-"], text_in=rules)
-    cloud.gateway.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
+    gateway.run(["nft", "-f", "-"], text_in=rules)
+    gateway.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
 
 
 def _say_addresses(cloud: Cloud, node: str) -> None:
