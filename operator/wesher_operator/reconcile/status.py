@@ -26,6 +26,7 @@ from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.reconcile.modes import Mode
 from wesher_operator.reconcile.refusal import Refusal
+from wesher_operator.reconcile.trusted import is_of_trusted_cluster
 from wesher_operator.resources.mesh import (
     IdentityStatus,
     KeyStatus,
@@ -86,8 +87,14 @@ class Findings:
     authorities: Sequence[AuthorityKey] = ()
     """Those that agents trust, the newest first."""
     certified: Condition | None = None
+    node_readiness: Condition | None = None
+    """Whether Nodes say what `readiness` finds; None where the mesh does not ask for it."""
     revoked: Sequence[str] = ()
     """Nodes that stay out of the mesh."""
+    traffic: Condition | None = None
+    """Of the cluster's traffic; None while none is to be carried."""
+    trusted: Condition | None = None
+    """Whether the authorities of other clusters are trusted; None where the spec names none."""
     news_left_out: int = 0
     """How many items the news file has no room for."""
 
@@ -122,7 +129,10 @@ def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> li
     outsiders = {outsider.name: outsider for member in reporting for outsider in member.status.outsiders}
     entries += [
         MemberStatus(
-            name=printable(name), kind="Outsider", address=printable(outsider.address), state="Alive"
+            name=printable(name),
+            kind="OtherCluster" if is_of_trusted_cluster(name, outsider.cluster, spec) else "Outsider",
+            address=printable(outsider.address),
+            state="Alive",
         )
         for name, outsider in outsiders.items()
     ]
@@ -293,7 +303,11 @@ def _conditions(
         _converged(findings, now=now),
         _degraded(findings, now=now),
         findings.certified or Condition("Certified", "Unknown", "NotLookedAt"),
+        *([findings.traffic] if findings.traffic is not None else []),
+        *([findings.trusted] if findings.trusted is not None else []),
     ]
+    if findings.node_readiness is not None:
+        said.append(findings.node_readiness)
     by_type = {condition.type: condition for condition in said}
     hindrance = findings.refusal or findings.failure
     if hindrance is not None:
