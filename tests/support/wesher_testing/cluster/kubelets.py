@@ -311,7 +311,7 @@ def prepare() -> None:
     etcd()
     for name in (
         *("kube-apiserver", "kube-controller-manager", "kube-scheduler"),
-        *("kubelet", "kube-proxy", "kubectl"),
+        *("kubelet", "kube-proxy", "kubectl", "kubeadm"),
     ):
         kubernetes_binary(name)
     containers.prepare()
