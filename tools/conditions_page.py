@@ -51,12 +51,24 @@ MESH: Mapping[str, Reasons] = {
         "False": (*_NOT_ISSUING, *_UNCERTIFIED, "CertificateExpires"),
         "Unknown": ("NotLookedAt", "WaitingForAgents", "NewAuthority"),
     },
+    "TrafficCarried": {
+        "True": ("Carried",),
+        "False": (
+            *("Conflict", "ApiServerUnknown", "PodsOutsidePodCIDR", "PodsNotChecked", "OneLocation"),
+            *("AddressNotCertified", "AddressOverlap"),
+        ),
+        "Unknown": ("WaitingForAgents",),
+    },
     "AuthoritiesTrusted": {
         "True": ("AllTrusted",),
         "False": (
             *("InvalidSpec", "NoClusterName", "ClusterNameOverlap", "AuthorityKeyInUse"),
             "TrustedNetworkOverlap",
         ),
+    },
+    "NodeReadiness": {
+        "True": ("NodesWritten",),
+        "False": ("MissingPermission", "Conflict", "RefusedByCluster", "TaintNotTolerated"),
     },
 }
 NODE: Mapping[str, Reasons] = {
@@ -115,7 +127,9 @@ _MESH_TRUE = {
     "Converged": "all agents see the same members",
     "Certified": "every agent on a Ready Node announces its certificate, and none expires soon",
     "AuthoritiesTrusted": "each of `spec.trustedAuthorities` is trusted; absent while there are none",
+    "NodeReadiness": "Nodes say what `spec.nodeReadiness` asks for; absent if it asks for nothing",
     "Degraded": "the mesh works, but something is wrong; False is good",
+    "TrafficCarried": "every node carries what `spec.traffic` says; absent while it says `None`",
 }
 _NODE_TRUE = {
     "Ready": "`WireGuardReady`, `GossipJoined`, `KeyCurrent` and `TrafficCarried`, if it is there, are True, "
@@ -134,12 +148,13 @@ GOOD = {
     "AllReady": "every node is ready",
     "AllTrusted": "the clusters in the message may join, with names and addresses of their own",
     "AsExpected": "nothing is wrong",
-    "Carried": "the message says to how many networks packets are carried",
+    "Carried": "the tunnels carry what `spec.traffic` says",
     "Current": "the mounted files are in use, or none are mounted",
     "DeviceReady": "the device is as desired",
     "Issued": "the node or external machine has a valid certificate",
     "Joined": "another member is alive",
     "KeyReady": "the key in the message is in use",
+    "NodesWritten": "Nodes say it; the message has the number of nodes whose tunnels are ready",
     "OnlyMember": "there is no other member",
     "Published": "agents have the configuration; a message says so if others can join by invite only",
     "Ready": "the node is in the mesh",
