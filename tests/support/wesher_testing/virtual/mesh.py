@@ -32,6 +32,8 @@ from wesher_common.mesh_document import GossipProfile, GossipSettings, IdentityS
 from wesher_common.news import Statement, revocation_second, sign_statement
 from wesher_common.overlay import IPAddress, IPNetwork, candidate_address
 from wesher_common.seeds import parse_seed
+from wesher_common.traffic import NO_TRAFFIC, TrafficSettings
+from wesher_testing.virtual.carried import LINK, lost_flows
 from wesher_testing.virtual.members import private_key
 from wesher_testing.virtual.network import PORT, Node, VirtualNetwork
 
@@ -250,6 +252,10 @@ class VirtualAgent(Node):
         parsed = tuple(parse_seed(seed, field="seed") for seed in seeds)
         self._set_document(replace(self.local.document, seed_nodes=parsed))
 
+    def set_traffic(self, traffic: TrafficSettings) -> None:
+        """Have other settings of carried traffic from now on, as a changed mesh.json brings."""
+        self._set_document(replace(self.local.document, traffic=traffic))
+
     def set_removed(self, names: Iterable[str]) -> None:
         """Have other names removed from now on, as a changed mesh.json brings."""
         self._set_document(replace(self.local.document, removed=tuple(names)))
@@ -307,13 +313,17 @@ class VirtualAgent(Node):
         assert len({*networks, ip_network(wanted.device.address)}) == len(networks) + 1, (
             f"{self.name} programs two owners of one address: {networks}; {self._mesh!r}"
         )
-        if not self.devices or self.devices[-1] != wanted.device:
+        is_other = not self.devices or self.devices[-1] != wanted.device
+        if is_other:
             self.devices.append(wanted.device)
         if self.wanted is None or self.wanted.device == wanted.device:
             self.wanted = wanted
         else:
             before, self.wanted = self.tunnels, wanted
             self.lost_tunnels += sorted(before - self.tunnels)
+        if is_other and self.name not in self._mesh.cast_out:
+            for lost in lost_flows(self, [a for a in self._mesh.agents if a.name not in self._mesh.cast_out]):
+                raise AssertionError(f"{lost}; {self._mesh!r}")
 
 
 class VirtualMesh(VirtualNetwork):
@@ -343,6 +353,10 @@ class VirtualMesh(VirtualNetwork):
         self.overlay: IPNetwork = ip_network(overlay)
         self.dns: dict[str, tuple[str, ...]] = {}
         """What names resolve to, for every agent alike."""
+        self.networks: dict[str, tuple[IPNetwork, ...]] = {}
+        """What the certificates of members list beside their overlay address, by name."""
+        self.cast_out: set[str] = set()
+        """Members that were revoked: nobody owes them that their packets arrive."""
         self.wall_clock_error = 0.0
         """Seconds by which every host's clock is wrong."""
         self._gossip: GossipProfile = gossip
@@ -380,6 +394,7 @@ class VirtualMesh(VirtualNetwork):
         address: Address | None = None,
         state: SavedState | None = None,
         certified: bool = True,
+        traffic: TrafficSettings = NO_TRAFFIC,
         cluster: VirtualCluster | None = None,
     ) -> VirtualAgent:
         """Start an agent.
@@ -390,6 +405,7 @@ class VirtualMesh(VirtualNetwork):
             address: where; by default an address of its own.
             state: what an earlier run left, read from its file's text; None when nothing.
             certified: whether it is a node with a certificate, where the mesh has an authority.
+            traffic: as of mesh.json.
             cluster: to which it belongs; None where the mesh has one.
 
         """
@@ -410,6 +426,7 @@ class VirtualMesh(VirtualNetwork):
             etc_hosts="Names",
             seed_nodes=tuple(parse_seed(seed, field="seed") for seed in seeds),
             identity=identity,
+            traffic=traffic,
         )
         key = saved.private_key or private_key(f"{name} {rng.random()}")
         place = self.issue(name, key.public, cluster) if certified and identity is not None else None
@@ -438,10 +455,11 @@ class VirtualMesh(VirtualNetwork):
         """Give a node its address and its certificate, as the operator does."""
         address = candidate_address(name, self.overlay if cluster is None else cluster.allocation)
         location = "" if cluster is None else cluster.name
-        subject = Subject(name=name, public_key=key, address=address, location=location)
+        networks = self.networks.get(name, ())
+        subject = Subject(name=name, public_key=key, address=address, location=location, networks=networks)
         authority = AUTHORITY if cluster is None else cluster.authority
         certificate = authority.issue(subject, serial=int(self.wall_clock * 1000))
-        return Place(overlay_address=address, location=location, certificate=certificate)
+        return Place(overlay_address=address, location=location, routes=networks, certificate=certificate)
 
     def revocation(self, names: Iterable[str]) -> Statement:
         """Sign now that the certificates which these names have are void."""
@@ -464,5 +482,5 @@ class VirtualMesh(VirtualNetwork):
 
 def host_at(address: Address) -> HostNetwork:
     """Return a host with one address on one link."""
-    entry = HostAddress(ip_address(address.ip), 24, "eth0", link_up=True, has_default_route=True)
+    entry = HostAddress(ip_address(address.ip), 24, LINK, link_up=True, has_default_route=True)
     return HostNetwork((entry,), frozenset(), frozenset())
