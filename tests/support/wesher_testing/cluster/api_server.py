@@ -249,12 +249,13 @@ class ApiServerFailed(Exception):  # noqa: N818 - reads as the fact it states
 
 @contextmanager
 def api_server(
-    *, address: str = "127.0.0.1", enter: Sequence[str] = (), parent: Path | None = None
+    *, address: str = "127.0.0.1", public: str = "", enter: Sequence[str] = (), parent: Path | None = None
 ) -> Iterator[ApiServer]:
     """Run etcd and a kube-apiserver on free ports until the block ends.
 
     Args:
         address: where the API server listens, and what its certificate names beside loopback.
+        public: an address by which clients and the Service ``kubernetes`` reach it, if it is another.
         enter: a command prefix such as ``nsenter --net=/run/netns/X`` for both processes.
             etcd stays on that place's loopback.
         parent: where to make the directory for keys, logs and etcd's data.
@@ -264,12 +265,12 @@ def api_server(
     with ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="wesher-api-", dir=parent))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        _write_certificates(directory, address)
+        _write_certificates(directory, address, public or address)
         (directory / "audit.yaml").write_text(yaml.safe_dump(_AUDIT_POLICY))
         for attempt in range(1, _STARTS + 1):
             with ExitStack() as trial:
                 try:
-                    server = _start(trial, directory, programs, address, tuple(enter))
+                    server = _start(trial, directory, programs, (address, public or address), tuple(enter))
                 except ApiServerFailed:
                     # Between asking for a free port and its use another program may have taken it.
                     if attempt == _STARTS:
@@ -281,8 +282,13 @@ def api_server(
 
 
 def _start(
-    stack: ExitStack, directory: Path, programs: tuple[Path, Path], address: str, enter: tuple[str, ...]
+    stack: ExitStack,
+    directory: Path,
+    programs: tuple[Path, Path],
+    addresses: tuple[str, str],
+    enter: tuple[str, ...],
 ) -> ApiServer:
+    address, public = addresses
     etcd_client, etcd_peer, port = _free_ports(3)
     storage = directory / f"etcd-{etcd_client}"
     etcd = _spawn(
@@ -307,7 +313,7 @@ def _start(
             *(*enter, str(programs[1])),
             f"--etcd-servers=http://127.0.0.1:{etcd_client}",
             f"--bind-address={address}",
-            f"--advertise-address={address}" if not ip_address(address).is_loopback else "--v=0",
+            f"--advertise-address={public}" if not ip_address(public).is_loopback else "--v=0",
             f"--secure-port={port}",
             f"--service-cluster-ip-range={SERVICE_NETWORK}",
             f"--service-account-issuer={_ISSUER}",
@@ -324,7 +330,7 @@ def _start(
             "--audit-log-mode=blocking",
         ],
     )
-    url = f"https://{address}:{port}" if ":" not in address else f"https://[{address}]:{port}"
+    url = f"https://{public}:{port}" if ":" not in public else f"https://[{public}]:{port}"
     admin = {
         "client-certificate": str(directory / "admin.crt"),
         "client-key": str(directory / "admin.key"),
@@ -421,7 +427,7 @@ def _write_kubeconfig(path: Path, url: str, ca: Path, user: dict[str, str]) -> P
     return path
 
 
-def _write_certificates(directory: Path, address: str) -> None:
+def _write_certificates(directory: Path, address: str, public: str) -> None:
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = _name("wesher test CA")
     ca = (
@@ -432,7 +438,8 @@ def _write_certificates(directory: Path, address: str) -> None:
     )
     (directory / "ca.crt").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     # The last is what pods call it by: its Service's address.
-    addresses = {ip_address(address), ip_address("127.0.0.1"), ip_network(SERVICE_NETWORK)[1]}
+    ours = {ip_address(each) for each in (address, public, "127.0.0.1")}
+    addresses = ours | {ip_network(SERVICE_NETWORK)[1]}
     names = [x509.DNSName("localhost"), *(x509.IPAddress(each) for each in sorted(addresses, key=str))]
     for file, subject, usage in (
         ("server", _name("kube-apiserver"), ExtendedKeyUsageOID.SERVER_AUTH),
