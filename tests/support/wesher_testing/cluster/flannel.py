@@ -62,7 +62,7 @@ class Flannel:
         content = {"Network": components.POD_NETWORK, "Backend": {"Type": self._backend}}
         configuration = node.directory / "net-conf.json"
         configuration.write_text(json.dumps(content))
-        kubeconfig = components.kubeconfig(cluster.api, "system:flannel", "system:masters")
+        kubeconfig = components.kubeconfig(cluster.api, f"system:flannel:{node.name}", "system:masters")
         command = [
             *("env", f"NODE_NAME={node.name}", str(_flannel())),
             f"--kubeconfig-file={kubeconfig}",
