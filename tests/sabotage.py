@@ -38,6 +38,12 @@ class Sabotage:
 
 
 SABOTAGES = {
+    "call-the-service-ready-without-a-device": Sabotage(
+        "agent/wesher_agent/runtime/systemd.py",
+        "async with asyncio.timeout(READY_SECONDS):",
+        "async with asyncio.timeout(0.0):",
+        "tests/unit/runtime/test_systemd.py::test_the_service_is_ready_once_its_device_is_up_and_not_before",
+    ),
     "forget-proven-endpoints": Sabotage(
         MEMBER,
         "endpoints=self._proven,",

@@ -154,7 +154,7 @@ def _known() -> dict[str, Schema]:
             "pattern": "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$",
         },
         "commonLabels": _WORDS,
-        "rbac": _exactly({"create": _SWITCH, "nodeRestriction": _SWITCH}),
+        "rbac": _exactly({"create": _SWITCH, "nodeRestriction": _SWITCH, "nodeReadiness": _SWITCH}),
         "resourceQuota": _exactly({"create": _SWITCH}),
         "crds": _exactly({"manage": _SWITCH}),
         "operator": _exactly(operator),

@@ -16,7 +16,7 @@ TROUBLESHOOTING = REPOSITORY / "docs/troubleshooting.md"
 Reasons = Mapping[str, tuple[str, ...]]
 """Reasons by status."""
 
-_REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "RefusedByCluster")
+_REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "NodesUseOverlay", "RefusedByCluster")
 _WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyCopied", "Failed")
 _GOSSIP = ("AddressGone", "PortTaken", "KeyCopied", "NameConflict", "NobodyAnswers", "WrongKey")
 _NOT_ISSUING = ("AuthorityLost", "NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
@@ -37,12 +37,22 @@ MESH: Mapping[str, Reasons] = {
     "Converged": {"True": ("ViewsAgree",), "False": ("ViewsDiffer",), "Unknown": ("NoReports",)},
     "Degraded": {
         "False": ("AsExpected",),
-        "True": ("OverlappingNetwork", "NewsTooLarge", "PairsUnreachable", "InvalidAnnotation"),
+        "True": (
+            *("OverlappingNetwork", "NewsTooLarge", "NodesUseOverlay"),
+            *("PairsUnreachable", "InvalidAnnotation"),
+        ),
     },
     "Certified": {
         "True": ("AllCertified",),
         "False": (*_NOT_ISSUING, *_UNCERTIFIED, "CertificateExpires"),
         "Unknown": ("NotLookedAt", "WaitingForAgents", "NewAuthority"),
+    },
+    "AuthoritiesTrusted": {
+        "True": ("AllTrusted",),
+        "False": (
+            *("InvalidSpec", "NoClusterName", "ClusterNameOverlap", "AuthorityKeyInUse"),
+            "TrustedNetworkOverlap",
+        ),
     },
 }
 NODE: Mapping[str, Reasons] = {
@@ -98,6 +108,7 @@ _MESH_TRUE = {
     "MembersReady": "every node that should run an agent is ready",
     "Converged": "all agents see the same members",
     "Certified": "every agent on a Ready Node announces its certificate, and none expires soon",
+    "AuthoritiesTrusted": "each of `spec.trustedAuthorities` is trusted; absent while there are none",
     "Degraded": "the mesh works, but something is wrong; False is good",
 }
 _NODE_TRUE = {
@@ -112,6 +123,7 @@ _PEER_TRUE = {"Certified": "the operator has certified the machine's name, WireG
 GOOD = {
     "AllCertified": "every agent on a Ready Node announces its certificate",
     "AllReady": "every node is ready",
+    "AllTrusted": "the clusters in the message may join, with names and addresses of their own",
     "AsExpected": "nothing is wrong",
     "Current": "the mounted files are in use, or none are mounted",
     "DeviceReady": "the device is as desired",

@@ -17,7 +17,7 @@ from wesher_agent.health import HealthServer
 from wesher_agent.netlink.rights import check_rights
 from wesher_agent.runtime.agent import Agent
 from wesher_agent.runtime.startup import start_up
-from wesher_agent.runtime.systemd import notify
+from wesher_agent.runtime.systemd import notify, notify_ready
 from wesher_agent.settings import Settings
 from wesher_common.conditions import Condition
 from wesher_common.errors import WesherError
@@ -104,7 +104,7 @@ async def _run_one(agent: Agent, signalled: asyncio.Future[None]) -> bool:
         agent.stop()
 
     signalled.add_done_callback(stop)
-    notify("READY=1")
+    notifying = asyncio.create_task(notify_ready(agent.device_is_up, agent.device_problem))
     try:
         await agent.run()
         # A signal that comes later stops the next agent at once, which then decides how to end.
@@ -113,6 +113,7 @@ async def _run_one(agent: Agent, signalled: asyncio.Future[None]) -> bool:
             notify("STOPPING=1")
             await agent.decide_ending()
     finally:
+        notifying.cancel()
         signalled.remove_done_callback(stop)
         # Save the state even when a bug ends the process.
         await agent.end()

@@ -118,6 +118,11 @@ def packed_networks(networks: Iterable[IPNetwork]) -> bytes:
     return bytes([len(packed)]) + b"".join(packed)
 
 
+def ascending(networks: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """Return networks in the order in which `packed_networks` packs them, each once."""
+    return tuple(sorted(set(networks), key=_packed))
+
+
 def counted(data: bytes) -> bytes:
     """Return one byte with the count, and the bytes.
 

@@ -39,6 +39,7 @@ MetadataForm = Literal["Gob", "Compact"]
 MAX_AUTHORITIES = 2
 """A mesh's own: while one replaces another it has both."""
 MAX_TRUSTED = 16
+"""Other clusters; each has two authorities while one replaces the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +303,9 @@ def _identity(section: JsonSection) -> IdentitySettings:
         proof_key=WireGuardPublicKey.from_base64(proof_key, field_name=section.field("proofKey"))
         if proof_key
         else None,
-        trusted=tuple(_trusted(each, authorities) for each in section.sections("trusted", MAX_TRUSTED)),
+        trusted=tuple(
+            _trusted(each, authorities) for each in section.sections("trusted", MAX_TRUSTED * MAX_AUTHORITIES)
+        ),
     )
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -43,7 +44,10 @@ _WRITE_SPACING = 1 / 19
 _FORBIDDEN, _NOT_FOUND, _CONFLICT = 403, 404, 409
 _JSON = "application/json"
 _METADATA_LIST = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_TABLE = f"{_JSON};as=Table;g=meta.k8s.io;v=v1"
 _REFUSED = frozenset({400, 422})
+_NOT_AUTHORIZED = re.compile(r"\bUser \"[^\"]*\" cannot \w+ resource ")
+"""How the API server words a missing permission (`responsewriters.Forbidden`). Admission answers 403 too."""
 _log = EventLogger("wesher.kube")
 
 Object = dict[str, Any]
@@ -105,6 +109,8 @@ SECRET = Kind("Secret", "secrets")
 CONFIG_MAP = Kind("ConfigMap", "configmaps", selector=MESH_LABEL)
 DAEMON_SET = Kind("DaemonSet", "daemonsets", "apps", selector=MESH_LABEL)
 POD = Kind("Pod", "pods", selector=MESH_LABEL)
+EVERY_POD = Kind("Pod", "pods", namespaced=False)
+"""Pods of all namespaces."""
 EVENT = Kind("Event", "events", "events.k8s.io")
 JOB = Kind("Job", "jobs", "batch")
 ADMISSION_POLICY = Kind(
@@ -126,6 +132,14 @@ DEFINITION = Kind(
 
 class NotPermitted(ClusterUnavailable):
     """The API server forbids what was asked; its text names verb and resource, for whoever writes roles."""
+
+
+class WriteNotPermitted(InvalidSpec):
+    """The operator's role does not allow a write."""
+
+
+class ChangedMeanwhile(ClusterUnavailable):
+    """The object is not in the version on which a write was based."""
 
 
 class NotLeading(ClusterUnavailable):
@@ -256,6 +270,29 @@ class Cluster:
         """Return every object of a kind at once; see `pages`."""
         return [item async for page in self.pages(kind, fields=fields) for item in page.items]
 
+    async def rows(self, kind: Kind, *, fields: str, limit: int) -> Sequence[Mapping[str, str]]:
+        """Return the table of the first objects of a kind, as kubectl prints it, each row by column.
+
+        A row has a few hundred bytes, where the object has thousands.
+
+        Args:
+            kind: which.
+            fields: a field selector.
+            limit: the largest number of rows.
+
+        Raises:
+            ClusterUnavailable: the API server does not answer, or not with a table.
+
+        """
+        query = {"limit": str(limit), "fieldSelector": fields, "includeObject": "None"}
+        answer = await self._call("GET", kind.path(self.namespace), query=query, accept=_TABLE)
+        try:
+            columns = [str(column["name"]) for column in (answer or {})["columnDefinitions"]]
+            rows = [row["cells"] for row in (answer or {})["rows"] or []]
+            return [dict(zip(columns, map(str, cells), strict=True)) for cells in rows]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ClusterUnavailable(f"{kind.plural}: the API server sent no table") from error
+
     async def get(self, kind: Kind, name: str) -> Object | None:
         """Return an object, or None when there is none of that name.
 
@@ -335,6 +372,38 @@ class Cluster:
         except _ConflictError as error:
             raise ClusterUnavailable(f"{kind.kind} {name} changed during the write: {error}") from error
 
+    async def patch(
+        self, kind: Kind, name: str, body: Object, *, subresource: str = "", merges_lists: bool = False
+    ) -> Object | None:
+        """Change the given fields of an object; return it, or None if it is gone.
+
+        Args:
+            kind: of the object.
+            name: of the object.
+            body: the fields. With ``metadata.resourceVersion``, only that version is changed.
+            subresource: such as ``status``.
+            merges_lists: whether a list's entries are merged by their key, as Kubernetes' own kinds define
+                it (a strategic merge patch), or the list is replaced.
+
+        Raises:
+            ChangedMeanwhile: the object has another version.
+            ClusterUnavailable: the API server does not answer, or this process does not lead.
+            WriteNotPermitted: the operator's role does not allow it.
+            InvalidSpec: the API server refuses the change.
+
+        """
+        form = "strategic-merge-patch" if merges_lists else "merge-patch"
+        try:
+            return await self._write(
+                "PATCH",
+                kind.path(self.namespace, name, subresource),
+                query={"fieldManager": FIELD_MANAGER},
+                body=body,
+                content=f"application/{form}+json",
+            )
+        except _ConflictError as error:
+            raise ChangedMeanwhile(f"{kind.kind} {name} changed during the write: {error}") from error
+
     async def delete(self, kind: Kind, name: str, *, uid: str) -> None:
         """Delete exactly that object; one that is gone, or another by now, is left alone.
 
@@ -402,6 +471,7 @@ def read_answer(status: int, text: bytes, method: str, path: str) -> Object | No
 
     Raises:
         ClusterUnavailable: it cannot say, or not now.
+        WriteNotPermitted: the operator's role does not allow a write.
         InvalidSpec: it, or a policy or quota of the cluster, refuses a write; naming the field where it does.
 
     """
@@ -420,6 +490,8 @@ def read_answer(status: int, text: bytes, method: str, path: str) -> Object | No
     message = str(content.get("message", "")).replace("\n", " ")
     if status == _CONFLICT:
         raise _ConflictError(message)
+    if status == _FORBIDDEN and method != "GET" and _NOT_AUTHORIZED.search(message):
+        raise WriteNotPermitted(what, message)
     if status in _REFUSED or (status == _FORBIDDEN and method != "GET"):
         causes = (content.get("details") or {}).get("causes") or [{}]
         raise InvalidSpec(str(causes[0].get("field") or what), str(causes[0].get("message") or message))

@@ -339,6 +339,11 @@ def test_what_helm_says_after_an_installation_fits_it(
         "by invite only: otherwise the prefix length of overlayCIDR must be a multiple of 8, not 20."
         in closed
     )
+    waits = "kubectl wait --for=condition=TrafficCarried"
+    assert "To carry packets between nodes and pods too, set mesh.traffic" in said
+    assert waits not in said
+    carrying = "--set=mesh.traffic.nodes=All,mesh.traffic.nodeCIDRs={10.1.0.0/16}"
+    assert f"\n  {waits} --timeout=5m wmesh/default\n" in notes(installed, tmp_path, version, carrying)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

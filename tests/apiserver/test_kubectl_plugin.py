@@ -9,7 +9,7 @@ import shlex
 import stat
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -258,6 +258,54 @@ def test_the_doctor_names_what_is_wrong_and_what_to_do_and_no_key(
         assert any(says in line for line in failed), done.stdout
     assert f"→ kubectl label namespace {NAMESPACE} --overwrite {label}=privileged" in done.stdout
     assert base64.b64encode(KEY[:31]).decode() not in done.stdout + done.stderr
+
+
+@pytest.fixture
+def ipvs(api: ApiServer) -> Iterator[None]:
+    """Store the configuration of a kube-proxy in IPVS mode, as kubeadm does."""
+    place = {"name": "kube-proxy", "namespace": "kube-system"}
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": place,
+        "data": {"config.conf": "mode: ipvs\n"},
+    }
+    api.apply(config)
+    yield
+    api.kubectl("delete", "configmap", "kube-proxy", "-n", "kube-system")
+
+
+def test_status_and_doctor_say_what_is_carried_and_what_keeps_a_node_from_it(
+    api: ApiServer, plugin: Plugin, pods: None, report: Report, ipvs: None
+) -> None:
+    assert "  traffic:   to overlay addresses only" in plugin("status").stdout.splitlines()
+    flannel = "flannel.alpha.coreos.com/backend-type=vxlan"
+    api.kubectl("annotate", "node", "a", "b", "wesher.dev/location=east", flannel)
+    # Node b, 192.168.7.2, is outside.
+    traffic = {"nodes": "OtherLocations", "pods": "None", "nodeCIDRs": ["192.168.7.0/31"]}
+    edit = json.dumps({"spec": {"traffic": traffic}})
+    api.kubectl("patch", "wmesh", "demo", "--type=merge", "-p", edit)
+    report("a", endpoint="192.168.7.1:51820", mtu=1420, traffic={"accepts": True, "routed": 0})
+    eventually(lambda: api.get("wnode", "demo.b")["spec"].get("location"), within=SOON, until="east".__eq__)
+    done = plugin("doctor")
+    assert done.returncode == 1, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    for says in (
+        "FAIL locations of demo all nodes are in east, so no traffic goes to another location",
+        "FAIL node addresses of demo outside spec.traffic.nodeCIDRs: b 192.168.7.2",
+        "FAIL kube-proxy of demo kube-proxy runs in IPVS mode, which is not tested with carried traffic",
+        "→ set the MTU of flannel to 1370: see docs/traffic.md",
+    ):
+        assert says in lines, done.stdout
+    assert not any("pod networks" in line or "API server" in line for line in lines), done.stdout
+
+    shown = plugin("status").stdout
+    assert "  traffic:   nodes OtherLocations, pods None: carried by 0 of 2 nodes" in shown, shown
+    (out,) = json.loads(plugin("status", "-o", "json").stdout)
+    assert [(node["name"], node["accepts"]) for node in out["traffic"]["nodeList"]] == [
+        ("a", True),
+        ("b", False),
+    ]
 
 
 TITLE = "\x1b]0;pwned\x07\x1b[2J\r\x9b1m\u202e"

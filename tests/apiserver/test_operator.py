@@ -320,6 +320,26 @@ def test_an_overlay_that_holds_the_api_servers_own_address_is_refused(api: ApiSe
     assert child(api, "daemonset", "demo-agent") is None
 
 
+def test_a_mesh_on_nodes_that_are_on_top_of_one_is_refused_and_the_message_says_what_to_do(
+    api: ApiServer, mesh: Mesh
+) -> None:
+    """The Nodes' addresses are those that wesher gives the machines by default, as in the docs' recipe."""
+    addresses = {name: str(candidate_address(name, ip_network("10.0.0.0/8"))) for name in ("vm-1", "vm-2")}
+    for name, address in addresses.items():
+        api.node(name, address)
+    # By their places in a mesh that has nothing in common with the machines' the operator shows that it
+    # knows both Nodes.
+    ports = {"wireguard": {"interface": "wgother", "port": 1}, "gossip": {"port": 2}}
+    mesh("other", overlayCIDR="172.24.0.0/24", **ports)
+    until_places(api, *addresses, mesh="other", addresses=addresses)
+
+    mesh()
+    refused = until_condition(api, "Ready", "False", reason="NodesUseOverlay")["message"]
+    assert "Nodes vm-1, vm-2 are overlay addresses of wesher on the machines" in refused
+    assert "delete this mesh" in refused
+    assert child(api, "daemonset", "demo-agent") is None
+
+
 def list_addresses(api: ApiServer, node: str, *addresses: str) -> None:
     """Have a Node list these addresses, as a kubelet that lists every interface would."""
     status = {"addresses": [{"type": "InternalIP", "address": address} for address in addresses]}
@@ -341,6 +361,10 @@ def test_a_node_that_lists_its_own_overlay_address_disturbs_no_mesh_and_is_not_d
     until_condition(api, "Ready", "True")
     assert until_condition(api, "Degraded", "False")
     assert own not in {seed.host for seed in document(api).cluster_seeds}
+    # Without any other address, the way to the node depends on a pod on it.
+    list_addresses(api, "a", own)
+    said = until_condition(api, "Degraded", "True", reason="NodesUseOverlay")["message"]
+    assert "Node a has no InternalIP outside spec.overlayCIDR 10.189.0.0/16" in said
 
 
 def test_an_overlap_that_comes_later_is_reported_while_the_mesh_is_reconciled_as_ever(

@@ -69,7 +69,7 @@ for unit in wesher wesher-lab; do
     cp "$REPOSITORY/deploy/systemd/wesher.service" "etc/systemd/system/$unit.service"
     cp "$SHOWN/$unit.default" "etc/default/$unit"
 done
-cp "$SHOWN/story.service" etc/systemd/system/
+cp "$SHOWN/story.service" "$SHOWN/kubelet.service" "$SHOWN/boot.target" etc/systemd/system/
 cp "$SHOWN/output.conf" etc/systemd/system/service.d/
 ip link set lo up
 ip link add eth0 type veth peer name eth1
@@ -92,11 +92,26 @@ OUTPUT = """
 StandardOutput=append:/run/shown/said
 StandardError=append:/run/shown/said
 """
+KUBELET_UNIT = """
+[Unit]
+DefaultDependencies=no
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -ex /run/shown/kubelet
+"""
+KUBELET = """
+for device in wgoverlay wglab; do ip -4 -o address show dev $device; done > /run/shown/addresses
+"""
+"""What a kubelet finds when it starts, at a boot."""
+BOOT_TARGET = """
+[Unit]
+DefaultDependencies=no
+Wants=kubelet.service wesher.service wesher-lab.service
+After=kubelet.service wesher.service wesher-lab.service
+"""
 STORY = """
-systemctl start wesher wesher-lab
-for interface in wgoverlay wglab; do
-    until ip -4 -o address show dev $interface | grep inet; do sleep 0.1; done
-done
+systemctl start boot.target
+systemctl is-active wesher wesher-lab
 until grep managed /etc/hosts > /run/shown/hosts; do sleep 0.1; done
 systemctl stop wesher-lab
 /opt/wesher/bin/wesher status -o json > /run/shown/status.json
@@ -136,6 +151,9 @@ def test_two_copies_of_the_service_run_and_the_end_of_one_leaves_the_socket_of_t
         "world": WORLD,
         "story": STORY,
         "story.service": STORY_UNIT,
+        "kubelet.service": KUBELET_UNIT,
+        "kubelet": KUBELET,
+        "boot.target": BOOT_TARGET,
         "output.conf": OUTPUT,
         "wesher": PROGRAM,
         # A failed member has a hosts entry too. The other agent would have none: its address is this host's.
@@ -180,10 +198,13 @@ def test_two_copies_of_the_service_run_and_the_end_of_one_leaves_the_socket_of_t
         subprocess.run([*own, "sh", "-e", "-c", REMOVE_GROUP, group, work], check=True, timeout=SECONDS)
     said = (shown / "said").read_text() if (shown / "said").exists() else "systemd did not come up"
     assert (shown / "unit").exists(), said
+    addresses = (shown / "addresses").read_text()
+    assert [line.split()[1] for line in addresses.splitlines()] == ["wgoverlay", "wglab"], addresses
     assert (shown / "unit").read_text().split() == ["NRestarts=0", "ActiveState=active"], said
     assert (shown / "sockets").read_text().split() == ["wgoverlay.sock"]
     assert "\telsewhere\t" in (shown / "hosts").read_text()
     before, after = (json.loads((shown / f"{name}.json").read_text()) for name in ("status", "restarted"))
+    assert f" {before['overlayIP']}/" in addresses
     assert before["wireguard"]["mode"] == "Userspace"
     assert before["state"] == "saved"
     assert after["publicKey"] == before["publicKey"]

@@ -135,7 +135,10 @@ class Model:
             if sent.persistent_keepalive is not None:
                 peer = replace(peer, persistent_keepalive=sent.persistent_keepalive)
             self.peers[sent.public_key] = peer
-            if sent.allowed_ips is not None:
+            if sent.add_allowed_ips or sent.remove_allowed_ips:
+                left = self.peers[sent.public_key].allowed_ips.difference(sent.remove_allowed_ips)
+                self._give(sent.public_key, left.union(sent.add_allowed_ips))
+            elif sent.allowed_ips is not None:
                 self._give(sent.public_key, frozenset(sent.allowed_ips))
         device, link = change.device, change.link
         was, net = self.observed.device, self.observed.link

@@ -36,12 +36,23 @@ def test_without_an_edit_the_settings_file_gives_the_network_that_the_command_ha
     assert agent_settings([], environ).overlay_net == agent_settings([], {}).overlay_net
 
 
-def directives() -> dict[str, str]:
-    """Return what the service file sets, each only once."""
+def settings() -> list[list[str]]:
+    """Return what the service file sets, as pairs."""
     lines = (REPOSITORY / "deploy/systemd/wesher.service").read_text().splitlines()
-    pairs = [line.split("=", 1) for line in lines if re.match(r"[A-Za-z]+=", line)]
+    return [line.split("=", 1) for line in lines if re.match(r"[A-Za-z]+=", line)]
+
+
+def directives() -> dict[str, str]:
+    """Return what the service file sets, each only once but for the lists of units that start later."""
+    pairs = [pair for pair in settings() if pair[0] != "Before"]
     assert len({name for name, _ in pairs}) == len(pairs)
     return dict(pairs)
+
+
+def test_what_listens_on_the_overlay_address_starts_after_the_service_is_ready() -> None:
+    later = {unit for name, units in settings() if name == "Before" for unit in units.split()}
+    assert {"etcd.service", "kubelet.service", "k3s.service", "k3s-agent.service"} <= later
+    assert directives()["Type"] == "notify"
 
 
 def test_systemd_leaves_wireguard_go_to_the_agent_so_that_a_restart_can_keep_it() -> None:

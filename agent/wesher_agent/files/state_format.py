@@ -94,6 +94,7 @@ def render_state(state: SavedState) -> str:
         "FormerAddresses": [
             {"Address": str(former.address), "Age": round(former.age, 3)} for former in state.former_addresses
         ],
+        "Carried": sorted(str(network) for network in state.carried),
         "Mesh": state.mesh.to_dict() if state.mesh else None,
         "Joined": json.loads(state.joined.to_json()) if state.joined else None,
     }
@@ -154,6 +155,7 @@ class _StateReader:
             tombstones=tuple(self._take_list("Tombstones", self._tombstone)),
             endpoints=dict(self._take_list("Endpoints", _proven_endpoint)),
             former_addresses=tuple(self._take_list("FormerAddresses", _former_address)),
+            carried=frozenset(self._take_list("Carried", _network)),
             mesh=self._take("Mesh", _mesh),
             joined=joined,
             invite_problem=invite_problem,

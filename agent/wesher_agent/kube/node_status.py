@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from wesher_agent.kube.node_spec import Object
 from wesher_agent.mesh.desired import view_hash
+from wesher_agent.mesh.identity import Rank
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.status.conditions import conditions
 from wesher_agent.status.snapshot import Snapshot
 from wesher_common.conditions import carry_over, rfc3339
 from wesher_common.key_proof import key_proof, proof_statement
+from wesher_common.mesh_document import TrustedAuthority
 from wesher_common.printable import printable
 from wesher_common.report import MAX_MESSAGE, MAX_NEWS, MAX_OUTSIDERS, MAX_UNREACHABLE
 
@@ -33,7 +35,7 @@ def admission_part(now: Snapshot) -> Hashable:
     """Return what the operator admits external members by: a change is due at once, a few times a minute."""
     return tuple(
         (entry["name"], entry["publicKey"], entry["enrolment"], entry["certificateSerial"])
-        for entry in map(_external, now.external_members[:MAX_OUTSIDERS])
+        for entry in _external_members(now)
     )
 
 
@@ -101,7 +103,7 @@ def _view(now: Snapshot) -> dict[str, Any]:
             "unreachable": list(now.unreachable_members[:MAX_UNREACHABLE]),
         },
         "viewHash": view_hash(peer, members.values()) if peer is not None else "",
-        "outsiders": [_external(member) for member in now.external_members[:MAX_OUTSIDERS]],
+        "outsiders": _external_members(now),
         # All nodes get a statement in the same second, so this waits for the report window.
         "newsNumber": now.member.news_number,
         "news": _news(now.member.unpublished_news),
@@ -113,7 +115,13 @@ def _news(statement: bytes) -> str:
     return base64.b64encode(statement).decode() if 4 * len(statement) <= 3 * MAX_NEWS else ""
 
 
-def _external(member: RosterMember) -> dict[str, Any]:
+def _external_members(now: Snapshot) -> list[dict[str, Any]]:
+    identity = now.local.document.identity
+    trusted = identity.trusted if identity is not None else ()
+    return [_external(member, trusted) for member in now.external_members[:MAX_OUTSIDERS]]
+
+
+def _external(member: RosterMember, trusted: Iterable[TrustedAuthority]) -> dict[str, Any]:
     meta = member.meta
     if meta is None:
         return {"name": member.name, "endpoint": str(member.address), "kind": "Go"}
@@ -125,5 +133,14 @@ def _external(member: RosterMember) -> dict[str, Any]:
         "publicKey": str(meta.public_key or ""),
         "enrolment": base64.b64encode(meta.enrolment).decode(),
         "certificateSerial": meta.certificate.serial if meta.certificate is not None else 0,
+        "cluster": _cluster(member, trusted),
         "ringID": f"{meta.ring:02x}" if meta.version else "",
     }
+
+
+def _cluster(member: RosterMember, trusted: Iterable[TrustedAuthority]) -> str:
+    """Return the name of the trusted cluster that has certified a member; empty if none has."""
+    certificate = member.meta.certificate if member.meta is not None else None
+    if certificate is None or member.verdict.rank is not Rank.TRUSTED:
+        return ""
+    return next((each.cluster_name for each in trusted if each.key.id == certificate.authority), "")

@@ -16,10 +16,12 @@ from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Final
 
+from wesher_agent.mesh.carrying import OwnTraffic, carry
 from wesher_agent.mesh.cover import NO_COVER, Cover, UnreachableRoute, choose_cover
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
 from wesher_agent.mesh.identity import Rank
 from wesher_agent.mesh.nodemeta import NodeMeta
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_common.certificate import Refusal
 from wesher_common.errors import InvalidSpec
@@ -75,6 +77,8 @@ class LocalPeer:
     """Of our own certificate, as `Verdict.weight`."""
     only_certified: bool = False
     """Whether members without a certificate get no tunnel."""
+    traffic: OwnTraffic | None = None
+    """None outside Kubernetes: only nodes carry traffic of the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +87,6 @@ class HostEntry:
 
     address: IPAddress
     name: str
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
-    """Why a member has no tunnel, or something else it should have."""
-
-    member: str
-    reason: str
-    """CamelCase, from a fixed set, fit for a condition's reason or a metric label."""
-    message: str
-    """One line for an administrator."""
-    other: str = ""
-    """The other member that it is about, if its name is not in ``member``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +147,20 @@ def desired(
         if _may_be_routed(claim, address, underlay, problems)
     ]
     _report_endpoints(local, claims, problems)
+    carried = carry(
+        local.traffic,
+        (claim.member for claim in programmed),
+        overlay=local.overlay,
+        address=address,
+        location=local.location,
+    )
+    problems += carried.problems
     keepalive = local.persistent_keepalive or (NAT_KEEPALIVE if local.behind_nat else 0)
     peers = [
         Peer(
             public_key=claim.key,
             endpoint=(endpoint := _endpoint_outside(local, claim, bogus)),
-            allowed_ips=(host_network(claim.address),),
+            allowed_ips=carried.allowed_ips.get(claim.member.name) or (host_network(claim.address),),
             persistent_keepalive=keepalive,
             proven=_proven_elsewhere(endpoint, proven.get(claim.key), bogus),
         )
@@ -191,6 +190,7 @@ def desired(
                 if each is not None and each in local.overlay and each != address and each not in underlay
             ),
         ),
+        carrying=carried.carrying,
     )
     return Desired(
         device,

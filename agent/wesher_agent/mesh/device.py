@@ -109,6 +109,11 @@ class DeviceConfig:
     """None if the mesh carries nothing but the overlay's own packets."""
 
     @property
+    def mark(self) -> int:
+        """What WireGuard's own packets are marked with; 0 is nothing."""
+        return 0 if self.carrying is None else self.carrying.mark
+
+    @property
     def routes(self) -> tuple[IPNetwork, ...]:
         """Networks in the overlay to be routed into the device, of every peer, sorted.
 

@@ -204,6 +204,19 @@ class CertificateRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class TrafficCarried:
+    """Packets of the cluster itself go through the tunnels from now on."""
+
+    networks: int
+    """To how many networks of other members."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficNotCarried:
+    """Packets of the cluster itself no longer go through the tunnels."""
+
+
+@dataclass(frozen=True, slots=True)
 class RestartNeeded:
     """The mesh document changed in what only a restart can apply."""
 
@@ -272,6 +285,8 @@ MeshEvent = (
     | IdentityChanged
     | CertificateValid
     | CertificateRefused
+    | TrafficCarried
+    | TrafficNotCarried
     | RestartNeeded
     | StateNotSaved
     | StateSavedAgain

@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from wesher_agent.mesh.carrying import OwnTraffic, is_node_address, loose_links
 from wesher_agent.mesh.cover import UnreachableRoute
 from wesher_agent.mesh.desired import LocalPeer, starting_address
 from wesher_agent.mesh.host import HostNetwork, Listening, choose_addresses
@@ -25,7 +26,7 @@ from wesher_common.errors import InvalidSpec, PeerMisbehaved
 from wesher_common.join_file import JoinFile
 from wesher_common.keys import KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
-from wesher_common.overlay import IPAddress
+from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.seeds import SeedAddress
 
 
@@ -193,12 +194,56 @@ class Local:
             key=self.private_key.public,
         )
 
-    def peer(self, verdict: Verdict = NOT_CERTIFIED, *, only_certified: bool = False) -> LocalPeer | None:
+    @property
+    def networks(self) -> tuple[IPNetwork, ...]:
+        """The node addresses and pod networks that its certificate lists."""
+        return self.place.routes if self.place is not None and self.place.certificate is not None else ()
+
+    @property
+    def mark(self) -> int:
+        """The mark of gossip's own packets, which no carried route applies to; 0 for none."""
+        return self.document.traffic.mark if self.options.in_kubernetes else 0
+
+    def traffic(self, known: frozenset[IPNetwork]) -> OwnTraffic | None:
+        """Return what decides what it carries; None outside Kubernetes.
+
+        Args:
+            known: which of `networks` the other members have had the time to learn of.
+
+        """
+        if not self.options.in_kubernetes:
+            return None
+        host, own_link, identity = self.host, self.document.wireguard.interface, self.document.identity
+        nodes = {network.network_address for network in self.networks if is_node_address(network)}
+        internal = self.listening.internal
+        gossip = {
+            *self.listening.bind,
+            self.listening.advertise,
+            *([internal] if internal is not None else []),
+        }
+        return OwnTraffic(
+            settings=self.document.traffic,
+            networks=self.networks,
+            known=known,
+            present=frozenset(entry.address for entry in host.addresses if entry.link != own_link),
+            underlay=host.underlay(own_link),
+            trusted=identity.trusted if identity is not None else (),
+            loose_links=loose_links(host, nodes | gossip, own_link=own_link),
+        )
+
+    def peer(
+        self,
+        verdict: Verdict = NOT_CERTIFIED,
+        *,
+        only_certified: bool = False,
+        known: frozenset[IPNetwork] = frozenset(),
+    ) -> LocalPeer | None:
         """Return what the device depends on; None while there is no overlay address.
 
         Args:
             verdict: on this member's own certificate.
             only_certified: whether members without a certificate get no tunnel.
+            known: as of `traffic`.
 
         """
         if self.overlay_address is None:
@@ -227,6 +272,7 @@ class Local:
             ),
             weight=verdict.weight,
             only_certified=only_certified,
+            traffic=self.traffic(known),
         )
 
     def needs_restart_for(self, document: MeshDocument) -> bool:
@@ -237,6 +283,7 @@ class Local:
             return (
                 (document.name, document.uid, document.overlay, document.cluster_name),
                 (gossip.profile, gossip.label, device.interface, device.mode),
+                replace(self, document=document).mark,
             )
 
         return settled(self.document) != settled(document)

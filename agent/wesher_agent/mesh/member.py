@@ -21,10 +21,11 @@ from math import inf
 from random import Random
 
 from wesher_agent.mesh import events
+from wesher_agent.mesh.carry_steps import CarrySteps
 from wesher_agent.mesh.chore import Chore
 from wesher_agent.mesh.cover import NO_COVER, Cover, is_wide
 from wesher_agent.mesh.delivery import MOST_KNOCKS, Delivery, form_of_nodes, read_answer, read_message
-from wesher_agent.mesh.desired import KEY_COPIED, Desired, LocalPeer, Problem, desired
+from wesher_agent.mesh.desired import KEY_COPIED, Desired, LocalPeer, desired
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.events import Event
 from wesher_agent.mesh.former_addresses import FormerAddresses
@@ -49,6 +50,7 @@ from wesher_agent.mesh.outputs import (
     Save,
 )
 from wesher_agent.mesh.place import Place
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState, Roster, RosterMember
 from wesher_agent.mesh.saved_state import SavedState, first_incarnation
 from wesher_agent.mesh.seeker import Seeker
@@ -163,6 +165,7 @@ class MeshMember:
         self._former_addresses = FormerAddresses(saved.former_addresses, now=now)
         self._proven = dict(saved.endpoints)
         """Where the last handshake with each member proved it to be."""
+        self._carry = CarrySteps(saved.carried if saved.name == local.name else ())
         self._desired: Desired | None = None
         self._tunnels_end = inf
         """When the next member that left loses its tunnel."""
@@ -281,6 +284,7 @@ class MeshMember:
             unpublished_news=self._news.unpublished,
             uptime=now - self._started_at,
             verdict=self._own_verdict(now),
+            traffic=self._carry.view,
         )
 
     def start(self, *, now: float) -> None:
@@ -353,6 +357,8 @@ class MeshMember:
             if cover.extent != "Overlay":
                 overlay = self._local.document.overlay
                 self._events.append(events.OverlayNotCovered(overlay, cover.extent, cover.reason))
+        if not problem:
+            self._events.extend(self._carry.applied())
         self._report()
 
     def saved(self, problem: str = "", *, now: float) -> None:
@@ -702,6 +708,9 @@ class MeshMember:
         if problem and problem != self._route_problem:
             self._events.append(events.RoutesNotAnnounced(problem))
         self._route_problem = problem
+        if self._place.certificate is not None:
+            is_certified = self._own_verdict(now).is_certified and not problem
+            self._carry.announced(local.networks, is_certified=is_certified, now=now)
         if meta != self._engine.me.meta:
             self._engine.update_meta(meta, now=now)
         self._roster.set_own_addresses(
@@ -763,6 +772,7 @@ class MeshMember:
         if self._gossips:
             yield self._delivery.next_timer, self._deliver
         yield self._former_addresses.next_timer, self._forget_addresses
+        yield self._carry.next_timer, self._begin_to_carry
 
     def _listen(self, now: float) -> None:
         with self._listening.beginning(now=now):
@@ -793,10 +803,17 @@ class MeshMember:
         if self._former_addresses.forget(now=now):
             self._members_changed()
 
+    def _begin_to_carry(self, now: float) -> None:
+        self._carry.handle_timer(now=now)
+        self._applying.want()
+        self._saving.want()
+
     def _apply(self, now: float) -> None:
         self._applying.is_wanted = False
         self._follow_form(now)
-        peer = self._local.peer(self._own_verdict(now), only_certified=self._identity.is_bound)
+        peer = self._local.peer(
+            self._own_verdict(now), only_certified=self._identity.is_bound, known=self._carry.known
+        )
         if peer is None:
             return
         former = self._problems
@@ -807,6 +824,7 @@ class MeshMember:
                 self._events.append(events.KeyCopied(problem.other))
                 continue
             self._events.append(events.ProblemFound(problem.member, problem.reason, problem.message))
+        self._carry.applying(self._local.document.traffic, self._desired.device.carrying)
         self._outputs.append(Apply(self._desired, self._local.document))
 
     def _follow_form(self, now: float) -> None:
@@ -893,6 +911,7 @@ class MeshMember:
             tombstones=self._engine.tombstones(now=now),
             endpoints=self._proven,
             former_addresses=self._former_addresses.saved(now=now),
+            carried=self._carry.known if self._next_key is None else frozenset(),
             mesh=local.document if local.options.in_kubernetes else None,
             joined=None if local.joined is None else replace(local.joined, ring=local.ring),
             unknown=self._saved.unknown,

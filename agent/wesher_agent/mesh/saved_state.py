@@ -54,6 +54,9 @@ class SavedState:
     """Where the last handshake with each member proved it to be: gossip may say something else."""
     former_addresses: tuple[FormerAddress, ...] = ()
     """Overlay addresses of members that are gone, to which nothing must leave in clear."""
+    carried: frozenset[IPNetwork] = frozenset()
+    """Its certified networks that the other members have had the time to learn of: a restart goes on sending
+    from them through the tunnels."""
     mesh: MeshDocument | None = None
     """Only in Kubernetes: the mesh it was a member of."""
     joined: JoinFile | None = None

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from wesher_agent.mesh.carry_steps import NOTHING_APPLIED, TrafficView
 from wesher_agent.mesh.cover import Cover
-from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.identity import NOT_CERTIFIED, Verdict
 from wesher_agent.mesh.local import Local
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import RosterMember
 
 
@@ -59,3 +60,5 @@ class MemberView:
     """Seconds since `MeshMember.start`."""
     verdict: Verdict = NOT_CERTIFIED
     """On this member's own certificate."""
+    traffic: TrafficView = NOTHING_APPLIED
+    """What it carries beside packets to overlay addresses."""

@@ -50,6 +50,7 @@ class Driver:
         on_event: takes each event after it was logged; may call `tell`.
         on_turn: called after the core took an input and all it wants of the network was done.
         on_fault: called when the core, or the taker of its events, failed because of a bug.
+        mark: of its packets; 0 for none.
 
     """
 
@@ -60,6 +61,7 @@ class Driver:
         *,
         on_turn: Callable[[], None] = lambda: None,
         on_fault: Callable[[], None] = lambda: None,
+        mark: int = 0,
     ) -> None:
         self.rejected: Counter[str] = Counter()
         """How many packets were dropped, by reason."""
@@ -70,7 +72,8 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._events = EventLog(self._loop.time)
         self._datagrams: dict[socket.AddressFamily, socket.socket] = {}
-        self._streams = Streams(core, self._tell_safely, self._take)
+        self._mark = mark
+        self._streams = Streams(core, self._tell_safely, self._take, mark=mark)
         self._timer: asyncio.TimerHandle | None = None
         self._pumping = self._closed = False
 
@@ -94,7 +97,7 @@ class Driver:
         # First, since the new addresses may include the old ones.
         self._close_datagrams()
         self._streams.stop_listening()
-        for pair in _open_all(addresses, port):
+        for pair in _open_all(addresses, port, self._mark):
             self._datagrams[pair.datagram.family] = pair.datagram
             self._loop.add_reader(pair.datagram, self._readable, pair.datagram)
             self._streams.listen(pair.listener)
@@ -221,12 +224,12 @@ class Driver:
         self._tell_safely(self._core.handle_timer)
 
 
-def _open_all(addresses: Sequence[IPAddress], port: int) -> list[GossipSockets]:
+def _open_all(addresses: Sequence[IPAddress], port: int, mark: int) -> list[GossipSockets]:
     """Open the port on every address whose family this host has, or on none."""
     with ExitStack() as held:
         opened: list[GossipSockets] = []
         for address in addresses:
-            if (pair := open_sockets(address, port)) is not None:
+            if (pair := open_sockets(address, port, mark=mark)) is not None:
                 opened.append(pair)
                 held.callback(pair.close)
         held.pop_all()

@@ -89,6 +89,10 @@ def log_member_event(log: EventLogger, event: MeshEvent) -> None:  # noqa: C901,
             log.info("own certificate valid", serial=serial, expires=expires.isoformat())
         case events.CertificateRefused(serial=serial, reason=reason):
             log.warning("own certificate does not count", serial=serial, reason=reason)
+        case events.TrafficCarried(networks=networks):
+            log.info("traffic carried", networks=networks)
+        case events.TrafficNotCarried():
+            log.warning("traffic no longer carried")
         case events.RestartNeeded():
             log.info("mesh.json changed: restarting to apply it")
         case events.StateNotSaved(error=error, is_first=True):

@@ -37,8 +37,13 @@ class GossipSockets(NamedTuple):
         self.listener.close()
 
 
-def open_sockets(address: IPAddress, port: int) -> GossipSockets | None:
+def open_sockets(address: IPAddress, port: int, *, mark: int = 0) -> GossipSockets | None:
     """Bind UDP and TCP on one address.
+
+    Args:
+        address: one of this host's, or an unspecified one.
+        port: the gossip port.
+        mark: as of `mark_packets`.
 
     Returns:
         None when the address is unspecified and this host has no such family.
@@ -62,6 +67,7 @@ def open_sockets(address: IPAddress, port: int) -> GossipSockets | None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             else:
                 _enlarge(sock)
+            mark_packets(sock, mark)
             sock.bind((str(address), port))
         opened[1].listen(BACKLOG)
     except OSError as error:
@@ -74,6 +80,44 @@ def open_sockets(address: IPAddress, port: int) -> GossipSockets | None:
     return GossipSockets(*opened)
 
 
+def open_outgoing(ip: str, *, mark: int = 0) -> socket.socket:
+    """Return a TCP socket to connect to an IP address with.
+
+    Raises:
+        OSError: as of the kernel.
+
+    """
+    sock = socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)  # noqa: FBT003 - the library's signature
+        mark_packets(sock, mark)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def mark_packets(sock: socket.socket, mark: int) -> None:
+    """Give a socket's packets a mark, which its accepted connections inherit; 0 for none.
+
+    Routing rules tell gossip's own packets by it, so that none of them enters a tunnel.
+
+    Raises:
+        NotAllowedToMark: the process may not.
+
+    """
+    if not mark:
+        return
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+    except PermissionError as error:
+        raise NotAllowedToMark(error.errno, error.strerror) from error
+
+
+class NotAllowedToMark(OSError):  # noqa: N818 - reads as the fact it states
+    """The process lacks the right to mark packets."""
+
+
 def _enlarge(sock: socket.socket) -> None:
     # net.core.rmem_max leaves room for a few hundred packets on most hosts, which a flood sends while
     # one is read. Who may make the device may also pass that limit.
@@ -84,6 +128,12 @@ def _enlarge(sock: socket.socket) -> None:
 
 
 def _cannot_bind(error: OSError, protocol: str, address: IPAddress, port: int) -> InvalidSpec:
+    if isinstance(error, NotAllowedToMark):
+        return InvalidSpec(
+            "CAP_NET_ADMIN",
+            "is missing, so the agent cannot mark its packets (SO_MARK), by which they stay out of the "
+            "tunnels: grant the container the capability",
+        )
     match error.errno:
         case errno.EADDRINUSE:
             holder = find_holder(protocol, port) or "another program"

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from wesher_agent.mesh.dialling import MAX_OPEN
 from wesher_agent.net.core import Core
-from wesher_agent.net.sockets import BACKLOG
+from wesher_agent.net.sockets import BACKLOG, open_outgoing
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.events import PacketRejected
 from wesher_agent.swim.profile import DEFAULT_LIMITS
@@ -44,8 +44,11 @@ class Streams:
         core: Core,
         tell: Tell,
         on_rejected: Callable[[PacketRejected], None],
+        *,
+        mark: int = 0,
     ) -> None:
         self._core = core
+        self._mark = mark
         self._tell = tell
         self._on_rejected = on_rejected
         self._loop = asyncio.get_running_loop()
@@ -121,9 +124,7 @@ class Streams:
         address = request.address
         try:
             async with asyncio.timeout_at(deadline):
-                await self._loop.create_connection(
-                    partial(_Stream, self, request.id, deadline, request.data), address.ip, address.port
-                )
+                await self._connect(address, partial(_Stream, self, request.id, deadline, request.data))
         except TimeoutError:
             self._not_opened(request.id, address, "timed out")
         except OSError as error:
@@ -133,6 +134,15 @@ class Streams:
             log.debug("connection opened", to=address)
         finally:
             self._dialling.pop(request.id, None)
+
+    async def _connect(self, address: Address, stream: Callable[[], _Stream]) -> None:
+        sock = open_outgoing(address.ip, mark=self._mark)
+        try:
+            await self._loop.sock_connect(sock, address)
+            await self._loop.create_connection(stream, sock=sock)
+        except BaseException:
+            sock.close()
+            raise
 
     def _not_opened(self, stream: StreamId, address: Address, error: str) -> None:
         log.debug("connection not opened", to=address, error=error)

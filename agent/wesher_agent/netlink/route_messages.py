@@ -31,6 +31,8 @@ _SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_ANY = 0, 253, 255
 _FIB_MATCH = 0x2000
 # An IPv6 metric of 0 becomes 1024; IPv4's stays, and nothing is better.
 _IPV6_METRIC = 1
+_IPV4_AND_TCP, _IPV6_AND_TCP = 40, 60
+"""Bytes of both headers without options."""
 
 ANYWHERE = (IPv4Address("198.51.100.254"), IPv6Address("2001:db8:ffff::1"))
 """Documentation addresses (RFC 5737, RFC 3849): only the default route leads there, and nothing is sent."""
@@ -44,7 +46,7 @@ class _Attribute:
     """``enum rtattr_type_t``."""
 
     DST, OIF, GATEWAY, PRIORITY, PREFSRC, METRICS, MULTIPATH, TABLE, VIA = 1, 4, 5, 6, 7, 8, 9, 15, 18
-    METRIC_MTU = 2
+    METRIC_MTU, METRIC_ADVMSS = 2, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,11 @@ class Route:
     table: int
     mtu: int | None
     """Bytes, where the route has its own."""
+    advmss: int | None = None
+    """Bytes of TCP payload that this end announces, where the route says so."""
     source: IPAddress | None = None
-    """In the answer to `pack_next_hop`: the local address from which the packet would come."""
+    """The local address that this host's own packets come from, where the route has one. The answer to
+    `pack_next_hop` always has it."""
 
     @property
     def is_in_main_table(self) -> bool:
@@ -100,6 +105,74 @@ def pack_unreachable(network: IPNetwork, interface: str, *, remove: bool = False
     scope = _SCOPE_ANY if remove else _SCOPE_UNIVERSE
     metric = unreachable_metric(network, interface)
     return _head(network, scope, UNREACHABLE) + _destination(network) + _priority(metric)
+
+
+@dataclass(frozen=True, slots=True)
+class TableRoute:
+    """A route into the device in a table that only rules lead to."""
+
+    table: int
+    network: IPNetwork
+    source: IPAddress | None
+    """What this host's own packets have as source; None leaves that to the kernel."""
+    mtu: int
+    """Bytes; TCP announces what fits into them."""
+
+
+def pack_table_route(route: TableRoute, device: int, *, remove: bool = False) -> bytes:
+    """Return the body that adds, replaces or removes a route of a table into the device."""
+    is_ipv4 = isinstance(route.network, IPv4Network)
+    scope = _SCOPE_ANY if remove else _SCOPE_LINK if is_ipv4 else _SCOPE_UNIVERSE
+    body = (
+        _head(route.network, scope, UNICAST, table=0)
+        + _destination(route.network)
+        + pack_attribute(_Attribute.TABLE, _U32.pack(route.table))
+        + pack_attribute(_Attribute.OIF, _U32.pack(device))
+        + (b"" if is_ipv4 else _priority(_IPV6_METRIC))
+    )
+    if remove:
+        return body
+    if route.source is not None:
+        body += pack_attribute(_Attribute.PREFSRC, route.source.packed)
+    metrics = pack_attribute(_Attribute.METRIC_MTU, _U32.pack(route.mtu)) + pack_attribute(
+        _Attribute.METRIC_ADVMSS, _U32.pack(advmss(route.network, route.mtu))
+    )
+    return body + pack_attribute(_Attribute.METRICS, metrics)
+
+
+def advmss(network: IPNetwork, mtu: int) -> int:
+    """Return how much TCP payload fits into a packet, without options (RFC 6691)."""
+    return mtu - (_IPV4_AND_TCP if isinstance(network, IPv4Network) else _IPV6_AND_TCP)
+
+
+def table_unreachable_metric(interface: str) -> int:
+    """Return the metric of an interface's ``unreachable`` routes in a table that only rules lead to.
+
+    It shows whose table it is, also once the interface is gone.
+    """
+    return UNREACHABLE_METRIC + 1 + crc32(interface.encode()) % HOST_METRICS
+
+
+def pack_table_unreachable(table: int, network: IPNetwork, interface: str, *, remove: bool = False) -> bytes:
+    """Return the body that adds or removes an interface's ``unreachable`` route in a table."""
+    scope = _SCOPE_ANY if remove else _SCOPE_UNIVERSE
+    return (
+        _head(network, scope, UNREACHABLE, table=0)
+        + _destination(network)
+        + pack_attribute(_Attribute.TABLE, _U32.pack(table))
+        + _priority(table_unreachable_metric(interface))
+    )
+
+
+def pack_list_own(family: int) -> bytes:
+    """Return the body that lists the routes of every table that carry our protocol number."""
+    return _HEADER.pack(family, 0, 0, 0, 0, PROTOCOL, 0, 0, 0)
+
+
+def pack_list_table(table: int, family: int) -> bytes:
+    """Return the body that lists a table."""
+    header = _HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+    return header + pack_attribute(_Attribute.TABLE, _U32.pack(table))
 
 
 def pack_list_into(device: int, family: int) -> bytes:
@@ -155,6 +228,7 @@ def parse_route(body: memoryview) -> Route:
             metric=_number(attributes.get(_Attribute.PRIORITY)) or 0,
             table=_number(attributes.get(_Attribute.TABLE)) or table,
             mtu=_number(metrics.get(_Attribute.METRIC_MTU)),
+            advmss=_number(metrics.get(_Attribute.METRIC_ADVMSS)),
             source=_address(attributes.get(_Attribute.PREFSRC)),
         )
     except (ValueError, struct.error) as error:
@@ -167,8 +241,8 @@ def _ask(address: IPAddress, flags: int) -> bytes:
     return header + pack_attribute(_Attribute.DST, address.packed)
 
 
-def _head(network: IPNetwork, scope: int, kind: int) -> bytes:
-    return _HEADER.pack(_family(network), network.prefixlen, 0, 0, _MAIN_TABLE, PROTOCOL, scope, kind, 0)
+def _head(network: IPNetwork, scope: int, kind: int, *, table: int = _MAIN_TABLE) -> bytes:
+    return _HEADER.pack(_family(network), network.prefixlen, 0, 0, table, PROTOCOL, scope, kind, 0)
 
 
 def _destination(network: IPNetwork) -> bytes:

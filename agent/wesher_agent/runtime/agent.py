@@ -21,6 +21,7 @@ from typing import Any
 from wesher_agent.control import ControlServer, socket_path
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
+from wesher_agent.files.link_memory import LinkMemory
 from wesher_agent.flags import find_flag
 from wesher_agent.health import HealthServer
 from wesher_agent.kube.mounted import Mounted
@@ -128,6 +129,7 @@ class Agent:
             self._counts.observe,
             on_turn=self._has_output.set,
             on_fault=lambda: self._counts.add("engineFaults"),
+            mark=startup.local.mark,
         )
         self._owner = Owner(startup.local.private_key.public, startup.local.document.overlay)
         self._tunnel = Tunnel(
@@ -216,6 +218,15 @@ class Agent:
     def has_left(self) -> bool:
         """Whether it has left the mesh for good."""
         return isinstance(self._last_output, Left)
+
+    @property
+    def device_is_up(self) -> asyncio.Event:
+        """Set once the device exists and has its address, for as long as this agent runs."""
+        return self._tunnel.was_ready
+
+    def device_problem(self) -> str:
+        """Return why the device is not ready; empty before the first try."""
+        return self._tunnel.problem
 
     async def run(self) -> None:
         """Work until the member ends or `stop` is called."""
@@ -563,7 +574,8 @@ class Agent:
         try:
             if wanted.interface != self._interface:
                 claim_interface(wanted.interface).close()
-                why = await why_taken(wanted.interface, self._owner)
+                memory = LinkMemory(self._settings.state_dir, wanted.interface)
+                why = await why_taken(wanted.interface, self._owner, memory)
             if is_other_kind:
                 await asyncio.to_thread(check_mode, wanted.mode, userspace_binary=binary)
         except (WireGuardUnavailable, OSError) as error:

@@ -1,4 +1,4 @@
-"""Removes what an agent left on this host that no longer runs here: device, routes, hosts lines, files.
+"""Removes what an agent left on this host that no longer runs here: device, routes, rules, files.
 
 It sends nothing to other members, and needs no API server: after a namespace was
 deleted, there is neither. It refuses while an agent runs.
@@ -15,10 +15,12 @@ from pathlib import Path
 from wesher_agent.control import socket_path
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
+from wesher_agent.files.link_memory import LinkMemory
 from wesher_agent.files.state import StateFile
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.netlink.rights import check_rights
 from wesher_agent.runtime.claim import claim_interface
+from wesher_agent.wireguard.carrying import remove_carrying
 from wesher_agent.wireguard.device import find_device
 from wesher_agent.wireguard.link import link_index, remove_own_unreachable
 from wesher_agent.wireguard.ownership import Owner
@@ -76,10 +78,13 @@ def _network(left: Leftovers, saved: SavedState) -> list[str]:
     interface, overlay = left.interface, saved.mesh.overlay if saved.mesh is not None else left.overlay
     # Without a saved key, routes and addresses tell whether the device is wesher's.
     key = saved.private_key or WireGuardPrivateKey.from_random(os.urandom(KEY_BYTES))
+    memory = LinkMemory(left.state_dir, interface)
     lines = []
+    if remove_carrying(interface, memory):
+        lines.append("routing rules, carried routes and link settings of carried traffic removed")
     had_device = link_index(interface) is not None
     if had_device:
-        asyncio.run(_remove_device(interface, Owner(key.public, overlay)))
+        asyncio.run(_remove_device(interface, Owner(key.public, overlay), memory))
         if link_index(interface) is None:
             lines.append(f"device {interface} removed, with its routes")
         else:
@@ -90,8 +95,8 @@ def _network(left: Leftovers, saved: SavedState) -> list[str]:
     return lines
 
 
-async def _remove_device(interface: str, owner: Owner) -> None:
-    device = await find_device(interface)
+async def _remove_device(interface: str, owner: Owner, memory: LinkMemory) -> None:
+    device = await find_device(interface, memory)
     if device is not None:
         await device.remove(owner)
 

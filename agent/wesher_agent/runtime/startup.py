@@ -16,6 +16,7 @@ from itertools import chain
 from wesher_agent.control import socket_path
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
+from wesher_agent.files.link_memory import LinkMemory
 from wesher_agent.files.state import Loaded, StateFile
 from wesher_agent.kube.mounted import MountedDirectory
 from wesher_agent.kube.reporter import FIRST_LOOK_SECONDS, REPEATED_LOOK_SECONDS, KubernetesLink
@@ -231,7 +232,8 @@ async def _take_over_former_interfaces(
                 if state.private_key is not None:
                     owner = Owner(state.private_key.public, state.mesh.overlay)
                     hosts = None if settings.no_etc_hosts else HostsFile(settings.hosts_file, interface)
-                    if problem := await remove_tunnel(interface, owner, hosts):
+                    memory = LinkMemory(settings.state_dir, interface)
+                    if problem := await remove_tunnel(interface, owner, hosts, memory):
                         rule = f"cannot be removed: {problem}"
                         raise InvalidSpec("the former interface", rule, value=interface)
                 # Of an agent that was killed: commands would not know which socket to ask.

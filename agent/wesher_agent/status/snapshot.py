@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from wesher_agent.mesh.desired import KEY_COPIED, Problem
+from wesher_agent.mesh.desired import KEY_COPIED
+from wesher_agent.mesh.identity import Rank
 from wesher_agent.mesh.local import Local
 from wesher_agent.mesh.nodemeta import Flag
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.mesh.view import MemberView
 from wesher_agent.wireguard.plan import HANDSHAKE_FRESH, PeerSession
@@ -25,16 +27,15 @@ def _admission_order(member: RosterMember) -> tuple[bool, str]:
 
 
 def _in_turn(members: Iterable[RosterMember]) -> tuple[RosterMember, ...]:
-    """Return the members in the order of `_admission_order`, certified ones and others in turn.
+    """Return the members in the order of `_admission_order`: in turn one of each rank.
 
-    A report has room for some only. A holder of the cluster key can invent names, and a mesh can have more
-    certified machines than that, so neither may keep the others out.
+    A report has room for some only. A holder of the cluster key can invent names, a mesh can have more
+    certified machines than that, and so can another cluster. None of them may keep the others out.
     """
     ordered = sorted(members, key=_admission_order)
-    certified = [member for member in ordered if member.verdict.is_certified]
-    others = [member for member in ordered if not member.verdict.is_certified]
-    pairs = zip_longest(others, certified)
-    return tuple(member for pair in pairs for member in pair if member is not None)
+    ranks = (Rank.NONE, Rank.OWN, Rank.TRUSTED)
+    turns = zip_longest(*([each for each in ordered if each.verdict.rank is rank] for rank in ranks))
+    return tuple(member for turn in turns for member in turn if member is not None)
 
 
 EXTERNAL_REPORTERS = 3

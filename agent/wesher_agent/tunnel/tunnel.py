@@ -16,13 +16,16 @@ from typing import Literal
 
 from wesher_agent.files.atomic import CannotWrite
 from wesher_agent.files.hosts import HostsFile
+from wesher_agent.files.link_memory import LinkMemory
 from wesher_agent.mesh.desired import Desired, HostEntry
-from wesher_agent.mesh.device import Endpoint
+from wesher_agent.mesh.device import Carrying, Endpoint
 from wesher_agent.netlink.errors import PortTaken, WireGuardUnavailable
 from wesher_agent.netlink.mtu import overlay_mtu
 from wesher_agent.netlink.port_holder import find_holder
 from wesher_agent.settings import Settings
 from wesher_agent.tunnel.finish import finish
+from wesher_agent.wireguard.carrying import remove_carrying
+from wesher_agent.wireguard.carrying_plan import CarryProblem
 from wesher_agent.wireguard.device import Device, Outcome, find_device, open_device
 from wesher_agent.wireguard.ownership import Owner
 from wesher_agent.wireguard.plan import Change, PeerSession
@@ -75,11 +78,19 @@ class Tunnel:
         count: Callable[[Fault], None],
     ) -> None:
         self.ready = False
+        self.was_ready = asyncio.Event()
+        """Set when it is ready for the first time; never cleared."""
         self.reason, self.problem = "", ""
         """Why it is not ready; empty before the first try too."""
+        self._reported: tuple[object, ...] = (False, "", "", (), None)
         self.mtu = 0
         self.hosts_state = "off" if hosts is None else "not written yet"
+        self.carrying: Carrying | None = None
+        """As last applied; None while nothing but the overlay's own packets is carried."""
+        self.carry_problems: tuple[CarryProblem, ...] = ()
+        """Why packets of the cluster are not carried as desired."""
         self._interface = interface
+        self._memory = LinkMemory(settings.state_dir, interface)
         self._owner = owner
         self._settings = settings
         self._hosts = hosts
@@ -122,9 +133,14 @@ class Tunnel:
         try:
             if self._device is None:
                 self._device = await open_device(
-                    mode, self._interface, userspace_binary=self._settings.userspace_binary or None
+                    mode,
+                    self._interface,
+                    self._memory,
+                    userspace_binary=self._settings.userspace_binary or None,
                 )
-            self._done(await self._device.configure(device), wanted.tunnels)
+            outcome = await self._device.configure(device)
+            self.carrying = device.carrying
+            self._done(outcome, wanted.tunnels)
             self._tunnels = wanted.tunnels
         except (WesherError, OSError) as error:
             named = await _with_its_holder(error)
@@ -199,7 +215,7 @@ class Tunnel:
 
     async def remove(self) -> None:
         """Take the device and our hosts entries away, be they of this run or of one that was killed."""
-        await remove_tunnel(self._interface, self._owner, self._hosts, device=self._device)
+        await remove_tunnel(self._interface, self._owner, self._hosts, self._memory, device=self._device)
 
     def close(self) -> None:
         """Leave everything as it is for the next start."""
@@ -217,7 +233,10 @@ class Tunnel:
             _log_change(outcome.change, _names(self._tunnels) | _names(tunnels))
         if not self.ready:
             log.info("device ready", mode=self.mode, mtu=self.mtu)
-        self._report(ready=True, reason="", problem="")
+        for problem in outcome.carry_problems:
+            if problem not in self.carry_problems:
+                log.warning("traffic not carried as desired", reason=problem.reason, error=problem.text)
+        self._report(ready=True, reason="", problem="", carry_problems=outcome.carry_problems)
         if outcome.sessions_lost:
             self._on_sessions_lost()
         elif outcome.port_moved:
@@ -243,12 +262,17 @@ class Tunnel:
                 reason = "Failed"
         if self.problem != str(error):
             log.error("device not ready", reason=reason, error=error)
-        self._report(ready=False, reason=reason, problem=str(error))
+        self._report(ready=False, reason=reason, problem=str(error), carry_problems=self.carry_problems)
 
-    def _report(self, *, ready: bool, reason: str, problem: str) -> None:
-        changed = (ready, reason, problem) != (self.ready, self.reason, self.problem)
-        self.ready, self.reason, self.problem = ready, reason, problem
-        if changed:
+    def _report(
+        self, *, ready: bool, reason: str, problem: str, carry_problems: tuple[CarryProblem, ...]
+    ) -> None:
+        before = self._reported
+        self._reported = (ready, reason, problem, carry_problems, self.carrying)
+        self.ready, self.reason, self.problem, self.carry_problems = ready, reason, problem, carry_problems
+        if ready:
+            self.was_ready.set()
+        if self._reported != before:
             self._on_change()
 
     async def _repair_hosts(self) -> None:
@@ -286,14 +310,20 @@ class Tunnel:
 
 
 async def remove_tunnel(
-    interface: str, owner: Owner, hosts: HostsFile | None, *, device: Device | None = None
+    interface: str,
+    owner: Owner,
+    hosts: HostsFile | None,
+    memory: LinkMemory,
+    *,
+    device: Device | None = None,
 ) -> str:
-    """Remove this node's device and its hosts entries; log what cannot be removed.
+    """Remove this node's device, what it carries by, and its hosts entries; log what cannot be removed.
 
     Args:
         interface: its name.
         owner: this node. A device that belongs to another program stays.
         hosts: the interface's lines; None leaves the file alone.
+        memory: what links were like before the device needed them otherwise.
         device: None looks for what an earlier run left.
 
     Returns:
@@ -302,9 +332,11 @@ async def remove_tunnel(
     """
     problem = ""
     try:
-        device = device or await find_device(interface)
+        device = device or await find_device(interface, memory)
         if device is not None:
             await device.remove(owner)
+        # What keeps packets in outlasts a device that another hand deleted.
+        await asyncio.to_thread(remove_carrying, interface, memory)
     except (WesherError, OSError) as error:
         problem = str(error) or type(error).__name__
         log.warning("device not removed", error=error)
@@ -338,6 +370,8 @@ def _log_change(change: Change, names: Mapping[WireGuardPublicKey, str]) -> None
         routes_removed=list(change.link.remove_routes[:MAX_NAMED]),
         addresses_added=list(change.link.add_addresses),
         addresses_removed=list(change.link.remove_addresses),
+        carried_added=[route.network for route in change.carry.add_routes[:MAX_NAMED]],
+        carried_removed=[route.network for route in change.carry.remove_routes[:MAX_NAMED]],
     )
 
 

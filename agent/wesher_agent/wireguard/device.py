@@ -15,10 +15,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 
+from wesher_agent.files.link_memory import LinkMemory
 from wesher_agent.mesh.device import DeviceConfig, Endpoint
 from wesher_agent.netlink.errors import PortTaken, WireGuardUnavailable
 from wesher_agent.wireguard import kernel, userspace
 from wesher_agent.wireguard.backend import Backend, BackendKind
+from wesher_agent.wireguard.carrying import complete, observe_carrying, prepare, remove_carrying
+from wesher_agent.wireguard.carrying_plan import CarryChange, CarryProblem, must_look_first
 from wesher_agent.wireguard.kernel import KernelBackend, kernel_has_wireguard
 from wesher_agent.wireguard.link import (
     change_link,
@@ -66,6 +69,8 @@ class Outcome:
     that they learn it from that."""
     conflicts: tuple[RouteConflict, ...] = ()
     """Desired routes that cannot be added now; tried again by each `repair`."""
+    carry_problems: tuple[CarryProblem, ...] = ()
+    """Why packets of the cluster are not carried as desired; tried again by each `repair`."""
     change: Change = NO_CHANGE
     """What was sent to WireGuard and the network stack, conflicting routes included."""
 
@@ -78,11 +83,13 @@ class Device:
 
     Args:
         backend: what carries the device; see `open_device`.
+        memory: what links were like before the device needed them otherwise.
 
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, memory: LinkMemory) -> None:
         self._backend = backend
+        self._memory = memory
         self._lock = asyncio.Lock()
         self._wish: DeviceConfig | None = None
         self._left: DeviceConfig | None = None
@@ -90,6 +97,7 @@ class Device:
         self._sessions: Mapping[WireGuardPublicKey, PeerSession] = {}
         """As last read, by whichever call."""
         self._conflicts: tuple[RouteConflict, ...] = ()
+        self._carry_problems: tuple[CarryProblem, ...] = ()
         self._own_index: int | None = None
         """The network device that was made or found to be this mesh's."""
 
@@ -182,6 +190,8 @@ class Device:
                 return
             overlay = owner.overlay if self._wish is None else self._wish.overlay
             self._wish = self._left = self._own_index = None
+            # First: without the device, nothing that it carried would reach its destination.
+            await asyncio.to_thread(remove_carrying, self._backend.interface, self._memory)
             await asyncio.to_thread(remove_own_unreachable, self._backend.interface, overlay)
             await self._backend.remove()
 
@@ -221,7 +231,9 @@ class Device:
         device = await self._backend.observe()
         self._sessions = device.peers
         link = await asyncio.to_thread(observe_link, self._backend.interface)
-        change = plan(config, Observed(device, link), now=time.time())
+        carrying = await asyncio.to_thread(observe_carrying, self._backend.interface, config, self._memory)
+        self._carry_problems = carrying.conflicts
+        change = plan(config, Observed(device, link, carrying), now=time.time())
         outcome = await self._make(config, change, fresh=fresh)
         return replace(outcome, changed=outcome.changed or renamed)
 
@@ -253,6 +265,8 @@ class Device:
         return why_foreign(owner, found, await self._backend.peek())
 
     async def _from_what_we_left(self, left: DeviceConfig, config: DeviceConfig) -> Outcome:
+        if self._carry_problems or must_look_first(left, config):
+            return await self._from_what_is_there(config)
         self._left = None
         try:
             if needs_sessions(left, config, self._sessions, now=time.time()):
@@ -268,17 +282,24 @@ class Device:
     async def _make(self, config: DeviceConfig, change: Change, *, fresh: bool) -> Outcome:
         if change.device.listen_port is not None:
             _check_port_is_free(change.device.listen_port)
+        problems = await asyncio.to_thread(prepare, change.carry, self._memory)
         await self._backend.apply(change.device)
         conflicts = await asyncio.to_thread(change_link, self._backend.interface, change.link)
+        problems += await asyncio.to_thread(complete, self._backend.interface, change.carry, self._memory)
+        self._carry_problems += tuple(problems)
         self._conflicts = self._still_standing(config, change) + conflicts
         self._left = config
         held = {conflict.destination for conflict in conflicts}
         added = tuple(network for network in change.link.add_routes if network not in held)
         return Outcome(
-            changed=fresh or bool(change.device) or bool(replace(change.link, add_routes=added)),
+            changed=fresh
+            or bool(change.device)
+            or bool(replace(change.link, add_routes=added))
+            or bool(_succeeded(change.carry, problems)),
             sessions_lost=fresh or change.device.private_key is not None,
             port_moved=not fresh and change.device.listen_port is not None,
             conflicts=self._conflicts,
+            carry_problems=self._carry_problems,
             change=change,
         )
 
@@ -290,7 +311,9 @@ class Device:
         return tuple(conflict for conflict in self._conflicts if conflict.destination in open_ones)
 
 
-async def open_device(mode: WireGuardMode, interface: str, *, userspace_binary: str | None = None) -> Device:
+async def open_device(
+    mode: WireGuardMode, interface: str, memory: LinkMemory, *, userspace_binary: str | None = None
+) -> Device:
     """Choose the backend and return a device that nothing has been done to yet.
 
     ``Auto`` keeps the backend of a living device, otherwise prefers the kernel's.
@@ -298,6 +321,7 @@ async def open_device(mode: WireGuardMode, interface: str, *, userspace_binary: 
     Args:
         mode: ``spec.wireguard.mode``; ``Auto`` outside Kubernetes.
         interface: name of the device.
+        memory: as of `Device`.
         userspace_binary: path of wireguard-go; otherwise ``wireguard-go`` or
             ``wireguard`` on PATH.
 
@@ -307,7 +331,7 @@ async def open_device(mode: WireGuardMode, interface: str, *, userspace_binary: 
         InvalidSpec: ``userspace_binary`` is not wireguard-go.
 
     """
-    return Device(await asyncio.to_thread(_choose_backend, mode, interface, userspace_binary))
+    return Device(await asyncio.to_thread(_choose_backend, mode, interface, userspace_binary), memory)
 
 
 def check_mode(mode: WireGuardMode, *, userspace_binary: str | None = None) -> None:
@@ -328,22 +352,23 @@ def check_mode(mode: WireGuardMode, *, userspace_binary: str | None = None) -> N
         raise WireGuardUnavailable(userspace.HOW_TO_GET_IT)
 
 
-async def find_device(interface: str) -> Device | None:
+async def find_device(interface: str, memory: LinkMemory) -> Device | None:
     """Return the device that an earlier run of this agent left, to be removed; None if there is none."""
     match await asyncio.to_thread(link_kind, interface):
         case kernel.LINK_KIND:
-            return Device(KernelBackend(interface))
+            return Device(KernelBackend(interface), memory)
         case userspace.LINK_KIND:
-            return Device(UserspaceBackend(interface, None))
+            return Device(UserspaceBackend(interface, None), memory)
     return None
 
 
-async def why_taken(interface: str, owner: Owner) -> str:
+async def why_taken(interface: str, owner: Owner, memory: LinkMemory) -> str:
     """Return what shows that a name belongs to another program; empty when this node can have it.
 
     Args:
         interface: the name.
         owner: this node.
+        memory: as of `Device`.
 
     Raises:
         WireGuardUnavailable: the host cannot be asked.
@@ -351,7 +376,7 @@ async def why_taken(interface: str, owner: Owner) -> str:
     """
     if await asyncio.to_thread(link_kind, interface) is None:
         return ""
-    device = await find_device(interface)
+    device = await find_device(interface, memory)
     return "it is not a WireGuard device" if device is None else await device.why_foreign(owner)
 
 
@@ -371,6 +396,16 @@ def _choose_backend(mode: WireGuardMode, interface: str, userspace_binary: str |
     if binary is None and mode == "Auto" and living != userspace.LINK_KIND:
         raise WireGuardUnavailable(f"{kernel.HOW_TO_GET_IT}; and {userspace.HOW_TO_GET_IT}")
     return UserspaceBackend(interface, binary)
+
+
+def _succeeded(change: CarryChange, problems: Sequence[CarryProblem]) -> CarryChange:
+    """Return a change without the parts that did not succeed, which each look tries again."""
+    reasons = {problem.reason for problem in problems}
+    if "ReversePathFilter" in reasons:
+        change = replace(change, loosen=(), restore=())
+    if reasons & {"TableConflict", "AddressNotPresent"}:
+        change = replace(change, add_routes=(), change_routes=())
+    return change
 
 
 def _check_port_is_free(port: int) -> None:

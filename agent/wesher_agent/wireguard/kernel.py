@@ -31,6 +31,10 @@ LINK_KIND = "wireguard"
 HOW_TO_GET_IT = "the kernel has no WireGuard: load its module with `modprobe wireguard` (Linux 5.6 or newer)"
 
 
+class _Refused(WireGuardUnavailable):
+    """The kernel does not know what it was sent."""
+
+
 class KernelBackend:
     """A device of the kernel's own WireGuard.
 
@@ -44,6 +48,8 @@ class KernelBackend:
 
     def __init__(self, interface: str) -> None:
         self.interface = interface
+        self._removes_single = True
+        """Whether the kernel is taken to remove single allowed IPs: until it refuses."""
 
     async def peek(self) -> ObservedDevice | None:
         """See `Backend.peek`."""
@@ -63,8 +69,17 @@ class KernelBackend:
 
     async def apply(self, change: DeviceChange) -> None:
         """See `Backend.apply`."""
-        bodies = pack_set(self.interface, change)
-        if bodies:
+        bodies = pack_set(self.interface, change, removes_single=self._removes_single)
+        if not bodies:
+            return
+        try:
+            await asyncio.to_thread(self._send, bodies, change.listen_port)
+        except _Refused:
+            if not (self._removes_single and change.removes_allowed_ips):
+                raise
+            # Before Linux 6.16. What it did before it refused is done again.
+            self._removes_single = False
+            bodies = pack_set(self.interface, change, removes_single=False)
             await asyncio.to_thread(self._send, bodies, change.listen_port)
 
     async def wait_lost(self) -> None:
@@ -106,6 +121,8 @@ class KernelBackend:
                 (result,) = kernel.send_all(family, 0, [body])
                 if result == errno.EADDRINUSE and listen_port is not None:
                     raise PortTaken(listen_port)
+                if result in {errno.EINVAL, errno.EOPNOTSUPP, errno.ERANGE}:
+                    raise _Refused(str(self._failed("changed", result)))
                 if result:
                     raise self._failed("changed", result)
 

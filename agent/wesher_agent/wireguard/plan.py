@@ -13,6 +13,15 @@ from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
+from wesher_agent.wireguard.carrying_plan import (
+    NOTHING_CARRIED,
+    NOTHING_TO_CARRY,
+    CarryChange,
+    ObservedCarrying,
+    carried_as_desired,
+    plan_carrying,
+    plan_carrying_next,
+)
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
 from wesher_common.overlay import IPNetwork
 
@@ -93,6 +102,7 @@ class Observed:
 
     device: ObservedDevice
     link: ObservedLink
+    carrying: ObservedCarrying = NOTHING_CARRIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +116,24 @@ class PeerChange:
     endpoint: Endpoint | None = None
     persistent_keepalive: int | None = None
     allowed_ips: tuple[IPNetwork, ...] | None = None
-    """Replaces the whole set; WireGuard takes each network from the peer that had it."""
+    """The whole set. It replaces what the peer has, which leaves a gap, unless the next two say what differs.
+    WireGuard takes each network from the peer that had it."""
+    add_allowed_ips: tuple[IPNetwork, ...] = ()
+    remove_allowed_ips: tuple[IPNetwork, ...] = ()
+    """A WireGuard that cannot remove single ones replaces the whole set."""
     clear_preshared_key: bool = False
+
+    def replaces_allowed_ips(self, *, removes_single: bool) -> bool:
+        """Tell whether the whole set is to be sent.
+
+        Args:
+            removes_single: whether this WireGuard can remove single allowed IPs.
+
+        """
+        if self.allowed_ips is None:
+            return False
+        names_difference = bool(self.add_allowed_ips or self.remove_allowed_ips)
+        return not names_difference or (bool(self.remove_allowed_ips) and not removes_single)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +149,11 @@ class DeviceChange:
     def __bool__(self) -> bool:
         """Tell whether there is anything to send."""
         return self != DeviceChange()
+
+    @property
+    def removes_allowed_ips(self) -> bool:
+        """Whether a peer loses allowed IPs and keeps others."""
+        return any(peer.remove_allowed_ips for peer in self.peers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +181,11 @@ class Change:
 
     device: DeviceChange
     link: LinkChange
+    carry: CarryChange = NOTHING_TO_CARRY
 
     def __bool__(self) -> bool:
         """Tell whether anything differs."""
-        return bool(self.device) or bool(self.link)
+        return bool(self.device) or bool(self.link) or bool(self.carry)
 
 
 NO_CHANGE = Change(DeviceChange(), LinkChange())
@@ -168,7 +200,11 @@ def plan(config: DeviceConfig, observed: Observed, *, now: float) -> Change:
         now: Unix time, to tell which handshakes are fresh.
 
     """
-    return Change(plan_device(config, observed.device, now=now), plan_link(config, observed.link))
+    return Change(
+        plan_device(config, observed.device, now=now),
+        plan_link(config, observed.link),
+        plan_carrying(config, observed.carrying),
+    )
 
 
 def plan_next(
@@ -180,8 +216,8 @@ def plan_next(
 ) -> Change:
     """Return the change from a device left as ``before`` to ``config``, without an observation.
 
-    Only peers and ``unreachable`` networks that differ are looked at, so this is quick however many
-    there are.
+    Only peers, carried routes and ``unreachable`` networks that differ are looked at, so this is quick
+    however many there are.
 
     Args:
         before: how the device was left.
@@ -202,7 +238,7 @@ def plan_next(
             was.append(former)
         becomes.append(peer)
     gone, new = _differing(before.unreachable, config.unreachable)
-    left_as = fulfilled(replace(before, peers=(*was, *known.values()), unreachable=gone))
+    left_as = fulfilled(replace(before, peers=(*was, *known.values()), unreachable=gone, carrying=None))
     peers = dict(left_as.device.peers)
     for peer in becomes:
         there, session = peers.get(peer.public_key), sessions.get(peer.public_key)
@@ -210,8 +246,13 @@ def plan_next(
             peers[peer.public_key] = replace(
                 there, endpoint=session.endpoint, last_handshake=session.last_handshake
             )
-    left_as = replace(left_as, device=replace(left_as.device, peers=peers))
-    return plan(replace(config, peers=tuple(becomes), unreachable=new), left_as, now=now)
+    left_as = replace(left_as, device=replace(left_as.device, peers=peers, fwmark=before.mark))
+    narrowed = replace(config, peers=tuple(becomes), unreachable=new)
+    return Change(
+        plan_device(narrowed, left_as.device, now=now),
+        plan_link(narrowed, left_as.link),
+        plan_carrying_next(before, config),
+    )
 
 
 def needs_sessions(
@@ -248,9 +289,10 @@ def plan_device(config: DeviceConfig, observed: ObservedDevice, *, now: float) -
     it has no owner.
     """
     changes: list[PeerChange] = []
+    moved = _moved(config, observed)
     for peer in config.peers:
         there = observed.peers.get(peer.public_key)
-        change = _peer_change(peer, there, now) if there is not None else _new_peer(peer)
+        change = _peer_change(peer, there, moved, now) if there is not None else _new_peer(peer)
         if change is not None:
             changes.append(change)
     wished = {peer.public_key for peer in config.peers}
@@ -258,7 +300,7 @@ def plan_device(config: DeviceConfig, observed: ObservedDevice, *, now: float) -
     return DeviceChange(
         private_key=None if observed.public_key == config.private_key.public else config.private_key,
         listen_port=None if observed.listen_port == config.listen_port else config.listen_port,
-        fwmark=None if observed.fwmark == 0 else 0,
+        fwmark=None if observed.fwmark == config.mark else config.mark,
         peers=tuple(changes),
     )
 
@@ -298,6 +340,7 @@ def fulfilled(config: DeviceConfig) -> Observed:
         ObservedDevice(
             public_key=config.private_key.public,
             listen_port=config.listen_port,
+            fwmark=config.mark,
             peers={
                 peer.public_key: ObservedPeer(
                     peer.public_key,
@@ -316,7 +359,18 @@ def fulfilled(config: DeviceConfig) -> Observed:
             own_routes=routes,
             unreachable=frozenset(config.unreachable),
         ),
+        carried_as_desired(config),
     )
+
+
+def _moved(config: DeviceConfig, observed: ObservedDevice) -> frozenset[IPNetwork]:
+    """Return the networks that peers get now: whoever had one loses it by that."""
+    moved: set[IPNetwork] = set()
+    for peer in config.peers:
+        there = observed.peers.get(peer.public_key)
+        if there is None or there.allowed_ips != frozenset(peer.allowed_ips):
+            moved.update(peer.allowed_ips if there is None else {*peer.allowed_ips} - there.allowed_ips)
+    return frozenset(moved)
 
 
 def _new_peer(peer: Peer) -> PeerChange:
@@ -329,10 +383,16 @@ def _new_peer(peer: Peer) -> PeerChange:
     )
 
 
-def _peer_change(peer: Peer, there: ObservedPeer, now: float) -> PeerChange | None:
+def _peer_change(
+    peer: Peer, there: ObservedPeer, moved: frozenset[IPNetwork], now: float
+) -> PeerChange | None:
     keeps_endpoint = _endpoint_serves(peer, there, now)
     keeps_keepalive = there.persistent_keepalive == peer.persistent_keepalive
-    keeps_allowed_ips = there.allowed_ips == frozenset(peer.allowed_ips)
+    added: frozenset[IPNetwork] = frozenset()
+    removed: frozenset[IPNetwork] = frozenset()
+    if there.allowed_ips != (wanted := frozenset(peer.allowed_ips)):
+        added, removed = wanted - there.allowed_ips, there.allowed_ips - wanted - moved
+    keeps_allowed_ips = not added and not removed
     if keeps_endpoint and keeps_keepalive and keeps_allowed_ips and not there.has_preshared_key:
         return None
     return PeerChange(
@@ -340,6 +400,8 @@ def _peer_change(peer: Peer, there: ObservedPeer, now: float) -> PeerChange | No
         endpoint=None if keeps_endpoint else peer.first_endpoint,
         persistent_keepalive=None if keeps_keepalive else peer.persistent_keepalive,
         allowed_ips=None if keeps_allowed_ips else peer.allowed_ips,
+        add_allowed_ips=_in_order(added),
+        remove_allowed_ips=_in_order(removed),
         clear_preshared_key=there.has_preshared_key,
     )
 

@@ -87,7 +87,7 @@ def add_peer_routes(
         if holder is None or holder.destination != network or holder.device == device:
             free.append(network)
         else:
-            conflicts.append(RouteConflict(network, _in_words(holder)))
+            conflicts.append(RouteConflict(network, route_in_words(holder)))
     taken = _add(kernel, [route_messages.pack_peer_route(network, device) for network in free])
     conflicts += (RouteConflict(free[number], "another route of the same metric") for number in taken)
     return tuple(conflicts)
@@ -138,7 +138,8 @@ def _raise_first(what: str, results: Iterable[int], *, fine: set[int]) -> None:
             raise WireGuardUnavailable(f"{what}: {os.strerror(result)}")
 
 
-def _in_words(route: Route) -> str:
+def route_in_words(route: Route) -> str:
+    """Return a route much as ``ip route`` shows it."""
     words = ["local"] if route.kind == route_messages.LOCAL else []
     words.append(str(route.destination))
     for gateway in route.gateways:

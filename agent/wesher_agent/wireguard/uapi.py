@@ -35,8 +35,15 @@ _NO_KEY = "0" * (2 * KEY_BYTES)
 _MAX_COUNTER = 2**64
 
 
-def render_set(change: DeviceChange) -> bytes:
-    """Return the one request that makes a change; empty when there is nothing to send."""
+def render_set(change: DeviceChange, *, removes_single: bool = True) -> bytes:
+    """Return the one request that makes a change; empty when there is nothing to send.
+
+    Args:
+        change: the change.
+        removes_single: whether wireguard-go removes single allowed IPs (0.0.20250522 and newer).
+            Otherwise the peer's whole set is replaced.
+
+    """
     if not change:
         return b""
     lines = ["set=1"]
@@ -47,7 +54,7 @@ def render_set(change: DeviceChange) -> bytes:
     if change.fwmark is not None:
         lines.append(f"fwmark={change.fwmark}")
     for peer in change.peers:
-        lines += _render_peer(peer)
+        lines += _render_peer(peer, removes_single=removes_single)
     return "\n".join(lines).encode() + END
 
 
@@ -226,7 +233,7 @@ def _read_peer_line(peer: _PeerParts, key: str, value: str) -> None:
             peer.tx_bytes = _integer(key, value, 0, _MAX_COUNTER)
 
 
-def _render_peer(change: PeerChange) -> list[str]:
+def _render_peer(change: PeerChange, *, removes_single: bool) -> list[str]:
     lines = [f"public_key={change.public_key.raw.hex()}"]
     if change.remove:
         return [*lines, "remove=true"]
@@ -238,9 +245,12 @@ def _render_peer(change: PeerChange) -> list[str]:
         lines.append(f"endpoint={change.endpoint}")
     if change.persistent_keepalive is not None:
         lines.append(f"persistent_keepalive_interval={change.persistent_keepalive}")
-    if change.allowed_ips is not None:
+    if change.replaces_allowed_ips(removes_single=removes_single):
         lines.append("replace_allowed_ips=true")
-        lines += (f"allowed_ip={network}" for network in change.allowed_ips)
+        lines += (f"allowed_ip={network}" for network in change.allowed_ips or ())
+        return lines
+    lines += (f"allowed_ip={network}" for network in change.add_allowed_ips)
+    lines += (f"allowed_ip=-{network}" for network in change.remove_allowed_ips)
     return lines
 
 

@@ -75,6 +75,8 @@ class UserspaceBackend:
         self._silent_since: float | None = None
         """When the program was first asked in vain; None once it has answered."""
         self._back_off = BackOff()
+        self._removes_single = True
+        """Whether the program is taken to remove single allowed IPs: until one refuses."""
         self._refusal: WesherError = _KEEPS_EXITING
         """Why the program does not run."""
 
@@ -134,10 +136,15 @@ class UserspaceBackend:
 
     async def apply(self, change: DeviceChange) -> None:
         """See `Backend.apply`."""
-        request = uapi.render_set(change)
+        request = uapi.render_set(change, removes_single=self._removes_single)
         if not request:
             return
         result = uapi.parse_set(await self._ask(request))
+        if result == errno.EINVAL and self._removes_single and change.removes_allowed_ips:
+            # Before 0.0.20250522. What it did before it refused is done again.
+            self._removes_single = False
+            request = uapi.render_set(change, removes_single=False)
+            result = uapi.parse_set(await self._ask(request))
         if result == errno.EADDRINUSE and change.listen_port is not None:
             raise PortTaken(change.listen_port)
         if result:

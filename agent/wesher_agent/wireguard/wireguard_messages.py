@@ -55,7 +55,7 @@ class _Peer:
 class _AllowedIP:
     """``enum wgallowedip_attribute``."""
 
-    FAMILY, ADDRESS, PREFIX = 1, 2, 3
+    FAMILY, ADDRESS, PREFIX, FLAGS = 1, 2, 3, 4
 
 
 _GENERIC_HEADER = struct.Struct("=BBH")
@@ -74,7 +74,9 @@ def pack_get(interface: str) -> bytes:
     return _GENERIC_HEADER.pack(_GET_DEVICE, _VERSION, 0) + _name(interface)
 
 
-def pack_set(interface: str, change: DeviceChange, *, limit: int = MESSAGE_LIMIT) -> list[bytes]:
+def pack_set(
+    interface: str, change: DeviceChange, *, limit: int = MESSAGE_LIMIT, removes_single: bool = True
+) -> list[bytes]:
     """Return the bodies of the fewest messages that make a change, to be sent in order.
 
     Args:
@@ -82,6 +84,8 @@ def pack_set(interface: str, change: DeviceChange, *, limit: int = MESSAGE_LIMIT
         change: an empty one gives no message.
         limit: bytes that a body may have. A peer with more allowed IPs than
             fit goes on in the next message.
+        removes_single: whether the kernel removes single allowed IPs (Linux 6.16 and newer). Otherwise
+            the peer's whole set is replaced.
 
     """
     if not change:
@@ -91,7 +95,7 @@ def pack_set(interface: str, change: DeviceChange, *, limit: int = MESSAGE_LIMIT
     bodies: list[bytes] = []
     peers: list[bytes] = []
     size = len(head) + len(settings)
-    for peer in _pieces(change.peers, limit=limit // 2):
+    for peer in _pieces(change.peers, limit=limit // 2, removes_single=removes_single):
         if peers and size + len(peer) > limit:
             bodies.append(_set_body(head + settings, peers))
             settings, peers, size = b"", [], len(head)
@@ -279,16 +283,18 @@ def _set_body(head: bytes, peers: list[bytes]) -> bytes:
     return head + pack_attribute(_Device.PEERS | NLA_F_NESTED, b"".join(peers)) if peers else head
 
 
-def _pieces(changes: Iterable[PeerChange], *, limit: int) -> Iterator[bytes]:
+def _pieces(changes: Iterable[PeerChange], *, limit: int, removes_single: bool) -> Iterator[bytes]:
     """Yield each peer as one nested attribute, or as several when its allowed IPs exceed the limit."""
     for change in changes:
-        head, flags = _peer_head(change)
-        if not change.allowed_ips:
+        replaces = change.replaces_allowed_ips(removes_single=removes_single)
+        head, flags = _peer_head(change, replaces=replaces)
+        packed_ips = _packed_allowed_ips(change, replaces=replaces)
+        if not packed_ips:
             yield _nest(head + pack_attribute(_Peer.FLAGS, _U32.pack(flags)))
             continue
         allowed: list[bytes] = []
         size = 0
-        for packed in map(_pack_allowed_ip, change.allowed_ips):
+        for packed in packed_ips:
             if size + len(packed) > limit:
                 yield _nest_with(head, flags, allowed)
                 # What follows adds to the peer just sent.
@@ -299,12 +305,19 @@ def _pieces(changes: Iterable[PeerChange], *, limit: int) -> Iterator[bytes]:
         yield _nest_with(head, flags, allowed)
 
 
-def _peer_head(change: PeerChange) -> tuple[bytes, int]:
+def _packed_allowed_ips(change: PeerChange, *, replaces: bool) -> list[bytes]:
+    if replaces:
+        return [_pack_allowed_ip(network) for network in change.allowed_ips or ()]
+    removed = [_pack_allowed_ip(network, remove=True) for network in change.remove_allowed_ips]
+    return [*map(_pack_allowed_ip, change.add_allowed_ips), *removed]
+
+
+def _peer_head(change: PeerChange, *, replaces: bool) -> tuple[bytes, int]:
     head = _key_attribute(change)
     if change.remove:
         return head, _REMOVE_ME
     flags = 0 if change.create else _UPDATE_ONLY
-    if change.allowed_ips is not None:
+    if replaces:
         flags |= _REPLACE_ALLOWED_IPS
     if change.clear_preshared_key:
         head += pack_attribute(_Peer.PRESHARED_KEY, _NO_KEY)
@@ -331,11 +344,12 @@ def _nest_with(head: bytes, flags: int, allowed: list[bytes]) -> bytes:
     )
 
 
-def _pack_allowed_ip(network: IPNetwork) -> bytes:
+def _pack_allowed_ip(network: IPNetwork, *, remove: bool = False) -> bytes:
     return _nest(
         pack_attribute(_AllowedIP.FAMILY, _U16.pack(_family(network)))
         + pack_attribute(_AllowedIP.ADDRESS, network.network_address.packed)
         + pack_attribute(_AllowedIP.PREFIX, _U8.pack(network.prefixlen))
+        + (pack_attribute(_AllowedIP.FLAGS, _U32.pack(_REMOVE_ME)) if remove else b"")
     )
 
 

@@ -38,6 +38,24 @@ Of the two names that a build gives, users copy either: the operator's is the on
 {{- $_ := set $pods "serviceAccountName" (printf "%s-agent" (include "wesher.name" .)) }}
 {{- toJson $pods }}
 {{- end }}
+{{- define "wesher.nodeReadiness" -}}
+{{- $asks := dict }}
+{{- if .Values.mesh.create }}
+{{- $asks = .Values.mesh.nodeReadiness | default dict }}
+{{- end }}
+{{- toJson $asks }}
+{{- end }}
+{{- /*
+The operator removes the startup taint, so it must be able to start on Nodes that have it.
+*/ -}}
+{{- define "wesher.operatorTolerations" -}}
+{{- $tolerations := .Values.operator.tolerations | default list }}
+{{- with (include "wesher.nodeReadiness" . | fromJson).taint }}
+{{- $key := index (splitList "=" (index (splitList ":" .) 0)) 0 }}
+{{- $tolerations = append $tolerations (dict "key" $key "operator" "Exists" "effect" (splitList ":" . | last)) }}
+{{- end }}
+{{- toJson $tolerations }}
+{{- end }}
 {{- define "wesher.unprivilegedPod" -}}
 securityContext:
   runAsNonRoot: true
@@ -51,7 +69,7 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- with .Values.operator.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.operator.tolerations }}
+{{- with include "wesher.operatorTolerations" . | fromJsonArray }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.operator.affinity }}

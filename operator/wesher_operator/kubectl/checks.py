@@ -60,6 +60,13 @@ def unseen(check: str, why: str) -> Finding:
     return Finding(check, "?", f"not checked: {why}")
 
 
+def named(parts: Iterable[str]) -> str:
+    """Return the first few of them in one line."""
+    listed = list(parts)
+    more = f" and {len(listed) - _MAX_NAMED} more" if len(listed) > _MAX_NAMED else ""
+    return "; ".join(listed[:_MAX_NAMED]) + more
+
+
 def definitions(found: Mapping[str, Object | None], release: str) -> Finding:
     """Look whether the API server knows our kinds, as the running release has them.
 
@@ -71,7 +78,7 @@ def definitions(found: Mapping[str, Object | None], release: str) -> Finding:
     check, apply = "definitions", "apply the files of charts/wesher/crds with kubectl apply --server-side -f"
     missing = [plural for plural in DEFINITIONS if found[plural] is None]
     if missing:
-        return Finding(check, "FAIL", f"missing: {_named(f'{plural}.{GROUP}' for plural in missing)}", apply)
+        return Finding(check, "FAIL", f"missing: {named(f'{plural}.{GROUP}' for plural in missing)}", apply)
     kinds = {plural: crd for plural, crd in found.items() if crd is not None}
     unserved = [
         plural
@@ -80,16 +87,16 @@ def definitions(found: Mapping[str, Object | None], release: str) -> Finding:
     ]
     if unserved:
         return Finding(
-            check, "FAIL", f"not served yet: {_named(unserved)}", "inspect them with kubectl describe crd"
+            check, "FAIL", f"not served yet: {named(unserved)}", "inspect them with kubectl describe crd"
         )
     releases = {release_of(crd) for crd in kinds.values()}
     if any(is_newer(release, each) for each in releases):
-        named = _named(sorted(each or "an older release" for each in releases))
-        says = f"they are from {named}, but the operator is {release}"
+        others = named(sorted(each or "an older release" for each in releases))
+        says = f"they are from {others}, but the operator is {release}"
         return Finding(
             check, "FAIL", says, f"{apply}, or let the operator do it: helm upgrade with crds.manage=true"
         )
-    return Finding(check, "ok", f"served, of release {_named(sorted(releases))}")
+    return Finding(check, "ok", f"served, of release {named(sorted(releases))}")
 
 
 def operator(
@@ -105,7 +112,7 @@ def operator(
         says = f"Deployment {name} in namespace {namespace} has no pod"
         runs = Finding("operator runs", "FAIL", says, f"kubectl -n {namespace} describe deployment {name}")
     else:
-        says = f"no pod of {name} is ready: {_named(_pod_line(pod) for pod in pods)}"
+        says = f"no pod of {name} is ready: {named(_pod_line(pod) for pod in pods)}"
         runs = Finding("operator runs", "FAIL", says, logs)
     return [runs, _leads(lease, now, logs)]
 
@@ -148,7 +155,7 @@ def account_rights(account: str, denied: Sequence[str]) -> Finding:
 
     """
     if denied:
-        says = f"{account} may not {_named(denied)}"
+        says = f"{account} may not {named(denied)}"
         return Finding("roles", "FAIL", says, "install the chart with rbac.create=true, or grant it by hand")
     return Finding("roles", "ok", f"{account} has all the permissions it needs")
 
@@ -184,7 +191,7 @@ def mesh_conditions(mesh: Object) -> Finding:
         closed = why_closed_to_machines_outside(ip_network(mesh["spec"]["overlayCIDR"]))
         return Finding(check, "ok", "; ".join(filter(None, (ready.message or "Ready", closed))))
     first = bad[0]
-    says = _named({f"{c.type} is {c.status}, {c.reason}": None for c in bad})
+    says = named({f"{c.type} is {c.status}, {c.reason}": None for c in bad})
     return Finding(
         check, "FAIL", says, f"{first.message or first.reason}; see {first.reason} in docs/troubleshooting.md"
     )
@@ -206,7 +213,7 @@ def identity(mesh: Object, nodes: Sequence[Object]) -> Finding:
     ]
     if late:
         do = "see Certified in the conditions of these WesherNodes: kubectl describe wnode"
-        return Finding(check, "FAIL", f"certificates expire soon on: {_named(late)}; {said}", do)
+        return Finding(check, "FAIL", f"certificates expire soon on: {named(late)}; {said}", do)
     return Finding(check, "ok", said)
 
 
@@ -271,14 +278,14 @@ def agents(
     ]
     if troubles:
         do = f"kubectl -n {namespace} describe pods -l {GROUP}/mesh={name_of(mesh)}"
-        return Finding(check, "FAIL", f"{ready} of {wanted} ready: {_named(troubles)}", do)
+        return Finding(check, "FAIL", f"{ready} of {wanted} ready: {named(troubles)}", do)
     refusal = newest_refusal(events, daemon_set["metadata"]["uid"], map(made_at, pods))
     if len(pods) < wanted and refusal:
         do = refusal_hint(refusal, namespace) or f"kubectl -n {namespace} get events"
         return Finding(check, "FAIL", f"{wanted - len(pods)} pods could not be created: {refusal}", do)
     if ready < wanted:
         waiting = [node_of(pod) for pod in pods if not _is_ready(pod)]
-        says = f"{ready} of {wanted} ready, not on: {_named(waiting)}"
+        says = f"{ready} of {wanted} ready, not on: {named(waiting)}"
         return Finding(check, "FAIL", says, "see the reports below, or the pods' logs")
     return Finding(check, "ok", f"{ready} of {wanted} ready")
 
@@ -300,9 +307,7 @@ def reports(mesh: Object, nodes: Sequence[Object], now: datetime) -> Finding:
         elif unreached := (status.get("peers") or {}).get("unreachable"):
             bad.append(f"{name} cannot reach {', '.join(map(str, unreached[:_MAX_NAMED]))}")
     if bad:
-        return Finding(
-            check, "FAIL", _named(bad), "docs/troubleshooting.md says what to do about each reason"
-        )
+        return Finding(check, "FAIL", named(bad), "docs/troubleshooting.md says what to do about each reason")
     return Finding(check, "ok", f"{len(nodes)} nodes reported in time, all Ready")
 
 
@@ -313,10 +318,3 @@ def _is_ready(pod: Object) -> bool:
 def _pod_line(pod: Object) -> str:
     trouble = trouble_of(pod)
     return f"{name_of(pod)} {trouble.message if trouble else status_of(pod).get('phase', 'Unknown')}"
-
-
-def _named(parts: Iterable[str]) -> str:
-    """Return the first few of them in one line."""
-    listed = list(parts)
-    more = f" and {len(listed) - _MAX_NAMED} more" if len(listed) > _MAX_NAMED else ""
-    return "; ".join(listed[:_MAX_NAMED]) + more

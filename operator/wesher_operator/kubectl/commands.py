@@ -21,7 +21,7 @@ from wesher_operator.exit_codes import PLUGIN, exit_code_help
 from wesher_operator.installation import installation_of
 from wesher_operator.kubectl.admit import admit
 from wesher_operator.kubectl.admit_peer import admit_peer
-from wesher_operator.kubectl.authority import authorities_of
+from wesher_operator.kubectl.authority import authorities_of, trusted_entry
 from wesher_operator.kubectl.checks import Finding
 from wesher_operator.kubectl.doctor import examine
 from wesher_operator.kubectl.invite import new_file, parse_ttl, prepare
@@ -153,7 +153,11 @@ def _sysdump(api: ApiServer, given: argparse.Namespace) -> int:
 
 
 def _authority(api: ApiServer, given: argparse.Namespace) -> int:
-    current, former = authorities_of(find_mesh(api, given.mesh))
+    mesh = find_mesh(api, given.mesh)
+    if given.entry:
+        _say(trusted_entry(api, mesh))
+        return 0
+    current, former = authorities_of(mesh)
     _say(current)
     if former:
         print(f"it replaces {former}, which agents still trust", file=sys.stderr)  # noqa: T201 - an answer
@@ -246,6 +250,11 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--key", required=True, metavar="KEY", help=key_help)
         if name == "invite":
             _add_invite(sub)
+        if name == "authority":
+            entry_help = (
+                "print the entry of spec.trustedAuthorities with which another cluster trusts this mesh"
+            )
+            sub.add_argument("--entry", action="store_true", help=entry_help)
         if name == "new-authority":
             now_help = (
                 "drop the former authority at once, as after a theft of its key; "

@@ -6,13 +6,15 @@ It fetches, `checks` judge. What the user may not see is said, and is no failure
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from wesher_common.errors import InvalidSpec
 from wesher_common.names import GROUP, MESH_LABEL, authority_secret_name, daemon_set_name
 from wesher_operator.installation import installation_of
-from wesher_operator.kubectl import checks
+from wesher_operator.kubectl import checks, traffic_checks
 from wesher_operator.kubectl.checks import Finding, unseen
 from wesher_operator.kubectl.meshes import DEFINITIONS, find_meshes, key_secret_of, name_of, nodes_of
 from wesher_operator.kubectl.reach import (
@@ -22,10 +24,18 @@ from wesher_operator.kubectl.reach import (
     operator_deployment,
     operator_deployments,
 )
+from wesher_operator.kubectl.traffic import is_on
 from wesher_operator.reconcile.node_restriction import policy_name
 
 _VERSION_LABEL = "app.kubernetes.io/version"
 _REVIEWS = "/apis/authorization.k8s.io/v1"
+_KUBE_SYSTEM = "kube-system"
+_MTU_SETTINGS = (
+    ("kube-flannel", "kube-flannel-cfg", re.compile(r'"MTU": *([0-9]+)', re.IGNORECASE)),
+    (_KUBE_SYSTEM, "kube-flannel-cfg", re.compile(r'"MTU": *([0-9]+)', re.IGNORECASE)),
+    (_KUBE_SYSTEM, "calico-config", re.compile(r'"veth_mtu": *([0-9]+)')),
+)
+"""The ConfigMaps of flannel's and Calico's manifests: namespace, name, and where the MTU is."""
 
 
 class Right(NamedTuple):
@@ -68,6 +78,7 @@ _USER_RIGHTS: tuple[Right, ...] = (
     Right("get", "apps", "daemonsets"),
     Right("list", "", "pods"),
     Right("get", "", "secrets"),
+    Right("list", "", "nodes", place=""),
 )
 """What this command itself needs to see everything."""
 
@@ -161,8 +172,72 @@ def _of_mesh(api: ApiServer, namespace: str, mesh: Object) -> Iterator[Finding]:
         f"authority of {name}", lambda: [checks.authority_secret(mesh, api.get(authority), namespace)]
     )
     yield from _seen(f"key of {name}", lambda: [checks.key_secret(mesh, api.get(secret), namespace)])
+    yield from _traffic(api, namespace, mesh)
     yield from _seen(f"agents of {name}", lambda: [_agents(api, namespace, mesh)])
     yield from _seen(f"reports of {name}", lambda: [checks.reports(mesh, nodes_of(api, name), api.now)])
+
+
+def _traffic(api: ApiServer, namespace: str, mesh: Object) -> Iterator[Finding]:
+    """Yield what is found about the cluster's own traffic; only the first if the mesh is not to carry any."""
+    name = name_of(mesh)
+    yield from _seen(
+        f"traffic of {name}", lambda: [traffic_checks.traffic(mesh, nodes_of(api, name), api.now)]
+    )
+    if not is_on(mesh):
+        return
+    looks: dict[str, Callable[[], Finding | None]] = {
+        "locations": lambda: traffic_checks.locations(mesh, nodes_of(api, name)),
+        "node addresses": lambda: traffic_checks.addresses(mesh, nodes_of(api, name), _nodes(api)),
+        "pod networks": lambda: traffic_checks.pod_networks(mesh, nodes_of(api, name), _nodes(api)),
+        "network plugin": lambda: _network_plugin(api, mesh),
+        "kube-proxy": lambda: _kube_proxy(api, mesh),
+        "API server": lambda: _endpoints(api, namespace, mesh),
+    }
+    for check, look in looks.items():
+        yield from _seen(f"{check} of {name}", partial(_if_any, look))
+
+
+def _if_any(look: Callable[[], Finding | None]) -> list[Finding]:
+    found = look()
+    return [found] if found is not None else []
+
+
+def _nodes(api: ApiServer) -> list[Object]:
+    return api.items("/api/v1/nodes")
+
+
+def _network_plugin(api: ApiServer, mesh: Object) -> Finding:
+    cluster, cilium = _nodes(api), None
+    for found in api.items("/apis/apps/v1/daemonsets", fieldSelector="metadata.name=cilium"):
+        cilium = _config(api, found["metadata"]["namespace"], "cilium-config") or {}
+    mtu = next(filter(None, (_mtu_of(api, *each) for each in _MTU_SETTINGS)), None)
+    plugin = traffic_checks.recognized_plugin(cluster, cilium=cilium, mtu=mtu)
+    return traffic_checks.network_plugin(mesh, plugin, nodes_of(api, name_of(mesh)))
+
+
+def _mtu_of(api: ApiServer, namespace: str, name: str, pattern: re.Pattern[str]) -> int | None:
+    text = "\n".join(f'"{key}": {value}' for key, value in (_config(api, namespace, name) or {}).items())
+    found = pattern.search(text)
+    return int(found[1]) if found is not None and int(found[1]) else None
+
+
+def _kube_proxy(api: ApiServer, mesh: Object) -> Finding | None:
+    config = _config(api, _KUBE_SYSTEM, "kube-proxy")
+    return traffic_checks.kube_proxy(mesh, (config or {}).get("config.conf"))
+
+
+def _endpoints(api: ApiServer, namespace: str, mesh: Object) -> Finding | None:
+    dialled = _agent_pods(operator_deployment(api, namespace)).get("apiServer")
+    slices = api.items(
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+        labelSelector="kubernetes.io/service-name=kubernetes",
+    )
+    return traffic_checks.api_server(mesh, slices, dialled=str(dialled or ""))
+
+
+def _config(api: ApiServer, namespace: str, name: str) -> dict[str, str] | None:
+    found = api.get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+    return dict(found.get("data") or {}) if found is not None else None
 
 
 def _elsewhere_run(api: ApiServer, mesh: Object, installation: str, here: str) -> Finding:
@@ -220,12 +295,8 @@ def _roles(api: ApiServer, deployment: Object) -> list[Finding]:
     namespace = str(deployment["metadata"]["namespace"])
     operator = str(deployment["spec"]["template"]["spec"].get("serviceAccountName") or "default")
     agents = api.items(f"/apis/apps/v1/namespaces/{namespace}/daemonsets", labelSelector=MESH_LABEL)
-    settings = _environment(deployment)
-    try:
-        of_agents = str(json.loads(settings.get("WESHER_AGENT_PODS", "")).get("serviceAccountName"))
-    except (ValueError, AttributeError):
-        of_agents = "wesher-agent"
-    manages = settings.get("WESHER_MANAGE_CRDS") == "true"
+    of_agents = str(_agent_pods(deployment).get("serviceAccountName") or "wesher-agent")
+    manages = _environment(deployment).get("WESHER_MANAGE_CRDS") == "true"
     accounts = {operator: operator_rights(of_agents, manages_definitions=manages)}
     for daemon_set in agents:
         accounts[str(daemon_set["spec"]["template"]["spec"].get("serviceAccountName"))] = AGENT_RIGHTS
@@ -247,6 +318,14 @@ def _roles(api: ApiServer, deployment: Object) -> list[Finding]:
         )
         for account, rights in accounts.items()
     ]
+
+
+def _agent_pods(deployment: Object) -> Object:
+    """Return what the chart tells the operator about agents' pods; empty if that cannot be read."""
+    try:
+        return dict(json.loads(_environment(deployment).get("WESHER_AGENT_PODS", "")))
+    except (ValueError, TypeError):
+        return {}
 
 
 def _environment(deployment: Object) -> dict[str, str]:

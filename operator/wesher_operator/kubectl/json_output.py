@@ -70,6 +70,46 @@ class IdentityOutput(TypedDict):
     """Days until the first certificate of a node expires; null while there is none."""
 
 
+class NodeTrafficOutput(TypedDict):
+    """What one node carries besides packets to overlay addresses."""
+
+    name: str
+    """Name of the Node."""
+    carried: str
+    """Status of the condition `TrafficCarried` of its WesherNode; `Unknown` while there is none."""
+    reason: str
+    """Its reason: see [troubleshooting](../troubleshooting.md#a-node); `NotReported` while there is none."""
+    message: str
+    """Its message."""
+    accepts: bool
+    """Whether the node accepts carried packets from other nodes."""
+    routed: int
+    """Number of networks of other members whose packets the node sends through its tunnels."""
+    certified: list[str]
+    """The node's addresses and pod networks in its certificate: what the mesh carries to this node."""
+
+
+class TrafficOutput(TypedDict):
+    """What a mesh carries besides packets to overlay addresses."""
+
+    nodes: str
+    """`spec.traffic.nodes`."""
+    pods: str
+    """`spec.traffic.pods`."""
+    apiServer: str
+    """`spec.traffic.apiServer`."""
+    carried: str
+    """Status of the mesh's condition `TrafficCarried`; `False` if the mesh is to carry nothing."""
+    reason: str
+    """Its reason: see [troubleshooting](../troubleshooting.md#a-mesh); empty while there is none."""
+    message: str
+    """Its message: which refusal, or what the mesh waits for."""
+    summary: str
+    """`n/m`: of m nodes, n carry traffic; empty if the mesh is to carry nothing."""
+    nodeList: list[NodeTrafficOutput]
+    """Each node, by name."""
+
+
 class MeshOutput(TypedDict):
     """What ``kubectl wesher status`` prints of each mesh."""
 
@@ -91,5 +131,7 @@ class MeshOutput(TypedDict):
     """External machines that are admitted; empty if you may not list WesherPeers."""
     identity: IdentityOutput | None
     """Certificates; null if no operator that issues certificates has processed the mesh."""
+    traffic: TrafficOutput
+    """What the mesh carries besides packets to overlay addresses."""
     problems: list[str]
     """What is wrong, one line each."""

@@ -13,13 +13,21 @@ from typing import Any
 from wesher_common.conditions import Condition
 from wesher_common.printable import as_lines
 from wesher_common.tables import age, table
-from wesher_operator.kubectl.json_output import IdentityOutput, MemberOutput, MeshOutput, PeerOutput
+from wesher_operator.kubectl.json_output import (
+    IdentityOutput,
+    MemberOutput,
+    MeshOutput,
+    PeerOutput,
+    TrafficOutput,
+)
 from wesher_operator.kubectl.meshes import name_of, status_of
 from wesher_operator.kubectl.reach import Object
+from wesher_operator.kubectl.traffic import CONDITION as TRAFFIC_CARRIED
+from wesher_operator.kubectl.traffic import is_on, node_text, traffic_of, traffic_text
 
 _BAD_WHEN_TRUE = "Degraded"
-_WAITS_FOR_NEW_NODES = ("Certified", "Unknown")
-"""An autoscaler adds nodes all day, and each is certified some seconds after its first report."""
+_WAITS_FOR_NEW_NODES = frozenset({("Certified", "Unknown"), (TRAFFIC_CARRIED, "Unknown")})
+"""An autoscaler adds nodes all day: each is certified and carries some seconds after its first report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +43,8 @@ class Member:
     """Where others dial its WireGuard."""
     peers: str
     """How many of those it knows have a tunnel, as ``3/3``."""
+    traffic: str
+    """What it carries besides packets to overlay addresses; empty if the mesh is to carry nothing."""
     reported: str
     """When its agent last reported, RFC 3339; empty is never."""
 
@@ -67,6 +77,8 @@ class Overview:
     members_truncated: bool
     facts: tuple[tuple[str, str], ...]
     """What was declared, as label and text."""
+    traffic: TrafficOutput
+    """What it carries besides packets to overlay addresses."""
     problems: tuple[str, ...]
     """One line each, in the words of the conditions."""
     peers: tuple[PeerOutput, ...] = ()
@@ -96,6 +108,7 @@ class Overview:
             "membersTruncated": self.members_truncated,
             "peers": list(self.peers),
             "identity": self.identity,
+            "traffic": self.traffic,
             "problems": list(self.problems),
         }
 
@@ -118,11 +131,12 @@ def overview(mesh: Object, nodes: Sequence[Object], peers: Sequence[Object] = ()
         is_behind=is_behind,
         conditions=conditions,
         counts=status.get("members") or {},
-        members=_members(status, nodes),
+        members=_members(mesh, nodes),
         members_truncated=bool(status.get("membersTruncated")),
         facts=_facts(mesh, status, nodes),
         peers=outside,
         identity=_identity(mesh, nodes),
+        traffic=traffic_of(mesh, nodes),
         problems=(
             *(["the operator has not processed the current spec of this mesh yet"] if is_behind else []),
             *_distinct(wrong(conditions)),
@@ -145,6 +159,7 @@ def overview_text(shown: Overview, *, now: datetime) -> str:
     width = max(len(label) for label, _ in shown.facts) + 2
     lines += [f"  {label + ':':{width}}{text}" for label, text in shown.facts]
     if shown.members:
+        carries = any(member.traffic for member in shown.members)
         rows = [
             (
                 member.name,
@@ -152,12 +167,17 @@ def overview_text(shown: Overview, *, now: datetime) -> str:
                 member.address or "-",
                 member.endpoint or "-",
                 member.peers or "-",
+                *([member.traffic or "-"] if carries else []),
                 _since(member.reported, now) if member.kind == "Node" else "-",
                 member.reason,
             )
             for member in shown.members
         ]
-        heading = ("MEMBER", "STATE", "OVERLAY-IP", "ENDPOINT", "PEERS", "REPORTED", "REASON")
+        heading = (
+            *("MEMBER", "STATE", "OVERLAY-IP", "ENDPOINT", "PEERS"),
+            *(["TRAFFIC"] if carries else []),
+            *("REPORTED", "REASON"),
+        )
         lines += [f"  {line}" for line in table(heading, rows).splitlines()]
     if shown.peers:
         lines += [f"  {line}" for line in _peer_table(shown.peers, now).splitlines()]
@@ -177,7 +197,7 @@ def wrong(conditions: Sequence[Condition]) -> list[Condition]:
         c
         for c in conditions
         if c.status != ("False" if c.type == _BAD_WHEN_TRUE else "True")
-        and (c.type, c.status) != _WAITS_FOR_NEW_NODES
+        and (c.type, c.status) not in _WAITS_FOR_NEW_NODES
     ]
 
 
@@ -217,6 +237,7 @@ def _facts(mesh: Object, status: Object, nodes: Sequence[Object]) -> tuple[tuple
             + (f", label {gossip['label']}" if gossip.get("label") else ""),
         ),
         ("key", f"id {key.get('id') or '-'}{accepted}"),
+        ("traffic", traffic_text(mesh, nodes)),
         *((("identity", said),) if (said := identity_text(mesh, nodes)) else ()),
         *((("authority", text),) if (text := _authority_text(mesh)) else ()),
         *((("revoked", ", ".join(names)),) if (names := _revoked(mesh)) else ()),
@@ -305,11 +326,12 @@ def _peer_table(peers: Sequence[PeerOutput], now: datetime) -> str:
     return table(("EXTERNAL", "CERTIFIED", "OVERLAY-IP", "CERT", "SEEN", "REASON"), rows)
 
 
-def _members(status: Object, nodes: Sequence[Object]) -> tuple[Member, ...]:
-    by_address = {node["spec"].get("overlayIP"): status_of(node) for node in nodes}
+def _members(mesh: Object, nodes: Sequence[Object]) -> tuple[Member, ...]:
+    by_address = {node["spec"].get("overlayIP"): node for node in nodes}
     members = []
-    for entry in status.get("memberList") or []:
-        report = by_address.get(entry.get("address"), {}) if entry.get("kind") == "Node" else {}
+    for entry in status_of(mesh).get("memberList") or []:
+        node = by_address.get(entry.get("address")) if entry.get("kind") == "Node" else None
+        report = status_of(node) if node is not None else {}
         members.append(
             Member(
                 name=str(entry.get("name", "")),
@@ -319,6 +341,7 @@ def _members(status: Object, nodes: Sequence[Object]) -> tuple[Member, ...]:
                 address=str(entry.get("address", "")),
                 endpoint=str(report.get("endpoint", "")),
                 peers=str((report.get("peers") or {}).get("summary", "")),
+                traffic=node_text(node) if node is not None and is_on(mesh) else "",
                 reported=str(report.get("lastReportTime") or ""),
             )
         )

@@ -145,9 +145,14 @@ def node_spec(
         node_name=node.name,
         overlay_ip=str(overlay_address),
         advertise_address=advertise_address(spec, node),
-        location=node.location or spec.cluster_name,
+        location=location_of(spec, node),
         machine=machine(node),
     )
+
+
+def location_of(spec: WesherMeshSpec, node: NodeFacts) -> str:
+    """Return a node's location: its annotation, else its label, else the cluster's name."""
+    return node.location or node.labels.get(spec.addresses.location_label, "") or spec.cluster_name
 
 
 def machine(node: NodeFacts) -> str:

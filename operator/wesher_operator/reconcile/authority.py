@@ -27,9 +27,10 @@ from wesher_common.conditions import Condition
 from wesher_common.errors import InvalidSpec
 from wesher_common.key_proof import key_proof, proof_statement
 from wesher_common.keys import WireGuardPublicKey
-from wesher_common.overlay import IPAddress
+from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_common.report import SHOWN_NAMES
 from wesher_operator.reconcile.facts import MemberFacts, NodeFacts, ObjectFacts
+from wesher_operator.reconcile.routes import held_networks
 
 CONDITION = "Certified"
 LEDGER_FILE = "issued.json"
@@ -123,12 +124,20 @@ class Candidate:
     """The same."""
     machine: str
     """The same."""
+    networks: tuple[IPNetwork, ...] = ()
+    """Its addresses and pod networks that the mesh carries."""
     after: int = 0
     """Unix time in milliseconds up to which its certificates are void: the next one has a later serial."""
 
     def subject(self, key: WireGuardPublicKey) -> Subject:
         """Return what a certificate of this node says."""
-        return Subject(name=self.name, public_key=key, address=self.address, location=self.location)
+        return Subject(
+            name=self.name,
+            public_key=key,
+            address=self.address,
+            location=self.location,
+            networks=self.networks,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,7 +461,12 @@ def _issued(entry: object) -> Issued | None:
 def _was_valid(
     certificate: Certificate, candidate: Candidate, key: WireGuardPublicKey, authority: AuthorityKey
 ) -> bool:
-    """Tell the same for what the WesherNode says, where address or location are about to change."""
+    """Tell the same for what the WesherNode says, where address, location or routes are about to change."""
     member = candidate.member
-    before = replace(candidate, address=member.address, location=member.spec.location)
+    before = replace(
+        candidate,
+        address=member.address,
+        location=member.spec.location,
+        networks=held_networks(member),
+    )
     return _is_valid(certificate, before, key, authority)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from wesher_common.certificate import Authority, AuthorityKey, Certificate
 from wesher_common.conditions import Condition, carry_over
@@ -47,8 +48,8 @@ _log = EventLogger("wesher.mesh")
 class Certified:
     """What a run came to."""
 
-    specs: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    """By node: the new certificate and its serial."""
+    specs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """By node: the fields of its WesherNode's spec that change with a new certificate."""
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     """By member name, with the certificate that each node has after this run."""
     members: Sequence[tuple[MemberFacts, Verdict]] = ()
@@ -302,8 +303,8 @@ class Certifier:
         candidates: Iterable[Candidate],
         verdicts: dict[str, Verdict],
         now: datetime,
-    ) -> dict[str, tuple[str, int]]:
-        """Sign, and say so in the verdicts; return certificate and serial by node."""
+    ) -> dict[str, dict[str, Any]]:
+        """Sign, and say so in the verdicts; return what each node's spec says of it."""
         texts = [each.member.spec.certificate for each in candidates]
         texts += [peer.status.certificate for peer in self._world.peers_of(self._mesh)]
         known = [Certificate.from_base64(text) for text in texts]
@@ -317,7 +318,11 @@ class Certifier:
             # Otherwise members would take it for an older one.
             own = max(serial + number, authority.announced(each.member, now) + 1, each.after + 1)
             certificate = found.issue(subject, serial=own)
-            specs[each.node.name] = certificate.to_base64(), certificate.serial
+            specs[each.node.name] = {
+                "certificate": certificate.to_base64(),
+                "serial": certificate.serial,
+                "routes": [str(network) for network in each.networks],
+            }
             renewal = authority.renewal(certificate)
             verdicts[each.name] = replace(verdicts[each.name], certificate=certificate, renewal=renewal)
             _log.info("certificate issued", mesh=self._mesh, node=each.node.name, serial=certificate.serial)

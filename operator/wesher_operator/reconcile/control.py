@@ -39,6 +39,7 @@ from wesher_operator.kube import (
 )
 from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.mesh import MeshReconciler
+from wesher_operator.reconcile.readiness import clear
 from wesher_operator.reconcile.world import World
 
 WATCHED = (MESH, WESHER_NODE, WESHER_PEER, NODE, SECRET, CONFIG_MAP, DAEMON_SET, POD)
@@ -110,6 +111,8 @@ class Controller:
         gone |= await self._list_api_server()
         self._looked_at = time.monotonic()
         self._wake(gone | self._world.meshes.keys())
+        # A mesh may have been deleted while no operator ran.
+        self._start(clear(self._world, self._cluster), "clear nodes")
 
     async def _list_kind(self, kind: Kind) -> set[str]:
         """Take in every object of a kind; return the meshes that one which is gone concerns."""
@@ -186,3 +189,4 @@ class Controller:
             failures += 1
             wait = 0
         del self._causes[name]
+        await clear(self._world, self._cluster)

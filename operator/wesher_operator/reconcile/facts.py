@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from wesher_common.conditions import find_condition
+from wesher_common.conditions import Condition, find_condition
 from wesher_common.errors import InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
@@ -32,6 +32,7 @@ from wesher_common.names import (
     LOCATION_ANNOTATION,
     MESH_LABEL,
     NUDGE_ANNOTATION,
+    TUNNELS_READY,
 )
 from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_operator.installation import installation_of
@@ -114,6 +115,11 @@ class NodeFacts:
     """As annotated."""
     problems: tuple[str, ...] = ()
     """Its annotations that cannot be used, each with its rule."""
+    created_at: datetime | None = None
+    boot: str = ""
+    """Identifies one start of its machine; empty while no kubelet has reported."""
+    tunnels_ready: Condition | None = None
+    """Its condition that the operator writes."""
 
     def address(self, kinds: Iterable[str]) -> IPAddress | None:
         """Return the first address of the first type that the Node has one of."""
@@ -214,6 +220,8 @@ class ApiServerAddresses:
     """An EndpointSlice of the Service ``kubernetes``: where the API server itself listens."""
 
     addresses: tuple[IPAddress, ...]
+    ports: tuple[int, ...] = ()
+    """At each of the addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +270,7 @@ def _mesh(body: Mapping[str, Any]) -> MeshFacts:
     spec, problem = None, ""
     try:
         spec = WesherMeshSpec.model_validate(body.get("spec") or {})
-        spec.overlay, spec.allocation, spec.seeds, spec.wireguard_settings  # noqa: B018 - they check
+        spec.overlay, spec.allocation, spec.seeds, spec.wireguard_settings, spec.traffic_settings  # noqa: B018 - they check
     except ValidationError as error:
         problem, spec = f"spec.{_brief(error)}", None
     except InvalidSpec as error:
@@ -298,6 +306,7 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
     # Each alone may be missing or, among cloned machines, the same.
     machine = tuple(str(info.get(key) or "") for key in ("bootID", "machineID", "systemUUID"))
     location, advertise_address, problems = "", None, []
+    created = metadata.get("creationTimestamp")
     try:
         location = _location(annotations, metadata["name"])
     except InvalidSpec as error:
@@ -320,6 +329,9 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
         location=location,
         advertise_address=advertise_address,
         problems=tuple(problems),
+        created_at=datetime.fromisoformat(created) if created else None,
+        boot=str(info.get("bootID") or ""),
+        tunnels_ready=find_condition(status.get("conditions") or [], TUNNELS_READY),
     )
 
 
@@ -448,7 +460,10 @@ def _service_networks(body: Mapping[str, Any]) -> ServiceNetworks:
 
 def _api_server_addresses(body: Mapping[str, Any]) -> ApiServerAddresses:
     endpoints = body.get("endpoints") or []
-    return ApiServerAddresses(tuple(ip_address(text) for each in endpoints for text in each["addresses"]))
+    return ApiServerAddresses(
+        tuple(ip_address(text) for each in endpoints for text in each["addresses"]),
+        tuple(int(each["port"]) for each in body.get("ports") or []),
+    )
 
 
 _READERS: dict[Kind, Any] = {

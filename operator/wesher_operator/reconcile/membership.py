@@ -64,7 +64,7 @@ def selected(
             if fits(spec, node)
             and shut_out not in node.labels
             and all(
-                _tolerated(taint, spec.tolerations) or (taint.effect == "NoSchedule" and node.name in running)
+                tolerated(taint, spec.tolerations) or (taint.effect == "NoSchedule" and node.name in running)
                 for taint in node.taints
             )
         ),
@@ -72,7 +72,8 @@ def selected(
     )
 
 
-def _tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
+def tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
+    """Tell whether agents with these tolerations run on a node with a taint."""
     if taint.effect == "PreferNoSchedule" or (taint.key, taint.effect) in _ALWAYS_TOLERATED:
         return True
     return any(

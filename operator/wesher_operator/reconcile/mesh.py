@@ -14,54 +14,53 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import KEY_BYTES, KeyRing
-from wesher_common.mesh_document import FILE_NAME, IdentitySettings, MeshDocument
+from wesher_common.mesh_document import IdentitySettings, MeshDocument
 from wesher_common.names import (
-    config_map_name,
     daemon_set_name,
     issued_config_map_name,
     out_label,
-    released_config_map_name,
 )
-from wesher_common.overlay import IPAddress
 from wesher_common.printable import printable
 from wesher_common.report import SHOWN_NAMES
-from wesher_common.seeds import SeedAddress
 from wesher_operator.kube import (
     CONFIG_MAP,
     DAEMON_SET,
     SECRET,
     Cluster,
-    Kind,
     Object,
 )
-from wesher_operator.reconcile import allocation, manifests, membership, modes, status
+from wesher_operator.reconcile import allocation, documents, manifests, membership, modes, status, traffic
 from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.agent_ports import health_port
 from wesher_operator.reconcile.authorities import Agent, Authorities
-from wesher_operator.reconcile.authority import Candidate, Ledger, mesh_condition
+from wesher_operator.reconcile.authority import Ledger, mesh_condition
 from wesher_operator.reconcile.certifier import Certified, Certifier
+from wesher_operator.reconcile.children import Children
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, ObjectFacts
-from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.news import NewsFile
+from wesher_operator.reconcile.node_keeper import NodeKeeper, Placed, first_of
 from wesher_operator.reconcile.nudge import Nudges
 from wesher_operator.reconcile.peer_keeper import Kept, Outside, PeerKeeper
 from wesher_operator.reconcile.peer_news import NumberedRing, ring_number
-from wesher_operator.reconcile.places import REFUSED_AGAIN, Places
+from wesher_operator.reconcile.places import REFUSED_AGAIN
+from wesher_operator.reconcile.pod_addresses import PodAddresses
 from wesher_operator.reconcile.pod_troubles import NOT_RUNNING, PodTroubles
 from wesher_operator.reconcile.publish import Publisher
-from wesher_operator.reconcile.refusal import Refusal, overlaps, refusal
+from wesher_operator.reconcile.readiness import ReadinessKeeper
+from wesher_operator.reconcile.refusal import Refusal, nodes_on_overlay, overlaps, refusal
 from wesher_operator.reconcile.revoker import Known, Revoker, Signed
 from wesher_operator.reconcile.status import Findings
+from wesher_operator.reconcile.trusted import Trusted
+from wesher_operator.reconcile.trusted import decide as decide_trusted
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
-from wesher_operator.resources.node import WesherNodeSpec
 
 GOB_KEPT_FOR = timedelta(hours=1)
 """After a return to the gob form. Each change of the form reaches all agents, and one agent could cause it
@@ -71,22 +70,6 @@ _log = EventLogger("wesher.mesh")
 
 class _MeshGoneError(Exception):
     """The mesh was deleted during a run: what is made now would only be in the way of the clean-up."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """What a run came to with a mesh's nodes."""
-
-    released: Released
-    addresses: set[IPAddress]
-    """That nodes have."""
-    without_address: frozenset[str]
-    refused: InvalidSpec | None
-    """Of the first WesherNode that the API server does not take: the others get theirs."""
-    certified: Certified
-    known: Known
-    again: datetime | None
-    """When there is more to do."""
 
 
 class MeshReconciler:
@@ -116,21 +99,28 @@ class MeshReconciler:
         self._world = world
         self._cluster = cluster
         self._publisher = Publisher(world, cluster)
-        self._places = Places(world, cluster)
         self._nudges = Nudges(name, world, cluster)
         self._pod_troubles = PodTroubles(name, world, cluster)
         self._certifier = Certifier(name, world, cluster, settings.pods.service_account_name, entropy)
         self._peers = PeerKeeper(name, world, cluster, entropy)
         self._revoker = Revoker(name, world, cluster)
+        self._children = Children(world, cluster)
+        self._readiness = ReadinessKeeper(name, world, cluster)
+        self._nodes = NodeKeeper(
+            world,
+            cluster,
+            children=self._children,
+            certifier=self._certifier,
+            revoker=self._revoker,
+            peers=self._peers,
+        )
+        self._pod_addresses = PodAddresses(cluster)
         self._settings = settings
         self._clock = clock
         self._entropy = entropy
         self._left_to = ""
-        self._unselected_since: dict[str, datetime] = {}
         self._views_differ_since: datetime | None = None
         self._gob_until: datetime | None = None
-        # The API server writes some values its own way: a cpu of 0.02 comes back as 20m.
-        self._applied: dict[str, tuple[Object, ObjectFacts | None]] = {}
 
     async def reconcile(self) -> datetime | None:
         """Bring the mesh nearer to its spec; return when to look again without being woken.
@@ -153,11 +143,12 @@ class MeshReconciler:
             findings, again = await self._make(mesh, now)
         except _MeshGoneError:
             return None
+        findings, go_on = await self._readiness.keep(mesh, findings, now=now)
         if findings.mode is not None and findings.mode.cut_off and findings.failure is None:
             # Before the status, which says that it was done.
             await self._tell_who_is_cut_off(mesh, findings.mode.cut_off, now)
         await self._publisher.publish(mesh, status.mesh_status(mesh, findings, now=now), now=now)
-        return _first(again, status.next_change(findings, now=now))
+        return first_of(again, go_on, status.next_change(findings, now=now))
 
     async def _tell_who_is_cut_off(self, mesh: MeshFacts, names: Sequence[str], now: datetime) -> None:
         shown = ", ".join(names[:SHOWN_NAMES])
@@ -196,18 +187,7 @@ class MeshReconciler:
         spec = mesh.spec
         refused = refusal(mesh, self._world)
         if spec is None or refused is not None:
-            members = self._own_members(mesh)
-            desired = self._desired(spec) if spec is not None else []
-            return (
-                Findings(
-                    desired=desired,
-                    members=members,
-                    refusal=refused,
-                    mode=self._mode(mesh, spec, desired, now) if spec is not None else None,
-                    published=spec is not None and self._is_published(mesh, spec),
-                ),
-                None,
-            )
+            return self._left_as_it_is(mesh, refused, now), None
 
         desired = self._desired(spec)
         moments: list[datetime | None] = []
@@ -215,35 +195,61 @@ class MeshReconciler:
         refused_write, without_address, ring, key_problem = None, frozenset[str](), None, ""
         published = False
         mode, authorities, certified = self._mode(mesh, spec, desired, now), Authorities(), Certified()
-        known, signed = Known(), Signed(file=NewsFile(b""))
+        plan: traffic.Plan | None = None
+        known, signed, trusted = Known(), Signed(file=NewsFile(b"")), Trusted()
         try:
             ring, key_problem = await self._key(mesh, spec)
-            before = self._published_of(mesh)
+            before = documents.published_of(mesh, self._world)
             authorities = await self._certifier.authorities(mesh, before, self._agents(mesh, spec), now=now)
-            outside = self._peers.look(mesh, spec, self._own_members(mesh), now=now)
-            placed = await self._members(mesh, spec, desired, authorities, outside, mode=mode, now=now)
+            outside = self._peers.look(mesh, spec, self._world.own_members(mesh), now=now)
+            plan, again = await self._traffic(mesh, spec, desired, now)
+            moments.append(again)
+            placed = await self._nodes.keep(
+                mesh,
+                spec,
+                desired,
+                authorities,
+                outside,
+                mode=mode,
+                networks=plan.networks,
+                still_there=partial(self._check, mesh),
+                now=now,
+            )
             moments.append(placed.again)
             refused_write, without_address = placed.refused, placed.without_address
             certified, known = placed.certified, placed.known
             self._check(mesh)
             await self._keep_mode(mesh, mode)
-            document = self._whole_document(
-                mesh, spec, desired, placed.released, _identity(mode, authorities, before)
+            trusted = decide_trusted(
+                mesh, spec, self._world, authorities.known, before.identity if before is not None else None
+            )
+            document = documents.whole_document(
+                mesh,
+                spec,
+                self._world,
+                desired=desired,
+                released=placed.released,
+                identity=_identity(mode, authorities, before, trusted),
+                traffic=plan.settings,
             )
             kept, signed = await self._news(
                 mesh, spec, placed, authorities, outside, document=document, mode=mode, ring=ring
             )
-            moments.append(kept.again)
-            moments.append(signed.again)
-            await self._ensure(CONFIG_MAP, manifests.config_map(mesh, document, signed.file.content))
+            moments += [kept.again, signed.again]
+            await self._children.ensure(CONFIG_MAP, manifests.config_map(mesh, document, signed.file.content))
             published = True
             await self._tell_revoked(mesh, known, now=now)
             moments.append(await self._certifier.report(certified, now=now))
             if ring is not None or self._has_daemon_set(mesh):
-                await self._ensure(DAEMON_SET, self._daemon_set(mesh, spec, document))
+                await self._children.ensure(DAEMON_SET, self._daemon_set(mesh, spec, document))
             if ring is not None:
                 again = await self._nudges.send(
-                    document, ring, signed.number, self._own_members(mesh), awaited=kept.awaited, now=now
+                    document,
+                    ring,
+                    signed.number,
+                    self._world.own_members(mesh),
+                    awaited=kept.awaited,
+                    now=now,
                 )
                 moments.append(again)
             not_running = status.nodes_said_to_be(mesh, NOT_RUNNING.reason, desired)
@@ -256,7 +262,7 @@ class MeshReconciler:
             failure = Refusal("RefusedByCluster", str(refused_write))
             moments.append(now + REFUSED_AGAIN)
 
-        members = self._own_members(mesh)
+        members = self._world.own_members(mesh)
         self._note_views(mesh, members, now)
         findings = Findings(
             desired=desired,
@@ -266,7 +272,8 @@ class MeshReconciler:
             key_problem=key_problem,
             failure=failure,
             overlaps=overlaps(mesh, self._world),
-            published=published or self._is_published(mesh, spec),
+            on_overlay=nodes_on_overlay(mesh, self._world),
+            published=published or documents.is_published(mesh, spec, self._world),
             pod_troubles=troubles,
             without_address=without_address,
             views_differ_since=self._views_differ_since,
@@ -274,6 +281,8 @@ class MeshReconciler:
             authorities=authorities.trusted,
             revoked=sorted(known.revocations.barred),
             news_left_out=signed.file.left_out,
+            traffic=traffic.mesh_condition(plan, mesh, desired, members),
+            trusted=trusted.condition,
             certified=mesh_condition(
                 certified.verdicts,
                 certified.obstacle,
@@ -284,7 +293,27 @@ class MeshReconciler:
             if refused_write is None
             else None,
         )
-        return findings, _first(*moments)
+        return findings, first_of(*moments)
+
+    def _left_as_it_is(self, mesh: MeshFacts, refused: Refusal | None, now: datetime) -> Findings:
+        """Return what is found of a mesh for which nothing is made."""
+        spec, members = mesh.spec, self._world.own_members(mesh)
+        desired = self._desired(spec) if spec is not None else []
+        return Findings(
+            desired=desired,
+            members=members,
+            refusal=refused,
+            mode=self._mode(mesh, spec, desired, now) if spec is not None else None,
+            published=spec is not None and documents.is_published(mesh, spec, self._world),
+            traffic=traffic.mesh_condition(None, mesh, desired, members),
+        )
+
+    async def _traffic(
+        self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], now: datetime
+    ) -> tuple[traffic.Plan, datetime | None]:
+        wants_pods = spec.traffic.pods != "None"
+        pods, again = await self._pod_addresses.look(desired, is_wanted=wants_pods, now=now)
+        return traffic.make_plan(mesh, spec, self._world, desired=desired, pods=pods), again
 
     def _note_views(self, mesh: MeshFacts, members: Sequence[MemberFacts], now: datetime) -> None:
         if not status.views_differ(members, now=now):
@@ -296,7 +325,7 @@ class MeshReconciler:
         self,
         mesh: MeshFacts,
         spec: WesherMeshSpec,
-        placed: _Placed,
+        placed: Placed,
         authorities: Authorities,
         outside: Outside,
         *,
@@ -315,7 +344,7 @@ class MeshReconciler:
             outside,
             spec,
             authorities,
-            partial(self._ensure, CONFIG_MAP),
+            partial(self._children.ensure, CONFIG_MAP),
             known=placed.known,
             obstacle=placed.certified.obstacle,
             mode=mode.mode,
@@ -365,146 +394,15 @@ class MeshReconciler:
             raise ClusterUnavailable(f"Secret {name} is repeatedly deleted and created again")
         return facts.ring, f"Secret {name}: {facts.problem}" if facts.problem else ""
 
-    async def _members(
-        self,
-        mesh: MeshFacts,
-        spec: WesherMeshSpec,
-        desired: list[NodeFacts],
-        authorities: Authorities,
-        outside: Outside,
-        *,
-        mode: modes.Mode,
-        now: datetime,
-    ) -> _Placed:
-        own = self._own_members(mesh)
-        foreign = [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid != mesh.uid]
-        mine = {member.spec.node_name: member for member in own}
-        departures = membership.departures(
-            mine,
-            {node.name for node in desired},
-            # One that is shut out leaves at once, as one that is gone.
-            {name for name, node in self._world.nodes.items() if out_label(mesh.name) not in node.labels},
-            {pod.node for pod in self._world.pods.values() if pod.mesh == mesh.name and pod.ending},
-            self._unselected_since,
-            now=now,
-        )
-        self._unselected_since = departures.waiting
-        leaving = [mine[node] for node in departures.now]
-
-        stored = Released.of(self._world.config_maps.get(released_config_map_name(mesh.name)))
-        released = stored.after(
-            [
-                *((allocation.name_of(spec, member), member.address) for member in leaving),
-                *outside.gone.items(),
-            ],
-            [*(allocation.name_of(spec, node) for node in desired), *outside.living],
-            {
-                *(allocation.name_of(spec, m) for node, m in mine.items() if node not in departures.now),
-                *outside.addresses,
-            },
-            now=now,
-        )
-        if released != stored:
-            # Before the deletions: a crash in between must not forget who left.
-            await self._ensure(CONFIG_MAP, manifests.released_config_map(mesh, released))
-        self._peers.remember(outside)
-        known = await self._revoker.note(
-            mesh,
-            spec,
-            authorities.trusted,
-            own,
-            partial(self._ensure, CONFIG_MAP),
-            desired={node.name for node in desired},
-            leaving=departures.now,
-            outside=outside.living,
-            now=now,
-        )
-        taken = {*outside.addresses.values(), *outside.claimed}
-        placement = allocation.place(spec, desired, own, foreign, released, outside=taken)
-        wanted = {
-            node.name: allocation.node_spec(mesh, spec, node, placement.addresses[node.name])
-            for node in desired
-            if node.name in placement.addresses
-        }
-        may, barred = self._revoker.admissible(
-            known,
-            [
-                Candidate(
-                    member=mine[node.name],
-                    node=node,
-                    name=allocation.name_of(spec, node),
-                    address=placement.addresses[node.name],
-                    location=wanted[node.name].location,
-                    machine=wanted[node.name].machine,
-                )
-                for node in desired
-                if node.name in wanted and node.name in mine and not mine[node.name].deleting
-            ],
-        )
-        certified = await self._certifier.issue(
-            mesh,
-            authorities,
-            may,
-            mode.mode,
-            partial(self._ensure, CONFIG_MAP),
-            outside=outside.living,
-            now=now,
-        )
-        certified = replace(certified, members=[*certified.members, *barred])
-        written = await self._places.write(
-            mesh,
-            [*leaving, *foreign],
-            [_with_certificate(each, mine.get(node), certified) for node, each in wanted.items()],
-            still_there=partial(self._check, mesh),
-            now=now,
-        )
-        again = _first(written.again, departures.grace_ends, released.next_expiry, certified.again)
-        addresses = {*placement.addresses.values(), *(member.address for member in (*own, *foreign))}
-        return _Placed(released, addresses, placement.left_over, written.refused, certified, known, again)
-
-    def _whole_document(
-        self,
-        mesh: MeshFacts,
-        spec: WesherMeshSpec,
-        desired: list[NodeFacts],
-        released: Released,
-        identity: IdentitySettings,
-    ) -> MeshDocument:
-        """Return what mesh.json says."""
-        return replace(
-            self._document(mesh, spec, released),
-            identity=identity,
-            cluster_seeds=allocation.cluster_seeds(desired, self._published_seeds(mesh.name)),
-        )
-
-    def _is_published(self, mesh: MeshFacts, spec: WesherMeshSpec) -> bool:
-        """Tell whether mesh.json has this spec, whatever it says of seeds, nodes that left and identity."""
-        found = self._published(mesh.name)
-        wanted = self._document(mesh, spec, Released())
-        return found is not None and replace(found, cluster_seeds=(), removed=(), identity=None) == wanted
-
-    def _document(self, mesh: MeshFacts, spec: WesherMeshSpec, released: Released) -> MeshDocument:
-        """Return what mesh.json says, but for the seeds in this cluster and identity."""
-        return MeshDocument(
-            name=mesh.name,
-            uid=mesh.uid,
-            overlay=spec.overlay,
-            allocation=spec.allocation,
-            cluster_name=spec.cluster_name,
-            wireguard=spec.wireguard_settings,
-            gossip=spec.gossip_settings,
-            etc_hosts=spec.etc_hosts,
-            seed_nodes=spec.seeds,
-            removed=tuple(sorted(released.names)),
-        )
-
     def _daemon_set(self, mesh: MeshFacts, spec: WesherMeshSpec, document: MeshDocument) -> Object:
         """Return the DaemonSet; what agents write on their nodes they can still reach until it is gone."""
         former = self._world.daemon_sets.get(daemon_set_name(mesh.name))
         has_entries = (
             former is not None
             and manifests.mounts_hosts(former.body)
-            and any(member.status.config_hash != document.config_hash for member in self._own_members(mesh))
+            and any(
+                member.status.config_hash != document.config_hash for member in self._world.own_members(mesh)
+            )
         )
         return manifests.daemon_set(
             mesh,
@@ -522,17 +420,6 @@ class MeshReconciler:
         found = self._world.daemon_sets.get(daemon_set_name(mesh.name))
         owners = (found.body["metadata"].get("ownerReferences") or []) if found is not None else []
         return mesh.uid in {owner.get("uid") for owner in owners}
-
-    async def _ensure(self, kind: Kind, wanted: Object) -> None:
-        stores = {CONFIG_MAP: self._world.config_maps, DAEMON_SET: self._world.daemon_sets}
-        name = wanted["metadata"]["name"]
-        observed: ObjectFacts | None = stores[kind].get(name)
-        if observed is None or not (
-            manifests.covers(observed.body, wanted) or self._applied.get(name) == (wanted, observed)
-        ):
-            self._world.observe(kind, await self._cluster.apply(kind, wanted))
-            self._applied[name] = (wanted, stores[kind].get(name))
-            _log.debug("object applied", kind=kind.kind, name=wanted["metadata"]["name"])
 
     def _check(self, mesh: MeshFacts) -> None:
         """Raise `_MeshGoneError` where the mesh is not there any more."""
@@ -554,7 +441,7 @@ class MeshReconciler:
     def _mode(
         self, mesh: MeshFacts, spec: WesherMeshSpec, desired: list[NodeFacts], now: datetime
     ) -> modes.Mode:
-        own = {member.spec.node_name: member for member in self._own_members(mesh)}
+        own = {member.spec.node_name: member for member in self._world.own_members(mesh)}
         barred = self._revoker.memory(mesh).barred
         # A mesh waits for no node that gets no certificate.
         agents = [
@@ -565,7 +452,7 @@ class MeshReconciler:
         reporters = [member for _, node, member in agents if node.ready and member is not None]
         external = self._peers.look(mesh, spec, reporters, now=now).uncertified
         kept = modes.kept_mode(mesh, self._ledger(mesh))
-        published = self._published_of(mesh)
+        published = documents.published_of(mesh, self._world)
         mode = modes.decide(
             spec.identity,
             mesh.status,
@@ -587,7 +474,7 @@ class MeshReconciler:
         ledger = self._ledger(mesh)
         if modes.kept_mode(mesh, ledger) != mode.mode:
             wanted = manifests.issued_config_map(mesh, Ledger.of(ledger), mode.mode)
-            await self._ensure(CONFIG_MAP, wanted)
+            await self._children.ensure(CONFIG_MAP, wanted)
 
     def _ledger(self, mesh: MeshFacts) -> ObjectFacts | None:
         return self._world.config_maps.get(issued_config_map_name(mesh.name))
@@ -601,47 +488,16 @@ class MeshReconciler:
                 member.status,
                 is_ready=member.spec.node_name in nodes and nodes[member.spec.node_name].ready,
             )
-            for member in self._own_members(mesh)
+            for member in self._world.own_members(mesh)
         ]
 
-    def _own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
-        return [m for m in self._world.members_of(mesh.name) if m.spec.mesh_ref.uid == mesh.uid]
 
-    def _published_seeds(self, mesh: str) -> tuple[SeedAddress, ...]:
-        found = self._published(mesh)
-        return () if found is None else found.cluster_seeds
-
-    def _published_of(self, mesh: MeshFacts) -> MeshDocument | None:
-        """Return mesh.json, if it is not an earlier mesh's of this name."""
-        found = self._published(mesh.name)
-        return found if found is not None and found.uid == mesh.uid else None
-
-    def _published(self, mesh: str) -> MeshDocument | None:
-        facts = self._world.config_maps.get(config_map_name(mesh))
-        try:
-            text = (facts.body.get("data") or {})[FILE_NAME] if facts else ""
-            return MeshDocument.from_json(text)
-        except (InvalidSpec, KeyError):
-            return None
-
-
-def _identity(mode: modes.Mode, authorities: Authorities, before: MeshDocument | None) -> IdentitySettings:
+def _identity(
+    mode: modes.Mode, authorities: Authorities, before: MeshDocument | None, trusted: Trusted
+) -> IdentitySettings:
     """Return what mesh.json says about identity."""
     proof_key = authorities.proof_key.public if authorities.proof_key is not None else None
     if proof_key is None and before is not None and before.identity is not None:
         proof_key = before.identity.proof_key
-    keys = IdentitySettings(authorities=authorities.trusted, proof_key=proof_key)
+    keys = IdentitySettings(authorities=authorities.trusted, proof_key=proof_key, trusted=trusted.authorities)
     return modes.settings(mode, keys)
-
-
-def _with_certificate(
-    spec: WesherNodeSpec, member: MemberFacts | None, certified: Certified
-) -> WesherNodeSpec:
-    """Return a WesherNode's spec with its new certificate, or the one it has."""
-    before = (member.spec.certificate, member.spec.serial) if member is not None else ("", 0)
-    certificate, serial = certified.specs.get(spec.node_name, before)
-    return spec.model_copy(update={"certificate": certificate, "serial": serial})
-
-
-def _first(*moments: datetime | None) -> datetime | None:
-    return min((moment for moment in moments if moment is not None), default=None)

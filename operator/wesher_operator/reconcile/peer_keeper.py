@@ -43,6 +43,7 @@ from wesher_operator.reconcile.peers import Verdict
 from wesher_operator.reconcile.places import REFUSED_AGAIN, WRITES_A_RUN
 from wesher_operator.reconcile.revoker import Known
 from wesher_operator.reconcile.status import fresh
+from wesher_operator.reconcile.trusted import is_of_trusted_cluster
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.peer import WesherPeerStatus
@@ -60,7 +61,7 @@ class Outside:
     gone: Mapping[str, IPAddress]
     """Member names and addresses of those that were deleted while this process ran."""
     uncertified: frozenset[str]
-    """Names of external members without a certificate of this mesh."""
+    """Names of external members without a certificate of this mesh or of a trusted cluster."""
     claimed: frozenset[IPAddress]
     """Addresses of external members that are not among `living`."""
 
@@ -131,7 +132,7 @@ class PeerKeeper:
             living=living,
             gone={name: address for name, address in self._known.items() if name not in living},
             uncertified=frozenset(
-                name for name, each in seen.items() if not _is_certified(each, living.get(name))
+                name for name, each in seen.items() if not _is_certified(each, living.get(name), spec)
             ),
             claimed=frozenset(taken_outside(members, {*living, *situation.nodes})),
         )
@@ -330,9 +331,12 @@ def _lost(verdicts: Iterable[Verdict], outside: Outside, ledger: Ledger) -> dict
     }
 
 
-def _is_certified(seen: Sequence[Sighting], peer: PeerFacts | None) -> bool:
-    """Tell whether the newest report of an external member shows a machine with its certificate."""
-    return bool(seen) and is_certified_member(seen[0], peer)
+def _is_certified(seen: Sequence[Sighting], peer: PeerFacts | None, spec: WesherMeshSpec) -> bool:
+    """Tell whether the newest report of an external member shows a certificate that counts here."""
+    if not seen:
+        return False
+    newest = seen[0]
+    return is_certified_member(newest, peer) or is_of_trusted_cluster(newest.name, newest.cluster, spec)
 
 
 def _awaited(peer: CertifiedPeer, situation: Situation) -> int:

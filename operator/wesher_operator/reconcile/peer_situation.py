@@ -44,6 +44,8 @@ class Sighting:
     ring: str
     """Two hex digits, the first of the id of the cluster key that it encrypts with; empty if unknown."""
     seen_at: datetime
+    cluster: str = ""
+    """The trusted cluster whose authority has certified it; empty for none."""
 
 
 Sightings = Mapping[str, Sequence[Sighting]]
@@ -92,6 +94,7 @@ def sightings(members: Iterable[MemberFacts], *, now: datetime) -> Sightings:
                     key=key_of(each.public_key),
                     enrolment=_bytes(each.enrolment),
                     serial=each.certificate_serial,
+                    cluster=each.cluster,
                     ring=each.ring_id if _RING.match(each.ring_id) else "",
                     seen_at=min(member.reported_at, now),
                 )

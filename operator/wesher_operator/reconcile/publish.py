@@ -24,6 +24,9 @@ _TOLD = {
     "Converged": "False",
     "Degraded": "True",
     "Certified": "False",
+    "TrafficCarried": "False",
+    "NodeReadiness": "False",
+    "AuthoritiesTrusted": "False",
 }
 """The conditions whose transitions become Events, and the status in which each is bad news."""
 _log = EventLogger("wesher.mesh")

@@ -15,12 +15,14 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
 
+from wesher_common.mesh_document import GossipSettings, WireGuardSettings
 from wesher_common.names import MAX_INTERFACE_NAME, config_map_name, released_config_map_name
 from wesher_common.overlay import IPAddress, IPNetwork, candidate_address
 from wesher_common.seeds import MAX_PORT
 from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.facts import MeshFacts, NodeFacts
 from wesher_operator.reconcile.membership import Released
+from wesher_operator.reconcile.on_top import machine_mesh, nodes_inside, shared_with
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 
@@ -56,6 +58,8 @@ def refusal(mesh: MeshFacts, world: World) -> Refusal | None:
     )
     if conflict is not None or _is_published(mesh, world):
         return conflict
+    if (on_top := _on_top(mesh.spec, older, world)) is not None:
+        return on_top
     for what in _clashes(mesh, mesh.spec, world):
         overlay = mesh.spec.overlay
         return Refusal(
@@ -74,6 +78,46 @@ def overlaps(mesh: MeshFacts, world: World) -> list[str]:
         f"spec.overlayCIDR {overlay} overlaps {what}; nodes may not be able to reach it"
         for what in _clashes(mesh, mesh.spec, world)
     ]
+
+
+def nodes_on_overlay(mesh: MeshFacts, world: World) -> list[str]:
+    """Return which Nodes of a mesh that runs have no address outside it, each as a sentence."""
+    if mesh.spec is None:
+        return []
+    held = _addresses_of_members(mesh, world)
+    return [
+        f"Node {name} has no InternalIP outside spec.overlayCIDR {mesh.spec.overlay}, so its address depends "
+        "on its agent, a pod: remove --node-ip from its kubelet, or replace this mesh by wesher as a service "
+        "on the machines"
+        for name in nodes_inside(world.nodes, mesh.spec)
+        if any(address in held for _, address in world.nodes[name].addresses)
+    ]
+
+
+def _on_top(spec: WesherMeshSpec, older: list[MeshFacts], world: World) -> Refusal | None:
+    """Refuse a mesh that conflicts with the mesh of the machines on which the cluster runs."""
+    machines = machine_mesh(world.nodes)
+    shared = shared_with(machines, spec) if machines is not None else []
+    if machines is None or not shared:
+        return None
+    occupied = [*_occupied(world), *machines.networks]
+    taken = {each.spec.wireguard.interface for each in older if each.spec}
+    ports = {
+        *(port for each in older if each.spec for port in (each.spec.wireguard.port, each.spec.gossip.port)),
+        *(spec.wireguard.port, spec.gossip.port, WireGuardSettings().port, GossipSettings().port),
+    }
+    free = {
+        "overlayCIDR": free_network(spec.overlay, occupied),
+        "wireguard.interface": _free_interface(spec.wireguard.interface, taken | {spec.wireguard.interface}),
+        "wireguard.port": _free_port(spec.wireguard.port, ports),
+        "gossip.port": _free_port(spec.gossip.port, ports),
+    }
+    return Refusal(
+        "NodesUseOverlay",
+        f"the InternalIPs of {machines.named()} are overlay addresses of wesher on the machines, which "
+        "encrypts the traffic between them already: delete this mesh. If you need a second mesh, give it "
+        f"values that the machines do not use: {', '.join(f'{field} {free[field]}' for field in shared)}",
+    )
 
 
 def _is_published(mesh: MeshFacts, world: World) -> bool:

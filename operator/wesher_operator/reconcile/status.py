@@ -26,6 +26,7 @@ from wesher_operator.reconcile.allocation import name_of
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.reconcile.modes import Mode
 from wesher_operator.reconcile.refusal import Refusal
+from wesher_operator.reconcile.trusted import is_of_trusted_cluster
 from wesher_operator.resources.mesh import (
     IdentityStatus,
     KeyStatus,
@@ -72,6 +73,8 @@ class Findings:
     """What the API server refused to take from us."""
     overlaps: Sequence[str] = ()
     """What overlaps the network of a mesh that runs, each as a sentence."""
+    on_overlay: Sequence[str] = ()
+    """Which Nodes have no address outside the mesh that runs on them, each as a sentence."""
     published: bool = True
     """Whether mesh.json says what the spec says."""
     pod_troubles: Mapping[str, PodTrouble] = field(default_factory=dict)
@@ -84,8 +87,14 @@ class Findings:
     authorities: Sequence[AuthorityKey] = ()
     """Those that agents trust, the newest first."""
     certified: Condition | None = None
+    node_readiness: Condition | None = None
+    """Whether Nodes say what `readiness` finds; None where the mesh does not ask for it."""
     revoked: Sequence[str] = ()
     """Nodes that stay out of the mesh."""
+    traffic: Condition | None = None
+    """Of the cluster's traffic; None while none is to be carried."""
+    trusted: Condition | None = None
+    """Whether the authorities of other clusters are trusted; None where the spec names none."""
     news_left_out: int = 0
     """How many items the news file has no room for."""
 
@@ -120,7 +129,10 @@ def members_of(findings: Findings, spec: WesherMeshSpec, *, now: datetime) -> li
     outsiders = {outsider.name: outsider for member in reporting for outsider in member.status.outsiders}
     entries += [
         MemberStatus(
-            name=printable(name), kind="Outsider", address=printable(outsider.address), state="Alive"
+            name=printable(name),
+            kind="OtherCluster" if is_of_trusted_cluster(name, outsider.cluster, spec) else "Outsider",
+            address=printable(outsider.address),
+            state="Alive",
         )
         for name, outsider in outsiders.items()
     ]
@@ -291,7 +303,11 @@ def _conditions(
         _converged(findings, now=now),
         _degraded(findings, now=now),
         findings.certified or Condition("Certified", "Unknown", "NotLookedAt"),
+        *([findings.traffic] if findings.traffic is not None else []),
+        *([findings.trusted] if findings.trusted is not None else []),
     ]
+    if findings.node_readiness is not None:
+        said.append(findings.node_readiness)
     by_type = {condition.type: condition for condition in said}
     hindrance = findings.refusal or findings.failure
     if hindrance is not None:
@@ -396,7 +412,7 @@ def _degraded(findings: Findings, *, now: datetime) -> Condition:
     problems = [problem for node in findings.desired for problem in node.problems]
     # First, since it may be why pairs do not reach each other.
     news = [_news_left_out(findings.news_left_out)] if findings.news_left_out else []
-    found = [*findings.overlaps, *news, *pairs, *problems]
+    found = [*findings.overlaps, *news, *findings.on_overlay, *pairs, *problems]
     if not found:
         return Condition("Degraded", "False", "AsExpected", "")
     more = f" and {len(found) - _MAX_NAMED} more" if len(found) > _MAX_NAMED else ""
@@ -404,6 +420,8 @@ def _degraded(findings: Findings, *, now: datetime) -> Condition:
         reason = "OverlappingNetwork"
     elif news:
         reason = "NewsTooLarge"
+    elif findings.on_overlay:
+        reason = "NodesUseOverlay"
     else:
         reason = "PairsUnreachable" if pairs else "InvalidAnnotation"
     return Condition("Degraded", "True", reason, "; ".join(found[:_MAX_NAMED]) + more)

@@ -98,6 +98,10 @@ class World:
         """Return the WesherNodes of a mesh, by name."""
         return [member for _, member in sorted(self.members.items()) if member.spec.mesh_ref.name == mesh]
 
+    def own_members(self, mesh: MeshFacts) -> list[MemberFacts]:
+        """Return the same without those of an earlier mesh of this name."""
+        return [member for member in self.members_of(mesh.name) if member.spec.mesh_ref.uid == mesh.uid]
+
     def peers_of(self, mesh: str) -> list[PeerFacts]:
         """Return the WesherPeers of a mesh, by name; those that are being deleted are left out."""
         return [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 
+from wesher_common.json_section import JsonSection
 from wesher_common.mesh_document import (
     MAX_KEEPALIVE,
     MAX_LABEL,
@@ -29,6 +31,7 @@ from wesher_common.traffic import (
     ApiServerWay,
     NodeTraffic,
     PodTraffic,
+    TrafficSettings,
 )
 from wesher_operator.resources import rules
 from wesher_operator.resources.affinity import NO_VIRTUAL_NODES, Affinity
@@ -118,7 +121,7 @@ class Addresses(Resource):
 class Traffic(Resource):
     """Which packets of the cluster itself go through the tunnels."""
 
-    model_config = ConfigDict(json_schema_extra={"default": {}})
+    model_config = ConfigDict(json_schema_extra={"default": {}, **rules.TRAFFIC})
 
     nodes: NodeTraffic = "None"
     """To which nodes' InternalIPs: `None`, those in `OtherLocations`, or `All`."""
@@ -145,12 +148,21 @@ class Traffic(Resource):
 class NodeReadiness(Resource):
     """How Kubernetes learns that a node's tunnels carry traffic."""
 
-    model_config = ConfigDict(json_schema_extra={"default": {}})
+    model_config = ConfigDict(
+        json_schema_extra=rules.all_of(
+            rules.cel(
+                "!self.taintOnReboot || self.taint != ''", "requires taint", fieldPath=".taintOnReboot"
+            ),
+            default={},
+        )
+    )
 
     condition: bool = False
     """Write the condition wesher.dev/TunnelsReady to each Node."""
     taint: str = Field("", max_length=_MAX_TAINT_TEXT, json_schema_extra=rules.or_empty(rules.TAINT))
     """Startup taint, as `key:Effect` or `key=value:Effect`: removed once a Node's tunnels are ready."""
+    taint_on_reboot: bool = False
+    """Add the taint again when a Node has rebooted and its tunnels are not ready."""
 
 
 class TrustedAuthority(Resource):
@@ -160,9 +172,17 @@ class TrustedAuthority(Resource):
     """spec.clusterName of that mesh; names of its members end in a dot and this."""
     key: str = Field(max_length=44, json_schema_extra=rules.AUTHORITY_KEY)
     """Its public key, as `kubectl wesher authority` prints it there."""
-    cidrs: list[Annotated[str, Field(max_length=MAX_CIDR_TEXT, json_schema_extra=rules.ANY_NETWORK)]] = Field(
-        min_length=1, max_length=16
-    )
+    former_key: str = Field("", max_length=44, json_schema_extra=rules.or_empty(rules.AUTHORITY_KEY))
+    """The key that `key` replaces there, while members still have certificates of it."""
+    cidrs: list[
+        Annotated[
+            str,
+            Field(
+                max_length=MAX_CIDR_TEXT,
+                json_schema_extra=rules.all_of(rules.ANY_NETWORK, rules.OVERLAY_PREFIX),
+            ),
+        ]
+    ] = Field(min_length=1, max_length=16)
     """That mesh's allocationCIDR and the pod networks to reach; nothing outside them is accepted."""
 
 
@@ -183,6 +203,7 @@ class WesherMeshSpec(Resource):
                 "must differ from wireguard.port: both are UDP",
                 fieldPath=".gossip.port",
             ),
+            rules.NODE_CIDRS_OUTSIDE_OVERLAY,
         )
     )
 
@@ -304,6 +325,26 @@ class WesherMeshSpec(Resource):
         """``gossip`` as the mesh document holds it."""
         return GossipSettings(port=self.gossip.port, profile=self.gossip.profile, label=self.gossip.label)
 
+    @property
+    def traffic_settings(self) -> TrafficSettings:
+        """``traffic`` as the mesh document holds it, without the API server's addresses.
+
+        Raises:
+            InvalidSpec: a network or a port cannot be read.
+
+        """
+        section = JsonSection(
+            self.traffic.model_dump(by_alias=True, exclude={"mark", "table", "rule_priority", "api_server"}),
+            "spec.traffic.",
+        )
+        settings = TrafficSettings.from_section(section)
+        return replace(
+            settings,
+            mark=self.traffic.mark or settings.mark,
+            table=self.traffic.table or settings.table,
+            rule_priority=self.traffic.rule_priority or settings.rule_priority,
+        )
+
     def key_secret(self, mesh: str) -> str:
         """Return the name of the Secret that holds the cluster key of ``mesh``."""
         return self.cluster_key_secret_ref.name or key_secret_name(mesh)
@@ -334,8 +375,8 @@ class MemberStatus(Resource):
 
     name: str
     """Member name."""
-    kind: Literal["Node", "Outsider"]
-    """`Node` is a node of this cluster, `Outsider` an external machine."""
+    kind: Literal["Node", "OtherCluster", "Outsider"]
+    """`Node` is a node of this cluster, `OtherCluster` a member of a trusted cluster, `Outsider` another one."""  # noqa: E501
     address: str = ""
     """Overlay address."""
     state: MemberState
@@ -382,7 +423,10 @@ class WesherMeshStatus(Resource):
     installation: str = Field("", max_length=63)
     """Namespace of the operator that runs this mesh; to change it, annotate wesher.dev/installation."""
     conditions: Conditions = Field([])
-    """Types: Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded, Certified."""
+    """Types: Ready, KeyReady, ConfigPublished, MembersReady, Converged, Degraded and Certified.
+
+    Where the spec asks for it, also TrafficCarried, NodeReadiness and AuthoritiesTrusted.
+    """
     members: MemberCounts = MemberCounts()
     """Numbers of members."""
     member_list: list[MemberStatus] = Field([], max_length=100)

@@ -125,6 +125,8 @@ class OutsiderReport(Resource):
     """Proof that the member was invited, in base64; empty if it announces none."""
     certificate_serial: int = 0
     """Serial of the certificate that the member announces; 0 while it announces none."""
+    cluster: str = Field("", max_length=63)
+    """clusterName of the trusted authority that certified the member; empty if none did."""
     ring_id: str = Field("", alias="ringID", max_length=2)
     """First two digits of the id of the cluster key that the member encrypts with."""
 

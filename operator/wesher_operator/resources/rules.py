@@ -151,3 +151,25 @@ AUTHORITY_KEY = cel(
     "must be a public key in base64, as kubectl wesher authority prints it",
     shows="self",
 )
+# The API server checks the default of an object, {}, before it fills in those of its fields.
+_NODE_CIDRS = cel(
+    "!has(self.nodes) || self.nodes == 'None' || (has(self.nodeCIDRs) && self.nodeCIDRs.size() > 0)",
+    "is required with traffic.nodes: list the networks of the nodes' InternalIPs",
+    fieldPath=".nodeCIDRs",
+)
+_PODS_WITHIN_NODES = cel(
+    "!has(self.pods) || !(self.pods in ['OtherLocations', 'All'])"
+    " || (has(self.nodes) && (self.nodes == 'All' || self.nodes == self.pods))",
+    "needs traffic.nodes to be the same or All: packets of pods that are masqueraded have a node's address",
+    shows="self.pods",
+    fieldPath=".pods",
+)
+TRAFFIC = all_of(_NODE_CIDRS, _PODS_WITHIN_NODES)
+NODE_CIDRS_OUTSIDE_OVERLAY = cel(
+    "!has(self.traffic) || !has(self.traffic.nodeCIDRs) || !isCIDR(self.overlayCIDR)"
+    " || self.traffic.nodeCIDRs.all(each, !isCIDR(each)"
+    " || !(cidr(each).containsCIDR(cidr(self.overlayCIDR))"
+    " || cidr(self.overlayCIDR).containsCIDR(cidr(each))))",
+    "must not overlap overlayCIDR",
+    fieldPath=".traffic.nodeCIDRs",
+)

@@ -195,8 +195,8 @@ BAD = [
             ("authorities", ["AAAA"], f"[0]: {SHORT}"),
             ("proofKey", "AAAA", f": {SHORT}"),
             ("proofKey", 5, " '5': must be a string"),
-            ("trusted", {}, ": must be a list of at most 16 objects"),
-            ("trusted", [{}] * 17, ": must be a list of at most 16 objects"),
+            ("trusted", {}, ": must be a list of at most 32 objects"),
+            ("trusted", [{}] * 33, ": must be a list of at most 32 objects"),
             ("trusted", ["west"], "[0]: must be a JSON object"),
             # Without a name, or without a network, it could certify any.
             ("trusted[0].clusterName", "", f" '': {DNS_NAME}"),

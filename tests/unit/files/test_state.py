@@ -77,6 +77,7 @@ FULL = SavedState(
         FormerAddress(ip_address("10.189.0.9"), 3600.5),
         FormerAddress(ip_address("fd42::9")),
     ),
+    carried=frozenset({ip_network("192.0.2.7/32"), ip_network("10.244.1.0/24")}),
     mesh=MeshDocument(
         name="prod", uid="u-1", overlay=ip_network("10.189.0.0/16"), allocation=ip_network("10.189.0.0/16")
     ),
@@ -348,6 +349,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
         {"Nodes": [{"Name": "b", "Addr": "192.0.2.2", "Left": "yes"}]},
         "Nodes[0].Left 'yes': must be true or false",
     ),
+    ({"Carried": ["192.0.2.7/24"]}, "Carried[0] '192.0.2.7/24': must be a network"),
     ({"FormerAddresses": [7]}, "FormerAddresses[0]: must be a JSON object"),
     (
         {"FormerAddresses": [{"Address": "x"}]},

@@ -11,14 +11,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes.client import ApiClient, Configuration
 
 from wesher_common.errors import ClusterUnavailable, InvalidSpec, WesherError
 from wesher_common.names import ADMIT_KEY_ANNOTATION
 from wesher_operator.kubectl.admit import admit
-from wesher_operator.kubectl.authority import authorities_of
+from wesher_operator.kubectl.authority import authorities_of, trusted_entry
 from wesher_operator.kubectl.new_authority import new_authority
 from wesher_operator.kubectl.reach import ApiServer, Object
+from wesher_operator.resources.mesh import TrustedAuthority
 
 KEY, OTHER = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 NODE = "/apis/wesher.dev/v1alpha1/weshernodes/demo.a"
@@ -151,6 +153,28 @@ def test_the_authority_is_that_of_the_status() -> None:
     assert authorities_of(a_mesh(authority=KEY, formerAuthority=OTHER)) == (KEY, OTHER)
     with pytest.raises(InvalidSpec, match="--mesh 'demo': this mesh has no authority yet"):
         authorities_of(a_mesh())
+
+
+def test_the_entry_for_another_cluster_has_key_name_and_networks(serve: Serve) -> None:
+    pods = [["10.244.0.0/24", "fd00:244::/64"], ["10.244.3.0/24", "fd00:244:0:1::/64"], []]
+    api = serve({"/api/v1/nodes": {"items": [{"spec": {"podCIDRs": each}} for each in pods]}})
+    mesh = a_mesh(authority=KEY, formerAuthority=OTHER)
+    spec = {"overlayCIDR": "10.189.0.0/16", "allocationCIDR": "10.189.128.0/17", "clusterName": "west"}
+    (found,) = yaml.safe_load(trusted_entry(api.api, {**mesh, "spec": spec}))
+    assert found == {
+        "clusterName": "west",
+        "key": KEY,
+        "formerKey": OTHER,
+        "cidrs": ["10.189.128.0/17", "10.244.0.0/22", "fd00:244::/63"],
+    }
+    entry = TrustedAuthority.model_validate(found)
+    assert entry.cidrs == found["cidrs"]
+
+
+def test_a_mesh_without_a_cluster_name_has_no_entry_for_others(serve: Serve) -> None:
+    mesh = {**a_mesh(authority=KEY), "spec": {"overlayCIDR": "10.189.0.0/16"}}
+    with pytest.raises(InvalidSpec, match=r"--entry 'demo': set spec\.clusterName"):
+        trusted_entry(serve({}).api, mesh)
 
 
 def entry(text: str) -> str:

@@ -82,6 +82,7 @@ def test_a_mesh_reads_as_a_few_lines_with_the_trouble_at_the_end() -> None:
         "  ports:   WireGuard 51820/UDP, gossip 7946/TCP and UDP\n"
         "  gossip:  profile WAN, label west\n"
         "  key:     id 5851b7ac, also accepted: 00aa11bb\n"
+        "  traffic: to overlay addresses only\n"
         "  MEMBER  STATE     OVERLAY-IP  ENDPOINT         PEERS  REPORTED  REASON\n"
         "  b       NotReady  10.189.0.2  192.0.2.2:51820  1/1    2m ago    PortTaken\n"
         "  a       Ready     10.189.0.1  192.0.2.1:51820  1/1    2m ago\n"
@@ -215,3 +216,86 @@ def test_a_certificate_outside_that_was_not_renewed_is_a_problem() -> None:
     expires = condition("Certified", "True", "CertificateExpires", "in 3 days")
     shown = overview(a_mesh(), [], [a_peer("laptop", expires)])
     assert shown.problems == ("laptop: Certified is True, CertificateExpires: in 3 days",)
+
+
+def carrying_node(name: str, address: str, routed: int, *conditions: dict[str, str]) -> dict[str, Any]:
+    node = a_node(name, address, *conditions)
+    node["spec"]["routes"] = [f"192.168.7.{address[-1]}/32"]
+    node["status"]["traffic"] = {"accepts": True, "routed": routed}
+    return node
+
+
+def carrying_mesh(*conditions: dict[str, str], **traffic: str) -> dict[str, Any]:
+    entries = [
+        {"name": name, "kind": "Node", "address": f"10.189.0.{number}", "state": "Ready"}
+        for number, name in enumerate("abc", start=1)
+    ]
+    ready = condition("Ready", "True", "AllReady")
+    mesh = a_mesh(conditions=[ready, *conditions], memberList=entries)
+    mesh["spec"]["traffic"] = {"nodes": "All", "pods": "OtherLocations", "apiServer": "Direct", **traffic}
+    return mesh
+
+
+CARRIES = condition("TrafficCarried", "True", "Carried")
+
+
+def test_what_is_carried_is_shown_with_who_carries_it_and_what_the_others_wait_for() -> None:
+    waiting = condition("TrafficCarried", "Unknown", "WaitingForAgents", "waiting for b")
+    nodes = [
+        carrying_node("a", "10.189.0.1", 4, CARRIES),
+        carrying_node("b", "10.189.0.2", 0, condition("TrafficCarried", "Unknown", "Accepting", "soon")),
+        a_node("c", "10.189.0.3"),
+    ]
+    shown = overview(carrying_mesh(waiting, apiServer="Mesh"), nodes)
+    lines = overview_text(shown, now=NOW).splitlines()
+    said = "nodes All, pods OtherLocations, API server Mesh: carried by 1 of 3 nodes; waiting for b"
+    assert f"  traffic: {said}" in lines
+    at = next(number for number, line in enumerate(lines) if "MEMBER" in line)
+    assert [line.split()[4:7] for line in lines[at : at + 4]] == [
+        ["PEERS", "TRAFFIC", "REPORTED"],
+        ["1/1", "4", "networks"],
+        ["1/1", "accepts", "2m"],
+        ["1/1", "-", "2m"],
+    ]
+    assert shown.problems == (), "a mesh that waits has nothing wrong"
+    out = shown.to_dict()["traffic"]
+    assert (out["carried"], out["reason"], out["summary"]) == ("Unknown", "WaitingForAgents", "1/3")
+    assert [(node["name"], node["carried"], node["reason"]) for node in out["nodeList"]] == [
+        ("a", "True", "Carried"),
+        ("b", "Unknown", "Accepting"),
+        ("c", "Unknown", "NotReported"),
+    ]
+    assert out["nodeList"][0]["certified"] == ["192.168.7.1/32"]
+    assert [(node["accepts"], node["routed"]) for node in out["nodeList"]] == [
+        (True, 4),
+        (True, 0),
+        (False, 0),
+    ]
+
+
+def test_each_refusal_to_carry_is_a_problem_with_its_reason() -> None:
+    refused = condition("TrafficCarried", "False", "AddressNotCertified", "b: 10.9.0.1 is outside nodeCIDRs")
+    nodes = [
+        carrying_node("a", "10.189.0.1", 2, CARRIES),
+        carrying_node(
+            "b", "10.189.0.2", 0, condition("TrafficCarried", "False", "RuleConflict", "rule 1870")
+        ),
+    ]
+    shown = overview(carrying_mesh(refused), nodes)
+    text = overview_text(shown, now=NOW)
+    assert (
+        "  traffic: nodes All, pods OtherLocations: carried by 1 of 2 nodes, not by b (RuleConflict)\n"
+        in text
+    )
+    assert shown.problems == (
+        "TrafficCarried is False, AddressNotCertified: b: 10.9.0.1 is outside nodeCIDRs",
+        "b: TrafficCarried is False, RuleConflict: rule 1870",
+    )
+
+
+def test_a_mesh_that_stops_carrying_names_the_nodes_that_have_not_stopped() -> None:
+    nodes = [carrying_node("a", "10.189.0.1", 2), carrying_node("b", "10.189.0.2", 0)]
+    shown = overview(carrying_mesh(nodes="None", pods="None"), nodes)
+    assert "  traffic: to overlay addresses only, not yet on a\n" in overview_text(shown, now=NOW)
+    out = shown.to_dict()["traffic"]
+    assert (out["carried"], out["summary"], out["nodeList"][0]["routed"]) == ("False", "", 2)

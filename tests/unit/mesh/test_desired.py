@@ -8,10 +8,10 @@ import pytest
 
 from wesher_agent.mesh.desired import (
     HostEntry,
-    Problem,
     desired,
 )
 from wesher_agent.mesh.device import Endpoint, Peer
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_common.overlay import candidate_address
 from wesher_testing.virtual.members import (

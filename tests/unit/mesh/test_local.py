@@ -12,6 +12,7 @@ from wesher_agent.mesh.host import ALL_ADDRESSES, HostNetwork
 from wesher_agent.mesh.local import Local, Options
 from wesher_agent.swim.address import Address
 from wesher_common.seeds import SeedAddress
+from wesher_common.traffic import DEFAULT_MARK, TrafficSettings
 from wesher_testing.virtual.members import document, host, local_node
 
 PUBLIC, OTHER_PUBLIC, PRIVATE, OTHER_PRIVATE = "93.184.216.34", "93.184.216.40", "10.0.0.5", "10.0.0.9"
@@ -119,3 +120,14 @@ def test_the_hosts_file_depends_on_the_names_of_seeds_and_not_on_their_addresses
     peer = local_node(mesh=document(**seeds, **others)).peer()
     assert peer is not None
     assert peer.seed_names == {"nas", "east.example"}
+
+
+def test_another_mark_needs_a_restart_of_a_node_only() -> None:
+    """It is the sockets' of gossip, which machines outside Kubernetes do not mark."""
+    changed = document(traffic=TrafficSettings(nodes="All", mark=0x100))
+    for in_kubernetes in (True, False):
+        me = local_node("a", options=Options(in_kubernetes=in_kubernetes))
+        assert me.needs_restart_for(changed) is in_kubernetes
+        assert not me.needs_restart_for(document(traffic=TrafficSettings(nodes="All")))
+    assert local_node("a", options=Options(in_kubernetes=True)).mark == DEFAULT_MARK
+    assert local_node("a").mark == 0

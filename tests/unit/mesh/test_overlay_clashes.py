@@ -5,10 +5,10 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from wesher_agent.mesh.desired import (
-    Problem,
     desired,
     starting_address,
 )
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState
 from wesher_common.errors import InvalidSpec
 from wesher_common.overlay import candidate_address

@@ -14,6 +14,7 @@ from wesher_agent.kube.node_status import node_status
 from wesher_agent.mesh.nodemeta import META_VERSION, NodeMeta
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.swim.address import Address
+from wesher_common.certificate import Authority
 from wesher_common.keys import WireGuardPublicKey
 from wesher_operator import kube
 from wesher_operator.crd import definition
@@ -27,9 +28,20 @@ from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.cluster.fake_api_server import Storing, serving
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-BASE: dict[str, Any] = {"overlayCIDR": "10.189.0.0/16"}
+BASE: dict[str, Any] = {
+    "overlayCIDR": "10.189.0.0/16",
+    "allocationCIDR": "10.189.0.0/17",
+    "clusterName": "here",
+}
 TAINT = {"key": "role", "value": "db", "effect": "NoExecute"}
 TERMS = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[]"
+WEST: dict[str, Any] = {
+    "clusterName": "west",
+    "key": str(Authority(bytes([1]) * 32).key),
+    "cidrs": ["10.189.128.0/17"],
+}
+BASES = {"trustedAuthorities": {**BASE, "trustedAuthorities": [WEST]}}
+"""What a field is compared with, if not `BASE`."""
 OTHERS: list[tuple[str, Any]] = [
     ("overlayCIDR", "10.190.0.0/16"),
     ("allocationCIDR", "10.189.7.0/24"),
@@ -69,8 +81,19 @@ OTHERS: list[tuple[str, Any]] = [
     ("addresses.prefer", ["ExternalIP"]),
     ("etcHosts", "Off"),
     ("identity", "Open"),
+    *(
+        (f"trustedAuthorities[].{part}", [{**WEST, part: value}])
+        for part, value in (
+            ("clusterName", "north"),
+            ("key", str(Authority(bytes([2]) * 32).key)),
+            ("formerKey", str(Authority(bytes([2]) * 32).key)),
+            ("cidrs", ["10.189.192.0/18"]),
+        )
+    ),
 ]
 """Each field with a value that is not its default."""
+ON_NODES = {f"nodeReadiness.{field}" for field in ("condition", "taint", "taintOnReboot")}
+"""These change nothing that the mesh is made of, but Nodes: see test_readiness."""
 
 
 def leaves(schema: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -91,7 +114,7 @@ def schema_of(kind: type[WesherMesh | WesherNode], part: str) -> dict[str, Any]:
 
 
 def test_every_field_of_the_spec_is_tried() -> None:
-    assert {path for path, _ in OTHERS} == set(leaves(schema_of(WesherMesh, "spec")))
+    assert {path for path, _ in OTHERS} | ON_NODES == set(leaves(schema_of(WesherMesh, "spec")))
 
 
 async def made_of(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
@@ -135,7 +158,7 @@ async def test_a_field_of_the_spec_changes_what_is_made(
     for name in reversed(inner):
         value = {name: value}
     spec = {**BASE, top: value}
-    assert await made_of(spec, monkeypatch) != await made_of(BASE, monkeypatch)
+    assert await made_of(spec, monkeypatch) != await made_of(BASES.get(top, BASE), monkeypatch)
 
 
 def test_agents_report_every_field_of_a_wesher_nodes_status() -> None:

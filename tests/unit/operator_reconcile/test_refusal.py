@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ from wesher_operator.reconcile.facts import (
     ServiceNetworks,
 )
 from wesher_operator.reconcile.membership import HeldBack, Released
-from wesher_operator.reconcile.refusal import free_network, overlaps, refusal
+from wesher_operator.reconcile.refusal import free_network, nodes_on_overlay, overlaps, refusal
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
@@ -169,6 +170,87 @@ def test_each_overlap_of_a_mesh_that_runs_is_told_with_the_node_and_its_address_
         "the InternalIP 10.189.9.9 of Node vm-1",
     ):
         assert any(f"spec.overlayCIDR 10.189.0.0/16 overlaps {what}; " in each for each in said)
+
+
+def on_top(network: str, *others: tuple[str, str], names: tuple[str, ...] = ("a", "b", "c")) -> World:
+    """Return a world whose Nodes have the overlay addresses of their machines, and others."""
+    addresses = {name: str(candidate_address(name, ip_network(network))) for name in names} | dict(others)
+    external = ("ExternalIP", ip_address("203.0.113.9"))
+    return World(
+        nodes={
+            name: NodeFacts(name, {}, (("InternalIP", ip_address(address)), external), (), ())
+            for name, address in addresses.items()
+        }
+    )
+
+
+ANOTHER: dict[str, Any] = {
+    "overlayCIDR": "172.24.0.0/16",
+    "wireguard": {"interface": "wgpods", "port": 51999},
+    "gossip": {"port": 7999},
+}
+"""A mesh with nothing in common with the machines' one."""
+
+
+@pytest.mark.parametrize("network", ["10.0.0.0/8", "10.189.0.0/16", "fd00:bd::/64"])
+def test_a_mesh_on_top_of_the_machines_own_is_refused_with_values_that_do_not_conflict(network: str) -> None:
+    """A cluster whose kubelets have overlay addresses is encrypted already."""
+    world = on_top(network)
+    found = refusal(mesh("demo", OLD), world)
+    assert found is not None
+    assert found.reason == "NodesUseOverlay"
+    assert "Nodes a, b, c are overlay addresses of wesher on the machines" in found.message
+    assert "delete this mesh" in found.message
+    free = dict(pair.split(" ") for pair in found.message.rpartition(": ")[2].split(", "))
+    assert free.keys() - {"overlayCIDR"} == {"wireguard.interface", "wireguard.port", "gossip.port"}
+    assert ("overlayCIDR" in free) == ip_network(network).overlaps(ip_network("10.189.0.0/16"))
+    spec: dict[str, Any] = {
+        "overlayCIDR": free.get("overlayCIDR", "10.189.0.0/16"),
+        "wireguard": {"interface": free["wireguard.interface"], "port": int(free["wireguard.port"])},
+        "gossip": {"port": int(free["gossip.port"])},
+    }
+    assert refusal(mesh("demo", OLD, **spec), world) is None
+
+
+def test_only_what_a_mesh_has_in_common_with_the_machines_own_is_to_be_changed() -> None:
+    world = on_top("10.0.0.0/8", names=("a", "b", "c", "d", "e"))
+    found = refusal(mesh("demo", OLD, **{**ANOTHER, "gossip": {"port": 51820}}), world)
+    assert found is not None
+    assert "Nodes a, b, c and 2 more are" in found.message
+    assert found.message.endswith("the machines do not use: gossip.port 51821")
+    assert refusal(mesh("demo", OLD, **ANOTHER), world) is None
+
+
+def test_a_cluster_is_on_top_of_a_mesh_if_half_of_its_nodes_are() -> None:
+    """A name may differ between Kubernetes and the mesh, and an address moves when two names hash to it."""
+    elsewhere = [("x", "192.168.7.1"), ("y", "192.168.7.2"), ("z", "192.168.7.3")]
+    demo = mesh("demo", OLD)
+    assert refusal(demo, on_top("10.0.0.0/8", *elsewhere)) is not None
+    assert refusal(demo, on_top("10.0.0.0/8", *elsewhere, names=("a", "b"))) is None
+    assert refusal(demo, World()) is None
+    # The kubelet uses the full name, the machine's wesher the first part of it.
+    short = str(candidate_address("vm-1", ip_network("10.0.0.0/8")))
+    assert refusal(demo, on_top("10.0.0.0/8", ("vm-1.example.org", short), names=())) is not None
+
+
+def test_a_mesh_that_runs_is_not_stopped_because_its_nodes_use_overlay_addresses() -> None:
+    world = on_top("10.189.0.0/16")
+    world.config_maps["demo-config"] = ObjectFacts(
+        "demo-config", {"metadata": {"ownerReferences": [{"uid": "demo"}]}}
+    )
+    assert refusal(mesh("demo", OLD), world) is None
+
+
+def test_a_node_with_no_address_outside_the_mesh_on_it_is_told() -> None:
+    """Its kubelet has an address that only a pod of that kubelet sets."""
+    demo, world = mesh("demo", OLD), world_with(lists="10.189.4.7", holds="10.189.4.7")
+    assert nodes_on_overlay(demo, world) == []
+    node = world.nodes["vm-1"]
+    world.nodes["vm-1"] = replace(node, addresses=(("InternalIP", ip_address("10.189.4.7")),))
+    (said,) = nodes_on_overlay(demo, world)
+    assert said.startswith("Node vm-1 has no InternalIP outside spec.overlayCIDR 10.189.0.0/16")
+    assert "remove --node-ip from its kubelet" in said
+    assert overlaps(demo, world) == []
 
 
 @given(

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from wesher_agent.cli.tables import hindrances as checked
-from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.identity import Verdict
 from wesher_agent.mesh.local import Options
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState
 from wesher_agent.status.conditions import JOIN_SECONDS, conditions, failing
 from wesher_common.certificate import Refusal

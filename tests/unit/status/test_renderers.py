@@ -14,11 +14,11 @@ import pytest
 
 from wesher_agent.kube.node_status import admission_part, node_status, own_part, view_part
 from wesher_agent.mesh.cover import Cover
-from wesher_agent.mesh.desired import Problem
 from wesher_agent.mesh.device import Endpoint
 from wesher_agent.mesh.identity import Rank, Verdict
 from wesher_agent.mesh.local import Options
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
+from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.mesh.view import MemberView
 from wesher_agent.status.answers import join_answer, key_answer, members_answer, status_answer

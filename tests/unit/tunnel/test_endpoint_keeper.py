@@ -22,6 +22,7 @@ from wesher_agent.wireguard.ownership import Owner
 from wesher_agent.wireguard.plan import DeviceChange, PeerSession
 from wesher_agent.wireguard.userspace import UserspaceBackend
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
+from wesher_testing.device.links import NO_LINKS
 from wesher_testing.virtual.loop_clock import LoopClock
 
 OWN, KEY = (WireGuardPrivateKey.from_random(bytes([number] * 32)).public for number in (1, 2))
@@ -88,7 +89,7 @@ class _World:
             on_port_moved=pytest.fail,
             count=pytest.fail,
         )
-        self.tunnel._device = Device(self.device)
+        self.tunnel._device = Device(self.device, NO_LINKS)
         self.tunnel.ready = True
         self.prober = _SlowProber(self.tunnel, self.device, self.clock)
         self.prober.set_peers(PEERS)

@@ -24,6 +24,7 @@ from wesher_agent.wireguard.ownership import Owner
 from wesher_agent.wireguard.plan import PeerSession
 from wesher_agent.wireguard.userspace import UserspaceBackend
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
+from wesher_testing.device.links import NO_LINKS
 from wesher_testing.virtual.loop_clock import LoopClock
 
 KEY, PEER = (WireGuardPrivateKey.from_random(bytes([number]) * 32).public for number in (1, 2))
@@ -43,7 +44,7 @@ def tunnel_over(backend: UserspaceBackend) -> Tunnel:
         on_port_moved=pytest.fail,
         count=pytest.fail,
     )
-    tunnel._device = Device(backend)
+    tunnel._device = Device(backend, NO_LINKS)
     return tunnel
 
 

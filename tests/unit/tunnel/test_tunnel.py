@@ -23,6 +23,7 @@ from wesher_agent.wireguard.ownership import Owner
 from wesher_agent.wireguard.plan import Change, DeviceChange, LinkChange, PeerChange, PeerSession
 from wesher_agent.wireguard.userspace import UserspaceBackend
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
+from wesher_testing.device.links import NO_LINKS
 from wesher_testing.virtual.loop_clock import LoopClock
 
 WANTED = Desired(
@@ -90,7 +91,7 @@ async def test_without_wireguard_the_reason_is_told_once_and_hosts_are_written_a
 async def test_a_wireguard_that_was_chosen_is_not_yet_a_device() -> None:
     tunnel = _Heard().tunnel()
     assert not tunnel.has_device
-    tunnel._device = Device(KernelBackend("wgnone"))
+    tunnel._device = Device(KernelBackend("wgnone"), NO_LINKS)
     assert (tunnel.mode, tunnel.has_device) == ("Kernel", False)
 
 
@@ -152,11 +153,12 @@ async def test_what_changes_on_the_device_is_logged_with_the_members_names(
     caplog.set_level(logging.DEBUG)
     tunnel = _Heard().tunnel()
     before, after = wanted_for(b=1, c=2, d=3), wanted_for(c=2, d=4, e=5)
-    tunnel._device = device = Device(_Takes("wgnone", None))
+    tunnel._device = device = Device(_Takes("wgnone", None), NO_LINKS)
     device._left = wanted_for().device
     for wanted in (before, after, after):
         await tunnel.apply(wanted, "Userspace", "Off")
     rest = "routes_added=- routes_removed=- addresses_added=- addresses_removed=-"
+    rest += " carried_added=- carried_removed=-"
     assert [message for message in caplog.messages if message.startswith("device changed")] == [
         f"device changed peers=3 peers_added=b,c,d peers_removed=- peers_changed=- {rest}",
         f"device changed peers=3 peers_added=e peers_removed=b peers_changed=d {rest}",
@@ -183,7 +185,7 @@ def test_of_many_changes_the_log_has_the_number_and_the_first(caplog: pytest.Log
         f"peers_added={','.join(f'n{number:02}' for number in range(MAX_NAMED))} "
         f'peers_removed="{stranger}" peers_changed=- '
         f"routes_added={','.join(['10.9.0.2/32'] * MAX_NAMED)} routes_removed=- "
-        "addresses_added=- addresses_removed=10.9.0.9/32"
+        "addresses_added=- addresses_removed=10.9.0.9/32 carried_added=- carried_removed=-"
     )
 
 
@@ -230,7 +232,7 @@ async def test_an_mtu_that_is_set_is_taken_as_it_is_and_otherwise_the_underlay_d
 async def test_a_tunnel_that_is_kept_no_longer_leaves_no_task_behind() -> None:
     """The event loop logs an error for each task that was left pending."""
     tunnel = _Heard().tunnel()
-    tunnel._opened.set_result(Device(KernelBackend("wgnone")))
+    tunnel._opened.set_result(Device(KernelBackend("wgnone"), NO_LINKS))
     before = asyncio.all_tasks()
     keeping = asyncio.create_task(tunnel.keep())
     for _ in range(3):
@@ -246,7 +248,7 @@ async def test_a_tunnel_that_is_kept_no_longer_leaves_no_task_behind() -> None:
 async def kept(tunnel: Tunnel) -> AsyncIterator[LoopClock]:
     """Keep a tunnel whose device needs no repair; its clock is the test's."""
     clock = LoopClock()
-    tunnel._opened.set_result(Device(KernelBackend("wgnone")))
+    tunnel._opened.set_result(Device(KernelBackend("wgnone"), NO_LINKS))
     keeping = asyncio.create_task(tunnel.keep())
     try:
         yield clock

@@ -12,6 +12,7 @@ from wesher_agent.wireguard.device import Device
 from wesher_agent.wireguard.plan import DeviceChange, ObservedDevice, PeerChange, PeerSession
 from wesher_agent.wireguard.userspace import UserspaceBackend
 from wesher_common.keys import WireGuardPrivateKey, WireGuardPublicKey
+from wesher_testing.device.links import NO_LINKS
 
 PEERS = 1000
 KEYS = [WireGuardPublicKey(number.to_bytes(4) * 8) for number in range(PEERS)]
@@ -61,7 +62,7 @@ class _Counted(UserspaceBackend):
 
 
 def left_as_wished(backend: _Counted) -> Device:
-    device = Device(backend)
+    device = Device(backend, NO_LINKS)
     device._wish = device._left = WISH
     return device
 

@@ -11,13 +11,14 @@ from wesher_agent.netlink.errors import WireGuardUnavailable
 from wesher_agent.wireguard.device import Device
 from wesher_agent.wireguard.userspace import UserspaceBackend
 from wesher_common.keys import WireGuardPrivateKey
+from wesher_testing.device.links import NO_LINKS
 
 NO_SUCH_INDEX = 2**31 - 1
 
 
 async def test_a_device_that_is_gone_and_cannot_be_made_again_has_no_link() -> None:
     """Its program was removed while it ran."""
-    device = Device(UserspaceBackend("wgnone", None))
+    device = Device(UserspaceBackend("wgnone", None), NO_LINKS)
     device._own_index = NO_SUCH_INDEX
     wanted = DeviceConfig(
         interface="wgnone",

@@ -106,7 +106,11 @@ def test_only_what_differs_about_a_peer_is_sent() -> None:
     before = fulfilled(wish(peer(2)))
     grown = plan(wish(peer(2, "10.189.0.2/32", "10.3.0.0/24")), before, now=NOW)
     assert grown.device.peers == (
-        PeerChange(key(2), allowed_ips=(IPv4Network("10.189.0.2/32"), IPv4Network("10.3.0.0/24"))),
+        PeerChange(
+            key(2),
+            allowed_ips=(IPv4Network("10.189.0.2/32"), IPv4Network("10.3.0.0/24")),
+            add_allowed_ips=(IPv4Network("10.3.0.0/24"),),
+        ),
     )
     kept_alive = plan(wish(peer(2, persistent_keepalive=5)), before, now=NOW)
     assert kept_alive.device.peers == (PeerChange(key(2), persistent_keepalive=5),)

@@ -222,12 +222,22 @@ class ApiServer:
 
     def restore(self, backup: Path) -> None:
         """Have the API server begin again with what etcd held at a `back_up`, as after a disaster."""
+        self.stop()
+        shutil.rmtree(self.data)
+        shutil.copytree(backup, self.data)
+        self.start()
+
+    def stop(self) -> None:
+        """Stop the API server and etcd, until `start`."""
         if self.storage is None or self.program is None:
             raise ApiServerFailed("this API server was not started here")
         self.program.stop()
         self.storage.stop()
-        shutil.rmtree(self.data)
-        shutil.copytree(backup, self.data)
+
+    def start(self) -> None:
+        """Start etcd and the API server again, and wait until it is ready."""
+        if self.storage is None or self.program is None:
+            raise ApiServerFailed("this API server was not started here")
         self.storage.start()
         self.program.start()
         _wait_until_ready(self, (self.storage, self.program))
@@ -249,15 +259,20 @@ class ApiServerFailed(Exception):  # noqa: N818 - reads as the fact it states
 
 @contextmanager
 def api_server(
-    *, address: str = "127.0.0.1", public: str = "", enter: Sequence[str] = (), parent: Path | None = None
+    *,
+    address: str = "127.0.0.1",
+    public: str = "",
+    storage_address: str = "127.0.0.1",
+    enter: Sequence[str] = (),
+    parent: Path | None = None,
 ) -> Iterator[ApiServer]:
     """Run etcd and a kube-apiserver on free ports until the block ends.
 
     Args:
         address: where the API server listens, and what its certificate names beside loopback.
         public: an address by which clients and the Service ``kubernetes`` reach it, if it is another.
+        storage_address: where etcd listens: by default, on the loopback of where it runs.
         enter: a command prefix such as ``nsenter --net=/run/netns/X`` for both processes.
-            etcd stays on that place's loopback.
         parent: where to make the directory for keys, logs and etcd's data.
 
     """
@@ -265,12 +280,13 @@ def api_server(
     with ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="wesher-api-", dir=parent))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        _write_certificates(directory, address, public or address)
+        addresses = address, public or address, storage_address
+        _write_certificates(directory, addresses)
         (directory / "audit.yaml").write_text(yaml.safe_dump(_AUDIT_POLICY))
         for attempt in range(1, _STARTS + 1):
             with ExitStack() as trial:
                 try:
-                    server = _start(trial, directory, programs, (address, public or address), tuple(enter))
+                    server = _start(trial, directory, programs, addresses, tuple(enter))
                 except ApiServerFailed:
                     # Between asking for a free port and its use another program may have taken it.
                     if attempt == _STARTS:
@@ -285,10 +301,10 @@ def _start(
     stack: ExitStack,
     directory: Path,
     programs: tuple[Path, Path],
-    addresses: tuple[str, str],
+    addresses: tuple[str, str, str],
     enter: tuple[str, ...],
 ) -> ApiServer:
-    address, public = addresses
+    address, public, storage_address = addresses
     etcd_client, etcd_peer, port = _free_ports(3)
     storage = directory / f"etcd-{etcd_client}"
     etcd = _spawn(
@@ -297,11 +313,11 @@ def _start(
         [
             *(*enter, str(programs[0])),
             *("--data-dir", str(storage), "--unsafe-no-fsync"),
-            *("--listen-client-urls", f"http://127.0.0.1:{etcd_client}"),
-            *("--advertise-client-urls", f"http://127.0.0.1:{etcd_client}"),
-            *("--listen-peer-urls", f"http://127.0.0.1:{etcd_peer}"),
-            *("--initial-advertise-peer-urls", f"http://127.0.0.1:{etcd_peer}"),
-            *("--initial-cluster", f"default=http://127.0.0.1:{etcd_peer}"),
+            *("--listen-client-urls", f"http://{storage_address}:{etcd_client}"),
+            *("--advertise-client-urls", f"http://{storage_address}:{etcd_client}"),
+            *("--listen-peer-urls", f"http://{storage_address}:{etcd_peer}"),
+            *("--initial-advertise-peer-urls", f"http://{storage_address}:{etcd_peer}"),
+            *("--initial-cluster", f"default=http://{storage_address}:{etcd_peer}"),
         ],
     )
     audit_log = directory / "audit.log"
@@ -311,7 +327,7 @@ def _start(
         directory / "kube-apiserver.log",
         [
             *(*enter, str(programs[1])),
-            f"--etcd-servers=http://127.0.0.1:{etcd_client}",
+            f"--etcd-servers=http://{storage_address}:{etcd_client}",
             f"--bind-address={address}",
             f"--advertise-address={public}" if not ip_address(public).is_loopback else "--v=0",
             f"--secure-port={port}",
@@ -427,7 +443,7 @@ def _write_kubeconfig(path: Path, url: str, ca: Path, user: dict[str, str]) -> P
     return path
 
 
-def _write_certificates(directory: Path, address: str, public: str) -> None:
+def _write_certificates(directory: Path, listened: Sequence[str]) -> None:
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = _name("wesher test CA")
     ca = (
@@ -438,8 +454,7 @@ def _write_certificates(directory: Path, address: str, public: str) -> None:
     )
     (directory / "ca.crt").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     # The last is what pods call it by: its Service's address.
-    ours = {ip_address(each) for each in (address, public, "127.0.0.1")}
-    addresses = ours | {ip_network(SERVICE_NETWORK)[1]}
+    addresses = {ip_network(SERVICE_NETWORK)[1], *map(ip_address, ("127.0.0.1", *listened))}
     names = [x509.DNSName("localhost"), *(x509.IPAddress(each) for each in sorted(addresses, key=str))]
     for file, subject, usage in (
         ("server", _name("kube-apiserver"), ExtendedKeyUsageOID.SERVER_AUTH),

@@ -108,9 +108,10 @@ class Storing:
             key = f"{key}/{request.body['metadata']['name']}"
         self._version += 1
         before = self._objects.get(key, {"metadata": {"uid": f"uid-{self._version}", "generation": 1}})
+        given = request.body.get("metadata") or {}
         metadata = {
             **before["metadata"],
-            **request.body["metadata"],
+            **given,
             "resourceVersion": str(self._version),
         }
         body = dict(request.body)
@@ -132,4 +133,5 @@ def _merged(before: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Return a status after an apply: conditions are a map by type."""
     conditions = {entry["type"]: entry for entry in before.get("conditions") or []}
     conditions |= {entry["type"]: entry for entry in wanted.get("conditions") or []}
-    return {**before, **wanted, "conditions": list(conditions.values())}
+    kept = [entry for entry in conditions.values() if entry.get("$patch") != "delete"]
+    return {**before, **wanted, "conditions": kept}

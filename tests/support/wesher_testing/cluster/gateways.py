@@ -59,18 +59,13 @@ class Gateway:
         """Give a host of the private network an external address, and return that."""
         outer = self.addresses[_FIRST_EXTERNAL + len(self.given)]
         self.given[inner] = outer
-        self._add("inwards", outer, inner)
-        self._add("outwards", inner, outer)
+        translate(self.host, inner, outer)
         return outer
 
     def answer_inside(self, outer: IPv4Address) -> None:
         """Have one of the external addresses lead to its host from inside the private network too."""
         inner = next(each for each, given in self.given.items() if given == outer)
-        self._add("inside", outer, inner)
-
-    def _add(self, name: str, key: IPv4Address, value: IPv4Address) -> None:
-        element = f"{{ {key} : {value} }}"
-        self.host.run(["nft", "add", "element", "ip", "translation", name, element])
+        _add(self.host, "inside", outer, inner)
 
 
 def gateways(lab: Lab, *, prefixed: bool) -> dict[str, Gateway]:
@@ -89,10 +84,26 @@ def gateways(lab: Lab, *, prefixed: bool) -> dict[str, Gateway]:
     return made
 
 
+def set_up(gateway: Host) -> None:
+    """Have a host forward packets of its private network, on eth0, to the public one, on eth1."""
+    gateway.run(["nft", "-f", "-"], text_in=_RULES)
+    gateway.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
+
+
+def translate(gateway: Host, inner: IPv4Address, outer: IPv4Address) -> None:
+    """Have a gateway that was set up translate an address of its private network."""
+    _add(gateway, "inwards", outer, inner)
+    _add(gateway, "outwards", inner, outer)
+
+
 def _gateway(lab: Lab, name: str, internet: Network, *, prefixed: bool) -> Gateway:
     private = lab.network(name, _PRIVATE[name])
     host = lab.host(f"{name}-gateway", private, internet)
-    host.run(["nft", "-f", "-"], text_in=_RULES)
-    host.run(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])
+    set_up(host)
     prefix = f"{name}-" if prefixed else ""
     return Gateway(Site(lab, private, prefix=prefix, gateway=host, in_cloud=True), host, _EXTERNAL[name])
+
+
+def _add(gateway: Host, name: str, key: IPv4Address, value: IPv4Address) -> None:
+    element = f"{{ {key} : {value} }}"
+    gateway.run(["nft", "add", "element", "ip", "translation", name, element])

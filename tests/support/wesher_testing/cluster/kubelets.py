@@ -17,9 +17,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 
-from wesher_testing.cluster import cgroups, components, containers, node_init
+from wesher_testing.cluster import cgroups, components, containers, node_init, services
 from wesher_testing.cluster.api_server import ApiServer, KubectlFailed, api_server
 from wesher_testing.cluster.image import Image, pause_image
 from wesher_testing.cluster.pod_networks import PodNetwork, bridges
@@ -62,23 +63,47 @@ class Node:
 
     Attributes:
         name: its name to Kubernetes.
-        site: where it is.
+        site: where it is, if that is known.
         host: what it stands on; its files and its cable survive a crash.
         directory: its programs' configuration and logs.
 
+    Args:
+        address: the kubelet's ``--node-ip``; the host's own address if it is None.
+        services_before: systemd units by name with their commands, which are ordered before the kubelet.
+
     """
 
-    def __init__(self, name: str, site: Site, host: Host, api: ApiServer) -> None:
+    def __init__(
+        self,
+        name: str,
+        host: Host,
+        api: ApiServer,
+        *,
+        site: Site | None = None,
+        address: IPv4Address | None = None,
+        services_before: Mapping[str, Sequence[str | Path]] | None = None,
+    ) -> None:
         self.name = name
         self.site = site
         self.host = host
         self.directory = api.directory / name
         self.directory.mkdir()
+        own = host.ipv4 if address is None else address
+        units = services_before or {}
+        after = [each for unit in units for each in services.after(unit)]
         self._programs = {
+            **{unit: services.running(unit, argv) for unit, argv in units.items()},
             "containerd": containers.containerd(host.root / "etc"),
             "kubelet": [
+                *after,
                 *_AFTER_CONTAINERD,
-                *components.kubelet(api, name, host.ipv4, directory=self.directory, in_cloud=site.in_cloud),
+                *components.kubelet(
+                    api,
+                    name,
+                    own,
+                    directory=self.directory,
+                    in_cloud=site is not None and site.in_cloud,
+                ),
             ],
             "kube-proxy": components.kube_proxy(api, name, directory=self.directory),
         }
@@ -104,7 +129,7 @@ class Node:
             raise ClusterFailed(f"{self.name}: no namespaces for its processes")
         self._first_process = int(Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children").read_text())
         for program, argv in self._programs.items():
-            self._running.append(_start(self.command(argv), self.directory / f"{program}.log"))
+            self._running.append(start_program(self.command(argv), self.directory / f"{program}.log"))
 
     def crash(self) -> None:
         """Cut the power: every process dies at once, and all that a reboot forgets is forgotten."""
@@ -150,7 +175,7 @@ class Node:
         )
 
     def log_of(self, program: str) -> str:
-        """Return what ``containerd``, ``kubelet`` or ``kube-proxy`` has said since the first boot."""
+        """Return what a program, such as ``containerd`` or ``kubelet``, has said since the first boot."""
         return (self.directory / f"{program}.log").read_text(errors="replace")
 
 
@@ -190,7 +215,7 @@ class Cluster:
         """
         site = site or self._site
         places = {name: self.control_plane if name == CONTROL_PLANE else site.host(name) for name in names}
-        added = [Node(name, site, host, self.api) for name, host in places.items()]
+        added = [Node(name, host, self.api, site=site) for name, host in places.items()]
         # Without one a Service's address leads nowhere, even where there is nothing behind it.
         way_out = (site.gateway or self.control_plane).address_on(site.network)
         for node in added:
@@ -200,7 +225,7 @@ class Cluster:
             with (self.control_plane.root / "etc/hosts").open("a") as hosts:
                 hosts.write(f"{node.host.ipv4} {node.name}\n")
             node.boot()
-        self._load((pause_image(), *images), added)
+        load_images((pause_image(), *images), added)
         self._pod_network(self)
         self.wait_until_ready(*names)
 
@@ -211,7 +236,7 @@ class Cluster:
 
     def load(self, *images: Image, only: Node | None = None) -> None:
         """Import images into every node's store, or into one."""
-        self._load(images, self._nodes.values() if only is None else [only])
+        load_images(images, self._nodes.values() if only is None else [only])
 
     def tag(self, image: Image, name: str) -> Image:
         """Give an image on every node another name besides, and return it under that."""
@@ -251,14 +276,16 @@ class Cluster:
         for node in self._nodes.values():
             node.crash()
 
-    def _load(self, images: Sequence[Image], nodes: Collection[Node]) -> None:
-        for node in nodes:
-            _wait_until(partial(containers.is_up, node.command), partial(node.log_of, "containerd"))
-        loading = [each for node in nodes for each in containers.load(images, node.command)]
-        for load in loading:
-            said, _ = load.communicate()
-            if load.returncode != 0:
-                raise ClusterFailed(f"an image could not be imported: {said}")
+
+def load_images(images: Sequence[Image], nodes: Collection[Node]) -> None:
+    """Import images into the stores of nodes that run."""
+    for node in nodes:
+        wait_for(partial(containers.is_up, node.command), partial(node.log_of, "containerd"))
+    loading = [each for node in nodes for each in containers.load(images, node.command)]
+    for load in loading:
+        said, _ = load.communicate()
+        if load.returncode != 0:
+            raise ClusterFailed(f"an image could not be imported: {said}")
 
 
 def prepare() -> None:
@@ -315,7 +342,9 @@ def cluster_at(
             ("kube-controller-manager", components.controller_manager(api)),
             ("kube-scheduler", components.scheduler(api)),
         ):
-            stack.callback(_end, _start(control_plane.command(argv), api.directory / f"{program}.log"))
+            stack.callback(
+                end_program, start_program(control_plane.command(argv), api.directory / f"{program}.log")
+            )
         made = Cluster(site, api, control_plane, pod_network=pod_network)
         stack.callback(made.close)
         report(f"starting {len(names)} nodes")
@@ -323,7 +352,8 @@ def cluster_at(
         yield made
 
 
-def _start(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def start_program(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a program that outlives a Ctrl-C, with what it says in a file."""
     with log.open("ab") as words:
         # A session of its own: Ctrl-C ends it by our clean-up, and not before it.
         return subprocess.Popen(
@@ -331,12 +361,19 @@ def _start(argv: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end_program(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program and wait for its end."""
     process.kill()
     process.wait()
 
 
-def _wait_until(is_so: Callable[[], bool], trouble: Callable[[], str]) -> None:
+def wait_for(is_so: Callable[[], bool], trouble: Callable[[], str]) -> None:
+    """Wait for a part of a cluster.
+
+    Raises:
+        ClusterFailed: it did not come up in time; the text ends with what ``trouble`` returns.
+
+    """
     deadline = time.monotonic() + _PATIENCE
     while not is_so():
         if time.monotonic() > deadline:

@@ -27,10 +27,10 @@ def bridges(cluster: Cluster) -> None:
     for name, node in cluster.nodes.items():
         connect_bridge(node, allocated[name])
         others = {cluster.control_plane, *(each.host for each in cluster.nodes.values())}
-        if node.site.gateway is not None:
+        if node.site is not None and node.site.gateway is not None:
             others.add(node.site.gateway)
         for host in others - {node.host}:
-            if node.site.network in host.networks:
+            if node.host.networks[0] in host.networks:
                 host.run(["ip", "route", "replace", allocated[name], "via", str(node.host.ipv4)])
 
 

@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 from wesher_agent.wireguard.backend import BackendKind
-from wesher_testing.device import backend_cases, change_cases, coexistence_cases
+from wesher_testing.device import backend_cases, carrying_cases, change_cases, coexistence_cases
 from wesher_testing.device.harness import Carrier
 from wesher_testing.device.private_hosts import in_private_world
 
 _STORY_TIMEOUT = 180.0
-_CHAPTERS = (change_cases.CHAPTER, coexistence_cases.CHAPTER, backend_cases.CHAPTER)
+_CHAPTERS = (change_cases.CHAPTER, coexistence_cases.CHAPTER, carrying_cases.CHAPTER, backend_cases.CHAPTER)
 
 
 def names(kind: BackendKind) -> list[str]:

@@ -17,9 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Network, ip_network
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from wesher_agent.files.link_memory import LinkMemory
 from wesher_agent.mesh.device import DeviceConfig, Endpoint, Peer
 from wesher_agent.netlink.mtu import overlay_mtu
 from wesher_agent.netlink.route_messages import PROTOCOL
@@ -57,7 +59,13 @@ class Carrier:
 
 
 async def open_it(mode: str, binary: str | None, interface: str = INTERFACE) -> Device:
-    return await open_device(mode, interface, userspace_binary=binary)  # type: ignore[arg-type]
+    memory = memory_of(interface)
+    return await open_device(mode, interface, memory, userspace_binary=binary)  # type: ignore[arg-type]
+
+
+def memory_of(interface: str = INTERFACE) -> LinkMemory:
+    """Return the memory of an agent's device, in a directory that each host has to itself."""
+    return LinkMemory(Path("/run/wireguard"), interface)
 
 
 async def nothing() -> None:
