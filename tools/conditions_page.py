@@ -54,6 +54,10 @@ MESH: Mapping[str, Reasons] = {
             "TrustedNetworkOverlap",
         ),
     },
+    "NodeReadiness": {
+        "True": ("NodesWritten",),
+        "False": ("MissingPermission", "Conflict", "RefusedByCluster", "TaintNotTolerated"),
+    },
 }
 NODE: Mapping[str, Reasons] = {
     "Ready": {
@@ -109,6 +113,7 @@ _MESH_TRUE = {
     "Converged": "all agents see the same members",
     "Certified": "every agent on a Ready Node announces its certificate, and none expires soon",
     "AuthoritiesTrusted": "each of `spec.trustedAuthorities` is trusted; absent while there are none",
+    "NodeReadiness": "Nodes have the condition and taint that `spec.nodeReadiness` asks for; absent if it asks for none",
     "Degraded": "the mesh works, but something is wrong; False is good",
 }
 _NODE_TRUE = {
@@ -130,6 +135,7 @@ GOOD = {
     "Issued": "the node or external machine has a valid certificate",
     "Joined": "another member is alive",
     "KeyReady": "the key in the message is in use",
+    "NodesWritten": "what Nodes say is up to date; the message has the number of nodes whose tunnels are ready",
     "OnlyMember": "there is no other member",
     "Published": "agents have the configuration; a message says so if others can join by invite only",
     "Ready": "the node is in the mesh",

@@ -230,7 +230,7 @@ class ReadinessKeeper:
             boots[node.uid] = ready_in
             if asks.taint_on_reboot and ready_in and node.boot and ready_in != node.boot:
                 if has:
-                    boots[node.uid] = ""  # once a reboot: whoever removes it then wants it gone
+                    boots[node.uid] = ""  # once a reboot: an administrator may remove it
                 else:
                     yield _Change(
                         node, _NODE, f"+{asks.taint}", partial(self._set_taint, node, meant, add=True)
@@ -306,8 +306,10 @@ class ReadinessKeeper:
                 if attempt == _TRIES:
                     raise
             else:
-                done = "node taint added" if add else "node taint removed"
-                _log.info(done, mesh=self._mesh, node=node.name, taint=taint.key)
+                if add:
+                    _log.info("node taint added", mesh=self._mesh, node=node.name, taint=taint.key)
+                else:
+                    _log.info("node taint removed", mesh=self._mesh, node=node.name, taint=taint.key)
                 return
 
 
@@ -371,26 +373,28 @@ def _condition(
     writers: Iterable[MeshFacts | None],
 ) -> Condition | None:
     """Return the mesh's own condition; None while it asks for nothing and Nodes say nothing."""
-    kind, asks = "NodeReadiness", spec.node_readiness
+    asks = spec.node_readiness
     is_asked = asks.condition or bool(asks.taint)
     if outcome.not_permitted:
         rights = " and ".join(outcome.not_permitted)
         left = "" if is_asked else f", and Nodes still have the condition {TUNNELS_READY}"
         text = f"the operator may not patch {rights}{left}: run helm upgrade with {CHART_VALUE}"
-        return Condition(kind, "False", "MissingPermission", text)
+        return Condition("NodeReadiness", "False", "MissingPermission", text)
     if not is_asked:
         return None
     older = next((each.name for each in writers if each is not None and each.name != mesh.name), "")
     if older:
         text = f"mesh {older} is older and asks for the same condition or taint; only it writes to Nodes"
-        return Condition(kind, "False", "Conflict", text)
+        return Condition("NodeReadiness", "False", "Conflict", text)
     if outcome.refused is not None:
-        return Condition(kind, "False", "RefusedByCluster", str(outcome.refused))
+        return Condition("NodeReadiness", "False", "RefusedByCluster", str(outcome.refused))
     if asks.taint and not tolerated(parse_taint(asks.taint), spec.tolerations):
         text = (
             f"spec.tolerations do not tolerate {asks.taint}: Nodes with this taint get no agent, "
             "and so they keep it"
         )
-        return Condition(kind, "False", "TaintNotTolerated", text)
+        return Condition("NodeReadiness", "False", "TaintNotTolerated", text)
     ready = sum(condition.is_true for condition in said.values())
-    return Condition(kind, "True", "NodesWritten", f"the tunnels of {ready} of {len(said)} Nodes are ready")
+    return Condition(
+        "NodeReadiness", "True", "NodesWritten", f"the tunnels of {ready} of {len(said)} Nodes are ready"
+    )
