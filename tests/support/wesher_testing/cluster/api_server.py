@@ -242,6 +242,15 @@ class ApiServer:
         self.program.start()
         _wait_until_ready(self, (self.storage, self.program))
 
+    def advertise(self, address: str) -> None:
+        """Restart the API server so that the Service ``kubernetes`` leads to another of its addresses."""
+        if self.storage is None or self.program is None:
+            raise ApiServerFailed("this API server was not started here")
+        self.program.stop()
+        self.program.set_flag("--advertise-address", address)
+        self.program.start()
+        _wait_until_ready(self, (self.storage, self.program))
+
     def audit_events(self) -> list[dict[str, Any]]:
         """Return every request answered so far, oldest first."""
         lines = self.audit_log.read_text().splitlines(keepends=True)
@@ -398,6 +407,13 @@ class _Program:
                 start_new_session=True,
                 env={**os.environ, "ETCD_UNSUPPORTED_ARCH": os.uname().machine},
             )
+
+    def set_flag(self, name: str, value: str) -> None:
+        """Change a flag that it has, from its next start on."""
+        given = [each for each in self._argv if each.startswith(f"{name}=")]
+        if len(given) != 1:
+            raise ApiServerFailed(f"{name} is not there once: {given}")
+        self._argv = [f"{name}={value}" if each in given else each for each in self._argv]
 
     def has_ended(self) -> bool:
         return self._process is None or self._process.poll() is not None
