@@ -24,12 +24,13 @@ from wesher_common.event_logger import EventLogger
 from wesher_common.names import TUNNELS_READY, wesher_node_name
 from wesher_operator.kube import NODE, ChangedMeanwhile, Cluster, Object, WriteNotPermitted
 from wesher_operator.reconcile.allocation import machine, name_of
-from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, Taint
+from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.reconcile.membership import tolerated
 from wesher_operator.reconcile.places import REFUSED_AGAIN, WRITES_A_RUN
 from wesher_operator.reconcile.status import Findings, members_of
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import NodeReadiness, WesherMeshSpec
+from wesher_operator.taints import Taint, parse_taint
 
 CHART_VALUE = "rbac.nodeReadiness=true"
 """Gives the operator the rights that this needs."""
@@ -40,18 +41,6 @@ _SEEN_BY = timedelta(seconds=5)
 _TRIES = 3
 _STATUS, _NODE = "nodes/status", "nodes"
 _log = EventLogger("wesher.mesh")
-
-
-def parse_taint(text: str) -> Taint:
-    """Read ``key:Effect`` or ``key=value:Effect``; the API server admits nothing else."""
-    name, _, effect = text.rpartition(":")
-    key, _, value = name.partition("=")
-    return Taint(key, value, effect)
-
-
-def is_taint(found: Taint, meant: Taint) -> bool:
-    """Tell whether a Node's taint is the one meant; one without a value means any value."""
-    return (found.key, found.effect) == (meant.key, meant.effect) and meant.value in {"", found.value}
 
 
 def tunnels(
@@ -218,7 +207,7 @@ class ReadinessKeeper:
         meant = parse_taint(asks.taint)
         boots: dict[str, str] = {}
         for node in desired:
-            has = any(is_taint(taint, meant) for taint in node.taints)
+            has = any(meant.matches(taint) for taint in node.taints)
             ready_in = self._ready_boots.get(node.uid, "")
             if _is_ready(said[node.name]):
                 boots[node.uid] = node.boot
@@ -292,7 +281,7 @@ class ReadinessKeeper:
             if body is None or body["metadata"]["uid"] != node.uid:
                 return
             has = (body.get("spec") or {}).get("taints") or []
-            wanted = [each for each in has if not is_taint(_read(each), taint)]
+            wanted = [each for each in has if not taint.matches(Taint.from_entry(each))]
             if add:
                 value = {"value": taint.value} if taint.value else {}
                 wanted = has if len(wanted) < len(has) else [*has, _entry(taint, value)]
@@ -355,10 +344,6 @@ def _is_same(wish: Condition, has: Condition | None) -> bool:
         wish.reason,
         wish.message,
     )
-
-
-def _read(entry: Object) -> Taint:
-    return Taint(str(entry.get("key")), str(entry.get("value") or ""), str(entry.get("effect")))
 
 
 def _entry(taint: Taint, value: Object) -> Object:
