@@ -396,6 +396,27 @@ SABOTAGES = {
         "private_key=local.private_key",
         f"{TESTS}::test_another_wireguard_key_is_saved_before_the_device_changes",
     ),
+    "carry-packets-without-a-source-in-clear": Sabotage(
+        "agent/wesher_agent/wireguard/carrying_plan.py",
+        "                yield Rule(version, first + _OTHER_SOURCES, GOTO, target=end, source=half)",
+        "                yield Rule(version, first + _OTHER_SOURCES, NOP, source=half)",
+        "tests/unit/wireguard/test_carrying_plan.py"
+        "::test_packets_of_ipv6_without_a_source_are_those_that_have_none_in_either_half",
+    ),
+    "take-over-the-rules-of-another-program": Sabotage(
+        "agent/wesher_agent/wireguard/carrying_plan.py",
+        "    if wanted.rules and observed.conflicts and not _serves(wanted, observed):",
+        "    if False:",
+        "tests/unit/wireguard/test_carrying_plan.py"
+        "::test_with_a_conflict_nothing_is_begun_and_what_is_carried_stays",
+    ),
+    "take-a-moved-network-from-its-former-peer": Sabotage(
+        "agent/wesher_agent/wireguard/plan.py",
+        "there.allowed_ips - wanted - moved",
+        "there.allowed_ips - wanted",
+        "tests/unit/wireguard/test_plan.py"
+        "::test_a_network_that_moves_is_given_to_its_new_peer_and_taken_from_nobody",
+    ),
     "sign-with-an-authority-that-agents-do-not-trust": Sabotage(
         "operator/wesher_operator/reconcile/authorities.py",
         "    if any(in_use.values()) and waiting:",

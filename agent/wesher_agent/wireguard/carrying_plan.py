@@ -3,7 +3,7 @@
 Pure. Carried packets reach the device by rules that lead to a table:
 
 ====  ==================================================================================
-P     WireGuard's and gossip's own packets, told by their mark, go on at P+5
+P     WireGuard's and gossip's own packets, which have the mark, go on at P+5
 P+1   so do direct packets
 P+2   packets from certified sources look into the table
 P+3   IPv6: all other packets that have a source go on at P+5
@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
+from itertools import takewhile
 from typing import Literal
 
 from wesher_agent.mesh.device import CarriedRoute, Carrying, DeviceConfig, DirectRule
@@ -67,7 +68,7 @@ class ObservedCarrying:
 
     @property
     def is_routing(self) -> bool:
-        """Whether any packet is led into a table of ours."""
+        """Whether any packet is led into our table."""
         return any(rule.action == TO_TABLE for rule in self.rules)
 
 
@@ -137,7 +138,7 @@ def plan_carrying_next(before: DeviceConfig, config: DeviceConfig) -> CarryChang
 
 
 def must_look_first(before: DeviceConfig, config: DeviceConfig) -> bool:
-    """Tell whether another program's rules and routes must be looked for: a table or priorities are new."""
+    """Tell whether another program's rules and routes must be listed: the table or a priority is new."""
     return _place(config.carrying) not in {None, _place(before.carrying)}
 
 
@@ -161,7 +162,7 @@ def carried_as_desired(
 
 
 def first_priority(rule: Rule) -> int:
-    """Return the first priority of the range that a rule of ours was made for."""
+    """Return the first priority of the range that our rule was made for."""
     match rule.action:
         case 2:
             return rule.target - LAST_RULE
@@ -289,7 +290,15 @@ def _differing(
     before: tuple[CarriedRoute, ...], now: tuple[CarriedRoute, ...]
 ) -> tuple[list[CarriedRoute], list[CarriedRoute]]:
     """Return what is only in the first, and what is only in the second."""
-    if before == now:
-        return [], []
+    # Most often few differ and both are sorted: comparing is much quicker than hashing networks.
+    start = _same(zip(before, now, strict=False))
+    before, now = before[start:], now[start:]
+    end = _same(zip(reversed(before), reversed(now), strict=False))
+    before, now = before[: len(before) - end], now[: len(now) - end]
     was, becomes = set(before), set(now)
     return [each for each in before if each not in becomes], [each for each in now if each not in was]
+
+
+def _same(pairs: Iterable[tuple[CarriedRoute, CarriedRoute]]) -> int:
+    """Return how many pairs are equal before the first that is not."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

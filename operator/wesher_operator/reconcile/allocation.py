@@ -151,7 +151,7 @@ def node_spec(
 
 
 def location_of(spec: WesherMeshSpec, node: NodeFacts) -> str:
-    """Return a node's location: its annotation, else its label, else the cluster's name."""
+    """Return a node's location, as annotated, or by its label, or the name of the cluster."""
     return node.location or node.labels.get(spec.addresses.location_label, "") or spec.cluster_name
 
 

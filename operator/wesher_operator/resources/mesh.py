@@ -151,7 +151,10 @@ class NodeReadiness(Resource):
     model_config = ConfigDict(
         json_schema_extra=rules.all_of(
             rules.cel(
-                "!self.taintOnReboot || self.taint != ''", "requires taint", fieldPath=".taintOnReboot"
+                # The default of the whole is checked without the defaults of its fields.
+                "!has(self.taintOnReboot) || !self.taintOnReboot || (has(self.taint) && self.taint != '')",
+                "requires taint",
+                fieldPath=".taintOnReboot",
             ),
             default={},
         )

@@ -64,7 +64,9 @@ class WesherNodeSpec(Resource):
     )
     """Location of the node; members of one location dial each other's internal addresses."""
 
-    routes: list[Annotated[str, Field(max_length=MAX_CIDR_TEXT)]] = Field([], max_length=MAX_ROUTES)
+    routes: list[Annotated[str, Field(max_length=MAX_CIDR_TEXT, json_schema_extra=rules.ANY_NETWORK)]] = (
+        Field([], max_length=MAX_ROUTES)
+    )
     """The node's addresses and pod networks in its certificate: what the mesh carries to this node."""
     machine: str = Field("", max_length=_MAX_WORD)
     """A hash that changes when the Node's machine is rebooted, is replaced or gets another address."""

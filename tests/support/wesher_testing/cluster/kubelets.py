@@ -47,7 +47,7 @@ class Node:
         directory: its programs' configuration and logs.
 
     Args:
-        address: the kubelet's ``--node-ip``; the host's own address if it is None.
+        address: the kubelet's ``--node-ip``; by default, the host's own address.
         services_before: systemd units by name with their commands, which are ordered before the kubelet.
 
     """
@@ -311,7 +311,7 @@ def prepare() -> None:
     etcd()
     for name in (
         *("kube-apiserver", "kube-controller-manager", "kube-scheduler"),
-        *("kubelet", "kube-proxy", "kubectl"),
+        *("kubelet", "kube-proxy", "kubectl", "kubeadm"),
     ):
         kubernetes_binary(name)
     containers.prepare()
