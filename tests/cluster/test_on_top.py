@@ -80,7 +80,9 @@ def test_three_machines_of_three_clouds_powered_on_at_once_are_a_ready_cluster(
         cluster.api.kubectl("logs", cluster.pods()[node]["metadata"]["name"])
 
 
-def test_no_packet_is_lost_while_the_api_server_is_away_and_the_agents_restart(running: Running) -> None:
+def test_no_packet_is_lost_while_the_api_server_is_away_and_the_agents_restart(
+    running: Running, say: Callable[[str], None]
+) -> None:
     cluster = running.cluster
     wait_until(cluster.pods_run, what="each node runs a pod")
     before = {name: node.containers() for name, node in cluster.nodes.items()}
@@ -94,8 +96,9 @@ def test_no_packet_is_lost_while_the_api_server_is_away_and_the_agents_restart(r
         time.sleep(_AWAY_SECONDS)
         cluster.api.start()
         wait_until(lambda: cluster.reported_ready(since=began), what="all nodes are Ready again")
-    assert sum(nodes.lost.values()) == 0
-    assert sum(pods.lost.values()) == 0
+    lost = [sum(each.lost.values()) for each in (nodes, pods)]
+    say(f"{lost[0]} pings lost between nodes, {lost[1]} to pods")
+    assert lost == [0, 0]
     assert {name: node.containers() for name, node in cluster.nodes.items()} == before
 
 
