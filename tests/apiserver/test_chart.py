@@ -15,6 +15,7 @@ import yaml
 import chart_package
 import chart_schema
 import plain_manifests
+from wesher_common.names import TUNNELS_READY
 from wesher_common.version import VERSION
 from wesher_operator.agent_pods import parse_agent_pods
 from wesher_testing.cluster.api_server import ApiServer
@@ -24,7 +25,9 @@ from wesher_testing.run.toolbox import REPOSITORY
 
 HERE = Path(__file__).parent / "chart"
 EVERYTHING = HERE / "everything.values.yaml"
-EXAMPLES = sorted((REPOSITORY / "deploy/examples").glob("*.yaml"))
+RULE = REPOSITORY / "deploy/examples/node-readiness-rule.yaml"
+"""An object of a controller that is not ours."""
+EXAMPLES = [each for each in sorted((REPOSITORY / "deploy/examples").glob("*.yaml")) if each != RULE]
 GOLDEN = HERE / "everything.rendered.yaml"
 DIGEST = f"sha256:{'d' * 64}"
 RUNS_PODS = {"Deployment", "Job", "Pod"}
@@ -92,7 +95,7 @@ def test_every_value_has_its_effect(tmp_path: Path) -> None:
 def test_the_everything_file_sets_every_value() -> None:
     values, tried = (yaml.safe_load(path.read_text()) for path in (CHART / "values.yaml", EVERYTHING))
     # A digest beats a tag; without the others there is no rest.
-    untried = {"image.tag", "rbac.create", "rbac.nodeRestriction", "mesh.create"}
+    untried = {"image.tag", "rbac.create", "rbac.nodeRestriction", "rbac.nodeReadiness", "mesh.create"}
     assert set(leaves(values)) - set(leaves(tried)) == untried
 
 
@@ -359,6 +362,76 @@ def test_the_mesh_that_helm_suggests_where_it_made_none_can_be_pasted(
     assert read.stderr == ""
     (mesh,) = documents(read.stdout)
     assert (mesh["kind"], mesh["spec"]) == ("WesherMesh", {"overlayCIDR": "10.189.0.0/16"})
+
+
+def test_the_rule_for_the_node_readiness_controller_keeps_to_its_api_and_is_the_readmes() -> None:
+    """Its rules as of v1alpha1: the taint's prefix, and no default status with bootstrap-only."""
+    (rule,) = documents(RULE.read_text())
+    assert (rule["apiVersion"], rule["kind"]) == ("readiness.node.x-k8s.io/v1alpha1", "NodeReadinessRule")
+    spec = rule["spec"]
+    assert spec.keys() == {"conditions", "enforcementMode", "taint", "nodeSelector"}
+    assert spec["conditions"] == [{"type": TUNNELS_READY, "requiredStatus": "True"}]
+    assert spec["enforcementMode"] == "bootstrap-only"
+    assert re.fullmatch(
+        r"readiness\.k8s\.io/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", spec["taint"]["key"]
+    )
+    shown = re.findall(
+        r"```yaml\n(apiVersion: readiness.*?)```", (CHART / "README.md").read_text(), re.DOTALL
+    )
+    assert [yaml.safe_load(text) for text in shown] == [rule]
+
+
+TAINT = "wesher.dev/tunnels-not-ready=yes:NoSchedule"
+
+
+@pytest.mark.parametrize(
+    ("values", "rights"),
+    [
+        ([], set()),
+        (["mesh.nodeReadiness.condition=true"], {"nodes/status"}),
+        ([f"mesh.nodeReadiness.taint={TAINT}"], {"nodes"}),
+        (["rbac.nodeReadiness=true"], {"nodes", "nodes/status"}),
+        (["mesh.create=false", "mesh.nodeReadiness.condition=true"], set()),
+    ],
+)
+def test_the_operator_may_patch_only_what_node_readiness_needs(
+    tmp_path: Path, values: list[str], rights: set[str]
+) -> None:
+    options = [f"--set={value}" for value in values]
+    (rules,) = [
+        each["rules"]
+        for each in documents(render(tmp_path, *options))
+        if each["kind"] == "ClusterRole" and each["metadata"]["name"] == "wesher-operator"
+    ]
+    patched = {
+        resource
+        for rule in rules
+        for resource in rule["resources"]
+        if "patch" in rule["verbs"] and rule["apiGroups"] == [""]
+    }
+    assert patched == rights
+
+
+@pytest.mark.parametrize(
+    ("values", "tolerated"),
+    [
+        ([f"mesh.nodeReadiness.taint={TAINT}"], True),
+        ([f"mesh.nodeReadiness.taint={TAINT}", "operator.tolerations=null"], True),
+        (["mesh.nodeReadiness.condition=true"], False),
+        ([f"mesh.nodeReadiness.taint={TAINT}", "mesh.create=false"], False),
+    ],
+)
+def test_the_operator_and_the_hooks_run_on_nodes_with_the_startup_taint(
+    tmp_path: Path, values: list[str], *, tolerated: bool
+) -> None:
+    """Otherwise a cluster whose nodes all have the taint would keep it for ever."""
+    startup = {"key": "wesher.dev/tunnels-not-ready", "operator": "Exists", "effect": "NoSchedule"}
+    options = [f"--set={value}" for value in values]
+    made = [each for each in documents(render(tmp_path, *options)) if each["kind"] in RUNS_PODS]
+    pods = [each["spec"].get("template", each)["spec"] for each in made]
+    # Without a mesh there is no test of it.
+    assert len(pods) == (2 if "mesh.create=false" in values else 3)
+    assert {startup in pod.get("tolerations", []) for pod in pods} == {tolerated}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

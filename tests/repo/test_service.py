@@ -18,6 +18,8 @@ from wesher_testing.run.toolbox import REPOSITORY
 
 DEFAULTS = REPOSITORY / "deploy/systemd/wesher.default"
 EXAMPLES = REPOSITORY / "deploy/examples"
+RULE = "node-readiness-rule.yaml"
+"""For another controller; it has no mesh."""
 
 
 def test_the_agent_takes_the_settings_file_as_it_is_and_each_line_that_may_be_switched_on() -> None:
@@ -93,7 +95,11 @@ def meshes(path: Path) -> list[dict[str, Any]]:
     return [document for document in yaml.safe_load_all(path.read_text()) if document]
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [each for each in sorted(EXAMPLES.glob("*.yaml")) if each.name != RULE],
+    ids=lambda path: path.stem,
+)
 def test_the_meshes_of_an_example_run_beside_each_other(path: Path) -> None:
     world = World()
     for version, mesh in enumerate(meshes(path), start=1):

@@ -30,6 +30,7 @@ from wesher_operator.reconcile.agent_pod import (
     trouble_of,
 )
 from wesher_operator.release import is_newer, release_of
+from wesher_operator.taints import Taint, parse_taint
 
 LEASE = "wesher-operator"
 _KEY_BYTES = 32
@@ -288,6 +289,49 @@ def agents(
         says = f"{ready} of {wanted} ready, not on: {named(waiting)}"
         return Finding(check, "FAIL", says, "see the reports below, or the pods' logs")
     return Finding(check, "ok", f"{ready} of {wanted} ready")
+
+
+def startup_taint(mesh: Object, members: Sequence[Object], nodes: Sequence[Object]) -> Finding | None:
+    """Look which Nodes still have the startup taint that the operator removes, and why.
+
+    Args:
+        mesh: the WesherMesh; one that names no taint has no finding.
+        members: its WesherNodes.
+        nodes: all Nodes.
+
+    """
+    text = str((mesh["spec"].get("nodeReadiness") or {}).get("taint") or "")
+    if not text:
+        return None
+    check, meant = f"startup taint of {name_of(mesh)}", parse_taint(text)
+    by_node = {str(member["spec"]["nodeName"]): member for member in members}
+    waiting = [
+        f"{name_of(node)}: {_why_tainted(mesh, by_node.get(name_of(node)))}"
+        for node in nodes
+        if any(meant.matches(Taint.from_entry(taint)) for taint in node["spec"].get("taints") or [])
+    ]
+    if not waiting:
+        return Finding(check, "ok", f"no Node has {text}")
+    return Finding(
+        check, "FAIL", f"Nodes with {text}: {named(waiting)}", "docs/node-readiness.md says what it waits for"
+    )
+
+
+def _why_tainted(mesh: Object, member: Object | None) -> str:
+    """Return why the operator has not removed the startup taint of a node."""
+    if member is None:
+        return "not a node of the mesh: see its nodeSelector, affinity and tolerations"
+    said = status_of(member)
+    if not said.get("lastReportTime"):
+        return "its agent has not reported"
+    for kind in ("Ready", "TrafficCarried"):
+        found = find_condition(said.get("conditions") or [], kind)
+        if found is not None and not found.is_true:
+            return f"{found.reason}: {found.message}".removesuffix(": ")
+    written = find_condition(status_of(mesh).get("conditions") or [], "NodeReadiness")
+    if written is not None and not written.is_true:
+        return f"{written.reason}: {written.message}"
+    return "its agent reports no problem: see the operator's log if the taint stays"
 
 
 def reports(mesh: Object, nodes: Sequence[Object], now: datetime) -> Finding:

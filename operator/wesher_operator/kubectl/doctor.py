@@ -175,6 +175,7 @@ def _of_mesh(api: ApiServer, namespace: str, mesh: Object) -> Iterator[Finding]:
     yield from _traffic(api, namespace, mesh)
     yield from _seen(f"agents of {name}", lambda: [_agents(api, namespace, mesh)])
     yield from _seen(f"reports of {name}", lambda: [checks.reports(mesh, nodes_of(api, name), api.now)])
+    yield from _seen(f"startup taint of {name}", partial(_if_any, partial(_startup_taint, api, mesh)))
 
 
 def _traffic(api: ApiServer, namespace: str, mesh: Object) -> Iterator[Finding]:
@@ -195,6 +196,11 @@ def _traffic(api: ApiServer, namespace: str, mesh: Object) -> Iterator[Finding]:
     }
     for check, look in looks.items():
         yield from _seen(f"{check} of {name}", partial(_if_any, look))
+
+
+def _startup_taint(api: ApiServer, mesh: Object) -> Finding | None:
+    asks = bool((mesh["spec"].get("nodeReadiness") or {}).get("taint"))
+    return checks.startup_taint(mesh, nodes_of(api, name_of(mesh)), _nodes(api)) if asks else None
 
 
 def _if_any(look: Callable[[], Finding | None]) -> list[Finding]:

@@ -263,9 +263,7 @@ def network_plugin(mesh: Object, plugin: NetworkPlugin | None, nodes: Sequence[O
         return _with_routed_pods(check, shown, plugin, room)
     if plugin.tunnel:
         return _with_tunnelled_pods(check, shown, plugin, room)
-    says = (
-        f"{shown}: it routes packets of pods, and with traffic.pods: None the mesh does not carry them"
-    )
+    says = f"{shown}: it routes packets of pods, and with traffic.pods: None the mesh does not carry them"
     return Finding(check, "ok", says)
 
 

@@ -54,6 +54,7 @@ from wesher_operator.reconcile.authorities import AuthoritySecret
 from wesher_operator.resources.mesh import WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 from wesher_operator.resources.peer import WesherPeerSpec, WesherPeerStatus
+from wesher_operator.taints import Taint
 
 _log = EventLogger("wesher.facts")
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z")
@@ -83,15 +84,6 @@ class MeshFacts:
     def age_order(self) -> tuple[str, str]:
         """Sorts the older before the newer."""
         return (self.created, self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Taint:
-    """A Node's taint."""
-
-    key: str
-    value: str
-    effect: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,9 +312,7 @@ def _node(body: Mapping[str, Any]) -> NodeFacts:
         labels=metadata.get("labels") or {},
         addresses=tuple(addresses),
         pod_cidrs=tuple(ip_network(text, strict=False) for text in spec.get("podCIDRs") or []),
-        taints=tuple(
-            Taint(taint["key"], taint.get("value", ""), taint["effect"]) for taint in spec.get("taints") or []
-        ),
+        taints=tuple(map(Taint.from_entry, spec.get("taints") or [])),
         uid=str(metadata.get("uid", "")),
         ready=ready is not None and ready.is_true,
         machine=machine if any(machine) else (),

@@ -19,9 +19,10 @@ from typing import Any
 
 from wesher_common.conditions import rfc3339
 from wesher_common.overlay import IPAddress, IPNetwork
-from wesher_operator.reconcile.facts import NodeFacts, ObjectFacts, Taint
+from wesher_operator.reconcile.facts import NodeFacts, ObjectFacts
 from wesher_operator.reconcile.node_affinity import fits
 from wesher_operator.resources.mesh import Toleration, WesherMeshSpec
+from wesher_operator.taints import Taint
 
 UNSELECTED_GRACE = timedelta(seconds=60)
 HELD_BACK_FOR = timedelta(hours=1)

@@ -24,12 +24,13 @@ from wesher_common.event_logger import EventLogger
 from wesher_common.names import TUNNELS_READY, wesher_node_name
 from wesher_operator.kube import NODE, ChangedMeanwhile, Cluster, Object, WriteNotPermitted
 from wesher_operator.reconcile.allocation import machine, name_of
-from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts, Taint
+from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.reconcile.membership import tolerated
 from wesher_operator.reconcile.places import REFUSED_AGAIN, WRITES_A_RUN
 from wesher_operator.reconcile.status import Findings, members_of
 from wesher_operator.reconcile.world import World
 from wesher_operator.resources.mesh import NodeReadiness, WesherMeshSpec
+from wesher_operator.taints import Taint, parse_taint
 
 CHART_VALUE = "rbac.nodeReadiness=true"
 """Gives the operator the rights that this needs."""
@@ -40,18 +41,6 @@ _SEEN_BY = timedelta(seconds=5)
 _TRIES = 3
 _STATUS, _NODE = "nodes/status", "nodes"
 _log = EventLogger("wesher.mesh")
-
-
-def parse_taint(text: str) -> Taint:
-    """Read ``key:Effect`` or ``key=value:Effect``; the API server admits nothing else."""
-    name, _, effect = text.rpartition(":")
-    key, _, value = name.partition("=")
-    return Taint(key, value, effect)
-
-
-def is_taint(found: Taint, meant: Taint) -> bool:
-    """Tell whether a Node's taint is the one meant; one without a value means any value."""
-    return (found.key, found.effect) == (meant.key, meant.effect) and meant.value in {"", found.value}
 
 
 def tunnels(
@@ -218,7 +207,7 @@ class ReadinessKeeper:
         meant = parse_taint(asks.taint)
         boots: dict[str, str] = {}
         for node in desired:
-            has = any(is_taint(taint, meant) for taint in node.taints)
+            has = any(meant.matches(taint) for taint in node.taints)
             ready_in = self._ready_boots.get(node.uid, "")
             if _is_ready(said[node.name]):
                 boots[node.uid] = node.boot
@@ -230,7 +219,7 @@ class ReadinessKeeper:
             boots[node.uid] = ready_in
             if asks.taint_on_reboot and ready_in and node.boot and ready_in != node.boot:
                 if has:
-                    boots[node.uid] = ""  # once a reboot: whoever removes it then wants it gone
+                    boots[node.uid] = ""  # once a reboot: an administrator may remove it
                 else:
                     yield _Change(
                         node, _NODE, f"+{asks.taint}", partial(self._set_taint, node, meant, add=True)
@@ -292,7 +281,7 @@ class ReadinessKeeper:
             if body is None or body["metadata"]["uid"] != node.uid:
                 return
             has = (body.get("spec") or {}).get("taints") or []
-            wanted = [each for each in has if not is_taint(_read(each), taint)]
+            wanted = [each for each in has if not taint.matches(Taint.from_entry(each))]
             if add:
                 value = {"value": taint.value} if taint.value else {}
                 wanted = has if len(wanted) < len(has) else [*has, _entry(taint, value)]
@@ -306,8 +295,10 @@ class ReadinessKeeper:
                 if attempt == _TRIES:
                     raise
             else:
-                done = "node taint added" if add else "node taint removed"
-                _log.info(done, mesh=self._mesh, node=node.name, taint=taint.key)
+                if add:
+                    _log.info("node taint added", mesh=self._mesh, node=node.name, taint=taint.key)
+                else:
+                    _log.info("node taint removed", mesh=self._mesh, node=node.name, taint=taint.key)
                 return
 
 
@@ -355,10 +346,6 @@ def _is_same(wish: Condition, has: Condition | None) -> bool:
     )
 
 
-def _read(entry: Object) -> Taint:
-    return Taint(str(entry.get("key")), str(entry.get("value") or ""), str(entry.get("effect")))
-
-
 def _entry(taint: Taint, value: Object) -> Object:
     return {"key": taint.key, **value, "effect": taint.effect}
 
@@ -371,26 +358,28 @@ def _condition(
     writers: Iterable[MeshFacts | None],
 ) -> Condition | None:
     """Return the mesh's own condition; None while it asks for nothing and Nodes say nothing."""
-    kind, asks = "NodeReadiness", spec.node_readiness
+    asks = spec.node_readiness
     is_asked = asks.condition or bool(asks.taint)
     if outcome.not_permitted:
         rights = " and ".join(outcome.not_permitted)
         left = "" if is_asked else f", and Nodes still have the condition {TUNNELS_READY}"
         text = f"the operator may not patch {rights}{left}: run helm upgrade with {CHART_VALUE}"
-        return Condition(kind, "False", "MissingPermission", text)
+        return Condition("NodeReadiness", "False", "MissingPermission", text)
     if not is_asked:
         return None
     older = next((each.name for each in writers if each is not None and each.name != mesh.name), "")
     if older:
         text = f"mesh {older} is older and asks for the same condition or taint; only it writes to Nodes"
-        return Condition(kind, "False", "Conflict", text)
+        return Condition("NodeReadiness", "False", "Conflict", text)
     if outcome.refused is not None:
-        return Condition(kind, "False", "RefusedByCluster", str(outcome.refused))
+        return Condition("NodeReadiness", "False", "RefusedByCluster", str(outcome.refused))
     if asks.taint and not tolerated(parse_taint(asks.taint), spec.tolerations):
         text = (
             f"spec.tolerations do not tolerate {asks.taint}: Nodes with this taint get no agent, "
             "and so they keep it"
         )
-        return Condition(kind, "False", "TaintNotTolerated", text)
+        return Condition("NodeReadiness", "False", "TaintNotTolerated", text)
     ready = sum(condition.is_true for condition in said.values())
-    return Condition(kind, "True", "NodesWritten", f"the tunnels of {ready} of {len(said)} Nodes are ready")
+    return Condition(
+        "NodeReadiness", "True", "NodesWritten", f"the tunnels of {ready} of {len(said)} Nodes are ready"
+    )

@@ -151,7 +151,10 @@ class NodeReadiness(Resource):
     model_config = ConfigDict(
         json_schema_extra=rules.all_of(
             rules.cel(
-                "!self.taintOnReboot || self.taint != ''", "requires taint", fieldPath=".taintOnReboot"
+                # The default of the whole is checked without the defaults of its fields.
+                "!has(self.taintOnReboot) || !self.taintOnReboot || (has(self.taint) && self.taint != '')",
+                "requires taint",
+                fieldPath=".taintOnReboot",
             ),
             default={},
         )
@@ -452,6 +455,7 @@ class WesherMesh(Resource):
         Column(name="Identity", path=".status.identity.mode", wide=True),
         Column(name="Certified", path=".status.identity.certified", wide=True),
         Column(name="Bound", path=".status.identity.bound", wide=True),
+        Column(name="Traffic", path='.status.conditions[?(@.type=="TrafficCarried")].reason', wide=True),
         Column(name="Converged", path='.status.conditions[?(@.type=="Converged")].status', wide=True),
         Column(name="Degraded", path='.status.conditions[?(@.type=="Degraded")].status', wide=True),
         Column(name="Interface", path=".spec.wireguard.interface", wide=True),

@@ -240,3 +240,46 @@ def test_the_secret_of_the_authority(
     assert finding.verdict == verdict
     assert says in finding.says
     assert ("kubectl wesher new-authority --mesh demo" in finding.do) == (verdict == "FAIL")
+
+
+def a_node(name: str, *keys: str) -> dict[str, Any]:
+    taints = [{"key": key, "value": "yes", "effect": "NoSchedule"} for key in keys]
+    return {"metadata": {"name": name}, "spec": {"taints": taints} if taints else {}}
+
+
+def test_nodes_that_still_have_the_startup_taint_and_why() -> None:
+    taint = "wesher.dev/tunnels-not-ready"
+    mesh = {**MESH, "spec": {"nodeReadiness": {"taint": f"{taint}:NoSchedule"}}}
+    members = [
+        a_report("a", "2030-05-01T11:59:00Z"),
+        a_report("b", ""),
+        a_report("c", "2030-05-01T11:59:00Z", "False"),
+        a_report("d", "2030-05-01T11:59:00Z"),
+        a_report("e", "2030-05-01T11:59:00Z"),
+    ]
+    waits = {"type": "TrafficCarried", "status": "Unknown", "reason": "Accepting", "message": "waits for b"}
+    members[3]["status"]["conditions"].append(waits)
+    nodes = [a_node(name, taint, "gpu") for name in "bcdex"]
+    finding = checks.startup_taint(mesh, members, [a_node("a", "gpu"), *nodes])
+    assert finding is not None
+    assert finding.verdict == "FAIL"
+    assert finding.says == (
+        "Nodes with wesher.dev/tunnels-not-ready:NoSchedule: b: its agent has not reported; "
+        "c: PortTaken: UDP port 1 is taken; d: Accepting: waits for b; "
+        "e: its agent reports no problem: see the operator's log if the taint stays; "
+        "x: not a node of the mesh: see its nodeSelector, affinity and tolerations"
+    )
+    denied = {"type": "NodeReadiness", "status": "False", "reason": "MissingPermission", "message": "set it"}
+    finding = checks.startup_taint(
+        {**mesh, "status": {"conditions": [denied]}}, members, [a_node("e", taint)]
+    )
+    assert finding is not None
+    assert finding.says.endswith("e: MissingPermission: set it")
+
+
+def test_a_startup_taint_that_no_node_has_or_that_no_mesh_names_is_no_finding_to_act_on() -> None:
+    mesh = {**MESH, "spec": {"nodeReadiness": {"taint": "gpu=no:NoSchedule"}}}
+    finding = checks.startup_taint(mesh, [], [a_node("a", "gpu")])
+    assert finding is not None
+    assert (finding.verdict, finding.says) == ("ok", "no Node has gpu=no:NoSchedule")
+    assert checks.startup_taint(MESH, [], [a_node("a", "gpu")]) is None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wesher_operator.reconcile.facts import NodeFacts, Taint
+from wesher_operator.reconcile.facts import NodeFacts
 from wesher_operator.reconcile.membership import (
     HELD_BACK_FOR,
     REMOVED_FOR,
@@ -16,6 +16,7 @@ from wesher_operator.reconcile.membership import (
     selected,
 )
 from wesher_operator.resources.mesh import WesherMeshSpec
+from wesher_operator.taints import Taint
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

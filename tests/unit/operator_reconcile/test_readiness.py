@@ -407,7 +407,7 @@ async def test_the_taint_comes_back_after_a_reboot_where_that_is_asked(stage: St
     stage.node("a", boot="2", taints=[OTHER])
     await stage.run()
     assert stage.taints("a") == ([OTHER, STARTUP] if asks else [OTHER])
-    # Whoever removes it by hand wants it gone.
+    # An administrator who removes it wants it gone.
     stage.watch()
     await stage.run()
     stage.node("a", boot="2", taints=[OTHER])
