@@ -38,6 +38,13 @@ class Sabotage:
 
 
 SABOTAGES = {
+    "run-a-mesh-beside-the-machines-own-with-its-device": Sabotage(
+        "operator/wesher_operator/reconcile/refusal.py",
+        "if machines is None or not shared:",
+        "if True:",
+        "tests/unit/operator_reconcile/test_refusal.py::"
+        "test_only_what_a_mesh_has_in_common_with_the_machines_own_is_to_be_changed",
+    ),
     "call-the-service-ready-without-a-device": Sabotage(
         "agent/wesher_agent/runtime/systemd.py",
         "async with asyncio.timeout(READY_SECONDS):",

@@ -17,12 +17,13 @@ import pytest
 
 from wesher_agent.mesh.device import DeviceConfig
 from wesher_agent.mesh.nodemeta import NodeMeta
+from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
 from wesher_agent.wire.messages import Alive
 from wesher_common.certificate import Authority, AuthorityKey, Kind, Subject, name_hash
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import IdentitySettings, TrustedAuthority
-from wesher_common.news import MAX_REVOKED, revocation_second, sign_statement
+from wesher_common.news import MAX_REVOKED, NewsKind, revocation_second, sign_statement
 from wesher_testing.virtual.members import private_key
 from wesher_testing.virtual.mesh import VirtualAgent, VirtualCluster, VirtualMesh
 from wesher_testing.virtual.thief import Thief
@@ -230,7 +231,8 @@ def test_a_statement_of_another_cluster_revokes_none_of_our_names(story: Story) 
         WEST_AUTHORITY, number=now, revoked={name_hash(name): second for name in names}
     )
     assert len(names) < MAX_REVOKED
-    story.west[-1].change(lambda member, now: member.news_added(statement.packed(), now=now))
+    item = NewsKind.STATEMENT, statement.packed()
+    story.west[-1].change(lambda member, now: member.news_published([item], now=now))
     gone = story.west[0]
     others = [agent for agent in story.everybody if agent is not gone]
 
@@ -253,12 +255,14 @@ def test_a_statement_of_a_cluster_that_is_not_trusted_changes_nothing(story: Sto
     forged = replace(stranger, authority=EAST_AUTHORITY.key.id)
     address, sender = story.east[0].address, story.west[0]
     for each in (stranger, forged):
-        send = partial(
-            Engine.send_user_message, address=address, payload=b"W\1" + each.packed(), reliable=False
-        )
-        sender.act(lambda engine, now, send=send: send(engine, now=now))
+        payload = b"W\1" + each.packed()
+        sender.act(partial(_send, address=address, payload=payload))
     story.mesh.run(30.0)
     assert_nothing_changed(story.everybody)
+
+
+def _send(engine: Engine, now: float, *, address: Address, payload: bytes) -> None:
+    engine.send_user_message(address, payload, now=now, reliable=False)
 
 
 def set_identity(agents: Iterable[VirtualAgent], identity: IdentitySettings) -> None:
@@ -274,8 +278,7 @@ def test_another_cluster_replaces_its_authority_without_an_interruption(story: S
     set_identity(story.west, renewed.identity)
     mesh.run(10.0)
     for agent in story.west[:-1]:
-        place = mesh.issue(agent.name, agent.local.private_key.public, renewed)
-        agent.change(lambda member, now, place=place: member.node_given(place, now=now))
+        agent.renew(renewed)
         mesh.run(5.0)
     newcomer = mesh.boot("new.west", seeds=[story.west[0].address.ip], cluster=renewed)
     mesh.run(2 * IN_TIME)
@@ -285,9 +288,7 @@ def test_another_cluster_replaces_its_authority_without_an_interruption(story: S
     set_identity(story.east, bound([EAST_AUTHORITY.key], of_west(new), of_west(former)))
     mesh.run(IN_TIME)
     assert all("new.west" in agent.tunnels for agent in story.east)
-    last = story.west[-1]
-    place = mesh.issue(last.name, last.local.private_key.public, renewed)
-    last.change(lambda member, now: member.node_given(place, now=now))
+    story.west[-1].renew(renewed)
     mesh.run(IN_TIME)
 
     set_identity([*story.west, newcomer], bound([new], of_east()))

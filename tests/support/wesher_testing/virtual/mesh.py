@@ -206,9 +206,9 @@ class VirtualAgent(Node):
         self.change(lambda member, now: member.clock_read(self._mesh.wall_clock, now=now))
         self.later(REPAIR_SECONDS, self.watch_tunnels)
 
-    def renew(self) -> None:
+    def renew(self, cluster: VirtualCluster | None = None) -> None:
         """Get a newer certificate, as from the operator."""
-        place = self._mesh.issue(self.name, self.local.private_key.public)
+        place = self._mesh.issue(self.name, self.local.private_key.public, cluster)
         self.change(lambda member, now: member.node_given(place, now=now))
 
     @property
