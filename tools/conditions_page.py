@@ -19,6 +19,10 @@ Reasons = Mapping[str, tuple[str, ...]]
 _REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "NodesUseOverlay", "RefusedByCluster")
 _WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyCopied", "Failed")
 _GOSSIP = ("AddressGone", "PortTaken", "KeyCopied", "NameConflict", "NobodyAnswers", "WrongKey")
+_NOT_CARRIED = (
+    *("AddressNotCertified", "NetworkOverlap", "RuleConflict", "TableConflict", "ReversePathFilter"),
+    "AddressNotPresent",
+)
 _NOT_ISSUING = ("AuthorityLost", "NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
 _UNCERTIFIED = ("KeyProof", "KeyChanged", "KeyInUse")
 MESH: Mapping[str, Reasons] = {
@@ -74,12 +78,14 @@ NODE: Mapping[str, Reasons] = {
             *dict.fromkeys((*_WIREGUARD, *_GOSSIP)),
             *("InvalidConfig", "RestartFailed", "Removed", "Revoked", "HealthPortTaken"),
             *("PeersUnreachable", "OverlayDiffers"),
+            *_NOT_CARRIED,
         ),
-        "Unknown": ("Starting", "Joining", "Probing"),
+        "Unknown": ("Starting", "Joining", "Probing", "Accepting"),
     },
     "WireGuardReady": {"True": ("DeviceReady",), "False": _WIREGUARD, "Unknown": ("Starting",)},
     "GossipJoined": {"True": ("Joined", "OnlyMember"), "False": _GOSSIP, "Unknown": ("Joining",)},
     "KeyCurrent": {"True": ("Current",), "False": ("InvalidConfig",)},
+    "TrafficCarried": {"True": ("Carried",), "False": _NOT_CARRIED, "Unknown": ("Accepting",)},
     "StateSaved": {"True": ("Saved",), "False": ("NotSaved",)},
     "Certified": {
         "True": ("Issued", "CertificateExpires"),
@@ -126,11 +132,14 @@ _MESH_TRUE = {
     "TrafficCarried": "every node carries what `spec.traffic` says; absent while it says `None`",
 }
 _NODE_TRUE = {
-    "Ready": "`WireGuardReady`, `GossipJoined` and `KeyCurrent` are True, and most peers answer",
+    "Ready": "`WireGuardReady`, `GossipJoined`, `KeyCurrent` and `TrafficCarried`, if it is there, are True, "
+    "and most peers answer",
     "WireGuardReady": "the WireGuard device is set up",
     "GossipJoined": "another member is alive, or there is no other",
     "KeyCurrent": "the agent uses the mounted key and configuration, or has none mounted",
     "Certified": "the operator has certified the node's name, WireGuard key and overlay address",
+    "TrafficCarried": "packets of nodes and pods go through the tunnels as `spec.traffic` asks for; absent "
+    "while it asks for nothing",
     "StateSaved": "the state file has the last change; `Ready` does not depend on it",
 }
 _PEER_TRUE = {"Certified": "the operator has certified the machine's name, WireGuard key and overlay address"}

@@ -19,7 +19,7 @@ from wesher_testing.run.toolbox import kubernetes_binary
 POD_NETWORK = "10.244.0.0/16"
 
 
-def controller_manager(api: ApiServer) -> list[str]:
+def controller_manager(api: ApiServer, pods: str = POD_NETWORK) -> list[str]:
     """Return the command that runs kube-controller-manager beside the API server."""
     return [
         str(kubernetes_binary("kube-controller-manager")),
@@ -28,7 +28,7 @@ def controller_manager(api: ApiServer) -> list[str]:
         f"--service-account-private-key-file={api.directory / 'accounts.key'}",
         f"--root-ca-file={api.ca}",
         "--allocate-node-cidrs",
-        f"--cluster-cidr={POD_NETWORK}",
+        f"--cluster-cidr={pods}",
         "--leader-elect=false",
         # A third of the usual, like the kubelets' reports: tests wait for lost nodes.
         "--node-monitor-grace-period=16s",
@@ -99,7 +99,7 @@ def kubelet(
     ]
 
 
-def kube_proxy(api: ApiServer, node: str, *, directory: Path) -> list[str]:
+def kube_proxy(api: ApiServer, node: str, *, directory: Path, pods: str = POD_NETWORK) -> list[str]:
     """Write a kube-proxy's configuration into ``directory`` and return the command that runs it."""
     path = directory / "kube-proxy.yaml"
     content = {
@@ -108,7 +108,7 @@ def kube_proxy(api: ApiServer, node: str, *, directory: Path) -> list[str]:
         "mode": "nftables",
         "clientConnection": {"kubeconfig": str(_kubeconfig(api, "system:kube-proxy"))},
         "hostnameOverride": node,
-        "clusterCIDR": POD_NETWORK,
+        "clusterCIDR": pods,
         # These are the machine's, and cannot be set from a network namespace.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }

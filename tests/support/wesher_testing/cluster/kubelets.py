@@ -47,7 +47,7 @@ class Node:
         directory: its programs' configuration and logs.
 
     Args:
-        address: the kubelet's ``--node-ip``; the host's own address if it is None.
+        address: the kubelet's ``--node-ip``; by default, the host's own address.
         services_before: systemd units by name with their commands, which are ordered before the kubelet.
 
     """
@@ -59,6 +59,7 @@ class Node:
         api: ApiServer,
         *,
         in_cloud: bool,
+        pods: str = components.POD_NETWORK,
         address: IPv4Address | None = None,
         services_before: Mapping[str, Sequence[str | Path]] | None = None,
     ) -> None:
@@ -77,7 +78,7 @@ class Node:
                 *_AFTER_CONTAINERD,
                 *components.kubelet(api, name, own, directory=self.directory, in_cloud=in_cloud),
             ],
-            "kube-proxy": components.kube_proxy(api, name, directory=self.directory),
+            "kube-proxy": components.kube_proxy(api, name, directory=self.directory, pods=pods),
         }
         self._init: subprocess.Popen[str] | None = None
         self._running: list[subprocess.Popen[bytes]] = []
@@ -183,6 +184,8 @@ class Site:
     """The way out of the network; none is a way to nowhere."""
     in_cloud: bool = False
     """Whether something else than the kubelets says which addresses nodes have."""
+    pods: str = components.POD_NETWORK
+    """The network that nodes' pod networks are allocated from."""
 
     def host(self, name: str) -> Host:
         """Add a host."""
@@ -214,7 +217,9 @@ class Cluster:
     def add_nodes(self, *names: str, images: Sequence[Image] = ()) -> None:
         """Add nodes that hold the images, and wait until they are Ready."""
         site = self._site
-        added = [Node(name, site.host(name), self.api, in_cloud=site.in_cloud) for name in names]
+        added = [
+            Node(name, site.host(name), self.api, in_cloud=site.in_cloud, pods=site.pods) for name in names
+        ]
         # Without one a Service's address leads nowhere, even where there is nothing behind it.
         way_out = (site.gateway or self.control_plane).address_on(site.network)
         for node in added:
@@ -311,7 +316,7 @@ def prepare() -> None:
     etcd()
     for name in (
         *("kube-apiserver", "kube-controller-manager", "kube-scheduler"),
-        *("kubelet", "kube-proxy", "kubectl"),
+        *("kubelet", "kube-proxy", "kubectl", "kubeadm"),
     ):
         kubernetes_binary(name)
     containers.prepare()
@@ -337,7 +342,7 @@ def cluster_at(site: Site, *names: str, images: Sequence[Image] = ()) -> Iterato
             )
         )
         for program, argv in (
-            ("kube-controller-manager", components.controller_manager(api)),
+            ("kube-controller-manager", components.controller_manager(api, site.pods)),
             ("kube-scheduler", components.scheduler(api)),
         ):
             stack.callback(

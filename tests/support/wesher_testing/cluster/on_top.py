@@ -109,7 +109,8 @@ class OnTop:
 
     def pods(self) -> dict[str, dict[str, Any]]:
         """Return the pod of each node in the default namespace, by the node's name."""
-        return {pod["spec"]["nodeName"]: pod for pod in self.api.get("pods")["items"]}
+        pods = self.api.get("pods")["items"]
+        return {node: pod for pod in pods if (node := pod["spec"].get("nodeName"))}
 
     def run_pods(self) -> None:
         """Run a pod on each node."""
@@ -128,10 +129,11 @@ class OnTop:
         )
 
     def pods_run(self) -> bool:
-        """Tell whether each node has a pod that runs and has an address."""
+        """Tell whether each node has a pod, whose container it runs as last reported."""
         found = self.pods()
         return found.keys() == self.nodes.keys() and all(
-            pod["status"]["phase"] == "Running" and pod["status"].get("podIP") for pod in found.values()
+            pod["status"].get("podIP") and _container(pod) in self.nodes[name].containers()
+            for name, pod in found.items()
         )
 
     def _wait_for_device(self, node: Node) -> None:
@@ -252,6 +254,11 @@ def _overlay_address(name: str) -> IPv4Address:
     address = candidate_address(name, OVERLAY)
     assert isinstance(address, IPv4Address)
     return address
+
+
+def _container(pod: dict[str, Any]) -> str:
+    statuses = pod["status"].get("containerStatuses") or [{}]
+    return str(statuses[0].get("containerID", "")).removeprefix("containerd://")
 
 
 def _is_ready(node: dict[str, Any], since: float) -> bool:

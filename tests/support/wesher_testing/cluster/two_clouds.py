@@ -21,7 +21,10 @@ from wesher_testing.lab.namespaces import Host, Lab, Network
 
 _NODES = ("node-1", "node-2")
 _FIRST_EXTERNAL = 10
-_PRIVATE = {"east": "10.1.0.0/24", "west": "10.2.0.0/24"}
+_PRIVATE = {"east": "10.1.0.0/24", "west": "10.1.0.0/24"}
+"""The same, as clouds have it that nobody has planned together."""
+PODS = {"east": "10.244.0.0/16", "west": "10.245.0.0/16"}
+"""What pods of both reach each other at cannot be the same."""
 _EXTERNAL = {"east": IPv4Network("198.51.100.0/24"), "west": IPv4Network("203.0.113.0/24")}
 
 
@@ -66,7 +69,7 @@ def two_clouds(*images: Image) -> Iterator[tuple[Cloud, Cloud]]:
 def _site(lab: Lab, name: str, internet: Network) -> Site:
     private = lab.network(name, _PRIVATE[name])
     gateway = lab.host(f"{name}-gateway", private, internet)
-    return Site(lab, private, prefix=f"{name}-", gateway=gateway, in_cloud=True)
+    return Site(lab, private, prefix=f"{name}-", gateway=gateway, in_cloud=True, pods=PODS[name])
 
 
 def _route(site: Site, internet: Network, destination: IPv4Network, other: Site) -> None:
