@@ -49,6 +49,7 @@ class Node:
     Args:
         address: the kubelet's ``--node-ip``; the host's own address if it is None.
         services_before: systemd units by name with their commands, which are ordered before the kubelet.
+        taints: with which the kubelet registers its Node, each as ``key=value:Effect``.
 
     """
 
@@ -61,6 +62,7 @@ class Node:
         in_cloud: bool,
         address: IPv4Address | None = None,
         services_before: Mapping[str, Sequence[str | Path]] | None = None,
+        taints: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.host = host
@@ -75,7 +77,9 @@ class Node:
             "kubelet": [
                 *after,
                 *_AFTER_CONTAINERD,
-                *components.kubelet(api, name, own, directory=self.directory, in_cloud=in_cloud),
+                *components.kubelet(
+                    api, name, own, directory=self.directory, in_cloud=in_cloud, taints=taints
+                ),
             ],
             "kube-proxy": components.kube_proxy(api, name, directory=self.directory),
         }
@@ -211,10 +215,12 @@ class Cluster:
         """The nodes by name, in the order they were added."""
         return self._nodes
 
-    def add_nodes(self, *names: str, images: Sequence[Image] = ()) -> None:
-        """Add nodes that hold the images, and wait until they are Ready."""
+    def add_nodes(self, *names: str, images: Sequence[Image] = (), taints: Sequence[str] = ()) -> None:
+        """Add nodes that hold the images and register with the taints, and wait until they are Ready."""
         site = self._site
-        added = [Node(name, site.host(name), self.api, in_cloud=site.in_cloud) for name in names]
+        added = [
+            Node(name, site.host(name), self.api, in_cloud=site.in_cloud, taints=taints) for name in names
+        ]
         # Without one a Service's address leads nowhere, even where there is nothing behind it.
         way_out = (site.gateway or self.control_plane).address_on(site.network)
         for node in added:
@@ -318,15 +324,17 @@ def prepare() -> None:
 
 
 @contextmanager
-def cluster(*names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
+def cluster(*names: str, images: Sequence[Image] = (), taints: Sequence[str] = ()) -> Iterator[Cluster]:
     """Run a cluster with nodes of these names until the block ends; nothing of it is left then."""
     prepare()
-    with Lab() as lab, cluster_at(Site(lab, lab.lan), *names, images=images) as made:
+    with Lab() as lab, cluster_at(Site(lab, lab.lan), *names, images=images, taints=taints) as made:
         yield made
 
 
 @contextmanager
-def cluster_at(site: Site, *names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
+def cluster_at(
+    site: Site, *names: str, images: Sequence[Image] = (), taints: Sequence[str] = ()
+) -> Iterator[Cluster]:
     """Run a cluster in a lab that has others too; call `prepare` before."""
     with ExitStack() as stack:
         control_plane = site.host("control-plane")
@@ -346,7 +354,7 @@ def cluster_at(site: Site, *names: str, images: Sequence[Image] = ()) -> Iterato
         made = Cluster(site, api, control_plane)
         stack.callback(made.close)
         report(f"starting {len(names)} nodes")
-        made.add_nodes(*names, images=images)
+        made.add_nodes(*names, images=images, taints=taints)
         yield made
 
 
