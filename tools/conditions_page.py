@@ -19,6 +19,10 @@ Reasons = Mapping[str, tuple[str, ...]]
 _REFUSALS = ("InvalidSpec", "Conflict", "OverlappingNetwork", "NodesUseOverlay", "RefusedByCluster")
 _WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken", "KeyCopied", "Failed")
 _GOSSIP = ("AddressGone", "PortTaken", "KeyCopied", "NameConflict", "NobodyAnswers", "WrongKey")
+_NOT_CARRIED = (
+    *("AddressNotCertified", "NetworkOverlap", "RuleConflict", "TableConflict", "ReversePathFilter"),
+    "AddressNotPresent",
+)
 _NOT_ISSUING = ("AuthorityLost", "NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
 _UNCERTIFIED = ("KeyProof", "KeyChanged", "KeyInUse")
 MESH: Mapping[str, Reasons] = {
@@ -47,6 +51,14 @@ MESH: Mapping[str, Reasons] = {
         "False": (*_NOT_ISSUING, *_UNCERTIFIED, "CertificateExpires"),
         "Unknown": ("NotLookedAt", "WaitingForAgents", "NewAuthority"),
     },
+    "TrafficCarried": {
+        "True": ("Carried",),
+        "False": (
+            *("Conflict", "ApiServerUnknown", "PodsOutsidePodCIDR", "PodsNotChecked", "OneLocation"),
+            *("AddressNotCertified", "AddressOverlap"),
+        ),
+        "Unknown": ("WaitingForAgents",),
+    },
     "AuthoritiesTrusted": {
         "True": ("AllTrusted",),
         "False": (
@@ -66,12 +78,14 @@ NODE: Mapping[str, Reasons] = {
             *dict.fromkeys((*_WIREGUARD, *_GOSSIP)),
             *("InvalidConfig", "RestartFailed", "Removed", "Revoked", "HealthPortTaken"),
             *("PeersUnreachable", "OverlayDiffers"),
+            *_NOT_CARRIED,
         ),
-        "Unknown": ("Starting", "Joining", "Probing"),
+        "Unknown": ("Starting", "Joining", "Probing", "Accepting"),
     },
     "WireGuardReady": {"True": ("DeviceReady",), "False": _WIREGUARD, "Unknown": ("Starting",)},
     "GossipJoined": {"True": ("Joined", "OnlyMember"), "False": _GOSSIP, "Unknown": ("Joining",)},
     "KeyCurrent": {"True": ("Current",), "False": ("InvalidConfig",)},
+    "TrafficCarried": {"True": ("Carried",), "False": _NOT_CARRIED, "Unknown": ("Accepting",)},
     "StateSaved": {"True": ("Saved",), "False": ("NotSaved",)},
     "Certified": {
         "True": ("Issued", "CertificateExpires"),
@@ -115,13 +129,17 @@ _MESH_TRUE = {
     "AuthoritiesTrusted": "each of `spec.trustedAuthorities` is trusted; absent while there are none",
     "NodeReadiness": "Nodes say what `spec.nodeReadiness` asks for; absent if it asks for nothing",
     "Degraded": "the mesh works, but something is wrong; False is good",
+    "TrafficCarried": "every node carries what `spec.traffic` says; absent while it says `None`",
 }
 _NODE_TRUE = {
-    "Ready": "`WireGuardReady`, `GossipJoined` and `KeyCurrent` are True, and most peers answer",
+    "Ready": "`WireGuardReady`, `GossipJoined`, `KeyCurrent` and `TrafficCarried`, if it is there, are True, "
+    "and most peers answer",
     "WireGuardReady": "the WireGuard device is set up",
     "GossipJoined": "another member is alive, or there is no other",
     "KeyCurrent": "the agent uses the mounted key and configuration, or has none mounted",
     "Certified": "the operator has certified the node's name, WireGuard key and overlay address",
+    "TrafficCarried": "packets of nodes and pods go through the tunnels as `spec.traffic` asks for; absent "
+    "while it asks for nothing",
     "StateSaved": "the state file has the last change; `Ready` does not depend on it",
 }
 _PEER_TRUE = {"Certified": "the operator has certified the machine's name, WireGuard key and overlay address"}
@@ -130,6 +148,7 @@ GOOD = {
     "AllReady": "every node is ready",
     "AllTrusted": "the clusters in the message may join, with names and addresses of their own",
     "AsExpected": "nothing is wrong",
+    "Carried": "the tunnels carry what `spec.traffic` says",
     "Current": "the mounted files are in use, or none are mounted",
     "DeviceReady": "the device is as desired",
     "Issued": "the node or external machine has a valid certificate",

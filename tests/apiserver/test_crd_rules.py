@@ -30,6 +30,12 @@ def label(key: str = "a", operator: str = "In", **more: Any) -> dict[str, Any]:
     return affinity(matchExpressions=[{"key": key, "operator": operator, **more}])
 
 
+def traffic(**fields: Any) -> dict[str, Any]:
+    """Return a mesh that carries the traffic of nodes, with other values of some fields."""
+    return {**MESH, "traffic": {"nodes": "All", "nodeCIDRs": ["192.0.2.0/24"], **fields}}
+
+
+WEST = {"clusterName": "west", "key": "A" * 43 + "=", "cidrs": ["10.200.0.0/16"]}
 NODE = {"meshRef": {"name": "m", "uid": "u"}, "nodeName": "n", "overlayIP": "10.189.0.1"}
 
 TERMS = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
@@ -115,6 +121,62 @@ BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
     ("gossip.label", {**MESH, "gossip": {"label": "ü" * 128}}, "255 bytes"),
     ("addresses.prefer", {**MESH, "addresses": {"prefer": []}}, "at least 1"),
     ("addresses.prefer[0]", {**MESH, "addresses": {"prefer": ["Hostname"]}}, '"InternalIP", "ExternalIP"'),
+    (
+        "addresses.locationLabel",
+        {**MESH, "addresses": {"locationLabel": "a b"}},
+        "'a b': must be a valid label key",
+    ),
+    ("traffic.nodes", traffic(nodes="Some"), '"None", "OtherLocations", "All"'),
+    ("traffic.pods", traffic(pods="Some"), '"OtherClusters"'),
+    (
+        "traffic.pods",
+        {**MESH, "traffic": {"pods": "All"}},
+        "'All': needs traffic.nodes to be the same or All",
+    ),
+    ("traffic.pods", traffic(nodes="OtherLocations", pods="All"), "'All': needs traffic.nodes"),
+    (
+        "traffic.pods",
+        {**MESH, "traffic": {"pods": "OtherLocations"}},
+        "'OtherLocations': needs traffic.nodes",
+    ),
+    ("traffic.nodeCIDRs", {**MESH, "traffic": {"nodes": "All"}}, "is required with traffic.nodes"),
+    ("traffic.nodeCIDRs[0]", traffic(nodeCIDRs=["192.0.2.1/24"]), "'192.0.2.1/24': must be a network"),
+    ("traffic.nodeCIDRs", traffic(nodeCIDRs=["10.0.0.0/8"]), "must not overlap overlayCIDR"),
+    ("traffic.nodeCIDRs", traffic(nodeCIDRs=["fd00::/64", "10.189.7.0/24"]), "must not overlap overlayCIDR"),
+    ("traffic.nodeCIDRs", traffic(nodeCIDRs=["192.0.2.0/24"] * 17), "16"),
+    ("traffic.direct[0]", traffic(direct=["2379"]), "'2379': must be tcp/PORT or udp/PORT"),
+    ("traffic.direct[1]", traffic(direct=["tcp/1", "udp/70000"]), "'udp/70000': must be tcp/PORT"),
+    ("traffic.direct", traffic(direct=["tcp/1"] * 17), "16"),
+    ("traffic.apiServer", traffic(apiServer="Tunnel"), '"Direct", "Mesh"'),
+    ("traffic.mark", traffic(mark=3), "must be 0 or a number with one bit set"),
+    ("traffic.mark", traffic(mark=2**32), "less than or equal to"),
+    ("traffic.table", traffic(table=254), "must be 0 or at least 256"),
+    ("traffic.rulePriority", traffic(rulePriority=32763), "less than or equal to 32762"),
+    ("nodeReadiness.condition", {**MESH, "nodeReadiness": {"condition": "yes"}}, "boolean"),
+    ("nodeReadiness.taint", {**MESH, "nodeReadiness": {"taint": "a"}}, "'a': must be a taint such as"),
+    ("nodeReadiness.taintOnReboot", {**MESH, "nodeReadiness": {"taintOnReboot": True}}, "requires taint"),
+    ("trustedAuthorities[1]", {**MESH, "trustedAuthorities": [WEST] * 2}, "Duplicate value"),
+    (
+        "trustedAuthorities[0].clusterName",
+        {**MESH, "trustedAuthorities": [{**WEST, "clusterName": "A"}]},
+        "'A': must be a lower-case DNS name",
+    ),
+    (
+        "trustedAuthorities[0].key",
+        {**MESH, "trustedAuthorities": [{**WEST, "key": "abc"}]},
+        "'abc': must be a public key in base64",
+    ),
+    (
+        "trustedAuthorities[0].formerKey",
+        {**MESH, "trustedAuthorities": [{**WEST, "formerKey": "abc"}]},
+        "'abc': must be a public key in base64",
+    ),
+    (
+        "trustedAuthorities[0].cidrs[0]",
+        {**MESH, "trustedAuthorities": [{**WEST, "cidrs": ["10.0.0.1/8"]}]},
+        "must be a network",
+    ),
+    ("trustedAuthorities[0].cidrs", {**MESH, "trustedAuthorities": [{**WEST, "cidrs": []}]}, "at least 1"),
     ("etcHosts", {**MESH, "etcHosts": "Sometimes"}, '"Qualified", "Names", "Off"'),
     ("identity", {**MESH, "identity": "Sometimes"}, '"Open", "Verified"'),
     ("identity", {**MESH, "identity": ""}, '"Open", "Verified"'),
@@ -126,6 +188,8 @@ BAD_NODES: list[tuple[str, dict[str, Any], str]] = [
     ("nodeName", {**NODE, "nodeName": "n" * 254}, "253"),
     ("overlayIP", {**NODE, "overlayIP": "10.189.0"}, "'10.189.0': must be an IP address"),
     ("advertiseAddress", {**NODE, "advertiseAddress": "host"}, "'host': must be an IP address"),
+    ("routes[0]", {**NODE, "routes": ["192.0.2.1/24"]}, "'192.0.2.1/24': must be a network"),
+    ("routes", {**NODE, "routes": ["192.0.2.0/24"] * 17}, "16"),
     ("machine", {**NODE, "machine": "m" * 65}, "64"),
     ("location", {**NODE, "location": "a b"}, "must be a valid label value"),
     ("certificate", {**NODE, "certificate": "AAAA"}, "must be a certificate"),
@@ -187,6 +251,15 @@ def test_what_may_be_left_out_may_be_empty_as_charts_render_it(installed: ApiSer
     create(installed, "WesherNode", "m.n", {**NODE, "advertiseAddress": "", "location": ""})
     create(installed, "WesherPeer", "m.laptop", {**PEER, "enrolKey": "", "overlayIP": ""})
     create(installed, "WesherPeer", "m.laptop", {**INVITED, "publicKey": ""})
+
+
+def test_what_may_be_carried_together(installed: ApiServer) -> None:
+    for pods in ("None", "OtherClusters", "OtherLocations", "All"):
+        create(installed, "WesherMesh", "m", traffic(pods=pods))
+    create(installed, "WesherMesh", "m", traffic(nodes="OtherLocations", pods="OtherLocations"))
+    create(installed, "WesherMesh", "m", {**MESH, "traffic": {"pods": "OtherClusters"}})
+    create(installed, "WesherMesh", "m", {**traffic(), "identity": "Open"})
+    create(installed, "WesherMesh", "m", {**traffic(), "overlayCIDR": "fd00:9::/64"})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -280,6 +353,16 @@ def test_a_mesh_of_one_field_gets_the_documented_defaults(api: ApiServer) -> Non
     assert spec["gossip"] == {"port": 7946, "profile": "WAN"}
     assert spec["tolerations"] == [{"operator": "Exists"}]
     assert spec["addresses"] == {"prefer": ["InternalIP"]}
+    assert spec["traffic"] == {
+        "nodes": "None",
+        "pods": "None",
+        "nodeCIDRs": [],
+        "direct": ["tcp/2379", "tcp/2380"],
+        "apiServer": "Direct",
+        "mark": 0,
+        "table": 0,
+        "rulePriority": 0,
+    }
     assert spec["etcHosts"] == "Qualified"
 
 

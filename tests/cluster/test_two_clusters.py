@@ -1,4 +1,6 @@
-"""Two clusters in one mesh: API servers, private networks and gateways of their own, one key.
+"""Two clusters in one mesh: API servers, authorities, gateways and private networks of their own, one key.
+
+The private networks have the same addresses.
 
 Set up as ``deploy/examples`` says, with its very files: the clouds' external addresses are
 those that stand there. Only the gossip profile is another, so that losses show in seconds.
@@ -8,6 +10,7 @@ What was on the wires is recorded from before the first agent starts.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -25,19 +28,25 @@ from typing import Any
 import pytest
 import yaml
 
+from wesher_common.traffic import DEFAULT_TABLE
 from wesher_testing.agents.process import WESHER, pings
+from wesher_testing.cluster.gateways import PODS
 from wesher_testing.cluster.image import Image
 from wesher_testing.cluster.installation import NAMESPACE, Mesh, install
 from wesher_testing.cluster.operator_process import eventually
+from wesher_testing.cluster.pod_host import PodHost
+from wesher_testing.cluster.pods import restricted_pod
 from wesher_testing.cluster.two_clouds import Cloud, two_clouds
 from wesher_testing.lab.capture import Capture, Packet, addressed_in, holding, wireguard_pairs
 from wesher_testing.lab.namespaces import Host
+from wesher_testing.run import toolbox
 from wesher_testing.run.toolbox import REPOSITORY
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 _EXAMPLES = REPOSITORY / "deploy/examples"
-_GOSSIP, _WIREGUARD = 7946, 51820
+_GOSSIP, _WIREGUARD, _HTTP = 7946, 51820, 8080
+_CARRIED_SECONDS = 240.0
 _SOON = 120.0
 _LOST_SECONDS = 180.0
 """Until the last member of the other cloud has failed, and every agent has said so."""
@@ -82,6 +91,8 @@ class Meeting:
     """What was sent through the overlay, from each member to each other."""
     clear: bytes
     """What was sent beside it."""
+    pods: dict[str, list[PodHost]]
+    """In each cloud, one on each node."""
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -112,10 +123,21 @@ def meeting(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             _apply_examples(clouds, directory / "cluster-key")
             for side in sides:
                 side.mesh.wait_until_ready()
+            _trust_each_other(*sides)
             markers = _ping_all(*sides)
+            pods = {side.cloud.name: _start_pods(side, image) for side in sides}
+            for side in sides:
+                eventually(
+                    partial(side.mesh.condition, "TrafficCarried"),
+                    within=_CARRIED_SECONDS,
+                    until=lambda condition: condition.get("status") == "True",
+                )
+            markers += _ping_pods(pods)
             clear = _ping_beside_the_overlay(*clouds)
+        east, west = sides
         yield Meeting(
-            *sides,
+            east,
+            west,
             {
                 name: [packet for capture in each for packet in capture.packets()]
                 for name, each in inside.items()
@@ -123,6 +145,7 @@ def meeting(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             between.packets(),
             markers,
             clear,
+            pods,
         )
 
 
@@ -130,7 +153,7 @@ def test_each_cluster_sees_its_own_nodes_and_those_of_the_other(meeting: Meeting
     """Nodes of one name in both are told apart, and no address is given twice."""
     for side, other in itertools.permutations(meeting.sides):
         _wait_for(side, "Node", dict.fromkeys(side.members, "Ready"), within=_SOON)
-        _wait_for(side, "Outsider", dict.fromkeys(other.members, "Alive"), within=_SOON)
+        _wait_for(side, "OtherCluster", dict.fromkeys(other.members, "Alive"), within=_SOON)
         allocated_from = IPv4Network(_example(side.cloud)["spec"]["allocationCIDR"])
         assert all(IPv4Address(address) in allocated_from for address in side.addresses.values())
         for host, (name, address) in itertools.product(side.members.values(), other.addresses.items()):
@@ -154,8 +177,7 @@ def test_members_use_internal_addresses_inside_a_cloud_and_external_ones_across(
             assert gossiped <= near | far
             assert gossiped & near
             assert gossiped & far
-        for host in side.members.values():
-            assert not any(pings(host, str(address)) for address in other.cloud.internal.values())
+        assert not here & there
 
 
 def test_between_the_clouds_there_is_nothing_but_gossip_and_tunnels_of_external_addresses(
@@ -172,12 +194,53 @@ def test_between_the_clouds_there_is_nothing_but_gossip_and_tunnels_of_external_
         assert addressed_in(meeting.between, side.cloud.network) == []
 
 
+def test_each_cluster_certifies_its_own_members_and_accepts_those_of_the_other(meeting: Meeting) -> None:
+    """Neither gives a member without a certificate a tunnel."""
+    authorities = set()
+    for side, other in itertools.permutations(meeting.sides):
+        status = side.mesh.status()
+        assert (status["identity"]["mode"], status["identity"]["bound"]) == ("Verified", True)
+        assert status["identity"]["certified"] == "2/2"
+        authorities.add(status["identity"]["authority"])
+        trusted = side.mesh.condition("AuthoritiesTrusted")
+        assert (trusted["status"], trusted["reason"]) == ("True", "AllTrusted")
+        assert trusted["message"].endswith(other.cloud.name)
+    assert len(authorities) == 2
+
+
+def test_pods_reach_pods_of_the_other_cluster_and_no_node_address_there_is_routed(meeting: Meeting) -> None:
+    """Only networks of its pods: the addresses of its nodes are those of this cluster's nodes."""
+    for side, other in itertools.permutations(meeting.sides):
+        theirs = {IPv4Network(network) for network in _pod_networks(other.cloud)}
+        for host in side.members.values():
+            carried = host.run(["ip", "-json", "route", "show", "table", str(DEFAULT_TABLE)]).stdout
+            routes = [route for route in json.loads(carried) if route.get("type") != "unreachable"]
+            assert {IPv4Network(route["dst"]) for route in routes} == theirs
+            shown = host.run(["wg", "show", side.mesh.interface, "allowed-ips"]).stdout
+            allowed = {IPv4Network(text) for text in shown.split() if "/" in text and "." in text}
+            beside = {network for network in allowed if not network.subnet_of(side.mesh.overlay)}
+            assert beside >= theirs
+            assert not any(network.prefixlen == network.max_prefixlen for network in beside)
+
+
+def test_a_service_leads_to_pods_of_the_other_cluster(meeting: Meeting) -> None:
+    """Without a selector: its EndpointSlice has their addresses."""
+    for side, other in itertools.permutations(meeting.sides):
+        address = _service(side.cloud, [pod.address for pod in meeting.pods[other.cloud.name]])
+        for pod in meeting.pods[side.cloud.name]:
+            fetch = partial(_status_of, pod, address)
+            eventually(fetch, within=_SOON, until="200".__eq__)
+
+
 def test_no_wire_shows_what_members_say_to_each_other(meeting: Meeting) -> None:
-    """Not inside the clouds and not between them."""
+    """Not inside the clouds and not between them; neither do wires show what their pods say."""
     everywhere = [*meeting.between, *itertools.chain.from_iterable(meeting.inside.values())]
 
     assert [marker for marker in meeting.markers if holding(everywhere, marker)] == []
     assert addressed_in(everywhere, meeting.east.mesh.overlay) == []
+    for here, there in itertools.permutations(map(IPv4Network, PODS.values())):
+        from_here = [packet for packet in everywhere if _is_in(packet.source, here)]
+        assert [packet for packet in from_here if _is_in(packet.destination, there)] == []
     for packets in (meeting.between, *meeting.inside.values()):
         assert holding(packets, meeting.clear), "what is sent in clear on purpose is caught"
 
@@ -191,7 +254,7 @@ def test_clouds_that_lost_each_other_become_one_mesh_again_by_themselves(
     gateway.cut()
     try:
         for side in meeting.sides:
-            _wait_for(side, "Outsider", {}, within=_LOST_SECONDS)
+            _wait_for(side, "OtherCluster", {}, within=_LOST_SECONDS)
         lost = time.monotonic() - began
         for side, other in itertools.permutations(meeting.sides):
             degraded = eventually(
@@ -208,8 +271,9 @@ def test_clouds_that_lost_each_other_become_one_mesh_again_by_themselves(
 
     began = time.monotonic()
     for side, other in itertools.permutations(meeting.sides):
-        _wait_for(side, "Outsider", dict.fromkeys(other.members, "Alive"), within=_FOUND_SECONDS)
+        _wait_for(side, "OtherCluster", dict.fromkeys(other.members, "Alive"), within=_FOUND_SECONDS)
     _ping_all(*meeting.sides)
+    _ping_pods(meeting.pods)
     found = time.monotonic() - began
     for side in meeting.sides:
         side.mesh.wait_until_ready()
@@ -232,6 +296,92 @@ def _apply_examples(clouds: Iterable[Cloud], key_file: Path) -> None:
         mesh = _example(cloud)
         mesh["spec"]["gossip"] = {"profile": "LAN"}
         cloud.cluster.api.apply(mesh)
+
+
+def _trust_each_other(east: Side, west: Side) -> None:
+    """Give each mesh the entry that the other cluster's administrator gets, with all its pods."""
+    for side, other in ((east, west), (west, east)):
+        plugin = ("wesher", "authority", "--mesh=clouds", "--entry")
+        kubeconfig = other.cloud.cluster.api.kubeconfig
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        printed = subprocess.run(
+            [
+                toolbox.kubernetes_binary("kubectl"),
+                *plugin,
+                f"--kubeconfig={kubeconfig}",
+            ],
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_SOON,
+        ).stdout
+        (entry,) = yaml.safe_load(printed)
+        allocation, pods = entry["cidrs"]
+        whole = PODS[other.cloud.name]
+        assert IPv4Network(pods).subnet_of(IPv4Network(whole))
+        entry["cidrs"] = [allocation, whole]
+        change = json.dumps({"spec": {"trustedAuthorities": [entry]}})
+        patch = ("patch", "wmesh", "clouds", "--type=merge", f"--patch={change}")
+        side.cloud.cluster.api.kubectl(*patch)
+
+
+def _start_pods(side: Side, image: Image) -> list[PodHost]:
+    """Run a pod on each node, which serves HTTP; its address is a pod's."""
+    cluster = side.cloud.cluster
+    for node in cluster.nodes:
+        pod = restricted_pod(f"pod-{node}", image, ["python3", "-m", "http.server", str(_HTTP)])
+        pod["spec"]["nodeName"] = node
+        cluster.api.apply(pod)
+    for node in cluster.nodes:
+        cluster.repeat("wait", "--for=condition=Ready", f"pod/pod-{node}", "--timeout=5s")
+    return [PodHost(cluster, f"pod-{node}") for node in cluster.nodes]
+
+
+def _ping_pods(pods: dict[str, list[PodHost]], *, within: float = _FOUND_SECONDS) -> list[bytes]:
+    """Have each pod ping each pod of the other cluster until it answers; return what they sent."""
+    east, west = pods.values()
+    deadline = time.monotonic() + within
+    markers = []
+    for source, target in (*itertools.product(east, west), *itertools.product(west, east)):
+        marker = os.urandom(16)
+        command = ["ping", "-n", "-q", "-c", "1", "-W", "1", "-p", marker.hex(), target.address]
+        while source.run(command, check=False).returncode != 0:
+            assert time.monotonic() < deadline, f"{source.address} does not reach {target.address}"
+        markers.append(marker)
+    return markers
+
+
+def _is_in(address: object, network: IPv4Network) -> bool:
+    return isinstance(address, IPv4Address) and address in network
+
+
+def _pod_networks(cloud: Cloud) -> list[str]:
+    return [node["spec"]["podCIDR"] for node in cloud.cluster.api.get("nodes")["items"]]
+
+
+def _service(cloud: Cloud, addresses: Iterable[str]) -> str:
+    """Make a Service that leads to these addresses, and return its own."""
+    name = {"name": "elsewhere", "namespace": "default"}
+    port = {"name": "http", "port": _HTTP, "protocol": "TCP"}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": name, "spec": {"ports": [port]}}
+    slice_ = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {**name, "labels": {"kubernetes.io/service-name": "elsewhere"}},
+        "addressType": "IPv4",
+        "ports": [port],
+        "endpoints": [{"addresses": [address]} for address in addresses],
+    }
+    cloud.cluster.api.apply(service)
+    cloud.cluster.api.apply(slice_)
+    return str(cloud.cluster.api.get("service", "elsewhere")["spec"]["clusterIP"])
+
+
+def _status_of(pod: PodHost, address: str) -> str:
+    """Return the status with which an HTTP server answers a pod; empty without an answer."""
+    program = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=2).status)"
+    return pod.run([sys.executable, "-c", program, f"http://{address}:{_HTTP}/"], check=False).stdout.strip()
 
 
 def _wait_for(side: Side, kind: str, members: dict[str, str], *, within: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from wesher_common.certificate import Refusal
 from wesher_common.errors import InvalidSpec
@@ -13,13 +13,14 @@ from wesher_common.join_command import KEY_FILE, TAKE_KEY
 from wesher_common.printable import as_lines, shell_line
 from wesher_common.tables import age, size, table
 
-_NO_HINDRANCE = {"Ready", "StateSaved"}
-"""Conditions of peers, and of the next start."""
+_NO_HINDRANCE = {"Ready", "TrafficCarried", "StateSaved"}
+"""Conditions of peers, of what other members have to accept first, and of the next start."""
 _FAILING = {
     "Ready": "not ready",
     "WireGuardReady": "WireGuard not ready",
     "GossipJoined": "gossip not joined",
     "KeyCurrent": "key or configuration not current",
+    "TrafficCarried": "traffic of nodes and pods not carried",
     "StateSaved": "state not saved",
 }
 """What each condition says while it is not True."""
@@ -43,8 +44,8 @@ NO_LOCATION = "(no location)"
 
 def member_table(members: Sequence[Mapping[str, Any]]) -> str:
     """Return the members as a table, this one included."""
-    shows_certificates = _have_certificates(members)
-    return table(_heading(shows_certificates), [_row(member, shows_certificates) for member in members])
+    shown = _Columns.of(members)
+    return table(_heading(shown), [_row(member, shown) for member in members])
 
 
 def member_tree(members: Sequence[Mapping[str, Any]], *, ascii_only: bool = False) -> str:
@@ -58,12 +59,12 @@ def member_tree(members: Sequence[Mapping[str, Any]], *, ascii_only: bool = Fals
     places: dict[str, list[Mapping[str, Any]]] = {}
     for member in members:
         places.setdefault(member["location"], []).append(member)
-    shows_certificates = _have_certificates(members)
-    heading = _heading(shows_certificates)
+    columns = _Columns.of(members)
+    heading = _heading(columns)
     rows: list[tuple[str, ...]] = []
     for place in sorted(places, key=lambda place: (not place, place)):
         rows.append((place or NO_LOCATION, *("" for _ in heading[1:])))
-        *others, last = (_row(member, shows_certificates) for member in places[place])
+        *others, last = (_row(member, columns) for member in places[place])
         rows += [(f"{_BRANCH}{name}", *cells) for name, *cells in others]
         rows.append((f"{_LAST_BRANCH}{last[0]}", *last[1:]))
     shown = rows
@@ -78,14 +79,25 @@ def _plain_branch(name: str) -> str:
     return name[:width].translate(_ASCII) + name[width:]
 
 
-def _have_certificates(members: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether there is anything to say about certificates: not in a mesh without an authority."""
-    return any(member.get("certificateExpires") or member.get("uncertified") for member in members)
+class _Columns(NamedTuple):
+    """Which columns there is something to say in."""
+
+    certificate: bool
+    """Not in a mesh without an authority."""
+    carried: bool
+    """Only where members have networks that can be carried."""
+
+    @classmethod
+    def of(cls, members: Sequence[Mapping[str, Any]]) -> _Columns:
+        return cls(
+            any(member.get("certificateExpires") or member.get("uncertified") for member in members),
+            any(member.get("networks") for member in members),
+        )
 
 
-def _heading(shows_certificates: bool) -> tuple[str, ...]:  # noqa: FBT001 - a column
+def _heading(columns: _Columns) -> tuple[str, ...]:
     *others, note = _HEADING
-    return (*others, "CERT", note) if shows_certificates else _HEADING
+    return (*others, *["CERT"] * columns.certificate, *["CARRIED"] * columns.carried, note)
 
 
 def _certificate(holder: Mapping[str, Any]) -> str:
@@ -95,7 +107,12 @@ def _certificate(holder: Mapping[str, Any]) -> str:
     return str(holder["certificateExpires"]).partition("T")[0] if holder["certificateExpires"] else "-"
 
 
-def _row(member: Mapping[str, Any], shows_certificates: bool) -> tuple[str, ...]:  # noqa: FBT001 - a column
+def _carried(member: Mapping[str, Any]) -> str:
+    """Return to how many of a member's networks packets go through the tunnel."""
+    return f"{len(member['carried'])}/{len(member['networks'])}" if member["networks"] else "-"
+
+
+def _row(member: Mapping[str, Any], columns: _Columns) -> tuple[str, ...]:
     return (
         member["name"],
         member["state"],
@@ -105,7 +122,8 @@ def _row(member: Mapping[str, Any], shows_certificates: bool) -> tuple[str, ...]
         age(member["handshakeSeconds"]),
         size(member["receivedBytes"]),
         size(member["sentBytes"]),
-        *([_certificate(member)] if shows_certificates else []),
+        *([_certificate(member)] if columns.certificate else []),
+        *([_carried(member)] if columns.carried else []),
         member["note"],
     )
 
@@ -171,6 +189,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         ("identity", _identity(status["identity"])),
         ("peers", f"{known}, {peers['handshake']} with a fresh handshake"),
         ("covered", _covered(status)),
+        ("traffic", _traffic(status["traffic"])),
         ("hosts file", status["hosts"]),
         ("state file", status["state"]),
         ("up", age(status["uptimeSeconds"])),
@@ -221,6 +240,15 @@ def _covered(status: Mapping[str, Any]) -> str:
     if cover["covers"] == "Members":
         return f"members of the last day by unreachable routes; not the rest of {network}: {cover['reason']}"
     return f"no unreachable routes cover {network}: {cover['reason']}"
+
+
+def _traffic(traffic: Mapping[str, Any]) -> str:
+    count = traffic["routed"]
+    if not count and {traffic["nodes"], traffic["pods"]} == {"None"}:
+        return "only between overlay addresses"
+    own = ", ".join(traffic["networks"]) or "none"
+    carried = f"{count} network{'s' * (count != 1)} of other members"
+    return f"nodes {traffic['nodes']}, pods {traffic['pods']}: carried to {carried}; own networks: {own}"
 
 
 def join_text(answer: Mapping[str, Any], *, reach: Sequence[str]) -> str:

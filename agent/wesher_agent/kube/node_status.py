@@ -72,7 +72,16 @@ def _own(now: Snapshot) -> dict[str, Any]:
         "agentVersion": now.version,
         "wireguardMode": now.mode,
         "mtu": now.mtu,
+        **_traffic(now),
     }
+
+
+def _traffic(now: Snapshot) -> dict[str, Any]:
+    """Return what is carried; nothing once the mesh carries nothing of the cluster any more."""
+    applied = now.member.traffic
+    if not now.local.document.traffic.is_on and applied.carrying is None:
+        return {}
+    return {"traffic": {"accepts": now.accepts_traffic, "routed": applied.routed}}
 
 
 def _key_proof(local: Local) -> str:

@@ -119,7 +119,7 @@ class DeviceConfig:
 
         A peer's other allowed IPs have a carried route, or none while they are only accepted.
         """
-        networks = {net for peer in self.peers for net in peer.allowed_ips}
+        networks = (net for peer in self.peers for net in peer.allowed_ips)
         return tuple(sorted((net for net in networks if net.network_address in self.overlay), key=_order))
 
 

@@ -171,7 +171,7 @@ def parse_rule(body: memoryview) -> Rule:
 
 
 def _network(payload: memoryview | None, length: int) -> IPv4Network | IPv6Network | None:
-    return None if payload is None or not length else ip_network((bytes(payload), length))
+    return None if payload is None or not length else ip_network((bytes(payload), length), strict=False)
 
 
 def _byte(payload: memoryview | None) -> int:

@@ -343,6 +343,7 @@ class Agent:
             counts=self._counts.numbers,
             source_problem=mounted.problem if mounted is not None else "",
             health_problem=self._health.problem,
+            carry_problems=tunnel.carry_problems,
             removed=link is not None and link.removed,
             generation=self._node.generation if self._node is not None else 0,
             machine=self._node.machine if self._node is not None else "",

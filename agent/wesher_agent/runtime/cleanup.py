@@ -28,6 +28,7 @@ from wesher_common.errors import InvalidSpec
 from wesher_common.keys import KEY_BYTES, WireGuardPrivateKey
 from wesher_common.overlay import IPNetwork
 
+CARRIED_REMOVED = "rules, routes and link settings of carried traffic removed"
 _GOSSIP_PORT = 7946
 """Of saved members without one. They are not used here."""
 
@@ -81,7 +82,7 @@ def _network(left: Leftovers, saved: SavedState) -> list[str]:
     memory = LinkMemory(left.state_dir, interface)
     lines = []
     if remove_carrying(interface, memory):
-        lines.append("routing rules, carried routes and link settings of carried traffic removed")
+        lines.append(CARRIED_REMOVED)
     had_device = link_index(interface) is not None
     if had_device:
         asyncio.run(_remove_device(interface, Owner(key.public, overlay), memory))

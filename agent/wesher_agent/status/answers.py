@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,10 +15,12 @@ from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.status.conditions import conditions
 from wesher_agent.status.json_output import Identity as IdentityAnswer
 from wesher_agent.status.json_output import MemberAnswer, StatusAnswer
+from wesher_agent.status.json_output import Traffic as TrafficAnswer
 from wesher_agent.status.snapshot import Snapshot
 from wesher_common.errors import WesherError
 from wesher_common.join_command import MAX_SEEDS, JoinFlags
 from wesher_common.news import Statement
+from wesher_common.overlay import IPNetwork
 
 _LAST_SECOND = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 """The last one that has a date. A certificate that does not count may name any time."""
@@ -49,6 +51,7 @@ def status_answer(now: Snapshot) -> StatusAnswer:
             "rejected": dict(now.rejected),
         },
         "identity": _identity(now),
+        "traffic": _traffic(now),
         "peers": {
             "known": len(now.member.members),
             "alive": now.count(MemberState.ALIVE),
@@ -65,6 +68,8 @@ def members_answer(now: Snapshot) -> list[MemberAnswer]:
     """Return what ``wesher members`` shows: every member by name, this one included."""
     local = now.local
     problems = {problem.member: problem.message for problem in now.member.problems}
+    carrying = now.member.traffic.carrying
+    routed = frozenset(route.network for route in carrying.routes) if carrying is not None else frozenset()
     this_node: MemberAnswer = {
         "name": local.name,
         "isThisNode": True,
@@ -76,6 +81,8 @@ def members_answer(now: Snapshot) -> list[MemberAnswer]:
         "kind": "wesher",
         "certificateExpires": _expires(local.node_meta),
         "uncertified": _uncertified(now, now.member.verdict),
+        "networks": _texts(local.networks),
+        "carried": [],
         "location": local.location,
         "stateSeconds": round(now.member.uptime, 1),
         "handshakeSeconds": None,
@@ -84,7 +91,7 @@ def members_answer(now: Snapshot) -> list[MemberAnswer]:
         "note": problems.get(local.name, "this node"),
     }
     return sorted(
-        [this_node, *(_member(now, member, problems) for member in now.member.members.values())],
+        [this_node, *(_member(now, member, problems, routed) for member in now.member.members.values())],
         key=lambda entry: str(entry["name"]),
     )
 
@@ -168,8 +175,11 @@ def _refuse_in_kubernetes(now: Snapshot) -> None:
         raise WesherError(f"Kubernetes manages this mesh: use `kubectl wesher join-command {mesh}`")
 
 
-def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) -> MemberAnswer:
+def _member(
+    now: Snapshot, member: RosterMember, problems: Mapping[str, str], routed: Collection[IPNetwork]
+) -> MemberAnswer:
     meta, peer, age = member.meta, now.peer_of(member), now.handshake_age(member)
+    networks = meta.networks if meta is not None and member.verdict.is_certified else ()
     note = problems.get(member.name) or member.problem
     if not note and member.name in now.unreachable:
         note = "does not answer through the tunnel"
@@ -184,6 +194,8 @@ def _member(now: Snapshot, member: RosterMember, problems: Mapping[str, str]) ->
         "kind": _kind(member),
         "certificateExpires": _expires(meta),
         "uncertified": _uncertified(now, member.verdict),
+        "networks": _texts(networks),
+        "carried": _texts(network for network in networks if network in routed),
         "location": meta.location if meta is not None else "",
         "stateSeconds": round(max(0.0, now.member.now - member.since), 1),
         "handshakeSeconds": None if age is None else round(age, 1),
@@ -202,6 +214,21 @@ def _identity(now: Snapshot) -> IdentityAnswer:
         "certificateExpires": _expires(now.local.node_meta),
         "uncertified": _uncertified(now, now.member.verdict),
     }
+
+
+def _traffic(now: Snapshot) -> TrafficAnswer:
+    settings = now.local.document.traffic
+    return {
+        "nodes": settings.nodes,
+        "pods": settings.pods,
+        "accepts": now.accepts_traffic,
+        "routed": now.member.traffic.routed,
+        "networks": _texts(now.local.networks),
+    }
+
+
+def _texts(networks: Iterable[IPNetwork]) -> list[str]:
+    return [str(network) for network in networks]
 
 
 def _expires(meta: NodeMeta | None) -> str | None:

@@ -7,6 +7,7 @@ from itertools import chain
 
 from wesher_agent.mesh.roster import MemberState
 from wesher_agent.status.snapshot import Snapshot
+from wesher_agent.status.traffic import traffic_carried
 from wesher_common.certificate import Refusal
 from wesher_common.conditions import Condition
 from wesher_common.report import SHOWN_NAMES
@@ -16,12 +17,15 @@ JOIN_SECONDS = 10.0
 
 
 def conditions(now: Snapshot) -> tuple[Condition, ...]:
-    """Return Ready, its parts WireGuardReady, GossipJoined and KeyCurrent, and StateSaved.
+    """Return Ready, its parts WireGuardReady, GossipJoined and KeyCurrent, TrafficCarried, and StateSaved.
 
-    StateSaved is not a part of Ready: the node works until it restarts, and a full disk blocks no rollout.
+    TrafficCarried is there while the mesh is to carry packets of the cluster. StateSaved is not a part of
+    Ready: the node works until it restarts, and a full disk blocks no rollout.
     """
     parts = _parts(now)
-    judged = (_ready(now, parts), *parts, _state(now))
+    carried = traffic_carried(now)
+    traffic = () if carried is None else (carried,)
+    judged = (_ready(now, parts, traffic), *parts, *traffic, _state(now))
     return tuple(replace(each, last_transition_time=now.changed_at.get(each.type, "")) for each in judged)
 
 
@@ -106,7 +110,9 @@ def _state(now: Snapshot) -> Condition:
     return Condition("StateSaved", "True", "Saved")
 
 
-def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
+def _ready(  # noqa: PLR0911 - one for each reason
+    now: Snapshot, parts: tuple[Condition, ...], traffic: tuple[Condition, ...]
+) -> Condition:
     for part in parts:
         if not part.is_true:
             return Condition("Ready", part.status, part.reason, part.message)
@@ -129,6 +135,9 @@ def _ready(now: Snapshot, parts: tuple[Condition, ...]) -> Condition:
         is_overlay = causes == {"OutsideOverlay"} and not now.unreachable
         reason = "OverlayDiffers" if is_overlay else "PeersUnreachable"
         return Condition("Ready", "False", reason, message)
+    for each in traffic:
+        if not each.is_true:
+            return Condition("Ready", each.status, each.reason, each.message)
     return Condition("Ready", "True", "Ready")
 
 

@@ -7,6 +7,7 @@ from typing import Literal, TypedDict
 from wesher_agent.mesh.cover import Extent
 from wesher_common.conditions import ConditionEntry
 from wesher_common.mesh_document import GossipProfile
+from wesher_common.traffic import NodeTraffic, PodTraffic
 
 
 class UnreachableRoute(TypedDict):
@@ -57,6 +58,21 @@ class Identity(TypedDict):
     """Why this node's certificate [does not count](../troubleshooting.md#certificates); empty if it does."""
 
 
+class Traffic(TypedDict):
+    """Packets of nodes and pods that go through the tunnels."""
+
+    nodes: NodeTraffic
+    """To which nodes' addresses: as `spec.traffic.nodes` of the mesh."""
+    pods: PodTraffic
+    """To which pods: as `spec.traffic.pods` of the mesh."""
+    accepts: bool
+    """Whether this node accepts packets from networks of other members, while the mesh is to carry any."""
+    routed: int
+    """Number of networks of other members to which this node sends packets through the tunnels."""
+    networks: list[str]
+    """Node addresses and pod networks in this node's certificate."""
+
+
 class Peers(TypedDict):
     """Other members, counted."""
 
@@ -105,6 +121,8 @@ class StatusAnswer(TypedDict):
     """This node's part in gossip."""
     identity: Identity
     """Whether members have to be certified, and this node's certificate."""
+    traffic: Traffic
+    """Packets of nodes and pods that go through the tunnels."""
     peers: Peers
     """Other members, counted."""
     counts: dict[str, int]
@@ -136,6 +154,10 @@ class MemberAnswer(TypedDict):
     """Until when its certificate is valid, RFC 3339; null without a certificate."""
     uncertified: str
     """Why its certificate [does not count](../troubleshooting.md#certificates); empty if it does."""
+    networks: list[str]
+    """Node addresses and pod networks in its certificate, if that counts."""
+    carried: list[str]
+    """Those of them to which this node sends packets through the tunnel."""
     location: str
     """Where the member is; empty if it announces no location."""
     stateSeconds: float

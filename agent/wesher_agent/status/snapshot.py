@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
+from wesher_agent.mesh.carrying import NETWORK_OVERLAP
 from wesher_agent.mesh.desired import KEY_COPIED
 from wesher_agent.mesh.identity import Rank
 from wesher_agent.mesh.local import Local
@@ -16,6 +17,7 @@ from wesher_agent.mesh.nodemeta import Flag
 from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.mesh.view import MemberView
+from wesher_agent.wireguard.carrying_plan import CarryProblem
 from wesher_agent.wireguard.plan import HANDSHAKE_FRESH, PeerSession
 from wesher_common.keys import WireGuardPublicKey
 
@@ -86,6 +88,8 @@ class Snapshot:
     """Why the mounted key ring or mesh.json cannot be used; empty when they can."""
     health_problem: str
     """Why the kubelet's probes are not answered; empty when they are, or when no port was given."""
+    carry_problems: tuple[CarryProblem, ...]
+    """Why the host does not carry packets of the cluster as it should."""
     removed: bool
     """Whether the API server said that this node has no WesherNode."""
     generation: int
@@ -153,6 +157,26 @@ class Snapshot:
         if identity is None or not identity.only_certified:
             return members
         return {name: member for name, member in members.items() if member.verdict.is_certified}
+
+    @property
+    def accepts_traffic(self) -> bool:
+        """Whether carried packets of other members are accepted, while the mesh is to carry any."""
+        settings, applied = self.local.document.traffic, self.member.traffic
+        is_applied = applied.settings == settings and applied.carrying is not None
+        is_strict = any(problem.reason == "ReversePathFilter" for problem in self.carry_problems)
+        return settings.is_on and is_applied and not is_strict
+
+    @property
+    def not_carried(self) -> tuple[Problem, ...]:
+        """Why packets to networks of this cluster's members are not carried."""
+        members = self.member.members
+        return tuple(
+            problem
+            for problem in self.member.problems
+            if problem.reason == NETWORK_OVERLAP
+            and problem.member in members
+            and members[problem.member].verdict.rank is Rank.OWN
+        )
 
     @property
     def key_copied(self) -> Problem | None:

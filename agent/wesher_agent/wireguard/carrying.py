@@ -126,7 +126,7 @@ def complete(interface: str, change: CarryChange, memory: LinkMemory) -> list[Ca
         _remove_rules(kernel, change.remove_rules)
         _remove_routes(kernel, interface, change.remove_routes, change.remove_unreachable)
         _remove_rules(kernel, change.end_rules)
-        # The kernel removes the first rule that fits a description: another of ours may have fitted too.
+        # The kernel removes the first rule that fits, which may be one that is to stay.
         _restore_rules(kernel, change)
         try:
             _restore(kernel, change.restore, memory)

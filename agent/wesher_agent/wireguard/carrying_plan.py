@@ -3,12 +3,13 @@
 Pure. Carried packets reach the device by rules that lead to a table:
 
 ====  ==================================================================================
-P     WireGuard's and gossip's own packets, told by their mark, go on at P+5
+P     WireGuard's and gossip's own packets, which have the mark, go on at P+6
 P+1   so do direct packets
 P+2   packets from certified sources look into the table
-P+3   IPv6: all other packets that have a source go on at P+5
-P+4   packets whose source is not chosen yet look into the table
-P+5   nothing: the other rules of the host follow
+P+3   IPv6: all other packets that have a source go on at P+6
+P+4   IPv6: so do direct packets whose source is not chosen yet
+P+5   packets whose source is not chosen yet look into the table
+P+6   nothing: the other rules of the host follow
 ====  ==================================================================================
 
 An IPv6 rule with a source never applies to a packet that has none yet, not even ``from ::/128``: that
@@ -22,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
+from itertools import takewhile
 from typing import Literal
 
 from wesher_agent.mesh.device import CarriedRoute, Carrying, DeviceConfig, DirectRule
@@ -35,8 +37,8 @@ Unreachable = tuple[int, IPNetwork]
 
 CarryReason = Literal["RuleConflict", "TableConflict", "ReversePathFilter", "AddressNotPresent"]
 
-_DIRECT, _CERTIFIED, _OTHER_SOURCES, _NO_SOURCE = 1, 2, 3, 4
-_NO_ADDRESS = IPv4Network("0.0.0.0/32")
+_DIRECT, _CERTIFIED, _OTHER_SOURCES, _DIRECT_NO_SOURCE, _NO_SOURCE = 1, 2, 3, 4, 5
+_NO_ADDRESS, _NO_ADDRESS6 = IPv4Network("0.0.0.0/32"), IPv6Network("::/128")
 _ANY_SOURCE = (IPv6Network("::/1"), IPv6Network("8000::/1"))
 _IP_PROTOCOLS = {"tcp": 6, "udp": 17}
 
@@ -67,7 +69,7 @@ class ObservedCarrying:
 
     @property
     def is_routing(self) -> bool:
-        """Whether any packet is led into a table of ours."""
+        """Whether any packet is led into our table."""
         return any(rule.action == TO_TABLE for rule in self.rules)
 
 
@@ -137,7 +139,7 @@ def plan_carrying_next(before: DeviceConfig, config: DeviceConfig) -> CarryChang
 
 
 def must_look_first(before: DeviceConfig, config: DeviceConfig) -> bool:
-    """Tell whether another program's rules and routes must be looked for: a table or priorities are new."""
+    """Tell whether another program's rules and routes must be listed: the table or a priority is new."""
     return _place(config.carrying) not in {None, _place(before.carrying)}
 
 
@@ -161,7 +163,7 @@ def carried_as_desired(
 
 
 def first_priority(rule: Rule) -> int:
-    """Return the first priority of the range that a rule of ours was made for."""
+    """Return the first priority of the range that our rule was made for."""
     match rule.action:
         case 2:
             return rule.target - LAST_RULE
@@ -214,7 +216,10 @@ def _rules(carrying: Carrying) -> Iterator[Rule]:
                 yield replace(table, priority=first + _CERTIFIED, source=source)
         for direct in carrying.direct:
             if all(each is None or each.version == version for each in (direct.sources, direct.destinations)):
-                yield _direct(version, first + _DIRECT, end, direct)
+                rule = _direct(version, first + _DIRECT, end, direct)
+                if direct.sources == _NO_ADDRESS6:
+                    rule = replace(rule, priority=first + _DIRECT_NO_SOURCE, source=None)
+                yield rule
 
 
 def _direct(version: int, priority: int, end: int, direct: DirectRule) -> Rule:
@@ -289,7 +294,15 @@ def _differing(
     before: tuple[CarriedRoute, ...], now: tuple[CarriedRoute, ...]
 ) -> tuple[list[CarriedRoute], list[CarriedRoute]]:
     """Return what is only in the first, and what is only in the second."""
-    if before == now:
-        return [], []
+    # Most often few differ and both are sorted: comparing is much quicker than hashing networks.
+    start = _same(zip(before, now, strict=False))
+    before, now = before[start:], now[start:]
+    end = _same(zip(reversed(before), reversed(now), strict=False))
+    before, now = before[: len(before) - end], now[: len(now) - end]
     was, becomes = set(before), set(now)
     return [each for each in before if each not in becomes], [each for each in now if each not in was]
+
+
+def _same(pairs: Iterable[tuple[CarriedRoute, CarriedRoute]]) -> int:
+    """Return how many pairs are equal before the first that is not."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

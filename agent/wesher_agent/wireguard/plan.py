@@ -364,7 +364,7 @@ def fulfilled(config: DeviceConfig) -> Observed:
 
 
 def _moved(config: DeviceConfig, observed: ObservedDevice) -> frozenset[IPNetwork]:
-    """Return the networks that peers get now: whoever had one loses it by that."""
+    """Return the networks that peers get now. The peer that had one loses it by that."""
     moved: set[IPNetwork] = set()
     for peer in config.peers:
         there = observed.peers.get(peer.public_key)

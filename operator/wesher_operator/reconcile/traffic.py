@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_network
 
 from wesher_common.byte_reader import ascending
 from wesher_common.conditions import Condition, find_condition
@@ -92,7 +91,11 @@ def make_plan(
     has_pods = any(not is_node_address(each) for networks in held.values() for each in networks)
     # Pods that appear later with other addresses must not end the encryption of those that are carried.
     checked = settings if pods is None or has_pods else replace(settings, pods="None")
-    routes = _routes(spec, desired, world, members, checked) if checked.is_on else Routes({}, ())
+    routes = (
+        _routes(spec, desired, world, members, settings=checked, published=published)
+        if checked.is_on
+        else Routes({}, ())
+    )
     ready = [node.name for node in desired if node.ready]
     not_accepting = tuple(name for name in ready if not _accepts(members.get(name)))
     not_stopped = tuple(
@@ -250,19 +253,21 @@ def _routes(
     desired: Sequence[NodeFacts],
     world: World,
     members: Mapping[str, MemberFacts],
+    *,
     settings: TrafficSettings,
+    published: MeshDocument | None,
 ) -> Routes:
     names = {node.name for node in desired}
+    identity = published.identity if published is not None else None
+    trusted = identity.trusted if identity is not None else ()
     api_servers = {address for each in world.api_server.values() for address in each.addresses}
     surroundings = Surroundings(
         overlay=spec.overlay,
         services=[network for _, each in sorted(world.service_cidrs.items()) for network in each.networks],
         # Those that were published count where none can be seen now.
         api_servers=api_servers | {each.address for each in settings.api_servers if each.address is not None},
-        clusters={
-            each.cluster_name: [ip_network(text, strict=False) for text in each.cidrs]
-            for each in spec.trusted_authorities
-        },
+        # One that is refused because its networks overlap ours takes none of ours.
+        clusters={each.cluster_name: each.cidrs for each in trusted},
         seeds={seed.address for seed in spec.seeds if seed.address is not None},
     )
     others = [node for name, node in world.nodes.items() if name not in names]

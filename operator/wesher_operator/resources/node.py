@@ -64,7 +64,9 @@ class WesherNodeSpec(Resource):
     )
     """Location of the node; members of one location dial each other's internal addresses."""
 
-    routes: list[Annotated[str, Field(max_length=MAX_CIDR_TEXT)]] = Field([], max_length=MAX_ROUTES)
+    routes: list[Annotated[str, Field(max_length=MAX_CIDR_TEXT, json_schema_extra=rules.ANY_NETWORK)]] = (
+        Field([], max_length=MAX_ROUTES)
+    )
     """The node's addresses and pod networks in its certificate: what the mesh carries to this node."""
     machine: str = Field("", max_length=_MAX_WORD)
     """A hash that changes when the Node's machine is rebooted, is replaced or gets another address."""
@@ -197,6 +199,7 @@ class WesherNode(Resource):
         Column(name="Key", path=".status.primaryKeyID", wide=True),
         Column(name="Mode", path=".status.wireguardMode", wide=True),
         Column(name="Version", path=".status.agentVersion", wide=True),
+        Column(name="Traffic", path='.status.conditions[?(@.type=="TrafficCarried")].reason', wide=True),
         Column(name="Reason", path='.status.conditions[?(@.type=="Ready")].reason', wide=True),
         Column(name="Age", path=".metadata.creationTimestamp", type="date"),
     ]

@@ -22,8 +22,10 @@ from wesher_agent.cli.tables import (
 )
 from wesher_agent.status.conditions import conditions
 from wesher_common.errors import InvalidSpec
+from wesher_common.traffic import TrafficSettings
 from wesher_common.version import VERSION
 from wesher_testing.agents.snapshots import snapshot
+from wesher_testing.virtual.members import document, local_node
 
 IDENTITY = {
     "mode": "Verified",
@@ -52,6 +54,7 @@ STATUS = {
         "rejected": {"truncated": 2, "decrypt": 1},
     },
     "identity": IDENTITY,
+    "traffic": {"nodes": "None", "pods": "None", "accepts": False, "routed": 0, "networks": []},
     "peers": {"known": 2, "alive": 1, "suspect": 0, "failed": 1, "handshake": 1},
     "conditions": [
         {"type": "GossipJoined", "status": "True", "reason": "Joined", "message": ""},
@@ -113,7 +116,8 @@ def test_what_fails_reads_as_failing_and_no_text_stands_twice() -> None:
 
 
 def test_every_condition_has_its_words_for_failing() -> None:
-    for condition in conditions(snapshot()):
+    carrying = local_node("a", mesh=document(traffic=TrafficSettings(nodes="All")))
+    for condition in conditions(snapshot(local=carrying)):
         failing = condition.to_dict() | {"status": "False", "reason": "Reason"}
         (line,) = status_text(STATUS | {"conditions": [failing]}).partition("\n! ")[2:]
         assert " not " in f" {line}"

@@ -18,7 +18,7 @@ from wesher_common.certificate import Authority
 from wesher_common.keys import WireGuardPublicKey
 from wesher_operator import kube
 from wesher_operator.crd import definition
-from wesher_operator.kube import MESH, NODE
+from wesher_operator.kube import API_SERVER_ENDPOINTS, MESH, NODE
 from wesher_operator.reconcile.manifests import AgentSettings
 from wesher_operator.reconcile.mesh import MeshReconciler
 from wesher_operator.reconcile.world import World
@@ -28,6 +28,8 @@ from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.cluster.fake_api_server import Storing, serving
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+TRAFFIC: dict[str, Any] = {"nodes": "All", "nodeCIDRs": ["192.0.2.0/24"]}
+"""The other fields of ``traffic`` mean nothing while both are None."""
 BASE: dict[str, Any] = {
     "overlayCIDR": "10.189.0.0/16",
     "allocationCIDR": "10.189.0.0/17",
@@ -40,7 +42,10 @@ WEST: dict[str, Any] = {
     "key": str(Authority(bytes([1]) * 32).key),
     "cidrs": ["10.189.128.0/17"],
 }
-BASES = {"trustedAuthorities": {**BASE, "trustedAuthorities": [WEST]}}
+BASES = {
+    "trustedAuthorities": {**BASE, "trustedAuthorities": [WEST]},
+    "traffic": {**BASE, "traffic": TRAFFIC},
+}
 """What a field is compared with, if not `BASE`."""
 OTHERS: list[tuple[str, Any]] = [
     ("overlayCIDR", "10.190.0.0/16"),
@@ -79,6 +84,15 @@ OTHERS: list[tuple[str, Any]] = [
     ("gossip.profile", "LAN"),
     ("gossip.label", "west"),
     ("addresses.prefer", ["ExternalIP"]),
+    ("addresses.locationLabel", "zone"),
+    ("traffic.nodes", "OtherLocations"),
+    ("traffic.pods", "OtherClusters"),
+    ("traffic.nodeCIDRs", ["192.0.2.0/25"]),
+    ("traffic.direct", []),
+    ("traffic.apiServer", "Mesh"),
+    ("traffic.mark", 64),
+    ("traffic.table", 999),
+    ("traffic.rulePriority", 999),
     ("etcHosts", "Off"),
     ("identity", "Open"),
     *(
@@ -121,6 +135,9 @@ async def made_of(spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
     """Return all that an operator writes for a mesh, but for its status and the key's bytes."""
     monkeypatch.setattr(kube, "_WRITE_SPACING", 0)
     store, world = Storing(), World()
+    store.put("/api/v1/pods", {"metadata": {}, "columnDefinitions": [], "rows": []})
+    slices = {"metadata": {"name": "kubernetes", "resourceVersion": "1"}, "ports": [{"port": 6443}]}
+    world.observe(API_SERVER_ENDPOINTS, {**slices, "endpoints": [{"addresses": ["198.51.100.1"]}]})
     metadata = {"name": "demo", "uid": "u", "generation": 1}
     world.observe(MESH, store.put(MESH.path("", "demo"), {"metadata": metadata, "spec": spec}))
     for number, zone in enumerate("ab", start=1):
@@ -157,8 +174,9 @@ async def test_a_field_of_the_spec_changes_what_is_made(
     top, *inner = path.partition("[]")[0].split(".")
     for name in reversed(inner):
         value = {name: value}
-    spec = {**BASE, top: value}
-    assert await made_of(spec, monkeypatch) != await made_of(BASES.get(top, BASE), monkeypatch)
+    base = BASES.get(top, BASE)
+    spec = {**base, top: {**TRAFFIC, **value} if top == "traffic" else value}
+    assert await made_of(spec, monkeypatch) != await made_of(base, monkeypatch)
 
 
 def test_agents_report_every_field_of_a_wesher_nodes_status() -> None:

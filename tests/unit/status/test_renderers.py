@@ -6,15 +6,16 @@ import base64
 import shlex
 from dataclasses import fields, replace
 from datetime import UTC, datetime
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from wesher_agent.kube.node_status import admission_part, node_status, own_part, view_part
+from wesher_agent.mesh.carry_steps import TrafficView
 from wesher_agent.mesh.cover import Cover
-from wesher_agent.mesh.device import Endpoint
+from wesher_agent.mesh.device import Carrying, Endpoint
 from wesher_agent.mesh.identity import Rank, Verdict
 from wesher_agent.mesh.local import Options
 from wesher_agent.mesh.nodemeta import META_VERSION, Flag, NodeMeta
@@ -25,6 +26,7 @@ from wesher_agent.status.answers import join_answer, key_answer, members_answer,
 from wesher_agent.status.greeting import greeting
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.swim.address import Address
+from wesher_agent.wireguard.carrying_plan import CarryProblem
 from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_common.certificate import MAX_SERIAL, Authority, Certificate, Kind, Refusal, Subject
 from wesher_common.errors import WesherError
@@ -32,6 +34,7 @@ from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
 from wesher_common.mesh_document import GossipSettings, IdentitySettings
 from wesher_common.report import MAX_OUTSIDERS
 from wesher_common.seeds import SeedAddress
+from wesher_common.traffic import TrafficSettings
 from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.virtual.members import document, local_node, private_key
 
@@ -409,6 +412,8 @@ def test_an_external_member_is_reported_with_what_it_is_admitted_by() -> None:
     assert admission_part(before) == admission_part(replace(before, mtu=1))
 
 
+ON = TrafficSettings(nodes="All", pods="All", node_cidrs=(ip_network("192.0.2.0/24"),))
+IN_MESH_WITH_TRAFFIC = local_node("a", mesh=document(traffic=ON))
 CHANGES: dict[str, Any] = {
     "now": 2000.0,
     "local": local_node("a2"),
@@ -427,6 +432,7 @@ CHANGES: dict[str, Any] = {
     "has_seeds_elsewhere": True,
     "uptime": 1.0,
     "verdict": Verdict(Rank.OWN, SIGNED_AT, None),
+    "traffic": TrafficView(ON, Carrying(mark=0x80, table=1870, priority=1870)),
     "device_ready": False,
     "device_reason": "Failed",
     "device_problem": "broken",
@@ -442,6 +448,7 @@ CHANGES: dict[str, Any] = {
     "counts": {"membersFailed": 1},
     "source_problem": "mesh.json: is missing",
     "health_problem": "TCP port 51820 of 127.0.0.1 is taken by another program",
+    "carry_problems": (CarryProblem("RuleConflict", "another program has the rules of priority 1870"),),
     "removed": True,
     "generation": 7,
     "machine": "0123456789ab",
@@ -453,6 +460,8 @@ SEEKING = local_node("a", mesh=document(seed_nodes=(SeedAddress("192.0.2.9"),)))
 BESIDE: dict[str, dict[str, Any]] = {
     "verdict": {"local": local_node("a", mesh=document(identity=IdentitySettings()))},
     "can_probe": {"probes_settled": False},
+    "traffic": {"local": IN_MESH_WITH_TRAFFIC},
+    "carry_problems": {"local": IN_MESH_WITH_TRAFFIC},
     "device_reason": {"device_ready": False},
     "device_problem": {"device_ready": False, "device_reason": "Failed"},
     "wall_clock": {"observed": seen(2, age=5)},

@@ -272,3 +272,24 @@ def test_the_private_key_shows_in_no_repr() -> None:
     assert change.device.private_key == OURS
     for secret in (OURS.secret.hex(), OURS.reveal_base64(), repr(OURS.secret)):
         assert secret not in repr(change)
+
+
+def test_a_network_that_moves_is_given_to_its_new_peer_and_taken_from_nobody() -> None:
+    """WireGuard takes it from the former peer by that, so that it has an owner at each moment."""
+    before = fulfilled(wish(peer(2, "10.189.0.2/32", "10.2.0.0/24"), peer(3)))
+    moved = plan(wish(peer(2), peer(3, "10.189.0.3/32", "10.2.0.0/24")), before, now=NOW)
+    assert moved.device.peers == (
+        PeerChange(
+            key(3),
+            allowed_ips=(IPv4Network("10.189.0.3/32"), IPv4Network("10.2.0.0/24")),
+            add_allowed_ips=(IPv4Network("10.2.0.0/24"),),
+        ),
+    )
+    gone = plan(wish(peer(2), peer(3)), before, now=NOW)
+    assert gone.device.peers == (
+        PeerChange(
+            key(2),
+            allowed_ips=(IPv4Network("10.189.0.2/32"),),
+            remove_allowed_ips=(IPv4Network("10.2.0.0/24"),),
+        ),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
@@ -164,3 +165,33 @@ def test_a_change_becomes_one_request() -> None:
 
 def test_an_empty_change_is_no_request() -> None:
     assert uapi.render_set(DeviceChange()) == b""
+
+
+DIFFERENCE = PeerChange(
+    PEER,
+    allowed_ips=(IPv4Network("10.0.0.2/32"), IPv4Network("10.2.0.0/24")),
+    add_allowed_ips=(IPv4Network("10.2.0.0/24"),),
+    remove_allowed_ips=(IPv4Network("10.3.0.0/24"),),
+)
+
+
+def test_only_the_allowed_ips_that_differ_are_sent_where_single_ones_can_be_removed() -> None:
+    change = DeviceChange(peers=(DIFFERENCE,))
+    assert uapi.render_set(change).decode().split("\n")[2:-2] == [
+        "update_only=true",
+        "allowed_ip=10.2.0.0/24",
+        "allowed_ip=-10.3.0.0/24",
+    ]
+    assert uapi.render_set(change, removes_single=False).decode().split("\n")[2:-2] == [
+        "update_only=true",
+        "replace_allowed_ips=true",
+        "allowed_ip=10.0.0.2/32",
+        "allowed_ip=10.2.0.0/24",
+    ]
+
+
+def test_allowed_ips_are_added_without_replacing_whatever_wireguard_can_remove() -> None:
+    change = DeviceChange(peers=(replace(DIFFERENCE, remove_allowed_ips=()),))
+    for removes_single in (True, False):
+        lines = uapi.render_set(change, removes_single=removes_single).decode().split("\n")
+        assert lines[2:-2] == ["update_only=true", "allowed_ip=10.2.0.0/24"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from wesher_agent.netlink.errors import WireGuardUnavailable
 from wesher_agent.wireguard import userspace
 from wesher_agent.wireguard.back_off import LONGEST_DELAY
+from wesher_agent.wireguard.plan import DeviceChange, PeerChange
 from wesher_agent.wireguard.userspace import UserspaceBackend
 from wesher_common.errors import WesherError
+from wesher_common.keys import WireGuardPublicKey
 from wesher_testing.virtual.loop_clock import LoopClock
 
 MINUTES = 10
@@ -113,3 +116,26 @@ async def test_a_refusal_does_not_look_like_a_loss_that_must_be_repaired_at_once
     assert not lost.done()
     clock.advance(LONGEST_DELAY)
     await lost
+
+
+async def test_a_program_that_cannot_remove_single_allowed_ips_gets_the_whole_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions before 0.0.20250522 answer EINVAL to an allowed IP with a minus sign."""
+    requests: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append((await reader.readuntil(b"\n\n")).decode())
+        writer.write(b"errno=-22\n\n" if "allowed_ip=-" in requests[-1] else b"errno=0\n\n")
+        await writer.drain()
+        writer.close()
+
+    monkeypatch.setattr(userspace, "_SOCKET_DIRECTORY", tmp_path)
+    kept, gone = ip_network("10.0.0.2/32"), ip_network("10.3.0.0/24")
+    peer = PeerChange(WireGuardPublicKey(b"\2" * 32), allowed_ips=(kept,), remove_allowed_ips=(gone,))
+    async with await asyncio.start_unix_server(answer, tmp_path / "wgnone.sock"):
+        backend = UserspaceBackend("wgnone", None)
+        for _ in range(2):
+            await backend.apply(DeviceChange(peers=(peer,)))
+    assert ["allowed_ip=-" in request for request in requests] == [True, False, False]
+    assert all("replace_allowed_ips=true\nallowed_ip=10.0.0.2/32" in request for request in requests[1:])

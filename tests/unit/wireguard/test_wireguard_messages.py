@@ -218,3 +218,34 @@ def test_a_new_device_has_no_key_and_a_new_peer_no_handshake() -> None:
 def test_a_malformed_dump_is_refused(body: bytes, reason: str) -> None:
     with pytest.raises(MalformedReply, match=reason):
         parse_device([memoryview(body)])
+
+
+def test_only_the_allowed_ips_that_differ_are_sent_where_single_ones_can_be_removed() -> None:
+    difference = PeerChange(
+        KEY,
+        allowed_ips=(IPv4Network("10.0.0.2/32"), IPv4Network("10.2.0.0/24")),
+        add_allowed_ips=(IPv4Network("10.2.0.0/24"),),
+        remove_allowed_ips=(IPv4Network("10.3.0.0/24"),),
+    )
+    change = DeviceChange(peers=(difference,))
+    added = allowed_ip(2, bytes((10, 2, 0, 0)), 24)
+    removed = nested(
+        0,
+        pack_attribute(1, struct.pack("=H", 2)),
+        pack_attribute(2, bytes((10, 3, 0, 0))),
+        pack_attribute(3, bytes([24])),
+        pack_attribute(4, struct.pack("=I", 1)),
+    )
+    kept = allowed_ip(2, bytes((10, 0, 0, 2)), 32)
+
+    def body(flags: int, *networks: bytes) -> bytes:
+        peer = nested(
+            0,
+            pack_attribute(1, KEY.raw),
+            pack_attribute(3, struct.pack("=I", flags)),
+            nested(9, *networks),
+        )
+        return bytes((1, 1, 0, 0)) + pack_attribute(2, b"wg0\0") + nested(8, peer)
+
+    assert pack_set("wg0", change) == [body(4, added, removed)]
+    assert pack_set("wg0", change, removes_single=False) == [body(6, kept, added)]

@@ -55,6 +55,7 @@ def snapshot(*members: RosterMember, **changes: Any) -> Snapshot:
         "counts": {},
         "source_problem": "",
         "health_problem": "",
+        "carry_problems": (),
         "removed": False,
         "generation": 1,
         "machine": "",

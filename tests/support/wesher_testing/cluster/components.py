@@ -20,16 +20,16 @@ from wesher_testing.run.toolbox import kubernetes_binary
 POD_NETWORK = "10.244.0.0/16"
 
 
-def controller_manager(api: ApiServer) -> list[str]:
+def controller_manager(api: ApiServer, pods: str = POD_NETWORK) -> list[str]:
     """Return the command that runs kube-controller-manager beside the API server."""
     return [
         str(kubernetes_binary("kube-controller-manager")),
-        f"--kubeconfig={_kubeconfig(api, 'system:kube-controller-manager')}",
+        f"--kubeconfig={kubeconfig(api, 'system:kube-controller-manager')}",
         "--use-service-account-credentials",
         f"--service-account-private-key-file={api.directory / 'accounts.key'}",
         f"--root-ca-file={api.ca}",
         "--allocate-node-cidrs",
-        f"--cluster-cidr={POD_NETWORK}",
+        f"--cluster-cidr={pods}",
         "--leader-elect=false",
         # A third of the usual, like the kubelets' reports: tests wait for lost nodes.
         "--node-monitor-grace-period=16s",
@@ -41,7 +41,7 @@ def scheduler(api: ApiServer) -> list[str]:
     """Return the command that runs kube-scheduler beside the API server."""
     return [
         str(kubernetes_binary("kube-scheduler")),
-        f"--kubeconfig={_kubeconfig(api, 'system:kube-scheduler')}",
+        f"--kubeconfig={kubeconfig(api, 'system:kube-scheduler')}",
         "--leader-elect=false",
     ]
 
@@ -100,7 +100,7 @@ def kubelet(
     return [
         str(kubernetes_binary("kubelet")),
         f"--config={path}",
-        f"--kubeconfig={_kubeconfig(api, f'system:node:{node}', 'system:nodes')}",
+        f"--kubeconfig={kubeconfig(api, f'system:node:{node}', 'system:nodes')}",
         f"--hostname-override={node}",
         f"--node-ip={address}",
         *(["--cloud-provider=external"] if in_cloud else []),
@@ -108,16 +108,16 @@ def kubelet(
     ]
 
 
-def kube_proxy(api: ApiServer, node: str, *, directory: Path) -> list[str]:
+def kube_proxy(api: ApiServer, node: str, *, directory: Path, pods: str = POD_NETWORK) -> list[str]:
     """Write a kube-proxy's configuration into ``directory`` and return the command that runs it."""
     path = directory / "kube-proxy.yaml"
     content = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "mode": "nftables",
-        "clientConnection": {"kubeconfig": str(_kubeconfig(api, "system:kube-proxy"))},
+        "clientConnection": {"kubeconfig": str(kubeconfig(api, "system:kube-proxy"))},
         "hostnameOverride": node,
-        "clusterCIDR": POD_NETWORK,
+        "clusterCIDR": pods,
         # These are the machine's, and cannot be set from a network namespace.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
     }
@@ -125,7 +125,8 @@ def kube_proxy(api: ApiServer, node: str, *, directory: Path) -> list[str]:
     return [str(kubernetes_binary("kube-proxy")), f"--config={path}"]
 
 
-def _kubeconfig(api: ApiServer, user: str, *groups: str) -> Path:
+def kubeconfig(api: ApiServer, user: str, *groups: str) -> Path:
+    """Write the kubeconfig of a component, which impersonates a user of these groups, and return its path."""
     content = yaml.safe_load(api.kubeconfig.read_text())
     content["users"][0]["user"] |= {"as": user, "as-groups": list(groups)}
     path = api.directory / f"{user.replace(':', '-')}.kubeconfig"

@@ -31,7 +31,7 @@ from wesher_testing.run.toolbox import REPOSITORY, debian_package_root, system_p
 
 _KERNELS = ("linux-image-cloud-amd64", "linux-image-amd64", "linux-image-virtual")
 """Debian's smallest first, then Ubuntu's."""
-_MODULES = ("wireguard", "veth", "dummy", "bridge")
+_MODULES = ("wireguard", "veth", "dummy", "bridge", "af_packet")
 _PACKAGES = ("cryptography", "cffi", "_cffi_backend", "h11", "msgpack", "pyroute2")
 _PROGRAMS = ("ip", "ping", "wg")
 _OUR_CODE = ("common/wesher_common", "agent/wesher_agent", "tests/support/wesher_testing")

@@ -1,14 +1,16 @@
 """Measures the operator on a real API server: ``python -m wesher_testing.run.operator_bench [NODES]``.
 
 Nodes are as large as a kubelet's, agents' reports are written by this program, and no
-kubelet runs. What is measured: a mesh made anew, its agents reporting, an operator that
-starts with all of it there, and two times of rest, without reports and with as many as
-agents write that have no news.
+kubelet runs. What is measured: a mesh made anew, its agents reporting, their certificates,
+what it carries switched on, an operator that starts with all of it there, and two times of
+rest, without reports and with as many as agents write that have no news.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import sys
 import time
@@ -23,8 +25,11 @@ from typing import Any
 from kubernetes.aio.client import ApiClient
 
 from wesher_common.conditions import rfc3339
-from wesher_common.names import MESH_LABEL
-from wesher_operator.kube import MESH, NODE, POD, WESHER_NODE, Cluster, Kind, connect
+from wesher_common.key_proof import key_proof, proof_statement
+from wesher_common.keys import WireGuardPrivateKey
+from wesher_common.mesh_document import FILE_NAME, MeshDocument
+from wesher_common.names import MESH_LABEL, config_map_name
+from wesher_operator.kube import CONFIG_MAP, MESH, NODE, POD, WESHER_NODE, Cluster, Kind, connect
 from wesher_testing.cluster.api_server import ApiServer, api_server
 from wesher_testing.cluster.operator_process import (
     NAMESPACE,
@@ -43,6 +48,8 @@ _IMAGES = 50
 """A kubelet names so many of the images it has."""
 _AT_ONCE = 8
 _MAX_WAIT = 300.0
+NETWORKS = 3
+"""In each certificate once the mesh carries traffic: two InternalIPs and a pod network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +114,12 @@ class Bench:
             pods = f"10.{64 + number // 256}.{number % 256}.0/24"
             spec = {"podCIDR": pods, "podCIDRs": [pods]}
             await self.send("POST", NODE.path(""), {"metadata": metadata, "spec": spec})
-            address = {"type": "InternalIP", "address": f"192.168.{number // 250}.{number % 250 + 1}"}
-            status = {"addresses": [address], "images": images}
+            addresses = [
+                {"type": "InternalIP", "address": f"192.168.{number // 250}.{number % 250 + 1}"},
+                {"type": "InternalIP", "address": f"fd00:7::{number + 1:x}"},
+            ]
+            ready = {"type": "Ready", "status": "True", "reason": "KubeletReady"}
+            status = {"addresses": addresses, "conditions": [ready], "images": images}
             await self.send("PATCH", NODE.path("", name, "status"), {"status": status})
 
         await in_parallel(make(number) for number in range(count))
@@ -131,8 +142,13 @@ class Bench:
 
         await in_parallel(make(number) for number in range(count))
 
-    async def report(self, number: int) -> None:
-        """Report as an agent does that has no news."""
+    async def document(self) -> MeshDocument:
+        """Return what agents read."""
+        found = await self.cluster.get(CONFIG_MAP, config_map_name(MESH_NAME))
+        return MeshDocument.from_json(found["data"][FILE_NAME] if found is not None else "")
+
+    async def report(self, number: int, **more: Any) -> None:
+        """Report as an agent does that has no other news."""
         now = rfc3339(datetime.now(UTC))
         conditions = [
             {"type": kind, "status": "True", "reason": kind, "message": "", "lastTransitionTime": now}
@@ -145,6 +161,7 @@ class Bench:
             "endpoint": f"192.168.0.{number % 250}:51820",
             "peers": {"known": 999, "alive": 999, "handshake": 999, "summary": "999/999"},
             "lastReportTime": now,
+            **more,
         }
         name = f"{MESH_NAME}.{node_name(number)}"
         await self.send("PATCH", WESHER_NODE.path("", name, "status"), {"status": status})
@@ -152,6 +169,11 @@ class Bench:
     async def count(self, kind: Kind) -> int:
         """Return how many objects of a kind there are."""
         return sum([len(page.items) async for page in self.cluster.pages(kind)])
+
+    async def routed(self) -> int:
+        """Return how many certificates list three networks."""
+        pages = [page async for page in self.cluster.pages(WESHER_NODE)]
+        return sum(len(item["spec"].get("routes", [])) == NETWORKS for page in pages for item in page.items)
 
     async def mesh_status(self) -> dict[str, Any]:
         """Return the mesh's status."""
@@ -256,6 +278,7 @@ async def measure(server: ApiServer, api: ApiClient, nodes: int) -> None:
                 return bool((await bench.mesh_status())["members"]["ready"] == nodes)
 
             await until(ready)
+        await carry(bench, operator, nodes)
         operator.stop()
 
     # Something to do, so that it shows when the next operator has looked at everything.
@@ -274,6 +297,46 @@ async def measure(server: ApiServer, api: ApiClient, nodes: int) -> None:
             for number in range(int(REST_SECONDS * REPORTS_A_SECOND)):
                 await bench.report(number % nodes)
                 await asyncio.sleep(1 / REPORTS_A_SECOND)
+
+
+async def carry(bench: Bench, operator: OperatorProcess, nodes: int) -> None:
+    """Have every node certified, then switch on what the mesh carries."""
+    before = await bench.document()
+    settings = before.identity
+    assert settings is not None
+    assert settings.proof_key is not None
+    proven = []
+    for number in range(nodes):
+        key = WireGuardPrivateKey.from_random(hashlib.sha256(node_name(number).encode()).digest())
+        statement = proof_statement(before.uid, node_name(number), key.public)
+        proof = key_proof(key, settings.proof_key, statement) or b""
+        proven.append({"publicKey": str(key.public), "keyProof": base64.b64encode(proof).decode()})
+    async with bench.stage("agents proved their keys: all certified", operator):
+        await in_parallel(bench.report(number, **proven[number]) for number in range(nodes))
+
+        async def certified() -> bool:
+            pages = [page async for page in bench.cluster.pages(WESHER_NODE)]
+            return all(item["spec"].get("certificate") for page in pages for item in page.items)
+
+        await until(certified)
+    traffic = {"nodes": "All", "pods": "All", "nodeCIDRs": ["192.168.0.0/16", "fd00:7::/64"]}
+    await bench.send("PATCH", MESH.path("", MESH_NAME), {"spec": {"traffic": traffic}})
+
+    async def published() -> bool:
+        return (await bench.document()).traffic.is_on
+
+    await until(published)
+    accepts = {"traffic": {"accepts": True, "routed": 0}}
+    async with bench.stage("agents accept: certificates list networks", operator):
+        await in_parallel(bench.report(number, **proven[number], **accepts) for number in range(nodes))
+
+        async def routed() -> bool:
+            return await bench.routed() == nodes
+
+        await until(routed)
+    after = await bench.document()
+    sizes = [len(document.to_json().encode()) for document in (before, after)]
+    print(f"mesh.json: {sizes[0]} bytes, {sizes[1]} with what is carried", flush=True)
 
 
 def head(kind: Kind) -> dict[str, str]:

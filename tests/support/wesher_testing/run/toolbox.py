@@ -119,7 +119,8 @@ def kubernetes_binary(name: str) -> Path:
 
 def offered_kubernetes_binary(name: str) -> Path | None:
     """Return a program of Kubernetes that the machine offers or the cache holds, or ``None``."""
-    ask = ["version", "--client", "--output=json"] if name == "kubectl" else ["--version"]
+    asking = {"kubectl": ["version", "--client", "--output=json"], "kubeadm": ["version", "--output=short"]}
+    ask = asking.get(name, ["--version"])
     for candidate in _offered(name):
         if _version_of([candidate, *ask], rb"v(\d+)\.(\d+)") >= _OLDEST_KUBERNETES:
             return candidate

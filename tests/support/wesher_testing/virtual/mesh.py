@@ -7,7 +7,7 @@ file is its text. Names are looked up in the agent's hosts entries, then in `Vir
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -23,6 +23,7 @@ from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.roster import MOST_FAILED, MemberState
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
+from wesher_agent.swim.members import Member
 from wesher_agent.wire.keyring import Keyring
 from wesher_agent.wire.packet import PacketFormat
 from wesher_common.certificate import Authority, Subject, name_hash
@@ -31,6 +32,8 @@ from wesher_common.mesh_document import GossipProfile, GossipSettings, IdentityS
 from wesher_common.news import Statement, revocation_second, sign_statement
 from wesher_common.overlay import IPAddress, IPNetwork, candidate_address
 from wesher_common.seeds import parse_seed
+from wesher_common.traffic import NO_TRAFFIC, TrafficSettings
+from wesher_testing.virtual.carried import LINK, lost_flows
 from wesher_testing.virtual.members import private_key
 from wesher_testing.virtual.network import PORT, Node, VirtualNetwork
 
@@ -47,6 +50,19 @@ EPOCH = 1_800_000_000.0
 KEYS = KeyRing(ClusterKey(bytes(KEY_BYTES)))
 SEALED = PacketFormat(Keyring(KEYS.primary.secret), compress=False)
 """How all agents seal their packets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VirtualCluster:
+    """A cluster of a mesh that several of them share."""
+
+    name: str
+    authority: Authority
+    """Certifies its members."""
+    allocation: IPNetwork
+    """Where its members have their overlay addresses."""
+    identity: IdentitySettings
+    """What its mesh.json says."""
 
 
 class VirtualAgent(Node):
@@ -113,10 +129,15 @@ class VirtualAgent(Node):
                 continue
             if other.name in alive:
                 known, is_now = self.knows(other), other.engine.me
-                if (known.address, known.meta) != (is_now.address, is_now.meta):
+                is_other = (known.address, known.meta) != (is_now.address, is_now.meta)
+                if is_other and self._proof(is_now) >= self._proof(known):
                     yield other, f"holds {other.name} for {known}, which is {is_now}"
             elif other.name in expects or self.name in other.expects:
                 yield other, f"has lost {other.name}, which is there"
+
+    def _proof(self, member: Member) -> int:
+        """How well what a member says is proven here; what is proven worse changes nothing that is known."""
+        return self.member._identity.standing(member.name, member.meta, member.address, self._mesh.now)
 
     def keeps(self) -> Iterator[tuple[str, int, int]]:
         """Yield what the roster keeps too."""
@@ -185,9 +206,9 @@ class VirtualAgent(Node):
         self.change(lambda member, now: member.clock_read(self._mesh.wall_clock, now=now))
         self.later(REPAIR_SECONDS, self.watch_tunnels)
 
-    def renew(self) -> None:
+    def renew(self, cluster: VirtualCluster | None = None) -> None:
         """Get a newer certificate, as from the operator."""
-        place = self._mesh.issue(self.name, self.local.private_key.public)
+        place = self._mesh.issue(self.name, self.local.private_key.public, cluster)
         self.change(lambda member, now: member.node_given(place, now=now))
 
     @property
@@ -230,6 +251,10 @@ class VirtualAgent(Node):
         """Have other seeds from now on, as a changed mesh.json brings."""
         parsed = tuple(parse_seed(seed, field="seed") for seed in seeds)
         self._set_document(replace(self.local.document, seed_nodes=parsed))
+
+    def set_traffic(self, traffic: TrafficSettings) -> None:
+        """Have other settings of carried traffic from now on, as a changed mesh.json brings."""
+        self._set_document(replace(self.local.document, traffic=traffic))
 
     def set_removed(self, names: Iterable[str]) -> None:
         """Have other names removed from now on, as a changed mesh.json brings."""
@@ -288,13 +313,17 @@ class VirtualAgent(Node):
         assert len({*networks, ip_network(wanted.device.address)}) == len(networks) + 1, (
             f"{self.name} programs two owners of one address: {networks}; {self._mesh!r}"
         )
-        if not self.devices or self.devices[-1] != wanted.device:
+        is_other = not self.devices or self.devices[-1] != wanted.device
+        if is_other:
             self.devices.append(wanted.device)
         if self.wanted is None or self.wanted.device == wanted.device:
             self.wanted = wanted
         else:
             before, self.wanted = self.tunnels, wanted
             self.lost_tunnels += sorted(before - self.tunnels)
+        if is_other and self.name not in self._mesh.cast_out:
+            for lost in lost_flows(self, [a for a in self._mesh.agents if a.name not in self._mesh.cast_out]):
+                raise AssertionError(f"{lost}; {self._mesh!r}")
 
 
 class VirtualMesh(VirtualNetwork):
@@ -324,6 +353,10 @@ class VirtualMesh(VirtualNetwork):
         self.overlay: IPNetwork = ip_network(overlay)
         self.dns: dict[str, tuple[str, ...]] = {}
         """What names resolve to, for every agent alike."""
+        self.networks: dict[str, tuple[IPNetwork, ...]] = {}
+        """What the certificates of members list beside their overlay address, by name."""
+        self.cast_out: set[str] = set()
+        """Members that were revoked: nobody owes them that their packets arrive."""
         self.wall_clock_error = 0.0
         """Seconds by which every host's clock is wrong."""
         self._gossip: GossipProfile = gossip
@@ -361,6 +394,8 @@ class VirtualMesh(VirtualNetwork):
         address: Address | None = None,
         state: SavedState | None = None,
         certified: bool = True,
+        traffic: TrafficSettings = NO_TRAFFIC,
+        cluster: VirtualCluster | None = None,
     ) -> VirtualAgent:
         """Start an agent.
 
@@ -370,8 +405,11 @@ class VirtualMesh(VirtualNetwork):
             address: where; by default an address of its own.
             state: what an earlier run left, read from its file's text; None when nothing.
             certified: whether it is a node with a certificate, where the mesh has an authority.
+            traffic: as of mesh.json.
+            cluster: to which it belongs; None where the mesh has one.
 
         """
+        identity = self._identity if cluster is None else cluster.identity
         saved = SavedState()
         if state is not None:
             saved, problems = parse_state(render_state(state).encode(), gossip_port=PORT)
@@ -382,14 +420,16 @@ class VirtualMesh(VirtualNetwork):
             name="wgoverlay",
             uid="",
             overlay=self.overlay,
-            allocation=self.overlay,
+            allocation=self.overlay if cluster is None else cluster.allocation,
+            cluster_name="" if cluster is None else cluster.name,
             gossip=GossipSettings(port=PORT, profile=self._gossip),
             etc_hosts="Names",
             seed_nodes=tuple(parse_seed(seed, field="seed") for seed in seeds),
-            identity=self._identity,
+            identity=identity,
+            traffic=traffic,
         )
         key = saved.private_key or private_key(f"{name} {rng.random()}")
-        place = self.issue(name, key.public) if certified and self._identity is not None else None
+        place = self.issue(name, key.public, cluster) if certified and identity is not None else None
         options = Options(forget_after=self._forget_after, in_kubernetes=place is not None)
         host = host_at(address)
         local = Local(
@@ -407,16 +447,19 @@ class VirtualMesh(VirtualNetwork):
         self._by_key[key.public] = agent
         self.place(agent)
         agent.change(lambda member, now: member.start(now=now))
-        if self._identity is not None:
+        if identity is not None:
             agent.later(rng.uniform(0.0, REPAIR_SECONDS), agent.watch_tunnels)
         return agent
 
-    def issue(self, name: str, key: WireGuardPublicKey) -> Place:
+    def issue(self, name: str, key: WireGuardPublicKey, cluster: VirtualCluster | None = None) -> Place:
         """Give a node its address and its certificate, as the operator does."""
-        address = candidate_address(name, self.overlay)
-        subject = Subject(name=name, public_key=key, address=address)
-        certificate = AUTHORITY.issue(subject, serial=int(self.wall_clock * 1000))
-        return Place(overlay_address=address, certificate=certificate)
+        address = candidate_address(name, self.overlay if cluster is None else cluster.allocation)
+        location = "" if cluster is None else cluster.name
+        networks = self.networks.get(name, ())
+        subject = Subject(name=name, public_key=key, address=address, location=location, networks=networks)
+        authority = AUTHORITY if cluster is None else cluster.authority
+        certificate = authority.issue(subject, serial=int(self.wall_clock * 1000))
+        return Place(overlay_address=address, location=location, routes=networks, certificate=certificate)
 
     def revocation(self, names: Iterable[str]) -> Statement:
         """Sign now that the certificates which these names have are void."""
@@ -439,5 +482,5 @@ class VirtualMesh(VirtualNetwork):
 
 def host_at(address: Address) -> HostNetwork:
     """Return a host with one address on one link."""
-    entry = HostAddress(ip_address(address.ip), 24, "eth0", link_up=True, has_default_route=True)
+    entry = HostAddress(ip_address(address.ip), 24, LINK, link_up=True, has_default_route=True)
     return HostNetwork((entry,), frozenset(), frozenset())
