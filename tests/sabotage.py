@@ -38,6 +38,13 @@ class Sabotage:
 
 
 SABOTAGES = {
+    "run-a-mesh-beside-the-machines-own-with-its-device": Sabotage(
+        "operator/wesher_operator/reconcile/refusal.py",
+        "if machines is None or not shared:",
+        "if True:",
+        "tests/unit/operator_reconcile/test_refusal.py::"
+        "test_only_what_a_mesh_has_in_common_with_the_machines_own_is_to_be_changed",
+    ),
     "call-the-service-ready-without-a-device": Sabotage(
         "agent/wesher_agent/runtime/systemd.py",
         "async with asyncio.timeout(READY_SECONDS):",
@@ -395,6 +402,44 @@ SABOTAGES = {
         "private_key=self._next_key or local.private_key",
         "private_key=local.private_key",
         f"{TESTS}::test_another_wireguard_key_is_saved_before_the_device_changes",
+    ),
+    "send-before-others-accept": Sabotage(
+        "agent/wesher_agent/mesh/carry_steps.py",
+        "if since + CARRY_AFTER <= now}",
+        "if since <= now + CARRY_AFTER}",
+        "tests/unit/mesh/test_carry_steps.py::test_each_network_has_its_own_time",
+    ),
+    "wait-again-after-a-restart": Sabotage(
+        MEMBER,
+        "CarrySteps(saved.carried if saved.name == local.name else ())",
+        "CarrySteps(())",
+        "tests/sim/test_traffic.py::test_a_member_that_is_restarted_goes_on_carrying_at_once",
+    ),
+    "accept-only-while-it-is-on": Sabotage(
+        "agent/wesher_agent/mesh/carrying.py",
+        "accepted = _accepted(own, question.members, overlay, problems)",
+        "accepted = _accepted(own, question.members, overlay, problems) if own.settings.is_on else []",
+        "tests/unit/mesh/test_carrying.py::test_a_node_that_does_not_send_yet_or_any_more_accepts[off]",
+    ),
+    "carry-what-a-certificate-does-not-prove": Sabotage(
+        "agent/wesher_agent/mesh/carrying.py",
+        "if member.verdict.is_certified and member.meta is not None and member.meta.networks",
+        "if member.meta is not None and member.meta.networks",
+        "tests/property/test_carrying.py"
+        "::test_each_member_brings_what_its_certificate_lists_and_its_authority_may_certify",
+    ),
+    "carry-what-another-cluster-may-not-certify": Sabotage(
+        "agent/wesher_agent/mesh/carrying.py",
+        "and any(_contains(cidr, network) for cidr in inside)",
+        "",
+        "tests/unit/mesh/test_carrying.py::test_another_cluster_brings_only_pod_networks_inside_its_cidrs",
+    ),
+    "leave-gossip-unmarked": Sabotage(
+        "agent/wesher_agent/net/sockets.py",
+        "            mark_packets(sock, mark)\n            sock.bind",
+        "            sock.bind",
+        "tests/lab/test_gossip_marks.py"
+        "::test_every_packet_of_gossip_is_marked_also_on_connections_that_others_open[128]",
     ),
     "carry-packets-without-a-source-in-clear": Sabotage(
         "agent/wesher_agent/wireguard/carrying_plan.py",

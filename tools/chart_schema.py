@@ -11,6 +11,7 @@ import json
 from typing import Any
 
 from wesher_common.event_logger import FORMATS
+from wesher_operator.agent_pods import API_SERVER
 from wesher_operator.crd import definition
 from wesher_operator.resources.mesh import WesherMesh
 from wesher_testing.cluster.helm import CHART
@@ -137,6 +138,7 @@ def _known() -> dict[str, Schema]:
             }
         ),
         "dnsPolicy": {"enum": ["Default", "ClusterFirst", "ClusterFirstWithHostNet"]},
+        "apiServer": {"type": "string", "pattern": API_SERVER},
         "extraArgs": {"type": "array", "items": _TEXT},
         **_pods(),
     }

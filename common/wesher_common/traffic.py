@@ -25,8 +25,8 @@ DEFAULT_MARK = 0x80
 KubeSpan (0x20, 0x40), Tailscale (0xff0000), Istio (0x539) and wg-quick (0xca6c) do not have."""
 DEFAULT_TABLE = 1870
 DEFAULT_RULE_PRIORITY = 1870
-"""After Cilium's rules (9 to 111), before the main table's (32766). Rules take it and the next five."""
-LAST_RULE = 5
+"""After Cilium's rules (9 to 111), before the main table's (32766). Rules take it and the next six."""
+LAST_RULE = 6
 """The offset of the last rule from the first."""
 MAX_NODE_CIDRS = 16
 MAX_DIRECT = 16

@@ -154,7 +154,8 @@ BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
     ("traffic.rulePriority", traffic(rulePriority=32763), "less than or equal to 32762"),
     ("nodeReadiness.condition", {**MESH, "nodeReadiness": {"condition": "yes"}}, "boolean"),
     ("nodeReadiness.taint", {**MESH, "nodeReadiness": {"taint": "a"}}, "'a': must be a taint such as"),
-    ("trustedAuthorities", {**MESH, "trustedAuthorities": [WEST] * 2}, "Duplicate value"),
+    ("nodeReadiness.taintOnReboot", {**MESH, "nodeReadiness": {"taintOnReboot": True}}, "requires taint"),
+    ("trustedAuthorities[1]", {**MESH, "trustedAuthorities": [WEST] * 2}, "Duplicate value"),
     (
         "trustedAuthorities[0].clusterName",
         {**MESH, "trustedAuthorities": [{**WEST, "clusterName": "A"}]},
@@ -163,6 +164,11 @@ BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
     (
         "trustedAuthorities[0].key",
         {**MESH, "trustedAuthorities": [{**WEST, "key": "abc"}]},
+        "'abc': must be a public key in base64",
+    ),
+    (
+        "trustedAuthorities[0].formerKey",
+        {**MESH, "trustedAuthorities": [{**WEST, "formerKey": "abc"}]},
         "'abc': must be a public key in base64",
     ),
     (
@@ -347,15 +353,16 @@ def test_a_mesh_of_one_field_gets_the_documented_defaults(api: ApiServer) -> Non
     assert spec["gossip"] == {"port": 7946, "profile": "WAN"}
     assert spec["tolerations"] == [{"operator": "Exists"}]
     assert spec["addresses"] == {"prefer": ["InternalIP"]}
-    traffic = {
+    assert spec["traffic"] == {
         "nodes": "None",
         "pods": "None",
+        "nodeCIDRs": [],
+        "direct": ["tcp/2379", "tcp/2380"],
         "apiServer": "Direct",
         "mark": 0,
         "table": 0,
         "rulePriority": 0,
     }
-    assert spec["traffic"] == {**traffic, "direct": ["tcp/2379", "tcp/2380"]}
     assert spec["etcHosts"] == "Qualified"
 
 

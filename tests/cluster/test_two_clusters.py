@@ -30,12 +30,13 @@ import yaml
 
 from wesher_common.traffic import DEFAULT_TABLE
 from wesher_testing.agents.process import WESHER, pings
+from wesher_testing.cluster.gateways import PODS
 from wesher_testing.cluster.image import Image
 from wesher_testing.cluster.installation import NAMESPACE, Mesh, install
 from wesher_testing.cluster.operator_process import eventually
 from wesher_testing.cluster.pod_host import PodHost
 from wesher_testing.cluster.pods import restricted_pod
-from wesher_testing.cluster.two_clouds import PODS, Cloud, two_clouds
+from wesher_testing.cluster.two_clouds import Cloud, two_clouds
 from wesher_testing.lab.capture import Capture, Packet, addressed_in, holding, wireguard_pairs
 from wesher_testing.lab.namespaces import Host
 from wesher_testing.run import toolbox

@@ -167,11 +167,12 @@ def _accepted(
     then that of the newer certificate.
     """
     cidrs = {authority.key.id: authority.cidrs for authority in own.trusted}
-    taken = _Taken()
-    taken.reserve([overlay], "the overlay")
-    taken.reserve(own.networks, "a certified network of this node")
-    taken.reserve(map(host_network, own.present), "an address of this host")
-    taken.reserve(map(host_network, own.underlay), "a gateway or nameserver of this host")
+    taken = _Taken(
+        (overlay, "the overlay"),
+        *((network, "a certified network of this node") for network in own.networks),
+        *((host_network(address), "an address of this host") for address in own.present),
+        *((host_network(address), "a gateway or nameserver of this host") for address in own.underlay),
+    )
     accepted = []
     for member in sorted(members, key=_by_weight):
         kept = []
@@ -274,17 +275,19 @@ class _Taken:
     """Networks of which no two overlap, each with its holder.
 
     By family, sorted: of a thousand members with three networks each, asking one after the other is slow.
+
+    Args:
+        reserved: what is this node's own, with what it is.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *reserved: tuple[IPNetwork, str]) -> None:
         self._starts: dict[int, list[int]] = {4: [], 6: []}
         self._ends: dict[int, list[tuple[int, str]]] = {4: [], 6: []}
         """The last address of each, and what it is."""
-
-    def reserve(self, networks: Iterable[IPNetwork], holder: str) -> None:
-        """Take networks for this node itself, as far as they are not taken."""
-        for network in sorted(networks, key=lambda network: network.prefixlen):
-            self._take(network, f"{network}, {holder}")
+        # The largest first: what lies in it needs no entry of its own.
+        for network, what in sorted(reserved, key=lambda entry: entry[0].prefixlen):
+            self._take(network, f"{network}, {what}")
 
     def take(self, network: IPNetwork, holder: str) -> str | None:
         """Take a network for a member, or return what it overlaps."""

@@ -3,12 +3,13 @@
 Pure. Carried packets reach the device by rules that lead to a table:
 
 ====  ==================================================================================
-P     WireGuard's and gossip's own packets, which have the mark, go on at P+5
+P     WireGuard's and gossip's own packets, which have the mark, go on at P+6
 P+1   so do direct packets
 P+2   packets from certified sources look into the table
-P+3   IPv6: all other packets that have a source go on at P+5
-P+4   packets whose source is not chosen yet look into the table
-P+5   nothing: the other rules of the host follow
+P+3   IPv6: all other packets that have a source go on at P+6
+P+4   IPv6: so do direct packets whose source is not chosen yet
+P+5   packets whose source is not chosen yet look into the table
+P+6   nothing: the other rules of the host follow
 ====  ==================================================================================
 
 An IPv6 rule with a source never applies to a packet that has none yet, not even ``from ::/128``: that
@@ -36,8 +37,8 @@ Unreachable = tuple[int, IPNetwork]
 
 CarryReason = Literal["RuleConflict", "TableConflict", "ReversePathFilter", "AddressNotPresent"]
 
-_DIRECT, _CERTIFIED, _OTHER_SOURCES, _NO_SOURCE = 1, 2, 3, 4
-_NO_ADDRESS = IPv4Network("0.0.0.0/32")
+_DIRECT, _CERTIFIED, _OTHER_SOURCES, _DIRECT_NO_SOURCE, _NO_SOURCE = 1, 2, 3, 4, 5
+_NO_ADDRESS, _NO_ADDRESS6 = IPv4Network("0.0.0.0/32"), IPv6Network("::/128")
 _ANY_SOURCE = (IPv6Network("::/1"), IPv6Network("8000::/1"))
 _IP_PROTOCOLS = {"tcp": 6, "udp": 17}
 
@@ -215,7 +216,10 @@ def _rules(carrying: Carrying) -> Iterator[Rule]:
                 yield replace(table, priority=first + _CERTIFIED, source=source)
         for direct in carrying.direct:
             if all(each is None or each.version == version for each in (direct.sources, direct.destinations)):
-                yield _direct(version, first + _DIRECT, end, direct)
+                rule = _direct(version, first + _DIRECT, end, direct)
+                if direct.sources == _NO_ADDRESS6:
+                    rule = replace(rule, priority=first + _DIRECT_NO_SOURCE, source=None)
+                yield rule
 
 
 def _direct(version: int, priority: int, end: int, direct: DirectRule) -> Rule:

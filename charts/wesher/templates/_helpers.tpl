@@ -32,7 +32,7 @@ Of the two names that a build gives, users copy either: the operator's is the on
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}
 {{- define "wesher.agentPods" -}}
-{{- $pods := pick .Values.agent "privileged" "resources" "priorityClassName" "updateStrategy" "dnsPolicy" "logFormat" "extraArgs" "extraEnv" "podAnnotations" }}
+{{- $pods := pick .Values.agent "privileged" "resources" "priorityClassName" "updateStrategy" "dnsPolicy" "apiServer" "logFormat" "extraArgs" "extraEnv" "podAnnotations" }}
 {{- $_ := set $pods "podLabels" (merge (dict) .Values.agent.podLabels .Values.commonLabels) }}
 {{- $_ := set $pods "imagePullSecrets" (include "wesher.imagePullSecrets" . | fromJsonArray) }}
 {{- $_ := set $pods "serviceAccountName" (printf "%s-agent" (include "wesher.name" .)) }}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from wesher_common.errors import InvalidSpec
@@ -165,26 +165,51 @@ def machine(node: NodeFacts) -> str:
 
 def advertise_address(spec: WesherMeshSpec, node: NodeFacts) -> str:
     """Return the address others dial: the node's annotation, else its first preferred address."""
-    address = node.advertise_address or node.address(spec.addresses.prefer)
+    address = _advertised(spec, node)
     return str(address) if address else ""
 
 
-def cluster_seeds(nodes: Iterable[NodeFacts], chosen: Iterable[SeedAddress]) -> tuple[SeedAddress, ...]:
+def cluster_seeds(
+    spec: WesherMeshSpec, nodes: Iterable[NodeFacts], chosen: Iterable[SeedAddress]
+) -> tuple[SeedAddress, ...]:
     """Return up to 16 addresses to join through inside this cluster.
 
-    One that was chosen before stays until its node goes, so that a growing
-    cluster does not rewrite the document for every node.
+    With several locations they are shared out equally: a node reaches those of its location at one
+    address, and perhaps the others only at another. One that was chosen before stays until its node
+    goes, so that a growing cluster does not rewrite the document for every node.
     """
-    addresses = {
-        str(address): address
-        for node in nodes
-        if (address := node.address(("InternalIP", "ExternalIP"))) is not None
-    }
-    kept = [host for host in dict.fromkeys(seed.host for seed in chosen) if host in addresses]
-    fresh = sorted(
-        addresses.keys() - set(kept), key=lambda text: (addresses[text].version, int(addresses[text]))
-    )
-    return tuple(SeedAddress(host) for host in (kept + fresh)[:MAX_CLUSTER_SEEDS])
+    groups = [addresses for addresses in _dialled(spec, nodes) if addresses]
+    share = max(1, MAX_CLUSTER_SEEDS // max(1, len(groups)))
+    before = dict.fromkeys(seed.host for seed in chosen)
+    kept, fresh = [], []
+    for addresses in groups:
+        stays = [host for host in before if host in addresses][:share]
+        others = sorted(addresses.keys() - set(stays), key=lambda text: _order(addresses, text))
+        kept += stays
+        fresh += others[: share - len(stays)]
+    first = [host for host in before if host in kept]
+    return tuple(SeedAddress(host) for host in (first + fresh)[:MAX_CLUSTER_SEEDS])
+
+
+def _dialled(spec: WesherMeshSpec, nodes: Iterable[NodeFacts]) -> Iterator[dict[str, IPAddress]]:
+    """Yield the addresses at which each location's nodes are dialled, from there and from elsewhere."""
+    places: dict[str, list[NodeFacts]] = {}
+    for node in nodes:
+        places.setdefault(location_of(spec, node), []).append(node)
+    for _, there in sorted(places.items()):
+        inside = [node.address(("InternalIP", "ExternalIP")) for node in there]
+        yield {str(address): address for address in inside if address is not None}
+        if len(places) > 1:
+            outside = [_advertised(spec, node) for node in there]
+            yield {str(each): each for each in outside if each is not None and each not in inside}
+
+
+def _order(addresses: Mapping[str, IPAddress], text: str) -> tuple[int, int]:
+    return addresses[text].version, int(addresses[text])
+
+
+def _advertised(spec: WesherMeshSpec, node: NodeFacts) -> IPAddress | None:
+    return node.advertise_address or node.address(spec.addresses.prefer)
 
 
 def name_of(spec: WesherMeshSpec, member: MemberFacts | NodeFacts) -> str:

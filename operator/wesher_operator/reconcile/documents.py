@@ -36,7 +36,7 @@ def whole_document(
         _document(mesh, spec, released),
         identity=identity,
         traffic=traffic,
-        cluster_seeds=allocation.cluster_seeds(desired, seeds),
+        cluster_seeds=allocation.cluster_seeds(spec, desired, seeds),
     )
 
 

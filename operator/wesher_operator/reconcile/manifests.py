@@ -291,7 +291,7 @@ def _pod(
                 ],
                 "env": [
                     {"name": "WESHER_NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
-                    *pods.extra_env,
+                    *pods.environment,
                 ],
                 "resources": pods.resources,
                 "securityContext": _security_context(privileged=pods.privileged),

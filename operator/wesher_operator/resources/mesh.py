@@ -455,6 +455,7 @@ class WesherMesh(Resource):
         Column(name="Identity", path=".status.identity.mode", wide=True),
         Column(name="Certified", path=".status.identity.certified", wide=True),
         Column(name="Bound", path=".status.identity.bound", wide=True),
+        Column(name="Traffic", path='.status.conditions[?(@.type=="TrafficCarried")].reason', wide=True),
         Column(name="Converged", path='.status.conditions[?(@.type=="Converged")].status', wide=True),
         Column(name="Degraded", path='.status.conditions[?(@.type=="Degraded")].status', wide=True),
         Column(name="Interface", path=".spec.wireguard.interface", wide=True),

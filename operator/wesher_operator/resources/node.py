@@ -199,6 +199,7 @@ class WesherNode(Resource):
         Column(name="Key", path=".status.primaryKeyID", wide=True),
         Column(name="Mode", path=".status.wireguardMode", wide=True),
         Column(name="Version", path=".status.agentVersion", wide=True),
+        Column(name="Traffic", path='.status.conditions[?(@.type=="TrafficCarried")].reason', wide=True),
         Column(name="Reason", path='.status.conditions[?(@.type=="Ready")].reason', wide=True),
         Column(name="Age", path=".metadata.creationTimestamp", type="date"),
     ]

@@ -51,6 +51,9 @@ def test_a_name_gets_its_candidate_where_that_is_free_else_the_next(overlay: str
     assert allocate(["a"], network, [candidate]) == ({"a": candidate + 1}, [])
 
 
+SPEC = WesherMeshSpec.model_validate({"overlayCIDR": "10.189.0.0/16"})
+
+
 def node(name: str, *addresses: tuple[str, str]) -> NodeFacts:
     return NodeFacts(
         name=name,
@@ -64,19 +67,39 @@ def node(name: str, *addresses: tuple[str, str]) -> NodeFacts:
 def test_a_seed_once_chosen_stays_until_its_node_goes() -> None:
     nodes = [node(f"n{number}", ("InternalIP", f"10.0.0.{number}")) for number in range(1, 30)]
     chosen = (SeedAddress("10.0.0.29"), SeedAddress("10.0.0.99"))
-    seeds = cluster_seeds(nodes, chosen)
+    seeds = cluster_seeds(SPEC, nodes, chosen)
     assert len(seeds) == 16
     assert seeds[0] == SeedAddress("10.0.0.29")
     assert SeedAddress("10.0.0.99") not in seeds
-    assert cluster_seeds(nodes, seeds) == seeds
-    assert cluster_seeds(list(reversed(nodes)), seeds) == seeds
+    assert cluster_seeds(SPEC, nodes, seeds) == seeds
+    assert cluster_seeds(SPEC, list(reversed(nodes)), seeds) == seeds
 
 
 def test_members_of_one_cluster_join_through_internal_addresses() -> None:
     seeds = cluster_seeds(
-        [node("a", ("ExternalIP", "203.0.113.1"), ("InternalIP", "10.0.0.1")), node("b")], ()
+        SPEC, [node("a", ("ExternalIP", "203.0.113.1"), ("InternalIP", "10.0.0.1")), node("b")], ()
     )
     assert seeds == (SeedAddress("10.0.0.1"),)
+
+
+def test_members_of_several_locations_join_through_what_each_of_them_can_dial() -> None:
+    """Inside a location its internal addresses, and from elsewhere the advertised ones, in equal parts."""
+    spec = WesherMeshSpec.model_validate(
+        {"overlayCIDR": "10.189.0.0/16", "addresses": {"prefer": ["ExternalIP", "InternalIP"]}}
+    )
+    east = [
+        replace(
+            node(f"e{n}", ("InternalIP", f"10.1.0.{n}"), ("ExternalIP", f"198.51.100.{n}")), location="east"
+        )
+        for n in range(1, 30)
+    ]
+    west = replace(node("w", ("InternalIP", "10.2.0.1"), ("ExternalIP", "203.0.113.1")), location="west")
+    seeds = cluster_seeds(spec, [*east, west], ())
+    inside, outside = ([f"{start}.{n}" for n in range(1, 5)] for start in ("10.1.0", "198.51.100"))
+    assert [seed.host for seed in seeds] == [*inside, *outside, "10.2.0.1", "203.0.113.1"]
+    assert cluster_seeds(spec, [west, *east], seeds) == seeds
+    # Where internal addresses are all there is, they are listed once.
+    assert cluster_seeds(SPEC, [*east[:1], west], ()) == (SeedAddress("10.1.0.1"), SeedAddress("10.2.0.1"))
 
 
 @pytest.mark.parametrize("kind", ["InternalIP", "ExternalIP"])
@@ -91,10 +114,10 @@ def test_an_address_that_leads_into_an_overlay_is_neither_dialled_nor_a_seed(
     held = {ip_address("10.190.1.1"), ip_address("fd00:bd::7")}
     seen = usable(spec, node("a", (kind, overlay_address), (kind, "192.0.2.77")), held)
     assert advertise_address(spec, seen) == "192.0.2.77"
-    assert cluster_seeds([seen], ()) == (SeedAddress("192.0.2.77"),)
+    assert cluster_seeds(spec, [seen], ()) == (SeedAddress("192.0.2.77"),)
     alone = usable(spec, node("a", (kind, overlay_address)), held)
     assert advertise_address(spec, alone) == ""
-    assert cluster_seeds([alone], ()) == ()
+    assert cluster_seeds(spec, [alone], ()) == ()
 
 
 def test_a_nodes_machine_is_another_after_a_reboot_a_replacement_or_a_new_address() -> None:
@@ -116,7 +139,7 @@ def test_seeds_that_a_hand_repeated_or_gave_a_port_are_put_right() -> None:
     """They are read back from the ConfigMap, which others can edit."""
     nodes = [node(f"n{number}", ("InternalIP", f"10.0.0.{number}")) for number in range(1, 4)]
     one = SeedAddress("10.0.0.2")
-    assert cluster_seeds(nodes, (one, one, SeedAddress("10.0.0.3", 99))) == (
+    assert cluster_seeds(SPEC, nodes, (one, one, SeedAddress("10.0.0.3", 99))) == (
         one,
         SeedAddress("10.0.0.3"),
         SeedAddress("10.0.0.1"),

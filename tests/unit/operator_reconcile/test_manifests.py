@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from wesher_operator.agent_pods import AgentPods
+from wesher_agent.kube.api import HOST_VARIABLE, PORT_VARIABLE
+from wesher_common.errors import InvalidSpec
+from wesher_operator.agent_pods import AgentPods, parse_agent_pods
 from wesher_operator.reconcile.facts import MeshFacts
 from wesher_operator.reconcile.manifests import (
     AgentSettings,
@@ -172,6 +174,25 @@ def test_what_an_installation_adds_to_pods_never_hides_them_from_their_daemon_se
     (container,) = body["template"]["spec"]["containers"]
     assert {"name": "A"} in container["env"]
     assert container["args"][-2:] == ["--log-format=json", "--forget-after=1h"]
+
+
+@pytest.mark.parametrize(
+    ("told", "host"), [("api.example.com:6443", "api.example.com"), ("[2001:db8::1]:6443", "2001:db8::1")]
+)
+def test_agents_dial_the_api_server_that_the_installation_names(told: str, host: str) -> None:
+    """By the variables that `wesher_agent.kube.api.in_cluster` reads."""
+    body = agents(pods=AgentPods(api_server=told))
+    (container,) = body["spec"]["template"]["spec"]["containers"]
+    given = {each["name"]: each.get("value") for each in container["env"]}
+    assert (given[HOST_VARIABLE], given[PORT_VARIABLE]) == (host, "6443")
+
+    (container,) = agents()["spec"]["template"]["spec"]["containers"]
+    assert [each["name"] for each in container["env"]] == ["WESHER_NODE_NAME"]
+
+
+def test_an_api_server_without_a_port_is_refused() -> None:
+    with pytest.raises(InvalidSpec, match="apiServer"):
+        parse_agent_pods('{"apiServer": "https://api.example.com"}', where="WESHER_AGENT_PODS")
 
 
 def test_a_new_image_or_a_field_no_longer_set_changes_the_manifest_hash() -> None:

@@ -57,10 +57,10 @@ def config(what: Carrying | None, *, mtu: int = 1420) -> DeviceConfig:
 
 
 FULL = config(carrying())
-MARKED = Rule(4, 1870, GOTO, target=1875, mark=0x80, mask=0x80)
-END = Rule(4, 1875, NOP)
+MARKED = Rule(4, 1870, GOTO, target=1876, mark=0x80, mask=0x80)
+END = Rule(4, 1876, NOP)
 FROM_NODE = Rule(4, 1872, TO_TABLE, table=1870, source=IPv4Network("192.0.2.1/32"))
-FROM_NONE = Rule(4, 1874, TO_TABLE, table=1870, source=IPv4Network("0.0.0.0/32"))
+FROM_NONE = Rule(4, 1875, TO_TABLE, table=1870, source=IPv4Network("0.0.0.0/32"))
 INTO = TableRoute(1870, ROUTE.network, NODE, 1420)
 
 
@@ -92,11 +92,11 @@ def test_accepting_loosens_links_and_adds_no_rule() -> None:
 
 def test_packets_of_ipv6_without_a_source_are_those_that_have_none_in_either_half() -> None:
     change = plan_carrying(config(carrying(routes=(ROUTE6,), sources=())), NOTHING_CARRIED)
-    assert change.last_rules == (Rule(6, 1874, TO_TABLE, table=1870),)
+    assert change.last_rules == (Rule(6, 1875, TO_TABLE, table=1870),)
     halves = [rule for rule in change.first_rules if rule.priority == 1873]
     assert [(str(rule.source), rule.action, rule.target) for rule in halves] == [
-        ("8000::/1", GOTO, 1875),
-        ("::/1", GOTO, 1875),
+        ("8000::/1", GOTO, 1876),
+        ("::/1", GOTO, 1876),
     ]
 
 
@@ -110,18 +110,31 @@ def test_a_direct_port_without_addresses_is_direct_in_each_family_that_is_carrie
     )
     direct = {rule for rule in carried_as_desired(config(both)).rules if rule.priority == 1871}
     assert direct == {
-        Rule(4, 1871, GOTO, target=1875, transport=6, destination_port=2379),
-        Rule(6, 1871, GOTO, target=1875, transport=6, destination_port=2379),
+        Rule(4, 1871, GOTO, target=1876, transport=6, destination_port=2379),
+        Rule(6, 1871, GOTO, target=1876, transport=6, destination_port=2379),
         Rule(
             4,
             1871,
             GOTO,
-            target=1875,
+            target=1876,
             source=IPv4Network("192.0.2.9/32"),
             transport=17,
             source_port=53,
         ),
     }
+
+
+def test_a_direct_packet_of_ipv6_without_a_source_is_sorted_out_where_only_those_are_left() -> None:
+    """No rule with the source ``::/128`` ever applies."""
+    server = IPv6Network("2001:db8:2::6/128")
+    both = tuple(
+        DirectRule("tcp", sources, server, destination_port=6443)
+        for sources in (IPv6Network("::/128"), IPv6Network("2001:db8::1/128"))
+    )
+    found = carried_as_desired(config(carrying(routes=(ROUTE6,), sources=(), direct=both))).rules
+    rule = Rule(6, 1874, GOTO, target=1876, destination=server, transport=6, destination_port=6443)
+    direct = {each for each in found if each.transport}
+    assert direct == {rule, replace(rule, priority=1871, source=both[1].sources)}
 
 
 @pytest.mark.parametrize("other", [{"table": 5}, {"priority": 30}, {"mark": 4}], ids=str)

@@ -20,7 +20,7 @@ from wesher_common.certificate import Authority, Subject
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPrivateKey
 from wesher_common.mesh_document import MeshDocument
 from wesher_common.news import NEWS_FILE
-from wesher_common.overlay import IPAddress
+from wesher_common.overlay import IPAddress, IPNetwork
 from wesher_testing.lab.namespaces import Host
 
 MOUNT = "/run/mesh"
@@ -98,15 +98,38 @@ def remember(host: Host, address: IPAddress, *, name: str = "", **more: Any) -> 
     path.write_text(render_state(state))
 
 
-def remember_certified(host: Host, mesh: dict[str, Any], authority: Authority, address: IPAddress) -> None:
-    """Leave the state file of an earlier run of this mesh, in which the operator had given a certificate."""
+def remember_certified(
+    host: Host,
+    mesh: dict[str, Any],
+    authority: Authority,
+    address: IPAddress,
+    *,
+    networks: tuple[IPNetwork, ...] = (),
+    location: str = "",
+) -> None:
+    """Leave the state file of an earlier run of this mesh, in which the operator had given a certificate.
+
+    Args:
+        host: whose.
+        mesh: its mesh.json.
+        authority: signs the certificate.
+        address: in the overlay.
+        networks: what the mesh carries to this host, in the order of the encoding; the others know them.
+        location: of the host.
+
+    """
     key = WireGuardPrivateKey.from_random(hashlib.sha256(host.name.encode()).digest())
-    subject = Subject(name=host.name, public_key=key.public, address=address)
+    subject = Subject(
+        name=host.name, public_key=key.public, address=address, location=location, networks=networks
+    )
     remember(
         host,
         address,
         private_key=key,
         certificate=authority.issue(subject, serial=int(time.time() * 1000)),
+        location=location,
+        routes=networks,
+        carried=frozenset(networks),
         mesh=MeshDocument.from_json(json.dumps(mesh)),
     )
 

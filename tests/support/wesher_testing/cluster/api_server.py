@@ -242,6 +242,15 @@ class ApiServer:
         self.program.start()
         _wait_until_ready(self, (self.storage, self.program))
 
+    def advertise(self, address: str) -> None:
+        """Restart the API server so that the Service ``kubernetes`` leads to another of its addresses."""
+        if self.storage is None or self.program is None:
+            raise ApiServerFailed("this API server was not started here")
+        self.program.stop()
+        self.program.set_flag("--advertise-address", address)
+        self.program.start()
+        _wait_until_ready(self, (self.storage, self.program))
+
     def audit_events(self) -> list[dict[str, Any]]:
         """Return every request answered so far, oldest first."""
         lines = self.audit_log.read_text().splitlines(keepends=True)
@@ -261,6 +270,7 @@ class ApiServerFailed(Exception):  # noqa: N818 - reads as the fact it states
 def api_server(
     *,
     address: str = "127.0.0.1",
+    public: str = "",
     storage_address: str = "127.0.0.1",
     enter: Sequence[str] = (),
     parent: Path | None = None,
@@ -269,6 +279,7 @@ def api_server(
 
     Args:
         address: where the API server listens, and what its certificate names beside loopback.
+        public: an address by which clients and the Service ``kubernetes`` reach it, if it is another.
         storage_address: where etcd listens: by default, on the loopback of where it runs.
         enter: a command prefix such as ``nsenter --net=/run/netns/X`` for both processes.
         parent: where to make the directory for keys, logs and etcd's data.
@@ -278,12 +289,13 @@ def api_server(
     with ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="wesher-api-", dir=parent))
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
-        _write_certificates(directory, address)
+        addresses = address, public or address, storage_address
+        _write_certificates(directory, addresses)
         (directory / "audit.yaml").write_text(yaml.safe_dump(_AUDIT_POLICY))
         for attempt in range(1, _STARTS + 1):
             with ExitStack() as trial:
                 try:
-                    server = _start(trial, directory, programs, (address, storage_address), tuple(enter))
+                    server = _start(trial, directory, programs, addresses, tuple(enter))
                 except ApiServerFailed:
                     # Between asking for a free port and its use another program may have taken it.
                     if attempt == _STARTS:
@@ -298,10 +310,10 @@ def _start(
     stack: ExitStack,
     directory: Path,
     programs: tuple[Path, Path],
-    addresses: tuple[str, str],
+    addresses: tuple[str, str, str],
     enter: tuple[str, ...],
 ) -> ApiServer:
-    address, storage_address = addresses
+    address, public, storage_address = addresses
     etcd_client, etcd_peer, port = _free_ports(3)
     storage = directory / f"etcd-{etcd_client}"
     etcd = _spawn(
@@ -326,7 +338,7 @@ def _start(
             *(*enter, str(programs[1])),
             f"--etcd-servers=http://{storage_address}:{etcd_client}",
             f"--bind-address={address}",
-            f"--advertise-address={address}" if not ip_address(address).is_loopback else "--v=0",
+            f"--advertise-address={public}" if not ip_address(public).is_loopback else "--v=0",
             f"--secure-port={port}",
             f"--service-cluster-ip-range={SERVICE_NETWORK}",
             f"--service-account-issuer={_ISSUER}",
@@ -343,7 +355,7 @@ def _start(
             "--audit-log-mode=blocking",
         ],
     )
-    url = f"https://{address}:{port}" if ":" not in address else f"https://[{address}]:{port}"
+    url = f"https://{public}:{port}" if ":" not in public else f"https://[{public}]:{port}"
     admin = {
         "client-certificate": str(directory / "admin.crt"),
         "client-key": str(directory / "admin.key"),
@@ -396,6 +408,13 @@ class _Program:
                 env={**os.environ, "ETCD_UNSUPPORTED_ARCH": os.uname().machine},
             )
 
+    def set_flag(self, name: str, value: str) -> None:
+        """Change a flag that it has, from its next start on."""
+        given = [each for each in self._argv if each.startswith(f"{name}=")]
+        if len(given) != 1:
+            raise ApiServerFailed(f"{name} is not there once: {given}")
+        self._argv = [f"{name}={value}" if each in given else each for each in self._argv]
+
     def has_ended(self) -> bool:
         return self._process is None or self._process.poll() is not None
 
@@ -440,7 +459,7 @@ def _write_kubeconfig(path: Path, url: str, ca: Path, user: dict[str, str]) -> P
     return path
 
 
-def _write_certificates(directory: Path, address: str) -> None:
+def _write_certificates(directory: Path, listened: Sequence[str]) -> None:
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = _name("wesher test CA")
     ca = (
@@ -451,7 +470,7 @@ def _write_certificates(directory: Path, address: str) -> None:
     )
     (directory / "ca.crt").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     # The last is what pods call it by: its Service's address.
-    addresses = {ip_address(address), ip_address("127.0.0.1"), ip_network(SERVICE_NETWORK)[1]}
+    addresses = {ip_network(SERVICE_NETWORK)[1], *map(ip_address, ("127.0.0.1", *listened))}
     names = [x509.DNSName("localhost"), *(x509.IPAddress(each) for each in sorted(addresses, key=str))]
     for file, subject, usage in (
         ("server", _name("kube-apiserver"), ExtendedKeyUsageOID.SERVER_AUTH),

@@ -23,7 +23,7 @@ def controller_manager(api: ApiServer, pods: str = POD_NETWORK) -> list[str]:
     """Return the command that runs kube-controller-manager beside the API server."""
     return [
         str(kubernetes_binary("kube-controller-manager")),
-        f"--kubeconfig={_kubeconfig(api, 'system:kube-controller-manager')}",
+        f"--kubeconfig={kubeconfig(api, 'system:kube-controller-manager')}",
         "--use-service-account-credentials",
         f"--service-account-private-key-file={api.directory / 'accounts.key'}",
         f"--root-ca-file={api.ca}",
@@ -40,7 +40,7 @@ def scheduler(api: ApiServer) -> list[str]:
     """Return the command that runs kube-scheduler beside the API server."""
     return [
         str(kubernetes_binary("kube-scheduler")),
-        f"--kubeconfig={_kubeconfig(api, 'system:kube-scheduler')}",
+        f"--kubeconfig={kubeconfig(api, 'system:kube-scheduler')}",
         "--leader-elect=false",
     ]
 
@@ -92,7 +92,7 @@ def kubelet(
     return [
         str(kubernetes_binary("kubelet")),
         f"--config={path}",
-        f"--kubeconfig={_kubeconfig(api, f'system:node:{node}', 'system:nodes')}",
+        f"--kubeconfig={kubeconfig(api, f'system:node:{node}', 'system:nodes')}",
         f"--hostname-override={node}",
         f"--node-ip={address}",
         *(["--cloud-provider=external"] if in_cloud else []),
@@ -106,7 +106,7 @@ def kube_proxy(api: ApiServer, node: str, *, directory: Path, pods: str = POD_NE
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "mode": "nftables",
-        "clientConnection": {"kubeconfig": str(_kubeconfig(api, "system:kube-proxy"))},
+        "clientConnection": {"kubeconfig": str(kubeconfig(api, "system:kube-proxy"))},
         "hostnameOverride": node,
         "clusterCIDR": pods,
         # These are the machine's, and cannot be set from a network namespace.
@@ -116,7 +116,8 @@ def kube_proxy(api: ApiServer, node: str, *, directory: Path, pods: str = POD_NE
     return [str(kubernetes_binary("kube-proxy")), f"--config={path}"]
 
 
-def _kubeconfig(api: ApiServer, user: str, *groups: str) -> Path:
+def kubeconfig(api: ApiServer, user: str, *groups: str) -> Path:
+    """Write the kubeconfig of a component, which impersonates a user of these groups, and return its path."""
     content = yaml.safe_load(api.kubeconfig.read_text())
     content["users"][0]["user"] |= {"as": user, "as-groups": list(groups)}
     path = api.directory / f"{user.replace(':', '-')}.kubeconfig"

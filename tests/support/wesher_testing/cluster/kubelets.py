@@ -23,6 +23,7 @@ from pathlib import Path
 from wesher_testing.cluster import cgroups, components, containers, node_init, services
 from wesher_testing.cluster.api_server import ApiServer, KubectlFailed, api_server
 from wesher_testing.cluster.image import Image, pause_image
+from wesher_testing.cluster.pod_networks import PodNetwork, bridges
 from wesher_testing.lab.namespaces import Host, Lab, Network
 from wesher_testing.run.cache import report
 from wesher_testing.run.toolbox import etcd, kubernetes_binary, system_program
@@ -30,6 +31,7 @@ from wesher_testing.run.toolbox import etcd, kubernetes_binary, system_program
 _AFTER_CONTAINERD = ("sh", "-c", f'until [ -S {containers.SOCKET} ]; do sleep 0.1; done; exec "$@"', "sh")
 """What holds a program back until containerd listens; a kubelet would give up."""
 
+CONTROL_PLANE = "control-plane"
 _PATIENCE = 240.0
 """Seconds in which a part must come up; a whole cluster takes about fifteen, on a machine of its own."""
 
@@ -38,11 +40,32 @@ class ClusterFailed(RuntimeError):  # noqa: N818 - reads as the fact it states
     """A part of the cluster did not come up; the text says which, with its last words."""
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where in a lab a cluster stands."""
+
+    lab: Lab
+    network: Network
+    prefix: str = ""
+    """Of its hosts' names in the lab, where other clusters have nodes of the same names."""
+    gateway: Host | None = None
+    """The way out of the network; none is a way to nowhere."""
+    in_cloud: bool = False
+    """Whether something else than the kubelets says which addresses nodes have."""
+    pods: str = components.POD_NETWORK
+    """The network that nodes' pod networks are allocated from."""
+
+    def host(self, name: str) -> Host:
+        """Add a host."""
+        return self.lab.host(self.prefix + name, self.network)
+
+
 class Node:
     """One node of a cluster.
 
     Attributes:
         name: its name to Kubernetes.
+        site: where it is, if that is known.
         host: what it stands on; its files and its cable survive a crash.
         directory: its programs' configuration and logs.
 
@@ -58,12 +81,12 @@ class Node:
         host: Host,
         api: ApiServer,
         *,
-        in_cloud: bool,
-        pods: str = components.POD_NETWORK,
+        site: Site | None = None,
         address: IPv4Address | None = None,
         services_before: Mapping[str, Sequence[str | Path]] | None = None,
     ) -> None:
         self.name = name
+        self.site = site
         self.host = host
         self.directory = api.directory / name
         self.directory.mkdir()
@@ -76,9 +99,20 @@ class Node:
             "kubelet": [
                 *after,
                 *_AFTER_CONTAINERD,
-                *components.kubelet(api, name, own, directory=self.directory, in_cloud=in_cloud),
+                *components.kubelet(
+                    api,
+                    name,
+                    own,
+                    directory=self.directory,
+                    in_cloud=site is not None and site.in_cloud,
+                ),
             ],
-            "kube-proxy": components.kube_proxy(api, name, directory=self.directory, pods=pods),
+            "kube-proxy": components.kube_proxy(
+                api,
+                name,
+                directory=self.directory,
+                pods=components.POD_NETWORK if site is None else site.pods,
+            ),
         }
         self._init: subprocess.Popen[str] | None = None
         self._running: list[subprocess.Popen[bytes]] = []
@@ -151,46 +185,6 @@ class Node:
         """Return what a program, such as ``containerd`` or ``kubelet``, has said since the first boot."""
         return (self.directory / f"{program}.log").read_text(errors="replace")
 
-    def connect_pods(self, network: str, *, mtu: int = 0) -> None:
-        """Tell containerd which addresses and MTU the node's pods get; the node is not Ready before."""
-        directory = self.host.root / containers.CNI_CONFIGURATION.strip("/")
-        directory.mkdir(parents=True, exist_ok=True)
-        bridge = {
-            "type": "bridge",
-            "bridge": "cni0",
-            "isGateway": True,
-            "hairpinMode": True,
-            **({"mtu": mtu} if mtu else {}),
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": network}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-                "dataDir": "/run/cni-addresses",
-            },
-        }
-        content = {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge]}
-        (directory / "pods.conflist").write_text(json.dumps(content))
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where in a lab a cluster stands."""
-
-    lab: Lab
-    network: Network
-    prefix: str = ""
-    """Of its hosts' names in the lab, where other clusters have nodes of the same names."""
-    gateway: Host | None = None
-    """The way out of the network; none is a way to nowhere."""
-    in_cloud: bool = False
-    """Whether something else than the kubelets says which addresses nodes have."""
-    pods: str = components.POD_NETWORK
-    """The network that nodes' pod networks are allocated from."""
-
-    def host(self, name: str) -> Host:
-        """Add a host."""
-        return self.lab.host(self.prefix + name, self.network)
-
 
 class Cluster:
     """A running cluster.
@@ -198,15 +192,18 @@ class Cluster:
     Attributes:
         api: its API server, with ``kubectl``.
         lab: the hosts and networks it stands on.
-        control_plane: the host of the API server; no pods run there.
+        control_plane: the host of the API server; no pods run there, unless it was added as a node too.
 
     """
 
-    def __init__(self, site: Site, api: ApiServer, control_plane: Host) -> None:
+    def __init__(
+        self, site: Site, api: ApiServer, control_plane: Host, *, pod_network: PodNetwork = bridges
+    ) -> None:
         self.lab = site.lab
         self.api = api
         self.control_plane = control_plane
         self._site = site
+        self._pod_network = pod_network
         self._nodes: dict[str, Node] = {}
 
     @property
@@ -214,12 +211,18 @@ class Cluster:
         """The nodes by name, in the order they were added."""
         return self._nodes
 
-    def add_nodes(self, *names: str, images: Sequence[Image] = ()) -> None:
-        """Add nodes that hold the images, and wait until they are Ready."""
-        site = self._site
-        added = [
-            Node(name, site.host(name), self.api, in_cloud=site.in_cloud, pods=site.pods) for name in names
-        ]
+    def add_nodes(self, *names: str, images: Sequence[Image] = (), site: Site | None = None) -> None:
+        """Add nodes that hold the images, and wait until they are Ready.
+
+        Args:
+            names: of the nodes; `CONTROL_PLANE` is on the host of the API server.
+            images: what they hold.
+            site: where they are, if not where the API server is.
+
+        """
+        site = site or self._site
+        places = {name: self.control_plane if name == CONTROL_PLANE else site.host(name) for name in names}
+        added = [Node(name, host, self.api, site=site) for name, host in places.items()]
         # Without one a Service's address leads nowhere, even where there is nothing behind it.
         way_out = (site.gateway or self.control_plane).address_on(site.network)
         for node in added:
@@ -230,7 +233,7 @@ class Cluster:
                 hosts.write(f"{node.host.ipv4} {node.name}\n")
             node.boot()
         load_images((pause_image(), *images), added)
-        self._connect_pods()
+        self._pod_network(self)
         self.wait_until_ready(*names)
 
     def remove_node(self, name: str) -> None:
@@ -280,25 +283,6 @@ class Cluster:
         for node in self._nodes.values():
             node.crash()
 
-    def _connect_pods(self) -> None:
-        """Tell every node which pod network it was allocated, and everybody else the way there."""
-        networks: dict[str, str] = {}
-
-        def all_are_allocated() -> bool:
-            for node in self.api.get("nodes")["items"]:
-                if network := node["spec"].get("podCIDR"):
-                    networks[node["metadata"]["name"]] = network
-            return self._nodes.keys() <= networks.keys()
-
-        wait_for(all_are_allocated, lambda: f"pod networks for {sorted(self._nodes)}, only: {networks}")
-        for name, node in self._nodes.items():
-            node.connect_pods(networks[name])
-            for host in (
-                self.control_plane,
-                *(each.host for each in self._nodes.values() if each is not node),
-            ):
-                host.run(["ip", "route", "replace", networks[name], "via", str(node.host.ipv4)])
-
 
 def load_images(images: Sequence[Image], nodes: Collection[Node]) -> None:
     """Import images into the stores of nodes that run."""
@@ -331,14 +315,34 @@ def cluster(*names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
 
 
 @contextmanager
-def cluster_at(site: Site, *names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
-    """Run a cluster in a lab that has others too; call `prepare` before."""
+def cluster_at(
+    site: Site,
+    *names: str,
+    images: Sequence[Image] = (),
+    control_plane: Host | None = None,
+    public: str = "",
+    pod_network: PodNetwork = bridges,
+) -> Iterator[Cluster]:
+    """Run a cluster in a lab that has others too; call `prepare` before.
+
+    Args:
+        site: where it is.
+        names: of its nodes.
+        images: what they hold.
+        control_plane: a host of the site for the API server; none adds one.
+        public: where clients find the API server, if not at that host's address.
+        pod_network: what connects the pods.
+
+    """
     with ExitStack() as stack:
-        control_plane = site.host("control-plane")
+        control_plane = control_plane or site.host(CONTROL_PLANE)
         report("starting the API server")
         api = stack.enter_context(
             api_server(
-                address=str(control_plane.ipv4), enter=control_plane.command([]), parent=site.lab.directory
+                address=str(control_plane.ipv4),
+                public=public,
+                enter=control_plane.command([]),
+                parent=site.lab.directory,
             )
         )
         for program, argv in (
@@ -348,7 +352,7 @@ def cluster_at(site: Site, *names: str, images: Sequence[Image] = ()) -> Iterato
             stack.callback(
                 end_program, start_program(control_plane.command(argv), api.directory / f"{program}.log")
             )
-        made = Cluster(site, api, control_plane)
+        made = Cluster(site, api, control_plane, pod_network=pod_network)
         stack.callback(made.close)
         report(f"starting {len(names)} nodes")
         made.add_nodes(*names, images=images)

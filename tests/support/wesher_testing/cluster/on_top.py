@@ -21,9 +21,10 @@ from wesher_common.overlay import candidate_address
 from wesher_testing.agents.process import KEY, WESHER, wait_until
 from wesher_testing.cluster import components, services
 from wesher_testing.cluster.api_server import ApiServer, KubectlFailed, api_server
+from wesher_testing.cluster.gateways import set_up, translate
 from wesher_testing.cluster.image import pause_image
 from wesher_testing.cluster.kubelets import Node, end_program, load_images, prepare, start_program
-from wesher_testing.cluster.two_clouds import translate
+from wesher_testing.cluster.pod_networks import connect_bridge
 from wesher_testing.lab.namespaces import Host, Lab
 from wesher_testing.run.toolbox import wireguard_go
 
@@ -58,7 +59,6 @@ class OnTop:
                 name,
                 host,
                 api,
-                in_cloud=False,
                 address=self.addresses[name],
                 services_before={UNIT: _wesher(name)},
             )
@@ -182,7 +182,7 @@ class OnTop:
                 everyone = ("append", "00:00:00:00:00:00", "dev", _VXLAN, "dst", str(self.addresses[other]))
                 node.host.run(["bridge", "fdb", *everyone])
             (link,) = json.loads(node.host.run(["ip", "-json", "link", "show", _VXLAN]).stdout)
-            node.connect_pods(networks[name], mtu=link["mtu"])
+            connect_bridge(node, networks[name], mtu=link["mtu"])
 
 
 @contextmanager
@@ -221,7 +221,8 @@ def _clouds(lab: Lab) -> dict[str, Host]:
         gateways[name] = gateway = lab.host(f"gateway-{name}", private, internet)
         hosts[name] = host = lab.host(name, private)
         host.run(["ip", "route", "replace", "default", "via", str(gateway.address_on(private))])
-        translate(gateway, {host.ipv4: external})
+        set_up(gateway)
+        translate(gateway, host.ipv4, external)
         (host.root / "etc/wesher").mkdir()
         key = host.root / "etc/wesher/key"
         key.touch(mode=0o600)

@@ -388,7 +388,7 @@ def nothing_leaves_in_clear_without_the_device(carrier: Carrier) -> None:
     holds("unreachable" in said.lower() or "no route" in said.lower(), f"an IPv6 ping: {said}")
     seen = capture.call(captured)
     equal({kind for kind in seen if kind != "wireguard"}, set(), "what left in clear")
-    first.run("ip", "rule", "del", "pref", str(DEFAULT_RULE_PRIORITY + 4))
+    first.run("ip", "rule", "del", "pref", str(DEFAULT_RULE_PRIORITY + 5))
     sender.call(exchange, "", str(node(2)), 9)
     in_clear = set(capture.call(captured)) - {"wireguard"}
     equal(in_clear, {f"{node(1)} > {node(2)} udp 9"}, "one without the rule is captured")
@@ -441,7 +441,22 @@ def a_direct_port_stays_in_clear_both_ways(carrier: Carrier) -> None:
     holds(not agent.call(repair).changed, "a look")
     holds(any(f"to {node(2)} ipproto tcp dport {port} goto" in line for line in rules(first)), "the rule")
     equal(sum(f"dport {port}" in line for line in rules(first)), 1, "rules of the port")
-    other.call(remove)
+    # IPv6, where no rule applies to a source that is not chosen yet.
+    far = host_network(_NODES6[2])
+    sources = (ip_network("::/128"), host_network(_NODES6[1]))
+    direct6 = tuple(DirectRule("tcp", source, far, destination_port=port) for source in sources)
+    back6 = (DirectRule("tcp", sources=far, source_port=port),)
+    agent.call(configure, a_carrying_wish(1, carrying(1, direct=direct6)))
+    other.call(configure, a_carrying_wish(2, carrying(2, direct=back6)))
+    server = second.agent(partial(listen, str(_NODES6[2]), port))
+    equal(server.call(ready), port, "the port")
+    equal(first.agent(nothing).call(fetch, str(_NODES6[2]), port), "hello", "what was served over IPv6")
+    both_ways = {f"{_NODES6[1]} > {_NODES6[2]} tcp {port}", f"{_NODES6[2]} > {_NODES6[1]} tcp {port}"}
+    for capture in captures:
+        holds(both_ways <= set(capture.call(captured)), "IPv6 passed in clear both ways")
+    first.agent(nothing).call(fetch, str(_NODES6[2]), port + 1)
+    for capture in captures:
+        equal(set(capture.call(captured)) - both_ways, {"wireguard"}, "what another IPv6 port sends")
 
 
 @CHAPTER.story

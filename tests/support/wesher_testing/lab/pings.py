@@ -12,12 +12,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
-
-from wesher_testing.lab.namespaces import Host
+from typing import Any, Protocol, Self
 
 _INTERVAL = 0.1
 _ON_THE_WAY = 10
@@ -29,11 +27,18 @@ _ANSWERED = re.compile(r"bytes from .* icmp_seq=(\d+) ")
 _SENT = re.compile(r"^(\d+) packets transmitted", re.MULTILINE)
 
 
+class Runs(Protocol):
+    """A host, or a pod's network."""
+
+    def popen(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[Any]:
+        """Start a program there."""
+
+
 class OnHost(Protocol):
-    """A cluster's node, or an agent."""
+    """A cluster's node, an agent or a pod."""
 
     @property
-    def host(self) -> Host:
+    def host(self) -> Runs:
         """Where it runs."""
 
 
