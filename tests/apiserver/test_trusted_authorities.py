@@ -78,9 +78,7 @@ def test_each_cluster_prints_what_the_other_one_needs(
 ) -> None:
     mesh(**EAST)
     (authority,) = eventually(lambda: identity(api).authorities, within=SOON)
-    eventually(
-        lambda: api.get("wmesh", "demo").get("status", {}).get("identity", {}).get("authority"), within=SOON
-    )
+    eventually(lambda: plugin("authority").returncode, within=SOON, until=(0).__eq__)
     printed = plugin("authority", "--entry")
     assert printed.returncode == 0, printed.stderr
     (entry,) = yaml.safe_load(printed.stdout)

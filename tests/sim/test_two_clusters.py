@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from wesher_agent.mesh.carry_steps import CARRY_AFTER
 from wesher_agent.mesh.device import DeviceConfig
 from wesher_agent.mesh.nodemeta import NodeMeta
 from wesher_agent.swim.address import Address
@@ -24,6 +25,7 @@ from wesher_common.certificate import Authority, AuthorityKey, Kind, Subject, na
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import IdentitySettings, TrustedAuthority
 from wesher_common.news import MAX_REVOKED, NewsKind, revocation_second, sign_statement
+from wesher_common.traffic import TrafficSettings
 from wesher_testing.virtual.members import private_key
 from wesher_testing.virtual.mesh import VirtualAgent, VirtualCluster, VirtualMesh
 from wesher_testing.virtual.thief import Thief
@@ -31,6 +33,7 @@ from wesher_testing.virtual.thief import Thief
 MakeMesh = Callable[..., VirtualMesh]
 EAST_AUTHORITY, WEST_AUTHORITY, NEW_AUTHORITY = (Authority(bytes([number]) * 32) for number in (1, 2, 3))
 EAST_NETWORK, WEST_NETWORK = ip_network("192.168.0.0/17"), ip_network("192.168.128.0/17")
+EAST_PODS, WEST_PODS = ip_network("10.244.0.0/16"), ip_network("10.245.0.0/16")
 NODES = 4
 IN_TIME = 90.0
 """Seconds; each member exchanges its state with another one twice a minute."""
@@ -43,11 +46,11 @@ def bound(own: Iterable[AuthorityKey], *trusted: TrustedAuthority) -> IdentitySe
 
 
 def of_east(key: AuthorityKey = EAST_AUTHORITY.key) -> TrustedAuthority:
-    return TrustedAuthority(cluster_name="east", key=key, cidrs=(EAST_NETWORK,))
+    return TrustedAuthority(cluster_name="east", key=key, cidrs=(EAST_NETWORK, EAST_PODS))
 
 
 def of_west(key: AuthorityKey = WEST_AUTHORITY.key) -> TrustedAuthority:
-    return TrustedAuthority(cluster_name="west", key=key, cidrs=(WEST_NETWORK,))
+    return TrustedAuthority(cluster_name="west", key=key, cidrs=(WEST_NETWORK, WEST_PODS))
 
 
 EAST = VirtualCluster(
@@ -177,6 +180,17 @@ class HostileAuthority:
         """As an overlay address."""
         return [self.certified("c.west", address=ip_address(self._victim.address.ip))]
 
+    def sign_networks(self) -> list[Alive]:
+        """Outside its networks, wider than they are, in the overlay, of pods and nodes of ours."""
+        (ours,) = self._mesh.networks[self._victim.name]
+        node = ip_network(self._victim.address.ip)
+        networks = (
+            *(ip_network("10.99.0.0/24"), ip_network("0.0.0.0/0"), WEST_PODS.supernet()),
+            *(ip_network("192.168.99.0/24"), EAST_NETWORK, ip_network("192.168.0.9/32")),
+            *(ours, EAST_PODS, ours.supernet(), node, ip_network("10.0.0.0/24"), ip_network("10.245.9.9/32")),
+        )
+        return [self.certified(f"d{n}.west", networks=(each,)) for n, each in enumerate(networks)]
+
 
 ATTACKS = [
     HostileAuthority.sign_our_name,
@@ -210,6 +224,61 @@ def test_a_hostile_authority_of_another_cluster_changes_no_device(
         assert have_tunnels(agent, story.everybody)
         assert agent.wanted is not None
         assert not any(problem.member == agent.name for problem in agent.wanted.problems)
+
+
+@pytest.fixture
+def carrying(story: Story) -> Story:
+    """Have the mesh carry packets between the pods of both clusters."""
+    for cluster, first, agents in ((EAST, "10.244", story.east), (WEST, "10.245", story.west)):
+        for number, agent in enumerate(agents):
+            story.mesh.networks[agent.name] = (ip_network(f"{first}.{number}.0/24"),)
+            agent.set_traffic(TrafficSettings(pods="OtherClusters"))
+            agent.renew(cluster)
+    story.mesh.run(CARRY_AFTER + 10.0)
+    for agent in story.everybody:
+        del agent.devices[:-1]
+    return story
+
+
+def test_pods_of_both_clusters_are_carried_and_no_address_of_a_node(carrying: Story) -> None:
+    for agents, others in ((carrying.east, carrying.west), (carrying.west, carrying.east)):
+        theirs = {carrying.mesh.networks[agent.name][0] for agent in others}
+        for agent in agents:
+            found = agent.devices[-1].carrying
+            assert found is not None
+            assert {route.network for route in found.routes} == theirs
+            # Both clusters may have the same node addresses.
+            assert {route.source for route in found.routes} <= {agent.overlay_address, None}
+
+
+def test_no_network_that_another_cluster_may_not_certify_is_used(carrying: Story) -> None:
+    hostile = HostileAuthority(carrying)
+    signed = hostile.sign_networks()
+    for each in signed:
+        # In datagrams of their own: of all that is certified, none may be lost for its length.
+        hostile._thief.say(each, to=carrying.everybody)
+        carrying.mesh.run(5.0)
+    ours = {agent.local.private_key.public for agent in carrying.everybody}
+    for agent in carrying.east:
+        first, *others = agent.devices
+        assert any({peer.public_key for peer in device.peers} - ours for device in others), "it has a tunnel"
+        for device in others:
+            assert device.carrying == first.carrying, agent.name
+            for peer in device.peers:
+                if peer.public_key not in ours:
+                    assert peer.allowed_ips == (ip_network(WEST_NETWORK[77]),)
+
+
+def test_a_network_of_pods_that_another_cluster_may_certify_is_carried(carrying: Story) -> None:
+    """Otherwise the one before would show nothing."""
+    hostile = HostileAuthority(carrying)
+    network = ip_network("10.245.200.0/24")
+    hostile._thief.say(hostile.certified("d.west", networks=(network,)), to=carrying.east)
+    carrying.mesh.run(5.0)
+    for agent in carrying.east:
+        found = agent.devices[-1].carrying
+        assert found is not None
+        assert network in {route.network for route in found.routes}
 
 
 def test_what_the_hostile_authority_may_sign_has_a_tunnel(story: Story) -> None:
