@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,7 +113,9 @@ def tunnels_ready(made: Cluster, node: str) -> dict[str, Any]:
     return {**found.to_dict()} if found is not None else {}
 
 
-def test_pods_start_on_a_node_once_its_tunnels_are_ready(tainted: Cluster, image: Image) -> None:
+def test_pods_start_on_a_node_once_its_tunnels_are_ready(
+    tainted: Cluster, image: Image, say: Callable[[str], None]
+) -> None:
     """On a cluster whose nodes all have the taint, the operator included, and on a node that joins later."""
     api = tainted.api
     api.apply(waiting_pods(image))
@@ -138,7 +140,7 @@ def test_pods_start_on_a_node_once_its_tunnels_are_ready(tainted: Cluster, image
         assert scheduled.last_transition_time >= said["lastTransitionTime"]
     assert watching.ready.keys() == watching.untainted.keys() == {*_NODES, _LATER}
     waited = {node: watching.untainted[node] - watching.ready[node] for node in watching.ready}
-    print("seconds from ready tunnels to no taint:", waited)  # noqa: T201 - a measured row of the docs
+    say(f"startup taint gone {max(waited.values()):.1f} s after the tunnels were ready")
     assert max(waited.values()) <= _UNTAINTED_WITHIN
     # What the kubelet and the controllers wrote is there as ever.
     tainted.wait_until_ready(*_NODES, _LATER)
