@@ -163,8 +163,8 @@ def _accepted(
 ) -> _Accepted:
     """Return whose packets from which networks are accepted.
 
-    Of two networks that overlap, all nodes keep the same one: of this cluster's authority before the one of another cluster,
-    then that of the newer certificate.
+    Of two networks that overlap, all nodes keep the same one: first that of this cluster's authority, then
+    that of the newer certificate.
     """
     cidrs = {authority.key.id: authority.cidrs for authority in own.trusted}
     taken = _Taken(
