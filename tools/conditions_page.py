@@ -85,7 +85,11 @@ NODE: Mapping[str, Reasons] = {
     "WireGuardReady": {"True": ("DeviceReady",), "False": _WIREGUARD, "Unknown": ("Starting",)},
     "GossipJoined": {"True": ("Joined", "OnlyMember"), "False": _GOSSIP, "Unknown": ("Joining",)},
     "KeyCurrent": {"True": ("Current",), "False": ("InvalidConfig",)},
-    "TrafficCarried": {"True": ("Carried",), "False": _NOT_CARRIED, "Unknown": ("Accepting",)},
+    "TrafficCarried": {
+        "True": ("Carried",),
+        "False": _NOT_CARRIED,
+        "Unknown": ("Accepting", "TrafficNotReported"),
+    },
     "StateSaved": {"True": ("Saved",), "False": ("NotSaved",)},
     "Certified": {
         "True": ("Issued", "CertificateExpires"),

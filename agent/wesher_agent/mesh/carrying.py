@@ -163,8 +163,8 @@ def _accepted(
 ) -> _Accepted:
     """Return whose packets from which networks are accepted.
 
-    Of two networks that overlap, all nodes keep the same one: of this cluster's authority before another's,
-    then that of the newer certificate.
+    Of two networks that overlap, all nodes keep the same one: first that of this cluster's authority, then
+    that of the newer certificate.
     """
     cidrs = {authority.key.id: authority.cidrs for authority in own.trusted}
     taken = _Taken(
@@ -200,7 +200,7 @@ def _usable(member: RosterMember, cidrs: Mapping[bytes, Sequence[IPNetwork]]) ->
         return ()
     if member.verdict.rank is Rank.OWN:
         return meta.networks
-    # Another cluster's nodes carry more among themselves; that is no problem of this one.
+    # Another cluster's nodes carry more among themselves; that does not concern this one.
     inside = cidrs.get(meta.certificate.authority, ())
     return [
         network
@@ -285,7 +285,7 @@ class _Taken:
         self._starts: dict[int, list[int]] = {4: [], 6: []}
         self._ends: dict[int, list[tuple[int, str]]] = {4: [], 6: []}
         """The last address of each, and what it is."""
-        # The largest first: what lies in it needs no entry of its own.
+        # The largest first: what is in it needs no entry of its own.
         for network, what in sorted(reserved, key=lambda entry: entry[0].prefixlen):
             self._take(network, f"{network}, {what}")
 

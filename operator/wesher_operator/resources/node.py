@@ -141,7 +141,8 @@ class WesherNodeStatus(Resource):
     machine: str = Field("", max_length=_MAX_WORD)
     """`spec.machine` as the agent last saw it; if they differ, the report describes a replaced machine."""
     conditions: Conditions = Field([])
-    """Types: Ready, WireGuardReady, GossipJoined, KeyCurrent, StateSaved; the operator writes Certified."""
+    """Types: Ready, WireGuardReady, GossipJoined, KeyCurrent, TrafficCarried, StateSaved; the operator writes
+    Certified."""
     public_key: str = Field("", max_length=64)
     """WireGuard public key."""
     key_proof: str = Field("", max_length=64)
