@@ -266,7 +266,7 @@ def _routes(
         services=[network for _, each in sorted(world.service_cidrs.items()) for network in each.networks],
         # Those that were published count where none can be seen now.
         api_servers=api_servers | {each.address for each in settings.api_servers if each.address is not None},
-        # One that is refused because its networks overlap ours takes none of ours.
+        # One that is refused because its networks overlap ours takes nothing from this cluster.
         clusters={each.cluster_name: each.cidrs for each in trusted},
         seeds={seed.address for seed in spec.seeds if seed.address is not None},
     )

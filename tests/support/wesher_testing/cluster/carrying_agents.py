@@ -59,7 +59,7 @@ class Agents:
 
         Args:
             name: of its node.
-            reason: of its condition TrafficCarried; empty is none.
+            reason: of its condition TrafficCarried; empty for no condition.
             message: the same.
             accepts: whether it accepts carried packets.
             routed: to how many networks it routes.

@@ -48,6 +48,8 @@ _IMAGES = 50
 """A kubelet names so many of the images it has."""
 _AT_ONCE = 8
 _MAX_WAIT = 300.0
+TRAFFIC_GENERATION = 2
+"""Of the mesh, after its traffic was switched on."""
 NETWORKS = 3
 """In each certificate once the mesh carries traffic: two InternalIPs and a pod network."""
 
@@ -288,7 +290,7 @@ async def measure(server: ApiServer, api: ApiClient, nodes: int) -> None:
         async with bench.stage("operator restarted: everything reconciled", operator, began):
 
             async def looked() -> bool:
-                return bool((await bench.mesh_status())["observedGeneration"] > 1)
+                return bool((await bench.mesh_status())["observedGeneration"] > TRAFFIC_GENERATION)
 
             await until(looked)
         async with bench.stage("at rest, no reports", operator):
