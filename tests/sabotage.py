@@ -64,6 +64,34 @@ SABOTAGES = {
         "return one == other",
         "tests/unit/operator_reconcile/test_trusted.py::test_a_cluster_name_below_ours_or_above_it_is_refused",
     ),
+    "certify-networks-before-agents-accept": Sabotage(
+        "operator/wesher_operator/reconcile/traffic.py",
+        "any(held.values()) or (bool(ready) and not not_accepting)",
+        "True",
+        "tests/unit/operator_reconcile/test_traffic.py"
+        "::test_networks_are_certified_once_every_agent_on_a_ready_node_accepts",
+    ),
+    "drop-networks-while-agents-route": Sabotage(
+        "operator/wesher_operator/reconcile/traffic.py",
+        "if not_stopped and not _is_wanted(each, settings)",
+        "if False",
+        "tests/unit/operator_reconcile/test_traffic.py"
+        "::test_networks_stay_in_the_certificates_until_every_agent_has_stopped_routing",
+    ),
+    "let-a-node-have-the-api-servers-address": Sabotage(
+        "operator/wesher_operator/reconcile/routes.py",
+        "if address in surroundings.api_servers and CONTROL_PLANE_LABEL not in node.labels:",
+        "if False:",
+        "tests/unit/operator_reconcile/test_routes.py"
+        "::test_an_address_that_a_kubelet_may_not_claim_is_refused_with_the_rule",
+    ),
+    "forget-what-a-certificate-lists": Sabotage(
+        "operator/wesher_operator/reconcile/authority.py",
+        "networks=held_networks(member),",
+        "networks=(),",
+        "tests/unit/operator_reconcile/test_authority.py"
+        "::test_a_key_stays_certified_when_networks_change_and_the_ledger_is_lost",
+    ),
     "run-a-mesh-beside-the-machines-own-with-its-device": Sabotage(
         "operator/wesher_operator/reconcile/refusal.py",
         "if machines is None or not shared:",

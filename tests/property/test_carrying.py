@@ -20,6 +20,7 @@ from wesher_testing.virtual.members import meta, remembered
 
 OWN, FOREIGN = (Authority(bytes([number]) * 32) for number in (1, 2))
 OVERLAY, ADDRESS = ip_network("10.0.0.0/28"), ip_address("10.0.0.9")
+_AUTHORITIES = {Rank.OWN: OWN, Rank.TRUSTED: FOREIGN}
 CIDRS = (ip_network("10.0.1.0/24"),)
 LOCATIONS = st.sampled_from(["", "berlin", "paris"])
 
@@ -40,15 +41,15 @@ def member(draw: st.DrawFn, name: str) -> RosterMember:
         networks=listed,
         location=draw(LOCATIONS),
     )
-    rank = draw(st.sampled_from(list(Rank)))
-    if rank is Rank.NONE:
-        return replace(remembered(name, announced=announced), verdict=NOT_CERTIFIED)
-    serial, authority = draw(st.integers(1, 3)), OWN if rank is Rank.OWN else FOREIGN
-    subject = announced.subject(name)
-    assert subject is not None
-    certificate = authority.issue(subject, serial=serial)
-    known = remembered(name, announced=replace(announced, certificate=certificate))
-    return replace(known, verdict=Verdict(rank, serial, None))
+    rank, serial = draw(st.sampled_from(list(Rank))), draw(st.integers(1, 3))
+    # One that is revoked or has expired announces its certificate all the same.
+    authority = draw(st.sampled_from([None, OWN, FOREIGN])) if rank is Rank.NONE else _AUTHORITIES[rank]
+    if authority is not None:
+        subject = announced.subject(name)
+        assert subject is not None
+        announced = replace(announced, certificate=authority.issue(subject, serial=serial))
+    verdict = NOT_CERTIFIED if rank is Rank.NONE else Verdict(rank, serial, None)
+    return replace(remembered(name, announced=announced), verdict=verdict)
 
 
 MEMBERS = st.tuples(*(member(name) for name in "abcd"))

@@ -79,7 +79,7 @@ def _not_carried(mesh: MeshFacts, spec: WesherMeshSpec, member: MemberFacts) -> 
     says = next((c for c in member.status.conditions if c.type == "TrafficCarried"), None)
     accepts = member.status.traffic is not None and member.status.traffic.accepts
     if says is None or (says.status == "True" and not accepts):
-        return Condition("TrafficCarried", "Unknown", "TrafficNotReported")
+        return Condition(TUNNELS_READY, "Unknown", "NotReported")
     return None if says.status == "True" else Condition(says.type, says.status, says.reason)
 
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -345,3 +345,23 @@ def test_conditions_say_what_keeps_a_certificate_from_being_issued() -> None:
     assert of_mesh(obstacle=off) == ("False", "NodeRestrictionOff")
     assert of_mesh(verdicts={"a": issued, "b": refused}) == ("False", "KeyChanged")
     assert of_mesh(now=NOW + timedelta(days=24)) == ("False", "CertificateExpires")
+
+
+def test_other_networks_bring_another_certificate_at_once() -> None:
+    after, ledger = certified("a", A)
+    verdict = judged(replace(after, networks=(ip_network("192.0.2.1/32"),)), ledger=ledger)["a"]
+    assert (verdict.reason, verdict.certificate) == ("", None)
+    assert verdict.issue is not None
+
+
+def test_a_key_stays_certified_when_networks_change_and_the_ledger_is_lost() -> None:
+    """The WesherNode says which networks its certificate lists."""
+    before = replace(candidate("a", A), networks=(ip_network("192.0.2.1/32"),))
+    issued = OURS.issue(before.subject(A.public), serial=MS)
+    after = candidate("a", A, certificate=issued)
+    spec = after.member.spec.model_copy(update={"routes": ["192.0.2.1/32"]})
+    after = replace(after, member=replace(after.member, spec=spec))
+    moved = replace(after, networks=(ip_network("192.0.2.9/32"),))
+    assert judged(moved)["a"].reason == ""
+    assert judged(moved)["a"].issue is not None
+    assert judged(replace(after, networks=before.networks))["a"].certificate == issued

@@ -203,9 +203,9 @@ async def test_a_report_from_before_the_last_boot_does_not_count(stage: Stage) -
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        ({}, ("Unknown", "TrafficNotReported")),
-        ({"conditions": [CARRIED]}, ("Unknown", "TrafficNotReported")),
-        ({"conditions": [CARRIED], "traffic": {"accepts": False}}, ("Unknown", "TrafficNotReported")),
+        ({}, ("Unknown", "NotReported")),
+        ({"conditions": [CARRIED]}, ("Unknown", "NotReported")),
+        ({"conditions": [CARRIED], "traffic": {"accepts": False}}, ("Unknown", "NotReported")),
         (
             {
                 "conditions": [{**CARRIED, "status": "Unknown", "reason": "Accepting"}],

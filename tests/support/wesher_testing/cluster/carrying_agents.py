@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from wesher_common.certificate import Subject, Trust, refusal
+from wesher_common.certificate import Certificate, Subject, Trust, refusal
+from wesher_common.mesh_document import MeshDocument
 from wesher_operator.kube import WESHER_NODE
 from wesher_operator.reconcile.facts import MemberFacts, read_facts
 from wesher_operator.reconcile.routes import held_networks
@@ -17,7 +18,6 @@ from wesher_testing.cluster.certified_agents import (
     Report,
     announced,
     boot,
-    certificate,
     certify,
     document,
     identity,
@@ -92,7 +92,7 @@ def routes(api: ApiServer, node: str) -> list[str]:
     listed = list(found["spec"].get("routes", []))
     member = read_facts(WESHER_NODE, found)
     assert isinstance(member, MemberFacts)
-    issued = certificate(api, node)
+    issued = Certificate.from_base64(member.spec.certificate)
     trusted = {authority.id: Trust(key=authority) for authority in identity(api).authorities}
     subject = Subject(
         name=node, public_key=KEYS[node].public, address=member.address, networks=held_networks(member)
@@ -130,12 +130,12 @@ def edit(api: ApiServer, **traffic: Any) -> None:
 
 def until_published(api: ApiServer, *, is_on: bool) -> None:
     """Wait until mesh.json says so."""
+    eventually(lambda: document(api), within=SOON, until=lambda read: carries(read) == is_on)
 
-    def settings() -> bool | None:
-        read = document(api)
-        return None if read is None else read.traffic.is_on
 
-    eventually(settings, within=SOON, until=is_on.__eq__)
+def carries(read: MeshDocument | None) -> bool | None:
+    """Tell whether a mesh.json carries traffic; None if there is none."""
+    return None if read is None else read.traffic.is_on
 
 
 def all_routes(node: str) -> list[str]:

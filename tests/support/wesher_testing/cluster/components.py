@@ -7,6 +7,7 @@ bootstrap roles hold for it as anywhere, and no further certificates are needed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -46,7 +47,13 @@ def scheduler(api: ApiServer) -> list[str]:
 
 
 def kubelet(
-    api: ApiServer, node: str, address: IPv4Address, *, directory: Path, in_cloud: bool = False
+    api: ApiServer,
+    node: str,
+    address: IPv4Address,
+    *,
+    directory: Path,
+    in_cloud: bool = False,
+    taints: Sequence[str] = (),
 ) -> list[str]:
     """Write a kubelet's configuration into ``directory`` and return the command that runs it on its node.
 
@@ -57,6 +64,7 @@ def kubelet(
         directory: a directory that outlives the node's reboots.
         in_cloud: whether a cloud's controller says which addresses the node has; without
             one a kubelet takes back any address but its own.
+        taints: with which it registers its Node, each as ``key=value:Effect``.
 
     """
     path = directory / "kubelet.yaml"
@@ -96,6 +104,7 @@ def kubelet(
         f"--hostname-override={node}",
         f"--node-ip={address}",
         *(["--cloud-provider=external"] if in_cloud else []),
+        *([f"--register-with-taints={','.join(taints)}"] if taints else []),
     ]
 
 

@@ -72,6 +72,7 @@ class Node:
     Args:
         address: the kubelet's ``--node-ip``; by default, the host's own address.
         services_before: systemd units by name with their commands, which are ordered before the kubelet.
+        taints: with which the kubelet registers its Node, each as ``key=value:Effect``.
 
     """
 
@@ -84,6 +85,7 @@ class Node:
         site: Site | None = None,
         address: IPv4Address | None = None,
         services_before: Mapping[str, Sequence[str | Path]] | None = None,
+        taints: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.site = site
@@ -105,6 +107,7 @@ class Node:
                     own,
                     directory=self.directory,
                     in_cloud=site is not None and site.in_cloud,
+                    taints=taints,
                 ),
             ],
             "kube-proxy": components.kube_proxy(
@@ -211,18 +214,25 @@ class Cluster:
         """The nodes by name, in the order they were added."""
         return self._nodes
 
-    def add_nodes(self, *names: str, images: Sequence[Image] = (), site: Site | None = None) -> None:
+    def add_nodes(
+        self,
+        *names: str,
+        images: Sequence[Image] = (),
+        site: Site | None = None,
+        taints: Sequence[str] = (),
+    ) -> None:
         """Add nodes that hold the images, and wait until they are Ready.
 
         Args:
             names: of the nodes; `CONTROL_PLANE` is on the host of the API server.
             images: what they hold.
             site: where they are, if not where the API server is.
+            taints: with which their kubelets register them, each as ``key=value:Effect``.
 
         """
         site = site or self._site
         places = {name: self.control_plane if name == CONTROL_PLANE else site.host(name) for name in names}
-        added = [Node(name, host, self.api, site=site) for name, host in places.items()]
+        added = [Node(name, host, self.api, site=site, taints=taints) for name, host in places.items()]
         # Without one a Service's address leads nowhere, even where there is nothing behind it.
         way_out = (site.gateway or self.control_plane).address_on(site.network)
         for node in added:
@@ -307,10 +317,10 @@ def prepare() -> None:
 
 
 @contextmanager
-def cluster(*names: str, images: Sequence[Image] = ()) -> Iterator[Cluster]:
+def cluster(*names: str, images: Sequence[Image] = (), taints: Sequence[str] = ()) -> Iterator[Cluster]:
     """Run a cluster with nodes of these names until the block ends; nothing of it is left then."""
     prepare()
-    with Lab() as lab, cluster_at(Site(lab, lab.lan), *names, images=images) as made:
+    with Lab() as lab, cluster_at(Site(lab, lab.lan), *names, images=images, taints=taints) as made:
         yield made
 
 
@@ -322,6 +332,7 @@ def cluster_at(
     control_plane: Host | None = None,
     public: str = "",
     pod_network: PodNetwork = bridges,
+    taints: Sequence[str] = (),
 ) -> Iterator[Cluster]:
     """Run a cluster in a lab that has others too; call `prepare` before.
 
@@ -332,6 +343,7 @@ def cluster_at(
         control_plane: a host of the site for the API server; none adds one.
         public: where clients find the API server, if not at that host's address.
         pod_network: what connects the pods.
+        taints: with which kubelets register their Nodes.
 
     """
     with ExitStack() as stack:
@@ -355,7 +367,7 @@ def cluster_at(
         made = Cluster(site, api, control_plane, pod_network=pod_network)
         stack.callback(made.close)
         report(f"starting {len(names)} nodes")
-        made.add_nodes(*names, images=images)
+        made.add_nodes(*names, images=images, taints=taints)
         yield made
 
 

@@ -1,0 +1,155 @@
+"""Pods wait for the tunnels of their nodes, whose kubelets register with the startup taint."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from wesher_common.conditions import find_condition
+from wesher_common.names import TUNNELS_READY
+from wesher_testing.cluster.image import Image
+from wesher_testing.cluster.installation import Mesh, install, uninstall
+from wesher_testing.cluster.kubelets import Cluster, cluster
+from wesher_testing.cluster.operator_process import eventually
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
+
+_KEY = "wesher.dev/tunnels-not-ready"
+_READINESS = ("--set=mesh.nodeReadiness.condition=true", f"--set=mesh.nodeReadiness.taint={_KEY}:NoSchedule")
+_NODES = ("node-1", "node-2")
+_LATER = "node-3"
+_UNTAINTED_WITHIN = 5.0
+"""Seconds from the moment when a node's tunnels are seen to be ready."""
+_STARTED_WITHIN = 120.0
+"""Until a pod runs on a node that has just become Ready; it takes some ten seconds."""
+
+
+@pytest.fixture(scope="module")
+def tainted(image: Image) -> Iterator[Cluster]:
+    with cluster(*_NODES, images=[image], taints=[f"{_KEY}=:NoSchedule"]) as made:
+        yield made
+
+
+@dataclass
+class Watching:
+    """Notes when nodes are first seen with ready tunnels, and when without the startup taint."""
+
+    cluster: Cluster
+    ready: dict[str, float] = field(default_factory=dict)
+    untainted: dict[str, float] = field(default_factory=dict)
+    _ends: threading.Event = field(default_factory=threading.Event)
+
+    def look(self) -> None:
+        """Look until `end`."""
+        while not self._ends.is_set():
+            # Nodes first: a taint that goes between the two looks must not seem to go too early.
+            nodes = self.cluster.api.get("nodes")["items"]
+            now = time.monotonic()
+            for node in nodes:
+                if _KEY not in {taint["key"] for taint in node["spec"].get("taints", [])}:
+                    self.untainted.setdefault(node["metadata"]["name"], now)
+            for name in _ready_nodes(Mesh(self.cluster).weshernodes()):
+                self.ready.setdefault(name, time.monotonic())
+
+    def end(self) -> None:
+        """Have `look` return."""
+        self._ends.set()
+
+
+def _ready_nodes(members: list[dict[str, Any]]) -> set[str]:
+    """Return the nodes whose agents say Ready, and that no other agent fails to reach."""
+    said = {each["spec"]["nodeName"]: each.get("status", {}) for each in members}
+    unreached = {name for status in said.values() for name in status.get("peers", {}).get("unreachable", [])}
+    return {
+        name
+        for name, status in said.items()
+        if (found := find_condition(status.get("conditions", []), "Ready")) is not None
+        and found.is_true
+        and name not in unreached
+    }
+
+
+def waiting_pods(image: Image) -> dict[str, Any]:
+    """Return a Deployment with a pod for each node, which tolerates nothing."""
+    labels = {"app": "waits"}
+    apart = {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+    container = {
+        "name": "main",
+        "image": image.name,
+        "imagePullPolicy": "Never",
+        "command": ["python3", "-c", "import signal; signal.pause()"],
+    }
+    pod = {
+        "terminationGracePeriodSeconds": 0,
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}},
+        "containers": [container],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "waits", "namespace": "default"},
+        "spec": {
+            "replicas": len(_NODES) + 1,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+
+def running_on(made: Cluster) -> Mapping[str, dict[str, Any]]:
+    """Return the status of the pods that run, by node."""
+    pods = made.api.get("pods", "--selector=app=waits")["items"]
+    return {pod["spec"]["nodeName"]: pod["status"] for pod in pods if pod["status"].get("phase") == "Running"}
+
+
+def tunnels_ready(made: Cluster, node: str) -> dict[str, Any]:
+    """Return the condition of a Node; empty if it has none."""
+    found = find_condition(made.api.get("node", node)["status"]["conditions"], TUNNELS_READY)
+    return {**found.to_dict()} if found is not None else {}
+
+
+def test_pods_start_on_a_node_once_its_tunnels_are_ready(
+    tainted: Cluster, image: Image, say: Callable[[str], None]
+) -> None:
+    """On a cluster whose nodes all have the taint, the operator included, and on a node that joins later."""
+    api = tainted.api
+    api.apply(waiting_pods(image))
+    assert running_on(tainted) == {}
+    install(tainted, image, *_READINESS)
+    watching = Watching(tainted)
+    thread = threading.Thread(target=watching.look)
+    thread.start()
+    try:
+        eventually(lambda: set(running_on(tainted)), within=_STARTED_WITHIN, until=set(_NODES).__eq__)
+        tainted.add_nodes(_LATER, images=[image], taints=[f"{_KEY}=:NoSchedule"])
+        eventually(lambda: set(running_on(tainted)), within=_STARTED_WITHIN, until={*_NODES, _LATER}.__eq__)
+    finally:
+        watching.end()
+        thread.join()
+    for node, status in running_on(tainted).items():
+        said = tunnels_ready(tainted, node)
+        assert (said["status"], said["reason"]) == ("True", "TunnelsReady")
+        scheduled = find_condition(status["conditions"], "PodScheduled")
+        assert scheduled is not None
+        # Both are of whole seconds, and of one clock.
+        assert scheduled.last_transition_time >= said["lastTransitionTime"]
+    assert watching.ready.keys() == watching.untainted.keys() == {*_NODES, _LATER}
+    waited = {node: watching.untainted[node] - watching.ready[node] for node in watching.ready}
+    say(f"startup taint gone {max(waited.values()):.1f} s after the tunnels were ready")
+    assert max(waited.values()) <= _UNTAINTED_WITHIN
+    # What the kubelet and the controllers wrote is there as ever.
+    tainted.wait_until_ready(*_NODES, _LATER)
+
+
+def test_nothing_of_it_is_left_after_an_uninstall(tainted: Cluster) -> None:
+    uninstall(tainted)
+    eventually(
+        lambda: [tunnels_ready(tainted, node) for node in tainted.nodes],
+        within=10.0,
+        until=lambda left: not any(left),
+    )
