@@ -38,6 +38,32 @@ class Sabotage:
 
 
 SABOTAGES = {
+    "let-another-cluster-certify-our-names": Sabotage(
+        "common/wesher_common/certificate.py",
+        'if self.suffix and not subject.name.endswith(f".{self.suffix}"):',
+        "if False:",
+        "tests/sim/test_two_clusters.py::test_a_hostile_authority_of_another_cluster_changes_no_device"
+        "[sign_a_name_that_only_looks_like_its_own]",
+    ),
+    "let-another-cluster-certify-our-addresses": Sabotage(
+        "common/wesher_common/certificate.py",
+        "if self.cidrs and not any(_is_inside(subject.address, network) for network in self.cidrs):",
+        "if False:",
+        "tests/sim/test_two_clusters.py::test_a_hostile_authority_of_another_cluster_changes_no_device"
+        "[sign_an_address_outside_its_networks]",
+    ),
+    "cut-another-cluster-off-when-a-node-joins": Sabotage(
+        "operator/wesher_operator/reconcile/trusted.py",
+        "            if not is_kept:\n                return",
+        "            return",
+        "tests/unit/operator_reconcile/test_trusted.py::test_a_network_that_is_used_later_cuts_nothing_that_runs",
+    ),
+    "trust-a-cluster-whose-name-contains-ours": Sabotage(
+        "operator/wesher_operator/reconcile/trusted.py",
+        'return one == other or one.endswith(f".{other}") or other.endswith(f".{one}")',
+        "return one == other",
+        "tests/unit/operator_reconcile/test_trusted.py::test_a_cluster_name_below_ours_or_above_it_is_refused",
+    ),
     "certify-networks-before-agents-accept": Sabotage(
         "operator/wesher_operator/reconcile/traffic.py",
         "any(held.values()) or (bool(ready) and not not_accepting)",

@@ -25,6 +25,7 @@ from wesher_common.certificate import Authority, AuthorityKey, Kind, Subject, na
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import IdentitySettings, TrustedAuthority
 from wesher_common.news import MAX_REVOKED, NewsKind, revocation_second, sign_statement
+from wesher_common.overlay import candidate_address
 from wesher_common.traffic import TrafficSettings
 from wesher_testing.virtual.members import private_key
 from wesher_testing.virtual.mesh import VirtualAgent, VirtualCluster, VirtualMesh
@@ -123,11 +124,11 @@ class HostileAuthority:
         self._mesh = story.mesh
         self._victim = story.east[2]
         self._thief = Thief(story.mesh, Random(story.mesh.seed))
-        self._key = private_key("hostile").public
 
     def certified(self, name: str, *, incarnation: int = 1, kind: Kind = Kind.NODE, **about: Any) -> Alive:
         """Return an alive with a certificate, whatever is in it."""
-        content = {"public_key": self._key, "address": WEST_NETWORK[77], **about}
+        own = {"public_key": private_key(name).public, "address": candidate_address(name, WEST_NETWORK)}
+        content = {**own, **about}
         subject = Subject(name=name, **content)
         certificate = WEST_AUTHORITY.issue(subject, serial=self._now + incarnation, kind=kind)
         meta = NodeMeta(
@@ -254,6 +255,8 @@ def test_pods_of_both_clusters_are_carried_and_no_address_of_a_node(carrying: St
 def test_no_network_that_another_cluster_may_not_certify_is_used(carrying: Story) -> None:
     hostile = HostileAuthority(carrying)
     signed = hostile.sign_networks()
+    # Its own members believe it, and send elsewhere what is for pods of ours.
+    carrying.mesh.cast_out |= {agent.name for agent in carrying.west}
     for each in signed:
         # In datagrams of their own: of all that is certified, none may be lost for its length.
         hostile._thief.say(each, to=carrying.everybody)
@@ -261,12 +264,15 @@ def test_no_network_that_another_cluster_may_not_certify_is_used(carrying: Story
     ours = {agent.local.private_key.public for agent in carrying.everybody}
     for agent in carrying.east:
         first, *others = agent.devices
-        assert any({peer.public_key for peer in device.peers} - ours for device in others), "it has a tunnel"
+        assert {peer.public_key for peer in others[-1].peers} - ours == {
+            private_key(each.node).public for each in signed
+        }
         for device in others:
             assert device.carrying == first.carrying, agent.name
             for peer in device.peers:
                 if peer.public_key not in ours:
-                    assert peer.allowed_ips == (ip_network(WEST_NETWORK[77]),)
+                    (network,) = peer.allowed_ips
+                    assert network.network_address in WEST_NETWORK
 
 
 def test_a_network_of_pods_that_another_cluster_may_certify_is_carried(carrying: Story) -> None:
@@ -288,7 +294,7 @@ def test_what_the_hostile_authority_may_sign_has_a_tunnel(story: Story) -> None:
     story.mesh.run(5.0)
     for agent in story.everybody:
         assert agent.wanted is not None
-        assert agent.owners[WEST_NETWORK[77]] == private_key("hostile").public
+        assert agent.owners[candidate_address("a.west", WEST_NETWORK)] == private_key("a.west").public
 
 
 def test_a_statement_of_another_cluster_revokes_none_of_our_names(story: Story) -> None:

@@ -15,7 +15,7 @@ from wesher_operator.reconcile.agent_pod import PodTrouble
 from wesher_operator.reconcile.facts import MemberFacts, MeshFacts, NodeFacts
 from wesher_operator.reconcile.refusal import Refusal
 from wesher_operator.reconcile.status import Findings, mesh_status, next_change, report_window, stale_after
-from wesher_operator.resources.mesh import WesherMeshSpec
+from wesher_operator.resources.mesh import TrustedAuthority, WesherMeshSpec
 from wesher_operator.resources.node import WesherNodeSpec, WesherNodeStatus
 from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.virtual.members import remembered
@@ -213,6 +213,23 @@ def test_outsiders_are_listed_once_and_do_not_count_as_desired() -> None:
     assert status["members"]["outside"] == 1
     assert status["members"]["desired"] == 2
     assert status["memberList"][-1]["kind"] == "Outsider"
+
+
+def test_members_of_trusted_clusters_are_told_from_other_external_members() -> None:
+    """An agent that names a cluster which is not trusted is not believed."""
+    entry = {"clusterName": "west", "key": "A" * 43 + "=", "cidrs": ["10.189.128.0/17"]}
+    seen = [
+        {"name": "n1.west", "cluster": "west"},
+        {"name": "n1.north", "cluster": "north"},
+        {"name": "laptop", "cluster": "west"},
+    ]
+    found = Findings(desired=[node("a")], members=[member("a", outsiders=seen)], ring=RING)
+    facts = mesh()
+    assert facts.spec is not None
+    trusting = facts.spec.model_copy(update={"trusted_authorities": [TrustedAuthority.model_validate(entry)]})
+    listed = mesh_status(replace(facts, spec=trusting), found, now=NOW)["memberList"]
+    kinds = {each["name"]: each["kind"] for each in listed if each["kind"] != "Node"}
+    assert kinds == {"n1.west": "OtherCluster", "n1.north": "Outsider", "laptop": "Outsider"}
 
 
 def test_a_list_of_more_than_a_hundred_is_cut_and_says_so() -> None:

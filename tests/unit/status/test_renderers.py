@@ -31,7 +31,7 @@ from wesher_agent.wireguard.plan import ObservedPeer
 from wesher_common.certificate import MAX_SERIAL, Authority, Certificate, Kind, Refusal, Subject
 from wesher_common.errors import WesherError
 from wesher_common.keys import ClusterKey, KeyRing, WireGuardPublicKey
-from wesher_common.mesh_document import GossipSettings, IdentitySettings
+from wesher_common.mesh_document import GossipSettings, IdentitySettings, TrustedAuthority
 from wesher_common.report import MAX_OUTSIDERS
 from wesher_common.seeds import SeedAddress
 from wesher_common.traffic import TrafficSettings
@@ -390,6 +390,24 @@ def test_nodes_of_another_cluster_are_external_members_where_clusters_have_names
     named = local_node("a.east", mesh=document(cluster_name="east"))
     now = snapshot(member(2, "b.east"), member(3, "c.west"), local=named)
     assert [entry["name"] for entry in reported(now)["outsiders"]] == ["c.west"]
+
+
+def test_a_member_of_a_trusted_cluster_is_reported_with_the_name_of_that_cluster() -> None:
+    """By its certificate: a name alone can be invented."""
+    authority = Authority(bytes(32))
+    west = TrustedAuthority(cluster_name="west", key=authority.key, cidrs=(ip_network("10.9.0.0/24"),))
+    identity = IdentitySettings(mode="Verified", bound=True, trusted=(west,))
+    named = local_node("a.east", mesh=document(cluster_name="east", identity=identity))
+    subject = Subject(name="c.west", public_key=key(20), address=ip_address("10.9.0.20"))
+    certified = member(20, "c.west")
+    assert certified.meta is not None
+    certified = replace(
+        certified,
+        meta=replace(certified.meta, certificate=authority.issue(subject, serial=5)),
+        verdict=Verdict(Rank.TRUSTED, 5, None),
+    )
+    told = reported(snapshot(certified, member(3, "d.west"), local=named))["outsiders"]
+    assert {entry["name"]: entry["cluster"] for entry in told} == {"c.west": "west", "d.west": ""}
 
 
 def test_an_external_member_is_reported_with_what_it_is_admitted_by() -> None:
