@@ -77,5 +77,6 @@ def test_the_plugin_prints_the_fields_that_are_documented() -> None:
         "spec": {"overlayCIDR": "10.189.0.0/16"},
         "status": {"conditions": [said], "memberList": [member], "identity": {"mode": "Verified"}},
     }
+    node = {"metadata": {"name": "demo.a"}, "spec": {"nodeName": "a"}}
     peer = {"metadata": {"name": "demo.vm"}}
-    compare("kubectl wesher status", [overview(mesh, [], [peer]).to_dict()])
+    compare("kubectl wesher status", [overview(mesh, [node], [peer]).to_dict()])

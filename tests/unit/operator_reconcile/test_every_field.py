@@ -16,6 +16,7 @@ from wesher_agent.mesh.roster import MemberState, RosterMember
 from wesher_agent.swim.address import Address
 from wesher_common.certificate import Authority
 from wesher_common.keys import WireGuardPublicKey
+from wesher_common.traffic import TrafficSettings
 from wesher_operator import kube
 from wesher_operator.crd import definition
 from wesher_operator.kube import API_SERVER_ENDPOINTS, MESH, NODE
@@ -26,6 +27,7 @@ from wesher_operator.resources.mesh import WesherMesh
 from wesher_operator.resources.node import WesherNode
 from wesher_testing.agents.snapshots import snapshot
 from wesher_testing.cluster.fake_api_server import Storing, serving
+from wesher_testing.virtual.members import document, local_node
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 TRAFFIC: dict[str, Any] = {"nodes": "All", "nodeCIDRs": ["192.0.2.0/24"]}
@@ -180,7 +182,7 @@ async def test_a_field_of_the_spec_changes_what_is_made(
 
 
 def test_agents_report_every_field_of_a_wesher_nodes_status() -> None:
-    """An external member stands among them, and a condition."""
+    """An external member stands among them, and a condition; the mesh carries traffic."""
     meta = NodeMeta(
         overlay_address=ip_address("10.9.0.20"),
         public_key=WireGuardPublicKey(bytes([20]) * 32),
@@ -195,7 +197,8 @@ def test_agents_report_every_field_of_a_wesher_nodes_status() -> None:
         state=MemberState.ALIVE,
         since=0.0,
     )
-    status = node_status(snapshot(laptop), (), time=NOW)
+    carrying = local_node("a", mesh=document(traffic=TrafficSettings(nodes="All")))
+    status = node_status(snapshot(laptop, local=carrying), (), time=NOW)
     of_the_operator = {"certificateDays"}
     assert set(told(status)) == set(leaves(schema_of(WesherNode, "status"))) - of_the_operator
 

@@ -2,7 +2,7 @@
 
 A gateway gives hosts external addresses and translates them, both ways and only there: no
 private address has a way across, and inside its own network an external address leads nowhere,
-unless the gateway was told to answer for it.
+unless the gateway answers for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PODS = {"east": "10.244.0.0/16", "west": "10.245.0.0/16"}
 """Of two clusters, whose pods reach each other."""
 _PRIVATE = {"east": "10.1.0.0/24", "west": "10.2.0.0/24"}
 _UNPLANNED = "10.1.0.0/24"
-"""What both private networks are if nobody has planned the clusters together."""
+"""What both private networks are if the clusters were not planned together."""
 _EXTERNAL = {"east": IPv4Network("198.51.100.0/24"), "west": IPv4Network("203.0.113.0/24")}
 _RULES = """
     table ip translation {
