@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -114,7 +114,7 @@ def story(image: Image) -> Iterator[Story]:
 
 
 def test_switching_on_loses_no_packet_between_nodes_of_one_place(
-    story: Story, capsys: pytest.CaptureFixture[str]
+    story: Story, say: Callable[[str], None]
 ) -> None:
     """Neither of nodes nor of pods, nor of a connection between pods; nothing crossed before."""
     assert not pings(story.near.host, str(story.far.host.ipv4))
@@ -144,8 +144,7 @@ def test_switching_on_loses_no_packet_between_nodes_of_one_place(
         stream.kill()
         stream.wait()
     assert pinging.lost == dict.fromkeys(pinging.lost, 0)
-    with capsys.disabled():
-        sys.stdout.write(f"\n  carried after {took:.0f} s, of {sum(pinging.counted.values())} pings 0 lost")
+    say(f"carried after {took:.0f} s, of {sum(pinging.counted.values())} pings 0 lost")
 
 
 def test_what_the_mesh_carries_is_recorded(story: Story, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -249,7 +248,9 @@ def test_the_api_server_is_reached_at_a_private_address_through_the_mesh(story: 
     mesh.wait_until_ready()
 
 
-def test_uninstalling_leaves_nothing_on_nodes_and_no_wire_has_shown_anything(story: Story) -> None:
+def test_uninstalling_leaves_nothing_on_nodes_and_no_wire_has_shown_anything(
+    story: Story, say: Callable[[str], None]
+) -> None:
     """The same captures catch a packet that is sent in clear on purpose."""
     near, far = story.near, story.far
     uninstall(story.wide.cluster)
@@ -268,3 +269,5 @@ def test_uninstalling_leaves_nothing_on_nodes_and_no_wire_has_shown_anything(sto
     assert holding(seen, clear), "what is sent in clear on purpose is caught"
     carried = [packet for packet in seen if not {packet.source, packet.destination} & {*story.removed}]
     assert [packet for packet in carried if clear not in packet.frame and not is_own(packet)] == []
+    encrypted = sum(wireguard_pairs(packets).values())
+    say(f"0 carried packets in clear among {encrypted} WireGuard packets")
