@@ -37,7 +37,7 @@ from wesher_testing.cluster.kubelets import CONTROL_PLANE, Node
 from wesher_testing.cluster.operator_process import eventually
 from wesher_testing.cluster.wide_cluster import LOCATION_LABEL, WideCluster, wide_cluster
 from wesher_testing.lab.capture import Capture, Packet, holding, wireguard_pairs
-from wesher_testing.lab.pings import Pinging
+from wesher_testing.lab.pings import OnHost, Pinging
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
@@ -145,7 +145,7 @@ def test_switching_on_loses_no_packet_between_nodes_of_one_place(
     assert not pings(story.near.host, str(story.far.host.ipv4))
     local = [CONTROL_PLANE, story.near.name]
     hosts = {name: story.wide.cluster.nodes[name] for name in local}
-    places = {**hosts, **{f"pod {name}": story.pods.by_node[name] for name in local}}
+    places: dict[str, OnHost] = {**hosts, **{f"pod {name}": story.pods.by_node[name] for name in local}}
     addresses = {name: str(node.host.ipv4) for name, node in hosts.items()}
     addresses |= {f"pod {name}": story.pods.by_node[name].address for name in local}
     target = story.pods.by_node[CONTROL_PLANE].address
@@ -218,7 +218,7 @@ def test_killed_agents_tunnels_updates_and_replaced_nodes_show_nothing(
     pairs = [(f"pod {a}", f"pod {b}") for a, b in itertools.permutations([story.near.name, story.far.name])]
     pairs += list(itertools.permutations([story.near.name, story.far.name]))
     nodes = {node.name: node for node in (story.near, story.far)}
-    places = {**nodes, **{f"pod {name}": story.pods.by_node[name] for name in nodes}}
+    places: dict[str, OnHost] = {**nodes, **{f"pod {name}": story.pods.by_node[name] for name in nodes}}
     addresses = {name: str(node.host.ipv4) for name, node in nodes.items()}
     addresses |= {f"pod {name}": story.pods.by_node[name].address for name in nodes}
     with Pinging(places, addresses, pairs):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from wesher_common.traffic import DEFAULT_MARK
 from wesher_testing.agents.process import pings
 from wesher_testing.cluster.carried_traffic import (
     foreign_allowed_ips,
@@ -98,7 +99,7 @@ def test_no_wire_shows_packets_of_nodes_or_pods(
             assert pods.exchange(first, pods.by_node[second].address, 10)
         # What is marked as the tunnels' own packets leaves in clear.
         one, other = (running.nodes[name].host for name in (first, second))
-        one.run(["ping", "-c", "1", "-m", "0x80", str(other.ipv4)])
+        one.run(["ping", "-c", "1", "-m", str(DEFAULT_MARK), str(other.ipv4)])
     packets = [packet for capture in captures for packet in capture.packets()]
     networks = [running.lab.lan.ipv4, *_pod_networks(running)]
     seen = [packet for packet in in_clear(packets, networks, networks) if not _is_own(packet, running)]
