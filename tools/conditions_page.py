@@ -88,7 +88,7 @@ NODE: Mapping[str, Reasons] = {
     "TrafficCarried": {
         "True": ("Carried",),
         "False": _NOT_CARRIED,
-        "Unknown": ("Accepting", "TrafficNotReported"),
+        "Unknown": ("Accepting",),
     },
     "StateSaved": {"True": ("Saved",), "False": ("NotSaved",)},
     "Certified": {

@@ -356,7 +356,7 @@ class VirtualMesh(VirtualNetwork):
         self.networks: dict[str, tuple[IPNetwork, ...]] = {}
         """What the certificates of members list beside their overlay address, by name."""
         self.cast_out: set[str] = set()
-        """Members that were revoked: their packets may be lost."""
+        """Members whose packets need not arrive, such as revoked ones."""
         self.wall_clock_error = 0.0
         """Seconds by which every host's clock is wrong."""
         self._gossip: GossipProfile = gossip
