@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -120,7 +121,9 @@ def test_switching_on_loses_no_packet_between_nodes_of_one_place(
     addresses = {name: str(node.host.ipv4) for name, node in hosts.items()}
     addresses |= {f"pod {name}": story.pods.by_node[name].address for name in local}
     target = story.pods.by_node[CONTROL_PLANE].address
-    stream = story.pods.by_node[story.near.name].popen([sys.executable, "-c", STREAM, target, str(PORT)])
+    stream = story.pods.by_node[story.near.name].popen(
+        [sys.executable, "-c", STREAM, target, str(PORT)], stdout=subprocess.DEVNULL
+    )
     began = time.monotonic()
     try:
         with Pinging(places, addresses) as pinging:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,7 +68,7 @@ def test_switching_on_under_traffic_loses_no_packet(
 ) -> None:
     """Neither between nodes nor between pods of all pairs, and a connection goes on."""
     first, second = list(pods.by_node.values())[:2]
-    stream = first.popen([sys.executable, "-c", STREAM, second.address, str(PORT)])
+    stream = first.popen([sys.executable, "-c", STREAM, second.address, str(PORT)], stdout=subprocess.DEVNULL)
     began = time.monotonic()
     try:
         with _pinging(pods, running) as pinging:

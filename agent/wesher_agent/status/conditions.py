@@ -35,8 +35,12 @@ def failing(now: Snapshot) -> tuple[Condition, ...]:
 
 
 def is_undecided(now: Snapshot) -> bool:
-    """Tell whether this node cannot be called ready or not ready yet; lasts seconds after a start."""
-    return conditions(now)[0].status == "Unknown"
+    """Tell whether this node cannot be called ready or not ready yet; lasts seconds after a start.
+
+    Waiting for carried traffic does not count: the operator goes on only once it reads what this node
+    accepts.
+    """
+    return _ready(now, _parts(now), ()).status == "Unknown"
 
 
 def _parts(now: Snapshot) -> tuple[Condition, ...]:

@@ -19,7 +19,7 @@ from wesher_agent.mesh.place import Place
 from wesher_agent.mesh.problem import Problem
 from wesher_agent.mesh.roster import RosterMember
 from wesher_agent.status.answers import members_answer, status_answer
-from wesher_agent.status.conditions import conditions, failing
+from wesher_agent.status.conditions import conditions, failing, is_undecided
 from wesher_agent.status.snapshot import Snapshot
 from wesher_agent.wireguard.carrying_plan import CarryProblem
 from wesher_common.certificate import Authority
@@ -168,6 +168,13 @@ def test_a_node_reports_that_it_accepts_what_the_settings_ask_for(
     now = snapshot(local=local, traffic=view, carry_problems=problems)
     assert now.accepts_traffic is accepts
     assert status_answer(now)["traffic"]["accepts"] is accepts
+
+
+def test_a_node_that_waits_for_a_certificate_with_its_networks_reports_meanwhile() -> None:
+    """Otherwise it would wait for ever: the operator issues that once the node reports that it accepts."""
+    now = snapshot(local=node())
+    assert conditions(now)[0].status == "Unknown"
+    assert not is_undecided(now)
 
 
 def test_what_is_routed_is_counted_and_shown_of_each_member() -> None:

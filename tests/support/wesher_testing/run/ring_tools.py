@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import get_args
 
-from wesher_testing.cluster import kubelets
+from wesher_testing.cluster import flannel, kubelets
 from wesher_testing.cluster.earlier_release import earlier_release, is_in_history
 from wesher_testing.cluster.helm import VERSIONS, helm
 from wesher_testing.cluster.image import builder_flags, wesher_image
@@ -42,6 +42,7 @@ def _helm() -> object:
 
 def _cluster() -> object:
     kubelets.prepare()
+    flannel.prepare()
     if is_in_history():
         earlier_release()
     return wesher_image()

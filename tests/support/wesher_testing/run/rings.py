@@ -87,7 +87,14 @@ def _file_by_file(folder: str, *longest: str) -> tuple[Step, ...]:
     return tuple(_tests(file, name=Path(file).stem) for file in ordered)
 
 
-_OTHER_CLUSTERS = ("test_make_cluster", "test_two_clusters", "test_on_top", "test_readiness")
+_OTHER_CLUSTERS = (
+    "test_make_cluster",
+    "test_two_clusters",
+    "test_on_top",
+    "test_readiness",
+    "test_across_clouds",
+    "test_flannel",
+)
 """Files of the cluster ring that make clusters of their own, beside the one that the others share."""
 _SECOND_API_SERVER = (
     *("test_operator", "test_errands", "test_crd_rules", "test_chart", "test_agent_pods"),
