@@ -38,6 +38,13 @@ class Sabotage:
 
 
 SABOTAGES = {
+    "miss-an-address-outside-node-cidrs": Sabotage(
+        "operator/wesher_operator/kubectl/traffic_checks.py",
+        "if not _is_inside(address, allowed):",
+        "if not allowed:",
+        "tests/unit/kubectl/test_traffic_checks.py"
+        "::test_addresses_outside_the_allowed_networks_and_those_not_certified_are_named",
+    ),
     "certify-networks-before-agents-accept": Sabotage(
         "operator/wesher_operator/reconcile/traffic.py",
         "any(held.values()) or (bool(ready) and not not_accepting)",
