@@ -22,6 +22,7 @@ from wesher_testing.agents.process import pings
 from wesher_testing.cluster.carried_traffic import (
     foreign_allowed_ips,
     in_clear,
+    is_own,
     path_filter,
     switch,
     traces_on,
@@ -43,8 +44,8 @@ _OFF_SECONDS = 5.0
 """From mesh.json on a node to nothing left."""
 _GLASS_SECONDS = 30.0
 """From the edit to packets that pass in clear; the kubelets bring mesh.json, which takes some seconds."""
-_WIREGUARD, _GOSSIP = 51820, 7946
-_TCP, _UDP, _ARP = 6, 17, None
+_WIREGUARD = 51820
+_ARP = None
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +179,7 @@ def _is_own(packet: Packet, running: Cluster) -> bool:
     """Tell whether a packet is the mesh's own, a question for a hardware address, or the API server's."""
     if packet.protocol is _ARP or running.control_plane.ipv4 in {packet.source, packet.destination}:
         return True
-    return packet.protocol in {_TCP, _UDP} and bool({*packet.ports} & {_WIREGUARD, _GOSSIP})
+    return is_own(packet)
 
 
 def _seconds_until_gone(running: Cluster, mesh: Mesh) -> dict[str, float]:

@@ -14,6 +14,8 @@ from wesher_testing.cluster.operator_process import eventually
 from wesher_testing.lab.capture import Packet
 from wesher_testing.lab.namespaces import Host
 
+_WIREGUARD, _GOSSIP = 51820, 7946
+_TCP, _UDP = 6, 17
 _CARRIED_SECONDS = 240.0
 """Until all nodes carry; on a machine with nothing else to do it takes half a minute."""
 
@@ -76,3 +78,8 @@ def in_clear(
         if (is_in(packet.source, one) and is_in(packet.destination, other))
         or (is_in(packet.source, other) and is_in(packet.destination, one))
     ]
+
+
+def is_own(packet: Packet) -> bool:
+    """Tell whether a packet is WireGuard's or gossip's, which encrypt what they hold."""
+    return packet.protocol in {_TCP, _UDP} and bool({*packet.ports} & {_WIREGUARD, _GOSSIP})

@@ -38,7 +38,10 @@ class PodHost:
 
     def command(self, argv: Sequence[str | Path]) -> list[str]:
         """Return the command line that runs ``argv`` in the pod's network."""
-        return self.node.command(["nsenter", f"--net=/proc/{self._process}/ns/net", *argv])
+        command = self.node.command(["nsenter", f"--net=/proc/{self._process}/ns/net", *argv])
+        # With it nsenter stays between us and the program, and keeps our signals.
+        command.remove("--pid")
+        return command
 
     def run(self, argv: Sequence[str | Path], *, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a program to its end there, within a minute."""
