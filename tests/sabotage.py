@@ -64,6 +64,13 @@ SABOTAGES = {
         "return one == other",
         "tests/unit/operator_reconcile/test_trusted.py::test_a_cluster_name_below_ours_or_above_it_is_refused",
     ),
+    "miss-an-address-outside-node-cidrs": Sabotage(
+        "operator/wesher_operator/kubectl/traffic_checks.py",
+        "if not _is_inside(address, allowed):",
+        "if not allowed:",
+        "tests/unit/kubectl/test_traffic_checks.py"
+        "::test_addresses_outside_the_allowed_networks_and_those_not_certified_are_named",
+    ),
     "certify-networks-before-agents-accept": Sabotage(
         "operator/wesher_operator/reconcile/traffic.py",
         "any(held.values()) or (bool(ready) and not not_accepting)",

@@ -36,7 +36,7 @@ _FLANNEL = "flannel.alpha.coreos.com/backend-type"
 _CILIUM = "Cilium"
 _CALICO = "projectcalico.org/IPv4Address"
 _BACKENDS = {"vxlan": "VXLAN", "host-gw": ""}
-"""The tunnel of each backend of flannel that is not named after it."""
+"""Those of flannel that are tested with carried traffic, and the tunnel of each."""
 _CALICO_TUNNELS = {
     "projectcalico.org/IPv4VXLANTunnelAddr": "VXLAN",
     "projectcalico.org/IPv6VXLANTunnelAddr": "VXLAN",
@@ -58,6 +58,8 @@ class NetworkPlugin:
     """A key of `_HEADERS`, or another way that the plugin names; empty if it routes packets."""
     mtu: int | None
     """What it gives to pods, if that is configured."""
+    tested: bool
+    """Whether the project's tests carry the traffic of this plugin."""
 
 
 def traffic(mesh: Object, nodes: Sequence[Object], now: datetime) -> Finding:
@@ -226,14 +228,14 @@ def recognized_plugin(
         text, is_routed = cilium.get("mtu", ""), cilium.get("routing-mode") == "native"
         kind = {"geneve": "Geneve"}.get(cilium.get("tunnel-protocol", ""), "VXLAN")
         own = int(text) if text.isascii() and text.isdigit() and int(text) else None
-        return NetworkPlugin(_CILIUM, "" if is_routed else kind, own)
+        return NetworkPlugin(_CILIUM, "" if is_routed else kind, own, tested=False)
     notes = [dict(node["metadata"].get("annotations") or {}) for node in cluster]
     for each in notes:
         if way := each.get(_FLANNEL):
-            return NetworkPlugin("flannel", _BACKENDS.get(way, str(way)), mtu)
+            return NetworkPlugin("flannel", _BACKENDS.get(way, str(way)), mtu, tested=way in _BACKENDS)
     if any(_CALICO in each for each in notes):
         tunnels = [kind for each in notes for note, kind in _CALICO_TUNNELS.items() if note in each]
-        return NetworkPlugin("Calico", tunnels[-1] if tunnels else "", mtu)
+        return NetworkPlugin("Calico", tunnels[-1] if tunnels else "", mtu, tested=False)
     return None
 
 
@@ -252,7 +254,7 @@ def network_plugin(mesh: Object, plugin: NetworkPlugin | None, nodes: Sequence[O
         return Finding(check, "ok", says)
     room = min((mtu for node in nodes if (mtu := int(status_of(node).get("mtu") or 0))), default=0)
     name = f"{plugin.name}{f' ({plugin.tunnel})' if plugin.tunnel else ''}"
-    shown = f"{name}, not tested with carried traffic"
+    shown = name if plugin.tested else f"{name}, not tested with carried traffic"
     if carries_pods(mesh) and plugin.name == _CILIUM and plugin.tunnel:
         says = f"{shown}: it tunnels packets of pods before the mesh can carry them"
         do = "set spec.traffic.pods to None: spec.traffic.nodes carries the tunnels of Cilium"

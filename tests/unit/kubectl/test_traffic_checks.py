@@ -198,30 +198,30 @@ CALICO = {"projectcalico.org/IPv4Address": "192.168.7.1/24"}
     ("annotations", "cilium", "plugin"),
     [
         ({}, None, None),
-        (FLANNEL, None, NetworkPlugin("flannel", "VXLAN", 1450)),
+        (FLANNEL, None, NetworkPlugin("flannel", "VXLAN", 1450, tested=True)),
         (
             {"flannel.alpha.coreos.com/backend-type": "host-gw"},
             None,
-            NetworkPlugin("flannel", "", 1450),
+            NetworkPlugin("flannel", "", 1450, tested=True),
         ),
         (
             {"flannel.alpha.coreos.com/backend-type": "wireguard"},
             None,
-            NetworkPlugin("flannel", "wireguard", 1450),
+            NetworkPlugin("flannel", "wireguard", 1450, tested=False),
         ),
-        (CALICO, None, NetworkPlugin("Calico", "", 1450)),
+        (CALICO, None, NetworkPlugin("Calico", "", 1450, tested=False)),
         (
             {**CALICO, "projectcalico.org/IPv4IPIPTunnelAddr": "172.30.0.1"},
             None,
-            NetworkPlugin("Calico", "IP in IP", 1450),
+            NetworkPlugin("Calico", "IP in IP", 1450, tested=False),
         ),
-        ({}, {"routing-mode": "tunnel"}, NetworkPlugin("Cilium", "VXLAN", None)),
+        ({}, {"routing-mode": "tunnel"}, NetworkPlugin("Cilium", "VXLAN", None, tested=False)),
         (
             {},
             {"routing-mode": "tunnel", "tunnel-protocol": "geneve", "mtu": "1370"},
-            NetworkPlugin("Cilium", "Geneve", 1370),
+            NetworkPlugin("Cilium", "Geneve", 1370, tested=False),
         ),
-        ({}, {"routing-mode": "native", "mtu": "0"}, NetworkPlugin("Cilium", "", None)),
+        ({}, {"routing-mode": "native", "mtu": "0"}, NetworkPlugin("Cilium", "", None, tested=False)),
     ],
 )
 def test_a_network_plugin_is_recognized_by_what_it_leaves(
@@ -232,14 +232,14 @@ def test_a_network_plugin_is_recognized_by_what_it_leaves(
 
 
 def plugin_of(name: str, tunnel: str, mtu: int | None) -> NetworkPlugin:
-    return NetworkPlugin(name, tunnel, mtu)
+    return NetworkPlugin(name, tunnel, mtu, tested=name == "flannel")
 
 
 @pytest.mark.parametrize(
     ("pods", "plugin", "verdict", "says", "do"),
     [
         ("All", None, "ok", "neither flannel, Calico nor Cilium", ""),
-        ("All", plugin_of("flannel", "VXLAN", None), "ok", "flannel (VXLAN), not tested", ""),
+        ("All", plugin_of("flannel", "VXLAN", None), "ok", "flannel (VXLAN)", ""),
         ("All", plugin_of("flannel", "", 1420), "ok", "flannel", ""),
         ("All", plugin_of("flannel", "", 1500), "ok", "pods send up to 1500 bytes, and 1420 fit", "to 1420"),
         ("All", plugin_of("Cilium", "VXLAN", None), "FAIL", "tunnels packets of pods before", "pods to None"),

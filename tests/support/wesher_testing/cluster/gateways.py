@@ -18,7 +18,7 @@ PODS = {"east": "10.244.0.0/16", "west": "10.245.0.0/16"}
 """Of two clusters, whose pods reach each other."""
 _PRIVATE = {"east": "10.1.0.0/24", "west": "10.2.0.0/24"}
 _UNPLANNED = "10.1.0.0/24"
-"""What both private networks are if the clusters were not planned together."""
+"""What both private networks are, as in clusters that were planned apart."""
 _EXTERNAL = {"east": IPv4Network("198.51.100.0/24"), "west": IPv4Network("203.0.113.0/24")}
 _RULES = """
     table ip translation {
