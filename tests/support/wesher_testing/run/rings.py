@@ -169,7 +169,7 @@ RINGS = (
     Ring(
         "cluster",
         "the image and the chart on real kubelets",
-        22,
+        26,
         (
             _tests(*_files("cluster", but=_OTHER_CLUSTERS), name="one cluster"),
             _tests(*_files("cluster", only=_OTHER_CLUSTERS), name="separate clusters"),
