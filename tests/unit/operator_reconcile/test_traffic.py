@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from wesher_common.conditions import Condition
 from wesher_common.mesh_document import IdentitySettings, MeshDocument
-from wesher_common.traffic import NO_TRAFFIC
+from wesher_common.traffic import LAST_RULE, NO_TRAFFIC
 from wesher_operator.kube import API_SERVER_ENDPOINTS, CONFIG_MAP, MESH, NODE, WESHER_NODE
 from wesher_operator.reconcile import manifests
 from wesher_operator.reconcile.documents import published_of, whole_document
@@ -18,10 +19,12 @@ from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.pod_addresses import outside
 from wesher_operator.reconcile.traffic import Obstacle, Plan, make_plan, mesh_condition
 from wesher_operator.reconcile.world import World
+from wesher_operator.resources.mesh import WesherMeshSpec
 
 ON = {"nodes": "All", "pods": "All", "nodeCIDRs": ["192.0.2.0/24"]}
 NAMES = "abc"
 CERTIFICATE = "A" * 103 + "="
+MAIN_TABLE_RULE = 32766
 
 
 class Scene:
@@ -419,3 +422,16 @@ def test_without_the_api_servers_address_nothing_begins_and_nothing_ends() -> No
     scene.world.api_server.clear()
     assert scene.plan().settings == document.traffic
     assert scene.says() == ("True", "Carried")
+
+
+@pytest.mark.parametrize("priority", range(32757, 32768))
+def test_a_priority_that_the_api_server_admits_is_one_that_agents_take(priority: int) -> None:
+    try:
+        spec = WesherMeshSpec.model_validate(
+            {"overlayCIDR": "10.189.0.0/16", "traffic": {**ON, "rulePriority": priority}}
+        )
+    except ValidationError:
+        assert priority + LAST_RULE >= MAIN_TABLE_RULE
+    else:
+        assert spec.traffic_settings.rule_priority == priority
+        assert priority + LAST_RULE < MAIN_TABLE_RULE
