@@ -322,6 +322,28 @@ def test_pods_alone_are_switched_off_in_the_same_order() -> None:
     assert listed(scene.plan()) == {name: [f"192.0.2.{n}/32"] for n, name in enumerate(NAMES, start=1)}
 
 
+def test_an_agent_that_knows_nothing_of_traffic_does_not_hold_up_the_end_of_pods_alone() -> None:
+    scene, former = carrying()
+    scene.mesh_says(nodes="All", nodeCIDRs=["192.0.2.0/24"])
+    document = scene.publish()
+    for name in "ab":
+        scene.member(name, *full(name)[name], **said_of(document, routed=2))
+    scene.member("c", configHash=replace(former, traffic=NO_TRAFFIC).config_hash)
+    assert listed(scene.plan()) == {"a": ["192.0.2.1/32"], "b": ["192.0.2.2/32"], "c": []}
+
+
+def test_who_still_has_networks_when_every_agent_has_stopped_is_named() -> None:
+    scene, _ = carrying()
+    scene.mesh_says()
+    document = scene.publish()
+    scene.member("a", configHash=document.config_hash)
+    for name in "bc":
+        scene.member(name, *full(name)[name], configHash=document.config_hash)
+    found = scene.condition()
+    assert found is not None
+    assert found.message == "switching off: certificates that still list networks: b, c"
+
+
 def test_pods_with_other_addresses_keep_pod_networks_from_being_certified_and_nodes_are_carried() -> None:
     scene = Scene(**ON)
     scene.accepts(*NAMES)
