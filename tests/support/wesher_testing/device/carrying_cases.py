@@ -1,6 +1,6 @@
 """How packets of the cluster itself are carried by the device: stories of rules, routes and filters.
 
-Most are about the network stack, whatever WireGuard there is. They are told of user space alone, so that
+Most are about the network stack, whatever WireGuard there is. Those run in user space alone, so that
 the VM's ring stays short.
 """
 
@@ -590,7 +590,7 @@ def a_network_moves_to_another_peer_without_a_gap(carrier: Carrier) -> None:
     holds(not agent.call(repair).changed, "a look")
     without = a_carrying_wish(1, carrying(1))
     agent.call(configure, without)
-    holds(str(moving) not in wg(first, "allowed-ips"), "a network that nobody has any more")
+    holds(str(moving) not in wg(first, "allowed-ips"), "a network that no peer has any more")
     holds(not agent.call(repair).changed, "a look after that")
 
 
