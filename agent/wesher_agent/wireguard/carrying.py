@@ -135,6 +135,19 @@ def complete(interface: str, change: CarryChange, memory: LinkMemory) -> list[Ca
     return problems
 
 
+def stop_routing(interface: str) -> None:
+    """Lead no packet into a mesh's device any more, be there one or not; filters stay as they are.
+
+    Raises:
+        WireGuardUnavailable: the kernel refused.
+
+    """
+    with NetlinkSocket(NETLINK_ROUTE) as kernel:
+        rules = _list_rules(kernel)
+        if any(rule.protocol == PROTOCOL for rule in rules):
+            _stop_routing(kernel, interface, _find_own(kernel, interface, rules))
+
+
 def remove_carrying(interface: str, memory: LinkMemory) -> int:
     """Remove every rule, route and setting that a mesh's device carries by; return how many there were.
 
@@ -145,10 +158,7 @@ def remove_carrying(interface: str, memory: LinkMemory) -> int:
     """
     with NetlinkSocket(NETLINK_ROUTE) as kernel:
         own = _find_own(kernel, interface, _list_rules(kernel))
-        leading = [rule for rule in own.rules if rule.action == TO_TABLE]
-        _remove_rules(kernel, leading)
-        _remove_routes(kernel, interface, own.routes, own.unreachable)
-        _remove_rules(kernel, [rule for rule in own.rules if rule.action != TO_TABLE])
+        _stop_routing(kernel, interface, own)
         loosened = tuple(memory.load())
         _restore(kernel, loosened, memory)
     return len(own.rules) + len(own.routes) + len(own.unreachable) + len(loosened)
@@ -161,6 +171,12 @@ class _Own:
     rules: list[Rule] = field(default_factory=list)
     routes: list[TableRoute] = field(default_factory=list)
     unreachable: list[Unreachable] = field(default_factory=list)
+
+
+def _stop_routing(kernel: NetlinkSocket, interface: str, own: _Own) -> None:
+    _remove_rules(kernel, [rule for rule in own.rules if rule.action == TO_TABLE])
+    _remove_routes(kernel, interface, own.routes, own.unreachable)
+    _remove_rules(kernel, [rule for rule in own.rules if rule.action != TO_TABLE])
 
 
 def _find_own(kernel: NetlinkSocket, interface: str, rules: Iterable[Rule]) -> _Own:

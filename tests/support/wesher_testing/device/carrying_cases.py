@@ -33,6 +33,7 @@ from wesher_testing.device.harness import (
     configure,
     count_messages,
     equal,
+    hold_the_port,
     holds,
     lost_pings,
     made_up_peers,
@@ -40,8 +41,10 @@ from wesher_testing.device.harness import (
     messages,
     nothing,
     ping,
+    refusal,
     remove,
     repair,
+    wait_for_it,
     wg,
     wg_peers,
 )
@@ -649,6 +652,18 @@ def a_filter_that_cannot_be_remembered_stays_as_it_is(carrier: Carrier) -> None:
     agent.call(configure, a_carrying_wish(1, None))
     equal(admin.call(read_filters, "eth0"), [0], "filter at the end")
     nothing_is_left(first)
+
+
+@CHAPTER.only("Userspace")
+def what_is_switched_off_leaves_the_tunnels_also_where_the_device_cannot_be_changed(
+    carrier: Carrier,
+) -> None:
+    first, _ = two_hosts()
+    agent = an_agent(first, carrier)
+    agent.call(configure, a_carrying_wish(1, carrying(1), listen_port=PORT + 1))
+    first.agent(hold_the_port).call(wait_for_it)
+    error = refusal(lambda: agent.call(configure, a_carrying_wish(1, accepting(1))))
+    equal((error.kind, rules(first), table(first)), ("PortTaken", [], []), "what is left")
 
 
 @CHAPTER.only("Userspace")
