@@ -21,7 +21,7 @@ _WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken"
 _GOSSIP = ("AddressGone", "PortTaken", "KeyCopied", "NameConflict", "NobodyAnswers", "WrongKey")
 _NOT_CARRIED = (
     *("AddressNotCertified", "NetworkOverlap", "RuleConflict", "TableConflict", "ReversePathFilter"),
-    "AddressNotPresent",
+    *("AddressNotPresent", "IPv6SwitchedOff"),
 )
 _NOT_ISSUING = ("AuthorityLost", "NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
 _UNCERTIFIED = ("KeyProof", "KeyChanged", "KeyInUse")

@@ -54,6 +54,8 @@ from wesher_common.mesh_document import WireGuardMode
 
 log = EventLogger("wesher.wireguard")
 
+_IPV6 = 6
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -410,8 +412,16 @@ def _succeeded(change: CarryChange, problems: Sequence[CarryProblem]) -> CarryCh
     reasons = {problem.reason for problem in problems}
     if "ReversePathFilter" in reasons:
         change = replace(change, loosen=(), restore=())
-    if reasons & {"TableConflict", "AddressNotPresent"}:
+    if reasons & {"TableConflict", "AddressNotPresent", "IPv6SwitchedOff"}:
         change = replace(change, add_routes=(), change_routes=())
+    if "IPv6SwitchedOff" in reasons:
+        # A kernel without IPv6 has no rules of it either.
+        change = replace(
+            change,
+            first_rules=tuple(rule for rule in change.first_rules if rule.version != _IPV6),
+            last_rules=tuple(rule for rule in change.last_rules if rule.version != _IPV6),
+            add_unreachable=tuple(place for place in change.add_unreachable if place[1].version != _IPV6),
+        )
     return change
 
 
