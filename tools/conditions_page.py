@@ -80,7 +80,7 @@ NODE: Mapping[str, Reasons] = {
             *("PeersUnreachable", "OverlayDiffers"),
             *_NOT_CARRIED,
         ),
-        "Unknown": ("Starting", "Joining", "Probing", "Accepting"),
+        "Unknown": ("Starting", "Joining", "Probing"),
     },
     "WireGuardReady": {"True": ("DeviceReady",), "False": _WIREGUARD, "Unknown": ("Starting",)},
     "GossipJoined": {"True": ("Joined", "OnlyMember"), "False": _GOSSIP, "Unknown": ("Joining",)},
