@@ -21,7 +21,7 @@ _WIREGUARD = ("NoAddress", "WireGuardUnavailable", "InvalidSetting", "PortTaken"
 _GOSSIP = ("AddressGone", "PortTaken", "KeyCopied", "NameConflict", "NobodyAnswers", "WrongKey")
 _NOT_CARRIED = (
     *("AddressNotCertified", "NetworkOverlap", "RuleConflict", "TableConflict", "ReversePathFilter"),
-    "AddressNotPresent",
+    *("AddressNotPresent", "IPv6SwitchedOff"),
 )
 _NOT_ISSUING = ("AuthorityLost", "NodeRestrictionOff", "ClockDiffers", "RefusedByCluster")
 _UNCERTIFIED = ("KeyProof", "KeyChanged", "KeyInUse")
@@ -80,7 +80,7 @@ NODE: Mapping[str, Reasons] = {
             *("PeersUnreachable", "OverlayDiffers"),
             *_NOT_CARRIED,
         ),
-        "Unknown": ("Starting", "Joining", "Probing", "Accepting"),
+        "Unknown": ("Starting", "Joining", "Probing"),
     },
     "WireGuardReady": {"True": ("DeviceReady",), "False": _WIREGUARD, "Unknown": ("Starting",)},
     "GossipJoined": {"True": ("Joined", "OnlyMember"), "False": _GOSSIP, "Unknown": ("Joining",)},

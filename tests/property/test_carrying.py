@@ -90,11 +90,11 @@ def extras(found: Carried, member: RosterMember) -> list[IPNetwork]:
 
 
 def avoided(traffic: OwnTraffic) -> list[IPNetwork]:
-    return [OVERLAY, *traffic.networks, *map(host_network, traffic.underlay)]
+    return [OVERLAY, *traffic.networks, *map(host_network, traffic.present)]
 
 
 @given(own(), MEMBERS)
-def test_no_two_peers_share_an_address_and_none_has_what_this_node_needs(
+def test_no_two_peers_share_an_address_and_none_has_one_of_this_node(
     traffic: OwnTraffic, members: tuple[RosterMember, ...]
 ) -> None:
     found = carried(traffic, members)
@@ -147,6 +147,7 @@ def test_only_what_is_accepted_is_routed_and_only_from_what_others_know(
         holder = accepted[route.network]
         assert holder.verdict.rank is Rank.OWN or traffic.settings.pods != "None"
         assert route.source is None or host_network(route.source) in found.carrying.sources
+        assert not any(address in route.network for address in traffic.underlay)
     for source in {*found.carrying.sources} - {host_network(ADDRESS)}:
         assert source in traffic.known
         assert source.prefixlen < 32 or _only_address(source) in traffic.present

@@ -43,7 +43,7 @@ class OwnTraffic:
     present: frozenset[IPAddress] = frozenset()
     """This host's addresses, those of the device aside."""
     underlay: frozenset[IPAddress] = frozenset()
-    """These, its gateways and its nameservers."""
+    """These, its gateways and its nameservers. Packets to those two go through no tunnel."""
     trusted: tuple[TrustedAuthority, ...] = ()
     loose_links: tuple[str, ...] = ()
     """As of `Carrying`."""
@@ -137,7 +137,8 @@ def _carried(
     settings = own.settings
     if not settings.is_on and not accepted:
         return Carried(problems=tuple(problems))
-    routes, sources = _routed(own, accepted, address, location)
+    chosen = _chosen(own, accepted, location, problems)
+    routes, sources = _routed(own, chosen, address)
     carrying = Carrying(
         mark=settings.mark,
         table=settings.table,
@@ -171,7 +172,6 @@ def _accepted(
         (overlay, "the overlay"),
         *((network, "a certified network of this node") for network in own.networks),
         *((host_network(address), "an address of this host") for address in own.present),
-        *((host_network(address), "a gateway or nameserver of this host") for address in own.underlay),
     )
     accepted = []
     for member in sorted(members, key=_by_weight):
@@ -181,11 +181,15 @@ def _accepted(
             if holder is None:
                 kept.append(network)
             else:
-                message = f"packets to its certified network {network} are not carried: it overlaps {holder}"
-                problems.append(Problem(member.name, NETWORK_OVERLAP, message))
+                problems.append(_overlap(member, network, holder))
         if kept:
             accepted.append((member, kept))
     return accepted
+
+
+def _overlap(member: RosterMember, network: IPNetwork, holder: str) -> Problem:
+    message = f"packets to its certified network {network} are not carried: it overlaps {holder}"
+    return Problem(member.name, NETWORK_OVERLAP, message)
 
 
 def _by_weight(member: RosterMember) -> tuple[int, int, str]:
@@ -209,12 +213,37 @@ def _usable(member: RosterMember, cidrs: Mapping[bytes, Sequence[IPNetwork]]) ->
     ]
 
 
+def _chosen(own: OwnTraffic, accepted: _Accepted, location: str, problems: list[Problem]) -> _Accepted:
+    """Return to which of the accepted networks the settings send packets through the tunnels.
+
+    What this host reaches other hosts through is left out. It is accepted all the same: the member that has
+    it knows nothing of this, and sends its own packets through the tunnel.
+    """
+    if not own.settings.is_on:
+        return []
+    needed = sorted(own.underlay - own.present, key=str)
+    chosen = []
+    for member, networks in accepted:
+        kept = []
+        for network in networks:
+            if not _is_routed(own.settings, member, network, location):
+                continue
+            holder = next((each for each in needed if each in network), None)
+            if holder is None:
+                kept.append(network)
+            else:
+                what = f"{host_network(holder)}, a gateway or nameserver of this host"
+                problems.append(_overlap(member, network, what))
+        chosen.append((member, kept))
+    return chosen
+
+
 def _routed(
-    own: OwnTraffic, accepted: _Accepted, address: IPAddress, location: str
+    own: OwnTraffic, chosen: _Accepted, address: IPAddress
 ) -> tuple[tuple[CarriedRoute, ...], tuple[IPNetwork, ...]]:
     """Return the routes, and the sources of the packets that they apply to; nothing while only accepting."""
     announced = [network for network in own.networks if network in own.known]
-    if not (own.settings.is_on and announced):
+    if not announced:
         return (), ()
     sources = [network for network in announced if is_present(network, own.present)]
     node_addresses: dict[int, IPAddress] = {}
@@ -223,10 +252,10 @@ def _routed(
     sources.append(host_network(address))
     families = {network.version for network in sources}
     routes = []
-    for member, networks in accepted:
+    for member, networks in chosen:
         for network in networks:
             # Without a source of the family that the peer accepts, it would drop every packet.
-            if network.version in families and _is_routed(own.settings, member, network, location):
+            if network.version in families:
                 of_family = address if network.version == address.version else None
                 source = (
                     node_addresses.get(network.version, of_family)

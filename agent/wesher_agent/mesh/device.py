@@ -114,6 +114,11 @@ class DeviceConfig:
         return 0 if self.carrying is None else self.carrying.mark
 
     @property
+    def is_routing(self) -> bool:
+        """Whether packets of the cluster itself are sent into the device, and not only accepted."""
+        return self.carrying is not None and bool(self.carrying.routes)
+
+    @property
     def routes(self) -> tuple[IPNetwork, ...]:
         """Networks in the overlay to be routed into the device, of every peer, sorted.
 

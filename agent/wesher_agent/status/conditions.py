@@ -19,7 +19,8 @@ JOIN_SECONDS = 10.0
 def conditions(now: Snapshot) -> tuple[Condition, ...]:
     """Return Ready, its parts WireGuardReady, GossipJoined and KeyCurrent, TrafficCarried, and StateSaved.
 
-    TrafficCarried is there while the mesh is to carry packets of the cluster. StateSaved is not a part of
+    TrafficCarried is there while the mesh is to carry packets of the cluster. A node that cannot carry them
+    is not ready; one that waits until it may is as ready as before. StateSaved is not a part of
     Ready: the node works until it restarts, and a full disk blocks no rollout.
     """
     parts = _parts(now)
@@ -35,11 +36,7 @@ def failing(now: Snapshot) -> tuple[Condition, ...]:
 
 
 def is_undecided(now: Snapshot) -> bool:
-    """Tell whether this node cannot be called ready or not ready yet; lasts seconds after a start.
-
-    Waiting for carried traffic does not count: the operator goes on only once it reads what this node
-    accepts.
-    """
+    """Tell whether this node cannot be called ready or not ready yet; lasts seconds after a start."""
     return _ready(now, _parts(now), ()).status == "Unknown"
 
 
@@ -140,7 +137,8 @@ def _ready(  # noqa: PLR0911 - one for each reason
         reason = "OverlayDiffers" if is_overlay else "PeersUnreachable"
         return Condition("Ready", "False", reason, message)
     for each in traffic:
-        if not each.is_true:
+        # While a running mesh begins to carry, its tunnels work as before.
+        if each.status == "False":
             return Condition("Ready", each.status, each.reason, each.message)
     return Condition("Ready", "True", "Ready")
 

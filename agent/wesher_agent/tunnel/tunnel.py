@@ -24,7 +24,7 @@ from wesher_agent.netlink.mtu import overlay_mtu
 from wesher_agent.netlink.port_holder import find_holder
 from wesher_agent.settings import Settings
 from wesher_agent.tunnel.finish import finish
-from wesher_agent.wireguard.carrying import remove_carrying
+from wesher_agent.wireguard.carrying import remove_carrying, stop_routing
 from wesher_agent.wireguard.carrying_plan import CarryProblem
 from wesher_agent.wireguard.device import Device, Outcome, find_device, open_device
 from wesher_agent.wireguard.ownership import Owner
@@ -132,6 +132,9 @@ class Tunnel:
         device = replace(wanted.device, mtu=await self._decide_mtu(wanted.device.mtu, wanted.endpoints))
         try:
             if self._device is None:
+                if not device.is_routing:
+                    # Of an earlier run: also where there is no WireGuard any more.
+                    await asyncio.to_thread(stop_routing, self._interface)
                 self._device = await open_device(
                     mode,
                     self._interface,

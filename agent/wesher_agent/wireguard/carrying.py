@@ -53,6 +53,8 @@ from wesher_common.traffic import LAST_RULE
 
 _NO_SUCH_TABLE = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT}
 """A kernel without IPv6 says the first two."""
+_NO_FAMILY = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP}
+_IPV6 = 6
 _MAX_NAMED = 4
 _ROUNDS = 3
 
@@ -120,8 +122,10 @@ def complete(interface: str, change: CarryChange, memory: LinkMemory) -> list[Ca
             device = _index(interface)
             if device is None:
                 raise WireGuardUnavailable(f"there is no network device {interface}")
-            problems += _set_routes(kernel, device, change.add_routes, NLM_F_CREATE | NLM_F_EXCL)
-            problems += _set_routes(kernel, device, change.change_routes, NLM_F_CREATE | NLM_F_REPLACE)
+            problems += _set_routes(kernel, interface, device, change.add_routes, NLM_F_CREATE | NLM_F_EXCL)
+            problems += _set_routes(
+                kernel, interface, device, change.change_routes, NLM_F_CREATE | NLM_F_REPLACE
+            )
         _add_rules(kernel, change.last_rules)
         _remove_rules(kernel, change.remove_rules)
         _remove_routes(kernel, interface, change.remove_routes, change.remove_unreachable)
@@ -135,6 +139,19 @@ def complete(interface: str, change: CarryChange, memory: LinkMemory) -> list[Ca
     return problems
 
 
+def stop_routing(interface: str) -> None:
+    """Lead no packet into a mesh's device any more, be there one or not; filters stay as they are.
+
+    Raises:
+        WireGuardUnavailable: the kernel refused.
+
+    """
+    with NetlinkSocket(NETLINK_ROUTE) as kernel:
+        rules = _list_rules(kernel)
+        if any(rule.protocol == PROTOCOL for rule in rules):
+            _stop_routing(kernel, interface, _find_own(kernel, interface, rules))
+
+
 def remove_carrying(interface: str, memory: LinkMemory) -> int:
     """Remove every rule, route and setting that a mesh's device carries by; return how many there were.
 
@@ -145,10 +162,7 @@ def remove_carrying(interface: str, memory: LinkMemory) -> int:
     """
     with NetlinkSocket(NETLINK_ROUTE) as kernel:
         own = _find_own(kernel, interface, _list_rules(kernel))
-        leading = [rule for rule in own.rules if rule.action == TO_TABLE]
-        _remove_rules(kernel, leading)
-        _remove_routes(kernel, interface, own.routes, own.unreachable)
-        _remove_rules(kernel, [rule for rule in own.rules if rule.action != TO_TABLE])
+        _stop_routing(kernel, interface, own)
         loosened = tuple(memory.load())
         _restore(kernel, loosened, memory)
     return len(own.rules) + len(own.routes) + len(own.unreachable) + len(loosened)
@@ -161,6 +175,12 @@ class _Own:
     rules: list[Rule] = field(default_factory=list)
     routes: list[TableRoute] = field(default_factory=list)
     unreachable: list[Unreachable] = field(default_factory=list)
+
+
+def _stop_routing(kernel: NetlinkSocket, interface: str, own: _Own) -> None:
+    _remove_rules(kernel, [rule for rule in own.rules if rule.action == TO_TABLE])
+    _remove_routes(kernel, interface, own.routes, own.unreachable)
+    _remove_rules(kernel, [rule for rule in own.rules if rule.action != TO_TABLE])
 
 
 def _find_own(kernel: NetlinkSocket, interface: str, rules: Iterable[Rule]) -> _Own:
@@ -252,7 +272,7 @@ def _add_rules(kernel: NetlinkSocket, rules: Sequence[Rule]) -> None:
         RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, [rule_messages.pack_rule(rule) for rule in rules]
     )
     for rule, result in zip(rules, results, strict=True):
-        if result not in {0, errno.EEXIST}:
+        if result not in {0, errno.EEXIST} and not _lacks_ipv6(rule.version, result):
             raise WireGuardUnavailable(f"could not add the routing rule {rule}: {os.strerror(result)}")
 
 
@@ -280,8 +300,13 @@ def _restore_rules(kernel: NetlinkSocket, change: CarryChange) -> None:
         _remove_rules(kernel, left)
 
 
+def _lacks_ipv6(version: int, result: int) -> bool:
+    """Tell whether the kernel refused because it has no IPv6: then no such packet leaves this host."""
+    return version == _IPV6 and result in _NO_FAMILY
+
+
 def _set_routes(
-    kernel: NetlinkSocket, device: int, routes: Sequence[TableRoute], flags: int
+    kernel: NetlinkSocket, interface: str, device: int, routes: Sequence[TableRoute], flags: int
 ) -> list[CarryProblem]:
     bodies = [route_messages.pack_table_route(route, device) for route in routes]
     refused: dict[int, list[TableRoute]] = {}
@@ -298,9 +323,21 @@ def _set_routes(
             case errno.EINVAL if any(route.source is not None for route in these):
                 text = f"the source address {these[0].source} of the routes to {named} is not on this host"
                 problems.append(CarryProblem("AddressNotPresent", text))
+            case errno.EACCES | errno.EAFNOSUPPORT | errno.EOPNOTSUPP if these[0].network.version == _IPV6:
+                text = f"packets to {named} are not carried: {_how_to_get_ipv6(interface, result)}"
+                problems.append(CarryProblem("IPv6SwitchedOff", text))
             case _:
                 raise WireGuardUnavailable(f"could not add the route to {named}: {os.strerror(result)}")
     return problems
+
+
+def _how_to_get_ipv6(interface: str, result: int) -> str:
+    if result in _NO_FAMILY:
+        return "this kernel has no IPv6: boot it without ipv6.disable=1"
+    return (
+        f"IPv6 is switched off: set net.ipv6.conf.{interface}.disable_ipv6=0 and, for new interfaces, "
+        "net.ipv6.conf.default.disable_ipv6=0"
+    )
 
 
 def _add_unreachable(kernel: NetlinkSocket, interface: str, places: Sequence[Unreachable]) -> None:
@@ -308,7 +345,7 @@ def _add_unreachable(kernel: NetlinkSocket, interface: str, places: Sequence[Unr
     for place, result in zip(
         places, kernel.send_all(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, bodies), strict=True
     ):
-        if result not in {0, errno.EEXIST}:
+        if result not in {0, errno.EEXIST} and not _lacks_ipv6(place[1].version, result):
             raise WireGuardUnavailable(
                 f"could not add the unreachable route to {place[1]}: {os.strerror(result)}"
             )

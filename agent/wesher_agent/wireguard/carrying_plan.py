@@ -35,7 +35,9 @@ from wesher_common.traffic import LAST_RULE
 Unreachable = tuple[int, IPNetwork]
 """A table, and a network under an ``unreachable`` route in it."""
 
-CarryReason = Literal["RuleConflict", "TableConflict", "ReversePathFilter", "AddressNotPresent"]
+CarryReason = Literal[
+    "RuleConflict", "TableConflict", "ReversePathFilter", "AddressNotPresent", "IPv6SwitchedOff"
+]
 
 _DIRECT, _CERTIFIED, _OTHER_SOURCES, _DIRECT_NO_SOURCE, _NO_SOURCE = 1, 2, 3, 4, 5
 _NO_ADDRESS, _NO_ADDRESS6 = IPv4Network("0.0.0.0/32"), IPv6Network("::/128")

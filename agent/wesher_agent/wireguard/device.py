@@ -20,7 +20,7 @@ from wesher_agent.mesh.device import DeviceConfig, Endpoint
 from wesher_agent.netlink.errors import PortTaken, WireGuardUnavailable
 from wesher_agent.wireguard import kernel, userspace
 from wesher_agent.wireguard.backend import Backend, BackendKind
-from wesher_agent.wireguard.carrying import complete, observe_carrying, prepare, remove_carrying
+from wesher_agent.wireguard.carrying import complete, observe_carrying, prepare, remove_carrying, stop_routing
 from wesher_agent.wireguard.carrying_plan import CarryChange, CarryProblem, must_look_first
 from wesher_agent.wireguard.kernel import KernelBackend, kernel_has_wireguard
 from wesher_agent.wireguard.link import (
@@ -47,12 +47,14 @@ from wesher_agent.wireguard.plan import (
 from wesher_agent.wireguard.routes import RouteConflict
 from wesher_agent.wireguard.userspace import UserspaceBackend
 from wesher_agent.wireguard.userspace_binary import find_userspace_binary
-from wesher_common.errors import InvalidSpec
+from wesher_common.errors import InvalidSpec, WesherError
 from wesher_common.event_logger import EventLogger
 from wesher_common.keys import WireGuardPublicKey
 from wesher_common.mesh_document import WireGuardMode
 
 log = EventLogger("wesher.wireguard")
+
+_IPV6 = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,8 @@ class Device:
         """Bring the device to ``config``, making it first if need be.
 
         Compares with what was left by the last call, so that one changed peer
-        costs one small message. Use `repair` to compare with what is there.
+        costs one small message. Use `repair` to compare with what is there. Where it fails, packets of
+        the cluster are led into the device no longer, unless they are still to be carried.
 
         Raises:
             WireGuardUnavailable: the text says what to install or change.
@@ -125,9 +128,15 @@ class Device:
         """
         async with self._one_at_a_time():
             self._wish = config
-            if self._left is None:
-                return await self._from_what_is_there(config)
-            return await self._from_what_we_left(self._left, config)
+            try:
+                if self._left is None:
+                    return await self._from_what_is_there(config)
+                return await self._from_what_we_left(self._left, config)
+            except (WesherError, OSError):
+                # Switching off is the way out while the tunnels do not work.
+                if not config.is_routing:
+                    await asyncio.to_thread(stop_routing, self._backend.interface)
+                raise
 
     async def repair(self) -> Outcome:
         """Look at the device as it is and bring it back to the last desired state; call it every 30 s.
@@ -403,8 +412,16 @@ def _succeeded(change: CarryChange, problems: Sequence[CarryProblem]) -> CarryCh
     reasons = {problem.reason for problem in problems}
     if "ReversePathFilter" in reasons:
         change = replace(change, loosen=(), restore=())
-    if reasons & {"TableConflict", "AddressNotPresent"}:
+    if reasons & {"TableConflict", "AddressNotPresent", "IPv6SwitchedOff"}:
         change = replace(change, add_routes=(), change_routes=())
+    if "IPv6SwitchedOff" in reasons:
+        # A kernel without IPv6 has no rules of it either.
+        change = replace(
+            change,
+            first_rules=tuple(rule for rule in change.first_rules if rule.version != _IPV6),
+            last_rules=tuple(rule for rule in change.last_rules if rule.version != _IPV6),
+            add_unreachable=tuple(place for place in change.add_unreachable if place[1].version != _IPV6),
+        )
     return change
 
 

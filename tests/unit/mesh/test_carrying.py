@@ -232,8 +232,6 @@ def test_of_two_networks_that_overlap_the_newer_certificate_keeps_its_own() -> N
         ("10.189.0.0/16", "10.189.0.0/24, the overlay"),
         ("192.0.2.100/32", "192.0.2.100/32, a certified network of this node"),
         ("10.244.0.0/16", "10.244.0.0/24, a certified network of this node"),
-        ("192.0.2.1/32", "192.0.2.1/32, a gateway or nameserver of this host"),
-        ("192.0.2.48/29", "192.0.2.53/32, a gateway or nameserver of this host"),
         ("198.51.100.0/24", "198.51.100.7/32, an address of this host"),
     ],
 )
@@ -243,6 +241,27 @@ def test_a_network_that_this_node_needs_itself_is_never_used(network: str, holde
     assert accepted(wish) == {"b": ("192.0.2.2/32",)}
     (problem,) = wish.problems
     assert problem.message.endswith(f" {network} are not carried: it overlaps {holder}")
+
+
+@pytest.mark.parametrize(
+    ("network", "needed"), [("192.0.2.1/32", "192.0.2.1/32"), ("192.0.2.48/29", "192.0.2.53/32")]
+)
+def test_a_gateway_or_nameserver_is_accepted_and_not_routed(network: str, needed: str) -> None:
+    """The member that is one does not know it, and sends its packets through the tunnel."""
+    wish = wanted(own(*OWN), node("b", network, "192.0.2.2/32"))
+    assert set(accepted(wish)["b"]) == {network, "192.0.2.2/32"}
+    assert routed(wish).keys() == {"192.0.2.2/32"}
+    (problem,) = wish.problems
+    assert problem.message.endswith(
+        f" {network} are not carried: it overlaps {needed}, a gateway or nameserver of this host"
+    )
+
+
+def test_a_gateway_to_which_nothing_is_to_be_carried_is_no_problem() -> None:
+    gateway = node("b", "192.0.2.1/32", location="here")
+    wish = wanted(own(*OWN, settings=OTHER_LOCATIONS), gateway, location="here")
+    assert accepted(wish) == {"b": ("192.0.2.1/32",)}
+    assert wish.problems == ()
 
 
 def test_an_address_that_is_certified_and_missing_is_no_source() -> None:

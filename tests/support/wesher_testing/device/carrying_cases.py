@@ -33,6 +33,7 @@ from wesher_testing.device.harness import (
     configure,
     count_messages,
     equal,
+    hold_the_port,
     holds,
     lost_pings,
     made_up_peers,
@@ -40,8 +41,10 @@ from wesher_testing.device.harness import (
     messages,
     nothing,
     ping,
+    refusal,
     remove,
     repair,
+    wait_for_it,
     wg,
     wg_peers,
 )
@@ -137,6 +140,11 @@ async def write_filters(_: Any, values: dict[str, int]) -> None:
 
 async def read_filters(_: Any, *links: str) -> list[int]:
     return [int(Path(f"/proc/sys/net/ipv4/conf/{link}/rp_filter").read_text()) for link in links]
+
+
+async def switch_ipv6_off(_: Any) -> None:
+    for link in ("all", "default"):
+        Path(f"/proc/sys/net/ipv6/conf/{link}/disable_ipv6").write_text("1")
 
 
 async def start_capture() -> socket.socket:
@@ -649,6 +657,38 @@ def a_filter_that_cannot_be_remembered_stays_as_it_is(carrier: Carrier) -> None:
     agent.call(configure, a_carrying_wish(1, None))
     equal(admin.call(read_filters, "eth0"), [0], "filter at the end")
     nothing_is_left(first)
+
+
+@CHAPTER.only("Userspace")
+def a_host_that_switched_ipv6_off_carries_ipv4(carrier: Carrier) -> None:
+    first, second = two_hosts()
+    capture = capture_on(second)
+    agent = an_agent(first, carrier)
+    first.agent(nothing).call(switch_ipv6_off)
+    no_source = tuple(CarriedRoute(network, None) for network in carried(2) if network.version != 4)
+    routes = (*carrying(1).routes[:2], *no_source)
+    outcome, _ = agent.call(configure, a_carrying_wish(1, carrying(1, routes=routes)))
+    equal(reasons(outcome), ["IPv6SwitchedOff"], "reasons")
+    holds("net.ipv6.conf" in outcome.carry_problems[0].text, outcome.carry_problems[0].text)
+    equal(len([line for line in table(first) if INTERFACE in line]), 2, "carried routes")
+    again = agent.call(repair)
+    equal((again.changed, reasons(again)), (False, ["IPv6SwitchedOff"]), "a look")
+    first.agent(nothing).call(exchange, "", str(node(2)), 9)
+    seen = capture.call(captured)
+    # The other host has no device, and says so.
+    equal({kind for kind in seen if kind.startswith(str(node(1)))}, set(), "what left in clear")
+
+
+@CHAPTER.only("Userspace")
+def what_is_switched_off_leaves_the_tunnels_also_where_the_device_cannot_be_changed(
+    carrier: Carrier,
+) -> None:
+    first, _ = two_hosts()
+    agent = an_agent(first, carrier)
+    agent.call(configure, a_carrying_wish(1, carrying(1), listen_port=PORT + 1))
+    first.agent(hold_the_port).call(wait_for_it)
+    error = refusal(lambda: agent.call(configure, a_carrying_wish(1, accepting(1))))
+    equal((error.kind, rules(first), table(first)), ("PortTaken", [], []), "what is left")
 
 
 @CHAPTER.only("Userspace")
