@@ -85,6 +85,13 @@ SABOTAGES = {
         "tests/unit/operator_reconcile/test_traffic.py"
         "::test_networks_stay_in_the_certificates_until_every_agent_has_stopped_routing",
     ),
+    "certify-without-a-look-at-the-api-servers-address": Sabotage(
+        "operator/wesher_operator/reconcile/traffic.py",
+        "if settings.is_on and obstacle is not None:",
+        "if False:",
+        "tests/unit/operator_reconcile/test_traffic.py"
+        "::test_through_the_mesh_too_nobody_is_certified_who_could_have_the_api_servers_address",
+    ),
     "let-a-node-have-the-api-servers-address": Sabotage(
         "operator/wesher_operator/reconcile/routes.py",
         "if address in surroundings.api_servers and CONTROL_PLANE_LABEL not in node.labels:",

@@ -38,6 +38,9 @@ from wesher_operator.resources.mesh import WesherMeshSpec
 CONDITION = "TrafficCarried"
 _CONFLICT = "Conflict"
 _MAX_NAMED = 3
+_API_SERVER_UNKNOWN = "ApiServerUnknown"
+_UNSEEN = "the operator cannot see where the API server listens"
+_RIGHT = "give it the right to list endpointslices in namespace default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,10 @@ def make_plan(
         has = held.get(node.name, ())
         kept = [each for each in has if not_stopped and not _is_wanted(each, settings)]
         may = has or (is_open and _accepts(members.get(node.name)))
-        networks[node.name] = ascending([*kept, *(routes.networks.get(node.name, ()) if may else ())])
+        allowed = routes.networks.get(node.name, ()) if may else ()
+        if settings.is_on and obstacle is not None:
+            allowed = tuple(each for each in allowed if each in has)
+        networks[node.name] = ascending([*kept, *allowed])
     return Plan(
         settings=settings,
         networks=networks,
@@ -208,24 +214,21 @@ def _settings(
             f"cluster can: {other.name} carries it; set spec.traffic of one of them to None"
         )
         return NO_TRAFFIC, Obstacle(_CONFLICT, message)
-    if spec.traffic.api_server == "Mesh":
-        return settings, None
     found = {
         SeedAddress(str(address), port)
         for endpoints in world.api_server.values()
         for address in endpoints.addresses
         for port in endpoints.ports
     }
+    if spec.traffic.api_server == "Mesh":
+        message = f"{_UNSEEN}, so no further network is certified, which could have its address: {_RIGHT}"
+        return settings, None if found else Obstacle(_API_SERVER_UNKNOWN, message)
     api_servers = tuple(sorted(found, key=str)[:MAX_API_SERVERS])
     if not api_servers and published is not None:
         # The list may be empty for a moment, and what is carried must not change for it.
         api_servers = published.traffic.api_servers
     if not api_servers:
-        message = (
-            "the operator cannot see where the API server listens, so nothing is carried: give it the "
-            "right to list endpointslices in namespace default, or set spec.traffic.apiServer to Mesh"
-        )
-        return NO_TRAFFIC, Obstacle("ApiServerUnknown", message)
+        return NO_TRAFFIC, Obstacle(_API_SERVER_UNKNOWN, f"{_UNSEEN}, so nothing is carried: {_RIGHT}")
     return replace(settings, api_servers=api_servers), None
 
 

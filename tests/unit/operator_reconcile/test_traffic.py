@@ -446,6 +446,21 @@ def test_without_the_api_servers_address_nothing_begins_and_nothing_ends() -> No
     assert scene.says() == ("True", "Carried")
 
 
+def test_through_the_mesh_too_nobody_is_certified_who_could_have_the_api_servers_address() -> None:
+    scene = Scene(**ON, apiServer="Mesh")
+    scene.accepts(*NAMES)
+    scene.world.api_server.clear()
+    assert listed(scene.plan()) == full()
+    assert scene.says() == ("False", "ApiServerUnknown")
+
+    scene, document = carrying(apiServer="Mesh")
+    scene.world.api_server.clear()
+    scene.node("a", 9)
+    plan = scene.plan()
+    assert plan.settings == document.traffic
+    assert listed(plan) == {**full("b", "c"), "a": []}
+
+
 @pytest.mark.parametrize("priority", range(32757, 32768))
 def test_a_priority_that_the_api_server_admits_is_one_that_agents_take(priority: int) -> None:
     try:
