@@ -34,7 +34,8 @@ MAX_API_SERVERS = 16
 _MAX_TABLE = 2**31 - 1
 _FIRST_FREE_TABLE = 256
 """Tables up to 255 are the kernel's and those that rt_tables names."""
-_MAX_RULE_PRIORITY = 32766 - LAST_RULE - 1
+MAX_RULE_PRIORITY = 32766 - LAST_RULE - 1
+"""The last rule still comes before that of the main table (32766)."""
 _MAX_MARK = 2**31
 
 
@@ -131,7 +132,7 @@ class TrafficSettings:
             api_servers=api_servers[:MAX_API_SERVERS],
             mark=mark,
             table=section.number("table", DEFAULT_TABLE, _FIRST_FREE_TABLE, _MAX_TABLE),
-            rule_priority=section.number("rulePriority", DEFAULT_RULE_PRIORITY, 1, _MAX_RULE_PRIORITY),
+            rule_priority=section.number("rulePriority", DEFAULT_RULE_PRIORITY, 1, MAX_RULE_PRIORITY),
         )
 
 

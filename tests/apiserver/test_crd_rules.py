@@ -151,7 +151,7 @@ BAD_MESHES: list[tuple[str, dict[str, Any], str]] = [
     ("traffic.mark", traffic(mark=3), "must be 0 or a number with one bit set"),
     ("traffic.mark", traffic(mark=2**32), "less than or equal to"),
     ("traffic.table", traffic(table=254), "must be 0 or at least 256"),
-    ("traffic.rulePriority", traffic(rulePriority=32763), "less than or equal to 32762"),
+    ("traffic.rulePriority", traffic(rulePriority=32760), "less than or equal to 32759"),
     ("nodeReadiness.condition", {**MESH, "nodeReadiness": {"condition": "yes"}}, "boolean"),
     ("nodeReadiness.taint", {**MESH, "nodeReadiness": {"taint": "a"}}, "'a': must be a taint such as"),
     ("nodeReadiness.taintOnReboot", {**MESH, "nodeReadiness": {"taintOnReboot": True}}, "requires taint"),

@@ -28,6 +28,7 @@ from wesher_common.seeds import MAX_PORT, SeedAddress, parse_seed
 from wesher_common.traffic import (
     MAX_DIRECT,
     MAX_NODE_CIDRS,
+    MAX_RULE_PRIORITY,
     ApiServerWay,
     NodeTraffic,
     PodTraffic,
@@ -141,8 +142,8 @@ class Traffic(Resource):
     """The firewall mark of the tunnels' own packets, one bit; 0 means 128 (0x80)."""
     table: int = Field(0, ge=0, le=2**31 - 1, json_schema_extra=rules.ROUTING_TABLE)
     """Number of the routing table; 0 means 1870."""
-    rule_priority: int = Field(0, ge=0, le=32762)
-    """Priority of the first of four routing rules; 0 means 1870."""
+    rule_priority: int = Field(0, ge=0, le=MAX_RULE_PRIORITY)
+    """Priority of the first routing rule, which the next six follow; 0 means 1870."""
 
 
 class NodeReadiness(Resource):
