@@ -173,7 +173,7 @@ the table of [troubleshooting](../troubleshooting.md) that explains the reason a
 """
 SECTIONS = {
     "WesherMesh": ("A mesh", "A node"),
-    "WesherNode": ("A mesh", "A node"),
+    "WesherNode": ("A node", "A mesh"),
     "WesherPeer": ("An external machine", "A mesh", "A node"),
 }
 """Of troubleshooting, that explain the reasons of each kind; the first that has a reason counts."""
