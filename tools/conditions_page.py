@@ -56,6 +56,7 @@ MESH: Mapping[str, Reasons] = {
         "False": (
             *("Conflict", "ApiServerUnknown", "PodsOutsidePodCIDR", "PodsNotChecked", "OneLocation"),
             *("AddressNotCertified", "AddressOverlap"),
+            *(reason for reason in _NOT_CARRIED if reason != "AddressNotCertified"),
         ),
         "Unknown": ("WaitingForAgents",),
     },
