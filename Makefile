@@ -69,8 +69,9 @@ changelog: $(INSTALLED) ## Move the fragments of changelog.d/ into CHANGELOG.md
 	@$(BIN)/towncrier build --yes --version "$(VERSION)"
 
 .PHONY: bench
-bench: $(INSTALLED) ## Measure the operator with 1000 nodes on a real API server: about 8 minutes
+bench: $(INSTALLED) ## Measure the operator with 1000 nodes on a real API server, and as root a carried TCP stream: about 8 minutes
 	@$(SUPPORT) $(BIN)/python -m wesher_testing.run.operator_bench
+	@$(SUPPORT) $(BIN)/python -m wesher_testing.run.carried_bench
 
 .PHONY: soak
 soak: $(INSTALLED) ## Run simulations, cuts and kills, fuzzing and attacks in their long form: hours

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from wesher_common.traffic import DEFAULT_MARK
 from wesher_testing.agents.process import pings
 from wesher_testing.cluster.carried_traffic import (
     foreign_allowed_ips,
@@ -65,7 +66,7 @@ def pods(running: Cluster, installed: Mesh, image: Image) -> Iterator[EchoPods]:
 
 
 def test_switching_on_under_traffic_loses_no_packet(
-    running: Cluster, mesh: Mesh, pods: EchoPods, capsys: pytest.CaptureFixture[str]
+    running: Cluster, mesh: Mesh, pods: EchoPods, say: Callable[[str], None]
 ) -> None:
     """Neither between nodes nor between pods of all pairs, and a connection goes on."""
     first, second = list(pods.by_node.values())[:2]
@@ -81,8 +82,7 @@ def test_switching_on_under_traffic_loses_no_packet(
         stream.kill()
         stream.wait()
     assert pinging.lost == dict.fromkeys(pinging.lost, 0)
-    with capsys.disabled():
-        sys.stdout.write(f"\n  carried after {took:.0f} s, {sum(pinging.counted.values())} pings, 0 lost")
+    say(f"carried after {took:.0f} s, {sum(pinging.counted.values())} pings, 0 lost")
 
 
 def test_no_wire_shows_packets_of_nodes_or_pods(
@@ -99,7 +99,7 @@ def test_no_wire_shows_packets_of_nodes_or_pods(
             assert pods.exchange(first, pods.by_node[second].address, 10)
         # What is marked as the tunnels' own packets leaves in clear.
         one, other = (running.nodes[name].host for name in (first, second))
-        one.run(["ping", "-c", "1", "-m", "0x80", str(other.ipv4)])
+        one.run(["ping", "-c", "1", "-m", str(DEFAULT_MARK), str(other.ipv4)])
     packets = [packet for capture in captures for packet in capture.packets()]
     networks = [running.lab.lan.ipv4, *_pod_networks(running)]
     seen = [packet for packet in in_clear(packets, networks, networks) if not _is_own(packet, running)]
@@ -111,7 +111,7 @@ def test_no_wire_shows_packets_of_nodes_or_pods(
 
 
 def test_switching_off_under_traffic_loses_no_packet_and_leaves_nothing(
-    running: Cluster, mesh: Mesh, pods: EchoPods, capsys: pytest.CaptureFixture[str]
+    running: Cluster, mesh: Mesh, pods: EchoPods, say: Callable[[str], None]
 ) -> None:
     """Rules and routes are gone at once; the filters and allowed IPs follow, once nobody sends any more."""
     began = time.monotonic()
@@ -125,12 +125,11 @@ def test_switching_off_under_traffic_loses_no_packet_and_leaves_nothing(
     assert pinging.lost == dict.fromkeys(pinging.lost, 0)
     assert slowest < _OFF_SECONDS
     assert mesh.condition("TrafficCarried") == {} or mesh.condition("TrafficCarried")["status"] != "True"
-    with capsys.disabled():
-        sys.stdout.write(f"\n  gone {slowest:.1f} s after mesh.json came, allowed IPs after {took:.0f} s")
+    say(f"gone {slowest:.1f} s after mesh.json came, allowed IPs after {took:.0f} s")
 
 
 def test_switching_off_needs_no_tunnel(
-    running: Cluster, mesh: Mesh, pods: EchoPods, capsys: pytest.CaptureFixture[str]
+    running: Cluster, mesh: Mesh, pods: EchoPods, say: Callable[[str], None]
 ) -> None:
     """What is carried stays away from the wires while no tunnel works, until the spec says None."""
     switch(mesh, nodes="All", pods="All")
@@ -152,8 +151,7 @@ def test_switching_off_needs_no_tunnel(
         for node in running.nodes.values():
             node.host.allow_all()
     mesh.wait_until_ready()
-    with capsys.disabled():
-        sys.stdout.write(f"\n  off {took:.1f} s after the edit, with every tunnel dead")
+    say(f"off {took:.1f} s after the edit, with every tunnel dead")
 
 
 def _pinging(pods: EchoPods, running: Cluster) -> Pinging:

@@ -135,9 +135,14 @@ def mesh_condition(
         return find_condition(mesh.status.get("conditions") or [], CONDITION)
     by_node = {member.spec.node_name: member for member in members}
     if not plan.settings.is_on and plan.obstacle is None:
-        if not any(held_networks(member) for member in by_node.values()):
+        holders = [name for name, member in by_node.items() if held_networks(member)]
+        if not holders:
             return None
-        message = f"switching off: agents that may still route carried traffic: {_named(plan.not_stopped)}"
+        message = (
+            f"switching off: agents that may still route carried traffic: {_named(plan.not_stopped)}"
+            if plan.not_stopped
+            else f"switching off: certificates that still list networks: {_named(holders)}"
+        )
         return Condition(CONDITION, "Unknown", "WaitingForAgents", message)
     problem = _problem(plan, mesh.spec, desired, by_node)
     if problem is not None:
@@ -289,6 +294,9 @@ def _has_stopped(
     if member is None:
         return True
     report = member.status.traffic
+    if settings.is_on and report is None:
+        # It is of a release that routes nothing, and whose hash of the same mesh.json is another one.
+        return True
     return (
         published is not None
         and published.traffic == settings

@@ -143,7 +143,7 @@ class Traffic(Resource):
     table: int = Field(0, ge=0, le=2**31 - 1, json_schema_extra=rules.ROUTING_TABLE)
     """Number of the routing table for carried networks; 0 means 1870."""
     rule_priority: int = Field(0, ge=0, le=MAX_RULE_PRIORITY)
-    """Priority of the first routing rule, which the next six follow; 0 means 1870."""
+    """First of the seven priorities that the routing rules use; 0 means 1870."""
 
 
 class NodeReadiness(Resource):

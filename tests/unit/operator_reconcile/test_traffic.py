@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from wesher_common.conditions import Condition
 from wesher_common.mesh_document import IdentitySettings, MeshDocument
-from wesher_common.traffic import NO_TRAFFIC
+from wesher_common.traffic import LAST_RULE, NO_TRAFFIC
 from wesher_operator.kube import API_SERVER_ENDPOINTS, CONFIG_MAP, MESH, NODE, WESHER_NODE
 from wesher_operator.reconcile import manifests
 from wesher_operator.reconcile.documents import published_of, whole_document
@@ -18,10 +19,12 @@ from wesher_operator.reconcile.membership import Released
 from wesher_operator.reconcile.pod_addresses import outside
 from wesher_operator.reconcile.traffic import Obstacle, Plan, make_plan, mesh_condition
 from wesher_operator.reconcile.world import World
+from wesher_operator.resources.mesh import WesherMeshSpec
 
 ON = {"nodes": "All", "pods": "All", "nodeCIDRs": ["192.0.2.0/24"]}
 NAMES = "abc"
 CERTIFICATE = "A" * 103 + "="
+MAIN_TABLE_RULE = 32766
 
 
 class Scene:
@@ -319,6 +322,28 @@ def test_pods_alone_are_switched_off_in_the_same_order() -> None:
     assert listed(scene.plan()) == {name: [f"192.0.2.{n}/32"] for n, name in enumerate(NAMES, start=1)}
 
 
+def test_an_agent_that_knows_nothing_of_traffic_does_not_hold_up_the_end_of_pods_alone() -> None:
+    scene, former = carrying()
+    scene.mesh_says(nodes="All", nodeCIDRs=["192.0.2.0/24"])
+    document = scene.publish()
+    for name in "ab":
+        scene.member(name, *full(name)[name], **said_of(document, routed=2))
+    scene.member("c", configHash=replace(former, traffic=NO_TRAFFIC).config_hash)
+    assert listed(scene.plan()) == {"a": ["192.0.2.1/32"], "b": ["192.0.2.2/32"], "c": []}
+
+
+def test_who_still_has_networks_when_every_agent_has_stopped_is_named() -> None:
+    scene, _ = carrying()
+    scene.mesh_says()
+    document = scene.publish()
+    scene.member("a", configHash=document.config_hash)
+    for name in "bc":
+        scene.member(name, *full(name)[name], configHash=document.config_hash)
+    found = scene.condition()
+    assert found is not None
+    assert found.message == "switching off: certificates that still list networks: b, c"
+
+
 def test_pods_with_other_addresses_keep_pod_networks_from_being_certified_and_nodes_are_carried() -> None:
     scene = Scene(**ON)
     scene.accepts(*NAMES)
@@ -419,3 +444,16 @@ def test_without_the_api_servers_address_nothing_begins_and_nothing_ends() -> No
     scene.world.api_server.clear()
     assert scene.plan().settings == document.traffic
     assert scene.says() == ("True", "Carried")
+
+
+@pytest.mark.parametrize("priority", range(32757, 32768))
+def test_a_priority_that_the_api_server_admits_is_one_that_agents_take(priority: int) -> None:
+    try:
+        spec = WesherMeshSpec.model_validate(
+            {"overlayCIDR": "10.189.0.0/16", "traffic": {**ON, "rulePriority": priority}}
+        )
+    except ValidationError:
+        assert priority + LAST_RULE >= MAIN_TABLE_RULE
+    else:
+        assert spec.traffic_settings.rule_priority == priority
+        assert priority + LAST_RULE < MAIN_TABLE_RULE

@@ -1,6 +1,6 @@
 """How packets of the cluster itself are carried by the device: stories of rules, routes and filters.
 
-Most are about the network stack, whatever WireGuard there is. They run with user space alone, so that
+Most are about the network stack, whatever WireGuard there is. Those run in user space alone, so that
 the VM's ring stays short.
 """
 

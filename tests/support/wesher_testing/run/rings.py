@@ -106,7 +106,7 @@ RINGS = (
     Ring(
         "check",
         "style, types, import rules, unit and property tests",
-        4,
+        5,
         (
             _tool("ruff", "check", "."),
             _tool("ruff", "format", "--check", "."),
@@ -134,7 +134,7 @@ RINGS = (
     Ring(
         "sim",
         "members on a simulated network, fuzzed decoders, and sabotaged code that the tests must catch",
-        13,
+        14,
         (
             _tests("sim", name="simulations"),
             _tests("fuzz/test_new_inputs.py", name="new inputs"),
@@ -155,7 +155,7 @@ RINGS = (
     Ring(
         "agent",
         "the agent as a process, including attacks on it",
-        13,
+        16,
         _file_by_file(
             "agent", "test_live_edits", "test_attacks", "test_one_host", "test_hostile", "test_mesh"
         ),
@@ -169,7 +169,7 @@ RINGS = (
     Ring(
         "cluster",
         "the image and the chart on real kubelets",
-        22,
+        26,
         (
             _tests(*_files("cluster", but=_OTHER_CLUSTERS), name="one cluster"),
             _tests(*_files("cluster", only=_OTHER_CLUSTERS), name="separate clusters"),
@@ -194,7 +194,7 @@ RINGS = (
     Ring(
         "vm",
         "kernel WireGuard, alone and in a mesh, on a real kernel in QEMU",
-        5,
+        6,
         (_tests("vm"),),
         programs=("ip", "ping", "wg", "qemu-system-x86_64", "zstd"),
         tools=("vm",),
@@ -211,7 +211,7 @@ RINGS = (
     Ring(
         "apiserver",
         "the operator and the chart on a real API server",
-        15,
+        17,
         (
             _tests(*_files("apiserver", but=_SECOND_API_SERVER), name="one API server"),
             _tests(*_files("apiserver", only=_SECOND_API_SERVER), name="another API server"),
