@@ -20,6 +20,17 @@ from wesher_testing.run.toolbox import REPOSITORY, go_binary
 
 Backend = Literal["vxlan", "host-gw"]
 _SUBNET_FILE = "run/flannel/subnet.env"
+_MASQUERADE = f"""
+    table ip flannel
+    delete table ip flannel
+    table ip flannel {{
+        chain postrouting {{
+            type nat hook postrouting priority srcnat;
+            ip saddr {components.POD_NETWORK} ip daddr != {components.POD_NETWORK} masquerade
+        }}
+    }}
+"""
+"""What flannel does with --ip-masq."""
 _PATIENCE = 120.0
 
 
@@ -59,6 +70,7 @@ class Flannel:
         return (node.directory / "flannel.log").read_text(errors="replace")
 
     def _start(self, cluster: Cluster, node: Node) -> subprocess.Popen[bytes]:
+        node.host.run(["nft", "-f", "-"], text_in=_MASQUERADE)
         content = {"Network": components.POD_NETWORK, "Backend": {"Type": self._backend}}
         configuration = node.directory / "net-conf.json"
         configuration.write_text(json.dumps(content))
