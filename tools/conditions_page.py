@@ -56,6 +56,7 @@ MESH: Mapping[str, Reasons] = {
         "False": (
             *("Conflict", "ApiServerUnknown", "PodsOutsidePodCIDR", "PodsNotChecked", "OneLocation"),
             *("AddressNotCertified", "AddressOverlap"),
+            *(reason for reason in _NOT_CARRIED if reason != "AddressNotCertified"),
         ),
         "Unknown": ("WaitingForAgents",),
     },
@@ -173,7 +174,7 @@ the table of [troubleshooting](../troubleshooting.md) that explains the reason a
 """
 SECTIONS = {
     "WesherMesh": ("A mesh", "A node"),
-    "WesherNode": ("A mesh", "A node"),
+    "WesherNode": ("A node", "A mesh"),
     "WesherPeer": ("An external machine", "A mesh", "A node"),
 }
 """Of troubleshooting, that explain the reasons of each kind; the first that has a reason counts."""

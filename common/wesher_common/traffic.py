@@ -35,6 +35,7 @@ _MAX_TABLE = 2**31 - 1
 _FIRST_FREE_TABLE = 256
 """Tables up to 255 are the kernel's and those that rt_tables names."""
 MAX_RULE_PRIORITY = 32766 - LAST_RULE - 1
+"""The last rule still comes before that of the main table (32766)."""
 _MAX_MARK = 2**31
 
 

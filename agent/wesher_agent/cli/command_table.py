@@ -229,7 +229,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
             option_of(find_flag(name))
             for name in ("--interface", "--state-dir", "--run-dir", "--hosts-file", "--overlay-net")
         ),
-        details="It removes the device, its routes, the hosts entries and the state file.",
+        details="It removes the device, its routes and rules, the hosts entries and the state file. "
+        "It restores the reverse-path filters that the agent changed.",
     ),
     "keygen": Command(summary="print a new cluster key"),
     "completion": Command(

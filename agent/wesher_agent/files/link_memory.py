@@ -1,6 +1,6 @@
 """What an agent changed about links that are not its own, to be restored when it no longer needs it.
 
-A file beside the state file, written before the change, so that a crash loses nothing.
+A file beside the state file, written before the change, so a crash loses no former value.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LinkMemory:
         self.path = state_dir / f"{interface}{_SUFFIX}"
 
     def load(self) -> dict[str, int]:
-        """Return the filters by link name; nothing where the file is missing or damaged."""
+        """Return the filters by link name; none if the file is missing or damaged."""
         with suppress(Unreadable, OSError, ValueError):
             found = json.loads(read_regular(self.path, limit=_MAX_BYTES))
             filters = found.get(_KEY) if isinstance(found, dict) else None

@@ -1,7 +1,7 @@
 """The steps from accepting carried packets to sending them, and what of it the device does now.
 
-A node sends packets of its own networks into the tunnels only once the others have had the time to
-accept them. No message says so: each member follows the certificates that it sees.
+A node sends packets of its own networks into the tunnels only after the others have had time to
+accept them. Members send no message about this: each one follows the certificates that it sees.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class CarrySteps:
         Args:
             networks: all of them.
             is_certified: whether the certificate counts. Where it does no longer, nothing begins and nothing
-                ends: what was carried must not leave in clear.
+                ends: carried packets must not leave unencrypted.
             now: the time.
 
         """

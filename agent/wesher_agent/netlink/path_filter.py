@@ -17,7 +17,7 @@ from wesher_agent.netlink.netlink_socket import NetlinkSocket
 STRICT, LOOSE = 1, 2
 
 ALL = -1
-"""The index that stands for the setting of all links: the higher of both numbers counts."""
+"""The index of the setting for all links; for each link, the higher of the two numbers applies."""
 _RTM_SETLINK, _RTM_GETNETCONF = 19, 82
 _NETCONF_HEADER = struct.Struct("=Bxxx")
 _NETCONF_INDEX, _NETCONF_RP_FILTER = 1, 3
@@ -28,7 +28,7 @@ _GONE = {errno.ENODEV, errno.EINVAL, errno.EAFNOSUPPORT}
 
 
 def read_path_filter(kernel: NetlinkSocket, index: int) -> int | None:
-    """Return the filter of the link of that index, or of `ALL`; None where it has no IPv4."""
+    """Return the filter of the link of that index, or of `ALL`; None if the link has no IPv4."""
     body = _NETCONF_HEADER.pack(AF_INET) + pack_attribute(_NETCONF_INDEX, _S32.pack(index))
     (answer,) = kernel.ask_all(_RTM_GETNETCONF, [body])
     if answer is None:

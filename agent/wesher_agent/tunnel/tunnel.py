@@ -320,7 +320,7 @@ async def remove_tunnel(
     *,
     device: Device | None = None,
 ) -> str:
-    """Remove this node's device, what it carries by, and its hosts entries; log what cannot be removed.
+    """Remove this node's device, its rules and routes, and its hosts entries; log what cannot be removed.
 
     Args:
         interface: its name.
@@ -338,7 +338,7 @@ async def remove_tunnel(
         device = device or await find_device(interface, memory)
         if device is not None:
             await device.remove(owner)
-        # What keeps packets in outlasts a device that another hand deleted.
+        # Rules and unreachable routes remain after another program has deleted the device.
         await asyncio.to_thread(remove_carrying, interface, memory)
     except (WesherError, OSError) as error:
         problem = str(error) or type(error).__name__

@@ -3,9 +3,9 @@
 Blocking, over netlink: called in a thread. What to change is left to `carrying_plan`, the bytes to
 `rule_messages`, `route_messages` and `path_filter`.
 
-Whose rules with our protocol number are shows the table that they lead to: its routes lead into a
-device, and the metric of its ``unreachable`` routes names one that is gone. Rules that lead nowhere
-belong to a mesh that did not finish, and may be removed by each.
+Rules with our protocol number may belong to another mesh of this host. The table that they lead to shows
+which: its routes lead into a device, and the metric of its ``unreachable`` routes identifies a device that
+is gone. Rules that lead to an empty table are left over from an interrupted change; any mesh removes them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from wesher_agent.wireguard.routes import route_in_words
 from wesher_common.traffic import LAST_RULE
 
 _NO_SUCH_TABLE = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT}
-"""A kernel without IPv6 says the first two."""
+"""A kernel without IPv6 answers with one of the first two."""
 _NO_FAMILY = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP}
 _IPV6 = 6
 _MAX_NAMED = 4
@@ -153,7 +153,7 @@ def stop_routing(interface: str) -> None:
 
 
 def remove_carrying(interface: str, memory: LinkMemory) -> int:
-    """Remove every rule, route and setting that a mesh's device carries by; return how many there were.
+    """Remove every rule, route and setting that carries a mesh's traffic; return how many there were.
 
     Raises:
         WireGuardUnavailable: the kernel refused.
@@ -187,7 +187,7 @@ def _find_own(kernel: NetlinkSocket, interface: str, rules: Iterable[Rule]) -> _
     own, foreign_tables = _Own(), set()
     device, metric = _index(interface), route_messages.table_unreachable_metric(interface)
     for route in _list_routes(kernel, route_messages.pack_list_own):
-        # Old kernels list all routes, whatever was asked.
+        # Old kernels list all routes, whatever the request says.
         if route.is_in_main_table or route.protocol != PROTOCOL:
             continue
         if route.kind == route_messages.UNREACHABLE and route.metric == metric:
@@ -358,7 +358,7 @@ def _remove_routes(
     bodies = [
         route_messages.pack_table_route(route, device, remove=True)
         for route in routes
-        # They go with their device.
+        # The kernel removes them with their device.
         if device is not None
     ]
     bodies += [route_messages.pack_table_unreachable(*place, interface, remove=True) for place in places]
@@ -396,7 +396,7 @@ def _restore(kernel: NetlinkSocket, names: Iterable[str], memory: LinkMemory) ->
     gone = [name for name in names if name in remembered]
     for name in gone:
         index = _index(name)
-        # Another value was set by another hand, which knows better.
+        # A value that another program has set since then stays.
         if index is not None and read_path_filter(kernel, index) == LOOSE:
             set_path_filter(kernel, index, remembered[name])
     if gone:

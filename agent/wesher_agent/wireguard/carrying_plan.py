@@ -15,7 +15,7 @@ P+6   nothing: the other rules of the host follow
 An IPv6 rule with a source never applies to a packet that has none yet, not even ``from ::/128``: that
 is why P+3 sorts out those that have one (net/ipv6/fib6_rules.c, fib6_rule_match).
 
-Who makes a change is left to `carrying`.
+Left to `carrying`: making the change.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class CarryProblem:
 
 @dataclass(frozen=True, slots=True)
 class ObservedCarrying:
-    """What the network stack holds of what the device carries, and of what would be in its way."""
+    """The rules, routes and filters that exist for carried traffic, and what conflicts with them."""
 
     rules: frozenset[Rule] = frozenset()
     """Ours: with our protocol number, and not leading to a table of another mesh."""
@@ -77,7 +77,7 @@ class ObservedCarrying:
 
 @dataclass(frozen=True, slots=True)
 class CarryChange:
-    """What to change, in the order of the fields: nothing carried leaves in clear in between."""
+    """What to change, in the order of the fields: no carried packet leaves unencrypted in between."""
 
     loosen: tuple[str, ...] = ()
     """Links whose reverse-path filter must not be strict."""

@@ -95,7 +95,12 @@ def locations(mesh: Object, nodes: Sequence[Object]) -> Finding | None:
     do = "set spec.addresses.locationLabel, or annotate the Nodes with wesher.dev/location"
     without = [name for name, location in placed.items() if not location]
     if without:
-        return Finding(check, "FAIL", f"no location, so nothing is carried: {named(without)}", do)
+        return Finding(
+            check,
+            "FAIL",
+            f"without a location, so OtherLocations does not include them: {named(without)}",
+            do,
+        )
     if len(found) < _LOCATIONS:
         says = f"all nodes are in {named(found) or 'no location'}, so no traffic goes to another location"
         return Finding(check, "FAIL", says, do)

@@ -1,8 +1,8 @@
 """Whether a mesh carries the cluster's traffic, and when each node's certificate lists its networks.
 
 Pure. Switching on takes two steps. Agents first accept carried packets and report it; only then
-certificates list networks, which is what makes other agents route to them. Switching off goes the other
-way: agents stop routing first, and certificates list the networks until every agent has. An agent that is
+certificates list networks, which is what makes other agents route to them. Switching off reverses the
+order: agents stop routing first, and certificates list the networks until every agent has. An agent that is
 late, or an operator that is killed between the steps, loses no packet.
 
 Left to others: which networks a node may have at all (`routes`), and the certificates (`certifier`).
@@ -180,7 +180,7 @@ def _problem(
 
 
 def _progress(plan: Plan, ready: Sequence[str], members: Mapping[str, MemberFacts]) -> Condition:
-    """Return how far the nodes have come that nothing is in the way of."""
+    """Return how many nodes carry traffic, and what the others wait for."""
     if plan.not_accepting:
         message = f"agents that do not accept carried traffic yet: {_named(plan.not_accepting)}"
         return Condition(CONDITION, "Unknown", "WaitingForAgents", message)

@@ -141,9 +141,9 @@ class Traffic(Resource):
     mark: int = Field(0, ge=0, le=2**31, json_schema_extra=rules.ONE_BIT)
     """The firewall mark of the tunnels' own packets, one bit; 0 means 128 (0x80)."""
     table: int = Field(0, ge=0, le=2**31 - 1, json_schema_extra=rules.ROUTING_TABLE)
-    """Number of the routing table; 0 means 1870."""
+    """Number of the routing table for carried networks; 0 means 1870."""
     rule_priority: int = Field(0, ge=0, le=MAX_RULE_PRIORITY)
-    """Priority of the first of up to seven routing rules; 0 means 1870."""
+    """First of the seven priorities that the routing rules use; 0 means 1870."""
 
 
 class NodeReadiness(Resource):
@@ -380,7 +380,7 @@ class MemberStatus(Resource):
     name: str
     """Member name."""
     kind: Literal["Node", "OtherCluster", "Outsider"]
-    """`Node` is a node of this cluster, `OtherCluster` a member of a trusted cluster, `Outsider` another one."""  # noqa: E501
+    """`Node` is a node of this cluster, `OtherCluster` a member of a trusted cluster, `Outsider` another external machine."""  # noqa: E501
     address: str = ""
     """Overlay address."""
     state: MemberState

@@ -102,7 +102,7 @@ class Peers(Resource):
 
 
 class TrafficReport(Resource):
-    """What the node's agent carries beside packets to overlay addresses."""
+    """What the node's agent carries besides packets to overlay addresses."""
 
     accepts: bool = False
     """Whether the agent accepts carried packets from other nodes; certificates list routes only then."""

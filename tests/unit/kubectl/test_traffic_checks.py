@@ -111,7 +111,10 @@ def test_other_locations_need_two_and_each_node_needs_one() -> None:
     )
     assert "spec.addresses.locationLabel" in one.do
     assert without is not None
-    assert (without.verdict, without.says) == ("FAIL", "no location, so nothing is carried: c")
+    assert (without.verdict, without.says) == (
+        "FAIL",
+        "without a location, so OtherLocations does not include them: c",
+    )
     assert traffic_checks.locations(a_mesh(), [east]) is None
 
 
