@@ -302,13 +302,12 @@ def _trust_each_other(east: Side, west: Side) -> None:
     """Give each mesh the entry that the other cluster's administrator gets, with all its pods."""
     for side, other in ((east, west), (west, east)):
         plugin = ("wesher", "authority", "--mesh=clouds", "--entry")
-        kubeconfig = other.cloud.cluster.api.kubeconfig
+        api = other.cloud.cluster.api
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         printed = subprocess.run(
             [
-                toolbox.kubernetes_binary("kubectl"),
-                *plugin,
-                f"--kubeconfig={kubeconfig}",
+                *(*api.enter, toolbox.kubernetes_binary("kubectl")),
+                *(*plugin, f"--kubeconfig={api.kubeconfig}"),
             ],
             env={**os.environ, "PATH": path},
             capture_output=True,
