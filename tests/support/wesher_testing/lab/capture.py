@@ -94,10 +94,11 @@ class Capture:
         self._stopped = False
         self._tcpdump = host.popen(
             # Not --immediate-mode: its buffer has a place of 64 KiB for each packet, however small, so
-            # a tcpdump that a busy machine lets wait for two seconds of pings would lose some.
+            # a tcpdump that a busy machine lets wait for two seconds of pings would lose some. The buffer
+            # holds three exchanges of 10 MB.
             [
                 *(system_program("tcpdump"), "--interface", interface, "-n", "-U"),
-                *("--buffer-size=16384", "--relinquish-privileges=root", "-w", file),
+                *("--buffer-size=65536", "--relinquish-privileges=root", "-w", file),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
