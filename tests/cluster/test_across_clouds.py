@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -41,6 +42,8 @@ from wesher_testing.lab.pings import OnHost, Pinging
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
+_REPLACED_WITHIN = 180.0
+"""Seconds until an upgrade has replaced the operator, and it every agent, one after another."""
 _SOON = 90.0
 _BOUND_SECONDS = 240.0
 _DIAL = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)"
@@ -259,6 +262,12 @@ def test_the_api_server_is_reached_at_a_private_address_through_the_mesh(story: 
         within=_SOON,
         until=[{"ip": str(wide.cluster.control_plane.ipv4)}].__eq__,
     )
+    # Before, the DaemonSet can still be as it was: the operator is replaced first.
+    eventually(
+        lambda: {_api_server_of(pod) for pod in mesh.agents().values()},
+        within=_REPLACED_WITHIN,
+        until={str(wide.public)}.__eq__,
+    )
     status = ("rollout", "status", f"daemonset/{mesh.name}-agent", f"--namespace={NAMESPACE}")
     wide.cluster.repeat(*status, "--timeout=60s")
     wait_until_carried(mesh, 3)
@@ -273,6 +282,13 @@ def test_the_api_server_is_reached_at_a_private_address_through_the_mesh(story: 
     )
     assert told.strip() == str(wide.public)
     mesh.wait_until_ready()
+
+
+def _api_server_of(pod: dict[str, Any]) -> str:
+    """Return the host at which an agent's pod is to dial the API server; empty if the kubelet says it."""
+    (container,) = pod["spec"]["containers"]
+    values = [each.get("value") for each in container["env"] if each["name"] == "KUBERNETES_SERVICE_HOST"]
+    return str(values[0]) if values else ""
 
 
 def test_uninstalling_leaves_nothing_on_nodes_and_no_wire_has_shown_anything(
