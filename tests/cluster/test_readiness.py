@@ -1,4 +1,4 @@
-"""Pods wait for the tunnels of their nodes, whose kubelets register with the startup taint."""
+"""Pods wait until the tunnels of their nodes carry, whose kubelets register with the startup taint."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from wesher_testing.cluster.image import Image
 from wesher_testing.cluster.installation import Mesh, install, uninstall
 from wesher_testing.cluster.kubelets import Cluster, cluster
 from wesher_testing.cluster.operator_process import eventually
+from wesher_testing.run.soak import soaking
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 _KEY = "wesher.dev/tunnels-not-ready"
 _READINESS = ("--set=mesh.nodeReadiness.condition=true", f"--set=mesh.nodeReadiness.taint={_KEY}:NoSchedule")
-_NODES = ("node-1", "node-2")
-_LATER = "node-3"
+_NODES = tuple(f"node-{number}" for number in range(1, soaking(3, 11)))
+_LATER = tuple(f"node-{number}" for number in soaking(range(3, 4), range(11, 21)))
 _UNTAINTED_WITHIN = 5.0
 """Seconds from the moment when a node's tunnels are seen to be ready."""
-_STARTED_WITHIN = 120.0
-"""Until a pod runs on a node that has just become Ready; it takes some ten seconds."""
+_STARTED_WITHIN = soaking(180.0, 900.0)
+"""Seconds until a pod runs on each node that has just become Ready; a few nodes take half a minute."""
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +63,19 @@ class Watching:
 
 
 def _ready_nodes(members: list[dict[str, Any]]) -> set[str]:
-    """Return the nodes whose agents say Ready, and that no other agent fails to reach."""
+    """Return the nodes that their agents call Ready and carrying, and that no other agent fails to reach."""
     said = {each["spec"]["nodeName"]: each.get("status", {}) for each in members}
     unreached = {name for status in said.values() for name in status.get("peers", {}).get("unreachable", [])}
     return {
         name
         for name, status in said.items()
-        if (found := find_condition(status.get("conditions", []), "Ready")) is not None
-        and found.is_true
-        and name not in unreached
+        if _says(status, "Ready") and _says(status, "TrafficCarried") and name not in unreached
     }
+
+
+def _says(status: Mapping[str, Any], condition: str) -> bool:
+    found = find_condition(status.get("conditions", []), condition)
+    return found is not None and found.is_true
 
 
 def waiting_pods(image: Image) -> dict[str, Any]:
@@ -94,7 +98,7 @@ def waiting_pods(image: Image) -> dict[str, Any]:
         "kind": "Deployment",
         "metadata": {"name": "waits", "namespace": "default"},
         "spec": {
-            "replicas": len(_NODES) + 1,
+            "replicas": len(_NODES) + len(_LATER),
             "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": pod},
         },
@@ -116,18 +120,24 @@ def tunnels_ready(made: Cluster, node: str) -> dict[str, Any]:
 def test_pods_start_on_a_node_once_its_tunnels_are_ready(
     tainted: Cluster, image: Image, say: Callable[[str], None]
 ) -> None:
-    """On a cluster whose nodes all have the taint, the operator included, and on a node that joins later."""
+    """On a cluster whose nodes all have the taint, the operator's too, and on nodes that join later.
+
+    The mesh carries all traffic, so its tunnels are ready only when they do.
+    """
     api = tainted.api
     api.apply(waiting_pods(image))
     assert running_on(tainted) == {}
-    install(tainted, image, *_READINESS)
+    site = tainted.nodes[_NODES[0]].site
+    assert site is not None
+    traffic = ("nodes=All", "pods=All", f"nodeCIDRs={{{site.network.ipv4}}}")
+    install(tainted, image, *_READINESS, *(f"--set=mesh.traffic.{each}" for each in traffic))
     watching = Watching(tainted)
     thread = threading.Thread(target=watching.look)
     thread.start()
     try:
         eventually(lambda: set(running_on(tainted)), within=_STARTED_WITHIN, until=set(_NODES).__eq__)
-        tainted.add_nodes(_LATER, images=[image], taints=[f"{_KEY}=:NoSchedule"])
-        eventually(lambda: set(running_on(tainted)), within=_STARTED_WITHIN, until={*_NODES, _LATER}.__eq__)
+        tainted.add_nodes(*_LATER, images=[image], taints=[f"{_KEY}=:NoSchedule"])
+        eventually(lambda: set(running_on(tainted)), within=_STARTED_WITHIN, until={*_NODES, *_LATER}.__eq__)
     finally:
         watching.end()
         thread.join()
@@ -138,12 +148,12 @@ def test_pods_start_on_a_node_once_its_tunnels_are_ready(
         assert scheduled is not None
         # Both are of whole seconds, and of one clock.
         assert scheduled.last_transition_time >= said["lastTransitionTime"]
-    assert watching.ready.keys() == watching.untainted.keys() == {*_NODES, _LATER}
+    assert watching.ready.keys() == watching.untainted.keys() == {*_NODES, *_LATER}
     waited = {node: watching.untainted[node] - watching.ready[node] for node in watching.ready}
     say(f"startup taint gone {max(waited.values()):.1f} s after the tunnels were ready")
     assert max(waited.values()) <= _UNTAINTED_WITHIN
     # What the kubelet and the controllers wrote is there as ever.
-    tainted.wait_until_ready(*_NODES, _LATER)
+    tainted.wait_until_ready(*_NODES, *_LATER)
 
 
 def test_nothing_of_it_is_left_after_an_uninstall(tainted: Cluster) -> None:
