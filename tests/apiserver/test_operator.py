@@ -182,7 +182,7 @@ def test_a_mesh_is_ready_when_every_node_reports_so_and_its_columns_and_events_t
     assert line.split()[:4] == ["demo", "True", "3/3", "10.189.0.0/16"]
     wide = api.kubectl("get", "wmesh", "-o", "wide").splitlines()[0]
     assert wide.split()[5:8] == ["IDENTITY", "CERTIFIED", "BOUND"]
-    assert wide.split()[8:13] == ["CONVERGED", "DEGRADED", "INTERFACE", "INSTALLATION", "MESSAGE"]
+    assert wide.split()[8:14] == ["TRAFFIC", "CONVERGED", "DEGRADED", "INTERFACE", "INSTALLATION", "MESSAGE"]
     assert "weshernode.wesher.dev/demo.a" in api.kubectl("get", "wesher")
     described = until_event(api, r"Normal\s+AllReady.*Ready is True")
     assert "Warning" not in described  # a mesh that is merely new is nobody's trouble
