@@ -424,12 +424,12 @@ def test_the_operator_may_patch_only_what_node_readiness_needs(
 def test_the_operator_and_the_hooks_run_on_nodes_with_the_startup_taint(
     tmp_path: Path, values: list[str], *, tolerated: bool
 ) -> None:
-    """Otherwise a cluster whose nodes all have the taint would keep it for ever."""
+    """Otherwise no operator runs on a cluster whose nodes all have the taint, and it stays."""
     startup = {"key": "wesher.dev/tunnels-not-ready", "operator": "Exists", "effect": "NoSchedule"}
     options = [f"--set={value}" for value in values]
     made = [each for each in documents(render(tmp_path, *options)) if each["kind"] in RUNS_PODS]
     pods = [each["spec"].get("template", each)["spec"] for each in made]
-    # Without a mesh there is no test of it.
+    # Without a mesh, the chart renders no test pod.
     assert len(pods) == (2 if "mesh.create=false" in values else 3)
     assert {startup in pod.get("tolerations", []) for pod in pods} == {tolerated}
 

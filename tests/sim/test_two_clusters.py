@@ -168,7 +168,7 @@ class HostileAuthority:
         return [self.certified("a.west", public_key=self._victim.local.private_key.public)]
 
     def sign_an_address_outside_its_networks(self) -> list[Alive]:
-        """Of a member of ours, a free one, one of the underlay."""
+        """Sign the address of our member, a free address, and an address of the underlay."""
         outside = (
             self._victim.overlay_address,
             EAST_NETWORK[9],
@@ -182,7 +182,7 @@ class HostileAuthority:
         return [self.certified("c.west", address=ip_address(self._victim.address.ip))]
 
     def sign_networks(self) -> list[Alive]:
-        """Outside its networks, wider than they are, in the overlay, of pods and nodes of ours."""
+        """Outside or wider than its networks, in the overlay, or of our pods and nodes."""
         (ours,) = self._mesh.networks[self._victim.name]
         node = ip_network(self._victim.address.ip)
         networks = (
@@ -255,7 +255,7 @@ def test_pods_of_both_clusters_are_carried_and_no_address_of_a_node(carrying: St
 def test_no_network_that_another_cluster_may_not_certify_is_used(carrying: Story) -> None:
     hostile = HostileAuthority(carrying)
     signed = hostile.sign_networks()
-    # Its own members believe it, and send elsewhere what is for pods of ours.
+    # The members of its cluster trust it, and send packets for our pods elsewhere.
     carrying.mesh.cast_out |= {agent.name for agent in carrying.west}
     for each in signed:
         # In datagrams of their own: of all that is certified, none may be lost for its length.

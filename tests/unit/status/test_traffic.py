@@ -180,7 +180,7 @@ def test_a_node_reports_that_it_accepts_what_the_settings_ask_for(
 
 
 def test_a_node_that_waits_for_a_certificate_with_its_networks_reports_meanwhile() -> None:
-    """Otherwise it would wait for ever: the operator issues that once the node reports that it accepts."""
+    """Without that report it would never get one: the operator waits for it."""
     now = snapshot(local=node())
     assert carried(now).status == "Unknown"
     assert not is_undecided(now)

@@ -1,7 +1,7 @@
 """Measures the operator on a real API server: ``python -m wesher_testing.run.operator_bench [NODES]``.
 
 Nodes are as large as a kubelet's, agents' reports are written by this program, and no
-kubelet runs. What is measured: a mesh made anew, its agents reporting, their certificates,
+kubelet runs. What is measured: a new mesh, its agents reporting, their certificates,
 what it carries switched on, an operator that starts with all of it there, and two times of
 rest, without reports and with as many as agents write that have no news.
 """
