@@ -339,6 +339,13 @@ SABOTAGES = {
         "if doubt.phase is _Phase.ASKED and False:",
         "tests/unit/tunnel/test_endpoint_trials.py::test_a_false_announcement_moves_no_peer_that_answers",
     ),
+    "demand-a-leave-before-another-port": Sabotage(
+        "agent/wesher_agent/swim/members.py",
+        "return self.versions.delegate_min == 0 < self.versions.delegate_max",
+        "return False",
+        "tests/sim/test_healing.py::"
+        "test_members_that_all_get_another_gossip_port_lose_no_tunnel_and_nobody_leaves[12-1-0.1]",
+    ),
     "let-others-have-it-failed-elsewhere": Sabotage(
         MEMBER,
         "case FailedElsewhere(address=address) if self._conflicts.is_former(address):",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -10,16 +11,18 @@ from wesher_agent.mesh.dialling import KEPT_FREE, MAX_OPEN
 from wesher_agent.mesh.roster import SavedMember
 from wesher_agent.mesh.saved_state import SavedState
 from wesher_agent.swim.address import Address
-from wesher_agent.swim.events import AddressChanged, LeaveDone, MemberFailed, PushPullFailed
+from wesher_agent.swim.events import AddressChanged, LeaveDone, MemberFailed, MemberLeft, PushPullFailed
 from wesher_agent.swim.source import Source, Way
-from wesher_agent.wire.messages import Dead, PushNodeState, State
+from wesher_agent.wire.messages import Dead, PushNodeState, State, Versions
 from wesher_testing.run.soak import soaking
-from wesher_testing.virtual.mesh import VirtualAgent, VirtualMesh
+from wesher_testing.virtual.mesh import SEALED, VirtualAgent, VirtualMesh
 from wesher_testing.virtual.network import PORT
 
 Make = Callable[..., VirtualMesh]
 HOUR = 3600.0
 WIDE = {"LAN": (0.0005, 0.003), "WAN": (0.02, 0.15)}
+NUDGED_APART = 2.0
+"""Seconds between the first and the last node's look at a new mesh.json."""
 WITHIN, WITH_SEEDS = 60.0, 30.0
 """Seconds after healing by which all see all again, and with a seed to ask."""
 
@@ -29,6 +32,21 @@ def halves(mesh: VirtualMesh) -> tuple[list[VirtualAgent], list[VirtualAgent]]:
     middle = len(agents) // 2
     mesh.partition(agents[:middle], agents[middle:])
     return agents[:middle], agents[middle:]
+
+
+def give_other_ports(mesh: VirtualMesh, *, apart: float) -> None:
+    """Have every agent gossip on another port at some moment of the next ``apart`` seconds."""
+    for agent in mesh.agents:
+        agent.later(mesh.new_dice().uniform(0.0, apart), partial(agent.set_gossip_port, PORT + 1))
+
+
+def is_moved(mesh: VirtualMesh) -> bool:
+    """Whether every agent is on that port, and everyone knows."""
+    return all(
+        node.sees(agent) is State.ALIVE and node.knows(agent).address == agent.engine.me.address
+        for node in mesh.nodes.values()
+        for agent in mesh.agents
+    ) and all(agent.engine.me.address.port == PORT + 1 for agent in mesh.agents)
 
 
 def heal(mesh: VirtualMesh, *, deadline: float) -> float:
@@ -322,6 +340,41 @@ def test_a_member_whose_host_moves_is_followed(make_mesh: Make) -> None:
 
     heal(mesh, deadline=WITHIN)
     assert not [event for agent in rest for event in agent.happened(MemberFailed)]
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.1, NUDGED_APART])
+@pytest.mark.parametrize(("count", "seeds"), [(3, 3), (12, 1), (40, 3)])
+def test_members_that_all_get_another_gossip_port_lose_no_tunnel_and_nobody_leaves(
+    make_mesh: Make, count: int, seeds: int, apart: float
+) -> None:
+    for seed in range(1, 1 + 120 // count):
+        mesh = make_mesh(seed, delay=WIDE["LAN"])
+        mesh.form(count, seeds=seeds)
+
+        give_other_ports(mesh, apart=apart)
+        mesh.run_until(partial(is_moved, mesh), deadline=apart + 2.0)
+
+        for agent in mesh.agents:
+            assert not agent.lost_tunnels
+            assert not [*agent.happened(MemberLeft), *agent.happened(MemberFailed)]
+
+
+@pytest.mark.parametrize("seed", range(1, 41))
+def test_in_a_mesh_with_the_go_program_three_with_another_gossip_port_meet_before_a_tunnel_ends(
+    make_mesh: Make, seed: int
+) -> None:
+    """It believes in another port only after a leave, so each leaves and comes back."""
+    mesh = make_mesh(seed, delay=WIDE["LAN"])
+    agents = mesh.form(3)
+    go = mesh.add("go", versions=Versions(), packet_format=SEALED)
+    mesh.join(go, agents[0])
+    mesh.run_until(lambda: all(agent.sees(go) is State.ALIVE for agent in agents), deadline=10.0)
+
+    give_other_ports(mesh, apart=NUDGED_APART)
+    mesh.run_until(partial(is_moved, mesh), deadline=NUDGED_APART + 5.0)
+
+    assert go.happened(MemberLeft)
+    assert not any(agent.lost_tunnels for agent in agents)
 
 
 def test_members_wait_for_seeds_that_are_all_down(make_mesh: Make) -> None:

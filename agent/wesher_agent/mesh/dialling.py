@@ -103,6 +103,11 @@ class DialSchedule:
             plan.next_try = now + self._jittered(REACHED_WAIT)
             self._look_ahead()
 
+    def forget_tries(self) -> None:
+        """Forget every try: `want` takes each target for a new one."""
+        self._plans.clear()
+        self._look_ahead()
+
     def _look_ahead(self) -> None:
         self._earliest = min((plan.next_try for plan in self._plans.values()), default=inf)
 

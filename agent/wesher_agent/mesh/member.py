@@ -551,6 +551,8 @@ class MeshMember:
             case AddressChanged():
                 # A restart must know where others look, and meanwhile the address may be yet another one.
                 self._saving.want()
+                # A seed that was dialled before the move is not due again for minutes.
+                self._roster.dial_again(now=now)
                 self._follow(now)
             case LeaveDone():
                 self._has_left = True
@@ -614,8 +616,8 @@ class MeshMember:
                 self._report()
             case KeyRing() as ring:
                 self.mesh_changed(self._local.document, ring, now=now)
-                # What was dialled with the former keys is due again at once.
-                self._roster.set_seeds(self._local.seeds, now=now)
+                # A member that was dialled with the former keys could not read it.
+                self._roster.dial_again(now=now)
             case _:
                 pass
 

@@ -331,6 +331,11 @@ class Roster:
         self._answers = {seed: known for seed, known in self._answers.items() if seed in self._seeds}
         self._changed(now)
 
+    def dial_again(self, *, now: float) -> None:
+        """Make every wanted address due at once, as if none had been dialled before."""
+        self._schedule.forget_tries()
+        self._changed(now)
+
     def resolved(self, seed: SeedAddress, answers: Iterable[IPAddress], *, now: float) -> None:
         """Take a resolver's answers; `due` hands out what is to be dialled of them.
 

@@ -29,6 +29,7 @@ from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.wire.messages import Dead, Message
 
 _OVERDUE = Timer(Kind.DEPARTURE)
+_PUSH_PULL = Timer(Kind.PUSH_PULL)
 _DIES_DOWN = 10
 """Gossip intervals after which nobody passes a leave on any more."""
 
@@ -82,6 +83,10 @@ class Departure:
             return
         if self._local.leaving:
             return
+        if going_to is not None and self._local.is_followed_at(going_to):
+            self._tell_everyone(self._local.come_back(going_to, now=now))
+            self._be_back(now=now)
+            return
         self._going_to = going_to
         self._said = self._local.depart(now=now)
         self._timers.set(_OVERDUE, now + timeout)
@@ -124,7 +129,12 @@ class Departure:
             # The leave once more, right before: who missed it would refuse the new address.
             self._tell_everyone(said, alive)
         if said.incarnation < MAX_INCARNATION or going_to != former:
-            self._emit(events.AddressChanged(self._local.me))
+            self._be_back(now=now)
+
+    def _be_back(self, *, now: float) -> None:
+        # We may have missed messages: they were sent to our former address, or not at all.
+        self._timers.set(_PUSH_PULL, now)
+        self._emit(events.AddressChanged(self._local.me))
 
     def _tell_everyone(self, *messages: Message) -> int:
         """Send to every living member at once; return how many they are."""

@@ -454,7 +454,8 @@ class Engine:
         table = self._table
         count = len(table.proven) if table.is_crowded else len(table)
         interval = push_pull_scale(self._profile.push_pull_interval, count)
-        self._timers.set(Timer(Kind.PUSH_PULL), now + interval)
+        if interval > 0:
+            self._timers.set(Timer(Kind.PUSH_PULL), now + interval)
 
         def eligible(member: Member) -> bool:
             return member.state is State.ALIVE

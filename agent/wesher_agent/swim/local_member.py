@@ -87,6 +87,17 @@ class LocalMember:
         """This member's name."""
         return self._me.name
 
+    def is_followed_at(self, address: Address) -> bool:
+        """Tell whether it is another port of our host, and every living member follows us there."""
+        me = self._me
+        if (me.address.ip, me.address.port != address.port) != (address.ip, True):
+            return False
+        return me.incarnation < MAX_INCARNATION and all(
+            member.follows_to_other_ports
+            for member in self._table.view.values()
+            if not (member.is_gone or member.name == me.name)
+        )
+
     def announce(self, *, now: float) -> None:
         """Announce that this member is alive, with a higher incarnation except the first time."""
         me = self._me
@@ -220,6 +231,8 @@ class LocalMember:
         address = Address.from_wire(
             claim.addr, claim.port, me.address.port, protocol=me.versions.protocol_current
         )
+        if self._is_outdated(claim, address):
+            return
         if address != me.address:
             # As it was announced: new metadata waits while we are at the last incarnation.
             self._emit(events.NameConflict(self._table.view[me.name], address, asked_for, claim.meta))
@@ -227,6 +240,12 @@ class LocalMember:
         is_echo = claim.incarnation == me.incarnation and (claim.meta, claim.vsn) == (me.meta, me.versions)
         if not is_echo and claim.incarnation >= me.incarnation:
             self._refute(claim.incarnation, "", now)
+
+    def _is_outdated(self, claim: Alive | PushNodeState, address: Address) -> bool:
+        """Whether it is what we announced at our former port, and every member follows us to this one."""
+        me = self._me
+        is_ours = (claim.meta, claim.vsn) == (me.meta, me.versions) and claim.incarnation < me.incarnation
+        return is_ours and self.is_followed_at(address)
 
     def _judge_accusation(self, incarnation: int, accuser: str, now: float) -> None:
         if incarnation >= self._me.incarnation:
@@ -248,6 +267,8 @@ class LocalMember:
         address = Address.from_wire(
             node.addr, node.port, me.address.port, protocol=me.versions.protocol_current
         )
+        if self._is_outdated(node, address):
+            return
         if address != me.address:
             # The peer refuses our alives until it forgets us there, or we leave from there.
             if node.state is State.SUSPECT:

@@ -19,8 +19,12 @@ _MAPPED = bytes(10) + b"\xff\xff"
 
 MAX_INCARNATION = 2**32 - 1
 
-DEFAULT_VERSIONS = Versions()
-"""Protocol 2 of [1, 5], as memberlist 0.6 speaks it, and no delegate."""
+DEFAULT_VERSIONS = Versions(delegate_max=1)
+"""Protocol 2 of [1, 5], as memberlist 0.6 speaks it; delegate 0 of [0, 1].
+
+An application decides what delegate versions mean. Members with a delegate version of 1 accept
+another port of a member without a leave. The Go program has 0 of [0, 0].
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,11 @@ class Member:
     def is_gone(self) -> bool:
         """Whether it is dead or has left (`state.go`, DeadOrLeft)."""
         return self.state >= State.DEAD
+
+    @property
+    def follows_to_other_ports(self) -> bool:
+        """Whether it accepts another port of a member that has not left before."""
+        return self.versions.delegate_min == 0 < self.versions.delegate_max
 
     @property
     def reads_checksums(self) -> bool:

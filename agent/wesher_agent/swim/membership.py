@@ -336,7 +336,9 @@ class Membership:
         if self._is_beyond_refutation(claim, address, known):
             self._emit(events.AccusationRefused(claim.node, claim.incarnation))
             return False
-        if address != known.address and not self._gives_up_address(known, now):
+        if not (
+            address == known.address or self._gives_up_address(known, now) or _moves(claim, address, known)
+        ):
             self._emit(events.NameConflict(known, address, asked_for, claim.meta))
             return False
         return True
@@ -451,6 +453,16 @@ class Membership:
     def _end_suspicion(self, name: str) -> Suspicion | None:
         self._timers.cancel(Timer(Kind.SUSPICION, name))
         return self._suspicions.pop(name, None)
+
+
+def _moves(claim: Alive, address: Address, known: Member) -> bool:
+    """Whether a member announces another port of its host. memberlist needs a leave for that as well.
+
+    Another machine that uses the name has another IP address or other metadata. An attacker that can forge
+    this claim can forge a leave too.
+    """
+    is_same = address.ip == known.address.ip and (claim.meta, claim.vsn) == (known.meta, known.versions)
+    return is_same and claim.incarnation > known.incarnation
 
 
 def tombstone_of(member: Member, *, now: float) -> Tombstone:

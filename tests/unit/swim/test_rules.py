@@ -97,6 +97,37 @@ def test_what_is_believed_afterwards(claim: str, known: State, age: int) -> None
     assert engine.members["x"].address == (THERE if moved else HERE)
 
 
+OTHER_PORT = Address(HERE.ip, HERE.port + 1)
+
+
+@pytest.mark.parametrize("known", [ALIVE, SUSPECT, DEAD])
+def test_another_port_of_its_host_needs_no_leave(known: State) -> None:
+    engine = engine_that_holds_x(known)
+
+    engine.inject(alive(KNOWN + 1, OTHER_PORT), now=1.0)
+
+    assert (engine.members["x"].state, engine.members["x"].address) == (ALIVE, OTHER_PORT)
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        alive(KNOWN, OTHER_PORT),
+        alive(KNOWN - 1, OTHER_PORT),
+        replace(alive(KNOWN + 1, OTHER_PORT), meta=b"another machine's"),
+        replace(alive(KNOWN + 1, OTHER_PORT), vsn=Versions(protocol_max=4)),
+    ],
+    ids=["no news", "a replay", "another machine", "another program"],
+)
+def test_who_else_uses_the_name_on_another_port_is_refused(claim: Alive) -> None:
+    """Two machines behind one address translator can have one name."""
+    engine = engine_that_holds_x(ALIVE)
+
+    engine.inject(claim, now=1.0)
+
+    assert engine.members["x"].address == HERE
+
+
 def test_an_unknown_name_is_admitted_only_alive_and_with_an_incarnation() -> None:
     engine = engine_that_holds_x(ALIVE)
     for claim in (Suspect(1, "n", "z"), Dead(1, "n", "z"), replace(alive(0), node="n")):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -252,6 +253,11 @@ class VirtualAgent(Node):
         parsed = tuple(parse_seed(seed, field="seed") for seed in seeds)
         self._set_document(replace(self.local.document, seed_nodes=parsed))
 
+    def set_gossip_port(self, port: int) -> None:
+        """Gossip on another port from now on, as a changed mesh.json brings."""
+        document = self.local.document
+        self._set_document(replace(document, gossip=replace(document.gossip, port=port)))
+
     def set_traffic(self, traffic: TrafficSettings) -> None:
         """Have other settings of carried traffic from now on, as a changed mesh.json brings."""
         self._set_document(replace(self.local.document, traffic=traffic))
@@ -273,8 +279,8 @@ class VirtualAgent(Node):
 
     def _do(self, output: Output) -> None:
         match output:
-            case Listen():
-                self._later(self._listen, most=0.05)
+            case Listen(port=port):
+                self._later(partial(self._listen, port), most=0.05)
             case Apply(desired=wanted):
                 self._apply(wanted)
                 self._later(lambda member, now: member.applied(self.device_problem, now=now))
@@ -297,8 +303,10 @@ class VirtualAgent(Node):
         written = [entry.address for entry in self.hosts if entry.name.lower() == name.lower()]
         return written or [ip_address(answer) for answer in self._mesh.dns.get(name, ())]
 
-    def _listen(self, member: MeshMember, now: float) -> None:
+    def _listen(self, port: int, member: MeshMember, now: float) -> None:
         self.listens = not self.port_problem
+        if self.listens and port != self.address.port:
+            self._mesh.move(self, Address(self.address.ip, port))
         member.listening(self.port_problem, now=now)
 
     def _later(self, call: Callable[[MeshMember, float], None], *, most: float = WORK_SECONDS) -> None:
