@@ -48,6 +48,8 @@ _IMAGES = 50
 """A kubelet names so many of the images it has."""
 _AT_ONCE = 8
 _MAX_WAIT = 300.0
+_REST = 5.0
+"""Seconds without a write after which the operator is at rest."""
 TRAFFIC_GENERATION = 2
 """Of the mesh, after its traffic was switched on."""
 NETWORKS = 3
@@ -186,7 +188,10 @@ class Bench:
     async def stage(
         self, title: str, operator: OperatorProcess, began: float | None = None
     ) -> AsyncIterator[None]:
-        """Measure what happens in the block and print it."""
+        """Measure what happens in the block and print it, then wait until the operator is at rest.
+
+        Otherwise it would write what is left of this stage in the next one.
+        """
         began = time.monotonic() if began is None else began
         written, cpu = len(self._writes()), cpu_seconds(operator.process.pid)
         yield
@@ -200,6 +205,16 @@ class Bench:
             most_within_a_second(times),
         )
         print(f"{title:40}{cost}", flush=True)
+        await self.rest()
+
+    async def rest(self) -> None:
+        """Wait until the operator has written nothing for some seconds."""
+        await until(self._is_at_rest)
+
+    async def _is_at_rest(self) -> bool:
+        before = len(self._writes())
+        await asyncio.sleep(_REST)
+        return len(self._writes()) == before
 
     def _writes(self) -> list[datetime]:
         events = operator_writes(self._server)
@@ -328,6 +343,7 @@ async def carry(bench: Bench, operator: OperatorProcess, nodes: int) -> None:
         return (await bench.document()).traffic.is_on
 
     await until(published)
+    await bench.rest()
     accepts = {"traffic": {"accepts": True, "routed": 0}}
     async with bench.stage("agents accept: certificates list networks", operator):
         await in_parallel(bench.report(number, **proven[number], **accepts) for number in range(nodes))
