@@ -76,7 +76,7 @@ bench: $(INSTALLED) ## Measure the operator with 1000 nodes on a real API server
 .PHONY: soak
 soak: $(INSTALLED) ## Run simulations, cuts and kills, fuzzing and attacks in their long form: hours
 	WESHER_SOAK=1 $(SUPPORT) $(BIN)/python -m pytest -q tests/sim tests/reliability tests/fuzz tests/agent/test_hostile.py \
-		tests/cluster/test_on_top.py
+		tests/cluster/test_on_top.py tests/cluster/test_readiness.py
 	$(BIN)/python tests/sabotage.py
 
 # The variable silences a notice on every build; pyproject.toml says what it is about.

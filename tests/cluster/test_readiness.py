@@ -13,25 +13,33 @@ import pytest
 from wesher_common.conditions import find_condition
 from wesher_common.names import TUNNELS_READY
 from wesher_testing.cluster.image import Image
+from wesher_testing.cluster.inotify import instances_for
 from wesher_testing.cluster.installation import Mesh, install, uninstall
 from wesher_testing.cluster.kubelets import Cluster, cluster
 from wesher_testing.cluster.operator_process import eventually
+from wesher_testing.run.soak import soaking
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_tun]
 
 _KEY = "wesher.dev/tunnels-not-ready"
 _READINESS = ("--set=mesh.nodeReadiness.condition=true", f"--set=mesh.nodeReadiness.taint={_KEY}:NoSchedule")
-_NODES = ("node-1", "node-2")
-_LATER = ("node-3",)
+_COUNT, _COUNT_LATER = soaking((2, 1), (16, 4))
+_NODES = tuple(f"node-{number}" for number in range(1, _COUNT + 1))
+_LATER = tuple(f"node-{number}" for number in range(_COUNT + 1, _COUNT + _COUNT_LATER + 1))
+_AT_ONCE = 4
+"""How many nodes start at the same time; more than two cores can start would not be Ready in time."""
 _UNTAINTED_WITHIN = 5.0
 """Seconds from the moment when a node's tunnels are seen to be ready."""
-_STARTED_WITHIN = 180.0
+_STARTED_WITHIN = soaking(180.0, 1200.0)
 """Seconds until a pod runs on each node that has just become Ready; a few nodes take half a minute."""
 
 
 @pytest.fixture(scope="module")
 def tainted(image: Image) -> Iterator[Cluster]:
-    with cluster(*_NODES, images=[image], taints=[f"{_KEY}=:NoSchedule"]) as made:
+    taints = [f"{_KEY}=:NoSchedule"]
+    with instances_for(_COUNT + _COUNT_LATER), cluster() as made:
+        for first in range(0, _COUNT, _AT_ONCE):
+            made.add_nodes(*_NODES[first : first + _AT_ONCE], images=[image], taints=taints)
         yield made
 
 
@@ -149,7 +157,7 @@ def test_pods_start_on_a_node_once_its_tunnels_are_ready(
         assert scheduled.last_transition_time >= said["lastTransitionTime"]
     assert watching.ready.keys() == watching.untainted.keys() == {*_NODES, *_LATER}
     waited = {node: watching.untainted[node] - watching.ready[node] for node in watching.ready}
-    say(f"startup taint gone {max(waited.values()):.1f} s after the tunnels were ready")
+    say(f"{len(waited)} nodes, startup taint gone {max(waited.values()):.1f} s after the tunnels were ready")
     assert max(waited.values()) <= _UNTAINTED_WITHIN
     # What the kubelet and the controllers wrote is there as ever.
     tainted.wait_until_ready(*_NODES, *_LATER)
