@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from wesher_common.traffic import DEFAULT_RULE_PRIORITY, DEFAULT_TABLE, LAST_RULE
 from wesher_testing.cluster.installation import Mesh
 from wesher_testing.cluster.kubelets import Node
 from wesher_testing.cluster.operator_process import eventually
-from wesher_testing.lab.capture import Packet
+from wesher_testing.lab.capture import IPAddress, Packet
 from wesher_testing.lab.namespaces import Host
+
+IPNetwork = IPv4Network | IPv6Network
 
 _WIREGUARD, _GOSSIP = 51820, 7946
 _TCP, _UDP = 6, 17
@@ -55,8 +57,8 @@ def traces_on(node: Node) -> list[str]:
 def foreign_allowed_ips(node: Node, mesh: Mesh) -> list[str]:
     """Return the allowed IPs of a node's peers that are not in the overlay."""
     shown = node.host.run(["wg", "show", mesh.interface, "allowed-ips"], check=False).stdout
-    networks = [IPv4Network(each) for line in shown.splitlines() for each in line.split("\t")[1].split()]
-    return [str(network) for network in networks if not network.subnet_of(mesh.overlay)]
+    networks = [ip_network(each) for line in shown.splitlines() for each in line.split("\t")[1].split()]
+    return [str(network) for network in networks if network.network_address not in mesh.overlay]
 
 
 def path_filter(host: Host, link: str) -> int:
@@ -65,12 +67,12 @@ def path_filter(host: Host, link: str) -> int:
 
 
 def in_clear(
-    packets: Iterable[Packet], one: Collection[IPv4Network], other: Collection[IPv4Network]
+    packets: Iterable[Packet], one: Collection[IPNetwork], other: Collection[IPNetwork]
 ) -> list[Packet]:
     """Return the packets between two groups of networks, which stand there readable."""
 
-    def is_in(address: object, networks: Collection[IPv4Network]) -> bool:
-        return isinstance(address, IPv4Address) and any(address in network for network in networks)
+    def is_in(address: IPAddress, networks: Collection[IPNetwork]) -> bool:
+        return any(address in network for network in networks)
 
     return [
         packet

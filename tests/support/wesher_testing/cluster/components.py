@@ -8,7 +8,7 @@ bootstrap roles hold for it as anywhere, and no further certificates are needed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import yaml
@@ -18,6 +18,8 @@ from wesher_testing.cluster.containers import SOCKET
 from wesher_testing.run.toolbox import kubernetes_binary
 
 POD_NETWORK = "10.244.0.0/16"
+BOTH_POD_NETWORKS = f"{POD_NETWORK},fd00:10:244::/56"
+"""Of both IP versions, which make a cluster dual-stack."""
 
 
 def controller_manager(api: ApiServer, pods: str = POD_NETWORK) -> list[str]:
@@ -49,7 +51,7 @@ def scheduler(api: ApiServer) -> list[str]:
 def kubelet(
     api: ApiServer,
     node: str,
-    address: IPv4Address,
+    addresses: Sequence[IPv4Address | IPv6Address],
     *,
     directory: Path,
     in_cloud: bool = False,
@@ -60,7 +62,7 @@ def kubelet(
     Args:
         api: whom it serves.
         node: its node's name.
-        address: its node's internal address.
+        addresses: its node's internal addresses, one of each IP version at most; it listens on the first.
         directory: a directory that outlives the node's reboots.
         in_cloud: whether a cloud's controller says which addresses the node has; without
             one a kubelet takes back any address but its own.
@@ -71,7 +73,7 @@ def kubelet(
     content = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": str(address),
+        "address": str(addresses[0]),
         "containerRuntimeEndpoint": f"unix://{SOCKET}",
         # The API server comes without a certificate of its own; nobody else is on this network.
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
@@ -102,7 +104,7 @@ def kubelet(
         f"--config={path}",
         f"--kubeconfig={kubeconfig(api, f'system:node:{node}', 'system:nodes')}",
         f"--hostname-override={node}",
-        f"--node-ip={address}",
+        f"--node-ip={','.join(map(str, addresses))}",
         *(["--cloud-provider=external"] if in_cloud else []),
         *([f"--register-with-taints={','.join(taints)}"] if taints else []),
     ]

@@ -13,13 +13,18 @@ from wesher_testing.cluster.pods import restricted_pod
 
 PORT = 8080
 _SERVER = f"""
-import socketserver
+import socket, socketserver
 class Echo(socketserver.BaseRequestHandler):
     def handle(self):
         while data := self.request.recv(1 << 16):
             self.request.sendall(data)
 class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = daemon_threads = True
+    address_family = socket.AF_INET6
+    def server_bind(self):
+        # Of both IP versions, whatever the host's default is.
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 print("listening", flush=True)
 Server(("", {PORT}), Echo).serve_forever()
 """

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from wesher_testing.cluster import cgroups, components, containers, node_init, services
@@ -53,7 +53,12 @@ class Site:
     in_cloud: bool = False
     """Whether something else than the kubelets says which addresses nodes have."""
     pods: str = components.POD_NETWORK
-    """The network that nodes' pod networks are allocated from."""
+    """The network that nodes' pod networks are allocated from, or one of each IP version with a comma."""
+
+    @property
+    def is_dual_stack(self) -> bool:
+        """Whether nodes and pods have addresses of both IP versions."""
+        return "," in self.pods
 
     def host(self, name: str) -> Host:
         """Add a host."""
@@ -70,7 +75,8 @@ class Node:
         directory: its programs' configuration and logs.
 
     Args:
-        address: the kubelet's ``--node-ip``; by default, the host's own address.
+        address: the kubelet's ``--node-ip``; by default, the host's own address, or both in a dual-stack
+            cluster.
         services_before: systemd units by name with their commands, which are ordered before the kubelet.
         taints: with which the kubelet registers its Node, each as ``key=value:Effect``.
 
@@ -92,7 +98,9 @@ class Node:
         self.host = host
         self.directory = api.directory / name
         self.directory.mkdir()
-        own = host.ipv4 if address is None else address
+        own: list[IPv4Address | IPv6Address] = [host.ipv4 if address is None else address]
+        if site is not None and site.is_dual_stack:
+            own.append(host.ipv6)
         units = services_before or {}
         after = [each for unit in units for each in services.after(unit)]
         self._programs = {
@@ -317,10 +325,18 @@ def prepare() -> None:
 
 
 @contextmanager
-def cluster(*names: str, images: Sequence[Image] = (), taints: Sequence[str] = ()) -> Iterator[Cluster]:
+def cluster(
+    *names: str,
+    images: Sequence[Image] = (),
+    taints: Sequence[str] = (),
+    pods: str = components.POD_NETWORK,
+) -> Iterator[Cluster]:
     """Run a cluster with nodes of these names until the block ends; nothing of it is left then."""
     prepare()
-    with Lab() as lab, cluster_at(Site(lab, lab.lan), *names, images=images, taints=taints) as made:
+    with (
+        Lab() as lab,
+        cluster_at(Site(lab, lab.lan, pods=pods), *names, images=images, taints=taints) as made,
+    ):
         yield made
 
 

@@ -18,7 +18,8 @@ class PodHost:
     Attributes:
         name: of the pod.
         node: where it runs.
-        address: its IP address.
+        addresses: its IP addresses, one of each IP version at most.
+        address: the first of them.
 
     """
 
@@ -26,7 +27,8 @@ class PodHost:
         pod = cluster.api.get("pod", name, f"--namespace={namespace}")
         self.name = name
         self.node: Node = cluster.nodes[pod["spec"]["nodeName"]]
-        self.address: str = pod["status"]["podIP"]
+        self.addresses: list[str] = [each["ip"] for each in pod["status"]["podIPs"]]
+        self.address = self.addresses[0]
         container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
         task = self.node.host.root / containers.TASKS.strip("/") / container
         self._process = (task / "init.pid").read_text().strip()

@@ -92,6 +92,7 @@ _OTHER_CLUSTERS = (
     "test_two_clusters",
     "test_on_top",
     "test_readiness",
+    "test_traffic",
     "test_across_clouds",
     "test_flannel",
 )
