@@ -82,10 +82,11 @@ class Bench:
         self._server = server
         self._api = api
         self.cluster = Cluster(api, NAMESPACE)
+        self._reported: dict[int, dict[str, Any]] = {}
 
-    async def send(self, method: str, path: str, body: dict[str, Any]) -> None:
-        """Send one request that must succeed."""
-        patch = "application/merge-patch+json"
+    async def send(self, method: str, path: str, body: dict[str, Any], *, applies: bool = False) -> None:
+        """Send one request that must succeed; a patch is merged, or applied as agents apply theirs."""
+        patch = f"application/{'apply-patch+yaml' if applies else 'merge-patch+json'}"
         request = await self._api.param_serialize(
             method,
             path,
@@ -152,7 +153,8 @@ class Bench:
         return MeshDocument.from_json(found["data"][FILE_NAME] if found is not None else "")
 
     async def report(self, number: int, **more: Any) -> None:
-        """Report as an agent does that has no other news."""
+        """Report as an agent does; what else it once reported, it reports again."""
+        more = self._reported[number] = self._reported.get(number, {}) | more
         now = rfc3339(datetime.now(UTC))
         conditions = [
             {"type": kind, "status": "True", "reason": kind, "message": "", "lastTransitionTime": now}
@@ -168,7 +170,9 @@ class Bench:
             **more,
         }
         name = f"{MESH_NAME}.{node_name(number)}"
-        await self.send("PATCH", WESHER_NODE.path("", name, "status"), {"status": status})
+        path = f"{WESHER_NODE.path('', name, 'status')}?fieldManager=agent&force=true"
+        body = {**head(WESHER_NODE), "metadata": {"name": name}, "status": status}
+        await self.send("PATCH", path, body, applies=True)
 
     async def count(self, kind: Kind) -> int:
         """Return how many objects of a kind there are."""
@@ -346,7 +350,7 @@ async def carry(bench: Bench, operator: OperatorProcess, nodes: int) -> None:
     await bench.rest()
     accepts = {"traffic": {"accepts": True, "routed": 0}}
     async with bench.stage("agents accept: certificates list networks", operator):
-        await in_parallel(bench.report(number, **proven[number], **accepts) for number in range(nodes))
+        await in_parallel(bench.report(number, **accepts) for number in range(nodes))
 
         async def routed() -> bool:
             return await bench.routed() == nodes
