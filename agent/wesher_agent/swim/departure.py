@@ -1,7 +1,9 @@
 """Going away: for good, or only from an address or an incarnation (`memberlist.go`, Leave).
 
 A leave spreads like all news, and besides goes straight to every living member:
-that is one small packet each, and nobody has to learn of it by luck.
+that is one small packet each, and nobody has to learn of it by luck. A member that only
+changes its port does not leave if all others follow it: those that are away at the same
+time miss what the others announce.
 
 Whoever has the key can say things of a member, or make it deny things, up to the last
 incarnation, where it can say nothing more; no limit on the steps would hinder that. So

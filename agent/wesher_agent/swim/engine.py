@@ -339,8 +339,9 @@ class Engine:
     def change_address(self, address: Address, *, now: float, timeout: float = 10.0) -> None:
         """Move this member: leave from the old address, then come back from the new one.
 
-        memberlist accepts a new address only for a name that has left. Use it too
-        when `NameConflict` names the local member with an address that it had before.
+        memberlist accepts a new address only for a name that has left. The leave is omitted
+        if only the port changes and every member follows (`Member.follows_to_other_ports`).
+        Use it too when `NameConflict` names the local member with an address that it had before.
         Ends in AddressChanged within ``timeout`` seconds, unless a leave comes between.
         """
         self._departure.begin(going_to=address, timeout=timeout, now=now)
