@@ -47,11 +47,13 @@ COPY operator operator
 RUN /backend/bin/python -m hatchling build --target wheel --directory /wheel
 
 # Only what is wesher's own goes on in these two: an upgrade then pulls one small layer.
+# RECORD is for a package manager. The images have none, and it would list files that are removed here.
 FROM agent-libraries AS agent-application
 ARG SOURCE_DATE_EPOCH=1767225600
 COPY --from=wheel /wheel /wheel
 RUN $PIP --no-deps --no-index /wheel/wesher-*.whl \
- && cd /opt/wesher && rm -r bin/wesher-operator bin/kubectl-wesher lib/python3.*/site-packages/wesher_operator \
+ && cd /opt/wesher && rm -r bin/wesher-operator bin/kubectl-wesher \
+    lib/python3.*/site-packages/wesher_operator lib/python3.*/site-packages/wesher-*.dist-info/RECORD \
  && $COMPILE /opt/wesher/lib/python3.*/site-packages/wesher_* \
  && mkdir /wesher && cd / \
  && cp --archive --parents opt/wesher/bin/*wesher* opt/wesher/lib/python3.*/site-packages/wesher* /wesher \
@@ -61,7 +63,8 @@ FROM operator-libraries AS operator-application
 ARG SOURCE_DATE_EPOCH=1767225600
 COPY --from=wheel /wheel /wheel
 RUN $PIP --no-deps --no-index /wheel/wesher-*.whl \
- && cd /opt/wesher && rm -r bin/wesher lib/python3.*/site-packages/wesher_agent \
+ && cd /opt/wesher && rm -r bin/wesher \
+    lib/python3.*/site-packages/wesher_agent lib/python3.*/site-packages/wesher-*.dist-info/RECORD \
  && $COMPILE /opt/wesher/lib/python3.*/site-packages/wesher_* \
  && mkdir /wesher && cd / \
  && cp --archive --parents opt/wesher/bin/*wesher* opt/wesher/lib/python3.*/site-packages/wesher* /wesher \
