@@ -69,8 +69,7 @@ class DialSchedule:
         for target, cap in caps.items():
             plan = self._plans.get(target)
             if plan is None:
-                spread = self._rng.uniform(0.0, FIRST_WAIT * (self._stretch - 1))
-                self._plans[target] = _Plan(cap, now + min(spread, LONGEST_WAIT))
+                self._plans[target] = _Plan(cap, self._first_try(now))
             else:
                 plan.cap = cap
         self._look_ahead()
@@ -103,10 +102,16 @@ class DialSchedule:
             plan.next_try = now + self._jittered(REACHED_WAIT)
             self._look_ahead()
 
-    def forget_tries(self) -> None:
-        """Forget every try: `want` takes each target for a new one."""
-        self._plans.clear()
+    def forget_tries(self, *, now: float) -> None:
+        """Make every target due as a new one is, or when it is due already."""
+        for plan in self._plans.values():
+            plan.tries = 0
+            plan.next_try = min(plan.next_try, self._first_try(now))
         self._look_ahead()
+
+    def _first_try(self, now: float) -> float:
+        spread = self._rng.uniform(0.0, FIRST_WAIT * (self._stretch - 1))
+        return now + min(spread, LONGEST_WAIT)
 
     def _look_ahead(self) -> None:
         self._earliest = min((plan.next_try for plan in self._plans.values()), default=inf)

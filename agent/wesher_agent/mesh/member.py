@@ -90,7 +90,7 @@ LEAVE_SECONDS = 10.0
 LEFT_SECONDS = 3.0
 """How long a member that left keeps its tunnel.
 
-One that moves to another address or port leaves first and is back within two seconds. If both ends
+One that moves to another address leaves first and is back within two seconds. If both ends
 took their peer away meanwhile, both would begin a handshake at once, which can cost 15 s.
 """
 

@@ -332,9 +332,8 @@ class Roster:
         self._changed(now)
 
     def dial_again(self, *, now: float) -> None:
-        """Make every wanted address due at once, as if none had been dialled before."""
-        self._schedule.forget_tries()
-        self._changed(now)
+        """Make every wanted address due as if none had been dialled before."""
+        self._schedule.forget_tries(now=now)
 
     def resolved(self, seed: SeedAddress, answers: Iterable[IPAddress], *, now: float) -> None:
         """Take a resolver's answers; `due` hands out what is to be dialled of them.

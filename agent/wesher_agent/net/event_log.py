@@ -73,6 +73,8 @@ class EventLog:
             case MemberUpdated(member=m, previous=former):
                 if self._log.is_enabled_for(logging.DEBUG):
                     changed = changed_fields(former.meta, m.meta)
+                    if m.address != former.address:
+                        changed.append("address")
                     self._log.debug("member updated", node=m.name, changed=changed)
             case MemberSuspected(member=m, from_node=accuser):
                 self._log.info("member suspected", node=m.name, by=accuser)

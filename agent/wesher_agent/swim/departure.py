@@ -31,7 +31,8 @@ from wesher_agent.swim.timers import Kind, Timer, Timers
 from wesher_agent.wire.messages import Dead, Message
 
 _OVERDUE = Timer(Kind.DEPARTURE)
-_PUSH_PULL = Timer(Kind.PUSH_PULL)
+_PUSH_PULL = Timer(Kind.PUSH_PULL, "once")
+"""Beside the periodic one: members that move together must not exchange in step from then on."""
 _DIES_DOWN = 10
 """Gossip intervals after which nobody passes a leave on any more."""
 

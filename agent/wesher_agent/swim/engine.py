@@ -52,6 +52,9 @@ from wesher_agent.wire.messages import (
 from wesher_agent.wire.packet import PacketFormat, Wrapper, message_types, open_packet
 from wesher_common.errors import PeerMisbehaved
 
+_PERIODIC = Timer(Kind.PUSH_PULL)
+"""Of the exchange with a random member, once each interval."""
+
 
 class Engine:
     """A member of one gossip cluster, compatible with hashicorp/memberlist.
@@ -220,7 +223,7 @@ class Engine:
         self._prober.start(phase=self._rng.random() * self._profile.probe_interval, now=now)
         if self._profile.push_pull_interval > 0:
             phase = self._rng.random() * self._profile.push_pull_interval
-            self._timers.set(Timer(Kind.PUSH_PULL), now + phase)
+            self._timers.set(_PERIODIC, now + phase)
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, maybe a time past; None before start and after leaving."""
@@ -439,6 +442,8 @@ class Engine:
                 self._gossip.tick(now=now)
                 self._departure.check(now=now)
             case Kind.PUSH_PULL:
+                if timer == _PERIODIC:
+                    self._set_next_push_pull(now)
                 self._push_pull(now)
             case Kind.SUSPICION:
                 self._membership.suspicion_over(str(timer.subject), now=now)
@@ -452,17 +457,16 @@ class Engine:
                 self._departure.begin_anew(now=now)
 
     def _push_pull(self, now: float) -> None:
-        table = self._table
-        count = len(table.proven) if table.is_crowded else len(table)
-        interval = push_pull_scale(self._profile.push_pull_interval, count)
-        if interval > 0:
-            self._timers.set(Timer(Kind.PUSH_PULL), now + interval)
-
         def eligible(member: Member) -> bool:
             return member.state is State.ALIVE
 
-        for member in [*table.pick(1, eligible), *table.pick_proven(1, eligible)]:
+        for member in [*self._table.pick(1, eligible), *self._table.pick_proven(1, eligible)]:
             self._exchange.push_pull(member.address, join=False, now=now)
+
+    def _set_next_push_pull(self, now: float) -> None:
+        table = self._table
+        count = len(table.proven) if table.is_crowded else len(table)
+        self._timers.set(_PERIODIC, now + push_pull_scale(self._profile.push_pull_interval, count))
 
     def _for_our_protocol(self, packet_format: PacketFormat) -> PacketFormat:
         """Encrypt as protocol 1 does when we speak it (`net.go`, encryptionVersion)."""

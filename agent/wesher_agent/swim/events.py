@@ -22,7 +22,7 @@ class MemberJoined:
 
 @dataclass(frozen=True, slots=True)
 class MemberUpdated:
-    """A living member changed its metadata."""
+    """A living member changed its metadata or its port."""
 
     member: Member
     previous: Member

@@ -88,14 +88,17 @@ class LocalMember:
         return self._me.name
 
     def is_followed_at(self, address: Address) -> bool:
-        """Tell whether it is another port of our host, and every living member follows us there."""
+        """Tell whether it is another port of our host, and every member follows us there.
+
+        Those that failed count too: they may come back, and have us at the former port.
+        """
         me = self._me
         if (me.address.ip, me.address.port != address.port) != (address.ip, True):
             return False
         return me.incarnation < MAX_INCARNATION and all(
             member.follows_to_other_ports
             for member in self._table.view.values()
-            if not (member.is_gone or member.name == me.name)
+            if not (member.state is State.LEFT or member.name == me.name)
         )
 
     def announce(self, *, now: float) -> None:

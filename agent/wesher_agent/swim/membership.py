@@ -6,8 +6,9 @@ claim     condition                                 effect
 alive     name unknown, incarnation higher than     alive; its suspicion ends; spread
           known, or member gone at the last
           incarnation; and the address is the
-          known one, or the member has left or
-          has been dead for long enough
+          known one or another port of the same
+          host, or the member has left or has
+          been dead for long enough
           incarnation not higher, member gone, or   the claimed address gets a suspect, which
           only its tombstone known                  a living member refutes
 suspect   incarnation not lower, member alive       suspect; its suspicion begins; spread
@@ -371,7 +372,7 @@ class Membership:
             return
         if known.state is State.SUSPECT:
             self._emit(events.MemberAlive(member))
-        if claim.meta != known.meta:
+        if (claim.meta, address) != (known.meta, known.address):
             self._emit(events.MemberUpdated(member, known))
 
     def _make_room(self, *, is_proven: bool) -> bool:

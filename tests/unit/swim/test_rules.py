@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
 
@@ -9,9 +10,11 @@ import pytest
 
 from wesher_agent.swim.address import Address
 from wesher_agent.swim.engine import Engine
-from wesher_agent.swim.members import LocalNode, Member
+from wesher_agent.swim.events import Event, NameConflict
+from wesher_agent.swim.members import DEFAULT_VERSIONS, LocalNode, Member
 from wesher_agent.swim.profile import LAN
 from wesher_agent.swim.source import Source, Way
+from wesher_agent.swim.timers import Kind, Timer
 from wesher_agent.swim.versions import verify_protocol
 from wesher_agent.wire.messages import Alive, Dead, PushNodeState, State, Suspect, Versions
 from wesher_agent.wire.packet import PacketFormat, open_packet
@@ -19,10 +22,12 @@ from wesher_common.errors import PeerMisbehaved
 
 HERE, THERE = Address("10.0.0.2", 7946), Address("10.0.0.3", 7946)
 KNOWN = 5
+PERIODIC = Timer(Kind.PUSH_PULL)
+GO_VERSIONS = Versions()
 ALIVE, SUSPECT, DEAD, LEFT = State.ALIVE, State.SUSPECT, State.DEAD, State.LEFT
 
 
-def engine_that_holds_x(state: State) -> Engine:
+def engine_that_holds_x(state: State, versions: Versions = GO_VERSIONS) -> Engine:
     """Return an engine that believes x to be in ``state`` at incarnation 5."""
     engine = Engine(
         LocalNode("me", Address("10.0.0.1", 7946)),
@@ -33,7 +38,7 @@ def engine_that_holds_x(state: State) -> Engine:
         nonce=bytes,
     )
     engine.start(now=0.0)
-    engine.inject(alive(KNOWN), now=0.0)
+    engine.inject(replace(alive(KNOWN), vsn=versions), now=0.0)
     match state:
         case State.SUSPECT:
             engine.inject(Suspect(KNOWN, "x", "y"), now=0.0)
@@ -43,6 +48,12 @@ def engine_that_holds_x(state: State) -> Engine:
             engine.inject(Dead(KNOWN, "x", "x"), now=0.0)
     assert engine.members["x"].state is state
     return engine
+
+
+def events_of(engine: Engine) -> Iterator[Event]:
+    """Yield what an engine has reported."""
+    while (event := engine.next_event()) is not None:
+        yield event
 
 
 def alive(incarnation: int, address: Address = HERE) -> Alive:
@@ -126,6 +137,45 @@ def test_who_else_uses_the_name_on_another_port_is_refused(claim: Alive) -> None
     engine.inject(claim, now=1.0)
 
     assert engine.members["x"].address == HERE
+
+
+@pytest.mark.parametrize(
+    ("known", "versions", "matter"),
+    [
+        (ALIVE, DEFAULT_VERSIONS, []),
+        (ALIVE, GO_VERSIONS, [NameConflict]),
+        (DEAD, GO_VERSIONS, [NameConflict]),
+        (LEFT, GO_VERSIONS, []),
+    ],
+)
+def test_what_others_know_of_a_former_port_matters_where_a_member_does_not_follow(
+    known: State, versions: Versions, matter: list[type[Event]]
+) -> None:
+    """One that failed may come back and refuse this member at its new port."""
+    engine = engine_that_holds_x(ALIVE, versions)
+    former = engine.me
+    engine.change_address(Address(former.address.ip, 7999), now=1.0)
+    engine.handle_timer(now=20.0)
+    assert engine.me.address.port == 7999
+    if known is not ALIVE:
+        engine.inject(Dead(KNOWN, "x", "x" if known is LEFT else "y"), now=20.0)
+    list(events_of(engine))
+
+    addr, port = former.address.packed, former.address.port
+    engine.inject(Alive(1, "me", addr, port, former.meta, former.versions), now=20.0)
+
+    assert [type(event) for event in events_of(engine)] == matter
+
+
+def test_a_member_that_changes_its_port_keeps_its_turn_to_exchange_state() -> None:
+    """Otherwise members that do so together would exchange in step from then on."""
+    engine, other = (engine_that_holds_x(ALIVE, DEFAULT_VERSIONS) for _ in range(2))
+    assert engine._timers._due[PERIODIC] == other._timers._due[PERIODIC]
+
+    engine.change_address(Address(engine.me.address.ip, 7999), now=0.1)
+    engine.handle_timer(now=0.1)
+
+    assert engine._timers._due[PERIODIC] == other._timers._due[PERIODIC]
 
 
 def test_an_unknown_name_is_admitted_only_alive_and_with_an_incarnation() -> None:
