@@ -103,7 +103,7 @@ class DialSchedule:
             self._look_ahead()
 
     def forget_tries(self, *, now: float) -> None:
-        """Make every target due as a new one is, or when it is due already."""
+        """Make every target due as soon as a new one would be, at the latest."""
         for plan in self._plans.values():
             plan.tries = 0
             plan.next_try = min(plan.next_try, self._first_try(now))

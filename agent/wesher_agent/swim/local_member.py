@@ -93,7 +93,7 @@ class LocalMember:
         Those that failed count too: they may come back, and have us at the former port.
         """
         me = self._me
-        if (me.address.ip, me.address.port != address.port) != (address.ip, True):
+        if address.ip != me.address.ip or address.port == me.address.port:
             return False
         return me.incarnation < MAX_INCARNATION and all(
             member.follows_to_other_ports
